@@ -1,0 +1,41 @@
+"""A generated kernel: readable source and what is needed to launch it. Plain data, picklable."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A tensor argument: name, shape in elements, dtype ("fp32", "bf16", …), and whether it is written."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    output: bool
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Generated code.
+
+    emitter: who printed it. source: a whole Python module. entry: the function in it.
+    The torch entry takes the tensors in the order of `arguments` (outputs last) and fills the outputs.
+    The triton entry is a `@triton.jit` function that takes the tensors, then every stride of every tensor
+    in the same order; `grid` is its launch grid, `warps` and `stages` its options.
+    """
+
+    emitter: str
+    source: str
+    entry: str
+    arguments: tuple[Argument, ...]
+    grid: tuple[int, ...] = (1,)
+    warps: int = 4
+    stages: int = 1
+
+    @property
+    def digest(self) -> str:
+        """sha256 of everything that decides what runs, hex."""
+        text = repr((self.emitter, self.source, self.entry, self.arguments, self.grid, self.warps, self.stages))
+        return hashlib.sha256(text.encode()).hexdigest()

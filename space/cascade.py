@@ -1,0 +1,234 @@
+"""Cascades: sequences of einsums, as a user defines a computation and as a derivation is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from .expr import (
+    Access,
+    Expr,
+    Fold,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Iota,
+    Split,
+    Tensor,
+    Term,
+    Unsplit,
+    Where,
+    children,
+    free,
+    rewrite,
+    tensors,
+    topological,
+    with_children,
+)
+
+
+class CascadeError(ValueError):
+    """A cascade that breaks a rule of the language; the message names the einsum, the rule and the value."""
+
+
+@dataclass(frozen=True)
+class Einsum:
+    """`output[ranks] = expr`. Every rank free in `expr` stands in `output.ranks` (sums are explicit here)."""
+
+    output: Tensor
+    expr: Expr
+
+    def __post_init__(self) -> None:
+        extra = free(self.expr) - set(self.output.ranks)
+        if extra:
+            raise CascadeError(
+                f"einsum {self.output.name}: every rank on the right must be reduced or stand on the left, "
+                f"but {sorted(extra)} do neither (left: {list(self.output.ranks)})"
+            )
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Dependent einsums in order. A tensor that no einsum defines is an input.
+
+    `results` names the outputs; empty means every tensor that no other einsum reads.
+    """
+
+    einsums: tuple[Einsum, ...]
+    results: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for e in self.einsums:
+            if e.output.name in seen:
+                raise CascadeError(f"einsum {e.output.name}: a tensor is defined once, but this is its second")
+            later = {d.output.name for d in self.einsums} - seen
+            for name in tensors([e.expr]):
+                if name in later:
+                    raise CascadeError(f"einsum {e.output.name}: reads {name}, which is defined later or is itself")
+            seen.add(e.output.name)
+        for name in self.results:
+            if name not in seen:
+                raise CascadeError(f"result {name}: no einsum defines it (defined: {sorted(seen)})")
+
+    @classmethod
+    def parse(cls, text: str) -> Cascade:
+        """Read EDGE notation (see `notation`); raises CascadeError with the line and the construct."""
+        from .notation import parse_cascade
+
+        return parse_cascade(text)
+
+    def __str__(self) -> str:
+        from .notation import format_cascade
+
+        return format_cascade(self)
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """The result tensors by name."""
+        made = {e.output.name: e.output for e in self.einsums}
+        if self.results:
+            return {name: made[name] for name in self.results}
+        read = {name for e in self.einsums for name in tensors([e.expr])}
+        return {name: t for name, t in made.items() if name not in read}
+
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        """The tensors that no einsum defines, by name, in first-use order."""
+        made = {e.output.name for e in self.einsums}
+        return {n: t for n, t in tensors(e.expr for e in self.einsums).items() if n not in made}
+
+    def roots(self) -> dict[str, Expr]:
+        """Each output as one expression over the inputs, intermediates written in place."""
+        made: dict[str, Einsum] = {}
+        for e in self.einsums:
+            made[e.output.name] = Einsum(e.output, rewrite([e.expr], lambda x: _inline(x, made))[0])
+        return {name: made[name].expr for name in self.outputs}
+
+    def ranks(self) -> list[Rank]:
+        """All ranks that appear, in order of appearance (inputs' index names first, then reduced ones)."""
+        order: dict[Rank, None] = {}
+        for e in self.einsums:
+            order.update(dict.fromkeys(e.output.ranks))
+            for x in topological([e.expr]):
+                if isinstance(x, Access):
+                    order.update(dict.fromkeys(x.index))
+                elif isinstance(x, (Iota, Size)):
+                    order[x.rank] = None
+        return list(order)
+
+
+def _inline(x: Expr, made: Mapping[str, Einsum]) -> Expr | None:
+    if not isinstance(x, Access) or x.tensor.name not in made:
+        return None
+    source = made[x.tensor.name]
+    renaming = {a: b for a, b in zip(source.output.ranks, x.index, strict=True) if a != b}
+    return rename(source.expr, renaming) if renaming else source.expr
+
+
+def rename(x: Expr, names: Mapping[Rank, Rank]) -> Expr:
+    """Rename free ranks of `x` (simultaneously). Raises CascadeError where a reduced rank would capture one."""
+    memo: dict[tuple[Expr, frozenset[tuple[Rank, Rank]]], Expr] = {}
+
+    def go(node: Expr, active: dict[Rank, Rank]) -> Expr:
+        active = {a: b for a, b in active.items() if a in free(node)}
+        if not active:
+            return node
+        key = node, frozenset(active.items())
+        if key in memo:
+            return memo[key]
+        to = active.get
+        match node:
+            case Access():
+                new: Expr = Access(node.tensor, tuple(to(r, r) for r in node.index))
+            case Iota():
+                new = Iota(to(node.rank, node.rank))
+            case Where():
+                p = node.predicate
+                terms = tuple(Term(to(t.rank, t.rank), t.coef, to(t.stride, t.stride) if t.stride else None) for t in p.terms)
+                sizes = tuple((to(r, r), c) for r, c in p.sizes)
+                new = Where(Predicate(terms, sizes, p.const), go(node.arg, active), node.fill)
+            case Reduce() | Fold():
+                if node.rank in active.values():
+                    raise CascadeError(f"renaming {active} would be captured by the reduction over {node.rank}")
+                new = with_children(node, tuple(go(a, active) for a in children(node)))
+            case Split() | Unsplit():
+                inner = {a: b for a, b in active.items() if a not in (node.outer, node.inner, node.rank)}
+                if inner != active:
+                    raise CascadeError(f"renaming {active} of a rank that a view of {node.rank} splits")
+                new = with_children(node, (go(node.arg, active),))
+            case _:
+                new = with_children(node, tuple(go(a, active) for a in children(node)))
+        memo[key] = new
+        return new
+
+    return go(x, dict(names))
+
+
+def from_roots(
+    roots: Mapping[str, tuple[Expr, tuple[Rank, ...]]], names: Mapping[Expr, str] | None = None
+) -> Cascade:
+    """Write expressions down as a cascade: one einsum a reduction, fold, split or shared node.
+
+    `names` gives preferred tensor names for nodes (as the definition called them); others are T1, T2, …
+    """
+    preferred = dict(names or {})
+    order = topological(x for x, _ in roots.values())
+    users: dict[Expr, int] = {}
+    for x in order:
+        for a in children(x):
+            users[a] = users.get(a, 0) + 1
+    taken = set(tensors(order)) | set(roots)
+    alias: dict[Expr, Expr] = {}
+    einsums: list[Einsum] = []
+
+    def fresh(x: Expr) -> str:
+        base = preferred.get(x)
+        if base and base not in taken:
+            taken.add(base)
+            return base
+        n = 1
+        while f"T{_letters(n)}" in taken:
+            n += 1
+        taken.add(f"T{_letters(n)}")
+        return f"T{_letters(n)}"
+
+    rank_order = _rank_order(order, [ranks for _, ranks in roots.values()])
+    for x in order:
+        body = with_children(x, tuple(alias[a] for a in children(x)))
+        wants_name = isinstance(x, (Reduce, Fold, Split)) or (children(x) and users.get(x, 0) > 1) or x in preferred
+        if not wants_name or not children(x) or any(x is r for r, _ in roots.values()):
+            alias[x] = body
+            continue
+        ranks = tuple(r for r in rank_order if r in free(x))
+        tensor = Tensor(fresh(x), ranks)
+        einsums.append(Einsum(tensor, body))
+        alias[x] = Access(tensor, ranks)
+    for name, (x, ranks) in roots.items():
+        einsums.append(Einsum(Tensor(name, ranks), alias[x]))
+    return Cascade(tuple(einsums), tuple(roots))
+
+
+def _letters(n: int) -> str:
+    """1 -> A, 26 -> Z, 27 -> AA: tensor names are capital letters only."""
+    text = ""
+    while n:
+        n, d = divmod(n - 1, 26)
+        text = chr(65 + d) + text
+    return text
+
+
+def _rank_order(nodes: Iterable[Expr], outputs: Iterable[tuple[Rank, ...]]) -> list[Rank]:
+    order: dict[Rank, None] = {}
+    for ranks in outputs:
+        order.update(dict.fromkeys(ranks[:-1] if len(ranks) > 1 else ranks))
+    for x in nodes:
+        if isinstance(x, Access):
+            order.update(dict.fromkeys(x.index))
+        elif isinstance(x, (Split,)):
+            order.update(dict.fromkeys((x.outer, x.inner)))
+        else:
+            order.update(dict.fromkeys(sorted(free(x))))
+    return list(order)

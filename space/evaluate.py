@@ -1,0 +1,185 @@
+"""The meaning of an expression, in float64: the reference against which everything else is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .cascade import Cascade
+from .expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Iota,
+    Map,
+    Param,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Split,
+    Unsplit,
+    Where,
+    free,
+    topological,
+)
+from .folds import ACTIONS, fold
+from .pointwise import POINTWISE, REDUCTIONS, Array
+
+
+def evaluate(
+    roots: Sequence[Expr],
+    data: Mapping[str, Array],
+    sizes: Mapping[Rank, int],
+    params: Mapping[str, float] | None = None,
+) -> list[tuple[Array, tuple[Rank, ...]]]:
+    """Evaluate expressions on arrays.
+
+    data: one array per tensor name, axes as the tensor declares them. sizes: every rank that is iterated.
+    Returns, for each root, a float64 (or bool) array and its axes' ranks (sorted by name; a scalar has none).
+    Raises KeyError for a tensor, size or parameter without a value.
+    """
+    order = sorted({r for x in topological(roots) for r in _ranks(x)})
+    axis = {r: i for i, r in enumerate(order)}
+    value: dict[Expr, Array] = {}
+
+    def along(r: Rank, v: Array) -> Array:
+        shape = [1] * len(order)
+        shape[axis[r]] = len(v)
+        return v.reshape(shape)
+
+    def holds(p: Predicate) -> Array:
+        total: Array = np.array(p.const + sum(c * sizes[r] for r, c in p.sizes))
+        for t in p.terms:
+            step = t.coef * (sizes[t.stride] if t.stride else 1)
+            total = total + step * along(t.rank, np.arange(sizes[t.rank]))
+        return total >= 0
+
+    def go(x: Expr) -> Array:
+        match x:
+            case Access():
+                a = np.asarray(data[x.tensor.name])
+                a = a.astype(np.float64) if a.dtype != np.bool_ else a
+                shape = [1] * len(order)
+                for r in x.index:
+                    shape[axis[r]] = sizes[r]
+                if len(set(x.index)) != len(x.index):
+                    raise KeyError(f"{x.tensor.name}{list(x.index)}: a rank indexes one axis only")
+                by_axis = sorted(range(len(x.index)), key=lambda i: axis[x.index[i]])
+                return a.transpose(by_axis).reshape(shape)
+            case Const():
+                return np.full([1] * len(order), x.value)
+            case Param():
+                return np.full([1] * len(order), float((params or {})[x.name]))
+            case Size():
+                return np.full([1] * len(order), float(sizes[x.rank]))
+            case Iota():
+                return along(x.rank, np.arange(sizes[x.rank], dtype=np.float64))
+            case Map():
+                return POINTWISE[x.op].numpy(*(value[a] for a in x.args))
+            case Reduce():
+                a = value[x.arg]
+                if x.rank not in free(x.arg):
+                    a = np.repeat(a, sizes[x.rank], axis[x.rank])
+                return REDUCTIONS[x.op].numpy(a, axis=axis[x.rank], keepdims=True)
+            case Where():
+                return np.where(holds(x.predicate), value[x.arg], x.fill)
+            case Fold():
+                c, y = value[x.ref], value[x.arg]
+                if c.shape[axis[x.rank]] == y.shape[axis[x.rank]] == 1:
+                    c = np.repeat(c, sizes[x.rank], axis[x.rank])
+                return fold(ACTIONS[x.action], c, y, axis[x.rank])
+            case Split():
+                a = value[x.arg]
+                if x.rank not in free(x.arg):
+                    return a
+                return _regroup(a, axis, (x.rank,), (x.outer, x.inner), (sizes[x.outer], sizes[x.inner]))
+            case Unsplit():
+                a = value[x.arg]
+                shape = list(a.shape)
+                for r in (x.outer, x.inner):
+                    shape[axis[r]] = sizes[r]
+                a = np.broadcast_to(a, shape)
+                return _regroup(a, axis, (x.outer, x.inner), (x.rank,), (sizes[x.rank],))
+
+    with np.errstate(all="ignore"):
+        for x in topological(roots):
+            value[x] = go(x)
+    results = []
+    for root in roots:
+        keep = [r for r in order if r in free(root)]
+        full = np.broadcast_to(value[root], [sizes[r] if r in keep else 1 for r in order])
+        results.append((full.reshape([sizes[r] for r in keep]), tuple(keep)))
+    return results
+
+
+def _regroup(
+    a: Array, axis: Mapping[Rank, int], old: tuple[Rank, ...], new: tuple[Rank, ...], sizes: tuple[int, ...]
+) -> Array:
+    rest = [i for i in range(a.ndim) if i not in {axis[r] for r in (*old, *new)}]
+    moved = a.transpose([*rest, *(axis[r] for r in old), *(axis[r] for r in new if r not in old)])
+    kept = [a.shape[i] for i in rest]
+    moved = moved.reshape([*kept, *sizes])
+    # back to one axis per rank
+    shape_axes = [*rest, *(axis[r] for r in new)]
+    final = [1] * a.ndim
+    order = np.argsort(shape_axes)
+    moved = moved.transpose(order)
+    for position in order:
+        final[shape_axes[position]] = ([*kept, *sizes])[position]
+    return moved.reshape(final)
+
+
+def _ranks(x: Expr) -> frozenset[Rank]:
+    match x:
+        case Reduce() | Fold():
+            return free(x) | {x.rank}
+        case Split() | Unsplit():
+            return free(x) | {x.rank, x.outer, x.inner}
+        case _:
+            return free(x)
+
+
+def run_cascade(
+    cascade: Cascade,
+    data: Mapping[str, Array],
+    sizes: Mapping[Rank, int] | None = None,
+    params: Mapping[str, float] | None = None,
+) -> dict[str, Array]:
+    """Evaluate a cascade's outputs, axes in the order that each output declares.
+
+    `sizes` may be left out where every rank indexes an input; given sizes add to those.
+    """
+    known = infer_sizes(cascade, {n: np.shape(a) for n, a in data.items()}) | dict(sizes or {})
+    roots = cascade.roots()
+    values = evaluate(list(roots.values()), data, known, params)
+    results = {}
+    for (name, _), (array, ranks) in zip(roots.items(), values, strict=True):
+        want = cascade.outputs[name].ranks
+        missing = [r for r in want if r not in ranks]
+        for r in missing:
+            array = np.repeat(array[..., None], known[r], -1)
+        have = [*ranks, *missing]
+        results[name] = array.transpose([have.index(r) for r in want])
+    return results
+
+
+def infer_sizes(cascade: Cascade, shapes: Mapping[str, Sequence[int]]) -> dict[Rank, int]:
+    """The size of every rank that indexes an input. Raises ValueError naming the two tensors that disagree."""
+    found: dict[Rank, tuple[int, str]] = {}
+    roots = [e.expr for e in cascade.einsums]
+    for x in topological(roots):
+        if isinstance(x, Access) and x.tensor.name in cascade.inputs:
+            name = x.tensor.name
+            if name not in shapes:
+                raise ValueError(f"input {name} is missing (the cascade reads {sorted(cascade.inputs)})")
+            if len(shapes[name]) != len(x.index):
+                raise ValueError(f"{name} has ranks {list(x.index)}, but its shape is {tuple(shapes[name])}")
+            for r, n in zip(x.index, shapes[name], strict=True):
+                if found.setdefault(r, (int(n), name))[0] != int(n):
+                    raise ValueError(
+                        f"rank {r} must have one size, but {found[r][1]} gives {found[r][0]} and {name} gives {n}"
+                    )
+    return {r: n for r, (n, _) in found.items()}

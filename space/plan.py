@@ -1,0 +1,216 @@
+"""The loop plan: what one program of a kernel does, as a tree of loops over SSA values.
+
+A plan is hardware-free, workload-free and printable (`str(plan)`). The cost model prices it; every emitter
+prints code from it. Invariants (`check`): a value stands in the outermost block that holds its loop ranks; a
+carry's axes equal its next's; the invalid lanes of a reduced tile hold the reduction's identity; no reduction
+runs over a rank whose role is "grid" (a plan is cut into two kernels there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from .expr import Predicate, Rank, Tensor
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a schedule does with one rank.
+
+    outer: "grid" (programs iterate it), "loop" (one program iterates it), or None (all of it at once).
+    tile: length of the tile axis; None means the rank is a scalar index inside the program (no axis).
+    (None, tile) is a whole axis, padded to `tile`.
+    """
+
+    outer: Literal["grid", "loop"] | None
+    tile: int | None
+
+
+# ---- integer bounds of loops and of the ranges where a filter is known to hold
+
+
+@dataclass(frozen=True)
+class Lit:
+    value: int
+
+
+@dataclass(frozen=True)
+class First:
+    """The first index of the rank in this program's (or this iteration's) tile; its index if it has no tile."""
+
+    rank: Rank
+
+
+@dataclass(frozen=True)
+class Last:
+    """The last valid index of the rank in the tile: min(first + tile, size) - 1."""
+
+    rank: Rank
+
+
+@dataclass(frozen=True)
+class Sum:
+    """sum(coefficient * bound)."""
+
+    terms: tuple[tuple[int, Bound], ...]
+
+
+@dataclass(frozen=True)
+class Least:
+    args: tuple[Bound, ...]
+
+
+@dataclass(frozen=True)
+class Greatest:
+    args: tuple[Bound, ...]
+
+
+@dataclass(frozen=True)
+class FloorTo:
+    """The largest multiple of `step` that is at most max(arg, 0)."""
+
+    arg: Bound
+    step: int
+
+
+@dataclass(frozen=True)
+class CeilTo:
+    """The least multiple of `step` that is at least max(arg, 0)."""
+
+    arg: Bound
+    step: int
+
+
+Bound: TypeAlias = Lit | First | Last | Sum | Least | Greatest | FloorTo | CeilTo
+
+
+def bound_value(b: Bound, first: Mapping[Rank, int], last: Mapping[Rank, int]) -> int:
+    """The number a bound stands for, given the tile's first and last index of each rank."""
+    match b:
+        case Lit():
+            return b.value
+        case First():
+            return first[b.rank]
+        case Last():
+            return last[b.rank]
+        case Sum():
+            return sum(c * bound_value(t, first, last) for c, t in b.terms)
+        case Least():
+            return min(bound_value(a, first, last) for a in b.args)
+        case Greatest():
+            return max(bound_value(a, first, last) for a in b.args)
+        case FloorTo():
+            return max(bound_value(b.arg, first, last), 0) // b.step * b.step
+        case CeilTo():
+            return -(-max(bound_value(b.arg, first, last), 0) // b.step) * b.step
+
+
+# ---- the tree
+
+
+@dataclass(eq=False)
+class Value:
+    """One SSA value: a tile with `axes` (ordered by the plan's rank order; none for a scalar).
+
+    op and attr:
+      load    attr (tensor name, index ranks)          a tile of an input, invalid lanes 0
+      store   attr (output name, ranks); args (value,)
+      const   attr float; iota attr rank; carry (a loop's running value, set by its Carry)
+      cast    to `dtype`
+      a name of pointwise.POINTWISE (arithmetic in fp32)
+      scale   attr float: args[0] * attr
+      where   attr (Predicate, fill): the filter on this tile's indices
+      guard   -inf becomes 0 (the reference of a fold whose rows may be empty)
+      quotient  div with 0/0 = 0 (where a divisor may be 0; plain div elsewhere)
+      reduce  attr (op, axis): over one tile axis
+      dot     attr (contracted axis, batch axes); args (a, b) or (a, b, accumulator)
+    """
+
+    name: str
+    op: str
+    args: tuple[Value, ...]
+    attr: object
+    axes: tuple[Rank, ...]
+    dtype: str
+
+
+@dataclass(eq=False)
+class Carry:
+    """A running value of a loop: `value` holds `init` before it, `next` after each iteration."""
+
+    value: Value
+    init: float
+    next: Value
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A range of a loop [lo, hi) in elements, with the filters that hold on all of it."""
+
+    lo: Bound
+    hi: Bound
+    known: frozenset[Predicate]
+
+
+@dataclass(eq=False)
+class Loop:
+    """One pass over `rank` in steps of `tile`; the segments run one after the other over the same body."""
+
+    rank: Rank
+    tile: int
+    segments: tuple[Segment, ...]
+    carries: tuple[Carry, ...]
+    body: Block
+
+
+@dataclass(eq=False)
+class Block:
+    """Values and loops in order. `ranks` are the loop ranks around it."""
+
+    ranks: frozenset[Rank]
+    items: list[Value | Loop] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class LoopPlan:
+    """One kernel.
+
+    order: the global order of ranks; a value's axes follow it. grid: ranks that programs iterate, fastest
+    varying first. splits: rank -> (outer, inner) for ranks that stay split. dtypes: by tensor name.
+    """
+
+    roles: dict[Rank, Role]
+    sizes: dict[Rank, int]
+    order: tuple[Rank, ...]
+    grid: tuple[Rank, ...]
+    root: Block
+    inputs: dict[str, Tensor]
+    outputs: dict[str, tuple[Rank, ...]]
+    dtypes: dict[str, str]
+    splits: dict[Rank, tuple[Rank, Rank]]
+
+    def programs(self) -> int:
+        """The number of programs in the grid."""
+        n = 1
+        for r in self.grid:
+            n *= -(-self.sizes[r] // (self.roles[r].tile or 1))
+        return n
+
+    def loops(self) -> Iterator[Loop]:
+        """All loops, outermost first, in order."""
+
+        def walk(block: Block) -> Iterator[Loop]:
+            for item in block.items:
+                if isinstance(item, Loop):
+                    yield item
+                    yield from walk(item.body)
+
+        return walk(self.root)
+
+    def length(self, axis: Rank) -> int:
+        """The tile length of an axis."""
+        tile = self.roles[axis].tile
+        assert tile is not None, f"rank {axis} has no tile axis"
+        return tile

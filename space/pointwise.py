@@ -1,0 +1,98 @@
+"""The tables of pointwise operators and reductions: what each means, in float64 and by name.
+
+A new operator is one row here; the notation, the evaluator, the plan and the emitters read these tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _divide(a: Array, b: Array) -> Array:
+    both = (np.asarray(a) == 0) & (np.asarray(b) == 0)
+    return np.where(both, 0.0, np.divide(a, np.where(both, 1.0, b)))
+
+
+def _subtract(a: Array, b: Array) -> Array:
+    empty = np.isneginf(a) & np.isneginf(b)
+    return np.where(empty, -np.inf, np.subtract(a, np.where(empty, 0.0, b)))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """A pointwise operator: its arity, its float64 meaning, its infix symbol if any, and if it yields a bool."""
+
+    name: str
+    arity: int
+    numpy: Callable[..., Array]
+    symbol: str | None = None
+    boolean: bool = False
+
+
+POINTWISE: dict[str, Pointwise] = {
+    p.name: p
+    for p in (
+        Pointwise("add", 2, np.add, "+"),
+        Pointwise("sub", 2, _subtract, "-"),
+        Pointwise("mul", 2, np.multiply, "*"),
+        Pointwise("div", 2, _divide, "/"),
+        Pointwise("max", 2, np.maximum),
+        Pointwise("min", 2, np.minimum),
+        Pointwise("neg", 1, np.negative),
+        Pointwise("abs", 1, np.abs),
+        Pointwise("exp", 1, np.exp),
+        Pointwise("log", 1, np.log),
+        Pointwise("exp2", 1, np.exp2),
+        Pointwise("log2", 1, np.log2),
+        Pointwise("sqrt", 1, np.sqrt),
+        Pointwise("recip", 1, np.reciprocal),
+        Pointwise("tanh", 1, np.tanh),
+        Pointwise("erf", 1, _erf),
+        Pointwise("sigmoid", 1, _sigmoid),
+        Pointwise("silu", 1, lambda x: x * _sigmoid(x)),
+        Pointwise("floor", 1, np.floor),
+        Pointwise("eq", 2, np.equal, "==", True),
+        Pointwise("ne", 2, np.not_equal, "!=", True),
+        Pointwise("lt", 2, np.less, "<", True),
+        Pointwise("le", 2, np.less_equal, "<=", True),
+        Pointwise("gt", 2, np.greater, ">", True),
+        Pointwise("ge", 2, np.greater_equal, ">=", True),
+        Pointwise("and", 2, np.logical_and, "&", True),
+        Pointwise("or", 2, np.logical_or, "|", True),
+        Pointwise("not", 1, np.logical_not, None, True),
+        Pointwise("select", 3, np.where),  # select(condition, then, else)
+    )
+}
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """An associative, commutative reduction with its identity."""
+
+    name: str
+    identity: float
+    numpy: Callable[..., Array]
+    symbol: str
+
+
+REDUCTIONS: dict[str, Reduction] = {
+    r.name: r
+    for r in (
+        Reduction("add", 0.0, np.sum, "+"),
+        Reduction("max", -math.inf, np.max, "max"),
+        Reduction("min", math.inf, np.min, "min"),
+        Reduction("mul", 1.0, np.prod, "×"),
+    )
+}

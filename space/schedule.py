@@ -1,0 +1,66 @@
+"""Schedules: how a cascade is laid out over programs, loops and tiles. Values only; legality is a table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .expr import Rank
+from .plan import Role
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One point of the schedule space.
+
+    emitter: a key of the emitters' registry ("torch", "triton").
+    roles: one per rank of the cascade. warps, stages: Triton's options (ignored by the torch emitter).
+    segment: run the part of a loop where every filter holds without masks (doubles the loop's code).
+    order: "forward" or "reverse" program order of the slowest tiled grid rank (reverse starts the longest
+    programs of a causal grid first).
+    """
+
+    emitter: str
+    roles: tuple[tuple[Rank, Role], ...]
+    warps: int = 4
+    stages: int = 2
+    segment: bool = True
+    order: str = "forward"
+
+    def role(self, rank: Rank) -> Role:
+        return dict(self.roles)[rank]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; `from_json` gives the same schedule back."""
+        data = asdict(self)
+        data["roles"] = {r: [role.outer, role.tile] for r, role in self.roles}
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Schedule:
+        """Raises ValueError for fields that a schedule does not have or values of another type."""
+        from .schedule_space import check_schedule
+
+        try:
+            roles = tuple((str(r), Role(outer, tile)) for r, (outer, tile) in data["roles"].items())
+            schedule = cls(**{**data, "roles": roles})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"not a schedule: {error}") from None
+        check_schedule(schedule)
+        return schedule
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One computation at one size.
+
+    workload: a label for people and for the cache key; nothing decides by it.
+    cascade: the definition, as text (parsed where it is needed). sizes: every rank. dtypes: by tensor name,
+    outputs too ("fp32", "fp16", "bf16", "int32", "bool"). params: values of the cascade's scalars.
+    """
+
+    workload: str
+    cascade: str
+    sizes: dict[Rank, int]
+    dtypes: dict[str, str]
+    params: dict[str, float] = field(default_factory=dict)
