@@ -1,0 +1,21 @@
+"""Where Eintune keeps what it learns about this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ENVIRONMENT_VARIABLE = "EINTUNE_CACHE"
+
+
+def cache_directory() -> Path:
+    """The directory of records and probed machines: `$EINTUNE_CACHE`, else the user's cache directory.
+
+    It may not exist yet; whoever writes makes it. An empty variable counts as unset.
+    """
+    chosen = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("eintune", appauthor=False)
