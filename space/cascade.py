@@ -10,11 +10,11 @@ from .expr import (
     Access,
     Expr,
     Fold,
+    Iota,
     Predicate,
     Rank,
     Reduce,
     Size,
-    Iota,
     Split,
     Tensor,
     Term,
@@ -147,7 +147,9 @@ def rename(x: Expr, names: Mapping[Rank, Rank]) -> Expr:
                 new = Iota(to(node.rank, node.rank))
             case Where():
                 p = node.predicate
-                terms = tuple(Term(to(t.rank, t.rank), t.coef, to(t.stride, t.stride) if t.stride else None) for t in p.terms)
+                terms = tuple(
+                    Term(to(t.rank, t.rank), t.coef, to(t.stride, t.stride) if t.stride else None) for t in p.terms
+                )
                 sizes = tuple((to(r, r), c) for r, c in p.sizes)
                 new = Where(Predicate(terms, sizes, p.const), go(node.arg, active), node.fill)
             case Reduce() | Fold():
@@ -167,9 +169,7 @@ def rename(x: Expr, names: Mapping[Rank, Rank]) -> Expr:
     return go(x, dict(names))
 
 
-def from_roots(
-    roots: Mapping[str, tuple[Expr, tuple[Rank, ...]]], names: Mapping[Expr, str] | None = None
-) -> Cascade:
+def from_roots(roots: Mapping[str, tuple[Expr, tuple[Rank, ...]]], names: Mapping[Expr, str] | None = None) -> Cascade:
     """Write expressions down as a cascade: one einsum a reduction, fold, split or shared node.
 
     `names` gives preferred tensor names for nodes (as the definition called them); others are T1, T2, …

@@ -48,7 +48,7 @@ class _Node(metaclass=_Interned):
     """Shared behaviour of all expression nodes."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))
 
     def __copy__(self) -> Any:
         return self

@@ -97,6 +97,6 @@ def fold(action: Action, scores: Array, args: Array, axis: int) -> Array:
         new = action.combine(reference, action.item(c))
         weight = action.weight(c, new)
         # a weight of 0 takes no part, whatever its argument (a filtered element)
-        total = action.transport(total, reference, new) + np.where(weight == 0, 0.0, weight * y)
+        total = action.transport(total, reference, new) + weight * np.where(weight == 0, 0.0, y)
         reference = new
     return total
