@@ -1,0 +1,507 @@
+"""The base of every emitter: walks a `LoopPlan` and prints one line a value, one loop a segment.
+
+What is the same in every target language is here: the order of things, names, broadcasting, filters, bounds and
+which filters need not be printed. A target (`Printer`'s abstract methods) says how a load, a store, a matrix
+product or a loop header is spelt. Nothing here knows a workload or a machine.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from ..space.expr import Predicate, Rank
+from ..space.plan import (
+    Block,
+    Bound,
+    CeilTo,
+    First,
+    FloorTo,
+    Greatest,
+    Last,
+    Least,
+    Lit,
+    Loop,
+    LoopPlan,
+    Segment,
+    Sum,
+    Value,
+)
+from ..space.pointwise import POINTWISE
+from ..space.schedule import Schedule
+
+INDENT = "    "
+
+Affine = tuple[tuple[tuple[Rank, int], ...], int]
+"""A filter with numbers for sizes: sum(coefficient * index) + constant >= 0."""
+
+
+class Names:
+    """Identifiers, each given out once: a wanted name that is taken gets a number."""
+
+    def __init__(self, reserved: Iterable[str]) -> None:
+        self._taken = {*keyword.kwlist, *keyword.softkwlist, *reserved}
+
+    def fresh(self, wanted: str) -> str:
+        base = re.sub(r"\W", "_", wanted) or "x"
+        base = base if base[0].isidentifier() else f"_{base}"
+        name, n = base, 1
+        while name in self._taken:
+            n += 1
+            name = f"{base}_{n}"
+        self._taken.add(name)
+        return name
+
+
+@dataclass
+class Scope:
+    """The lines of one nesting level: definitions made on demand stand before the rest of the body."""
+
+    rank: Rank | None
+    depth: int
+    head: list[str] = field(default_factory=list)
+    body: list[str] = field(default_factory=list)
+    named: dict[str, str] = field(default_factory=dict)
+    """Text of an expression -> the name that holds it in this scope."""
+
+
+def literal(x: float) -> str:
+    """A float as source text."""
+    return repr(float(x)) if math.isfinite(x) else f"float('{x}')"
+
+
+def affine(p: Predicate, sizes: dict[Rank, int]) -> Affine:
+    """A predicate with every size bound; equal filters become equal whatever way they were written."""
+    total: dict[Rank, int] = {}
+    for t in p.terms:
+        total[t.rank] = total.get(t.rank, 0) + t.coef * (sizes[t.stride] if t.stride else 1)
+    const = p.const + sum(c * sizes[r] for r, c in p.sizes)
+    return tuple(sorted((r, c) for r, c in total.items() if c)), const
+
+
+class Printer(ABC):
+    """Prints one plan. Use an instance once: `source()` of the subclass drives it."""
+
+    reserved: tuple[str, ...] = ()
+    """Names that the generated module uses itself (imports, builtins)."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule) -> None:
+        self.plan = plan
+        self.schedule = schedule
+        self.names = Names(self.reserved)
+        self.tensor = {n: self.names.fresh(n) for n in (*plan.inputs, *plan.outputs)}
+        self.scalar = {r: self.names.fresh(r) for r in plan.order}
+        self.start = {r: self.names.fresh(f"{r}_first") for r in plan.order}
+        self.text: dict[Value, str] = {}
+        """What a use of a value prints: its name, or what it is an alias of."""
+        self.known: frozenset[Affine] = self.always()
+        self.scopes: list[Scope] = [Scope(None, 1)]
+
+    # ---- the target language
+
+    @abstractmethod
+    def index(self, axis: Rank) -> str:
+        """A vector of the indices along a tile axis (1-D; an atom)."""
+
+    @abstractmethod
+    def load(self, v: Value) -> str:
+        """The tile that a "load" reads."""
+
+    @abstractmethod
+    def store(self, v: Value) -> str:
+        """The statement of a "store"."""
+
+    @abstractmethod
+    def function(self, op: str, args: Sequence[str]) -> str:
+        """A pointwise operator that is not infix (`pointwise.POINTWISE`)."""
+
+    @abstractmethod
+    def choose(self, condition: str, then: str, other: str) -> str:
+        """Elementwise choice."""
+
+    @abstractmethod
+    def reduce(self, op: str, arg: str, position: int) -> str:
+        """A reduction (`pointwise.REDUCTIONS`) over the tile axis at `position`."""
+
+    @abstractmethod
+    def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
+        """`a @ b`, plus the accumulator; batch axes first in both."""
+
+    @abstractmethod
+    def permute(self, arg: str, positions: Sequence[int]) -> str:
+        """The tile with its axes reordered."""
+
+    @abstractmethod
+    def cast(self, arg: str, dtype: str) -> str:
+        """Conversion to a dtype name."""
+
+    @abstractmethod
+    def full(self, axes: tuple[Rank, ...], value: float) -> str:
+        """A new fp32 tile of one number."""
+
+    @abstractmethod
+    def iota(self, v: Value) -> str:
+        """The index values of `v.attr` along `v.axes`, as numbers of `v.dtype`."""
+
+    @abstractmethod
+    def header(self, loop: Loop, low: str, high: str) -> str:
+        """The loop's `for` line; it sets `start[rank]` (or `scalar[rank]` where the rank has no tile)."""
+
+    def least(self, a: str, b: str) -> str:
+        """Minimum of two integers."""
+        return f"min({a}, {b})"
+
+    def greatest(self, a: str, b: str) -> str:
+        """Maximum of two integers."""
+        return f"max({a}, {b})"
+
+    def always(self) -> frozenset[Affine]:
+        """Filters that hold everywhere in this target: by default the tails of tiles that fit exactly."""
+        fitting = (r for r, role in self.plan.roles.items() if not role.tile or self.plan.sizes[r] % role.tile == 0)
+        return frozenset((((r, -1),), self.plan.sizes[r] - 1) for r in fitting if r in self.plan.sizes)
+
+    # ---- lines, scopes, names
+
+    def write(self, line: str) -> None:
+        """One line at the current nesting."""
+        self.scopes[-1].body.append(INDENT * self.scopes[-1].depth + line)
+
+    def define(self, name: str, text: str, home: Rank | None) -> str:
+        """Name an expression once, at the top of the loop over `home` (None, or no such loop: the program)."""
+        scope = next((s for s in reversed(self.scopes) if s.rank == home), self.scopes[0])
+        if text not in scope.named:
+            scope.named[text] = self.names.fresh(name)
+            scope.head.append(f"{INDENT * scope.depth}{scope.named[text]} = {text}")
+        return scope.named[text]
+
+    def here(self, name: str, text: str) -> str:
+        """Name an expression at this point, unless an enclosing scope has named it already. Atoms stay."""
+        if text.isidentifier() or text.isdigit():
+            return text
+        for scope in reversed(self.scopes):
+            if text in scope.named:
+                return scope.named[text]
+        given = self.scopes[-1].named[text] = self.names.fresh(name)
+        self.write(f"{given} = {text}")
+        return given
+
+    def finish(self) -> list[str]:
+        """All lines of the program, once the root block is printed."""
+        (root,) = self.scopes
+        return [*root.head, *root.body]
+
+    def name(self, v: Value) -> str:
+        """The name of a value, given out at its first use."""
+        if v not in self.text:
+            self.text[v] = self.names.fresh(v.name)
+        return self.text[v]
+
+    def use(self, v: Value, axes: tuple[Rank, ...]) -> str:
+        """A value as an operand over `axes`: missing axes are broadcast."""
+        return self.name(v) + self.broadcast(v.axes, axes)
+
+    @staticmethod
+    def broadcast(have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
+        """`[:, None]`, or nothing where there is nothing to broadcast."""
+        if not have or have == want:
+            return ""
+        return "[" + ", ".join(":" if q in have else "None" for q in want) + "]"
+
+    # ---- ranks
+
+    def tiled(self, rank: Rank) -> bool:
+        """Whether the rank (or the inner part of a split rank) is a tile axis."""
+        inner = self.plan.splits[rank][1] if rank in self.plan.splits else rank
+        return self.plan.roles[inner].tile is not None
+
+    def first(self, rank: Rank) -> str:
+        """The first index of a rank's tile; its index if it has no tile. An atom unless the rank is split."""
+        if rank in self.plan.splits:
+            outer, inner = self.plan.splits[rank]
+            return f"{self.first(outer)} * {self.plan.sizes[inner]} + {self.first(inner)}"
+        role = self.plan.roles[rank]
+        if role.tile is None:
+            return self.scalar[rank]
+        return self.start[rank] if role.outer else "0"
+
+    def at(self, rank: Rank, axes: tuple[Rank, ...]) -> str:
+        """The indices of a rank as an operand over `axes` (a scalar where it has no tile); an atom or a sum."""
+        if rank in self.plan.splits:
+            outer, inner = self.plan.splits[rank]
+            return f"{self.at(outer, axes)} * {self.plan.sizes[inner]} + {self.at(inner, axes)}"
+        if self.plan.roles[rank].tile is None:
+            return self.scalar[rank]
+        return self.index(rank) + self.broadcast((rank,), axes)
+
+    # ---- bounds
+
+    def span(self, b: Bound) -> tuple[int, int]:
+        """The least and the greatest number that a bound can be, over all programs and iterations."""
+        match b:
+            case Lit():
+                return b.value, b.value
+            case First():
+                return 0, max(self.plan.sizes[b.rank] - 1, 0)
+            case Last():
+                return 0, self.plan.sizes[b.rank] - 1
+            case Sum():
+                ends = [sorted(c * x for x in self.span(t)) for c, t in b.terms]
+                return sum(low for low, _ in ends), sum(high for _, high in ends)
+            case Least():
+                spans = [self.span(a) for a in b.args]
+                return min(low for low, _ in spans), min(high for _, high in spans)
+            case Greatest():
+                spans = [self.span(a) for a in b.args]
+                return max(low for low, _ in spans), max(high for _, high in spans)
+            case FloorTo():
+                low, high = self.span(b.arg)
+                return max(low, 0) // b.step * b.step, max(high, 0) // b.step * b.step
+            case CeilTo():
+                low, high = self.span(b.arg)
+                return -(-max(low, 0) // b.step) * b.step, -(-max(high, 0) // b.step) * b.step
+            case _:
+                assert_never(b)
+
+    def bound(self, b: Bound) -> str:
+        """A bound as source text, with what is known at compile time folded."""
+        low, high = self.span(b)
+        if low == high:
+            return str(low)
+        match b:
+            case Lit():
+                return str(b.value)
+            case First():
+                return self.first(b.rank)
+            case Last():
+                return self._last(b.rank)
+            case Sum():
+                return self._sum(b)
+            case Least():
+                cap = min(self.span(a)[1] for a in b.args)
+                kept = [a for a in b.args if self.span(a)[0] < cap or self.span(a) == (cap, cap)]
+                return self._fold(kept, self.least)
+            case Greatest():
+                floor = max(self.span(a)[0] for a in b.args)
+                kept = [a for a in b.args if self.span(a)[1] > floor or self.span(a) == (floor, floor)]
+                return self._fold(kept, self.greatest)
+            case FloorTo():
+                return f"{self._operand(b.arg)} // {b.step} * {b.step}" if b.step != 1 else self._operand(b.arg)
+            case CeilTo():
+                if b.step == 1:
+                    return self._operand(b.arg)
+                return f"({self._operand(b.arg)} + {b.step - 1}) // {b.step} * {b.step}"
+            case _:
+                assert_never(b)
+
+    def _last(self, rank: Rank) -> str:
+        plan = self.plan
+        if rank in plan.splits:
+            outer, inner = plan.splits[rank]
+            end = f"{self.first(outer)} * {plan.sizes[inner]} + {self._last(inner)}"
+            return self.least(end, str(plan.sizes[rank] - 1))
+        tile, size = plan.roles[rank].tile, plan.sizes[rank]
+        if tile is None:
+            return self.scalar[rank]
+        if plan.roles[rank].outer is None:
+            return str(size - 1)
+        if size % tile == 0:
+            return f"{self.start[rank]} + {tile - 1}"
+        return self.least(f"{self.start[rank]} + {tile - 1}", str(size - 1))
+
+    def _sum(self, b: Sum) -> str:
+        const = sum(c * self.span(t)[0] for c, t in b.terms if self.span(t)[0] == self.span(t)[1])
+        text = ""
+        for c, t in b.terms:
+            if self.span(t)[0] == self.span(t)[1] or c == 0:
+                continue
+            term = _parenthesised(self.bound(t)) if abs(c) != 1 or c < 0 else self.bound(t)
+            term = term if abs(c) == 1 else f"{abs(c)} * {term}"
+            text = f"{text} {'+' if c > 0 else '-'} {term}" if text else (term if c > 0 else f"-{term}")
+        return _shifted(text, const)
+
+    def _fold(self, args: Sequence[Bound], join: Callable[[str, str], str]) -> str:
+        texts = list(dict.fromkeys(self.bound(a) for a in args))
+        numbers = [t for t in texts if t.lstrip("-").isdigit()]
+        texts = [t for t in texts if t not in numbers] + numbers
+        result = texts[0]
+        for t in texts[1:]:
+            result = join(result, t)
+        return result
+
+    def _operand(self, arg: Bound) -> str:
+        """max(arg, 0), parenthesised: integer division of a negative number truncates in some targets."""
+        text = self.bound(arg)
+        return self.greatest(text, "0") if self.span(arg)[0] < 0 else _parenthesised(text)
+
+    # ---- filters
+
+    def condition(self, p: Predicate, axes: tuple[Rank, ...]) -> str:
+        """A filter over tile indices as `a >= b`, both sides without subtraction."""
+        terms, const = affine(p, self.plan.sizes)
+        left: list[str] = []
+        right: list[str] = []
+        for r, c in terms:
+            text = self.at(r, axes)
+            (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {_parenthesised(text)}")
+        if const:
+            (left if const > 0 else right).append(str(abs(const)))
+        return f"{' + '.join(left) or '0'} >= {' + '.join(right) or '0'}"
+
+    def holds(self, p: Predicate) -> bool:
+        """Whether a filter is known to hold on the whole of the current tile."""
+        terms, const = affine(p, self.plan.sizes)
+        return (terms, const) in self.known or (not terms and const >= 0)
+
+    # ---- the tree
+
+    def block(self, b: Block) -> None:
+        """Print a block's values and loops in order."""
+        for item in b.items:
+            if isinstance(item, Loop):
+                self.loop(item)
+            else:
+                self.value(item)
+
+    def loop(self, loop: Loop) -> None:
+        """Print a loop: its carries' first values, then one `for` a segment over the same body."""
+        for c in loop.carries:
+            self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init)}")
+        for segment in loop.segments:
+            low, high = self.bound(segment.lo), self.bound(segment.hi)
+            if low != high:
+                low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
+                self._segment(loop, segment, self.header(loop, low, high))
+
+    def _segment(self, loop: Loop, segment: Segment, header: str) -> None:
+        saved, text = self.known, dict(self.text)
+        self.known = saved | {affine(p, self.plan.sizes) for p in segment.known}
+        outer = self.scopes[-1]
+        self.scopes.append(Scope(loop.rank, outer.depth + 1))
+        self.block(loop.body)
+        if loop.carries:
+            targets = ", ".join(self.name(c.value) for c in loop.carries)
+            self.write(f"{targets} = {', '.join(self.name(c.next) for c in loop.carries)}")
+        inner = self.scopes.pop()
+        outer.body += [INDENT * outer.depth + header, *inner.head, *inner.body]
+        self.known, self.text = saved, text
+
+    def value(self, v: Value) -> None:
+        """Print one value; a filter that is known to hold prints nothing."""
+        if v.op == "store":
+            self.write(self.store(v))
+        elif v.op == "where" and self.holds(_filter(v)[0]) and v.args[0].axes == v.axes:
+            self.text[v] = self.name(v.args[0])
+        else:
+            text = self.expression(v)
+            self.write(f"{self.name(v)} = {text}")
+
+    def expression(self, v: Value) -> str:
+        """The right-hand side of a value."""
+        match v.op:
+            case "load":
+                return self.load(v)
+            case "const":
+                return self.full(v.axes, _number(v))
+            case "iota":
+                return self.iota(v)
+            case "cast":
+                return self.cast(self.name(v.args[0]), v.dtype)
+            case "reduce":
+                op, axis = _pair(v)
+                return self.reduce(op, self.name(v.args[0]), v.args[0].axes.index(axis))
+            case "dot":
+                return self._dot(v)
+            case "where":
+                p, fill = _filter(v)
+                return self.choose(self.condition(p, v.axes), self.use(v.args[0], v.axes), literal(fill))
+        return self.pointwise(v.op, [self.use(a, v.axes) for a in v.args], v)
+
+    def pointwise(self, op: str, args: Sequence[str], v: Value) -> str:
+        """An elementwise operator over operands that broadcast already."""
+        match op:
+            case "scale":
+                return f"{args[0]} * {literal(_number(v))}"
+            case "guard":
+                return self.choose(f"{args[0]} == {literal(-math.inf)}", "0.0", args[0])
+            case "quotient":
+                a, b = args
+                return self.choose(f"({a} == 0.0) & ({b} == 0.0)", "0.0", f"{a} / {b}")
+            case "neg":
+                return f"-{args[0]}"
+            case "recip":
+                return f"1.0 / {args[0]}"
+            case "select":
+                return self.choose(*args)
+        if op not in POINTWISE:
+            raise ValueError(f"value {v.name}: an operator of a plan is one of {sorted(POINTWISE)}, but got {op!r}")
+        symbol = POINTWISE[op].symbol
+        return f"{args[0]} {symbol} {args[1]}" if symbol else self.function(op, args)
+
+    def _dot(self, v: Value) -> str:
+        """A matrix product: operands in the order and with the axes that give `v.axes`."""
+        contracted, batch = _pair(v)
+        a, b = v.args[:2]
+        own = [tuple(q for q in x.axes if q != contracted and q not in batch) for x in (a, b)]
+        if len(own[0]) != 1 or len(own[1]) != 1:
+            raise ValueError(
+                f"value {v.name}: each operand of a product has one axis of its own, but got {own[0]} and {own[1]}"
+            )
+        if v.axes.index(own[0][0]) > v.axes.index(own[1][0]):
+            (a, b), own = (b, a), own[::-1]
+        left = self._arranged(self.name(a), a.axes, (*batch, *own[0], contracted))
+        right = self._arranged(self.name(b), b.axes, (*batch, contracted, *own[1]))
+        made = (*batch, *own[0], *own[1])
+        accumulator = self.name(v.args[2]) if len(v.args) > 2 else None
+        if made == v.axes:
+            return self.matmul(left, right, accumulator, v)
+        product = self._arranged(self.matmul(left, right, None, v), made, v.axes)
+        return product if accumulator is None else f"{accumulator} + {product}"
+
+    def _arranged(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
+        return text if have == want else self.permute(text, [have.index(q) for q in want])
+
+
+def _pair(v: Value) -> tuple[Any, Any]:
+    """The two parts of a value's `attr`, as `plan.Value` lists them."""
+    assert isinstance(v.attr, tuple) and len(v.attr) == 2, f"value {v.name}: {v.op} needs a pair, got {v.attr!r}"
+    return v.attr
+
+
+def _filter(v: Value) -> tuple[Predicate, float]:
+    predicate, fill = _pair(v)
+    return predicate, float(fill)
+
+
+def _number(v: Value) -> float:
+    assert isinstance(v.attr, (int, float)), f"value {v.name}: {v.op} needs a number, but got {v.attr!r}"
+    return float(v.attr)
+
+
+def _parenthesised(text: str) -> str:
+    return text if text.isidentifier() or text.isdigit() or _is_call(text) else f"({text})"
+
+
+def _is_call(text: str) -> bool:
+    """Whether the text is one call, `a.b(…)`, with nothing after its closing parenthesis."""
+    head = re.match(r"[\w.]*\(", text)
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if head and c == ")" and depth == 0:
+            return i == len(text) - 1
+    return False
+
+
+def _shifted(text: str, const: int) -> str:
+    """`text + const`, merged with a number that `text` ends in (`a + 127` and 1 give `a + 128`)."""
+    if tail := re.fullmatch(r"(\w+) ([+-]) (\d+)", text):
+        const += int(tail[3]) if tail[2] == "+" else -int(tail[3])
+        text = tail[1]
+    if not const:
+        return text
+    return f"{text} {'+' if const > 0 else '-'} {abs(const)}"
