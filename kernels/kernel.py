@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+EMITTER_VERSION = 1
+"""Part of every cache key: raise it when an emitter prints other source for the same plan."""
+
 
 @dataclass(frozen=True)
 class Argument:
