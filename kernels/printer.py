@@ -11,29 +11,15 @@ import keyword
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import Any
 
 from ..space.expr import Predicate, Rank
-from ..space.plan import (
-    Block,
-    Bound,
-    CeilTo,
-    First,
-    FloorTo,
-    Greatest,
-    Last,
-    Least,
-    Lit,
-    Loop,
-    LoopPlan,
-    Segment,
-    Sum,
-    Value,
-)
+from ..space.plan import Block, Loop, LoopPlan, Segment, Value
 from ..space.pointwise import POINTWISE
 from ..space.schedule import Schedule
+from .bound_text import BoundText, parenthesised
 
 INDENT = "    "
 
@@ -97,10 +83,13 @@ class Printer(ABC):
         self.tensor = {n: self.names.fresh(n) for n in (*plan.inputs, *plan.outputs)}
         self.scalar = {r: self.names.fresh(r) for r in plan.order}
         self.start = {r: self.names.fresh(f"{r}_first") for r in plan.order}
+        self.shapes = _shapes(plan)
+        self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest)
         self.text: dict[Value, str] = {}
         """What a use of a value prints: its name, or what it is an alias of."""
         self.known: frozenset[Affine] = self.always()
         self.scopes: list[Scope] = [Scope(None, 1)]
+        self._inline = _inline_constants(plan)
 
     # ---- the target language
 
@@ -219,16 +208,6 @@ class Printer(ABC):
         inner = self.plan.splits[rank][1] if rank in self.plan.splits else rank
         return self.plan.roles[inner].tile is not None
 
-    def first(self, rank: Rank) -> str:
-        """The first index of a rank's tile; its index if it has no tile. An atom unless the rank is split."""
-        if rank in self.plan.splits:
-            outer, inner = self.plan.splits[rank]
-            return f"{self.first(outer)} * {self.plan.sizes[inner]} + {self.first(inner)}"
-        role = self.plan.roles[rank]
-        if role.tile is None:
-            return self.scalar[rank]
-        return self.start[rank] if role.outer else "0"
-
     def at(self, rank: Rank, axes: tuple[Rank, ...]) -> str:
         """The indices of a rank as an operand over `axes` (a scalar where it has no tile); an atom or a sum."""
         if rank in self.plan.splits:
@@ -237,106 +216,6 @@ class Printer(ABC):
         if self.plan.roles[rank].tile is None:
             return self.scalar[rank]
         return self.index(rank) + self.broadcast((rank,), axes)
-
-    # ---- bounds
-
-    def span(self, b: Bound) -> tuple[int, int]:
-        """The least and the greatest number that a bound can be, over all programs and iterations."""
-        match b:
-            case Lit():
-                return b.value, b.value
-            case First():
-                return 0, max(self.plan.sizes[b.rank] - 1, 0)
-            case Last():
-                return 0, self.plan.sizes[b.rank] - 1
-            case Sum():
-                ends = [sorted(c * x for x in self.span(t)) for c, t in b.terms]
-                return sum(low for low, _ in ends), sum(high for _, high in ends)
-            case Least():
-                spans = [self.span(a) for a in b.args]
-                return min(low for low, _ in spans), min(high for _, high in spans)
-            case Greatest():
-                spans = [self.span(a) for a in b.args]
-                return max(low for low, _ in spans), max(high for _, high in spans)
-            case FloorTo():
-                low, high = self.span(b.arg)
-                return max(low, 0) // b.step * b.step, max(high, 0) // b.step * b.step
-            case CeilTo():
-                low, high = self.span(b.arg)
-                return -(-max(low, 0) // b.step) * b.step, -(-max(high, 0) // b.step) * b.step
-            case _:
-                assert_never(b)
-
-    def bound(self, b: Bound) -> str:
-        """A bound as source text, with what is known at compile time folded."""
-        low, high = self.span(b)
-        if low == high:
-            return str(low)
-        match b:
-            case Lit():
-                return str(b.value)
-            case First():
-                return self.first(b.rank)
-            case Last():
-                return self._last(b.rank)
-            case Sum():
-                return self._sum(b)
-            case Least():
-                cap = min(self.span(a)[1] for a in b.args)
-                kept = [a for a in b.args if self.span(a)[0] < cap or self.span(a) == (cap, cap)]
-                return self._fold(kept, self.least)
-            case Greatest():
-                floor = max(self.span(a)[0] for a in b.args)
-                kept = [a for a in b.args if self.span(a)[1] > floor or self.span(a) == (floor, floor)]
-                return self._fold(kept, self.greatest)
-            case FloorTo():
-                return f"{self._operand(b.arg)} // {b.step} * {b.step}" if b.step != 1 else self._operand(b.arg)
-            case CeilTo():
-                if b.step == 1:
-                    return self._operand(b.arg)
-                return f"({self._operand(b.arg)} + {b.step - 1}) // {b.step} * {b.step}"
-            case _:
-                assert_never(b)
-
-    def _last(self, rank: Rank) -> str:
-        plan = self.plan
-        if rank in plan.splits:
-            outer, inner = plan.splits[rank]
-            end = f"{self.first(outer)} * {plan.sizes[inner]} + {self._last(inner)}"
-            return self.least(end, str(plan.sizes[rank] - 1))
-        tile, size = plan.roles[rank].tile, plan.sizes[rank]
-        if tile is None:
-            return self.scalar[rank]
-        if plan.roles[rank].outer is None:
-            return str(size - 1)
-        if size % tile == 0:
-            return f"{self.start[rank]} + {tile - 1}"
-        return self.least(f"{self.start[rank]} + {tile - 1}", str(size - 1))
-
-    def _sum(self, b: Sum) -> str:
-        const = sum(c * self.span(t)[0] for c, t in b.terms if self.span(t)[0] == self.span(t)[1])
-        text = ""
-        for c, t in b.terms:
-            if self.span(t)[0] == self.span(t)[1] or c == 0:
-                continue
-            term = _parenthesised(self.bound(t)) if abs(c) != 1 or c < 0 else self.bound(t)
-            term = term if abs(c) == 1 else f"{abs(c)} * {term}"
-            text = f"{text} {'+' if c > 0 else '-'} {term}" if text else (term if c > 0 else f"-{term}")
-        return _shifted(text, const)
-
-    def _fold(self, args: Sequence[Bound], join: Callable[[str, str], str]) -> str:
-        texts = list(dict.fromkeys(self.bound(a) for a in args))
-        numbers = [t for t in texts if t.lstrip("-").isdigit()]
-        texts = [t for t in texts if t not in numbers] + numbers
-        result = texts[0]
-        for t in texts[1:]:
-            result = join(result, t)
-        return result
-
-    def _operand(self, arg: Bound) -> str:
-        """max(arg, 0), parenthesised: integer division of a negative number truncates in some targets."""
-        text = self.bound(arg)
-        return self.greatest(text, "0") if self.span(arg)[0] < 0 else _parenthesised(text)
 
     # ---- filters
 
@@ -347,7 +226,7 @@ class Printer(ABC):
         right: list[str] = []
         for r, c in terms:
             text = self.at(r, axes)
-            (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {_parenthesised(text)}")
+            (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {parenthesised(text)}")
         if const:
             (left if const > 0 else right).append(str(abs(const)))
         return f"{' + '.join(left) or '0'} >= {' + '.join(right) or '0'}"
@@ -372,7 +251,7 @@ class Printer(ABC):
         for c in loop.carries:
             self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init)}")
         for segment in loop.segments:
-            low, high = self.bound(segment.lo), self.bound(segment.hi)
+            low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
             if low != high:
                 low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
                 self._segment(loop, segment, self.header(loop, low, high))
@@ -394,6 +273,8 @@ class Printer(ABC):
         """Print one value; a filter that is known to hold prints nothing."""
         if v.op == "store":
             self.write(self.store(v))
+        elif v in self._inline:
+            self.text[v] = literal(_number(v))
         elif v.op == "where" and self.holds(_filter(v)[0]) and v.args[0].axes == v.axes:
             self.text[v] = self.name(v.args[0])
         else:
@@ -482,26 +363,59 @@ def _number(v: Value) -> float:
     return float(v.attr)
 
 
-def _parenthesised(text: str) -> str:
-    return text if text.isidentifier() or text.isdigit() or _is_call(text) else f"({text})"
+def access(v: Value) -> tuple[str, tuple[Rank, ...]]:
+    """The tensor and the ranks that index it, of a "load" or a "store"."""
+    name, index = _pair(v)
+    return str(name), tuple(index)
 
 
-def _is_call(text: str) -> bool:
-    """Whether the text is one call, `a.b(…)`, with nothing after its closing parenthesis."""
-    head = re.match(r"[\w.]*\(", text)
-    depth = 0
-    for i, c in enumerate(text):
-        depth += (c == "(") - (c == ")")
-        if head and c == ")" and depth == 0:
-            return i == len(text) - 1
-    return False
+def _shapes(plan: LoopPlan) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor argument, from the ranks that index it."""
+    ranks: dict[str, tuple[Rank, ...]] = {n: t.ranks for n, t in plan.inputs.items()} | plan.outputs
+    ranks |= dict(access(x) for x in items(plan.root) if isinstance(x, Value) and x.op in ("load", "store"))
+    return {name: tuple(plan.sizes[r] for r in index) for name, index in ranks.items()}
 
 
-def _shifted(text: str, const: int) -> str:
-    """`text + const`, merged with a number that `text` ends in (`a + 127` and 1 give `a + 128`)."""
-    if tail := re.fullmatch(r"(\w+) ([+-]) (\d+)", text):
-        const += int(tail[3]) if tail[2] == "+" else -int(tail[3])
-        text = tail[1]
-    if not const:
-        return text
-    return f"{text} {'+' if const > 0 else '-'} {abs(const)}"
+def summary(plan: LoopPlan, schedule: Schedule) -> list[str]:
+    """What a reader of the generated source wants to know first: tensors, roles and loops, a line each."""
+    shapes = _shapes(plan)
+    lines = [f"Generated by eintune for the {schedule.emitter} emitter.", ""]
+    for title, names in (("in", plan.inputs), ("out", plan.outputs)):
+        lines += [f"{title:4}{n}[{', '.join(map(str, shapes[n]))}] {plan.dtypes[n]}" for n in names]
+    lines.append("")
+    lines += [f"rank {r}: {plan.sizes[r]}{_role(plan, r)}" for r in plan.order if r in plan.roles]
+    for item in items(plan.root):
+        if isinstance(item, Loop):
+            carries = ", ".join(f"{c.value.name}[{', '.join(c.value.axes)}]" for c in item.carries)
+            lines.append(f"{'  ' * (len(item.body.ranks) - 1)}loop {item.rank} by {item.tile}: {carries or 'stores'}")
+    return [*lines, ""]
+
+
+def _role(plan: LoopPlan, rank: Rank) -> str:
+    role = plan.roles[rank]
+    where = {"grid": ", over programs", "loop": ", a loop", None: ""}[role.outer]
+    return where + (f", tiles of {role.tile}" if role.tile else "")
+
+
+def items(block: Block) -> Iterator[Value | Loop]:
+    """Everything in a block and in the loops under it, in order."""
+    for item in block.items:
+        yield item
+        if isinstance(item, Loop):
+            yield from items(item.body)
+
+
+def _inline_constants(plan: LoopPlan) -> set[Value]:
+    """Scalar constants that only stand beside other values in infix operators: those print as numbers."""
+    constants: set[Value] = set()
+    elsewhere: set[Value] = set()
+    for item in items(plan.root):
+        if isinstance(item, Loop):
+            elsewhere.update(c.next for c in item.carries)
+            continue
+        if item.op == "const" and not item.axes:
+            constants.add(item)
+        infix = item.op in POINTWISE and POINTWISE[item.op].symbol is not None
+        if not infix or all(a.op == "const" for a in item.args):
+            elsewhere.update(item.args)
+    return constants - elsewhere

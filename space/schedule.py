@@ -18,6 +18,7 @@ class Schedule:
     segment: run the part of a loop where every filter holds without masks (doubles the loop's code).
     order: "forward" or "reverse" program order of the slowest tiled grid rank (reverse starts the longest
     programs of a causal grid first).
+    precision: of products of fp32 operands on matrix units: "ieee", or "tf32" (only where the user allows it).
     """
 
     emitter: str
@@ -26,6 +27,7 @@ class Schedule:
     stages: int = 2
     segment: bool = True
     order: str = "forward"
+    precision: str = "ieee"
 
     def role(self, rank: Rank) -> Role:
         return dict(self.roles)[rank]

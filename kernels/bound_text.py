@@ -1,0 +1,228 @@
+"""Integer bounds as source text, with everything that is known when the code is printed folded away.
+
+Sizes are numbers, so most bounds are: a `Least` of a loop variable and something it never reaches is that loop
+variable, a floor of a multiple is itself. What is left is what a person would have written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from ..space.expr import Rank
+from ..space.plan import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, LoopPlan, Sum
+
+Join = Callable[[str, str], str]
+
+
+def _min(a: str, b: str) -> str:
+    return f"min({a}, {b})"
+
+
+def _max(a: str, b: str) -> str:
+    return f"max({a}, {b})"
+
+
+@dataclass(frozen=True)
+class BoundText:
+    """Prints the bounds of one plan.
+
+    scalar, start: the variable that holds a rank's index, or the first index of its tile.
+    least, greatest: how the target spells the minimum and the maximum of two integers.
+    """
+
+    plan: LoopPlan
+    scalar: dict[Rank, str]
+    start: dict[Rank, str]
+    least: Join = _min
+    greatest: Join = _max
+
+    def span(self, b: Bound) -> tuple[int, int]:
+        """The least and the greatest number that a bound can be, over all programs and iterations."""
+        match b:
+            case Lit():
+                return b.value, b.value
+            case First():
+                return 0, self._greatest_first(b.rank)
+            case Last():
+                return 0, self.plan.sizes[b.rank] - 1
+            case Sum():
+                ends = [sorted(c * x for x in self.span(t)) for c, t in b.terms]
+                return sum(low for low, _ in ends), sum(high for _, high in ends)
+            case Least():
+                spans = [self.span(a) for a in b.args]
+                return min(low for low, _ in spans), min(high for _, high in spans)
+            case Greatest():
+                spans = [self.span(a) for a in b.args]
+                return max(low for low, _ in spans), max(high for _, high in spans)
+            case FloorTo() | CeilTo():
+                low, high = self.span(b.arg)
+                return _rounded(b, low), _rounded(b, high)
+            case _:
+                assert_never(b)
+
+    def _greatest_first(self, rank: Rank) -> int:
+        size = self.plan.sizes[rank]
+        if rank in self.plan.splits:
+            return max(size - 1, 0)
+        role = self.plan.roles[rank]
+        if role.tile is None:
+            return max(size - 1, 0)
+        return (size - 1) // role.tile * role.tile if role.outer else 0
+
+    def text(self, b: Bound) -> str:
+        """A bound as an expression; a number where it can only be that number."""
+        low, high = self.span(b)
+        if low == high:
+            return str(low)
+        match b:
+            case Lit():
+                return str(b.value)
+            case First():
+                return self.first(b.rank)
+            case Last():
+                return self.last(b.rank)
+            case Sum():
+                return self._sum(b)
+            case Least():
+                cap = min(self.span(a)[1] for a in b.args)
+                return self._join([a for a in b.args if self.span(a)[0] < cap or _is(self.span(a), cap)], self.least)
+            case Greatest():
+                floor = max(self.span(a)[0] for a in b.args)
+                kept = [a for a in b.args if self.span(a)[1] > floor or _is(self.span(a), floor)]
+                return self._join(kept, self.greatest)
+            case FloorTo():
+                if b.step == 1 or self._aligned(b.arg, b.step):
+                    return self._natural(b.arg)
+                return f"{parenthesised(self._natural(b.arg))} // {b.step} * {b.step}"
+            case CeilTo():
+                if b.step == 1 or self._aligned(b.arg, b.step):
+                    return self._natural(b.arg)
+                return f"({shifted(self._natural(b.arg), b.step - 1)}) // {b.step} * {b.step}"
+            case _:
+                assert_never(b)
+
+    def first(self, rank: Rank) -> str:
+        """The first index of a rank's tile; its index if it has no tile."""
+        if rank in self.plan.splits:
+            outer, inner = self.plan.splits[rank]
+            return _plus(f"{self.first(outer)} * {self.plan.sizes[inner]}", self.first(inner))
+        role = self.plan.roles[rank]
+        if role.tile is None:
+            return self.scalar[rank]
+        return self.start[rank] if role.outer else "0"
+
+    def last(self, rank: Rank) -> str:
+        """The last valid index of a rank's tile; its index if it has no tile."""
+        plan = self.plan
+        if rank in plan.splits:
+            outer, inner = plan.splits[rank]
+            end = _plus(f"{self.first(outer)} * {plan.sizes[inner]}", self.last(inner))
+            return self.least(end, str(plan.sizes[rank] - 1))
+        role, size = plan.roles[rank], plan.sizes[rank]
+        if role.tile is None:
+            return self.scalar[rank]
+        if role.outer is None:
+            return str(size - 1)
+        end = f"{self.start[rank]} + {role.tile - 1}"
+        return end if size % role.tile == 0 else self.least(end, str(size - 1))
+
+    def _aligned(self, b: Bound, step: int) -> bool:
+        """Whether a bound is a multiple of `step` by its form."""
+        match b:
+            case Lit():
+                return b.value % step == 0
+            case First():
+                tile = None if b.rank in self.plan.splits else self.plan.roles[b.rank].tile
+                return tile is not None and tile % step == 0
+            case Last():
+                return False
+            case Sum():
+                return all(c % step == 0 or self._aligned(t, step) for c, t in b.terms) or self._aligned_end(b, step)
+            case Least() | Greatest():
+                return all(self._aligned(a, step) for a in b.args)
+            case FloorTo() | CeilTo():
+                return b.step % step == 0
+            case _:
+                assert_never(b)
+
+    def _aligned_end(self, b: Sum, step: int) -> bool:
+        """`Last(r) + 1` where the tiles of r fit exactly: one past a tile, so the first index of the next."""
+        const = sum(c * t.value for c, t in b.terms if isinstance(t, Lit))
+        rest = [(c, t) for c, t in b.terms if not isinstance(t, Lit)]
+        if const != 1 or len(rest) != 1 or rest[0][0] != 1 or not isinstance(rest[0][1], Last):
+            return False
+        rank = rest[0][1].rank
+        if rank in self.plan.splits:
+            return False
+        tile = self.plan.roles[rank].tile
+        return tile is not None and self.plan.sizes[rank] % tile == 0 and tile % step == 0
+
+    def _sum(self, b: Sum) -> str:
+        const, text = 0, ""
+        for c, t in b.terms:
+            low, high = self.span(t)
+            if low == high or c == 0:
+                const += c * low
+                continue
+            term = self.text(t) if c == 1 else parenthesised(self.text(t))
+            term = term if abs(c) == 1 else f"{abs(c)} * {term}"
+            text = f"{text} {'+' if c > 0 else '-'} {term}" if text else (term if c > 0 else f"-{term}")
+        return shifted(text, const)
+
+    def _join(self, args: Sequence[Bound], join: Join) -> str:
+        texts = list(dict.fromkeys(self.text(a) for a in args))
+        texts.sort(key=_is_number)
+        result = texts[0]
+        for t in texts[1:]:
+            result = join(result, t)
+        return result
+
+    def _natural(self, arg: Bound) -> str:
+        """max(arg, 0): integer division of a negative number truncates in some targets."""
+        text = self.text(arg)
+        return self.greatest(text, "0") if self.span(arg)[0] < 0 else text
+
+
+def _rounded(b: FloorTo | CeilTo, x: int) -> int:
+    x = max(x, 0)
+    return x // b.step * b.step if isinstance(b, FloorTo) else -(-x // b.step) * b.step
+
+
+def _is(span: tuple[int, int], x: int) -> bool:
+    return span == (x, x)
+
+
+def _is_number(text: str) -> bool:
+    return text.lstrip("-").isdigit()
+
+
+def _plus(a: str, b: str) -> str:
+    return a if b == "0" else f"{a} + {b}"
+
+
+def parenthesised(text: str) -> str:
+    return text if text.isidentifier() or text.isdigit() or _is_call(text) else f"({text})"
+
+
+def _is_call(text: str) -> bool:
+    """Whether the text is one call, `a.b(…)`, with nothing after its closing parenthesis."""
+    head = re.match(r"[\w.]*\(", text)
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if head and c == ")" and depth == 0:
+            return i == len(text) - 1
+    return False
+
+
+def shifted(text: str, const: int) -> str:
+    """`text + const`, merged with a number that `text` ends in (`a + 127` and 1 give `a + 128`)."""
+    if tail := re.fullmatch(r"(\w+) ([+-]) (\d+)", text):
+        const += int(tail[3]) if tail[2] == "+" else -int(tail[3])
+        text = tail[1]
+    if not const:
+        return text
+    return f"{text} {'+' if const > 0 else '-'} {abs(const)}"

@@ -1,0 +1,297 @@
+"""Prints a loop plan as a Triton kernel.
+
+Sizes are numbers in the source, strides are arguments. A program's indices come from one program id, fastest
+grid rank first. Each tensor gets a pointer to its part for this program, computed in 64 bits; what is added to
+it inside a loop is one 64-bit scalar and one loop-invariant tile of 32-bit offsets, so a tile of one tensor
+must span less than 2**31 elements and the whole tensor may be larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..space.expr import Rank
+from ..space.plan import Loop, LoopPlan, Value
+from ..space.schedule import Schedule
+from .kernel import Argument, Kernel
+from .printer import Affine, Printer, access, literal, summary
+
+DTYPES = {
+    "fp64": "tl.float64",
+    "fp32": "tl.float32",
+    "fp16": "tl.float16",
+    "bf16": "tl.bfloat16",
+    "int64": "tl.int64",
+    "int32": "tl.int32",
+    "int8": "tl.int8",
+    "bool": "tl.int1",
+}
+
+FUNCTIONS = {
+    "max": "tl.maximum({}, {})",
+    "min": "tl.minimum({}, {})",
+    "abs": "tl.abs({})",
+    "exp": "tl.exp({})",
+    "log": "tl.log({})",
+    "exp2": "tl.exp2({})",
+    "log2": "tl.log2({})",
+    "sqrt": "tl.sqrt_rn({})",
+    "floor": "tl.floor({})",
+    "erf": "tl.erf({})",
+    "not": "~{}",
+    "tanh": "tanh({})",
+    "sigmoid": "sigmoid({})",
+    "silu": "{0} * sigmoid({0})",
+}
+"""Operators that are not infix. `tanh` and `sigmoid` are printed into the module when they are used: the
+compiler's own are in a device library that the interpreter cannot call."""
+
+HELPERS = {
+    "sigmoid": """\
+@triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(x * -1.4426950408889634))
+""",
+    "tanh": '''\
+@triton.jit
+def tanh(x):
+    """Lambert's fraction near 0, where the quotient of exponentials would cancel."""
+    square = x * x
+    near = x * (945.0 + square * (105.0 + square)) / (945.0 + square * (420.0 + square * 15.0))
+    far = 1.0 - 2.0 / (1.0 + tl.exp2(x * 2.8853900817779268))
+    return tl.where(square < 0.0625, near, far)
+''',
+    "multiply": """\
+@triton.jit
+def multiply(a, b):
+    return a * b
+""",
+}
+
+REDUCTIONS = {
+    "add": "tl.sum({}, {})",
+    "max": "tl.max({}, {})",
+    "min": "tl.min({}, {})",
+    "mul": "tl.reduce({}, {}, multiply)",
+}
+
+
+def emit(plan: LoopPlan, schedule: Schedule) -> Kernel:
+    """The kernel of a plan. Raises ValueError for a tile that is not a power of two or a product of too many
+    axes, which Triton cannot express."""
+    _check(plan)
+    printer = TritonPrinter(plan, schedule)
+    return Kernel(
+        emitter="triton",
+        source=printer.source(),
+        entry="kernel",
+        arguments=printer.arguments(),
+        grid=(plan.programs(),),
+        warps=schedule.warps,
+        stages=schedule.stages,
+    )
+
+
+def _check(plan: LoopPlan) -> None:
+    for rank, role in plan.roles.items():
+        if role.tile is not None and role.tile & (role.tile - 1):
+            raise ValueError(f"rank {rank}: a tile of a Triton kernel is a power of two, but got {role.tile}")
+    if plan.programs() >= 2**31:
+        raise ValueError(f"a Triton grid has at most 2**31 - 1 programs, but got {plan.programs()}")
+
+
+class TritonPrinter(Printer):
+    """The Triton dialect."""
+
+    reserved = ("triton", "tl", "kernel", "float", "program", *HELPERS)
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule) -> None:
+        super().__init__(plan, schedule)
+        self._strides = {
+            name: [self.names.fresh(f"stride_{self.tensor[name]}_{r}") for r in ranks]
+            for name, ranks in self._argument_ranks().items()
+        }
+        self._helpers: set[str] = set()
+
+    # ---- the module
+
+    def source(self) -> str:
+        """The whole module."""
+        self._program()
+        self.block(self.plan.root)
+        parameters = [self.tensor[n] for n in self._strides]
+        parameters += [s for strides in self._strides.values() for s in strides]
+        body = self.finish()
+        helpers = [f"{HELPERS[h]}\n" for h in sorted(self._helpers)]
+        return "\n".join(
+            [
+                *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule)),
+                "import triton",
+                "import triton.language as tl",
+                "\n",
+                *helpers,
+                "@triton.jit",
+                f"def kernel({', '.join(parameters)}):",
+                *body,
+                "",
+            ]
+        )
+
+    def arguments(self) -> tuple[Argument, ...]:
+        """The tensors in the order of the parameters."""
+        return tuple(Argument(n, self.shapes[n], self.plan.dtypes[n], n in self.plan.outputs) for n in self._strides)
+
+    def _argument_ranks(self) -> dict[str, tuple[Rank, ...]]:
+        return {**{n: t.ranks for n, t in self.plan.inputs.items()}, **self.plan.outputs}
+
+    def _program(self) -> None:
+        """The indices of this program, from the program id."""
+        if not self.plan.grid:
+            return
+        self.write("program = tl.program_id(0)")
+        slowest = next((r for r in reversed(self.plan.grid) if self.plan.roles[r].tile), None)
+        below = 1
+        for i, r in enumerate(self.plan.grid):
+            tile, last = self.plan.roles[r].tile, i == len(self.plan.grid) - 1
+            count = -(-self.plan.sizes[r] // (tile or 1))
+            text = f"program // {below}" if below > 1 else "program"
+            text = text if last else f"{text} % {count}"
+            below *= count
+            if r == slowest and self.schedule.order == "reverse":
+                text = f"{count - 1} - {text}"
+                text = f"({text}) * {tile}"
+            elif tile:
+                text = f"({text}) * {tile}" if not text.isidentifier() else f"{text} * {tile}"
+            self.write(f"{self.start[r] if tile else self.scalar[r]} = {text}")
+
+    # ---- indices and addresses
+
+    def index(self, axis: Rank) -> str:
+        if not self.plan.roles[axis].outer:
+            return self._lanes(axis)
+        return self.define(f"i_{axis}", f"{self.start[axis]} + {self._lanes(axis)}", self._home(axis))
+
+    def _lanes(self, axis: Rank) -> str:
+        return self.define(f"lane_{axis}", f"tl.arange(0, {self.plan.length(axis)})", None)
+
+    def _home(self, rank: Rank) -> Rank | None:
+        """The loop rank in whose scope the rank's index is known; None for the program."""
+        return rank if self.plan.roles[rank].outer == "loop" else None
+
+    def _address(self, tensor: str, index: tuple[Rank, ...], axes: tuple[Rank, ...]) -> str:
+        """Pointers to a tile: the program's part of the tensor, the loops' part, and the tile's offsets."""
+        by_home: dict[Rank | None, list[str]] = {None: []}
+        tile: list[str] = []
+        for rank, stride in zip(index, self._strides[tensor], strict=True):
+            for part, factor in self._parts(rank):
+                step = stride if factor == 1 else f"{factor} * {stride}"
+                role = self.plan.roles[part]
+                if role.outer:
+                    wide = self._wide(part)
+                    by_home.setdefault(self._home(part), []).append(f"{wide} * {step}")
+                if role.tile:
+                    tile.append(f"{self._lanes(part)}{self.broadcast((part,), axes)} * {step}")
+        name = self.tensor[tensor]
+        base = name
+        if by_home[None]:
+            base = self.define(f"{name}_part", f"{name} + {' + '.join(by_home.pop(None))}", None)
+        loops = [term for home, terms in by_home.items() if home for term in terms]
+        offsets = [self.define(f"{name}_tile", " + ".join(tile), None)] if tile else []
+        return " + ".join([base, *loops, *offsets])
+
+    def _parts(self, rank: Rank) -> list[tuple[Rank, int]]:
+        """The ranks whose indices make up a rank's, with their factors: itself, or the parts of a split."""
+        if rank not in self.plan.splits:
+            return [(rank, 1)]
+        outer, inner = self.plan.splits[rank]
+        size = self.plan.sizes[inner]
+        return [*((r, f * size) for r, f in self._parts(outer)), *self._parts(inner)]
+
+    def _wide(self, rank: Rank) -> str:
+        name = self.start[rank] if self.plan.roles[rank].tile else self.scalar[rank]
+        return self.define(f"{name}_wide", f"tl.cast({name}, tl.int64)", self._home(rank))
+
+    def _valid(self, index: tuple[Rank, ...], axes: tuple[Rank, ...]) -> str:
+        """The mask of a tile's valid lanes; empty where all are."""
+        conditions: list[str] = []
+        for rank in index:
+            for part in dict.fromkeys((rank, *(p for p, _ in self._parts(rank)))):
+                if not self._fits(part):
+                    conditions.append(f"({self.at(part, axes)} < {self.plan.sizes[part]})")
+        return " & ".join(conditions)
+
+    def _fits(self, rank: Rank) -> bool:
+        """Whether no lane of the current tile lies beyond the rank's end."""
+        size = self.plan.sizes[rank]
+        tail: Affine
+        if rank in self.plan.splits:
+            parts = self._parts(rank)
+            tail = tuple(sorted((p, -f) for p, f in parts)), size - 1
+            return tail in self.known or 1 + sum((self.plan.sizes[p] - 1) * f for p, f in parts) == size
+        tile = self.plan.roles[rank].tile
+        tail = ((rank, -1),), size - 1
+        return tile is None or size % tile == 0 or tail in self.known
+
+    # ---- the dialect
+
+    def load(self, v: Value) -> str:
+        tensor, index = access(v)
+        address, valid = self._address(tensor, index, v.axes), self._valid(index, v.axes)
+        return f"tl.load({address}, mask={valid}, other=0)" if valid else f"tl.load({address})"
+
+    def store(self, v: Value) -> str:
+        output, index = access(v)
+        (value,) = v.args
+        address, valid = self._address(output, index, v.axes), self._valid(index, v.axes)
+        text = self.use(value, v.axes)
+        if value.dtype != self.plan.dtypes[output]:
+            text = f"{text}.to({DTYPES[self.plan.dtypes[output]]})"
+        return f"tl.store({address}, {text}, mask={valid})" if valid else f"tl.store({address}, {text})"
+
+    def function(self, op: str, args: Sequence[str]) -> str:
+        if op in HELPERS or op == "silu":
+            self._helpers.add("sigmoid" if op == "silu" else op)
+        return FUNCTIONS[op].format(*args)
+
+    def choose(self, condition: str, then: str, other: str) -> str:
+        return f"tl.where({condition}, {then}, {other})"
+
+    def reduce(self, op: str, arg: str, position: int) -> str:
+        if op == "mul":
+            self._helpers.add("multiply")
+        return REDUCTIONS[op].format(arg, position)
+
+    def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
+        if len(v.axes) > 3:
+            raise ValueError(f"value {v.name}: a product in Triton has at most one batch axis, but got {v.axes}")
+        precise = v.args[0].dtype == "fp32"
+        options = [accumulator] if accumulator else []
+        options += [f"input_precision='{self.schedule.precision}'"] if precise else []
+        return f"tl.dot({', '.join([a, b, *options])})"
+
+    def permute(self, arg: str, positions: Sequence[int]) -> str:
+        if list(positions) == [1, 0]:
+            return f"tl.trans({arg})"
+        return f"tl.permute({arg}, ({', '.join(map(str, positions))}))"
+
+    def cast(self, arg: str, dtype: str) -> str:
+        return f"{arg}.to({DTYPES[dtype]})"
+
+    def full(self, axes: tuple[Rank, ...], value: float) -> str:
+        shape = ", ".join(str(self.plan.length(q)) for q in axes)
+        return f"tl.full([{shape}], {literal(value)}, tl.float32)"
+
+    def iota(self, v: Value) -> str:
+        return f"tl.cast({self.at(str(v.attr), v.axes)}, {DTYPES[v.dtype]})"
+
+    def header(self, loop: Loop, low: str, high: str) -> str:
+        rank = loop.rank
+        if self.plan.roles[rank].tile is None:
+            return f"for {self.scalar[rank]} in tl.range({low}, {high}):"
+        return f"for {self.start[rank]} in tl.range({low}, {high}, {loop.tile}):"
+
+    def least(self, a: str, b: str) -> str:
+        return f"tl.minimum({a}, {b})"
+
+    def greatest(self, a: str, b: str) -> str:
+        return f"tl.maximum({a}, {b})"
