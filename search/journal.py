@@ -1,0 +1,96 @@
+"""The journal of a study: an append-only file of every trial, safe against `kill -9` and half-written lines."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.trial import TrialState
+
+MAX_BYTES = 256 * 2**20
+"""A journal above this is refused: it holds thousands of times what a study writes."""
+
+
+class JournalError(RuntimeError):
+    """A journal that cannot be read or written; the message names the file, the line and what to do."""
+
+
+class FileLock(BaseJournalFileLock):
+    """`flock` on a side file: the kernel releases it when its holder dies, so nothing waits after `kill -9`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def open_storage(path: Path) -> tuple[JournalStorage, int]:
+    """The journal at `path` (made if missing) and the number of bytes of a half-written line cut off its end.
+
+    Raises JournalError for a file that is not a journal, is damaged before its end, or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cut = repair(path) if path.exists() else 0
+        return JournalStorage(JournalFileBackend(str(path), FileLock(path))), cut
+    except OSError as error:
+        raise JournalError(_cannot(path, error)) from None
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise JournalError(f"journal {path}: not the log of a study ({error!r}); {_advice(path)}") from None
+
+
+def repair(path: Path) -> int:
+    """Check every line and cut a half-written last one off; returns the bytes that were cut.
+
+    Only the last line can be half-written by a process that died, so damage elsewhere is an error.
+    """
+    with open(path, "rb") as file:
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise JournalError(f"journal {path}: must be at most {MAX_BYTES} bytes; {_advice(path)}")
+    whole = text.rfind(b"\n") + 1
+    for number, line in enumerate(text[:whole].split(b"\n")[:-1], start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or "op_code" not in entry:
+            raise JournalError(f"journal {path}: line {number} is damaged ({line[:40]!r}); {_advice(path)}")
+    if whole < len(text):
+        os.truncate(path, whole)
+    return len(text) - whole
+
+
+def reap(study: optuna.Study) -> int:
+    """Close the trials that a dead process left open, so that their candidates are free again."""
+    stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    for trial in stale:
+        study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+    return len(stale)
+
+
+def _advice(path: Path) -> str:
+    return f"remove it to start the search again (rm {path}), or give another --cache"
+
+
+def _cannot(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"journal {path}: no space left on the device; free some, or give another --cache"
+    return f"journal {path}: {error.strerror or error}; give a --cache that can be read and written"
