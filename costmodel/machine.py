@@ -1,0 +1,157 @@
+"""Machines as data: one frozen description each, read from `machines/<name>.toml`.
+
+Every rate is in SI units (FLOP/s, bytes/s, seconds) for the whole machine, everything about a program in bytes
+or counts. A TOML holds the vendor's numbers in `[datasheet]` and what was measured in `[measured]`; what was
+measured wins. A CPU is a machine with one "SM" that runs one program at a time with all its cores.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+
+class MachineError(ValueError):
+    """An unknown machine or a malformed description; one line with the rule, the value and the valid options."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a cost model needs to know of one machine.
+
+    name: the key it is loaded by. title: the vendor's name, as a driver reports it. architecture: what a
+    compiler calls it ("sm_90", "gfx942", "" for a CPU). sms: multiprocessors that run programs independently
+    (a CPU: 1). cores: CPU cores (a GPU: 0). clock_hz: sustained under load. fma_flops counts an FMA as two.
+    tensor_flops: FLOP/s of a matrix product by operand dtype. matrix_rows: rows one group of `group_warps` warps
+    must own for the full matrix rate; fewer run at `narrow_matrix_fraction` of it. special_per_clock: exp, log,
+    reciprocal per clock and SM. operator_seconds: overhead of one PyTorch operator (CPU; 0 on a GPU).
+    calibration: this machine's starting values of the model's parameters, by name.
+    """
+
+    name: str
+    title: str
+    kind: Literal["gpu", "cpu"]
+    architecture: str
+    sms: int
+    cores: int
+    clock_hz: float
+    warp_size: int
+    group_warps: int
+    shared_bytes_per_program: int
+    shared_bytes_per_sm: int
+    shared_bytes_reserved: int
+    registers_per_sm: int
+    registers_per_thread: int
+    warps_per_sm: int
+    programs_per_sm: int
+    l2_bytes: int
+    tensor_flops: tuple[tuple[str, float], ...]
+    matrix_rows: int
+    narrow_matrix_fraction: float
+    fma_flops: float
+    special_per_clock: float
+    hbm_bytes_per_second: float
+    l2_bytes_per_second: float
+    shared_bytes_per_clock: float
+    launch_seconds: float
+    operator_seconds: float = 0.0
+    power: str = ""
+    calibration: tuple[tuple[str, float], ...] = field(default=())
+
+    def tensor_rate(self, dtype: str) -> float:
+        """FLOP/s of a matrix product of this dtype. Raises MachineError for a dtype it has no unit for."""
+        rates = dict(self.tensor_flops)
+        if dtype not in rates:
+            raise MachineError(f"machine {self.name}: no matrix rate for dtype {dtype!r} (has: {', '.join(rates)})")
+        return rates[dtype]
+
+    @property
+    def special_rate(self) -> float:
+        """Special-function operations per second of the whole machine."""
+        return self.special_per_clock * self.clock_hz * self.sms
+
+    @property
+    def shared_bytes_per_second(self) -> float:
+        """Shared-memory bandwidth of the whole machine."""
+        return self.shared_bytes_per_clock * self.clock_hz * self.sms
+
+    def threads(self, warps: int) -> int:
+        """Threads of a program of `warps` warps."""
+        return warps * self.warp_size
+
+    def with_measured(self, measured: Mapping[str, Any]) -> Machine:
+        """The same machine with probed ceilings in place of its own. Raises MachineError for an unknown field."""
+        return replace(self, **_checked(self.name, {k: _frozen(v) for k, v in measured.items()}))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple((str(k), float(v)) for k, v in value.items()) if isinstance(value, Mapping) else value
+
+
+def _checked(name: str, data: dict[str, Any]) -> dict[str, Any]:
+    known = {f.name for f in fields(Machine)}
+    if unknown := sorted(set(data) - known):
+        raise MachineError(f"machine {name}: unknown fields {unknown} (known: {sorted(known)})")
+    return data
+
+
+def machine_names() -> list[str]:
+    """The machines that ship with Eintune."""
+    folder = resources.files(__package__).joinpath("machines")
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+@cache
+def load_machine(name: str) -> Machine:
+    """The machine described in `machines/<name>.toml`. Raises MachineError listing the valid names."""
+    return parse_machine(name, _read(name))
+
+
+def _read(name: str) -> dict[str, Any]:
+    if name not in (valid := machine_names()):
+        raise MachineError(f"machine must be one of {', '.join(valid)}, but got {name!r}")
+    return tomllib.loads(resources.files(__package__).joinpath("machines", f"{name}.toml").read_text("utf-8"))
+
+
+def parse_machine(name: str, data: Mapping[str, Any]) -> Machine:
+    """A machine from TOML data: top-level fields, then `[datasheet]`, then `[measured]` over it."""
+    merged: dict[str, Any] = {k: v for k, v in data.items() if k not in ("datasheet", "measured", "devices")}
+    for table in ("datasheet", "measured"):
+        for key, value in data.get(table, {}).items():
+            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
+    try:
+        return Machine(name=name, **_checked(name, {k: _frozen(v) for k, v in merged.items()}))
+    except TypeError as error:
+        raise MachineError(f"machine {name}: {error}".replace("Machine.__init__() ", "")) from None
+
+
+def machine_for_device(title: str) -> str | None:
+    """The shipped machine whose `devices` prefixes fit a driver's device name best, or None."""
+    found = [
+        (len(prefix), name)
+        for name in machine_names()
+        for prefix in _read(name).get("devices", ())
+        if title.startswith(prefix)
+    ]
+    return max(found)[1] if found else None
+
+
+def detect_machine(device: str = "auto") -> Machine:
+    """The machine that `device` ("auto", "cpu", "cuda", "cuda:1") names, with its probed ceilings.
+
+    A CUDA device is matched by name to a shipped description, else built from its properties; a CPU is the
+    template `cpu` overridden by the probe. Raises MachineError where there is no such device.
+    """
+    from . import probe
+
+    if device == "auto":
+        device = "cuda" if probe.cuda_is_available() else "cpu"
+    if device == "cpu":
+        return load_machine("cpu").with_measured(probe.probe_cpu())
+    if device.split(":")[0] == "cuda" and probe.cuda_is_available():
+        return probe.cuda_machine(device)
+    raise MachineError(f"device must be auto, cpu or cuda (with a CUDA GPU present), but got {device!r}")

@@ -1,0 +1,244 @@
+"""What this very machine can do, measured in a second or two and remembered.
+
+`probe_cpu` returns fields of `Machine` that override the template `cpu`; `probe_cuda` those that override a GPU's
+datasheet. Both are kept as JSON in the cache directory, keyed by the device's name, cores and PyTorch's version,
+so that a program measures once. A cache that cannot be read or written costs a measurement, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .directories import cache_directory
+from .machine import Machine, load_machine, machine_for_device, parse_machine
+
+PROBE_VERSION = 1
+CACHED_ELEMENTS = 1 << 16
+"""fp32 elements of a tile that fits any last-level cache with its operands (256 KiB each)."""
+STREAMED_ELEMENTS = 1 << 24
+"""fp32 elements of an array that fits none (64 MiB)."""
+
+
+def cuda_is_available() -> bool:
+    """Whether PyTorch sees a CUDA GPU."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def probe_cpu(*, fresh: bool = False) -> dict[str, Any]:
+    """This CPU's ceilings as fields of `Machine`: under two seconds, then from the cache. `fresh` measures again."""
+    import torch
+
+    key = f"cpu-{_cpu_title()}-{torch.get_num_threads()}-torch{torch.__version__}"
+    return _remembered(key, _measure_cpu, fresh)
+
+
+def probe_cuda(device: str = "cuda", *, fresh: bool = False) -> dict[str, Any]:
+    """This GPU's ceilings: copy bandwidth, bf16 and fp16 matrix rates, launch latency. Needs PyTorch with CUDA."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.device(device))
+    key = f"gpu-{properties.name}-{properties.multi_processor_count}-torch{torch.__version__}"
+    return _remembered(key, lambda: _measure_cuda(device), fresh)
+
+
+def cuda_machine(device: str = "cuda") -> Machine:
+    """The machine behind a CUDA device: a shipped description by name, else one from its properties; then probed."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.device(device))
+    name = machine_for_device(properties.name)
+    machine = load_machine(name) if name else _unknown_gpu(properties)
+    sms = int(properties.multi_processor_count)
+    if sms != machine.sms:  # a smaller variant or a slice of the same chip
+        share = sms / machine.sms
+        rates = tuple((d, r * share) for d, r in machine.tensor_flops)
+        machine = replace(machine, sms=sms, tensor_flops=rates, fma_flops=machine.fma_flops * share)
+    return machine.with_measured(_with_rates(machine, probe_cuda(device)))
+
+
+# ---- remembering
+
+
+def _remembered(key: str, measure: Callable[[], dict[str, Any]], fresh: bool) -> dict[str, Any]:
+    path = cache_directory() / "machines" / f"{_file_name(key)}.json"
+    if not fresh and (known := _load(path, key)) is not None:
+        return known
+    measured = measure()
+    _store(path, {"version": PROBE_VERSION, "key": key, "measured": measured})
+    return measured
+
+
+def _file_name(key: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-+" else "_" for c in key)[:150]
+
+
+def _load(path: Path, key: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if record["version"] != PROBE_VERSION or record["key"] != key:
+            return None
+        measured = record["measured"]
+        load_machine("cpu").with_measured(measured)  # only fields of Machine, or it is not ours
+        return dict(measured)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _store(path: Path, record: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(record, file, indent=1)
+        os.replace(temporary, path)
+    except OSError:
+        return  # a read-only or full disk: measured again next time
+
+
+# ---- CPU
+
+
+def _cpu_title() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def _best(run: Callable[[], object], seconds: float, least: int = 3) -> float:
+    """Least seconds of one call, over at least `least` calls and about `seconds` in all."""
+    run()
+    best, calls, start = float("inf"), 0, time.perf_counter()
+    while calls < least or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - before)
+        calls += 1
+    return best
+
+
+def _measure_cpu() -> dict[str, Any]:
+    import torch
+
+    with torch.inference_mode():
+        matrix = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
+        rates = {name: _matrix_rate(dtype, 512 if name == "fp32" else 192) for name, dtype in matrix.items()}
+        tile = torch.rand(CACHED_ELEMENTS)
+        other, out = torch.rand_like(tile), torch.empty_like(tile)
+        array = torch.rand(STREAMED_ELEMENTS)
+        copy = torch.empty_like(array)
+        tiny = torch.rand(8)
+        overhead = _best(lambda: torch.add(tiny, tiny, out=tiny), 0.05)
+        add = _best(lambda: torch.add(tile, other, out=out), 0.1) - overhead
+        exp = _best(lambda: torch.exp(tile, out=out), 0.1) - overhead
+        stream = _best(lambda: copy.copy_(array), 0.2)
+    clock = load_machine("cpu").clock_hz
+    return {
+        "title": _cpu_title(),
+        "cores": torch.get_num_threads(),
+        "tensor_flops": rates,
+        "fma_flops": rates["fp32"],
+        "hbm_bytes_per_second": 2 * 4 * STREAMED_ELEMENTS / stream,
+        "l2_bytes_per_second": 3 * 4 * CACHED_ELEMENTS / max(add, 1e-7),
+        # the exp's own reading and writing is priced as bytes: what is left is the special function
+        "special_per_clock": CACHED_ELEMENTS / max(exp - add * 2 / 3, exp / 4, 1e-7) / clock,
+        "operator_seconds": overhead,
+    }
+
+
+def _matrix_rate(dtype: Any, n: int) -> float:
+    import torch
+
+    a = torch.rand(n, n).to(dtype)
+    out = torch.empty_like(a)
+    return 2 * n**3 / _best(lambda: torch.matmul(a, a, out=out), 0.1)
+
+
+# ---- GPU
+
+
+def _unknown_gpu(properties: Any) -> Machine:
+    """A GPU that no description fits, from what its driver says, with Ampere's ratios where it says nothing."""
+    data = {
+        "title": properties.name,
+        "kind": "gpu",
+        "architecture": f"sm_{properties.major}{properties.minor}",
+        "sms": properties.multi_processor_count,
+        "cores": 0,
+        "clock_hz": float(getattr(properties, "clock_rate", 1.4e6)) * 1e3,
+        "warp_size": getattr(properties, "warp_size", 32),
+        "group_warps": 1,
+        "shared_bytes_per_program": getattr(properties, "shared_memory_per_block_optin", 101376),
+        "shared_bytes_per_sm": getattr(properties, "shared_memory_per_multiprocessor", 102400),
+        "shared_bytes_reserved": 1024,
+        "registers_per_sm": getattr(properties, "regs_per_multiprocessor", 65536),
+        "registers_per_thread": 255,
+        "warps_per_sm": properties.max_threads_per_multi_processor // getattr(properties, "warp_size", 32),
+        "programs_per_sm": 16,
+        "l2_bytes": properties.L2_cache_size,
+        "matrix_rows": 16,
+        "narrow_matrix_fraction": 1.0,
+        "special_per_clock": 16,
+        "shared_bytes_per_clock": 128,
+        "hbm_bytes_per_second": 1e12,
+        "l2_bytes_per_second": 4e12,
+        "launch_seconds": 4e-6,
+    }
+    lanes = 128 * 2 * float(data["sms"]) * float(data["clock_hz"])
+    rates = {"bf16": 8 * lanes, "fp16": 8 * lanes, "tf32": 4 * lanes, "fp32": lanes, "fp64": lanes / 2}
+    return parse_machine("gpu", {**data, "fma_flops": lanes, "tensor_flops": rates})
+
+
+def _measure_cuda(device: str) -> dict[str, Any]:
+    import torch
+
+    with torch.inference_mode(), torch.cuda.device(device):
+        array = torch.empty(1 << 28, dtype=torch.float32, device=device)
+        copy = torch.empty_like(array)
+        stream = _cuda_seconds(lambda: copy.copy_(array))
+        n = 4096
+        rates = {}
+        for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+            a = torch.randn(n, n, device=device, dtype=dtype)
+            rates[name] = 2 * n**3 / _cuda_seconds(lambda a=a: torch.matmul(a, a))  # type: ignore[misc]
+        tiny = torch.zeros(1, device=device)
+        launch = _cuda_seconds(lambda: tiny.add_(1), 50)
+    return {
+        "hbm_bytes_per_second": 2 * 4 * (1 << 28) / stream,
+        "launch_seconds": launch,
+        "tensor_flops": rates,
+    }
+
+
+def _cuda_seconds(run: Callable[[], object], repeats: int = 10) -> float:
+    """Median seconds of one call between two events, after three warm-ups."""
+    import torch
+
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()  # type: ignore[no-untyped-call]
+        run()
+        end.record()  # type: ignore[no-untyped-call]
+        end.synchronize()  # type: ignore[no-untyped-call]
+        times.append(start.elapsed_time(end) * 1e-3)
+    return sorted(times)[len(times) // 2]
+
+
+def _with_rates(machine: Machine, measured: dict[str, Any]) -> dict[str, Any]:
+    """A probe measures some dtypes' matrix rates; the others keep the machine's own."""
+    rates = {**dict(machine.tensor_flops), **measured.get("tensor_flops", {})}
+    return {**measured, "tensor_flops": rates}
