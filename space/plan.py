@@ -15,6 +15,10 @@ from typing import Literal, TypeAlias
 from .expr import Predicate, Rank, Tensor
 
 
+class IllegalPlan(ValueError):
+    """A cascade that this schedule cannot lay out; the message names the rule and the value."""
+
+
 @dataclass(frozen=True)
 class Role:
     """What a schedule does with one rank.

@@ -1,0 +1,107 @@
+"""Where a value lives: which tile axes it has and which loops it varies with, from the roles of its ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .expr import Access, Expr, Fold, Iota, Predicate, Rank, Reduce, Term, Where, children, topological
+from .plan import IllegalPlan, Role
+from .views import Halves
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Tile axes and loops of a value. A tile reduction drops the axis and keeps the loop, so these are two sets."""
+
+    axes: frozenset[Rank] = frozenset()
+    loops: frozenset[Rank] = frozenset()
+
+    def __or__(self, other: Shape) -> Shape:
+        return Shape(self.axes | other.axes, self.loops | other.loops)
+
+    def __sub__(self, other: Shape) -> Shape:
+        return Shape(self.axes - other.axes, self.loops - other.loops)
+
+    def meets(self, other: Shape) -> bool:
+        return bool(self.axes & other.axes or self.loops & other.loops)
+
+
+class Layout:
+    """Roles, sizes and splits of one plan, and the shape of every expression under them."""
+
+    def __init__(
+        self, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int], halves: Halves, order: tuple[Rank, ...]
+    ) -> None:
+        self.roles, self.sizes, self.order = dict(roles), dict(sizes), order
+        self._reduced = {r: _shape_of_role(r, role) for r, role in roles.items()}
+        for rank, (outer, inner) in halves.items():
+            self._reduced[outer] = Shape(loops=self._reduced[rank].loops)
+            self._reduced[inner] = Shape(axes=self._reduced[rank].axes)
+        self._shapes: dict[Expr, Shape] = {}
+
+    def of_rank(self, rank: Rank) -> Shape:
+        """What a value that is indexed by `rank` varies with, and what a reduction over `rank` takes away."""
+        return self._reduced[rank]
+
+    def of_ranks(self, ranks: Iterable[Rank]) -> Shape:
+        shape = Shape()
+        for r in ranks:
+            shape |= self.of_rank(r)
+        return shape
+
+    def shape(self, x: Expr) -> Shape:
+        for node in topological([x], stop=self._shapes):
+            self._shapes[node] = self._shape(node)
+        return self._shapes[x]
+
+    def _shape(self, x: Expr) -> Shape:
+        below = Shape()
+        for a in children(x):
+            below |= self._shapes[a]
+        match x:
+            case Access():
+                return self.of_ranks(x.index)
+            case Iota():
+                return self.of_rank(x.rank)
+            case Where():
+                return below | self.of_ranks(x.predicate.ranks)
+            case Reduce() | Fold():
+                return below - self.of_rank(x.rank)
+            case _:
+                return below
+
+    def loop_of(self, rank: Rank) -> Rank | None:
+        """The loop that a reduction over `rank` runs in, if it needs one."""
+        return next(iter(self.of_rank(rank).loops), None)
+
+    def axis_of(self, rank: Rank) -> Rank | None:
+        """The tile axis that a reduction over `rank` reduces, if there is one."""
+        return next(iter(self.of_rank(rank).axes), None)
+
+    def ordered(self, ranks: Iterable[Rank]) -> tuple[Rank, ...]:
+        chosen = set(ranks)
+        return tuple(r for r in self.order if r in chosen)
+
+    def tail(self, axis: Rank | None) -> Predicate | None:
+        """The filter that keeps the valid lanes of a tile, or None where every tile is full."""
+        if axis is None:
+            return None
+        tile = self.roles[axis].tile
+        assert tile is not None
+        return None if self.sizes[axis] % tile == 0 else tail_predicate(axis, self.sizes[axis])
+
+    def is_tail(self, p: Predicate) -> bool:
+        return any(p == tail_predicate(r, n) for r, n in self.sizes.items())
+
+
+def tail_predicate(rank: Rank, size: int) -> Predicate:
+    """`rank <= size - 1`."""
+    return Predicate((Term(rank, -1),), (), size - 1)
+
+
+def _shape_of_role(rank: Rank, role: Role) -> Shape:
+    if role.outer is None and role.tile is None:
+        raise IllegalPlan(f"rank {rank}: a role is an outer iteration, a tile or both, but got neither")
+    one = frozenset((rank,))
+    return Shape(one if role.tile else frozenset(), one if role.outer == "loop" else frozenset())
