@@ -47,7 +47,7 @@ class BoundText:
             case First():
                 return 0, self._greatest_first(b.rank)
             case Last():
-                return 0, self.plan.sizes[b.rank] - 1
+                return self._least_last(b.rank), self.plan.sizes[b.rank] - 1
             case Sum():
                 ends = [sorted(c * x for x in self.span(t)) for c, t in b.terms]
                 return sum(low for low, _ in ends), sum(high for _, high in ends)
@@ -72,11 +72,17 @@ class BoundText:
             return max(size - 1, 0)
         return (size - 1) // role.tile * role.tile if role.outer else 0
 
+    def _least_last(self, rank: Rank) -> int:
+        if rank in self.plan.splits:
+            return 0
+        role, end = self.plan.roles[rank], self.plan.sizes[rank] - 1
+        return min((role.tile or 1) - 1, end) if role.outer else end
+
     def text(self, b: Bound) -> str:
         """A bound as an expression; a number where it can only be that number."""
-        low, high = self.span(b)
-        if low == high:
-            return str(low)
+        return self._text(self.simple(b))
+
+    def _text(self, b: Bound) -> str:
         match b:
             case Lit():
                 return str(b.value)
@@ -87,20 +93,98 @@ class BoundText:
             case Sum():
                 return self._sum(b)
             case Least():
-                cap = min(self.span(a)[1] for a in b.args)
-                return self._join([a for a in b.args if self.span(a)[0] < cap or _is(self.span(a), cap)], self.least)
+                return self._join(b.args, self.least)
             case Greatest():
-                floor = max(self.span(a)[0] for a in b.args)
-                kept = [a for a in b.args if self.span(a)[1] > floor or _is(self.span(a), floor)]
-                return self._join(kept, self.greatest)
+                return self._join(b.args, self.greatest)
             case FloorTo():
-                if b.step == 1 or self._aligned(b.arg, b.step):
-                    return self._natural(b.arg)
-                return f"{parenthesised(self._natural(b.arg))} // {b.step} * {b.step}"
+                return f"{parenthesised(self._text(b.arg))} // {b.step} * {b.step}"
             case CeilTo():
-                if b.step == 1 or self._aligned(b.arg, b.step):
-                    return self._natural(b.arg)
-                return f"({shifted(self._natural(b.arg), b.step - 1)}) // {b.step} * {b.step}"
+                return f"({shifted(self._text(b.arg), b.step - 1)}) // {b.step} * {b.step}"
+            case _:
+                assert_never(b)
+
+    def simple(self, b: Bound) -> Bound:
+        """An equal bound without what is known when the code is printed; the argument of a rounding is >= 0."""
+        low, high = self.span(b)
+        if low == high:
+            return Lit(low)
+        match b:
+            case Lit() | First() | Last():
+                return self._exact(b)
+            case Sum():
+                return self._flat(b)
+            case Least():
+                kept = self._undominated([self.simple(a) for a in b.args], lambda x, y: x[1] <= y[0])
+                return kept[0] if len(kept) == 1 else Least(kept)
+            case Greatest():
+                kept = self._undominated([self.simple(a) for a in b.args], lambda x, y: x[0] >= y[1])
+                return kept[0] if len(kept) == 1 else Greatest(kept)
+            case FloorTo() | CeilTo():
+                return self._rounding(b)
+            case _:
+                assert_never(b)
+
+    def _exact(self, b: Lit | First | Last) -> Bound:
+        """The last index as first + tile - 1 where the rank's tiles fit exactly."""
+        if isinstance(b, Last) and b.rank not in self.plan.splits:
+            role = self.plan.roles[b.rank]
+            if role.tile and role.outer and self.plan.sizes[b.rank] % role.tile == 0:
+                return Sum(((1, First(b.rank)), (1, Lit(role.tile - 1))))
+        return b
+
+    def _flat(self, b: Sum) -> Bound:
+        """A sum of sums as one, its constants together at the end."""
+        const, terms = 0, dict[Bound, int]()
+        for c, t in b.terms:
+            t = self.simple(t)
+            for k, x in t.terms if isinstance(t, Sum) else ((1, t),):
+                if isinstance(x, Lit):
+                    const += c * k * x.value
+                else:
+                    terms[x] = terms.get(x, 0) + c * k
+        rest = [(c, t) for t, c in terms.items() if c]
+        if not const and len(rest) == 1 and rest[0][0] == 1:
+            return rest[0][1]
+        return Sum((*rest, *([(1, Lit(const))] if const else [])))
+
+    def _undominated(
+        self, args: Sequence[Bound], decides: Callable[[tuple[int, int], tuple[int, int]], bool]
+    ) -> tuple[Bound, ...]:
+        """Without the arguments that another one always beats."""
+        kept: list[Bound] = []
+        for a in dict.fromkeys(args):
+            if not any(decides(self.span(k), self.span(a)) for k in kept):
+                kept = [k for k in kept if not decides(self.span(a), self.span(k))] + [a]
+        return tuple(kept)
+
+    def _rounding(self, b: FloorTo | CeilTo) -> Bound:
+        """A rounding, gone where its argument is a multiple already; a constant beside a multiple rounds alone."""
+        arg = self.simple(b.arg)
+        terms = arg.terms if isinstance(arg, Sum) else ((1, arg),)
+        rest = tuple((c, t) for c, t in terms if not isinstance(t, Lit))
+        if self._aligned(Sum(rest), b.step):
+            const = sum(c * t.value for c, t in terms if isinstance(t, Lit))
+            up = b.step - 1 if isinstance(b, CeilTo) else 0
+            arg = self._flat(Sum((*rest, (1, Lit((const + up) // b.step * b.step)))))
+        natural = arg if self.span(arg)[0] >= 0 else Greatest((arg, Lit(0)))
+        return natural if self._aligned(natural, b.step) else type(b)(natural, b.step)
+
+    def _aligned(self, b: Bound, step: int) -> bool:
+        """Whether a bound is a multiple of `step` by its form."""
+        match b:
+            case Lit():
+                return b.value % step == 0
+            case First():
+                tile = None if b.rank in self.plan.splits else self.plan.roles[b.rank].tile
+                return step == 1 or (tile is not None and tile % step == 0)
+            case Last():
+                return step == 1
+            case Sum():
+                return all(c % step == 0 or self._aligned(t, step) for c, t in b.terms)
+            case Least() | Greatest():
+                return all(self._aligned(a, step) for a in b.args)
+            case FloorTo() | CeilTo():
+                return b.step % step == 0
             case _:
                 assert_never(b)
 
@@ -129,70 +213,28 @@ class BoundText:
         end = f"{self.start[rank]} + {role.tile - 1}"
         return end if size % role.tile == 0 else self.least(end, str(size - 1))
 
-    def _aligned(self, b: Bound, step: int) -> bool:
-        """Whether a bound is a multiple of `step` by its form."""
-        match b:
-            case Lit():
-                return b.value % step == 0
-            case First():
-                tile = None if b.rank in self.plan.splits else self.plan.roles[b.rank].tile
-                return tile is not None and tile % step == 0
-            case Last():
-                return False
-            case Sum():
-                return all(c % step == 0 or self._aligned(t, step) for c, t in b.terms) or self._aligned_end(b, step)
-            case Least() | Greatest():
-                return all(self._aligned(a, step) for a in b.args)
-            case FloorTo() | CeilTo():
-                return b.step % step == 0
-            case _:
-                assert_never(b)
-
-    def _aligned_end(self, b: Sum, step: int) -> bool:
-        """`Last(r) + 1` where the tiles of r fit exactly: one past a tile, so the first index of the next."""
-        const = sum(c * t.value for c, t in b.terms if isinstance(t, Lit))
-        rest = [(c, t) for c, t in b.terms if not isinstance(t, Lit)]
-        if const != 1 or len(rest) != 1 or rest[0][0] != 1 or not isinstance(rest[0][1], Last):
-            return False
-        rank = rest[0][1].rank
-        if rank in self.plan.splits:
-            return False
-        tile = self.plan.roles[rank].tile
-        return tile is not None and self.plan.sizes[rank] % tile == 0 and tile % step == 0
-
     def _sum(self, b: Sum) -> str:
-        const, text = 0, ""
+        text = ""
         for c, t in b.terms:
-            low, high = self.span(t)
-            if low == high or c == 0:
-                const += c * low
+            if isinstance(t, Lit):
+                text = shifted(text, c * t.value)
                 continue
-            term = self.text(t) if c == 1 else parenthesised(self.text(t))
+            term = self._text(t) if c == 1 else parenthesised(self._text(t))
             term = term if abs(c) == 1 else f"{abs(c)} * {term}"
             text = f"{text} {'+' if c > 0 else '-'} {term}" if text else (term if c > 0 else f"-{term}")
-        return shifted(text, const)
+        return text
 
     def _join(self, args: Sequence[Bound], join: Join) -> str:
-        texts = list(dict.fromkeys(self.text(a) for a in args))
-        texts.sort(key=_is_number)
+        texts = sorted((self._text(a) for a in args), key=_is_number)
         result = texts[0]
         for t in texts[1:]:
             result = join(result, t)
         return result
 
-    def _natural(self, arg: Bound) -> str:
-        """max(arg, 0): integer division of a negative number truncates in some targets."""
-        text = self.text(arg)
-        return self.greatest(text, "0") if self.span(arg)[0] < 0 else text
-
 
 def _rounded(b: FloorTo | CeilTo, x: int) -> int:
     x = max(x, 0)
     return x // b.step * b.step if isinstance(b, FloorTo) else -(-x // b.step) * b.step
-
-
-def _is(span: tuple[int, int], x: int) -> bool:
-    return span == (x, x)
 
 
 def _is_number(text: str) -> bool:

@@ -52,8 +52,8 @@ class Scope:
     depth: int
     head: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
-    named: dict[str, str] = field(default_factory=dict)
-    """Text of an expression -> the name that holds it in this scope."""
+    named: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(Wanted name, text) of an expression -> the name that holds it in this scope."""
 
 
 def literal(x: float) -> str:
@@ -81,15 +81,15 @@ class Printer(ABC):
         self.schedule = schedule
         self.names = Names(self.reserved)
         self.tensor = {n: self.names.fresh(n) for n in (*plan.inputs, *plan.outputs)}
-        self.scalar = {r: self.names.fresh(r) for r in plan.order}
-        self.start = {r: self.names.fresh(f"{r}_first") for r in plan.order}
+        self.scalar = {r: self._rank_name(r, r) for r in plan.order if not self.tiled(r)}
+        self.start = {r: self._rank_name(r, f"{r}_first") for r in plan.order if self.tiled(r)}
         self.shapes = _shapes(plan)
         self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest)
-        self.text: dict[Value, str] = {}
-        """What a use of a value prints: its name, or what it is an alias of."""
         self.known: frozenset[Affine] = self.always()
         self.scopes: list[Scope] = [Scope(None, 1)]
-        self._inline = _inline_constants(plan)
+        self._defined: dict[tuple[str, str], str] = {}
+        self._text = self._value_names()
+        """What a use of a value prints: its name, a number, or what it is an alias of."""
 
     # ---- the target language
 
@@ -160,22 +160,30 @@ class Printer(ABC):
         """One line at the current nesting."""
         self.scopes[-1].body.append(INDENT * self.scopes[-1].depth + line)
 
+    def prologue(self, line: str) -> None:
+        """One line at the top of the program, before what is defined on demand there."""
+        self.scopes[0].head.append(INDENT + line)
+
     def define(self, name: str, text: str, home: Rank | None) -> str:
         """Name an expression once, at the top of the loop over `home` (None, or no such loop: the program)."""
         scope = next((s for s in reversed(self.scopes) if s.rank == home), self.scopes[0])
-        if text not in scope.named:
-            scope.named[text] = self.names.fresh(name)
-            scope.head.append(f"{INDENT * scope.depth}{scope.named[text]} = {text}")
-        return scope.named[text]
+        key = name, text
+        if key not in self._defined:
+            self._defined[key] = self.names.fresh(name)
+        if key not in scope.named:
+            scope.named[key] = self._defined[key]
+            scope.head.append(f"{INDENT * scope.depth}{self._defined[key]} = {text}")
+        return self._defined[key]
 
     def here(self, name: str, text: str) -> str:
         """Name an expression at this point, unless an enclosing scope has named it already. Atoms stay."""
         if text.isidentifier() or text.isdigit():
             return text
+        key = "", text
         for scope in reversed(self.scopes):
-            if text in scope.named:
-                return scope.named[text]
-        given = self.scopes[-1].named[text] = self.names.fresh(name)
+            if key in scope.named:
+                return scope.named[key]
+        given = self.scopes[-1].named[key] = self.names.fresh(name)
         self.write(f"{given} = {text}")
         return given
 
@@ -185,10 +193,27 @@ class Printer(ABC):
         return [*root.head, *root.body]
 
     def name(self, v: Value) -> str:
-        """The name of a value, given out at its first use."""
-        if v not in self.text:
-            self.text[v] = self.names.fresh(v.name)
-        return self.text[v]
+        """A value as an atom, over its own axes."""
+        return self._text[v]
+
+    def _value_names(self) -> dict[Value, str]:
+        names: dict[Value, str] = {}
+        numbers = _inline_constants(self.plan)
+        for item in items(self.plan.root):
+            for v in (c.value for c in item.carries) if isinstance(item, Loop) else (item,):
+                if v in numbers:
+                    names[v] = literal(_number(v))
+                elif v.op != "store":
+                    names[v] = self.names.fresh(v.name)
+        return names
+
+    def _rank_name(self, rank: Rank, wanted: str) -> str:
+        """The variable of a rank's index or first index; "0" where the rank has one tile only."""
+        if rank in self.plan.splits:
+            return "0"
+        role = self.plan.roles[rank]
+        whole = role.outer is None or self.plan.sizes[rank] <= (role.tile or 1)
+        return "0" if whole and role.outer != "loop" else self.names.fresh(wanted)
 
     def use(self, v: Value, axes: tuple[Rank, ...]) -> str:
         """A value as an operand over `axes`: missing axes are broadcast."""
@@ -204,16 +229,15 @@ class Printer(ABC):
     # ---- ranks
 
     def tiled(self, rank: Rank) -> bool:
-        """Whether the rank (or the inner part of a split rank) is a tile axis."""
-        inner = self.plan.splits[rank][1] if rank in self.plan.splits else rank
-        return self.plan.roles[inner].tile is not None
+        """Whether the rank is a tile axis; a split rank is none, its inner part may be."""
+        return rank not in self.plan.splits and self.plan.roles[rank].tile is not None
 
     def at(self, rank: Rank, axes: tuple[Rank, ...]) -> str:
         """The indices of a rank as an operand over `axes` (a scalar where it has no tile); an atom or a sum."""
         if rank in self.plan.splits:
             outer, inner = self.plan.splits[rank]
             return f"{self.at(outer, axes)} * {self.plan.sizes[inner]} + {self.at(inner, axes)}"
-        if self.plan.roles[rank].tile is None:
+        if not self.tiled(rank):
             return self.scalar[rank]
         return self.index(rank) + self.broadcast((rank,), axes)
 
@@ -227,6 +251,8 @@ class Printer(ABC):
         for r, c in terms:
             text = self.at(r, axes)
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {parenthesised(text)}")
+        if not left and len(right) == 1 and const > 0:
+            return f"{right[0]} < {const + 1}"
         if const:
             (left if const > 0 else right).append(str(abs(const)))
         return f"{' + '.join(left) or '0'} >= {' + '.join(right) or '0'}"
@@ -257,7 +283,7 @@ class Printer(ABC):
                 self._segment(loop, segment, self.header(loop, low, high))
 
     def _segment(self, loop: Loop, segment: Segment, header: str) -> None:
-        saved, text = self.known, dict(self.text)
+        saved, text = self.known, dict(self._text)
         self.known = saved | {affine(p, self.plan.sizes) for p in segment.known}
         outer = self.scopes[-1]
         self.scopes.append(Scope(loop.rank, outer.depth + 1))
@@ -267,19 +293,18 @@ class Printer(ABC):
             self.write(f"{targets} = {', '.join(self.name(c.next) for c in loop.carries)}")
         inner = self.scopes.pop()
         outer.body += [INDENT * outer.depth + header, *inner.head, *inner.body]
-        self.known, self.text = saved, text
+        self.known, self._text = saved, text
 
     def value(self, v: Value) -> None:
         """Print one value; a filter that is known to hold prints nothing."""
         if v.op == "store":
             self.write(self.store(v))
-        elif v in self._inline:
-            self.text[v] = literal(_number(v))
+        elif v.op == "const" and self.name(v) == literal(_number(v)):
+            pass
         elif v.op == "where" and self.holds(_filter(v)[0]) and v.args[0].axes == v.axes:
-            self.text[v] = self.name(v.args[0])
+            self._text[v] = self.name(v.args[0])
         else:
-            text = self.expression(v)
-            self.write(f"{self.name(v)} = {text}")
+            self.write(f"{self.name(v)} = {self.expression(v)}")
 
     def expression(self, v: Value) -> str:
         """The right-hand side of a value."""

@@ -119,8 +119,7 @@ class TritonPrinter(Printer):
         """The whole module."""
         self._program()
         self.block(self.plan.root)
-        parameters = [self.tensor[n] for n in self._strides]
-        parameters += [s for strides in self._strides.values() for s in strides]
+        parameters = [[self.tensor[n] for n in self._strides], *filter(None, self._strides.values())]
         body = self.finish()
         helpers = [f"{HELPERS[h]}\n" for h in sorted(self._helpers)]
         return "\n".join(
@@ -131,7 +130,9 @@ class TritonPrinter(Printer):
                 "\n",
                 *helpers,
                 "@triton.jit",
-                f"def kernel({', '.join(parameters)}):",
+                "def kernel(",
+                *(f"    {', '.join(line)}," for line in parameters),
+                "):",
                 *body,
                 "",
             ]
@@ -146,28 +147,28 @@ class TritonPrinter(Printer):
 
     def _program(self) -> None:
         """The indices of this program, from the program id."""
-        if not self.plan.grid:
+        if self.plan.programs() == 1:
             return
-        self.write("program = tl.program_id(0)")
+        self.prologue("program = tl.program_id(0)")
         slowest = next((r for r in reversed(self.plan.grid) if self.plan.roles[r].tile), None)
         below = 1
-        for i, r in enumerate(self.plan.grid):
-            tile, last = self.plan.roles[r].tile, i == len(self.plan.grid) - 1
+        for r in self.plan.grid:
+            tile = self.plan.roles[r].tile
             count = -(-self.plan.sizes[r] // (tile or 1))
+            last = below * count == self.plan.programs()
             text = f"program // {below}" if below > 1 else "program"
             text = text if last else f"{text} % {count}"
             below *= count
+            if count == 1:
+                continue
             if r == slowest and self.schedule.order == "reverse":
-                text = f"{count - 1} - {text}"
-                text = f"({text}) * {tile}"
-            elif tile:
-                text = f"({text}) * {tile}" if not text.isidentifier() else f"{text} * {tile}"
-            self.write(f"{self.start[r] if tile else self.scalar[r]} = {text}")
+                text = f"({count - 1} - {text})"
+            self.prologue(f"{self.start[r]} = {text} * {tile}" if tile else f"{self.scalar[r]} = {text}")
 
     # ---- indices and addresses
 
     def index(self, axis: Rank) -> str:
-        if not self.plan.roles[axis].outer:
+        if self.start[axis] == "0":
             return self._lanes(axis)
         return self.define(f"i_{axis}", f"{self.start[axis]} + {self._lanes(axis)}", self._home(axis))
 
@@ -185,11 +186,9 @@ class TritonPrinter(Printer):
         for rank, stride in zip(index, self._strides[tensor], strict=True):
             for part, factor in self._parts(rank):
                 step = stride if factor == 1 else f"{factor} * {stride}"
-                role = self.plan.roles[part]
-                if role.outer:
-                    wide = self._wide(part)
+                if (wide := self._wide(part)) != "0":
                     by_home.setdefault(self._home(part), []).append(f"{wide} * {step}")
-                if role.tile:
+                if self.tiled(part):
                     tile.append(f"{self._lanes(part)}{self.broadcast((part,), axes)} * {step}")
         name = self.tensor[tensor]
         base = name
@@ -208,8 +207,8 @@ class TritonPrinter(Printer):
         return [*((r, f * size) for r, f in self._parts(outer)), *self._parts(inner)]
 
     def _wide(self, rank: Rank) -> str:
-        name = self.start[rank] if self.plan.roles[rank].tile else self.scalar[rank]
-        return self.define(f"{name}_wide", f"tl.cast({name}, tl.int64)", self._home(rank))
+        name = self.start[rank] if self.tiled(rank) else self.scalar[rank]
+        return name if name == "0" else self.define(f"{name}_wide", f"tl.cast({name}, tl.int64)", self._home(rank))
 
     def _valid(self, index: tuple[Rank, ...], axes: tuple[Rank, ...]) -> str:
         """The mask of a tile's valid lanes; empty where all are."""
