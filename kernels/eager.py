@@ -1,0 +1,345 @@
+"""A cascade run by PyTorch, operator by operator, in one dtype: slow, and right by construction.
+
+In float64 it is the reference that kernels are checked against; in a kernel's own dtype it says how large an
+error the definition itself makes there; and it is what a program falls back to when nothing else runs.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, assert_never
+
+import torch
+from torch import Tensor
+
+from ..space.cascade import Cascade
+from ..space.expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Iota,
+    Map,
+    Param,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Split,
+    Unsplit,
+    Where,
+)
+
+DTYPES: dict[str, torch.dtype] = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int32": torch.int32,
+    "bool": torch.bool,
+}
+"""PyTorch's dtypes under the project's names."""
+
+Scalar: TypeAlias = float | bool
+Operand: TypeAlias = Tensor | Scalar
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tensor whose axes are `ranks`, or a number (no ranks)."""
+
+    data: Operand
+    ranks: tuple[Rank, ...] = ()
+
+
+def run_eager(
+    cascade: Cascade,
+    data: Mapping[str, Tensor],
+    sizes: Mapping[Rank, int],
+    params: Mapping[str, float],
+    dtype: torch.dtype,
+    index: Mapping[Rank, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Evaluate a cascade's outputs, every intermediate rounded to `dtype`.
+
+    data: one tensor per input, axes as the input is accessed, all on one device. index: for a rank that is
+    never reduced or split, the positions to evaluate (int64); other ranks are evaluated whole. Returns each
+    output in `dtype`, axes as it declares them. Raises KeyError for a missing tensor, size or parameter.
+    """
+    device = next(iter(data.values())).device if data else torch.device("cpu")
+    run = _Run(data, sizes, params, dtype, device, dict(index or {}))
+    return {name: run.output(root, cascade.outputs[name].ranks) for name, root in cascade.roots().items()}
+
+
+@dataclass
+class _Run:
+    data: Mapping[str, Tensor]
+    sizes: Mapping[Rank, int]
+    params: Mapping[str, float]
+    dtype: torch.dtype
+    device: torch.device
+    index: dict[Rank, Tensor]
+    done: dict[Expr, Tile] = field(default_factory=dict)
+
+    def output(self, root: Expr, ranks: tuple[Rank, ...]) -> Tensor:
+        tile = self(root)
+        shape = [self.length(r) for r in ranks]
+        return _aligned(tile, ranks, self.device).expand(shape).to(self.dtype).contiguous()
+
+    def __call__(self, x: Expr) -> Tile:
+        if x not in self.done:
+            self.done[x] = self.compute(x)
+        return self.done[x]
+
+    def compute(self, x: Expr) -> Tile:
+        match x:
+            case Access():
+                return self.read(x)
+            case Const():
+                return Tile(x.value)
+            case Param():
+                return Tile(float(self.params[x.name]))
+            case Size():
+                return Tile(float(self.sizes[x.rank]))
+            case Iota():
+                return Tile(self.number(self.positions(x.rank)), (x.rank,))
+            case Map():
+                return self.map(x.op, [self(a) for a in x.args])
+            case Reduce():
+                return self.reduce(x)
+            case Where():
+                return self.filter(x.predicate, self(x.arg), x.fill)
+            case Fold():
+                return self.fold(x)
+            case Split():
+                return self.split(x)
+            case Unsplit():
+                return self.unsplit(x)
+            case _:
+                assert_never(x)
+
+    def length(self, rank: Rank) -> int:
+        return len(self.index[rank]) if rank in self.index else self.sizes[rank]
+
+    def positions(self, rank: Rank) -> Tensor:
+        if rank not in self.index:
+            return torch.arange(self.sizes[rank], device=self.device)
+        return self.index[rank].to(self.device)
+
+    def number(self, t: Tensor) -> Tensor:
+        """Floats in the run's dtype; integers stay exact, as they do in a PyTorch program."""
+        exact = t.is_floating_point() or (self.dtype == torch.float64 and t.dtype != torch.bool)
+        return t.to(self.dtype) if exact else t
+
+    def read(self, x: Access) -> Tile:
+        t = self.data[x.tensor.name]
+        for axis, rank in enumerate(x.index):
+            if rank in self.index:
+                t = t.index_select(axis, self.index[rank].to(t.device))
+        return Tile(self.number(t), x.index)
+
+    def map(self, op: str, args: Sequence[Tile]) -> Tile:
+        ranks = _union(args)
+        if not ranks:
+            wide = [torch.tensor(a.data, dtype=None if isinstance(a.data, bool) else torch.float64) for a in args]
+            return Tile(TORCH[op](*wide).item())
+        value = TORCH[op](*(a.data if not a.ranks else _aligned(a, ranks, self.device) for a in args))
+        return Tile(self.number(value), ranks)
+
+    def reduce(self, x: Reduce) -> Tile:
+        if x.op == "add":
+            return self.contract(_factors(x.arg), x.rank)
+        tile = self(x.arg)
+        if x.rank not in tile.ranks:
+            return self.map("pow", [tile, Tile(float(self.sizes[x.rank]))]) if x.op == "mul" else tile
+        assert isinstance(tile.data, Tensor)
+        axis = tile.ranks.index(x.rank)
+        return Tile(REDUCE[x.op](tile.data, axis), _without(tile.ranks, x.rank))
+
+    def contract(self, factors: Sequence[Expr], rank: Rank, weight: Tile | None = None) -> Tile:
+        """sum over `rank` of the product: as one matrix product where two factors each add ranks of their own."""
+        tiles = [self(f) for f in factors] + ([weight] if weight else [])
+        inside = [t for t in tiles if rank in t.ranks]
+        outside = [t for t in tiles if rank not in t.ranks]
+        if not inside:
+            outside.append(Tile(float(self.sizes[rank])))
+        else:
+            outside.append(self.sum_of_product(inside, rank))
+        product = outside[-1]
+        for other in outside[:-1]:
+            product = self.map("mul", [product, other])
+        return product
+
+    def sum_of_product(self, tiles: list[Tile], rank: Rank) -> Tile:
+        total = tiles[0]
+        for other in tiles[1:-1]:
+            total = self.map("mul", [total, other])
+        last = tiles[-1]
+        if len(tiles) > 1 and set(total.ranks) - set(last.ranks) and set(last.ranks) - set(total.ranks):
+            return self.matmul(total, last, rank)
+        if len(tiles) > 1:
+            total = self.map("mul", [total, last])
+        assert isinstance(total.data, Tensor)
+        return Tile(self.number(total.data.sum(total.ranks.index(rank))), _without(total.ranks, rank))
+
+    def matmul(self, a: Tile, b: Tile, rank: Rank) -> Tile:
+        assert isinstance(a.data, Tensor) and isinstance(b.data, Tensor)
+        ranks = _without(_union([a, b]), rank)
+        letter = {r: chr(97 + i) for i, r in enumerate((*ranks, rank))}
+        spell = ["".join(letter[r] for r in names) for names in (a.ranks, b.ranks, ranks)]
+        left, right = a.data.to(self.dtype), b.data.to(self.dtype)
+        return Tile(torch.einsum(f"{spell[0]},{spell[1]}->{spell[2]}", left, right), ranks)
+
+    def fold(self, x: Fold) -> Tile:
+        score = self(x.ref)
+        if x.rank not in score.ranks:
+            score = Tile(_aligned(score, (*score.ranks, x.rank), self.device), (*score.ranks, x.rank))
+        match x.action:
+            case "scale":
+                top = self.reduce_tile("max", score, x.rank)
+                assert isinstance(top.data, Tensor)
+                safe = Tile(torch.where(torch.isneginf(top.data), 0.0, top.data), top.ranks)
+                weight = self.map("exp", [self.map("sub", [score, safe])])
+            case "translate":
+                count = Tile(float(self.sizes[x.rank]))
+                mean = self.map("div", [self.reduce_tile("add", score, x.rank), count])
+                centred = self.map("sub", [score, mean])
+                weight = self.map("mul", [centred, centred])
+            case action:
+                raise KeyError(f"fold action {action!r} has no eager meaning")
+        return self.contract(_factors(x.arg), x.rank, weight)
+
+    def reduce_tile(self, op: str, tile: Tile, rank: Rank) -> Tile:
+        assert isinstance(tile.data, Tensor)
+        data = tile.data.expand([self.length(r) for r in tile.ranks])
+        return Tile(self.number(REDUCE[op](data, tile.ranks.index(rank))), _without(tile.ranks, rank))
+
+    def filter(self, p: Predicate, tile: Tile, fill: float) -> Tile:
+        total = Tile(p.const + sum(c * self.sizes[r] for r, c in p.sizes))
+        for t in p.terms:
+            step = t.coef * (self.sizes[t.stride] if t.stride else 1)
+            ranks = _union([total, Tile(0.0, (t.rank,))])
+            term = _aligned(Tile(step * self.positions(t.rank), (t.rank,)), ranks, self.device)
+            total = Tile(_aligned(total, ranks, self.device) + term, ranks)
+        ranks = _union([tile, total])
+        holds = _aligned(total, ranks, self.device) >= 0
+        return Tile(self.number(torch.where(holds, _aligned(tile, ranks, self.device), fill)), ranks)
+
+    def split(self, x: Split) -> Tile:
+        tile = self(x.arg)
+        if x.rank not in tile.ranks:
+            return tile
+        assert isinstance(tile.data, Tensor)
+        axis = tile.ranks.index(x.rank)
+        ranks = (*tile.ranks[:axis], x.outer, x.inner, *tile.ranks[axis + 1 :])
+        shape = [self.sizes[x.outer], self.sizes[x.inner]]
+        return Tile(torch.unflatten(tile.data, axis, shape), ranks)
+
+    def unsplit(self, x: Unsplit) -> Tile:
+        tile = self(x.arg)
+        rest = tuple(r for r in tile.ranks if r not in (x.outer, x.inner))
+        if rest == tile.ranks:
+            return tile
+        ranks = (*rest, x.outer, x.inner)
+        whole = _aligned(tile, ranks, self.device).expand([self.length(r) for r in ranks])
+        return Tile(whole.flatten(-2), (*rest, x.rank))
+
+
+def _factors(x: Expr) -> list[Expr]:
+    """The factors of a product, flattened."""
+    if isinstance(x, Map) and x.op == "mul":
+        return [f for a in x.args for f in _factors(a)]
+    return [x]
+
+
+def _union(tiles: Sequence[Tile]) -> tuple[Rank, ...]:
+    return tuple(dict.fromkeys(r for t in tiles for r in t.ranks))
+
+
+def _without(ranks: tuple[Rank, ...], rank: Rank) -> tuple[Rank, ...]:
+    return tuple(r for r in ranks if r != rank)
+
+
+def _aligned(tile: Tile, ranks: tuple[Rank, ...], device: torch.device) -> Tensor:
+    """The tile with one axis for each of `ranks`, of length 1 where it does not vary."""
+    if not isinstance(tile.data, Tensor):
+        kind = torch.bool if isinstance(tile.data, bool) else torch.int64 if isinstance(tile.data, int) else None
+        return torch.full([1] * len(ranks), tile.data, device=device, dtype=kind or torch.float64)
+    data = tile.data.permute([tile.ranks.index(r) for r in ranks if r in tile.ranks])
+    for axis, r in enumerate(ranks):
+        if r not in tile.ranks:
+            data = data.unsqueeze(axis)
+    return data
+
+
+# ---- what each operator means in PyTorch; a number stays a Python number, as in `x * 0.5`
+
+
+def _subtract(a: Any, b: Any) -> Any:
+    # (-inf) - (-inf) = -inf: nothing relative to the maximum of nothing
+    if isinstance(b, Tensor) and bool(torch.isneginf(b).any()):
+        return torch.where(torch.isneginf(b) & _equal(a, b), -math.inf, a - b)
+    return a - b
+
+
+def _divide(a: Any, b: Any) -> Any:
+    if isinstance(b, Tensor) and bool((b == 0).any()):
+        return torch.where((b == 0) & _equal(a, b), 0.0, a / b)
+    return a / b
+
+
+def _equal(a: Any, b: Any) -> Any:
+    return a == b
+
+
+def _tensor_form(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """For functions that take no Python numbers beside tensors."""
+
+    def call(*args: Any) -> Tensor:
+        like = next(a for a in args if isinstance(a, Tensor))
+        return f(*(a if isinstance(a, Tensor) else torch.full_like(like, a) for a in args))
+
+    return call
+
+
+TORCH: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": _subtract,
+    "mul": operator.mul,
+    "div": _divide,
+    "max": _tensor_form(torch.maximum),
+    "min": _tensor_form(torch.minimum),
+    "pow": operator.pow,
+    "neg": operator.neg,
+    "abs": torch.abs,
+    "exp": torch.exp,
+    "log": torch.log,
+    "exp2": torch.exp2,
+    "log2": torch.log2,
+    "sqrt": torch.sqrt,
+    "recip": torch.reciprocal,
+    "tanh": torch.tanh,
+    "erf": torch.erf,
+    "sigmoid": torch.sigmoid,
+    "silu": torch.nn.functional.silu,
+    "floor": torch.floor,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": torch.logical_not,
+    "select": torch.where,
+}
+REDUCE: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "add": lambda t, axis: t.sum(axis),
+    "max": lambda t, axis: t.amax(axis),
+    "min": lambda t, axis: t.amin(axis),
+    "mul": lambda t, axis: t.prod(axis),
+}

@@ -1,0 +1,47 @@
+"""Random inputs for a problem: the same numbers from the same seed, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..kernels.eager import DTYPES
+from ..space.cascade import Cascade
+from ..space.expr import Access, topological
+from ..space.schedule import Problem
+
+INTEGERS = 4
+"""Integer inputs (identifiers, positions) are drawn from 0 to INTEGERS - 1, sorted along their last axis."""
+
+
+def input_shapes(cascade: Cascade, problem: Problem) -> dict[str, tuple[int, ...]]:
+    """The shape of every input in elements, by the ranks that index it."""
+    return {
+        x.tensor.name: tuple(problem.sizes[r] for r in x.index)
+        for x in topological(e.expr for e in cascade.einsums)
+        if isinstance(x, Access) and x.tensor.name in cascade.inputs
+    }
+
+
+def draw_inputs(problem: Problem, device: torch.device | str, seed: int = 0) -> dict[str, Tensor]:
+    """One tensor per input: floats from a standard normal, integers small and sorted, booleans fair.
+
+    Numbers are drawn on the CPU in float32 and rounded to the input's dtype, so that every device and every
+    worker sees the same ones. Raises KeyError for a dtype that has no PyTorch name.
+    """
+    cascade = Cascade.parse(problem.cascade)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = input_shapes(cascade, problem)
+    return {
+        name: _draw(shapes[name], DTYPES[problem.dtypes[name]], generator).to(device) for name in sorted(cascade.inputs)
+    }
+
+
+def _draw(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    if dtype == torch.bool:
+        return torch.randint(0, 2, shape, generator=generator).bool()
+    if not dtype.is_floating_point:
+        return torch.randint(0, INTEGERS, shape, generator=generator).sort(-1).values.to(dtype)
+    return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
