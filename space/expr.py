@@ -110,6 +110,9 @@ class Const(_Node):
 
     value: float
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", float(self.value))  # 2, 2.0 and numpy's 2.0 are one node
+
 
 @_node
 class Param(_Node):
@@ -184,6 +187,9 @@ class Where(_Node):
     predicate: Predicate
     arg: Expr
     fill: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fill", float(self.fill))
 
 
 @_node

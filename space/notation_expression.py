@@ -1,0 +1,197 @@
+"""The right side of an einsum, read by precedence climbing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .expr import Access, Const, Expr, Fold, Iota, Map, Param, Rank, Reduce, Size, Split, Tensor, Unsplit, Where
+from .notation_cursor import Cursor
+from .notation_filter import read_predicate
+from .notation_grammar import COMPARISON, FOLDS, INFIX, LEVEL_OF, PARAMETER, REDUCERS, VIEWS
+from .notation_lexer import RANK, Token
+from .pointwise import POINTWISE
+
+
+@dataclass
+class Scope:
+    """What the lines above have said; each map holds the line number, from 1."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    made: dict[str, int] = field(default_factory=dict)
+    read: dict[str, int] = field(default_factory=dict)
+    declared: dict[str, int] = field(default_factory=dict)
+    ranks: set[Rank] = field(default_factory=set)
+
+
+class Expressions(Cursor):
+    """A cursor that reads expressions. `dot` is what the operator `·` computes."""
+
+    def __init__(self, number: int, tokens: list[Token], scope: Scope) -> None:
+        super().__init__(number, tokens, scope.ranks)
+        self.scope = scope
+        self.dot = "mul"
+        self.dots = 0
+
+    def expression(self, level: int = 0) -> Expr:
+        """Infix operators of `level` and tighter."""
+        left = self.prefix()
+        while (found := self.infix()) and found[1] >= level:
+            op, own = found
+            self.dots += self.next().text == "·"
+            left = Map(op, (left, self.expression(own + 1)))
+            if own == COMPARISON and (more := self.infix()) and more[1] == COMPARISON:
+                self.fail("comparisons do not chain; put one in brackets", self.peek())
+        return left
+
+    def infix(self) -> tuple[str, int] | None:
+        """The infix operator that stands here, and its level."""
+        text = self.peek().text
+        if text == "·":
+            return self.dot, LEVEL_OF["mul"]
+        op = "mul" if text == "×" else INFIX.get(text)
+        return (op, LEVEL_OF[op]) if op else None
+
+    def prefix(self) -> Expr:
+        if not self.take("-"):
+            return self.atom()
+        if self.is_number():
+            return Const(-self.number_value())
+        if self.peek().text == "-":
+            self.fail("two signs in a row: write -(-x)", self.peek())
+        return Map("neg", (self.atom(),))
+
+    def atom(self) -> Expr:
+        token = self.peek()
+        if self.is_number():
+            return Const(self.number_value())
+        match token.kind:
+            case "tensor":
+                return self.access()
+            case "bracketed":
+                return self.over_ranks()
+            case "word":
+                return self.word()
+        if token.text == "(":
+            return self.brackets(self.expression, "a bracket")
+        if token.text == "|":
+            return Size(self.size())
+        self.fail(f"expected a tensor, a number, a function or '(', but got {token.text!r}", token)
+
+    def is_number(self) -> bool:
+        return self.peek().kind == "number" or self.peek().text in ("inf", "nan")
+
+    def number_value(self) -> float:
+        token = self.next()
+        if token.kind == "number" or token.text in ("inf", "nan"):
+            return float(token.text)
+        self.fail(f"expected a number, but got {token.text!r}", token)
+
+    def signed_value(self) -> float:
+        return -self.number_value() if self.take("-") else self.number_value()
+
+    def access(self) -> Expr:
+        token = self.peek()
+        name, index = self.tensor("an operand")
+        known = self.scope.tensors.setdefault(name, Tensor(name, index))
+        self.scope.read.setdefault(name, self.number)
+        if len(known.ranks) != len(index):
+            self.fail(f"{name} has {len(known.ranks)} ranks {list(known.ranks)}, but is read with {list(index)}", token)
+        return Access(known, index)
+
+    def word(self) -> Expr:
+        """A function, a parameter, or a word that is none of those."""
+        token = self.next()
+        match token.text:
+            case "e" if self.take("^"):
+                in_brackets = self.peek().text == "("
+                return Map("exp", (self.brackets(self.expression, "e^") if in_brackets else self.access(),))
+            case "where":
+                return self.brackets(self.where, "where")
+            case "index":
+                return Iota(self.brackets(lambda: self.rank("index"), "index"))
+            case "param":
+                return Param(self.brackets(self.parameter, "param"))
+            case name if name in POINTWISE:
+                return self.call(token)
+            case name if RANK.fullmatch(name):
+                self.fail(f"rank {name} is no value: write index({name}) for its index, |{name}| for its size", token)
+            case name if self.peek().text == "(":
+                known = sorted({*POINTWISE, "where", "index", "param"})
+                self.fail(f"there is no function {name!r}; there are {known}", token)
+            case name if not PARAMETER.fullmatch(name):
+                self.fail(f"a parameter is written in lower-case letters, or as param({name})", token)
+            case name:
+                return Param(name)
+
+    def parameter(self) -> str:
+        """A parameter's name of any case: adjacent letters and digits are one name."""
+        first = self.next()
+        if first.kind not in ("word", "tensor"):
+            self.fail(f"param needs a name, but got {first.text!r}", first)
+        name, end = first.text, first.end
+        while self.peek().kind in ("word", "tensor", "number") and self.peek().start == end:
+            end = self.peek().end
+            name += self.next().text
+        return name
+
+    def call(self, token: Token) -> Expr:
+        """A pointwise operator as a function, `max(a, b)`."""
+
+        def arguments() -> tuple[Expr, ...]:
+            found = [self.expression()]
+            while self.take(","):
+                found.append(self.expression())
+            return tuple(found)
+
+        args = self.brackets(arguments, token.text)
+        arity = POINTWISE[token.text].arity
+        if len(args) != arity:
+            self.fail(f"{token.text} takes {arity} operand{'s'[: arity > 1]}, but got {len(args)}", token)
+        return Map(token.text, args)
+
+    def over_ranks(self) -> Expr:
+        """`sum[m](x)`, `fold_scale[m](ref, x)`, `split[m -> m1,m0](x)`, `unsplit[m1,m0 -> m](x)`, `Bias[m]`."""
+        name = self.peek().text
+        if name in REDUCERS:
+            self.next()
+            return Reduce(REDUCERS[name], self.in_brackets(name), self.brackets(self.expression, name))
+        if name in FOLDS:
+            self.next()
+            rank = self.in_brackets(name)
+            ref, arg = self.brackets(self.pair, name)
+            return Fold(FOLDS[name], rank, ref, arg)
+        if name in VIEWS:
+            self.next()
+            a, b, c = self.brackets(lambda: self.view(name), name, "[", "]")
+            arg = self.brackets(self.expression, name)
+            return Split(arg, a, b, c) if name == "split" else Unsplit(arg, a, b, c)
+        return self.access()
+
+    def pair(self) -> tuple[Expr, Expr]:
+        ref = self.expression()
+        self.expect(",", "a fold")
+        return ref, self.expression()
+
+    def view(self, name: str) -> tuple[Rank, Rank, Rank]:
+        """`m -> m1,m0` of a split, `m1,m0 -> m` of an unsplit."""
+        token = self.peek()
+        ranks = [self.rank(name)]
+        for separator in ("->", ",") if name == "split" else (",", "->"):
+            self.expect(separator, "a view (split[m -> m1,m0] or unsplit[m1,m0 -> m])")
+            ranks.append(self.rank(name))
+        if len(set(ranks)) != 3:
+            self.fail(f"a view names three different ranks, but got {ranks}", token)
+        return ranks[0], ranks[1], ranks[2]
+
+    def where(self) -> Expr:
+        """`where(m <= p & p <= m + 3, x, -inf)`: filters, what they keep, and the number that stands elsewhere."""
+        filters = [read_predicate(self)]
+        while self.take("&"):
+            filters.append(read_predicate(self))
+        self.expect(",", "where(filter, kept, fill)")
+        kept = self.expression()
+        self.expect(",", "where(filter, kept, fill)")
+        fill = self.signed_value()
+        for predicate in reversed(filters):
+            kept = Where(predicate, kept, fill)
+        return kept

@@ -1,0 +1,84 @@
+"""Filters of the EDGE notation, both ways: `m <= p + |m| - |p|` and its affine predicate.
+
+`left <= right` stands for the predicate right - left >= 0, with the left side's terms first and every term in
+the order in which it is written, so that a predicate and its text determine each other.
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+from .expr import Predicate, Rank, Term
+from .notation_cursor import Cursor
+from .notation_lexer import MAX_DIGITS
+
+
+def read_predicate(line: Cursor) -> Predicate:
+    left = _read_side(line)
+    comparison = line.take("<=", ">=", "<", ">")
+    if not comparison:
+        line.fail(f"a filter compares index values by <=, >=, < or >, but got {line.peek().text!r}", line.peek())
+    right = _read_side(line)
+    if comparison.text.startswith(">"):
+        left, right = right, left
+    return Predicate(
+        tuple(Term(t.rank, -t.coef, t.stride) for t in left.terms) + right.terms,
+        tuple((r, -c) for r, c in left.sizes) + right.sizes,
+        right.const - left.const - (comparison.text in "<>"),
+    )
+
+
+def _read_side(line: Cursor) -> Predicate:
+    """`2*m + m1*|m0| - |p| + 3`: one side's terms, sizes and constant."""
+    terms: list[Term] = []
+    sizes: list[tuple[Rank, int]] = []
+    const = 0
+    operator = line.take("-")
+    while True:
+        coef = -1 if operator and operator.text == "-" else 1
+        number = line.peek().kind == "number"
+        if number:
+            coef *= _read_integer(line)
+        if number and not line.take("*", "×"):
+            const += coef
+        elif line.peek().text == "|":
+            sizes.append((line.size(), coef))
+        else:
+            rank = line.rank("a filter (for a condition on tensors write select(condition, then, else))")
+            terms.append(Term(rank, coef, line.size() if line.take("*", "×") else None))
+        operator = line.take("+", "-")
+        if not operator:
+            return Predicate(tuple(terms), tuple(sizes), const)
+
+
+def _read_integer(line: Cursor) -> int:
+    token = line.next()
+    if not (token.text.isascii() and token.text.isdigit()) or len(token.text) > MAX_DIGITS:
+        line.fail(f"a filter has whole numbers of at most {MAX_DIGITS} digits, but got {token.text!r}", token)
+    return int(token.text)
+
+
+def write_predicate(p: Predicate) -> str:
+    """The filter as `left <= right`; the leading negative terms stand on the left."""
+    left = tuple(takewhile(lambda t: t.coef < 0, p.terms))
+    right = [_signed(t.coef, _index(t)) for t in p.terms[len(left) :]]
+    right += [_signed(c, f"|{r}|") for r, c in p.sizes]
+    if p.const or not right:
+        right.append(("-" if p.const < 0 else "+", str(abs(p.const))))
+    return f"{_joined([_signed(-t.coef, _index(t)) for t in left])} <= {_joined(right)}"
+
+
+def _index(t: Term) -> str:
+    return f"{t.rank}*|{t.stride}|" if t.stride else t.rank
+
+
+def _signed(coef: int, what: str) -> tuple[str, str]:
+    size = abs(coef)
+    return "-" if coef < 0 else "+", what if size == 1 else f"{size}*{what}"
+
+
+def _joined(parts: list[tuple[str, str]]) -> str:
+    if not parts:
+        return "0"
+    (sign, first), *rest = parts
+    return ("-" if sign == "-" else "") + first + "".join(f" {s} {text}" for s, text in rest)

@@ -1,0 +1,175 @@
+"""The statements of the EDGE notation: declarations, einsums with their actions, results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .cascade import Cascade, CascadeError, Einsum
+from .expr import Expr, Map, Rank, Reduce, Tensor, free
+from .notation_expression import Expressions, Scope
+from .notation_grammar import COMPUTE, KINDS, MERGES, REDUCE, REDUCE_MERGES, RESERVED, fitting_merges, implicit_sum
+from .notation_lexer import Token, statements
+
+
+def read_cascade(text: str) -> Cascade:
+    """The cascade that `text` writes; raises CascadeError with the line, the construct and what is allowed."""
+    scope, einsums, results = Scope(), list[Einsum](), tuple[str, ...]()
+    for number, tokens in statements(text):
+        line = Line(number, tokens, scope)
+        match line.peek():
+            case Token("word", "input"):
+                line.declaration()
+            case Token("word", "results"):
+                if results:
+                    line.fail("`results` stands once, but this is its second line")
+                results = line.results()
+            case _:
+                einsums.append(line.einsum())
+    for name, number in scope.declared.items():
+        if name not in scope.read:
+            raise CascadeError(f"line {number}: input {name} is declared, but no einsum reads it")
+    return Cascade(tuple(einsums), results)
+
+
+@dataclass(frozen=True)
+class MapAction:
+    """`∧k ×(∩)`: what `·` computes over which ranks."""
+
+    token: Token
+    ranks: tuple[Rank, ...]
+    op: str
+
+
+class Line(Expressions):
+    """A cursor that reads one statement."""
+
+    def declaration(self) -> None:
+        """`input Kb,m,e : int`: the tensor's own names for its axes, and its kind."""
+        self.next()
+        token = self.peek()
+        name, index = self.tensor("an input")
+        kind = self.kind()
+        self.end()
+        if name in self.scope.tensors:
+            self.fail(f"input {name} is declared once and before it is read or defined", token)
+        self.scope.tensors[name] = Tensor(name, index, kind)
+        self.scope.declared[name] = self.number
+
+    def results(self) -> tuple[str, ...]:
+        """`results: AV, L`"""
+        self.next()
+        self.expect(":", "`results`")
+        names: list[str] = []
+        while not names or self.take(","):
+            token = self.next()
+            if token.text not in self.scope.made:
+                self.fail(f"`results:` lists outputs of the einsums above, but got {token.text!r}", token)
+            if token.text in names:
+                self.fail(f"result {token.text} stands twice", token)
+            names.append(token.text)
+            if token.kind == "bracketed":
+                self.brackets(lambda: None, "a result", "[", "]")
+        self.end()
+        return tuple(names)
+
+    def kind(self) -> str:
+        if not self.take(":"):
+            return "float"
+        token = self.next()
+        if token.text not in KINDS:
+            self.fail(f"a tensor's kind is one of {list(KINDS)}, but got {token.text!r}", token)
+        return token.text
+
+    def einsum(self) -> Einsum:
+        """`Zm,n = right side :: actions`"""
+        token = self.peek()
+        name, index = self.tensor("the left side of an einsum")
+        output = Tensor(name, index, self.kind())
+        self.expect("=", "an einsum")
+        expr = self.right_side(frozenset(index))
+        self.define(output, token)
+        return Einsum(output, expr)
+
+    def define(self, output: Tensor, token: Token) -> None:
+        name, scope = output.name, self.scope
+        if name in RESERVED:
+            self.fail(f"{name} is a word of the notation, so it names no tensor", token)
+        if name in scope.made:
+            self.fail(f"{name} is defined once, but line {scope.made[name]} defines it already", token)
+        if name in scope.read:
+            self.fail(f"{name} is read on line {scope.read[name]}, before it is defined here", token)
+        if name in scope.declared:
+            self.fail(f"{name} is declared an input on line {scope.declared[name]}, so no einsum defines it", token)
+        scope.made[name] = self.number
+        scope.tensors[name] = output
+
+    def right_side(self, kept: frozenset[Rank]) -> Expr:
+        """The expression, summed over its ranks that are not `kept`, then reduced by its actions in order."""
+        maps, reductions = self.actions()
+        body = self.expression()
+        if self.peek().text != "::":
+            self.end()
+        self.check(maps, body)
+        body = implicit_sum(body, kept | {rank for rank, _ in reductions})
+        for rank, op in reductions:
+            body = Reduce(op, rank, body)
+        return body
+
+    # ---- actions
+
+    def actions(self) -> tuple[list[MapAction], list[tuple[Rank, str]]]:
+        """The actions behind `::`, read ahead, since a map action says what `·` computes."""
+        maps: list[MapAction] = []
+        reductions: list[tuple[Rank, str]] = []
+        start = self.at
+        while self.peek().kind != "end" and self.next().text != "::":
+            pass
+        if self.tokens[self.at - 1].text == "::" and self.peek().kind == "end":
+            self.fail("after `::` stands a map action (∧k ×(∩)) or a reduce action (∨k +(∪))", self.peek())
+        while self.peek().kind != "end":
+            if token := self.take("/\\"):
+                ranks = self.index_list() if self.index_starts() else ()
+                maps.append(MapAction(token, ranks, self.compute(COMPUTE, "a map action")))
+            elif self.take("\\/"):
+                rank = self.rank("a reduce action")
+                reductions.append((rank, self.compute(REDUCE, "a reduce action")))
+            else:
+                self.fail(f"an action starts with ∧ (/\\) or ∨ (\\/), but got {self.peek().text!r}", self.peek())
+        self.at = start
+        self.dot = maps[0].op if maps else self.dot
+        return maps, reductions
+
+    def compute(self, operators: dict[str, str], construct: str) -> str:
+        """A compute operator and, in brackets, its merge operator: `×(∩)`."""
+        token = self.next()
+        if token.text not in operators:
+            self.fail(f"{construct} computes by one of {list(operators)}, but got {token.text!r}", token)
+        op = operators[token.text]
+        if self.peek().text == "(":
+            merge = self.brackets(self.merge, "a merge operator")
+            fitting = fitting_merges(op) if operators is COMPUTE else REDUCE_MERGES
+            if merge not in fitting:
+                self.fail(
+                    f"{construct} by {token.text} cannot merge by {merge}, which skips points that count; "
+                    f"those that fit are {list(fitting)}",
+                    token,
+                )
+        return op
+
+    def merge(self) -> str:
+        token = self.next()
+        text = token.text + (self.next().text if token.text == "<" else "")
+        for name, plain in MERGES.items():
+            if text in (name, plain):
+                return name
+        self.fail(f"a merge operator is one of {list(MERGES)} (plainly {list(MERGES.values())}), not {text!r}", token)
+
+    def check(self, maps: list[MapAction], body: Expr) -> None:
+        """Map actions agree with each other and with the right side."""
+        for action in maps:
+            if action.op != self.dot:
+                self.fail(f"map actions share one operator, but got {self.dot} and {action.op}", action.token)
+            if not self.dots and not (isinstance(body, Map) and body.op == action.op):
+                self.fail(f"a map action by {action.op} needs `·` or that operator on the right side", action.token)
+            if extra := set(action.ranks) - free(body):
+                self.fail(f"a map action is over ranks of the right side, but {sorted(extra)} are not", action.token)
