@@ -236,7 +236,7 @@ class TritonPrinter(Printer):
     def load(self, v: Value) -> str:
         tensor, index = access(v)
         address, valid = self._address(tensor, index, v.axes), self._valid(index, v.axes)
-        return f"tl.load({address}, mask={valid}, other=0)" if valid else f"tl.load({address})"
+        return f"tl.load({address}, mask={valid}, other=0.0)" if valid else f"tl.load({address})"
 
     def store(self, v: Value) -> str:
         output, index = access(v)

@@ -1,0 +1,55 @@
+"""Two corrections to Triton's interpreter, which keeps bf16 numbers as bare 16-bit patterns.
+
+As of Triton 3.6 a product of bf16 tiles multiplies the patterns as integers, and a conversion from fp32 to bf16
+drops bits where the hardware rounds to the nearest. Interpreted kernels would be wrong where compiled ones are
+right, so the corrected operations are put in before the first interpreted launch.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+Bits = np.ndarray[Any, np.dtype[Any]]
+
+
+def widened(bits: Bits) -> Bits:
+    """bf16 patterns (uint16) as float32 numbers: exact."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(x: Bits) -> Bits:
+    """float32 numbers to bf16 patterns (uint16), to the nearest, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(x), 0x7FC0, nearest).astype(np.uint16)
+
+
+@functools.cache
+def mend() -> None:
+    """Put the corrections in, once a process. Does nothing where Triton is not interpreting."""
+    import triton.language as tl
+    from triton import knobs
+
+    if not knobs.runtime.interpret:
+        return
+    from triton.runtime import interpreter
+
+    builder: Any = interpreter.InterpreterBuilder
+    convert, multiply = builder.cast_impl, builder.create_dot
+
+    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
+        if src.dtype.scalar == tl.float32 and dst_type.scalar == tl.bfloat16:
+            return interpreter.TensorHandle(rounded(src.data).reshape(src.data.shape), tl.bfloat16)
+        return convert(self, src, dst_type)
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
+        a, b = (
+            interpreter.TensorHandle(widened(x.data), tl.float32) if x.dtype.scalar == tl.bfloat16 else x
+            for x in (a, b)
+        )
+        return multiply(self, a, b, d, *options)
+
+    builder.cast_impl, builder.create_dot = cast_impl, create_dot

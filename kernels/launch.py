@@ -1,0 +1,210 @@
+"""From generated source to something that can be called.
+
+`load` compiles a kernel's source in this process (never a file found elsewhere: records hold no code) and gives
+a callable on tensors. Triton reads a kernel's source through `inspect`, so its text is also written to a private
+temporary file named after its digest.
+
+The first call of a Triton kernel with given strides and alignments goes through the JIT front end; later ones
+launch the compiled kernel directly, which costs a third of the host time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import linecache
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .kernel import Kernel
+
+if TYPE_CHECKING:
+    import torch
+
+Launch: TypeAlias = "Callable[[Sequence[torch.Tensor]], None]"
+
+
+class LaunchError(RuntimeError):
+    """Tensors that a kernel cannot run on, or a machine that cannot run it; the message names which."""
+
+
+def load(kernel: Kernel) -> Launch:
+    """A function of the kernel's tensors (in the order of `kernel.arguments`) that fills the outputs.
+
+    It returns once the work is queued. Raises LaunchError, at the call, for a wrong shape, dtype or device.
+    """
+    match kernel.emitter:
+        case "torch":
+            entry = getattr(module_of(kernel), kernel.entry)
+            return _checked(kernel, lambda tensors: entry(*tensors))
+        case "triton":
+            return TritonLaunch(kernel)
+    raise LaunchError(f"an emitter is one of torch, triton, but got {kernel.emitter!r}")
+
+
+def _checked(kernel: Kernel, run: Launch) -> Launch:
+    def call(tensors: Sequence[torch.Tensor]) -> None:
+        check(kernel, tensors)
+        run(tensors)
+
+    return call
+
+
+def check(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
+    """Raise LaunchError where the tensors are not what the kernel was printed for."""
+    if len(tensors) != len(kernel.arguments):
+        names = [a.name for a in kernel.arguments]
+        raise LaunchError(f"the kernel takes {len(names)} tensors {names}, but got {len(tensors)}")
+    for a, t in zip(kernel.arguments, tensors, strict=True):
+        if tuple(t.shape) != a.shape:
+            raise LaunchError(f"{a.name}: the shape must be {list(a.shape)}, but got {list(t.shape)}")
+        if _dtypes()[a.dtype] != t.dtype:
+            raise LaunchError(f"{a.name}: the dtype must be {a.dtype}, but got {t.dtype}")
+        if t.device != tensors[0].device:
+            raise LaunchError(
+                f"all tensors must be on one device, but {a.name} is on {t.device}, not {tensors[0].device}"
+            )
+
+
+@functools.cache
+def _dtypes() -> dict[str, Any]:
+    import torch
+
+    return {
+        "fp64": torch.float64,
+        "fp32": torch.float32,
+        "fp16": torch.float16,
+        "bf16": torch.bfloat16,
+        "int64": torch.int64,
+        "int32": torch.int32,
+        "int8": torch.int8,
+        "bool": torch.bool,
+    }
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter in this process (it decides when it is imported)."""
+    if "triton" in sys.modules:
+        return bool(sys.modules["triton"].knobs.runtime.interpret)
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+# ---- source
+
+
+@functools.cache
+def _directory() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="eintune-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@functools.lru_cache(maxsize=512)
+def module_of(kernel: Kernel) -> ModuleType:
+    """The kernel's source as a module of this process. One module a kernel, however often it is asked for."""
+    name = f"eintune_{kernel.emitter}_{kernel.digest[:20]}"
+    path = _directory() / f"{name}.py"
+    path.write_text(kernel.source, encoding="utf-8")
+    # An entry without a modification time is never read again, so tracebacks and Triton see this very text.
+    lines = kernel.source.splitlines(keepends=True)
+    linecache.cache[str(path)] = (len(kernel.source), None, lines, str(path))
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
+    exec(compile(kernel.source, str(path), "exec"), module.__dict__)
+    return module
+
+
+# ---- Triton
+
+
+class TritonLaunch:
+    """A Triton kernel on tensors of any strides; remembers the compiled form for each layout it has seen."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._direct: dict[Hashable, Callable[[list[int]], None]] = {}
+        self._grid = (*kernel.grid, 1, 1)[:3]
+
+    @functools.cached_property
+    def function(self) -> Any:
+        """The `@triton.jit` function."""
+        return getattr(module_of(self.kernel), self.kernel.entry)
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+        pointers = [t.data_ptr() for t in tensors]
+        layout = tuple(
+            (t.shape, t.stride(), t.dtype, p & 15, t.get_device()) for t, p in zip(tensors, pointers, strict=True)
+        )
+        direct = self._direct.get(layout)
+        if direct is None:
+            self._first(layout, tensors)
+        else:
+            direct(pointers)
+
+    def _first(self, layout: Hashable, tensors: Sequence[torch.Tensor]) -> None:
+        """Launch through the JIT front end, and keep the compiled kernel for this layout."""
+        check(self.kernel, tensors)
+        device = tensors[0].device
+        if device.type != "cuda" and not interpreted():
+            raise LaunchError(f"a triton kernel needs tensors on a CUDA device, but got {device}")
+        if device.type != "cuda":
+            from .interpreter import mend
+
+            mend()
+            self._jit(tensors)
+            return
+        import torch
+
+        with torch.cuda.device(device):
+            compiled = self._jit(tensors)
+        strides = [s for t in tensors for s in t.stride()]
+        self._direct[layout] = self._bind(compiled, device.index, strides)
+
+    def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
+        strides = [s for t in tensors for s in t.stride()]
+        options = {"num_warps": self.kernel.warps, "num_stages": self.kernel.stages}
+        return self.function[self._grid](*tensors, *strides, **options)
+
+    def _bind(self, compiled: Any, device: int, strides: list[int]) -> Callable[[list[int]], None]:
+        """A launcher for tensors of one layout: raw pointers straight into the compiled kernel's own launcher.
+
+        Where somebody installed a launch hook (a profiler), or this Triton's launcher takes other arguments, the
+        compiled kernel's public way is taken.
+        """
+        import torch
+        from triton import knobs
+
+        run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+        current_device, raw_stream = torch.cuda.current_device, torch._C._cuda_getCurrentRawStream
+        gx, gy, gz = self._grid
+        public = compiled[gx, gy, gz]
+        runtime = knobs.runtime
+
+        def launch(pointers: list[int]) -> None:
+            if current_device() != device:
+                with torch.cuda.device(device):
+                    launch(pointers)
+                return
+            if not _hooked(runtime):
+                stream = raw_stream(device)
+                try:
+                    run(gx, gy, gz, stream, function, metadata, None, None, None, *pointers, *strides)
+                    return
+                except TypeError:  # raised while arguments are parsed, before anything is launched
+                    pass
+            public(*pointers, *strides)
+
+        return launch
+
+
+def _hooked(runtime: Any) -> bool:
+    """Whether a launch hook is installed: a plain function, or a chain that is not empty."""
+    hooks = (runtime.launch_enter_hook, runtime.launch_exit_hook)
+    return any(h is not None and getattr(h, "calls", True) for h in hooks)
