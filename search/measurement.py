@@ -42,4 +42,5 @@ class Measurement:
     def from_json(cls, data: dict[str, Any]) -> Measurement:
         """Raises TypeError or ValueError for data that is not a measurement."""
         nan = {"seconds", "low", "high", "rms_error", "max_error", "budget", "compile_seconds"}
-        return cls(**{k: float("nan") if v is None and k in nan else v for k, v in data.items()})
+        values: dict[str, Any] = {k: float("nan") if v is None and k in nan else v for k, v in data.items()}
+        return cls(**values)

@@ -36,6 +36,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 P = TypeVar("P", bound=Point)
 P_co = TypeVar("P_co", bound=Point, covariant=True)
+P_contra = TypeVar("P_contra", bound=Point, contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ class Trial(Generic[P_co]):
         return self.measurement.status == "ok"
 
 
-class Measure(Protocol[P]):
+class Measure(Protocol[P_contra]):
     """Measures points; one result for each, in order. A failure is a result, never an exception."""
 
-    def __call__(self, points: Sequence[P]) -> list[Measurement]: ...
+    def __call__(self, points: Sequence[P_contra]) -> list[Measurement]: ...
 
 
 Predict = Callable[[P], float]

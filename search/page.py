@@ -1,0 +1,96 @@
+"""The report's page: one self-contained HTML file, pictures inside it, no script, readable wide and narrow."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1180px; padding: 1.2rem; color: #1a1a1a; background: #fff;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .3rem; }
+h2 { font-size: 1.12rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
+.sub { color: #555; margin: 0 0 1rem; overflow-wrap: anywhere; }
+.lead { max-width: 75ch; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1rem 0; }
+.tile { border: 1px solid #ddd; border-radius: .4rem; padding: .6rem .8rem; }
+.tile b { display: block; font-size: 1.25rem; } .tile span { color: #555; font-size: .85rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
+figure { margin: 0; border: 1px solid #e4e4e4; border-radius: .4rem; padding: .5rem; }
+figure img { width: 100%; height: auto; display: block; }
+figcaption { color: #444; font-size: .88rem; padding: .3rem .2rem 0; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .28rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: left; white-space: nowrap; }
+th { border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; } tr.win td { font-weight: 600; background: #f2f8f2; }
+pre { background: #f6f6f6; border: 1px solid #e4e4e4; border-radius: .4rem; padding: .7rem; overflow-x: auto;
+  font-size: .85rem; line-height: 1.4; }
+details summary { cursor: pointer; } code { overflow-wrap: anywhere; }
+"""
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """A whole HTML document around its parts."""
+    body = "\n".join(p for p in parts if p)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def heading(title: str, sub: str) -> str:
+    return f'<h1>{escape(title)}</h1>\n<p class="sub">{escape(sub)}</p>'
+
+
+def section(title: str, *parts: str) -> str:
+    """A titled section; nothing where it would be empty."""
+    body = "\n".join(p for p in parts if p)
+    return f"<h2>{escape(title)}</h2>\n{body}" if body else ""
+
+
+def lead(text: str) -> str:
+    return f'<p class="lead">{escape(text)}</p>'
+
+
+def tiles(items: Mapping[str, str]) -> str:
+    """The few numbers that matter, large."""
+    inner = "".join(f'<div class="tile"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in items.items())
+    return f'<div class="tiles">{inner}</div>'
+
+
+def pictures(items: Iterable[tuple[bytes, str, str]]) -> str:
+    """Pictures side by side where there is room: (PNG bytes, alternative text, caption)."""
+    inner = "\n".join(
+        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for png, alt, caption in items
+    )
+    return f'<div class="pictures">{inner}</div>' if inner else ""
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = (), win: int | None = None
+) -> str:
+    """A table that scrolls sideways on a narrow screen. `numbers`: right-aligned columns; `win`: bold row."""
+    right = set(numbers)
+
+    def cells(tag: str, values: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if i in right else ''}>{escape(value)}</{tag}>" for i, value in enumerate(values)
+        )
+
+    body = "\n".join(f"<tr{' class=win' if i == win else ''}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
+    return f'<div class="scroll"><table><tr>{cells("th", header)}</tr>\n{body}</table></div>' if body else ""
+
+
+def code(text: str) -> str:
+    return f"<pre>{escape(text)}</pre>"
+
+
+def folded(title: str, *parts: str) -> str:
+    """Hidden until clicked."""
+    return f"<details><summary>{escape(title)}</summary>\n{''.join(parts)}\n</details>"

@@ -1,0 +1,225 @@
+"""The report's pictures: seaborn on a table of trials, one function a picture, each returning a Figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .accuracy import random_regret, regret, right
+
+MARKS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*", "p", "h")
+GREY = "#666666"
+
+
+def style() -> None:
+    """Seaborn's look for all pictures; colours are distinct for colour-blind readers."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette="colorblind",
+        rc={"figure.dpi": 110, "savefig.bbox": "tight", "axes.titleweight": "bold", "axes.titlesize": 12},
+    )
+
+
+def _figure(width: float = 7.0, height: float = 5.6) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+@dataclass(frozen=True)
+class Look:
+    """One colour and one mark a cascade, the same in every picture of a report."""
+
+    colours: dict[str, Any]
+    marks: dict[str, str]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Look:
+        labels = sorted(frame["label"].astype(str).unique())
+        colours = sns.color_palette("colorblind" if len(labels) <= 10 else "husl", len(labels))
+        marks = {label: MARKS[i % len(MARKS)] for i, label in enumerate(labels)}
+        return cls(dict(zip(labels, colours, strict=True)), marks)
+
+
+def _scatter(axes: Axes, frame: pd.DataFrame, x: str, y: str, look: Look) -> None:
+    points = frame.rename(columns={"label": "cascade"})
+    there = [label for label in look.marks if (points["cascade"] == label).any()]
+    sns.scatterplot(
+        data=points,
+        x=x,
+        y=y,
+        hue="cascade",
+        hue_order=there,
+        style="cascade",
+        style_order=there,
+        markers=look.marks,
+        palette=look.colours,
+        s=70,
+        alpha=0.9,
+        ax=axes,
+    )
+
+
+def _legend_below(figure: Figure, axes: Axes, columns: int = 2) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if axes.get_legend():
+        axes.get_legend().remove()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncol=columns, fontsize=9, frameon=False)
+
+
+def parity(frame: pd.DataFrame, look: Look) -> Figure:
+    """Predicted (just before measuring) against measured milliseconds, by cascade; on the diagonal is right."""
+    ok = right(frame)
+    points = pd.DataFrame(
+        {"predicted, ms": ok["predicted"] * 1e3, "measured, ms": ok["seconds"] * 1e3, "label": ok["label"]}
+    )
+    figure, axes = _figure()
+    low = float(points[["predicted, ms", "measured, ms"]].min().min()) * 0.8
+    high = float(points[["predicted, ms", "measured, ms"]].max().max()) * 1.25
+    line = np.array([low, high])
+    axes.fill_between(line, line / 1.25, line * 1.25, color=GREY, alpha=0.12, linewidth=0, label="within 25%")
+    axes.plot(line, line, color=GREY, linewidth=1, label="predicted = measured")
+    _scatter(axes, points, "predicted, ms", "measured, ms", look)
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), title="Predicted against measured")
+    axes.set_aspect("equal")
+    _plain_ticks(axes)
+    _legend_below(figure, axes)
+    return figure
+
+
+def error_by_unit(frame: pd.DataFrame, look: Look) -> Figure:
+    """measured / predicted by the unit that the model says limits the candidate."""
+    ok = right(frame)
+    points = pd.DataFrame(
+        {"ratio": ok["seconds"] / ok["predicted"], "limited by": ok["limiter"].astype(str), "label": ok["label"]}
+    ).sort_values("limited by")
+    figure, axes = _figure()
+    axes.axhspan(1 / 1.25, 1.25, color=GREY, alpha=0.12, linewidth=0)
+    axes.axhline(1, color=GREY, linewidth=1)
+    sns.boxplot(
+        data=points, x="limited by", y="ratio", ax=axes, width=0.5, showfliers=False, color="#dddddd", linewidth=1
+    )
+    sns.stripplot(
+        data=points, x="limited by", y="ratio", hue="label", palette=look.colours, ax=axes, size=7, jitter=0.18
+    )
+    spread = max(2.0, float(np.exp(np.abs(np.log(points["ratio"])).max())) * 1.1)
+    axes.set(yscale="log", ylim=(1 / spread, spread), ylabel="measured / predicted", title="Error by limiting unit")
+    _plain_ticks(axes, y_only=True)
+    _legend_below(figure, axes)
+    return figure
+
+
+def regret_at_k(frame: pd.DataFrame) -> Figure:
+    """How much slower than the best measured is the best of the model's first k."""
+    ok = right(frame)
+    ks = list(range(1, len(ok) + 1))
+    columns = {
+        "model before any measurement": [regret(ok, "prior", k) for k in ks],
+        "model as re-fitted": [regret(ok, "predicted", k) for k in ks],
+        "drawn at random (expected)": [random_regret(ok, k) for k in ks],
+    }
+    points = pd.DataFrame({"k": ks, **columns}).melt("k", var_name="ranking", value_name="regret")
+    points["regret"] *= 100
+    figure, axes = _figure()
+    sns.lineplot(
+        data=points, x="k", y="regret", hue="ranking", style="ranking", markers=True, dashes=False, ax=axes, alpha=0.85
+    )
+    axes.set(xlabel="candidates measured, k", ylabel="slower than the best, %", title="Regret at k")
+    axes.set_ylim(bottom=-0.02 * max(float(points["regret"].max()), 1.0))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend_below(figure, axes)
+    return figure
+
+
+def progress(frame: pd.DataFrame, look: Look, peer: tuple[str, float] | None) -> Figure:
+    """Each trial in the order it was measured, the best so far, and the fastest peer."""
+    figure, axes = _figure()
+    points = frame.assign(trial=range(1, len(frame) + 1), ms=frame["seconds"].astype(float) * 1e3)
+    ok = right(points)
+    best = ok.assign(best=ok["ms"].cummin())
+    axes.step(best["trial"], best["best"], where="post", color="#222222", linewidth=1.5, label="best so far")
+    _scatter(axes, ok, "trial", "ms", look)
+    failed = points[points["status"] != "ok"]
+    if len(failed):
+        top = float(ok["ms"].max()) if len(ok) else 1.0
+        axes.plot(failed["trial"], [top * 1.15] * len(failed), "x", color="#b22222", label="failed")
+    if peer is not None:
+        axes.axhline(peer[1] * 1e3, color="#b22222", linestyle="--", linewidth=1.2, label=peer[0])
+    axes.set(xlabel="trial", ylabel="milliseconds", yscale="log", title="The search")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _plain_ticks(axes, y_only=True)
+    _legend_below(figure, axes)
+    return figure
+
+
+def roofline(frame: pd.DataFrame, look: Look, machine: Mapping[str, Any]) -> Figure:
+    """Floating-point rate against arithmetic intensity, under the machine's ceilings."""
+    ok = right(frame)
+    flops = ok["tensor_flops"].astype(float) + ok["fma_flops"].astype(float)
+    points = pd.DataFrame(
+        {
+            "intensity": flops / ok["hbm_bytes"].astype(float).clip(lower=1),
+            "rate": flops / ok["seconds"].astype(float) / 1e12,
+            "label": ok["label"],
+        }
+    )
+    figure, axes = _figure()
+    bandwidth = float(machine["hbm_bytes_per_second"]) / 1e12
+    roofs = {"matrix rate": float(machine["matrix_flops"]) / 1e12, "FMA rate": float(machine["fma_flops"]) / 1e12}
+    x = np.geomspace(
+        min(float(points["intensity"].min()), 1.0) / 2,
+        max(float(points["intensity"].max()), 2 * max(roofs.values()) / bandwidth) * 2,
+        200,
+    )
+    for (name, roof), dash in zip(roofs.items(), ("-", "--"), strict=True):
+        axes.plot(
+            x, np.minimum(x * bandwidth, roof), dash, color=GREY, linewidth=1.3, label=f"{name}, {roof:.3g} TFLOP/s"
+        )
+    _scatter(axes, points, "intensity", "rate", look)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="floating-point operations per byte of main memory",
+        ylabel="TFLOP/s",
+        title=f"Roofline, {machine['title']} ({bandwidth:.3g} TB/s)",
+    )
+    _plain_ticks(axes, y_only=True)
+    _legend_below(figure, axes)
+    return figure
+
+
+def stages(seconds: Mapping[str, float]) -> Figure:
+    """Where the wall time of the run went."""
+    table = pd.DataFrame({"stage": list(seconds), "seconds": list(seconds.values())})
+    figure, axes = _figure(7, 0.55 * len(table) + 1.4)
+    sns.barplot(data=table, y="stage", x="seconds", ax=axes, color="#4c72b0", width=0.65)
+    for i, value in enumerate(table["seconds"]):
+        axes.text(value, i, f" {value:.2f} s", va="center", fontsize=9)
+    axes.set(title="Time of each stage", xlabel="seconds", ylabel="")
+    axes.margins(x=0.14)
+    return figure
+
+
+def _plain_ticks(axes: Axes, y_only: bool = False) -> None:
+    """Plain numbers (0.2, 5, 100) on logarithmic axes, also between the powers of ten where these are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis in (axes.yaxis,) if y_only else (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        narrow = math.log10(max(high, 1e-30) / max(low, 1e-30)) < 1.8
+        axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,83 @@
+"""One tuning run as plain data: what the report shows, what `results/` keeps, what a replay reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "summary.json"
+MEASUREMENTS = "measurements.csv"
+FORMAT = 1
+"""The layout of a results folder; another one is refused."""
+MAX_BYTES = 64 * 2**20
+
+
+class RunError(ValueError):
+    """A results folder that cannot be read; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of the tuner found.
+
+    title: the problem in words. problem: workload, sizes, dtypes, params. machine: name, title and ceilings in
+    SI units (`hbm_bytes_per_second`, `tensor_flops`, `fma_flops`). versions: by package. stages: wall seconds
+    by stage, in order. space: `cascades` (label, passes, signature, text), `schedules`, `candidates`, `kept`,
+    `left_out` (count by reason). rows: one table row a trial (see `table.row`). peers: by name `seconds`,
+    `low`, `high`, `message`. winner: empty where nothing ran, else the fields of its row, `cascade_text`,
+    `schedule`, `record` (where it was stored).
+    """
+
+    title: str
+    problem: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    command: str
+    started: str
+    stages: Mapping[str, float]
+    space: Mapping[str, Any]
+    rows: tuple[Mapping[str, Any], ...]
+    peers: Mapping[str, Mapping[str, Any]]
+    winner: Mapping[str, Any]
+    stopped: str
+    calibration: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def best_peer(self) -> tuple[str, float] | None:
+        """The fastest peer that ran: its name and seconds."""
+        ran = [(name, float(p["seconds"])) for name, p in self.peers.items() if p.get("seconds")]
+        return min(ran, key=lambda item: item[1], default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the rows, which are the CSV's."""
+        data = asdict(self)
+        del data["rows"]
+        return {"format": FORMAT, **data}
+
+
+def read_run(directory: Path) -> Run:
+    """The run that a results folder holds. Raises RunError."""
+    import pandas as pd
+
+    summary = directory / SUMMARY
+    try:
+        if summary.stat().st_size > MAX_BYTES:
+            raise RunError(f"{summary}: must be at most {MAX_BYTES} bytes")
+        data = json.loads(summary.read_text("utf-8"))
+        frame = pd.read_csv(directory / MEASUREMENTS, keep_default_na=True)
+    except FileNotFoundError as error:
+        raise RunError(f"{directory}: not a results folder, it lacks {Path(error.filename).name}") from None
+    except OSError as error:
+        raise RunError(f"{directory}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise RunError(f"{directory}: {SUMMARY} or {MEASUREMENTS} is damaged ({error})") from None
+    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+        raise RunError(f"{summary}: must be of format {FORMAT}; run the tuner again")
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    try:
+        return Run(rows=tuple({str(k): v for k, v in row.items()} for row in rows), **data)
+    except TypeError as error:
+        raise RunError(f"{summary}: {error}") from None
