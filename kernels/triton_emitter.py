@@ -1,7 +1,9 @@
 """Prints a loop plan as a Triton kernel.
 
-Sizes are numbers in the source, strides are arguments. A program's indices come from one program id, fastest
-grid rank first. Each tensor gets a pointer to its part for this program, computed in 64 bits; what is added to
+Sizes are numbers in the source, strides are arguments; the strides of tile axes are compile-time ones, so that
+offsets inside a tile become immediates (a register for each row otherwise, which spills) and rows of 24 or 40
+elements still load 16 bytes at a time. A program's indices come from one program id, fastest grid rank first.
+Each tensor gets a pointer to its part for this program, computed in 64 bits; what is added to
 it inside a loop is one 64-bit scalar and one loop-invariant tile of 32-bit offsets, so a tile of one tensor
 must span less than 2**31 elements and the whole tensor may be larger.
 """
@@ -111,6 +113,8 @@ class TritonPrinter(Printer):
             name: [self.names.fresh(f"stride_{self.tensor[name]}_{r}") for r in ranks]
             for name, ranks in self._argument_ranks().items()
         }
+        self._static: set[str] = set()
+        """Strides of tile axes."""
         self._helpers: set[str] = set()
 
     # ---- the module
@@ -119,7 +123,7 @@ class TritonPrinter(Printer):
         """The whole module."""
         self._program()
         self.block(self.plan.root)
-        parameters = [[self.tensor[n] for n in self._strides], *filter(None, self._strides.values())]
+        parameters = [[self.tensor[n] for n in self._strides], *filter(None, self._parameters())]
         body = self.finish()
         helpers = [f"{HELPERS[h]}\n" for h in sorted(self._helpers)]
         return "\n".join(
@@ -137,6 +141,11 @@ class TritonPrinter(Printer):
                 "",
             ]
         )
+
+    def _parameters(self) -> list[list[str]]:
+        return [
+            [f"{s}: tl.constexpr" if s in self._static else s for s in strides] for strides in self._strides.values()
+        ]
 
     def arguments(self) -> tuple[Argument, ...]:
         """The tensors in the order of the parameters."""
@@ -189,6 +198,7 @@ class TritonPrinter(Printer):
                 if (wide := self._wide(part)) != "0":
                     by_home.setdefault(self._home(part), []).append(f"{wide} * {step}")
                 if self.tiled(part):
+                    self._static.add(stride)
                     tile.append(f"{self._lanes(part)}{self.broadcast((part,), axes)} * {step}")
         name = self.tensor[tensor]
         base = name
