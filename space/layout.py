@@ -38,6 +38,7 @@ class Layout:
         for rank, (outer, inner) in halves.items():
             self._reduced[outer] = Shape(loops=self._reduced[rank].loops)
             self._reduced[inner] = Shape(axes=self._reduced[rank].axes)
+        self._halves = halves
         self._shapes: dict[Expr, Shape] = {}
 
     def of_rank(self, rank: Rank) -> Shape:
@@ -70,6 +71,20 @@ class Layout:
                 return below - self.of_rank(x.rank)
             case _:
                 return below
+
+    def varies(self, x: Expr, rank: Rank) -> bool:
+        """Whether a reduction of `x` over `rank` reduces anything."""
+        return self.shape(x).meets(self.of_rank(rank))
+
+    def count(self, rank: Rank) -> int:
+        """The number of elements of a rank; that of half a split rank where every tile is full."""
+        for whole, (outer, inner) in self._halves.items():
+            if rank in (outer, inner):
+                tile, size = self.roles[whole].tile or 1, self.sizes[whole]
+                if size % tile:
+                    raise IllegalPlan(f"elements of {rank} are counted, so {tile} must divide |{whole}| = {size}")
+                return tile if rank == inner else size // tile
+        return self.sizes[rank]
 
     def loop_of(self, rank: Rank) -> Rank | None:
         """The loop that a reduction over `rank` runs in, if it needs one."""

@@ -195,6 +195,11 @@ class LoopPlan:
     dtypes: dict[str, str]
     splits: dict[Rank, tuple[Rank, Rank]]
 
+    def __str__(self) -> str:
+        from .plan_text import format_plan
+
+        return format_plan(self)
+
     def programs(self) -> int:
         """The number of programs in the grid."""
         n = 1

@@ -1,0 +1,300 @@
+"""Builds the loop tree: every value is asked for where it is used and placed as far out as its loops allow.
+
+Nothing is scheduled explicitly. A value goes into the outermost scope that holds its loops, so what does not
+vary with a loop leaves it, and what is used after a loop is computed after it. Loop bodies share nothing but
+their enclosing scopes, so what a later pass over the same rank needs is computed again in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from .contraction import Product, arrange
+from .expr import Access, Const, Expr, Fold, Iota, Map, Rank, Reduce, Where, children, topological
+from .layout import Layout, Shape
+from .masks import Masks
+from .normal_form import factors
+from .plan import Block, IllegalPlan, Loop, Value
+from .pointwise import POINTWISE, REDUCTIONS
+
+NARROW = ("fp16", "bf16")
+
+
+@dataclass(frozen=True, eq=False)
+class Sink:
+    """An output that still varies with loops: the loop over `rank` holds it and, further in, the store itself."""
+
+    name: str
+    ranks: tuple[Rank, ...]
+    value: Expr
+    rank: Rank
+    inner: Sink | None
+
+
+Work: TypeAlias = Reduce | Fold | Sink
+"""What a loop is run for."""
+
+
+@dataclass(eq=False)
+class Scope:
+    """A block being filled: what it holds by expression and by operation, and the loops wanted in it."""
+
+    block: Block
+    parent: Scope | None
+    work: list[Work] = field(default_factory=list)
+    values: dict[Expr, Value] = field(default_factory=dict)
+    made: dict[tuple[object, ...], Value] = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> frozenset[Rank]:
+        return self.block.ranks
+
+    def chain(self) -> Iterable[Scope]:
+        scope: Scope | None = self
+        while scope:
+            yield scope
+            scope = scope.parent
+
+    def outermost(self, loops: frozenset[Rank]) -> Scope:
+        """The outermost scope around this one that is inside all of `loops`."""
+        scope = self
+        while scope.parent and loops <= scope.parent.ranks:
+            scope = scope.parent
+        return scope
+
+
+class Builder:
+    """Places values. `run_loop` fills one loop for a group of works; it is given by `loops` to break the cycle."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        masks: Masks,
+        dtypes: Mapping[str, str],
+        compute: str,
+        run_loop: Callable[[Builder, Rank, list[Work], Scope], None],
+    ) -> None:
+        self.layout, self.masks, self.dtypes, self.compute = layout, masks, dtypes, compute
+        self._run_loop = run_loop
+        self._home: dict[Value, Scope] = {}
+        self._levels: dict[tuple[Expr, Rank], int] = {}
+        self._count = 0
+
+    # ---- scopes
+
+    def scope(self, ranks: frozenset[Rank], parent: Scope | None, targets: Iterable[Expr], sinks: Iterable[Sink]) -> Scope:
+        """A new scope in which `targets` will be asked for."""
+        wanted = [*targets, *(s.value for s in sinks)]
+        work: list[Work] = [
+            x
+            for x in topological(wanted)
+            if isinstance(x, (Reduce, Fold))
+            and (loop := self.layout.loop_of(x.rank)) is not None
+            and loop not in ranks
+            and self.layout.shape(x).loops <= ranks
+        ]
+        return Scope(Block(ranks), parent, [*work, *sinks])
+
+    def level(self, x: Expr, rank: Rank) -> int:
+        """How many loops over `rank` must have ended before `x` is known."""
+        key = x, rank
+        if key not in self._levels:
+            below = max((self.level(a, rank) for a in children(x)), default=0)
+            ends = isinstance(x, (Reduce, Fold)) and self.layout.loop_of(x.rank) == rank
+            self._levels[key] = below + ends
+        return self._levels[key]
+
+    def work_level(self, work: Work, rank: Rank) -> int:
+        if isinstance(work, Sink):
+            return self.level(work.value, rank) + 1
+        return self.level(work, rank)
+
+    def run(self, work: Work, scope: Scope) -> None:
+        """Run the loop that `work` needs, for all the work of its scope that the same pass can do."""
+        rank = loop_rank(work, self.layout)
+        assert rank is not None
+        level = self.work_level(work, rank)
+        group = [w for w in scope.work if loop_rank(w, self.layout) == rank and self.work_level(w, rank) == level]
+        self._run_loop(self, rank, group, scope)
+        scope.work = [w for w in scope.work if w not in group]
+
+    # ---- values of expressions
+
+    def value(self, x: Expr, scope: Scope) -> Value:
+        """The value of an expression, as it is used in `scope`."""
+        for s in scope.chain():
+            if x in s.values:
+                return s.values[x]
+        shape = self.layout.shape(x)
+        home = scope.outermost(shape.loops)
+        if isinstance(x, (Reduce, Fold)) and self.layout.loop_of(x.rank):
+            self.run(x, home)
+        else:
+            home.values[x] = self._make(x, shape, home)
+        return home.values[x]
+
+    def number(self, x: Expr, scope: Scope) -> Value:
+        """The value of an expression in the compute dtype."""
+        return self.widened(self.value(x, scope))
+
+    def _make(self, x: Expr, shape: Shape, home: Scope) -> Value:
+        axes = self.layout.ordered(shape.axes)
+        match x:
+            case Access():
+                name = x.tensor.name
+                return self.emit("load", (), (name, x.index), home, axes=axes, dtype=self.dtypes[name])
+            case Const():
+                return self.emit("const", (), x.value, home)
+            case Iota():
+                return self.emit("iota", (), x.rank, home, axes=axes)
+            case Where():
+                arg = self.number(x.arg, home)
+                return self.emit("where", (arg,), (x.predicate, x.fill), home, axes=axes)
+            case Map("mul", (a, Const(k))):
+                return self.emit("scale", (self.number(a, home),), k, home)
+            case Map():
+                return self._map(x, home)
+            case Reduce("add"):
+                return self.contract(Product(factors(x.arg)), self._tile_axis(x), home)
+            case Reduce():
+                axis = self._tile_axis(x)
+                arg = self.number(self.masks.masked(x.arg, axis, REDUCTIONS[x.op].identity), home)
+                return self.reduce(x.op, arg, axis)
+            case _:
+                raise IllegalPlan(f"{type(x).__name__} over a tile is not expanded")
+
+    def _map(self, x: Map, home: Scope) -> Value:
+        args = tuple(self.value(a, home) for a in x.args)
+        match x.op:
+            case "and" | "or" | "not":
+                return self.emit(x.op, args, None, home, dtype="bool")
+            case "select":
+                condition, *branches = args
+                return self.emit(x.op, (condition, *map(self.widened, branches)), None, home)
+            case _ if x.op in POINTWISE and POINTWISE[x.op].boolean:
+                exact = len({a.dtype for a in args}) == 1 and args[0].dtype not in NARROW
+                args = args if exact else tuple(map(self.widened, args))
+                return self.emit(x.op, args, None, home, dtype="bool")
+            case _:
+                return self.emit(x.op, tuple(map(self.widened, args)), None, home)
+
+    def _tile_axis(self, x: Reduce) -> Rank:
+        axis = self.layout.axis_of(x.rank)
+        assert axis is not None, f"a reduction over {x.rank} has neither a loop nor an axis"
+        return axis
+
+    # ---- operations
+
+    def emit(
+        self,
+        op: str,
+        args: tuple[Value, ...],
+        attr: object = None,
+        scope: Scope | None = None,
+        *,
+        axes: tuple[Rank, ...] | None = None,
+        dtype: str | None = None,
+    ) -> Value:
+        """One operation, in the innermost scope that defines one of its arguments; the same one is made once.
+
+        scope: where to put an operation without arguments. axes: the union of the arguments' by default.
+        """
+        home = self._innermost(args) or scope
+        assert home is not None, f"{op} needs a scope or an argument"
+        axes = self.layout.ordered({q for a in args for q in a.axes}) if axes is None else axes
+        dtype = dtype or self.compute
+        key = op, args, repr(attr), axes, dtype
+        for s in home.chain():
+            if key in s.made:
+                return s.made[key]
+        value = Value(self._name(op, attr), op, args, attr, axes, dtype)
+        home.block.items.append(value)
+        home.made[key] = value
+        self._home[value] = home
+        return value
+
+    def _innermost(self, args: tuple[Value, ...]) -> Scope | None:
+        homes = [self._home[a] for a in args]
+        return max(homes, key=lambda s: len(list(s.chain())), default=None)
+
+    def _name(self, op: str, attr: object) -> str:
+        self._count += 1
+        stem = {"dot": "d", "exp2": "x", "scale": "k", "where": "w", "store": "o"}.get(op, "t")
+        if op == "load" and isinstance(attr, tuple):
+            stem = str(attr[0]).lower()
+        return f"{stem}_{self._count}"
+
+    def widened(self, v: Value) -> Value:
+        """The value in the compute dtype."""
+        if v.dtype == self.compute:
+            return v
+        return self.emit("cast", (v,), dtype=self.compute, axes=v.axes)
+
+    def reduce(self, op: str, v: Value, axis: Rank) -> Value:
+        if axis not in v.axes:
+            raise IllegalPlan(f"a reduction of {v.name} over the tile axis {axis} needs that axis, but it has {v.axes}")
+        return self.emit("reduce", (v,), (op, axis), axes=tuple(q for q in v.axes if q != axis))
+
+    def carry(self, name: str, axes: Iterable[Rank], scope: Scope) -> Value:
+        """A fresh running value of the loop whose body is `scope`."""
+        self._count += 1
+        value = Value(f"{name}_{self._count}", "carry", (), None, self.layout.ordered(axes), self.compute)
+        self._home[value] = scope
+        return value
+
+    def settle(self, carry: Value, scope: Scope) -> None:
+        """The loop is over: its carry is a value of the scope around it."""
+        self._home[carry] = scope
+
+    def add(self, a: Value | None, b: Value) -> Value:
+        return b if a is None else self.emit("add", (a, b))
+
+    def contract(
+        self, product: Product, axis: Rank | None, scope: Scope, accumulator: Value | None = None
+    ) -> Value:
+        """`accumulator + sum over axis of product`: a matrix product where two operands have axes of their own."""
+        masked = self.masks.finite_parts if product.weights else self.masks.masked_product
+        parts = masked(product.parts, axis)
+        values = [self.value(f, scope) for f in parts] + [*product.weights]
+        inside = [v for v in values if axis in v.axes] if axis else values
+        outside = [self.widened(v) for v in values if v not in inside]
+        if axis and not inside:
+            raise IllegalPlan(f"a sum over the tile axis {axis} needs a factor with that axis")
+        operands = [self._multiplied(group) for group in arrange(inside, axis, self.layout.order)]
+        if len(operands) == 2 and axis:
+            direct = accumulator if not outside else None
+            total = self._dot(operands[0], operands[1], axis, direct)
+            accumulator = None if direct else accumulator
+        else:
+            total = self._multiplied(operands) if operands else self.emit("const", (), 1.0, scope)
+            total = self.widened(total)
+            total = self.reduce("add", total, axis) if axis else total
+        for v in outside:
+            total = self.emit("mul", (total, v))
+        return self.add(accumulator, total)
+
+    def _multiplied(self, values: list[Value]) -> Value:
+        if len(values) == 1:
+            return values[0]
+        result = self.widened(values[0])
+        for v in values[1:]:
+            result = self.emit("mul", (result, self.widened(v)))
+        return result
+
+    def _dot(self, a: Value, b: Value, axis: Rank, accumulator: Value | None) -> Value:
+        batch = self.layout.ordered((set(a.axes) & set(b.axes)) - {axis})
+        narrow = {v.dtype for v in (a, b) if v.dtype in NARROW}
+        dtype = narrow.pop() if len(narrow) == 1 and self.compute == "fp32" else self.compute
+        operands = tuple(v if v.dtype == dtype else self._cast(v, dtype) for v in (a, b))
+        axes = self.layout.ordered((set(a.axes) | set(b.axes)) - {axis})
+        args = (*operands, accumulator) if accumulator else operands
+        return self.emit("dot", args, (axis, batch), axes=axes)
+
+    def _cast(self, v: Value, dtype: str) -> Value:
+        return self.emit("cast", (v,), dtype=dtype, axes=v.axes)
+
+
+def loop_rank(work: Work, layout: Layout) -> Rank | None:
+    return work.rank if isinstance(work, Sink) else layout.loop_of(work.rank)

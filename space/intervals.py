@@ -1,0 +1,133 @@
+"""Interval reasoning on affine filters: where a loop may start and stop, and where a filter holds throughout.
+
+For a filter `a * i + rest >= 0` on the loop's index i (a = 1 or -1), the extremes of `rest` over the program's
+tile bound i: outside those bounds no element passes (skip, if every reduction sees its identity there), and
+inside the bounds of the other extreme every element passes (no mask).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .expr import Predicate, Rank
+from .layout import Layout, tail_predicate
+from .plan import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Segment, Sum
+
+
+@dataclass(frozen=True)
+class Range:
+    """What one filter says about a loop: the tiles with any element in it, and those wholly in it."""
+
+    any_lo: Bound
+    any_hi: Bound
+    all_lo: Bound
+    all_hi: Bound
+
+
+def segments(
+    layout: Layout,
+    rank: Rank,
+    filters: Iterable[Predicate],
+    around: frozenset[Rank],
+    *,
+    skips: Callable[[Predicate], bool],
+    split: bool,
+) -> tuple[Segment, ...]:
+    """The segments of a loop over `rank` inside the loops `around`.
+
+    filters: the predicates used in its body. skips(p): whether tiles where p is false may be left out.
+    split: whether the range where every filter holds is a segment of its own.
+    """
+    size, tile = layout.sizes[rank], layout.roles[rank].tile or 1
+    ranges = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around))}
+    low: list[Bound] = [Lit(0), *(r.any_lo for p, r in ranges.items() if skips(p))]
+    high: list[Bound] = [Lit(size), *(r.any_hi for p, r in ranges.items() if skips(p))]
+    whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around)
+    if size % tile and whole:
+        ranges[tail_predicate(rank, size)] = whole
+    lo, hi = greatest(low), least(high)
+    if not split or not ranges:
+        return (Segment(lo, hi, frozenset()),)
+    known = frozenset(ranges)
+    begin = greatest([lo, least([greatest([r.all_lo for r in ranges.values()]), ceil_to(hi, tile)])])
+    end = greatest([begin, least([Lit(size), *(r.all_hi for r in ranges.values())])])
+    parts = (Segment(lo, begin, frozenset()), Segment(begin, end, known), Segment(end, hi, frozenset()))
+    return tuple(s for s in parts if s.lo != s.hi) or (Segment(lo, hi, frozenset()),)
+
+
+def _range(
+    layout: Layout, p: Predicate, rank: Rank, size: int, tile: int, around: frozenset[Rank]
+) -> Range | None:
+    """None where the filter does not bound the loop's index by itself."""
+    coefs = {t.rank: t.coef for t in p.terms}
+    a = coefs.pop(rank, 0)
+    if abs(a) != 1:
+        return None
+    smallest, largest = (
+        total([(c, extreme(layout, q, (c > 0) == up, around)) for q, c in coefs.items()], p.const)
+        for up in (False, True)
+    )
+    if a == -1:
+        return Range(Lit(0), plus(largest, 1), Lit(0), floor_to(plus(smallest, 1), tile))
+    return Range(floor_to(negated(largest), tile), Lit(size), ceil_to(negated(smallest), tile), Lit(size))
+
+
+def extreme(layout: Layout, rank: Rank, last: bool, around: frozenset[Rank]) -> Bound:
+    """The first or last index of a rank: in the tile at hand, or of all where that is not fixed yet."""
+    role = layout.roles[rank]
+    if role.outer is None or (role.outer == "loop" and rank not in around):
+        return Lit(layout.sizes[rank] - 1 if last else 0)
+    return Last(rank) if last else First(rank)
+
+
+# ---- bounds with the numbers worked out
+
+
+def total(terms: list[tuple[int, Bound]], const: int) -> Bound:
+    rest = tuple((c, b) for c, b in terms if not isinstance(b, Lit))
+    const += sum(c * b.value for c, b in terms if isinstance(b, Lit))
+    if not rest:
+        return Lit(const)
+    if rest[0][0] == 1 and len(rest) == 1 and not const:
+        return rest[0][1]
+    return Sum((*rest, (const, Lit(1))) if const else rest)
+
+
+def plus(b: Bound, n: int) -> Bound:
+    if isinstance(b, Sum):
+        return total(list(b.terms), n)
+    return total([(1, b)], n)
+
+
+def negated(b: Bound) -> Bound:
+    if isinstance(b, Sum):
+        return total([(-c, t) for c, t in b.terms], 0)
+    return total([(-1, b)], 0)
+
+
+def floor_to(b: Bound, step: int) -> Bound:
+    return Lit(max(b.value, 0) // step * step) if isinstance(b, Lit) else FloorTo(b, step)
+
+
+def ceil_to(b: Bound, step: int) -> Bound:
+    return Lit(-(-max(b.value, 0) // step) * step) if isinstance(b, Lit) else CeilTo(b, step)
+
+
+def least(args: list[Bound]) -> Bound:
+    return _extremum(args, Least, min)
+
+
+def greatest(args: list[Bound]) -> Bound:
+    return _extremum(args, Greatest, max)
+
+
+def _extremum(
+    args: list[Bound], node: type[Least] | type[Greatest], pick: Callable[[list[int]], int]
+) -> Bound:
+    flat = [b for a in args for b in (a.args if isinstance(a, node) else (a,))]
+    numbers = [b.value for b in flat if isinstance(b, Lit)]
+    kept: list[Bound] = list(dict.fromkeys(b for b in flat if not isinstance(b, Lit)))
+    if numbers:
+        kept.append(Lit(pick(numbers)))
+    return kept[0] if len(kept) == 1 else node(tuple(kept))

@@ -1,0 +1,187 @@
+"""One loop: one pass over a rank for every reduction, fold and output that it can serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .builder import Builder, Scope, Sink, Work, loop_rank
+from .contraction import Product
+from .expr import Expr, Fold, Predicate, Rank, Reduce, Where, topological
+from .intervals import segments
+from .layout import Shape
+from .normal_form import factors, product, scaled, times
+from .plan import Carry, IllegalPlan, Loop, Value
+from .pointwise import REDUCTIONS
+from .tile_folds import TILE_FOLDS, Running, TileFold
+
+
+@dataclass(eq=False)
+class Pass:
+    """The state of one loop while it is filled."""
+
+    builder: Builder
+    rank: Rank
+    body: Scope
+    around: Scope
+    carries: list[Carry] = field(default_factory=list)
+    results: dict[Expr, tuple[Value, float, list[Expr]]] = field(default_factory=dict)
+    """What a work is after the loop: a carry, times a number, times what does not vary with the loop."""
+    references: dict[tuple[str, Rank, Expr], tuple[TileFold, Running]] = field(default_factory=dict)
+
+    def carry(self, name: str, axes: frozenset[Rank], init: float) -> Carry:
+        value = self.builder.carry(name, axes, self.body)
+        self.carries.append(Carry(value, init, value))
+        return self.carries[-1]
+
+
+def segment_loops(split: bool) -> RunLoop:
+    """The builder's `run_loop`, with or without segments of their own for the ranges without masks."""
+    return RunLoop(split)
+
+
+@dataclass(frozen=True)
+class RunLoop:
+    split: bool
+
+    def __call__(self, builder: Builder, rank: Rank, group: list[Work], around: Scope) -> None:
+        targets = [a for w in group for a in _arguments(w)]
+        sinks = [w.inner for w in group if isinstance(w, Sink) and w.inner]
+        body = builder.scope(around.ranks | {rank}, around, targets, sinks)
+        this = Pass(builder, rank, body, around)
+        # Row statistics before matrix accumulators: shorter live ranges.
+        for work in sorted(group, key=lambda w: _weight_class(w, builder)):
+            _lower(this, work, group)
+        bounds = segments(
+            builder.layout,
+            rank,
+            _filters(targets, builder),
+            around.ranks,
+            skips=lambda p: all(_skips(w, p, builder) for w in group),
+            split=self.split,
+        )
+        role = builder.layout.roles[rank]
+        around.block.items.append(Loop(rank, role.tile or 1, bounds, tuple(this.carries), body.block))
+        _finish(this)
+
+
+def _arguments(work: Work) -> list[Expr]:
+    match work:
+        case Sink():
+            return [work.value]
+        case Reduce():
+            return [work.arg]
+        case Fold():
+            return [work.ref, work.arg]
+
+
+def _weight_class(work: Work, builder: Builder) -> tuple[bool, int]:
+    if isinstance(work, Sink):
+        return True, 0
+    return False, len(builder.layout.shape(work).axes)
+
+
+def _filters(targets: list[Expr], builder: Builder) -> list[Predicate]:
+    used = (x.predicate for x in topological(targets) if isinstance(x, Where))
+    return [p for p in dict.fromkeys(used) if not builder.layout.is_tail(p)]
+
+
+def _skips(work: Work, p: Predicate, builder: Builder) -> bool:
+    return not isinstance(work, Sink) and builder.masks.is_identity(work, p)
+
+
+def _lower(this: Pass, work: Work, group: list[Work]) -> None:
+    match work:
+        case Sink():
+            _store(this, work)
+        case Fold():
+            _fold(this, work)
+        case Reduce("add"):
+            _sum(this, work)
+        case Reduce():
+            _extremum(this, work, group)
+
+
+def _store(this: Pass, sink: Sink) -> None:
+    if sink.inner in this.body.work:
+        this.builder.run(sink.inner, this.body)
+    elif sink.inner is None:
+        store(this.builder, sink.name, sink.ranks, sink.value, this.body)
+
+
+def store(builder: Builder, name: str, ranks: tuple[Rank, ...], x: Expr, scope: Scope) -> None:
+    """Write an output's tile, broadcast over the ranks that the value does not vary with."""
+    value = builder.value(x, scope)
+    axes = builder.layout.ordered(builder.layout.of_ranks(ranks).axes)
+    item = Value(f"o_{name.lower()}", "store", (value,), (name, ranks), axes, builder.dtypes[name])
+    scope.block.items.append(item)
+
+
+def _sum(this: Pass, work: Reduce) -> None:
+    layout = this.builder.layout
+    axis = layout.axis_of(work.rank)
+    taken = layout.of_rank(work.rank)
+    parts = factors(work.arg)
+    inside = [f for f in parts if layout.shape(f).meets(taken)]
+    outside = [f for f in parts if not layout.shape(f).meets(taken)]
+    carry = this.carry("sum", _axes(inside, layout.of_rank(work.rank), this), 0.0)
+    carry.next = this.builder.contract(Product(inside), axis, this.body, accumulator=carry.value)
+    this.results[work] = carry.value, 1.0, outside
+
+
+def _axes(parts: list[Expr], taken: Shape, this: Pass) -> frozenset[Rank]:
+    return (this.builder.layout.shape(product(parts)) - taken).axes
+
+
+def _extremum(this: Pass, work: Reduce, group: list[Work]) -> None:
+    builder, axis = this.builder, this.builder.layout.axis_of(work.rank)
+    identity = REDUCTIONS[work.op].identity
+    arg = builder.masks.masked(work.arg, axis, identity)
+    for other in group:
+        if isinstance(other, Fold) and TILE_FOLDS[other.action].is_reference(work):
+            core, k = scaled(other.ref)
+            if other.rank == work.rank and k > 0 and core is work.arg:
+                _, running = _reference(this, other)
+                this.results[work] = running.references[0], 1.0, []
+                return
+    carry = this.carry(work.op, builder.layout.shape(work).axes, identity)
+    tile = builder.number(arg, this.body)
+    tile = builder.reduce(work.op, tile, axis) if axis else tile
+    carry.next = builder.emit(work.op, (carry.value, tile))
+    this.results[work] = carry.value, 1.0, []
+
+
+def _reference(this: Pass, work: Fold) -> tuple[TileFold, Running]:
+    """The running reference of a fold: one for all folds of the same score."""
+    key = work.action, work.rank, work.ref
+    if key not in this.references:
+        lowering = TILE_FOLDS[work.action]
+        this.references[key] = lowering, lowering.start(this, work.ref, work.rank)
+    return this.references[key]
+
+
+def _fold(this: Pass, work: Fold) -> None:
+    builder, layout = this.builder, this.builder.layout
+    axis, taken = layout.axis_of(work.rank), layout.of_rank(work.rank)
+    lowering, running = _reference(this, work)
+    parts = factors(work.arg)
+    inside = [f for f in parts if layout.shape(f).meets(taken)]
+    outside = [f for f in parts if not layout.shape(f).meets(taken)]
+    if lowering.constant_argument and inside:
+        raise IllegalPlan(f"a {work.action!r} fold sums its weights, but its argument varies with {work.rank}")
+    carry = this.carry("acc", _axes([work.ref, *inside], taken, this), 0.0)
+    moved = lowering.transport(builder, carry.value, running)
+    weighted = Product(inside, (running.weight,))
+    carry.next = builder.contract(weighted, axis, this.body, accumulator=moved)
+    this.results[work] = carry.value, 1.0, outside
+
+
+def _finish(this: Pass) -> None:
+    """After the loop its carries are values of the scope around it."""
+    for carry in this.carries:
+        this.builder.settle(carry.value, this.around)
+    for work, (value, k, outside) in this.results.items():
+        for f in outside:
+            value = this.builder.emit("mul", (value, this.builder.number(f, this.around)))
+        if k != 1.0:
+            value = this.builder.emit("scale", (value,), k)
+        this.around.values[work] = value

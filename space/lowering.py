@@ -1,0 +1,159 @@
+"""From a cascade, a problem and a schedule to the loop plan of one kernel.
+
+Everything follows from the graph. Passes are the levels of reductions over a looped rank; hoisting and sinking
+come from placing each value by its loops; composite folds become running values; sums of products become matrix
+products; masks are inserted where an interpretation of the graph says that a reduction would see a wrong number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .builder import Builder, Scope, Sink
+from .cascade import Cascade
+from .empties import Empties
+from .expr import Access, Expr, Fold, Iota, Rank, Reduce, Size, Where, bind, params, rewrite, tensors, topological
+from .layout import Layout
+from .loops import segment_loops, store
+from .masks import Masks
+from .normal_form import bind_sizes, normalise
+from .plan import IllegalPlan, LoopPlan, Role
+from .plan_check import check
+from .rank_order import rank_order
+from .schedule import Problem, Schedule
+from .tile_folds import expand
+from .views import Halves, erase_views
+
+__all__ = ["IllegalPlan", "build_plan"]
+
+Outputs = Mapping[str, tuple[Rank, ...]]
+
+
+def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPlan:
+    """The plan of the cascade's outputs under the schedule's roles.
+
+    The schedule gives every rank a role; a rank that stays split has one role as a whole (a tiled loop).
+    Raises IllegalPlan for a cascade that these roles cannot lay out, with the rule and the value.
+    """
+    outputs = {name: tensor.ranks for name, tensor in cascade.outputs.items()}
+    roots, halves = erase_views(_bound(list(cascade.roots().values()), problem))
+    ranks = _ranks(roots, outputs)
+    roles = _roles(ranks, halves, schedule)
+    sizes = _sizes(ranks, problem)
+    order = rank_order(roots, outputs, ranks)
+    layout = Layout(roles, sizes, halves, order)
+    _refuse_grid_reductions(roots, roles, halves)
+    masks = Masks(layout)
+    roots = _prepared(roots, layout, masks)
+    root = _tree(roots, outputs, layout, masks, problem, schedule)
+    plan = LoopPlan(
+        roles=roles,
+        sizes=sizes,
+        order=order,
+        grid=_grid(order, roles),
+        root=root.block,
+        inputs=tensors(roots),
+        outputs=outputs,
+        dtypes={n: problem.dtypes[n] for n in (*tensors(roots), *outputs)},
+        splits={},
+    )
+    check(plan)
+    return plan
+
+
+def _bound(roots: Sequence[Expr], problem: Problem) -> list[Expr]:
+    missing = set(params(roots)) - set(problem.params)
+    if missing:
+        raise IllegalPlan(f"every parameter has a value, but {sorted(missing)} have none ({dict(problem.params)})")
+    untyped = (set(tensors(roots))) - set(problem.dtypes)
+    if untyped:
+        raise IllegalPlan(f"every tensor has a dtype, but {sorted(untyped)} have none ({dict(problem.dtypes)})")
+    return bind(roots, problem.params)
+
+
+def _ranks(roots: Sequence[Expr], outputs: Outputs) -> list[Rank]:
+    """The ranks that index something, in order of appearance."""
+    found: dict[Rank, None] = {r: None for ranks in outputs.values() for r in ranks}
+    for x in topological(roots):
+        match x:
+            case Access():
+                found.update(dict.fromkeys(x.index))
+            case Iota() | Size():
+                found[x.rank] = None
+            case Where():
+                found.update(dict.fromkeys(t.rank for t in x.predicate.terms))
+                found.update(dict.fromkeys(r for r, _ in x.predicate.sizes))
+    return list(found)
+
+
+def _roles(ranks: Sequence[Rank], halves: Halves, schedule: Schedule) -> dict[Rank, Role]:
+    given = dict(schedule.roles)
+    roles: dict[Rank, Role] = {}
+    for r in ranks:
+        if r not in given:
+            raise IllegalPlan(f"every rank has a role, but {r} has none (roles: {sorted(given)})")
+        roles[r] = given[r]
+        if r in halves and not (roles[r].outer == "loop" and roles[r].tile):
+            raise IllegalPlan(f"a rank that stays split is a loop over tiles, but {r} is {roles[r]}")
+    return roles
+
+
+def _sizes(ranks: Sequence[Rank], problem: Problem) -> dict[Rank, int]:
+    missing = [r for r in ranks if problem.sizes.get(r, 0) < 1]
+    if missing:
+        raise IllegalPlan(f"every rank has a size of at least 1, but {missing} have none ({problem.sizes})")
+    return {r: problem.sizes[r] for r in ranks}
+
+
+def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], halves: Halves) -> None:
+    whole = {half: rank for rank, pair in halves.items() for half in pair}
+    for x in topological(roots):
+        if isinstance(x, (Reduce, Fold)) and roles[whole.get(x.rank, x.rank)].outer == "grid":
+            raise IllegalPlan(
+                f"a reduction runs inside one program, but {x.rank} is reduced and its role is grid "
+                "(roles that may be reduced: loop, whole axis)"
+            )
+
+
+def _prepared(roots: list[Expr], layout: Layout, masks: Masks) -> list[Expr]:
+    """The graph as it is laid out: folds over whole tiles expanded, normal form, guards, masks."""
+    roots = rewrite(roots, lambda x: _expanded(x, layout))
+    roots = normalise(bind_sizes(roots, layout.sizes), layout)
+    return masks.hoisted(Empties().guarded(roots))
+
+
+def _expanded(x: Expr, layout: Layout) -> Expr | None:
+    if isinstance(x, Fold) and layout.loop_of(x.rank) is None:
+        return expand(x.action, x.rank, x.ref, x.arg)
+    return None
+
+
+def _tree(
+    roots: Sequence[Expr], outputs: Outputs, layout: Layout, masks: Masks, problem: Problem, schedule: Schedule
+) -> Scope:
+    compute = "fp64" if "fp64" in problem.dtypes.values() else "fp32"
+    builder = Builder(layout, masks, problem.dtypes, compute, segment_loops(schedule.segment))
+    targets = list(zip(outputs.items(), roots, strict=True))
+    sinks = {name: _sink(name, ranks, x, layout) for (name, ranks), x in targets}
+    root = builder.scope(frozenset(), None, roots, [s for s in sinks.values() if s])
+    for (name, ranks), x in targets:
+        sink = sinks[name]
+        if sink is None:
+            store(builder, name, ranks, x, root)
+        elif sink in root.work:
+            builder.run(sink, root)
+    return root
+
+
+def _sink(name: str, ranks: tuple[Rank, ...], x: Expr, layout: Layout) -> Sink | None:
+    """The loops that an output still varies with, outermost first."""
+    sink: Sink | None = None
+    for r in reversed(layout.ordered((layout.shape(x) | layout.of_ranks(ranks)).loops)):
+        sink = Sink(name, ranks, x, r, sink)
+    return sink
+
+
+def _grid(order: Sequence[Rank], roles: Mapping[Rank, Role]) -> tuple[Rank, ...]:
+    """Tiled ranks vary fastest, so that neighbouring programs share what does not vary with them."""
+    grid = [r for r in reversed(order) if roles[r].outer == "grid"]
+    return tuple([r for r in grid if roles[r].tile] + [r for r in grid if not roles[r].tile])

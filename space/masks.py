@@ -1,0 +1,261 @@
+"""What a value is where a filter is false: the interpretation that says which masks a plan needs.
+
+The tail of a tile is the filter `rank <= size - 1`: loads give 0 beyond it, and a reduction must see its own
+identity there. A mask is inserted only where the interpretation does not already give that identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeAlias
+
+from .expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Iota,
+    Map,
+    Predicate,
+    Reduce,
+    Where,
+    children,
+    topological,
+    with_children,
+)
+from .empties import Empties
+from .layout import Layout
+from .normal_form import factors, product, scaled
+from .pointwise import REDUCTIONS
+
+Outcome: TypeAlias = float | Literal["finite", "bounded", "any"]
+"""A number, some finite number, some finite number or -inf, or anything (NaN too)."""
+
+NEG_INF = -math.inf
+
+EXACT: dict[str, Callable[[float], float]] = {
+    "tanh": math.tanh,
+    "erf": math.erf,
+    "abs": abs,
+    "neg": lambda a: -a,
+    "exp2": lambda a: 2.0**a if a < 1000 else math.inf,
+    "sigmoid": lambda a: 1 / (1 + math.exp(-a)) if a > -700 else 0.0,
+    "guard": lambda a: 0.0 if a == NEG_INF else a,
+}
+"""Unary operators whose value at a number is a number."""
+
+SATURATING = frozenset({"tanh", "erf", "sigmoid", "guard"})
+"""Unary operators that give a finite number for any number below +inf."""
+
+FINITE_MAPS = frozenset({"add", "sub", "mul", "max", "min", "neg", "abs", "floor"})
+"""Operators that give a finite number for finite numbers (overflow apart)."""
+
+
+class Interpretation:
+    """Values where one predicate is false. `tail`: the predicate is a tail, so loads along its rank give 0."""
+
+    def __init__(self, layout: Layout, empties: Empties, predicate: Predicate) -> None:
+        self._layout = layout
+        self._empties = empties
+        self._predicate = predicate
+        self._varying = layout.of_ranks(predicate.ranks)
+        self._tail = layout.is_tail(predicate)
+        self._memo: dict[Expr, Outcome] = {}
+
+    def of(self, x: Expr) -> Outcome:
+        for node in topological([x], stop=self._memo):
+            self._memo[node] = self._of(node)
+        return self._memo[x]
+
+    def of_product(self, parts: Iterable[Expr]) -> Outcome:
+        outcome: Outcome = 1.0
+        for part in parts:
+            outcome = _product(outcome, self.of(part))
+        return outcome
+
+    def _of(self, x: Expr) -> Outcome:
+        inside = self._layout.shape(x).meets(self._varying)
+        match x:
+            case Const():
+                return x.value
+            case Where() if x.predicate == self._predicate:
+                return x.fill
+            case Access():
+                return 0.0 if self._tail and inside else "finite"
+            case Iota():
+                return "finite"
+            case Where():
+                return _either(self._memo[x.arg], x.fill)
+            case Map():
+                return self._map(x)
+            case Reduce() | Fold():
+                return self._reduced(x)
+            case _:
+                return "any"
+
+    def _reduced(self, x: Reduce | Fold) -> Outcome:
+        if self._layout.of_rank(x.rank).meets(self._varying):
+            return self._across(x)
+        arg = self._memo[x.arg]
+        match x:
+            case Fold():
+                return 0.0 if arg == 0.0 and _finite(self._memo[x.ref]) else "any"
+            case Reduce("max" | "min"):
+                return arg
+            case _:
+                return 0.0 if arg == 0.0 and x.op == "add" else ("finite" if _finite(arg) else "any")
+
+    def _across(self, x: Reduce | Fold) -> Outcome:
+        """A reduction over the filter's own rank: its elements are made of elements on both sides."""
+        arg = self._memo[x.arg]
+        match x:
+            case Fold():
+                return "finite" if _finite(arg) and self._memo[x.ref] != "any" else "any"
+            case Reduce("max") if arg != "any":
+                return "bounded" if self._empties.reaches_neg_inf(x) else "finite"
+            case _:
+                return "finite" if _finite(arg) else "any"
+
+    def _map(self, x: Map) -> Outcome:
+        args = [self._memo[a] for a in x.args]
+        match x.op, args:
+            case "mul", [a, b]:
+                return _product(a, b)
+            case "add", [a, b]:
+                return _sum(a, b)
+            case "sub", [a, b]:
+                return _sum(a, -b if isinstance(b, float) else b)
+            case ("div" | "quotient"), [a, b] if a == 0.0:
+                return 0.0 if self._divides(x, b) else "any"
+            case "div", [float() as a, float() as b] if b != 0.0:
+                return a / b
+            case "select", [_, a, b]:
+                return _either(a, b)
+            case op, [float() as a] if op in EXACT:
+                return EXACT[op](a)
+            case op, [a] if op in SATURATING:
+                return "any" if a == "any" else "finite"
+            case op, _ if op in FINITE_MAPS and all(map(_finite, args)):
+                return "finite"
+            case _:
+                return "any"
+
+    def _divides(self, x: Map, divisor: Outcome) -> bool:
+        """Whether 0 over the divisor is 0: it is not NaN, and not a 0 that plain division would see."""
+        if not _finite(divisor):
+            return False
+        along = self._layout.shape(x.args[1]).meets(self._varying)
+        return x.op == "quotient" or not along or (isinstance(divisor, float) and divisor != 0.0)
+
+
+def _finite(v: Outcome) -> bool:
+    return v == "finite" or (isinstance(v, float) and math.isfinite(v))
+
+
+def _either(a: Outcome, b: Outcome) -> Outcome:
+    if a == b:
+        return a
+    return "finite" if _finite(a) and _finite(b) else "any"
+
+
+def _product(a: Outcome, b: Outcome) -> Outcome:
+    if isinstance(a, float) and isinstance(b, float):
+        return a * b if math.isfinite(a) and math.isfinite(b) or a * b == a * b else "any"
+    if _finite(a) and _finite(b):
+        return 0.0 if 0.0 in (a, b) else "finite"
+    return "any"
+
+
+def _sum(a: Outcome, b: Outcome) -> Outcome:
+    if isinstance(a, float) and isinstance(b, float):
+        return a + b if a + b == a + b else "any"
+    if NEG_INF in (a, b) and (_finite(a) or _finite(b)):
+        return NEG_INF
+    return "finite" if _finite(a) and _finite(b) else "any"
+
+
+class Masks:
+    """Interpretations by predicate, and the masks of reductions over tiles that are not full."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        # A tile that is visited has a valid element, so a tail makes no row empty.
+        self._empties = Empties(ignored=layout.is_tail)
+        self._interpretations: dict[Predicate, Interpretation] = {}
+
+    def where_false(self, p: Predicate) -> Interpretation:
+        if p not in self._interpretations:
+            self._interpretations[p] = Interpretation(self._layout, self._empties, p)
+        return self._interpretations[p]
+
+    def masked(self, x: Expr, axis: str | None, identity: float) -> Expr:
+        """`x` with `identity` in the invalid lanes of the axis."""
+        tail = self._layout.tail(axis)
+        if tail is None or self.where_false(tail).of(x) == identity:
+            return x
+        return Where(tail, x, identity)
+
+    def masked_product(self, parts: list[Expr], axis: str | None) -> list[Expr]:
+        """A product's factors with 0 in the invalid lanes: the smallest factor that can be masked is."""
+        tail = self._layout.tail(axis)
+        if tail is None or self.where_false(tail).of_product(parts) == 0.0:
+            return parts
+        outcome = self.where_false(tail).of
+        along = [i for i, f in enumerate(parts) if self._layout.shape(f).meets(self._layout.of_rank(str(axis)))]
+        for i in sorted(along, key=lambda i: len(self._layout.shape(parts[i]).axes)):
+            rest = parts[:i] + parts[i + 1 :]
+            if all(_finite(outcome(f)) for f in rest):
+                return [*parts[:i], Where(tail, parts[i], 0.0), *parts[i + 1 :]]
+        return [Where(tail, product(parts), 0.0)]
+
+    def finite_parts(self, parts: list[Expr], axis: str | None) -> list[Expr]:
+        """Factors of a product that is weighted by 0 in the invalid lanes: those that may be NaN there are masked."""
+        tail = self._layout.tail(axis)
+        if tail is None:
+            return parts
+        outcome = self.where_false(tail).of
+        return [f if _finite(outcome(f)) else Where(tail, f, 0.0) for f in parts]
+
+    def may_be_empty(self, score: Expr) -> bool:
+        """Whether a filter may leave a maximum of the score without an element."""
+        return self._empties.reaches_neg_inf(score)
+
+    def hoisted(self, roots: Iterable[Expr]) -> list[Expr]:
+        """Mask the argument of a maximum once, for every consumer: values beyond a tail matter to nobody."""
+        wanted = list(roots)
+        tails: dict[Expr, Predicate] = {}
+        for x in topological(wanted):
+            match x:
+                case Reduce("max", rank, arg):
+                    pass
+                case Fold("scale", rank, ref, _):
+                    arg = scaled(ref)[0] if scaled(ref)[1] > 0 else ref
+                case _:
+                    continue
+            tail = self._layout.tail(self._layout.axis_of(rank))
+            if tail and self.where_false(tail).of(arg) != NEG_INF:
+                tails[arg] = tail
+        return _wrapped(wanted, tails)
+
+    def is_identity(self, x: Reduce | Fold, p: Predicate) -> bool:
+        """Whether the reduction sees its identity wherever the filter is false, so that tiles may be skipped."""
+        outcome = self.where_false(p)
+        match x:
+            case Fold("scale"):
+                return outcome.of(x.ref) == NEG_INF and _finite(outcome.of(x.arg))
+            case Fold():
+                return False
+            case Reduce("add"):
+                return outcome.of_product(factors(x.arg)) == 0.0
+            case Reduce():
+                return outcome.of(x.arg) == REDUCTIONS[x.op].identity
+
+
+def _wrapped(roots: list[Expr], tails: dict[Expr, Predicate]) -> list[Expr]:
+    """Rebuild with every node that `tails` names inside its filter."""
+    new: dict[Expr, Expr] = {}
+    for node in topological(roots):
+        rebuilt = with_children(node, tuple(new[a] for a in children(node)))
+        new[node] = Where(tails[node], rebuilt, NEG_INF) if node in tails else rebuilt
+    return [new[r] for r in roots]

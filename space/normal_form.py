@@ -1,0 +1,186 @@
+"""One normal form for planning: constants outermost, exponentials to base two, no reduction of a constant fiber.
+
+A number that multiplies moves out of products, sums, filters and (if it is positive) maxima, and stops at an
+exponential, where it meets log2(e): `exp(k*s - max(k*s))` becomes `exp2(s*k' - max(s)*k')` with one literal k'.
+A negative or unknown factor stays inside its maximum. All rules hold in real arithmetic with `0/0 = 0`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from .expr import Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size, Term, Where, rewrite
+from .layout import Layout
+from .plan import IllegalPlan
+
+LOG2_E = math.log2(math.e)
+LN_2 = math.log(2.0)
+
+ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+}
+
+
+def times(x: Expr, k: float) -> Expr:
+    """`x * k` with the constants merged."""
+    core, already = scaled(x)
+    k *= already
+    match core:
+        case _ if k == 1.0:
+            return core
+        case Const():
+            return Const(core.value * k)
+        case _:
+            return Map("mul", (core, Const(k)))
+
+
+def scaled(x: Expr) -> tuple[Expr, float]:
+    """`x` as (core, k): x = core * k."""
+    match x:
+        case Map("mul", (core, Const(k))) if math.isfinite(k):
+            return core, k
+        case _:
+            return x, 1.0
+
+
+def factors(x: Expr) -> list[Expr]:
+    """A product flattened; the number 1 is the empty product."""
+    match x:
+        case Map("mul", (a, b)):
+            return factors(a) + factors(b)
+        case Const(1.0):
+            return []
+        case _:
+            return [x]
+
+
+def product(parts: Iterable[Expr]) -> Expr:
+    """The product of some factors; 1 for none."""
+    result: Expr | None = None
+    for part in parts:
+        result = part if result is None else Map("mul", (result, part))
+    return Const(1.0) if result is None else result
+
+
+def bind_sizes(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> list[Expr]:
+    """Sizes as numbers, in expressions and in filters; a filter that holds everywhere or nowhere goes."""
+
+    def step(x: Expr) -> Expr | None:
+        match x:
+            case Size():
+                return Const(float(sizes[x.rank]))
+            case Where():
+                bound = _bind_predicate(x.predicate, sizes)
+                if not bound.terms:
+                    return x.arg if bound.const >= 0 else Const(x.fill)
+                return Where(bound, x.arg, x.fill)
+            case _:
+                return None
+
+    return rewrite(roots, step)
+
+
+def _bind_predicate(p: Predicate, sizes: Mapping[Rank, int]) -> Predicate:
+    total: dict[Rank, int] = {}
+    for t in p.terms:
+        total[t.rank] = total.get(t.rank, 0) + t.coef * (sizes[t.stride] if t.stride else 1)
+    const = p.const + sum(c * sizes[r] for r, c in p.sizes)
+    return Predicate(tuple(Term(r, c) for r, c in total.items() if c), (), const)
+
+
+def normalise(roots: Iterable[Expr], layout: Layout) -> list[Expr]:
+    """The normal form of expressions whose sizes and parameters are bound."""
+    return rewrite(roots, lambda x: _step(x, layout))
+
+
+def _step(x: Expr, layout: Layout) -> Expr | None:
+    match x:
+        case Map():
+            return _map(x)
+        case Where():
+            core, k = scaled(x.arg)
+            return times(Where(x.predicate, core, x.fill), k) if _fill_keeps(x.fill, k) else None
+        case Reduce() if not layout.varies(x.arg, x.rank):
+            return _repeated(x.op, x.arg, layout.count(x.rank))
+        case Reduce("add", rank, arg):
+            core, k = scaled(arg)
+            return times(Reduce("add", rank, core), k) if k != 1.0 else None
+        case Reduce("max" | "min" as op, rank, arg):
+            core, k = scaled(arg)
+            return times(Reduce(op, rank, core), k) if k != 1.0 and k > 0 else None
+        case Fold():
+            if not layout.varies(x.ref, x.rank) and not layout.varies(x.arg, x.rank):
+                raise IllegalPlan(f"a fold over {x.rank} needs a score or an argument that varies with it")
+            core, k = scaled(x.arg)
+            return times(Fold(x.action, x.rank, x.ref, core), k) if k != 1.0 else None
+        case _:
+            return None
+
+
+def _fill_keeps(fill: float, k: float) -> bool:
+    """Whether `fill = fill * k`, so that the factor may leave the filter."""
+    return k != 1.0 and (fill == 0.0 or (math.isinf(fill) and k > 0))
+
+
+def _repeated(op: str, x: Expr, count: int) -> Expr:
+    """A reduction over a rank that `x` does not vary with."""
+    match op:
+        case "add":
+            return times(x, float(count))
+        case "mul":
+            return _power(x, count)
+        case _:
+            return x
+
+
+def _power(x: Expr, n: int) -> Expr:
+    if n == 1:
+        return x
+    half = _power(x, n // 2)
+    return product([half, half, x][: 2 + n % 2])
+
+
+def _map(x: Map) -> Expr | None:
+    match x.op, x.args:
+        case ("add" | "sub" | "mul"), (Const(a), Const(b)):
+            return Const(ARITHMETIC[x.op](a, b))
+        case ("add" | "sub"), (a, Const(0.0)):
+            return a
+        case "add", (Const(0.0), b):
+            return b
+        case "mul", (Const(k), b) if math.isfinite(k):
+            return times(b, k)
+        case "mul", (a, Const(k)) if math.isfinite(k):
+            return times(a, k)
+        case "mul", (a, b):
+            (core_a, ka), (core_b, kb) = scaled(a), scaled(b)
+            return times(Map("mul", (core_a, core_b)), ka * kb) if ka * kb != 1.0 else None
+        case "neg", (a,):
+            return times(a, -1.0)
+        case "div", (a, Const(k)) if k and math.isfinite(1.0 / k):
+            return times(a, 1.0 / k)
+        case "div", (a, b):
+            core, k = scaled(a)
+            return times(Map("div", (core, b)), k) if k != 1.0 and not isinstance(core, Const) else None
+        case "exp", (a,):
+            return Map("exp2", (_into_difference(a, LOG2_E),))
+        case "log", (a,):
+            return times(Map("log2", (a,)), LN_2)
+        case "select", (condition, a, Const(fill)):
+            core, k = scaled(a)
+            return times(Map("select", (condition, core, Const(fill))), k) if _fill_keeps(fill, k) else None
+        case _:
+            return None
+
+
+def _into_difference(x: Expr, k: float) -> Expr:
+    """`x * k`, with k on both sides of a difference: where it meets their own factors."""
+    match x:
+        case Map("sub", (a, b)):
+            return Map("sub", (_into_difference(a, k), _into_difference(b, k)))
+        case _:
+            return times(x, k)
+

@@ -1,0 +1,93 @@
+"""A loop plan as text, for people and for golden tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .expr import Predicate
+from .plan import Block, Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Loop, LoopPlan, Sum, Value
+
+
+def format_plan(plan: LoopPlan) -> str:
+    """The grid, then one line a value, loops indented."""
+    roles = ", ".join(f"{r}={plan.sizes[r]}:{_role(plan, r)}" for r in plan.order)
+    return "\n".join([f"ranks {roles}", f"grid {' '.join(plan.grid) or '-'}", *_block(plan.root, "")])
+
+
+def _role(plan: LoopPlan, rank: str) -> str:
+    role = plan.roles[rank]
+    return "/".join(str(x) for x in (role.outer or "axis", role.tile) if x is not None)
+
+
+def _block(block: Block, indent: str) -> Iterator[str]:
+    for item in block.items:
+        if isinstance(item, Value):
+            yield indent + format_value(item)
+            continue
+        carries = ", ".join(f"{c.value.name}[{' '.join(c.value.axes)}] = {c.init:g}" for c in item.carries)
+        yield f"{indent}loop {item.rank} by {item.tile}" + (f" carrying {carries}" if carries else "")
+        yield from (f"{indent}  segment {_segment(item, i)}" for i in range(len(item.segments)))
+        yield from _block(item.body, indent + "  ")
+        if item.carries:
+            yield f"{indent}  next " + ", ".join(f"{c.value.name} <- {c.next.name}" for c in item.carries)
+
+
+def _segment(loop: Loop, i: int) -> str:
+    s = loop.segments[i]
+    known = " and ".join(sorted(format_predicate(p) for p in s.known))
+    return f"[{format_bound(s.lo)}, {format_bound(s.hi)})" + (f" where {known}" if known else "")
+
+
+def format_value(v: Value) -> str:
+    """`d_4[p m]:fp32 = dot(q_2, k_3) over e`."""
+    args = ", ".join(a.name for a in v.args)
+    head = f"{v.name}[{' '.join(v.axes)}]:{v.dtype} = " if v.op != "store" else ""
+    match v.op, v.attr:
+        case ("load" | "store"), (str() as name, tuple() as ranks):
+            place = f"{name}[{' '.join(ranks)}]"
+            return f"{head}load {place}" if v.op == "load" else f"store {place} = {args}"
+        case "where", (Predicate() as p, fill):
+            return f"{head}where({format_predicate(p)}, {args}, {fill})"
+        case "dot", (axis, _):
+            return f"{head}dot({args}) over {axis}"
+        case "reduce", (op, axis):
+            return f"{head}{op}({args}) over {axis}"
+        case "scale", k:
+            return f"{head}{args} * {k!r}"
+        case _, None:
+            return f"{head}{v.op}({args})"
+        case _, attr:
+            return f"{head}{v.op} {attr}"
+
+
+def format_predicate(p: Predicate) -> str:
+    """`m <= p + 3`: negative terms on the left."""
+    left = [_term(-t.coef, t.rank) for t in p.terms if t.coef < 0] + [_term(-c, f"|{r}|") for r, c in p.sizes if c < 0]
+    right = [_term(t.coef, t.rank) for t in p.terms if t.coef > 0] + [_term(c, f"|{r}|") for r, c in p.sizes if c > 0]
+    (right if p.const > 0 else left).extend([str(abs(p.const))] if p.const else [])
+    return f"{' + '.join(left) or '0'} <= {' + '.join(right) or '0'}"
+
+
+def _term(coef: int, name: str) -> str:
+    return name if coef == 1 else f"{coef} {name}"
+
+
+def format_bound(b: Bound) -> str:
+    """`floor(last(p) + 1, 64)`."""
+    match b:
+        case Lit():
+            return str(b.value)
+        case First():
+            return f"first({b.rank})"
+        case Last():
+            return f"last({b.rank})"
+        case Sum():
+            return " + ".join(format_bound(t) if c == 1 else f"{c} * {format_bound(t)}" for c, t in b.terms)
+        case Least():
+            return f"min({', '.join(map(format_bound, b.args))})"
+        case Greatest():
+            return f"max({', '.join(map(format_bound, b.args))})"
+        case FloorTo():
+            return f"floor({format_bound(b.arg)}, {b.step})"
+        case CeilTo():
+            return f"ceil({format_bound(b.arg)}, {b.step})"

@@ -1,0 +1,134 @@
+"""How a composite fold runs over tiles: the plan's side of every row of `folds.ACTIONS`.
+
+A tile is folded at once: the running reference is combined with the tile's own, the accumulator is transported
+to the new reference, and the tile's items are weighted relative to it. All folds of one score share this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from .contraction import Product
+from .expr import Const, Expr, Rank, Reduce, Where
+from .folds import ACTIONS
+from .normal_form import LOG2_E, scaled
+from .plan import Value
+
+if TYPE_CHECKING:
+    from .builder import Builder
+    from .loops import Pass
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """The reference of one score in one loop, and what every fold of that score needs in an iteration.
+
+    references: the carries (the finished reference, after the loop). weight: of the tile's items relative to the
+    new reference, 0 in invalid lanes. transport: the values that move an accumulator to the new reference.
+    """
+
+    references: tuple[Value, ...]
+    weight: Value
+    transport: tuple[Value, ...]
+
+
+class TileFold(Protocol):
+    """One action over tiles. constant_argument: the transport holds only for an argument free of the rank."""
+
+    constant_argument: bool
+
+    def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
+        """Add the reference's carries and one tile's update to a loop."""
+
+    def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
+        """The accumulator relative to the new reference."""
+
+    def is_reference(self, x: Reduce) -> bool:
+        """Whether a plain reduction of the score is the running reference."""
+
+
+class Scale:
+    """The reference is a running maximum m; an accumulator is scaled by exp(m_old - m_new).
+
+    A positive factor of the score stays out of the maximum and meets log2(e): 2**(k*c - k*m).
+    """
+
+    constant_argument = False
+
+    def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
+        builder, layout = this.builder, this.builder.layout
+        axis = layout.axis_of(rank)
+        core, k = scaled(ref)
+        core, k = (core, k) if k > 0 else (ref, 1.0)
+        score = builder.number(builder.masks.masked(core, axis, -float("inf")), this.body)
+        carry = this.carry("max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
+        tile = builder.reduce("max", score, axis) if axis else score
+        carry.next = builder.emit("max", (carry.value, tile))
+        finite = carry.next
+        if builder.masks.may_be_empty(core):
+            finite = builder.emit("guard", (finite,))
+        new, old = (builder.emit("scale", (v,), k * LOG2_E) for v in (finite, carry.value))
+        rescale = builder.emit("exp2", (builder.emit("sub", (old, new)),))
+        relative = builder.emit("sub", (builder.emit("scale", (score,), k * LOG2_E), new))
+        return Running((carry.value,), builder.emit("exp2", (relative,)), (rescale,))
+
+    def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
+        return builder.emit("mul", (accumulator, running.transport[0]))
+
+    def is_reference(self, x: Reduce) -> bool:
+        return x.op == "max"
+
+
+class Translate:
+    """The reference is (count, mean); moving a sum of squares from mean to mean' adds count * (mean - mean')**2.
+
+    Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+    """
+
+    constant_argument = True
+
+    def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
+        builder, layout = this.builder, this.builder.layout
+        axis, emit = layout.axis_of(rank), this.builder.emit
+        axes = (layout.shape(ref) - layout.of_rank(rank)).axes
+        count, mean = this.carry("count", frozenset(), 0.0), this.carry("mean", axes, 0.0)
+        elements = self._elements(this, axis)
+        tile_mean = emit("div", (builder.contract(Product([ref]), axis, this.body), elements))
+        count.next = emit("add", (count.value, elements))
+        share = emit("div", (elements, count.next))
+        step = emit("mul", (emit("sub", (tile_mean, mean.value)), share))
+        mean.next = emit("add", (mean.value, step))
+        distance = emit("sub", (builder.number(ref, this.body), mean.next))
+        weight = emit("mul", (distance, distance))
+        if tail := layout.tail(axis):
+            weight = emit("where", (weight,), (tail, 0.0), axes=weight.axes)
+        moved = emit("sub", (mean.value, mean.next))
+        added = emit("mul", (count.value, emit("mul", (moved, moved))))
+        return Running((count.value, mean.value), weight, (added,))
+
+    def _elements(self, this: Pass, axis: Rank | None) -> Value:
+        """The number of valid lanes of the tile."""
+        builder = this.builder
+        tail = builder.layout.tail(axis)
+        if axis is None or tail is None:
+            length = 1 if axis is None else builder.layout.roles[axis].tile or 1
+            return builder.value(Const(float(length)), this.body)
+        return builder.reduce("add", builder.value(Where(tail, Const(1.0), 0.0), this.body), axis)
+
+    def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
+        return builder.emit("add", (accumulator, running.transport[0]))
+
+    def is_reference(self, x: Reduce) -> bool:
+        return False
+
+
+TILE_FOLDS: dict[str, TileFold] = {"scale": Scale(), "translate": Translate()}
+"""By action: one row for every row of `folds.ACTIONS`."""
+
+
+def expand(action: str, rank: Rank, ref: Expr, arg: Expr) -> Expr:
+    """A fold over a rank that is a whole tile, at once: the sum of weighted arguments, by the law itself."""
+    row = ACTIONS[action]
+    return Reduce("add", rank, row.weight_of(ref, row.reference_of(rank, ref)) * arg)
+
