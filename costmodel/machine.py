@@ -146,12 +146,12 @@ def detect_machine(device: str = "auto") -> Machine:
     A CUDA device is matched by name to a shipped description, else built from its properties; a CPU is the
     template `cpu` overridden by the probe. Raises MachineError where there is no such device.
     """
-    from . import probe
+    from .probe import cuda_is_available, cuda_machine, probe_cpu
 
     if device == "auto":
-        device = "cuda" if probe.cuda_is_available() else "cpu"
+        device = "cuda" if cuda_is_available() else "cpu"
     if device == "cpu":
-        return load_machine("cpu").with_measured(probe.probe_cpu())
-    if device.split(":")[0] == "cuda" and probe.cuda_is_available():
-        return probe.cuda_machine(device)
+        return load_machine("cpu").with_measured(probe_cpu())
+    if device.split(":")[0] == "cuda" and cuda_is_available():
+        return cuda_machine(device)
     raise MachineError(f"device must be auto, cpu or cuda (with a CUDA GPU present), but got {device!r}")

@@ -1,0 +1,172 @@
+"""What one program needs of a multiprocessor, predicted from the plan, and whether a machine can give it.
+
+Exact numbers come from compiling for a GPU that need not be there (`kernels.offline`); these formulas rank
+thousands of candidates without it. Registers: every tile that is live at once, in 32-bit words, plus a fixed
+overhead of addresses and indices. Shared memory: one buffer a pipeline stage for each tile that a loop streams
+into a matrix product, one for each that stays. Fitted to ptxas for sm_90: 128 x 64 tiles at 128 columns need
+255 registers and 56 bytes of stack with 4 warps, 145 registers with 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from ..space.plan import Block, Carry, Loop, LoopPlan, Value
+from ..space.schedule import Schedule
+from .estimate import Resources
+from .machine import Machine
+from .operations import DTYPE_BYTES
+from .transfers import Region
+
+REGISTER_OVERHEAD = 30
+"""Registers of a thread for addresses, indices and constants."""
+ROW_COPIES = 4
+"""A vector along the rows of a product's result is held by four lanes at once."""
+PRODUCT = "dot"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """A program's needs, free of any machine: bytes of tiles live in registers at once, bytes of shared memory."""
+
+    register_bytes: float
+    shared_bytes: int
+
+
+def tile_elements(plan: LoopPlan, value: Value) -> int:
+    """Elements of a value's tile, padding included."""
+    return prod(plan.length(a) for a in value.axes)
+
+
+def tile_bytes(plan: LoopPlan, value: Value) -> int:
+    """Bytes of a value's tile, padding included."""
+    return tile_elements(plan, value) * DTYPE_BYTES[value.dtype]
+
+
+def all_values(block: Block) -> list[Value]:
+    """Every value in a block and its loops, in order."""
+    found: list[Value] = []
+    for item in block.items:
+        found += all_values(item.body) if isinstance(item, Loop) else [item]
+    return found
+
+
+def regions(plan: LoopPlan) -> dict[Value, Region]:
+    """Where each value sits: a loaded tile that a product reads is in shared memory, all else in registers."""
+    values = all_values(plan.root)
+    fed = {a for v in values if v.op == PRODUCT for a in v.args[:2]}
+    place = dict.fromkeys(values, Region.REGISTERS)
+    for v in values:
+        if v in fed and (v.op == "load" or (v.op == "transpose" and v.args[0].op == "load")):
+            place[v] = Region.SHARED
+            if v.op == "transpose":
+                place[v.args[0]] = Region.SHARED
+    return place
+
+
+def needs(plan: LoopPlan, schedule: Schedule) -> Needs:
+    """Predicted needs of one program."""
+    place = regions(plan)
+    return Needs(_peak(plan, plan.root, place), _shared(plan, plan.root, place, 1, schedule.stages))
+
+
+def resources(plan: LoopPlan, schedule: Schedule, machine: Machine) -> Resources:
+    """Predicted resources of one program on a machine."""
+    return fit_needs(needs(plan, schedule), schedule.warps, machine)
+
+
+def fit_needs(need: Needs, warps: int, machine: Machine) -> Resources:
+    """Needs as a machine counts them: registers of a thread, and what does not fit there as spills (bytes a thread)."""
+    threads = machine.threads(warps)
+    wanted = round(REGISTER_OVERHEAD + need.register_bytes / 4 / threads)
+    # no program may have more than the SM's whole register file
+    limit = min(machine.registers_per_thread, machine.registers_per_sm // threads)
+    return Resources(need.shared_bytes, min(wanted, limit), max(wanted - limit, 0) * 4, warps)
+
+
+def programs_per_sm(need: Resources, machine: Machine) -> int:
+    """How many programs one multiprocessor holds at once; 0 where not even one fits."""
+    registers = -(-max(need.registers_per_thread, 1) // 8) * 8 * machine.threads(need.warps)
+    shared = need.shared_bytes + machine.shared_bytes_reserved
+    return min(
+        machine.programs_per_sm,
+        machine.warps_per_sm // need.warps,
+        machine.registers_per_sm // registers,
+        machine.shared_bytes_per_sm // shared if shared else machine.programs_per_sm,
+    )
+
+
+def illegal(need: Resources, machine: Machine, spill_limit: int = 256) -> str | None:
+    """Why a program cannot (or should not) run on a machine, as one line; None where it can."""
+    if need.shared_bytes > machine.shared_bytes_per_program:
+        return f"shared memory: needs {need.shared_bytes} bytes, {machine.name} has {machine.shared_bytes_per_program}"
+    if need.warps > machine.warps_per_sm:
+        return f"warps: needs {need.warps}, {machine.name} runs {machine.warps_per_sm} on an SM"
+    if need.spill_bytes > spill_limit:
+        return f"registers: spills {need.spill_bytes} bytes a thread, at most {spill_limit} is allowed"
+    return None
+
+
+# ---- registers: the most bytes live at once
+
+
+def _peak(
+    plan: LoopPlan, block: Block, place: Mapping[Value, Region], outside: float = 0.0, carries: Sequence[Carry] = ()
+) -> float:
+    """The most register bytes live at any point of a block; `outside`: bytes of values that live through it."""
+    last = _last_uses(block)
+    last.update((c.next, len(block.items)) for c in carries)
+    held = {c.value: _held(plan, c.value, place) for c in carries}
+
+    def live(position: int) -> float:
+        return outside + sum(b for v, b in held.items() if last.get(v, -1) >= position)
+
+    most = outside + sum(held.values())
+    for i, item in enumerate(block.items):
+        before = live(i)
+        if isinstance(item, Loop):
+            most = max(most, _peak(plan, item.body, place, before, item.carries))
+            held.update((c.value, _held(plan, c.value, place)) for c in item.carries)
+            continue
+        result = _held(plan, item, place)
+        if item.op == PRODUCT:  # operands and result at once; an accumulator is added into
+            added = _held(plan, item.args[2], place) if len(item.args) > 2 else 0.0
+            most = max(most, before + result - added)
+        else:  # an elementwise result takes its argument's registers as it goes
+            most = max(most, before, live(i + 1) + result)
+        held[item] = result
+    return most
+
+
+def _last_uses(block: Block) -> dict[Value, int]:
+    """Position in the block of each value's last use (a use inside a loop counts at the loop)."""
+    last: dict[Value, int] = {}
+    for i, item in enumerate(block.items):
+        users = all_values(item.body) if isinstance(item, Loop) else [item]
+        for user in users:
+            last.update(dict.fromkeys(user.args, i))
+    return last
+
+
+def _held(plan: LoopPlan, value: Value, place: Mapping[Value, Region]) -> float:
+    """Register bytes of a value: none for tiles in shared memory, scalars, indices, filters and what is stored."""
+    if place.get(value) == Region.SHARED or not value.axes or value.op in ("iota", "const", "store"):
+        return 0.0
+    if value.dtype == "bool":
+        return tile_elements(plan, value) / 8
+    return float(tile_bytes(plan, value) * (ROW_COPIES if len(value.axes) == 1 else 1))
+
+
+def _shared(plan: LoopPlan, block: Block, place: Mapping[Value, Region], buffers: int, stages: int) -> int:
+    """Shared bytes of a block: its own tiles, and the largest of its loops, which run one after the other."""
+    own, inner = 0, 0
+    for item in block.items:
+        if isinstance(item, Loop):
+            inner = max(inner, _shared(plan, item.body, place, stages, stages))
+        elif item.op == "load" and place[item] == Region.SHARED:
+            own += tile_bytes(plan, item) * buffers
+        elif item.op == PRODUCT and place.get(item.args[1]) == Region.REGISTERS:
+            own += tile_bytes(plan, item.args[1])  # computed, and read from shared memory
+    return own + inner

@@ -1,0 +1,70 @@
+"""How long a kernel should take: the estimate of one candidate, and of many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..space.plan import LoopPlan
+from ..space.schedule import Schedule
+from .calibration import Calibration
+from .estimate import Estimate, Resources
+from .machine import Machine
+from .terms import UNITS, Placement, place, terms
+from .work import Work, work
+
+
+def estimate(
+    plan: LoopPlan,
+    schedule: Schedule,
+    machine: Machine,
+    calibration: Calibration | None = None,
+    resources: Resources | None = None,
+) -> Estimate:
+    """Price a plan. `resources` from a compiler win over predicted ones; the calibration defaults to the machine's.
+
+    Raises MachineError where the machine has no unit for a product's dtype.
+    """
+    return estimate_work(work(plan, schedule), machine, calibration, resources)
+
+
+def estimate_work(
+    counted: Work, machine: Machine, calibration: Calibration | None = None, resources: Resources | None = None
+) -> Estimate:
+    """Price counted work."""
+    return estimate_works([counted], machine, calibration, [resources])[0]
+
+
+def estimate_works(
+    counted: Sequence[Work],
+    machine: Machine,
+    calibration: Calibration | None = None,
+    resources: Sequence[Resources | None] | None = None,
+) -> list[Estimate]:
+    """Price many candidates at once, in the order given."""
+    chosen = calibration or Calibration.of(machine)
+    given = resources or [None] * len(counted)
+    placed = [place(w, machine, r) for w, r in zip(counted, given, strict=True)]
+    rows = terms(counted, machine, placed)
+    seconds, units = rows.seconds(chosen), rows.unit_seconds(chosen)
+    hbm = rows.hbm / chosen.memory_efficiency
+    return [
+        _answer(w, p, float(t), (*map(float, u), float(h)), chosen)
+        for w, p, t, u, h in zip(counted, placed, seconds, units, hbm, strict=True)
+    ]
+
+
+def _answer(
+    counted: Work, placed: Placement, seconds: float, by_unit: tuple[float, ...], calibration: Calibration
+) -> Estimate:
+    named = (*zip((*UNITS, "hbm"), by_unit, strict=True), ("launch", calibration.launch_seconds))
+    return Estimate(
+        seconds=seconds,
+        traffic=replace(counted.traffic, hbm_bytes=placed.hbm_bytes),
+        resources=placed.resources,
+        programs=counted.programs,
+        programs_per_sm=placed.per_sm,
+        waves=placed.waves,
+        limiter=max(named, key=lambda pair: pair[1])[0],
+        unit_seconds=named,
+    )

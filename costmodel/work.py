@@ -1,0 +1,287 @@
+"""The work of one kernel, counted from its plan: hardware-free, small, and all that a time estimate needs.
+
+Counting walks the plan once; pricing a `Work` on a machine is arithmetic, so candidates are counted once and
+priced again after every calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from ..space.expr import Predicate, Rank
+from ..space.plan import Block, Loop, LoopPlan, Value
+from ..space.schedule import Schedule
+from .estimate import Traffic
+from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
+from .resources import PRODUCT, Needs, needs, regions, tile_bytes, tile_elements
+from .transfers import Region, Tile, Transfer, as_traffic, move, product
+from .trips import Floats, Path, launch_order, tiles, trips, whole_grid
+
+PROFILE_BINS = 64
+LOAD_STEPS = 4
+"""A global load that nothing hides takes about as long as four dependent products or reductions."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """Matrix products of one execution: operand dtype, rows of the left operand, FLOP with padding."""
+
+    dtype: str
+    rows: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A block of a program in one segment: what one execution does, and how many executions a program has.
+
+    traffic: of one execution of one program (HBM is counted by `streams`). steps: length of the longest chain of
+    products, reductions and exposed loads, each of which waits for the one before. operators: tensor operations,
+    were each run by itself; operand_bytes: (bytes of operands and result) of each such elementwise operation.
+    """
+
+    executions: float
+    traffic: Traffic
+    products: tuple[Product, ...]
+    steps: int
+    operators: int
+    operand_bytes: tuple[int, ...]
+    looped: bool
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Global memory that programs read or write: one tensor.
+
+    ranks: grid ranks that its tile depends on. distinct_bytes: of one tile. requested_bytes: per program, repeats
+    included. total_bytes: the whole tensor's.
+    """
+
+    tensor: str
+    ranks: frozenset[Rank]
+    distinct_bytes: float
+    requested_bytes: float
+    total_bytes: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """All counts of one kernel launch.
+
+    grid: (rank, tiles), fastest varying first. profile: relative length of programs in launch order, in even bins
+    (mean 1). longest: the longest program over the mean.
+    """
+
+    programs: int
+    grid: tuple[tuple[Rank, int], ...]
+    phases: tuple[Phase, ...]
+    streams: tuple[Stream, ...]
+    profile: tuple[float, ...]
+    longest: float
+    needs: Needs
+    warps: int
+    stages: int
+
+    @property
+    def traffic(self) -> Traffic:
+        """All programs together; HBM at its least, each tensor once."""
+        total = Traffic(hbm_bytes=sum(s.total_bytes for s in self.streams))
+        for phase in self.phases:
+            total = total + phase.traffic * (phase.executions * self.programs)
+        return total
+
+
+def work(plan: LoopPlan, schedule: Schedule) -> Work:
+    """Count a plan's work. Takes about a millisecond."""
+    every = trips(plan, whole_grid(plan))
+    counter = _Counter(plan, schedule, regions(plan))
+    phases = tuple(counter.phases(every))
+    lengths = _lengths(phases, every)
+    mean = float(lengths.mean()) or 1.0
+    ordered = trips(plan, launch_order(plan, schedule.order == "reverse", 4 * PROFILE_BINS))
+    return Work(
+        programs=plan.programs(),
+        grid=tuple((r, tiles(plan, r)) for r in plan.grid),
+        phases=phases,
+        streams=tuple(counter.streams()),
+        profile=_bins(_lengths(phases, ordered) / mean),
+        longest=float(lengths.max()) / mean,
+        needs=needs(plan, schedule),
+        warps=schedule.warps,
+        stages=schedule.stages,
+    )
+
+
+def _effort(t: Traffic) -> float:
+    """One number for how long work takes, near enough to compare programs of one kernel with each other."""
+    return t.tensor_flops / 16 + t.fma_flops + 16 * t.special_ops + t.l2_bytes
+
+
+def _lengths(phases: tuple[Phase, ...], runs: Mapping[Path, Floats]) -> Floats:
+    """Relative lengths of sampled programs: the root block and every segment, in the order of `phases`."""
+    total: Floats = np.zeros(1)
+    for phase, executions in zip(phases, [np.ones(1), *runs.values()], strict=True):
+        total = total + _effort(phase.traffic) * executions
+    return total
+
+
+def _bins(values: Floats) -> tuple[float, ...]:
+    parts = np.array_split(values, PROFILE_BINS) if len(values) >= PROFILE_BINS else [values]
+    return tuple(float(p.mean()) for p in parts)
+
+
+class _Counter:
+    """One walk over a plan. Collects phases, and what each tensor's loads and stores ask for."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, place: Mapping[Value, Region]) -> None:
+        self.plan = plan
+        self.stages = schedule.stages
+        self.place = place
+        self.requested: dict[tuple[str, frozenset[Rank]], float] = {}
+        self.distinct: dict[tuple[str, frozenset[Rank]], float] = {}
+        self.fused = _fused(plan)
+
+    def phases(self, runs: Mapping[Path, Floats]) -> Iterator[Phase]:
+        """The root block, then every path of segments in the order of `runs`."""
+        yield self._phase(self.plan.root, frozenset(), 1.0, looped=False)
+        loops = {id(loop): loop for loop in self.plan.loops()}
+        for path, executions in runs.items():
+            known = frozenset[Predicate]().union(*(loops[i].segments[n].known for i, n in path))
+            yield self._phase(loops[path[-1][0]].body, known, float(executions.mean()), looped=True)
+
+    def _phase(self, block: Block, known: frozenset[Predicate], executions: float, looped: bool) -> Phase:
+        values = [v for v in block.items if not isinstance(v, Loop) and not _holds(v, known)]
+        transfers: list[Transfer] = []
+        products: list[Product] = []
+        slots = special = 0.0
+        for v in values:
+            cost, elements = self._cost(v)
+            slots += cost.slots * elements
+            special += cost.special * elements
+            transfers += self._transfers(v)
+            if v.op == PRODUCT:
+                products.append(self._product(v))
+            if v.op in ("load", "store"):
+                self._request(v, executions)
+        traffic = as_traffic(transfers) + Traffic(
+            tensor_flops=sum(p.flops for p in products), fma_flops=slots * FLOPS_PER_SLOT, special_ops=special
+        )
+        run = [v for v in values if v.op not in ("const", "carry", "iota", "transpose", "load")]
+        operand_bytes = tuple(self._operand_bytes(v) for v in run if v.op != PRODUCT)
+        steps = self._steps(values, exposed=not looped or self.stages < 2)
+        return Phase(executions, traffic, tuple(products), steps, len(run), operand_bytes, looped)
+
+    def _cost(self, v: Value) -> tuple[ElementCost, float]:
+        elements = tile_elements(self.plan, v.args[0] if v.op == "reduce" else v)
+        return (FREE if v in self.fused or v.op == PRODUCT else element_cost(v.op)), elements
+
+    def _transfers(self, v: Value) -> list[Transfer]:
+        match v.op:
+            case "load":
+                tile = Tile(Region.GLOBAL, tile_bytes(self.plan, v) * self._valid(v.axes))
+                return list(move(tile, self.place[v]))
+            case "store":
+                nbytes = tile_elements(self.plan, v.args[0]) * self._width(v) * self._valid(v.args[0].axes)
+                staged = Tile(Region.REGISTERS, nbytes), Tile(Region.SHARED, nbytes)
+                return [*move(staged[0], Region.SHARED), *move(staged[1], Region.GLOBAL)]
+            case "dot":
+                left, right = v.args[:2]
+                found: list[Transfer] = []
+                if self.place[right] == Region.REGISTERS:  # a computed right operand goes through shared memory
+                    found += move(Tile(Region.REGISTERS, tile_bytes(self.plan, right)), Region.SHARED)
+                operands = [
+                    Tile(self.place[left], tile_bytes(self.plan, left)),
+                    Tile(Region.SHARED, tile_bytes(self.plan, right)),
+                ]
+                return [*found, *product(operands)]
+            case _:
+                # an elementwise reader of a tile in shared memory loads it first
+                return [
+                    t
+                    for a in v.args
+                    if self.place.get(a) == Region.SHARED and v.op != "transpose"
+                    for t in move(Tile(Region.SHARED, tile_bytes(self.plan, a)), Region.REGISTERS)
+                ]
+
+    def _product(self, v: Value) -> Product:
+        attr = v.attr
+        assert isinstance(attr, tuple), f"a dot's attr is (contracted axis, batch axes), but got {attr!r}"
+        contracted, batch = attr
+        left = v.args[0]
+        rows = prod(self.plan.length(a) for a in left.axes if a != contracted and a not in batch)
+        return Product(left.dtype, rows, 2.0 * tile_elements(self.plan, v) * self.plan.length(contracted))
+
+    def _operand_bytes(self, v: Value) -> int:
+        return tile_bytes(self.plan, v) + sum(tile_bytes(self.plan, a) for a in v.args)
+
+    def _steps(self, values: list[Value], exposed: bool) -> int:
+        depth: dict[Value, int] = {}
+        for v in values:
+            own = 1 if v.op in (PRODUCT, "reduce") else LOAD_STEPS if v.op == "load" and exposed else 0
+            depth[v] = own + max((depth.get(a, 0) for a in v.args), default=0)
+        return max(depth.values(), default=0)
+
+    # ---- global memory
+
+    def _valid(self, axes: tuple[Rank, ...]) -> float:
+        """The mean share of a tile that lies inside the tensor."""
+        return prod(self.plan.sizes[a] / (tiles(self.plan, a) * self.plan.length(a)) for a in axes)
+
+    def _name_and_ranks(self, v: Value) -> tuple[str, tuple[Rank, ...]]:
+        assert isinstance(v.attr, tuple), f"a {v.op}'s attr is (tensor, ranks), but got {v.attr!r}"
+        name, ranks = v.attr
+        return str(name), tuple(ranks)
+
+    def _width(self, v: Value) -> int:
+        name, _ = self._name_and_ranks(v)
+        return DTYPE_BYTES[self.plan.dtypes.get(name, v.dtype)]
+
+    def _request(self, v: Value, executions: float) -> None:
+        name, ranks = self._name_and_ranks(v)
+        tile = v.args[0] if v.op == "store" else v
+        key = name, frozenset(r for r in ranks if r in self.plan.grid)
+        nbytes = tile_elements(self.plan, tile) * self._width(v) * self._valid(tile.axes)
+        self.requested[key] = self.requested.get(key, 0.0) + nbytes * executions
+        span = prod(
+            (self.plan.roles[r].tile or 1) * (self._valid((r,)) if self.plan.roles[r].tile else 1)
+            if r in self.plan.grid
+            else self.plan.sizes[r]
+            for r in ranks
+        )
+        self.distinct[key] = max(self.distinct.get(key, 0.0), span * self._width(v))
+
+    def streams(self) -> Iterator[Stream]:
+        """One stream a tensor and way of indexing it; call after `phases`."""
+        counts = {r: tiles(self.plan, r) for r in self.plan.grid}
+        for (name, ranks), requested in self.requested.items():
+            distinct = min(self.distinct[name, ranks], requested) or 1.0
+            yield Stream(name, ranks, distinct, requested, distinct * prod(counts[r] for r in ranks))
+
+
+def _holds(v: Value, known: frozenset[Predicate]) -> bool:
+    """Whether a filter is known to hold on the whole segment, so that the code has none."""
+    return v.op == "where" and isinstance(v.attr, tuple) and v.attr[0] in known
+
+
+def _fused(plan: LoopPlan) -> frozenset[Value]:
+    """Multiplications whose only use is an addition or subtraction of the same tile: one FMA with it."""
+    users: dict[Value, list[Value]] = {}
+
+    def visit(block: Block) -> None:
+        for item in block.items:
+            if isinstance(item, Loop):
+                visit(item.body)
+            else:
+                for a in item.args:
+                    users.setdefault(a, []).append(item)
+
+    visit(plan.root)
+    return frozenset(
+        v
+        for v, by in users.items()
+        if v.op in ("mul", "scale") and len(by) == 1 and by[0].op in ("add", "sub") and by[0].axes == v.axes
+    )
