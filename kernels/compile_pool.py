@@ -1,0 +1,134 @@
+"""Many offline compiles at once, in child processes that can be killed.
+
+A child reads one kernel a line and answers one line (JSON both ways). A compile that takes too long costs its
+child; the next kernel gets a new one. `python -m eintune.kernels.compile_pool` is the child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ..costmodel.estimate import Resources
+from .kernel import Argument, Kernel
+from .offline import CompileError, compile_offline, environment
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A compile that gave no kernel. status: "compile-error", "timeout" or "crashed"."""
+
+    status: str
+    message: str
+
+
+def compile_many(
+    kernels: Sequence[Kernel],
+    architecture: str,
+    *,
+    workers: int | None = None,
+    timeout: float = 60.0,
+    cache_dir: Path | None = None,
+) -> list[Resources | Failure]:
+    """Exact resources of each kernel on an architecture, or why there are none.
+
+    workers: child processes (default: one a core, at most one a kernel). timeout: seconds a kernel may take.
+    """
+    waiting: SimpleQueue[int] = SimpleQueue()
+    for i in range(len(kernels)):
+        waiting.put(i)
+    results: list[Resources | Failure] = [Failure("crashed", "never compiled")] * len(kernels)
+
+    def work() -> None:
+        child = _Child(environment(cache_dir))
+        try:
+            while True:
+                i = waiting.get_nowait()
+                results[i] = child.compile(kernels[i], architecture, timeout)
+        except Empty:
+            pass
+        finally:
+            child.stop()
+
+    count = max(1, min(workers or os.cpu_count() or 1, len(kernels)))
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(work) for _ in range(count)]:
+            done.result()
+    return results
+
+
+class _Child:
+    """One compiling process, started when it is needed."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self._env = env
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def compile(self, kernel: Kernel, architecture: str, timeout: float) -> Resources | Failure:
+        process = self._process = self._process or self._start()
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps([asdict(kernel), architecture]).encode() + b"\n")
+            process.stdin.flush()
+            answer = self._answer(process, timeout)
+        except BrokenPipeError:
+            answer = b""
+        if answer is None:
+            self.stop()
+            return Failure("timeout", f"the compiler took longer than {timeout:g} s")
+        if not answer:
+            code = process.wait()
+            self.stop()
+            return Failure("crashed", f"the compiling process ended with exit code {code}")
+        ok, data = json.loads(answer)
+        return Resources(**data) if ok else Failure("compile-error", data)
+
+    @staticmethod
+    def _answer(process: subprocess.Popen[bytes], timeout: float) -> bytes | None:
+        """The next line; empty where the child has ended, None where it is late."""
+        assert process.stdout
+        ready, _, _ = select.select([process.stdout], [], [], timeout)
+        return process.stdout.readline() if ready else None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-P", "-m", __spec__.name if __spec__ else __name__]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._env)
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def kernel_of(data: dict[str, Any]) -> Kernel:
+    """A kernel from its `asdict`, through JSON."""
+    arguments = tuple(Argument(**{**a, "shape": tuple(a["shape"])}) for a in data["arguments"])
+    return Kernel(**{**data, "arguments": arguments, "grid": tuple(data["grid"])})
+
+
+def main() -> None:
+    """The child: a kernel a line on stdin, a result a line on what was stdout (compilers may print there)."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        data, architecture = json.loads(line)
+        try:
+            answer: tuple[bool, Any] = True, asdict(compile_offline(kernel_of(data), architecture))
+        except CompileError as error:
+            answer = False, str(error)
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()
