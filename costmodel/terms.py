@@ -3,12 +3,14 @@
 One row is one candidate, one column of it a phase. Everything that a calibration does not change is computed
 once; `Terms.seconds` is then a few array operations for hundreds of candidates.
 
-The model. R programs share a multiprocessor. In one execution of a phase each needs its units for u_1..u_k
-seconds (matrix, fp32 lanes, special functions, shared memory, L2). Were nothing hidden, R of them took
-R * sum(u); were all else hidden behind the busiest unit, R * max(u). A group of four warps hides a share `overlap`
-of the difference, and G groups on the SM hide 1 - (1 - overlap)^G of it. A chain of dependent steps costs
-latency once, whatever R is. Programs of equal length run in whole waves; unequal ones are packed as they come,
-with half of a last program's length idle at the end, and never faster than the longest one alone.
+The model. R programs share a multiprocessor. In one execution of a phase each needs the matrix unit (or, where
+that takes longer, shared memory, from which its operands come), the fp32 lanes and the special-function unit for
+u_1..u_3 seconds. Were nothing hidden, R of them took R * sum(u); were all else hidden behind the busiest unit,
+R * max(u). A group of four warps hides a share `overlap` of the difference, and G groups on the SM hide
+1 - (1 - overlap)^G of it. Loads that a loop pipelines run beside all that and bound it from below; other loads
+come on top. A chain of dependent steps costs its latency once, whatever R is. Programs of equal length run in
+whole waves; unequal ones are packed as they come, with half of a last program's length idle at the end, and never
+faster than the longest one alone.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 UNITS = ("tensor", "fma", "special", "shared", "l2")
 GROUP_WARPS = 4
 """A multiprocessor has four schedulers: four warps keep it busy."""
+LOCKSTEP = 0.5
+"""Groups of one program wait for each other at every tile, so a further one hides half of what a program would."""
 EVEN = 1.05
 """Programs whose longest is within 5 % of the mean count as equal."""
 SHARP = 4.0
-"""Exponent of the soft maximum of compute time and HBM time."""
+"""Exponent of the soft maximum of two limits."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,15 @@ def _streamed(phase: Phase, machine: Machine) -> list[int]:
 class Terms:
     """Arrays over candidates (rows), phases and units.
 
-    units: (rows, phases, units) seconds of one program on a whole SM at full rates. executions, steps: (rows,
-    phases). share: the machine's whole time over one program's; the rest as in the module's text.
+    units: (rows, phases, units) seconds of one program that has an SM to itself, at full rates. executions, steps,
+    pipelined (1 where loads run beside the rest, else 0): (rows, phases). hbm: seconds for all bytes. sms: a number;
+    programs, per_sm, groups (of four warps on an SM), longest, ending (relative lengths): (rows,).
     """
 
     units: Floats
     executions: Floats
     steps: Floats
+    pipelined: Floats
     hbm: Floats
     programs: Floats
     sms: float
@@ -95,7 +101,8 @@ class Terms:
     def unit_seconds(self, c: Calibration) -> Floats:
         """(rows, units) seconds of the whole launch by unit, each alone and all SMs busy."""
         per_program = (self._scaled(c) * self.executions[:, :, None]).sum(axis=1)
-        return per_program * (self.programs / self.sms)[:, None]
+        seconds: Floats = per_program * (self.programs / self.sms)[:, None]
+        return seconds
 
     def seconds(self, c: Calibration) -> Floats:
         """(rows,) predicted seconds of the launch."""
@@ -110,25 +117,31 @@ class Terms:
         packed = rows / slots * together + np.where(rows > slots, 0.5 * self.ending * together, 0.0)
         uneven = np.maximum(packed, self.longest * self._together(c, last))
         compute = np.where(self.longest <= EVEN, even, uneven)
-        memory = self.hbm / c.memory_efficiency
-        top = np.maximum(compute, memory)
-        with np.errstate(invalid="ignore"):
-            soft = top * ((compute / top) ** SHARP + (memory / top) ** SHARP) ** (1 / SHARP)
-        return np.where(top > 0, soft, 0.0) + c.launch_seconds
+        return _soft_max(compute, self.hbm / c.memory_efficiency) + c.launch_seconds
 
     def _scaled(self, c: Calibration) -> Floats:
         memory = c.memory_efficiency
-        return self.units / np.array([c.tensor_efficiency, c.fma_efficiency, c.special_efficiency, memory, memory])
+        efficiency = np.array([c.tensor_efficiency, c.fma_efficiency, c.special_efficiency, memory, memory])
+        scaled: Floats = self.units / efficiency
+        return scaled
 
     def _together(self, c: Calibration, running: Floats) -> Floats:
         """Seconds in which `running` programs of one SM finish."""
-        scaled = self._scaled(c)
-        busiest, total = scaled.max(axis=2), scaled.sum(axis=2)
-        groups = self.groups * running / self.per_sm
-        open_share = (1 - c.overlap) ** groups
-        busy = running[:, None] * (busiest + open_share[:, None] * (total - busiest))
-        phase = busy + self.steps * c.step_seconds
-        return (phase * self.executions).sum(axis=1)
+        tensor, fma, special, shared, l2 = np.moveaxis(self._scaled(c), 2, 0)
+        serial = np.stack([np.maximum(tensor, shared), fma, special, l2 * (1 - self.pipelined)])
+        busiest, total = serial.max(axis=0), serial.sum(axis=0)
+        exposed = (1 - c.overlap) ** (self.groups * running / self.per_sm)
+        busy = _soft_max(busiest + exposed[:, None] * (total - busiest), l2 * self.pipelined)
+        phase = running[:, None] * busy + self.steps * c.step_seconds
+        seconds: Floats = (phase * self.executions).sum(axis=1)
+        return seconds
+
+
+def _soft_max(a: Floats, b: Floats) -> Floats:
+    """A maximum whose corner is rounded: near the corner both limits are felt (2^(1/4) of them where they meet)."""
+    top = np.maximum(np.maximum(a, b), 1e-30)
+    result: Floats = top * ((a / top) ** SHARP + (b / top) ** SHARP) ** (1 / SHARP)
+    return result
 
 
 def terms(works: Sequence[Work], machine: Machine, placements: Sequence[Placement] | None = None) -> Terms:
@@ -136,22 +149,24 @@ def terms(works: Sequence[Work], machine: Machine, placements: Sequence[Placemen
     placed = list(placements) if placements is not None else [place(w, machine) for w in works]
     width = max((len(w.phases) for w in works), default=1)
     units = np.zeros((len(works), width, len(UNITS)))
-    executions, steps = np.zeros((len(works), width)), np.zeros((len(works), width))
+    executions, steps, pipelined = (np.zeros((len(works), width)) for _ in range(3))
     for i, (counted, at) in enumerate(zip(works, placed, strict=True)):
         for j, phase in enumerate(counted.phases):
             units[i, j] = _unit_seconds(phase, counted, at, machine)
             executions[i, j] = phase.executions
             steps[i, j] = _steps(phase, counted, machine)
+            pipelined[i, j] = phase.looped and counted.stages > 1 and machine.kind == "gpu"
     per_sm = np.array([float(p.per_sm) for p in placed])
     return Terms(
         units=units,
         executions=executions,
         steps=steps,
+        pipelined=pipelined,
         hbm=np.array([p.hbm_bytes / machine.hbm_bytes_per_second for p in placed]),
         programs=np.array([float(w.programs) for w in works]),
         sms=float(machine.sms),
         per_sm=per_sm,
-        groups=np.array([n * max(w.warps, 1) / GROUP_WARPS for n, w in zip(per_sm, works, strict=True)]),
+        groups=np.array([n * _groups(w.warps) for n, w in zip(per_sm, works, strict=True)]),
         longest=np.array([w.longest for w in works]),
         ending=np.array([_ending(w, n * machine.sms) for w, n in zip(works, per_sm, strict=True)]),
     )
@@ -187,6 +202,12 @@ def _steps(phase: Phase, counted: Work, machine: Machine) -> float:
     groups = max(counted.warps / machine.group_warps, 1)
     crossing = any(p.rows < machine.matrix_rows * groups for p in phase.products)
     return phase.steps * (2 if crossing else 1)
+
+
+def _groups(warps: int) -> float:
+    """Groups of four warps of one program, those after the first at what they are worth beside it."""
+    groups = warps / GROUP_WARPS
+    return groups if groups <= 1 else 1 + LOCKSTEP * (groups - 1)
 
 
 def _ending(counted: Work, slots: float) -> float:

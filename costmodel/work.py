@@ -140,6 +140,7 @@ class _Counter:
     def __init__(self, plan: LoopPlan, schedule: Schedule, place: Mapping[Value, Region]) -> None:
         self.plan = plan
         self.stages = schedule.stages
+        self.precision = schedule.precision
         self.place = place
         self.requested: dict[tuple[str, frozenset[Rank]], float] = {}
         self.distinct: dict[tuple[str, frozenset[Rank]], float] = {}
@@ -213,7 +214,8 @@ class _Counter:
         contracted, batch = attr
         left = v.args[0]
         rows = prod(self.plan.length(a) for a in left.axes if a != contracted and a not in batch)
-        return Product(left.dtype, rows, 2.0 * tile_elements(self.plan, v) * self.plan.length(contracted))
+        dtype = self.precision if left.dtype == "fp32" and self.precision != "ieee" else left.dtype
+        return Product(dtype, rows, 2.0 * tile_elements(self.plan, v) * self.plan.length(contracted))
 
     def _operand_bytes(self, v: Value) -> int:
         return tile_bytes(self.plan, v) + sum(tile_bytes(self.plan, a) for a in v.args)

@@ -1,0 +1,92 @@
+"""Which candidates are worth measuring, and why the others are not: each reason is kept and counted.
+
+A candidate is out if the machine cannot run it, if another needs no more of anything and is predicted to be
+faster, or if it is predicted to be slower than the best by more than the model's own error can explain.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .calibration import Calibration
+from .estimate import Estimate
+from .machine import Machine
+from .resources import illegal
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """kept: positions of the candidates to measure, best predicted first. reasons: position -> why it is out.
+
+    counts: how many are out, by kind of reason.
+    """
+
+    kept: tuple[int, ...]
+    reasons: Mapping[int, str]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def prune(
+    estimates: Sequence[Estimate],
+    machine: Machine,
+    calibration: Calibration | None = None,
+    *,
+    groups: Sequence[str] | None = None,
+    at_least: int = 8,
+) -> Pruned:
+    """Sort candidates into those to measure and those that are out.
+
+    groups: candidates of one group (one derived cascade) are compared for dominance; default: all in one.
+    at_least: this many of the best legal ones are kept however slow they look beside the best.
+    """
+    band = (calibration or Calibration.of(machine)).band
+    reasons = {i: why for i, e in enumerate(estimates) if (why := illegal(e.resources, machine))}
+    legal = sorted((i for i in range(len(estimates)) if i not in reasons), key=lambda i: estimates[i].seconds)
+    by_group = _by_group(legal, groups)
+    for members in by_group.values():
+        for i, other in _dominated(members, estimates, band):
+            reasons[i] = f"dominated: candidate {other} moves and computes no more and is predicted faster"
+    left = [i for i in legal if i not in reasons]
+    limit = estimates[left[0]].seconds * band if left else 0.0
+    for i in left[at_least:]:
+        if estimates[i].seconds > limit:
+            times = estimates[i].seconds / estimates[left[0]].seconds
+            reasons[i] = f"slower: predicted {times:.2f} times the best, the model is sure beyond {band:.2f}"
+    kept = tuple(i for i in left if i not in reasons)
+    return Pruned(kept, reasons, dict(Counter(why.split(":")[0] for why in reasons.values()).most_common()))
+
+
+def _by_group(legal: Sequence[int], groups: Sequence[str] | None) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for i in legal:
+        found.setdefault(groups[i] if groups else "", []).append(i)
+    return found
+
+
+def _dominated(members: Sequence[int], estimates: Sequence[Estimate], band: float) -> list[tuple[int, int]]:
+    """(candidate, one that dominates it); `members` best predicted first.
+
+    The time must differ by half the error band as well (in logarithm), so that the model's error alone does not decide.
+    """
+    front: list[int] = []
+    found: list[tuple[int, int]] = []
+    for i in members:
+        better = next((j for j in front if _dominates(estimates[j], estimates[i], band**0.5)), None)
+        if better is None:
+            front.append(i)
+        else:
+            found.append((i, better))
+    return found
+
+
+def _dominates(a: Estimate, b: Estimate, factor: float) -> bool:
+    """Whether a needs no more than b of any unit and of any resource, and is predicted faster by `factor`."""
+    units = zip(a.unit_seconds, b.unit_seconds, strict=True)
+    return (
+        a.seconds * factor <= b.seconds
+        and all(x <= y for (_, x), (_, y) in units)
+        and a.resources.spill_bytes <= b.resources.spill_bytes
+        and a.programs_per_sm >= b.programs_per_sm
+    )
