@@ -130,8 +130,8 @@ class Printer(ABC):
         """Conversion to a dtype name."""
 
     @abstractmethod
-    def full(self, axes: tuple[Rank, ...], value: float) -> str:
-        """A new fp32 tile of one number."""
+    def full(self, axes: tuple[Rank, ...], value: float, dtype: str) -> str:
+        """A new tile of one number."""
 
     @abstractmethod
     def iota(self, v: Value) -> str:
@@ -275,7 +275,7 @@ class Printer(ABC):
     def loop(self, loop: Loop) -> None:
         """Print a loop: its carries' first values, then one `for` a segment over the same body."""
         for c in loop.carries:
-            self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init)}")
+            self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
         for segment in loop.segments:
             low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
             if low != high:
@@ -312,7 +312,7 @@ class Printer(ABC):
             case "load":
                 return self.load(v)
             case "const":
-                return self.full(v.axes, _number(v))
+                return self.full(v.axes, _number(v), v.dtype)
             case "iota":
                 return self.iota(v)
             case "cast":

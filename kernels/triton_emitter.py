@@ -286,9 +286,9 @@ class TritonPrinter(Printer):
     def cast(self, arg: str, dtype: str) -> str:
         return f"{arg}.to({DTYPES[dtype]})"
 
-    def full(self, axes: tuple[Rank, ...], value: float) -> str:
+    def full(self, axes: tuple[Rank, ...], value: float, dtype: str) -> str:
         shape = ", ".join(str(self.plan.length(q)) for q in axes)
-        return f"tl.full([{shape}], {literal(value)}, tl.float32)"
+        return f"tl.full([{shape}], {literal(value)}, {DTYPES[dtype]})"
 
     def iota(self, v: Value) -> str:
         return f"tl.cast({self.at(str(v.attr), v.axes)}, {DTYPES[v.dtype]})"
