@@ -1,0 +1,222 @@
+"""Measuring candidates: compiled in parallel, checked and timed one at a time in a worker that may die.
+
+Every candidate ends as a `Measurement`; a failure is one too, with its status and one line of why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+
+import torch
+
+from ..kernels.kernel import Kernel
+from ..space.schedule import Problem
+from .child import Child, Outcome, run_parallel
+from .device_lock import device_lock
+from .measurement import Measurement
+from .policy import Policy
+from .tasks import Check, Checked, Compile, Compiled, Prepare, Prepared, Subject, Time, Timing, label_of
+from .tasks import Peer as Peer
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage ("compile", "check", "time"), how many are done, and of how many."""
+
+
+COMPILER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+"""Compiling needs one thread and no GPU."""
+
+
+class MeasureError(RuntimeError):
+    """Nothing can be measured for this problem on this device; the message says why."""
+
+
+def _silent(stage: str, done: int, of: int) -> None:
+    return None
+
+
+class Measurer:
+    """Measures candidates of one problem on one device. A context manager: it owns processes."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        device: str | torch.device,
+        policy: Policy | None = None,
+        progress: Progress = _silent,
+    ) -> None:
+        self.problem = problem
+        self.device = str(torch.device(device))
+        self.policy = policy or Policy()
+        self._progress = progress
+        self._worker = Child()
+        self._compilers: list[Child] = []
+        self._preparing = False
+        self._generation = 0
+        self._budget = float("nan")
+        self._bound: set[str] = set()
+        self._estimated: dict[str, float] = {}
+
+    def __enter__(self) -> Measurer:
+        self._prepare()  # while the caller goes on with other things
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in (self._worker, *self._compilers):
+            child.stop()
+
+    # ---- what callers use
+
+    def measure(self, kernels: Sequence[Kernel]) -> list[Measurement]:
+        """One measurement a kernel, in order; the kernels that are right were timed in turns with each other.
+
+        Raises MeasureError where the inputs or the reference cannot be made at all.
+        """
+        results = self._measure(list(kernels), self.policy)
+        return [results[k.digest] for k in kernels]
+
+    def compare(self, kernels: Sequence[Kernel], peers: Sequence[Peer] = ()) -> dict[str, Measurement]:
+        """Kernels (by digest) and peers (by label) timed in turns in one run, all with the full rounds."""
+        return self._measure([*kernels, *peers], replace(self.policy, contender=float("inf")))
+
+    # ---- stages
+
+    def _measure(self, subjects: list[Kernel | Peer], policy: Policy) -> dict[str, Measurement]:
+        distinct = {label_of(s): s for s in subjects}
+        found = self._compile(distinct)
+        with device_lock(self.device, lambda line: self._progress(line, 0, 0)):
+            self._begin()
+            for number, (label, subject) in enumerate(distinct.items()):
+                if found[label].status == "ok":
+                    found[label] = self._check(subject, found[label])
+                self._progress("check", number + 1, len(distinct))
+            self._time([s for label, s in distinct.items() if found[label].status == "ok"], found, policy)
+        return found
+
+    def _compile(self, subjects: Mapping[str, Subject]) -> dict[str, Measurement]:
+        """Compile ahead what is compiled for a GPU; the worker then finds it in Triton's cache on disk."""
+        found = {label: Measurement(label, "ok") for label in subjects}
+        kernels = [s for s in subjects.values() if isinstance(s, Kernel) and s.emitter == "triton"]
+        arch = self._arch()
+        if arch is None or not kernels:
+            return found
+        while len(self._compilers) < min(self.policy.compilers, len(kernels)):
+            self._compilers.append(Child(COMPILER_ENVIRONMENT))
+        outcomes = run_parallel(
+            self._compilers,
+            [Compile(k, arch) for k in kernels],
+            self.policy.compile,
+            self.policy.compile + self.policy.startup,
+            lambda done: self._progress("compile", done, len(kernels)),
+        )
+        for kernel, outcome in zip(kernels, outcomes, strict=True):
+            found[kernel.digest] = _after_compiling(found[kernel.digest], outcome)
+        return found
+
+    def _arch(self) -> int | None:
+        if not self.device.startswith("cuda") or torch.version.hip:
+            return None
+        major, minor = torch.cuda.get_device_capability(self.device)
+        return major * 10 + minor
+
+    def _begin(self) -> None:
+        """Have a worker with inputs and reference: the first one, or a replacement for one that died."""
+        if not self._preparing:
+            self._worker.start()
+            if self._generation == self._worker.generation:
+                return
+            self._prepare()
+        outcome = self._worker.receive(self.policy.startup)
+        self._preparing = False
+        if outcome.status != "ok":
+            raise MeasureError(f"the reference on {self.device} cannot be made: {outcome.message}")
+        prepared: Prepared = outcome.value
+        self._generation, self._budget = self._worker.generation, prepared.budget
+        self._bound = set()
+
+    def _prepare(self) -> None:
+        self._worker.send(Prepare(self.problem, self.device, self.policy))
+        self._preparing = True
+
+    def _check(self, subject: Subject, before: Measurement) -> Measurement:
+        self._begin()
+        label = label_of(subject)
+        outcome = self._worker.call(Check(subject), self.policy.compile + self.policy.run)
+        if outcome.status != "ok":
+            return replace(before, status=outcome.status, message=outcome.message)
+        checked: Checked = outcome.value
+        compiled = before.compile_seconds
+        result = replace(
+            before,
+            status="wrong" if checked.fault else "ok",
+            message=checked.fault,
+            rms_error=checked.rms_error,
+            max_error=checked.max_error,
+            budget=self._budget,
+            compile_seconds=compiled if compiled == compiled else checked.load_seconds,
+        )
+        if result.status == "ok":
+            self._bound.add(label)
+            self._estimated[label] = checked.seconds
+        return result
+
+    def _time(self, subjects: list[Subject], found: dict[str, Measurement], policy: Policy) -> None:
+        """Time in turns; a subject that brings the worker down is out, and the others start again."""
+        left = list(subjects)
+        while left:
+            left = self._rebound(left, found)
+            labels = tuple(label_of(s) for s in left)
+            self._progress("time", 0, len(labels))
+            outcome = self._worker.call(Time(labels, policy), self._patience(labels, policy))
+            if outcome.status == "ok":
+                for label, timing in outcome.value.items():
+                    found[label] = _timed(found[label], timing)
+                self._progress("time", len(labels), len(labels))
+                return
+            blamed = {outcome.at} & set(labels) or set(labels)
+            for label in blamed:
+                found[label] = replace(found[label], status=outcome.status, message=outcome.message)
+            left = [s for s in left if label_of(s) not in blamed]
+
+    def _rebound(self, subjects: list[Subject], found: dict[str, Measurement]) -> list[Subject]:
+        """Check again what a replaced worker has not seen."""
+        self._begin()
+        good = []
+        for subject in subjects:
+            label = label_of(subject)
+            while label not in self._bound and found[label].status == "ok":
+                found[label] = self._check(subject, found[label])
+            if found[label].status == "ok":
+                good.append(subject)
+        return good if all(label_of(s) in self._bound for s in good) else self._rebound(good, found)
+
+    def _patience(self, labels: Sequence[str], policy: Policy) -> float:
+        """Seconds until timing counts as hung: generous, but finite."""
+        rounds = sum(max(policy.effort, policy.rounds[0] * self._estimated[label]) for label in labels)
+        return policy.run + 4 * rounds
+
+
+def _after_compiling(before: Measurement, outcome: Outcome) -> Measurement:
+    match outcome.status:
+        case "ok":
+            made: Compiled = outcome.value
+            return replace(
+                before,
+                compile_seconds=made.seconds,
+                registers=made.registers,
+                spills=made.spills,
+                shared_bytes=made.shared_bytes,
+            )
+        case "timeout" | "crashed":
+            return replace(before, status=outcome.status, message=f"compiling: {outcome.message}")
+        case _:
+            return before  # the worker compiles it again and says what is wrong on the real device
+
+
+def _timed(before: Measurement, timing: Timing) -> Measurement:
+    if timing.fault:
+        return replace(before, status="wrong", message=f"after timing: {timing.fault}")
+    return replace(before, seconds=timing.seconds, low=timing.low, high=timing.high)

@@ -1,0 +1,268 @@
+"""The measuring worker: a process of its own that runs generated code, so that nothing else has to.
+
+`python -m eintune.search.worker FD` reads tasks from a socket until it closes. It may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from typing import Any, Literal, TypeAlias, assert_never
+
+import torch
+from torch import Tensor
+
+from ..kernels.eager import DTYPES
+from ..kernels.kernel import Kernel
+from ..kernels.launch import load
+from .inputs import draw_inputs
+from .reference import Reference, reference
+from .tasks import (
+    Answer,
+    At,
+    Check,
+    Checked,
+    Compile,
+    Compiled,
+    Peer,
+    Prepare,
+    Prepared,
+    Subject,
+    Task,
+    Time,
+    Timing,
+    label_of,
+)
+from .timing import Sampler, in_turns
+
+Status: TypeAlias = Literal["compile-error", "run-error", "out-of-resources"]
+Outputs: TypeAlias = Mapping[str, Tensor]
+
+
+class SubjectError(Exception):
+    """A subject failed; `status` says at what, the cause says how."""
+
+    def __init__(self, status: Status, cause: BaseException) -> None:
+        super().__init__(status)
+        self.status: Status = status
+        self.cause = cause
+
+
+@dataclass
+class Bench:
+    """What `Prepare` sets up: inputs, their untouched copies, the reference, and the subjects that passed."""
+
+    task: Prepare
+    device: torch.device
+    inputs: dict[str, Tensor]
+    untouched: dict[str, Tensor]
+    reference: Reference
+    sampler: Sampler
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    subjects: dict[str, Callable[[], Outputs]] = field(default_factory=dict)
+    first: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(cls, task: Prepare) -> Bench:
+        device = torch.device(task.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        inputs = draw_inputs(task.problem, device, task.policy.seed)
+        untouched = {name: t.clone() for name, t in inputs.items()}
+        made = reference(task.problem, inputs, task.policy.seed)
+        return cls(task, device, inputs, untouched, made, Sampler(device))
+
+    # ---- subjects
+
+    def bind(self, subject: Subject) -> Callable[[], Outputs]:
+        """A function without arguments that runs the subject and returns its outputs."""
+        if isinstance(subject, Peer):
+            module, _, function = subject.factory.partition(":")
+            factory = getattr(importlib.import_module(module), function)
+            run: Callable[[], Outputs] = factory(self.task.problem, self.inputs, **subject.options)
+            return run
+        launch = load(subject)
+        outputs = {a.name: self.buffer(a.name, a.shape, DTYPES[a.dtype]) for a in subject.arguments if a.output}
+        tensors = [outputs[a.name] if a.output else self.inputs[a.name] for a in subject.arguments]
+
+        def call() -> Outputs:
+            launch(tensors)
+            return outputs
+
+        return call
+
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """The output tensor of a name; all kernels write to the same one, in turn."""
+        t = self.buffers.get(name)
+        if t is None or tuple(t.shape) != shape or t.dtype != dtype:
+            t = self.buffers[name] = torch.empty(shape, dtype=dtype, device=self.device)
+        return t
+
+    def poison(self) -> None:
+        """Fill the outputs with what no kernel writes: NaN, or the lowest integer."""
+        for t in self.buffers.values():
+            t.fill_(torch.nan if t.is_floating_point() else 1 if t.dtype == torch.bool else torch.iinfo(t.dtype).min)
+
+    def check(self, subject: Subject) -> Checked:
+        try:
+            run = self.bind(subject)
+        except Exception as error:
+            raise SubjectError("compile-error", error) from error
+        self.poison()
+        self.wait()
+        started = time.perf_counter()
+        outputs = run()
+        self.wait()
+        load_seconds = time.perf_counter() - started
+        fault = self.fault(outputs)
+        errors = self.reference.error(outputs).values()
+        checked = Checked(fault, max(e.rms for e in errors), max(e.max for e in errors), load_seconds, 0.0)
+        if not fault:
+            label = label_of(subject)
+            self.subjects[label] = run
+            # a second call: the first one may have compiled
+            self.first[label] = self.sampler.once(run) if self.slow_first(subject) else load_seconds
+            checked = replace(checked, seconds=self.first[label])
+        return checked
+
+    def slow_first(self, subject: Subject) -> bool:
+        """Whether the first call says nothing about the next: always, but for long runs of plain PyTorch."""
+        return self.device.type == "cuda" or not isinstance(subject, Kernel) or subject.emitter != "torch"
+
+    def fault(self, outputs: Outputs) -> str:
+        """Why the outputs are wrong, or "". Inputs that were written to are put back."""
+        wanted = {n: self.reference.exact[n] for n in self.reference.exact}
+        if set(outputs) != set(wanted):
+            return f"the outputs are {sorted(wanted)}, but it wrote {sorted(outputs)}"
+        for name, t in self.inputs.items():
+            if not torch.equal(t, self.untouched[name]):
+                t.copy_(self.untouched[name])
+                return f"input {name} was written to"
+        return self.reference.fault(outputs)
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def time(self, task: Time, at: Callable[[str], None]) -> dict[str, Timing]:
+        runs = {label: self.subjects[label] for label in task.labels}
+        first = {label: self.first[label] for label in task.labels}
+        timings = in_turns(runs, first, task.policy, self.sampler, at)
+        for label, run in runs.items():
+            at(label)
+            self.poison()
+            timings[label] = replace(timings[label], fault=self.fault(run()))
+        return timings
+
+
+# ---- compiling ahead
+
+
+def compile_ahead(task: Compile) -> Compiled:
+    """Compile for an architecture without touching a GPU; Triton keeps the result on disk."""
+    from ..kernels.offline import compile_offline
+
+    started = time.perf_counter()
+    made = compile_offline(task.kernel, f"sm_{task.arch}")
+    seconds = time.perf_counter() - started
+    return Compiled(seconds, made.registers_per_thread, made.spill_bytes, made.shared_bytes)
+
+
+# ---- the loop
+
+
+class Worker:
+    """Runs tasks; `send` takes progress notes."""
+
+    def __init__(self, send: Callable[[At], None]) -> None:
+        self._send = send
+        self._bench: Bench | None = None
+
+    def answer(self, task: Task) -> Answer:
+        try:
+            return Answer("ok", self.run(task))
+        except SubjectError as error:
+            return _failure(error.cause, error.status)
+        except Exception as error:
+            return _failure(error, "compile-error" if isinstance(task, Compile) else "run-error")
+
+    def run(self, task: Task) -> object:
+        match task:
+            case Prepare():
+                self._bench = None
+                self._bench = Bench.prepare(task)
+                return Prepared(max((b.rms for b in self._bench.reference.budget.values()), default=0.0))
+            case Compile():
+                return compile_ahead(task)
+            case Check():
+                self._at(label_of(task.subject))
+                return self.bench.check(task.subject)
+            case Time():
+                return self.bench.time(task, self._at)
+            case _:
+                assert_never(task)
+
+    @property
+    def bench(self) -> Bench:
+        if self._bench is None:
+            raise RuntimeError("`Prepare` comes before `Check` and `Time`")
+        return self._bench
+
+    def _at(self, label: str) -> None:
+        self._send(At(label))
+
+
+_OUT_OF = ("OutOfResources", "OutOfMemoryError", "MemoryError")
+_COMPILING = ("CompilationError", "CompileTimeAssertionFailure", "UnsupportedLanguageConstruct", "PTXASError")
+
+
+def _failure(error: BaseException, status: Status) -> Answer:
+    names = {c.__name__ for c in type(error).__mro__}
+    text = one_line(error)
+    if names & set(_OUT_OF):
+        status = "out-of-resources"
+    elif names & set(_COMPILING):
+        status = "compile-error"
+    # after an illegal access every later call of the CUDA context fails
+    lost = status == "run-error" and ("CUDA error" in text or "AcceleratorError" in names)
+    return Answer(status, message=text, sound=not lost)
+
+
+def one_line(error: BaseException) -> str:
+    """The type and the first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def _watch_parent() -> None:
+    """End with the parent, even while a kernel hangs."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: list[str]) -> int:
+    _watch_parent()
+    pipe: Connection[Any, Any] = Connection(int(arguments[0]))
+    worker = Worker(pipe.send)
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return 0
+        pipe.send(worker.answer(task))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

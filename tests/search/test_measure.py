@@ -1,0 +1,227 @@
+"""The measuring worker survives what it runs: every candidate ends as one measurement."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from eintune.kernels.kernel import Argument, Kernel
+from eintune.search.child import Child, run_parallel
+from eintune.search.device_lock import device_lock
+from eintune.search.measure import MeasureError, Measurer
+from eintune.search.measurement import Measurement
+from eintune.search.peers import attention_peers
+from eintune.search.policy import Policy
+from eintune.search.tasks import Check, Peer, Prepare
+from eintune.space.schedule import Problem
+from eintune.space.workloads import attention_problem
+
+QUICK = Policy(run=4.0, compile=4.0, rounds=(2, 5), effort=0.05)
+
+RIGHT = "O.copy_(torch.softmax(Q.float() @ K.float().mT * 0.25, -1) @ V.float())"
+BODIES = {
+    "right": RIGHT,
+    "right-too": RIGHT + "  # other text, other digest",
+    "raises": "raise RuntimeError('no such thing\\nsecond line')",
+    "hangs": "while True: pass",
+    "exits": "import os; os._exit(1)",
+    "crashes": "import ctypes; ctypes.string_at(0)",
+    "wrong": RIGHT + "; O.mul_(1.5)",
+    "unwritten": RIGHT + "; O[..., -1, 3] = float('nan')",
+    "writes-inputs": RIGHT + "; Q[0, 0, 0, 0] += 1",
+    "no-memory": "raise MemoryError('3 TiB')",
+    "later": "import pathlib, os\n    if calls.append(1) or len(calls) > 2: os._exit(3)\n    " + RIGHT,
+}
+
+
+def problem(dtype: str = "fp32") -> Problem:
+    return attention_problem(batch=2, heads=2, kv_heads=2, seq=24, kv_seq=33, head_dim=16, value_dim=8, dtype=dtype)
+
+
+def kernel(body: str, dtype: str = "fp32", header: str = "calls = []") -> Kernel:
+    shapes = {"Q": (2, 2, 24, 16), "K": (2, 2, 33, 16), "V": (2, 2, 33, 8), "O": (2, 2, 24, 8)}
+    names = {"Q": "Q", "K": "K", "V": "V", "O": "AV"}
+    arguments = tuple(Argument(names[n], s, dtype, n == "O") for n, s in shapes.items())
+    source = f"import torch\n{header}\n\n\ndef kernel(Q, K, V, O):\n    {body}\n"
+    return Kernel("torch", source, "kernel", arguments)
+
+
+@pytest.fixture(scope="module")
+def measurer() -> Iterator[Measurer]:
+    with Measurer(problem(), "cpu", QUICK) as measurer:
+        yield measurer
+
+
+@pytest.fixture(scope="module")
+def measured(measurer: Measurer) -> dict[str, Measurement]:
+    """One batch with everything that can go wrong in it."""
+    return dict(zip(BODIES, measurer.measure([kernel(body) for body in BODIES.values()]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "says"),
+    [
+        ("raises", "run-error", "RuntimeError: no such thing"),
+        ("hangs", "timeout", "no answer within 8 s"),
+        ("exits", "crashed", "exit code 1"),
+        ("crashes", "crashed", "SIGSEGV"),
+        ("wrong", "wrong", "but the budget is"),
+        ("unwritten", "wrong", "4 of 768 elements are not written"),
+        ("writes-inputs", "wrong", "input Q was written to"),
+        ("no-memory", "out-of-resources", "3 TiB"),
+        ("later", "crashed", "exit code 3"),
+    ],
+)
+def test_a_failure_is_a_result(measured: dict[str, Measurement], name: str, status: str, says: str) -> None:
+    assert (measured[name].status, says in measured[name].message) == (status, True), measured[name]
+    assert "\n" not in measured[name].message
+    assert math.isnan(measured[name].seconds)
+
+
+@pytest.mark.parametrize("name", ["right", "right-too"])
+def test_the_right_ones_are_timed_beside_the_failures(measured: dict[str, Measurement], name: str) -> None:
+    result = measured[name]
+    assert result.status == "ok", result
+    assert 0 < result.low <= result.seconds <= result.high < 1
+    assert 0 < result.rms_error <= result.budget
+    assert result.compile_seconds > 0
+
+
+def test_measurements_come_in_order_and_once_a_digest(measurer: Measurer) -> None:
+    right, wrong = kernel(BODIES["right"]), kernel(BODIES["wrong"])
+    results = measurer.measure([right, wrong, right])
+    assert [r.digest for r in results] == [right.digest, wrong.digest, right.digest]
+    assert results[0] == results[2]
+    assert [r.status for r in results] == ["ok", "wrong", "ok"]
+
+
+def test_peers_are_timed_in_the_same_run(measurer: Measurer) -> None:
+    mine = kernel(BODIES["right"])
+    results = measurer.compare(
+        [mine], [*attention_peers("cpu", None, ("sdpa", "sdpa-math")), Peer("missing", "no.such.module:peer")]
+    )
+    assert set(results) == {mine.digest, "sdpa", "sdpa-math", "missing"}
+    assert [r.status for r in results.values()] == ["ok", "ok", "ok", "compile-error"]
+    assert "ModuleNotFoundError" in results["missing"].message
+    assert all(results[n].seconds > 0 for n in (mine.digest, "sdpa", "sdpa-math"))
+
+
+@pytest.mark.parametrize("causal", [None, "top_left", "lower_right"])
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_peers_compute_what_the_problem_says(causal: str | None, kv_heads: int) -> None:
+    wanted = attention_problem(
+        batch=1, heads=4, kv_heads=kv_heads, seq=5, kv_seq=9, head_dim=8, dtype="fp32", causal=causal, scale=0.3
+    )
+    child = Child()
+    try:
+        assert child.call(Prepare(wanted, "cpu", QUICK), 60).status == "ok"
+        (peer,) = attention_peers("cpu", causal)
+        outcome = child.call(Check(peer), 20)
+    finally:
+        child.stop()
+    assert (outcome.status, outcome.value.fault) == ("ok", "")
+
+
+def test_an_unknown_peer_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"one of \['sdpa', .*but got 'fastest'"):
+        attention_peers("cpu", None, ("fastest",))
+
+
+def test_a_problem_without_a_reference_is_one_error() -> None:
+    bad = problem()
+    bad = Problem(bad.workload, bad.cascade, bad.sizes, bad.dtypes, {})
+    with (
+        pytest.raises(MeasureError, match="the reference on cpu cannot be made: KeyError"),
+        Measurer(bad, "cpu", QUICK) as measurer,
+    ):
+        measurer.measure([kernel(RIGHT)])
+
+
+def test_leaving_ends_the_processes() -> None:
+    with Measurer(problem(), "cpu", QUICK) as measurer:
+        process = measurer._worker._process
+        assert process is not None and process.poll() is None
+    assert process.poll() is not None
+
+
+def test_parallel_children_lose_only_their_own_task() -> None:
+    """Tasks over two children, one of which dies in the middle; outcomes keep their places."""
+    bench = Prepare(problem(), "cpu", QUICK)
+    children = [Child(), Child()]
+    try:
+        counts: list[int] = []
+        broken = Prepare(Problem("bad", "no cascade", {}, {}), "cpu", QUICK)
+        outcomes = run_parallel(children, [bench, broken, bench], 60, 60, counts.append)
+        assert [o.status for o in outcomes] == ["ok", "run-error", "ok"]
+        assert counts == sorted(counts) and counts[-1] == 3
+        kernels = [Check(kernel(BODIES[n])) for n in ("exits", "right")]
+        assert sorted(o.status for o in run_parallel(children, kernels, 20, 60)) in (
+            ["crashed", "ok"],
+            ["crashed", "run-error"],  # the right one came to the replaced child, which has no inputs
+        )
+    finally:
+        for child in children:
+            child.stop()
+
+
+def test_a_hung_child_is_killed_in_time() -> None:
+    child = Child()
+    try:
+        assert child.call(Prepare(problem(), "cpu", QUICK), 60).status == "ok"
+        started = time.monotonic()
+        outcome = child.call(Check(kernel(BODIES["hangs"])), 0.5)
+        assert (outcome.status, outcome.at) == ("timeout", kernel(BODIES["hangs"]).digest)
+        assert time.monotonic() - started < 2
+        assert child.call(Prepare(problem(), "cpu", QUICK), 60).status == "ok"
+        assert child.generation == 2
+    finally:
+        child.stop()
+
+
+def test_the_lock_keeps_others_out() -> None:
+    heard: list[str] = []
+    script = (
+        "import sys; from eintune.search.device_lock import device_lock\n"
+        "with device_lock('test-device', lambda s: print(s, flush=True)): print('mine', flush=True)"
+    )
+    import subprocess
+
+    with device_lock("test-device", heard.append):
+        other = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert "another process is timing on test-device" in other.stdout.readline()
+    assert other.stdout.readline().strip() == "mine"
+    assert other.wait(10) == 0 and heard == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"rounds": (3, 2)}, {"run": 0.0}, {"minor_rounds": 0}, {"effort": -1.0}, {"compilers": 0}]
+)
+def test_a_policy_checks_its_values(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"`{next(iter(change))}` must be"):
+        Policy(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_an_illegal_access_replaces_the_worker() -> None:
+    poke = "torch.zeros(4, device=Q.device)[torch.full((1,), 10**9, device=Q.device)].sum().item()"
+    bodies = [RIGHT, poke, RIGHT + "  # again"]
+    with Measurer(problem(), "cuda", Policy(rounds=(5, 20))) as measurer:
+        results = measurer.measure([kernel(b) for b in bodies])
+        peers = measurer.compare([kernel(RIGHT)], attention_peers("cuda", None, ("sdpa", "sdpa-math")))
+    assert [r.status for r in results] == ["ok", "run-error", "ok"], results
+    assert "CUDA error" in results[1].message or "AcceleratorError" in results[1].message
+    assert 1e-6 < results[0].seconds < 1e-2
+    assert all(m.status == "ok" for m in peers.values()), peers
+
+
+def test_nothing_is_left_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with Measurer(problem(), "cpu", QUICK) as measurer:
+        measurer.measure([kernel("print('noise'); " + RIGHT)])
+    assert capfd.readouterr().out == ""
