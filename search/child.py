@@ -14,11 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import IO, Any, Literal
 
 from .tasks import Answer, At, Task
@@ -149,39 +148,3 @@ def _code(code: int) -> str:
         except ValueError:
             return f"signal {-code}"
     return f"exit code {code}"
-
-
-def run_parallel(
-    children: Sequence[Child],
-    tasks: Sequence[Task],
-    timeout: float,
-    first_timeout: float,
-    done: Callable[[int], None] | None = None,
-) -> list[Outcome]:
-    """Run tasks over children, each `timeout` seconds at most (`first_timeout` in a child that must start).
-
-    A child that dies takes only its own task along. Returns the outcomes in the order of `tasks`; `done` hears
-    how many are finished.
-    """
-    outcomes: dict[int, Outcome] = {}
-    waiting = deque(range(len(tasks)))
-    busy: dict[Child, tuple[int, float]] = {}
-    idle = list(children)
-    while waiting or busy:
-        while waiting and idle:
-            child, number = idle.pop(), waiting.popleft()
-            fresh = child._process is None
-            child.send(tasks[number])
-            busy[child] = number, time.monotonic() + (first_timeout if fresh else timeout)
-        left = min(deadline for _, deadline in busy.values()) - time.monotonic()
-        wait([c.connection for c in busy], max(0.0, left))
-        for child, (number, deadline) in list(busy.items()):
-            late = time.monotonic() >= deadline
-            outcome = child.receive(0) if late else child.poll(0)
-            if outcome is not None:
-                outcomes[number] = outcome
-                del busy[child]
-                idle.append(child)
-                if done:
-                    done(len(outcomes))
-    return [outcomes[i] for i in range(len(tasks))]

@@ -11,21 +11,18 @@ from types import TracebackType
 
 import torch
 
+from ..costmodel.estimate import Resources
+from ..kernels.compile_pool import Failure, compile_many
 from ..kernels.kernel import Kernel
 from ..space.schedule import Problem
-from .child import Child, Outcome, run_parallel
+from .child import Child
 from .device_lock import device_lock
 from .measurement import Measurement
 from .policy import Policy
-from .tasks import Check, Checked, Compile, Compiled, Prepare, Prepared, Subject, Time, Timing, label_of
-from .tasks import Peer as Peer
+from .tasks import Check, Checked, Peer, Prepare, Prepared, Subject, Time, Timing, label_of
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage ("compile", "check", "time"), how many are done, and of how many."""
-
-
-COMPILER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-"""Compiling needs one thread and no GPU."""
 
 
 class MeasureError(RuntimeError):
@@ -51,7 +48,6 @@ class Measurer:
         self.policy = policy or Policy()
         self._progress = progress
         self._worker = Child()
-        self._compilers: list[Child] = []
         self._preparing = False
         self._generation = 0
         self._budget = float("nan")
@@ -65,8 +61,7 @@ class Measurer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in (self._worker, *self._compilers):
-            child.stop()
+        self._worker.stop()
 
     # ---- what callers use
 
@@ -103,24 +98,18 @@ class Measurer:
         arch = self._arch()
         if arch is None or not kernels:
             return found
-        while len(self._compilers) < min(self.policy.compilers, len(kernels)):
-            self._compilers.append(Child(COMPILER_ENVIRONMENT))
-        outcomes = run_parallel(
-            self._compilers,
-            [Compile(k, arch) for k in kernels],
-            self.policy.compile,
-            self.policy.compile + self.policy.startup,
-            lambda done: self._progress("compile", done, len(kernels)),
-        )
-        for kernel, outcome in zip(kernels, outcomes, strict=True):
-            found[kernel.digest] = _after_compiling(found[kernel.digest], outcome)
+        self._progress("compile", 0, len(kernels))
+        made = compile_many(kernels, arch, workers=self.policy.compilers, timeout=self.policy.compile)
+        self._progress("compile", len(kernels), len(kernels))
+        for kernel, compiled in zip(kernels, made, strict=True):
+            found[kernel.digest] = _after_compiling(found[kernel.digest], compiled)
         return found
 
-    def _arch(self) -> int | None:
+    def _arch(self) -> str | None:
         if not self.device.startswith("cuda") or torch.version.hip:
             return None
         major, minor = torch.cuda.get_device_capability(self.device)
-        return major * 10 + minor
+        return f"sm_{major}{minor}"
 
     def _begin(self) -> None:
         """Have a worker with inputs and reference: the first one, or a replacement for one that died."""
@@ -148,7 +137,6 @@ class Measurer:
         if outcome.status != "ok":
             return replace(before, status=outcome.status, message=outcome.message)
         checked: Checked = outcome.value
-        compiled = before.compile_seconds
         result = replace(
             before,
             status="wrong" if checked.fault else "ok",
@@ -156,7 +144,7 @@ class Measurer:
             rms_error=checked.rms_error,
             max_error=checked.max_error,
             budget=self._budget,
-            compile_seconds=compiled if compiled == compiled else checked.load_seconds,
+            compile_seconds=checked.load_seconds,
         )
         if result.status == "ok":
             self._bound.add(label)
@@ -199,19 +187,17 @@ class Measurer:
         return policy.run + 4 * rounds
 
 
-def _after_compiling(before: Measurement, outcome: Outcome) -> Measurement:
-    match outcome.status:
-        case "ok":
-            made: Compiled = outcome.value
+def _after_compiling(before: Measurement, compiled: Resources | Failure) -> Measurement:
+    match compiled:
+        case Resources():
             return replace(
                 before,
-                compile_seconds=made.seconds,
-                registers=made.registers,
-                spills=made.spills,
-                shared_bytes=made.shared_bytes,
+                registers=compiled.registers_per_thread,
+                spills=compiled.spill_bytes,
+                shared_bytes=compiled.shared_bytes,
             )
-        case "timeout" | "crashed":
-            return replace(before, status=outcome.status, message=f"compiling: {outcome.message}")
+        case Failure(("timeout" | "crashed") as status, message):
+            return replace(before, status=status, message=message)
         case _:
             return before  # the worker compiles it again and says what is wrong on the real device
 

@@ -33,14 +33,6 @@ class Prepare:
     policy: Policy
 
 
-@dataclass(frozen=True)
-class Compile:
-    """Compile a kernel for a GPU architecture (such as 90) into Triton's cache on disk. Answers `Compiled`."""
-
-    kernel: Kernel
-    arch: int
-
-
 Subject: TypeAlias = Kernel | Peer
 """What can be checked and timed."""
 
@@ -60,7 +52,7 @@ class Time:
     policy: Policy
 
 
-Task: TypeAlias = Prepare | Compile | Check | Time
+Task: TypeAlias = Prepare | Check | Time
 
 
 @dataclass(frozen=True)
@@ -68,16 +60,6 @@ class Prepared:
     """The rms error that the worst-served output may have."""
 
     budget: float
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What the compiler reported, and how long it took in seconds."""
-
-    seconds: float
-    registers: int | None
-    spills: int | None
-    shared_bytes: int | None
 
 
 @dataclass(frozen=True)

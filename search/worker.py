@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ..kernels.eager import DTYPES
-from ..kernels.kernel import Kernel
 from ..kernels.launch import load
 from .inputs import draw_inputs
 from .reference import Reference, reference
@@ -28,8 +27,6 @@ from .tasks import (
     At,
     Check,
     Checked,
-    Compile,
-    Compiled,
     Peer,
     Prepare,
     Prepared,
@@ -43,6 +40,10 @@ from .timing import Sampler, in_turns
 
 Status: TypeAlias = Literal["compile-error", "run-error", "out-of-resources"]
 Outputs: TypeAlias = Mapping[str, Tensor]
+
+
+LONG = 0.25
+"""Seconds of a first call on a CPU that is not repeated before timing."""
 
 
 class SubjectError(Exception):
@@ -126,14 +127,11 @@ class Bench:
         if not fault:
             label = label_of(subject)
             self.subjects[label] = run
-            # a second call: the first one may have compiled
-            self.first[label] = self.sampler.once(run) if self.slow_first(subject) else load_seconds
+            # the first call may have compiled: it counts only where a second one would cost too much
+            long = load_seconds > LONG and self.device.type == "cpu"
+            self.first[label] = load_seconds if long else self.sampler.once(run)
             checked = replace(checked, seconds=self.first[label])
         return checked
-
-    def slow_first(self, subject: Subject) -> bool:
-        """Whether the first call says nothing about the next: always, but for long runs of plain PyTorch."""
-        return self.device.type == "cuda" or not isinstance(subject, Kernel) or subject.emitter != "torch"
 
     def fault(self, outputs: Outputs) -> str:
         """Why the outputs are wrong, or "". Inputs that were written to are put back."""
@@ -161,19 +159,6 @@ class Bench:
         return timings
 
 
-# ---- compiling ahead
-
-
-def compile_ahead(task: Compile) -> Compiled:
-    """Compile for an architecture without touching a GPU; Triton keeps the result on disk."""
-    from ..kernels.offline import compile_offline
-
-    started = time.perf_counter()
-    made = compile_offline(task.kernel, f"sm_{task.arch}")
-    seconds = time.perf_counter() - started
-    return Compiled(seconds, made.registers_per_thread, made.spill_bytes, made.shared_bytes)
-
-
 # ---- the loop
 
 
@@ -190,7 +175,7 @@ class Worker:
         except SubjectError as error:
             return _failure(error.cause, error.status)
         except Exception as error:
-            return _failure(error, "compile-error" if isinstance(task, Compile) else "run-error")
+            return _failure(error, "run-error")
 
     def run(self, task: Task) -> object:
         match task:
@@ -198,8 +183,6 @@ class Worker:
                 self._bench = None
                 self._bench = Bench.prepare(task)
                 return Prepared(max((b.rms for b in self._bench.reference.budget.values()), default=0.0))
-            case Compile():
-                return compile_ahead(task)
             case Check():
                 self._at(label_of(task.subject))
                 return self.bench.check(task.subject)
