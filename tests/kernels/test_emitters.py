@@ -1,0 +1,57 @@
+"""One contract for every emitter: what it prints computes what the definition means, within the derived budget."""
+
+from __future__ import annotations
+
+import pytest
+from kernel_forms import attention_case, errors, inputs
+
+EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
+
+CASES = {
+    "plain": {},
+    "square tiles": {"rows": 16, "columns": 16},
+    "columns wider than rows": {"rows": 16, "columns": 64},
+    "odd lengths": {"seq": 77, "kv_seq": 100},
+    "one query": {"seq": 1, "kv_seq": 50, "rows": 16},
+    "one key": {"seq": 17, "kv_seq": 1},
+    "one of each": {"seq": 1, "kv_seq": 1, "rows": 16},
+    "17": {"seq": 17, "rows": 16},
+    "24-wide": {"head_dim": 24},
+    "40 in, 80 out": {"head_dim": 40, "value_dim": 80},
+    "80 in, 24 out": {"head_dim": 80, "value_dim": 24},
+    "filtered": {"causal": "top_left"},
+    "filtered, odd": {"causal": "top_left", "seq": 77, "kv_seq": 53},
+    "filtered, more keys": {"causal": "top_left", "seq": 33, "kv_seq": 100},
+    "filtered from the end": {"causal": "lower_right", "seq": 33, "kv_seq": 100},
+    "empty rows": {"causal": "lower_right", "seq": 100, "kv_seq": 33},
+    "filtered, whole loop masked": {"causal": "top_left", "segment": False, "seq": 50},
+    "filtered, reverse order": {"causal": "top_left", "order": "reverse", "seq": 100},
+    "grouped": {"heads": 6, "kv_heads": 2},
+    "grouped and filtered": {"heads": 4, "kv_heads": 1, "causal": "top_left", "seq": 45},
+    "negative scale": {"scale": -0.7},
+    "zero scale": {"scale": 0.0},
+    "negative scale, filtered, odd": {"scale": -0.7, "causal": "top_left", "seq": 39},
+    "fp16": {"dtype": "fp16", "seq": 50},
+    "bf16": {"dtype": "bf16", "seq": 50, "causal": "top_left"},
+    "batches": {"batch": 3, "heads": 2, "seq": 33},
+}
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("passes", [1, 2, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_forms(name, passes, emitter, execute) -> None:
+    case = attention_case(passes, emitter=emitter, **CASES[name])
+    kernel, tensors = case.kernel, inputs(case)
+    execute(kernel, tensors)
+    assert not errors(case, kernel, tensors)
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("passes", [1, 3])
+def test_strided(passes, emitter, execute) -> None:
+    case = attention_case(passes, emitter=emitter, seq=45, kv_seq=70, head_dim=40, batch=2, causal="top_left")
+    kernel, tensors = case.kernel, inputs(case, strided=True)
+    assert not any(t.is_contiguous() for t in tensors)
+    execute(kernel, tensors)
+    assert not errors(case, kernel, tensors)
