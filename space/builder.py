@@ -21,6 +21,21 @@ from .pointwise import POINTWISE, REDUCTIONS
 
 NARROW = ("fp16", "bf16")
 
+STEMS = {
+    "dot": "product",
+    "exp2": "power",
+    "scale": "scaled",
+    "where": "masked",
+    "sub": "difference",
+    "add": "total",
+    "mul": "times",
+    "div": "ratio",
+    "quotient": "ratio",
+    "max": "new_max",
+    "guard": "finite",
+}
+"""What a value of an operation is called in the text of a plan and in generated code."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sink:
@@ -80,7 +95,7 @@ class Builder:
         self._run_loop = run_loop
         self._home: dict[Value, Scope] = {}
         self._levels: dict[tuple[Expr, Rank], int] = {}
-        self._count = 0
+        self._stems: dict[str, int] = {}
 
     # ---- scopes
 
@@ -209,7 +224,7 @@ class Builder:
         for s in home.chain():
             if key in s.made:
                 return s.made[key]
-        value = Value(self._name(op, attr), op, args, attr, axes, dtype)
+        value = Value(self._name(op, attr, args, dtype), op, args, attr, axes, dtype)
         home.block.items.append(value)
         home.made[key] = value
         self._home[value] = home
@@ -219,12 +234,22 @@ class Builder:
         homes = [self._home[a] for a in args]
         return max(homes, key=lambda s: len(list(s.chain())), default=None)
 
-    def _name(self, op: str, attr: object) -> str:
-        self._count += 1
-        stem = {"dot": "d", "exp2": "x", "scale": "k", "where": "w", "store": "o"}.get(op, "t")
-        if op == "load" and isinstance(attr, tuple):
-            stem = str(attr[0]).lower()
-        return f"{stem}_{self._count}"
+    def _name(self, op: str, attr: object, args: tuple[Value, ...], dtype: str) -> str:
+        match op, attr:
+            case "load", (str() as tensor, _):
+                stem = tensor.lower()
+            case "reduce", (str() as reduction, _):
+                stem = f"tile_{reduction}"
+            case "cast", _:
+                return self._fresh(f"{args[0].name}_{dtype}")
+            case _:
+                stem = STEMS.get(op, op)
+        return self._fresh(stem)
+
+    def _fresh(self, stem: str) -> str:
+        """`stem`, or `stem_2`, `stem_3`, … for later ones."""
+        self._stems[stem] = n = self._stems.get(stem, 0) + 1
+        return stem if n == 1 else f"{stem}_{n}"
 
     def widened(self, v: Value) -> Value:
         """The value in the compute dtype."""
@@ -239,8 +264,7 @@ class Builder:
 
     def carry(self, name: str, axes: Iterable[Rank], scope: Scope) -> Value:
         """A fresh running value of the loop whose body is `scope`."""
-        self._count += 1
-        value = Value(f"{name}_{self._count}", "carry", (), None, self.layout.ordered(axes), self.compute)
+        value = Value(self._fresh(name), "carry", (), None, self.layout.ordered(axes), self.compute)
         self._home[value] = scope
         return value
 

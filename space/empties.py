@@ -8,10 +8,12 @@ inserted exactly where these cases can be reached; inputs are taken to be finite
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
-from .expr import Const, Expr, Fold, Iota, Map, Predicate, Reduce, Size, Where, rewrite
+from .expr import Const, Expr, Fold, Iota, Map, Predicate, Rank, Reduce, Size, Where, rewrite
+from .intervals import leaves_an_element
+from .layout import Layout
 from .normal_form import scaled, times
 
 Sign = Literal["positive", "nonnegative", "any"]
@@ -21,9 +23,8 @@ NEG_INF = -math.inf
 class Empties:
     """Facts about expressions, remembered: whether -inf is reachable, and what sign is proven."""
 
-    def __init__(self, ignored: Callable[[Predicate], bool] = lambda p: False) -> None:
-        """ignored: filters that are known to leave every row an element."""
-        self._ignored = ignored
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
         self._reaches: dict[Expr, bool] = {}
         self._sign: dict[Expr, Sign] = {}
 
@@ -41,7 +42,8 @@ class Empties:
             case Const():
                 return x.value == NEG_INF
             case Where():
-                return (x.fill == NEG_INF and not self._ignored(x.predicate)) or go(x.arg)
+                # A tile that is visited has a valid element, so a tail makes no row empty.
+                return (x.fill == NEG_INF and not self._layout.is_tail(x.predicate)) or go(x.arg)
             case Map("max", args):
                 return all(map(go, args))
             case Map("select", (_, a, b)):
@@ -50,10 +52,32 @@ class Empties:
                 return self.sign(a) != "positive"
             case Map("add" | "sub" | "mul" | "div" | "quotient" | "min" | "floor" | "neg", args):
                 return any(map(go, args))
+            case Reduce("max", rank, arg):
+                return go(arg) and go(self._unfiltered(arg, rank) or arg)
             case Reduce() | Fold():
                 return go(x.arg)
             case _:
                 return False
+
+    def starts_empty(self, score: Expr, rank: Rank) -> bool:
+        """Whether a running maximum of the score may be -inf after the first tile of a pass over `rank`."""
+        reaches = self.reaches_neg_inf
+        bare = self._unfiltered(score, rank, at_start=True)
+        return reaches(score) and (bare is None or reaches(bare))
+
+    def _unfiltered(self, x: Expr, rank: Rank, *, at_start: bool = False) -> Expr | None:
+        """`x` without the filters over `rank`, if those leave an element (or the first one) of every row."""
+        filters: list[Predicate] = []
+
+        def step(node: Expr) -> Expr | None:
+            if isinstance(node, Where) and rank in node.predicate.ranks:
+                filters.append(node.predicate)
+                return node.arg
+            return None
+
+        (bare,) = rewrite([x], step)
+        sizes = self._layout.sizes | ({rank: 1} if at_start else {})
+        return bare if rank in sizes and leaves_an_element(rank, filters, sizes) else None
 
     # ---- sign
 
@@ -91,13 +115,17 @@ class Empties:
                 return "nonnegative"
             case Map("select", (_, a, b)):
                 return _weakest(go(a), go(b))
+            case Reduce("add", rank, arg) if go(arg) == "nonnegative":
+                bare = self._unfiltered(arg, rank)
+                return "positive" if bare and go(bare) == "positive" else "nonnegative"
             case Reduce():
                 return go(x.arg)
-            case Fold():
-                weight: Sign = "nonnegative"
-                if x.action == "scale" and not self.reaches_neg_inf(x.ref):
-                    weight = "positive"
+            case Fold("scale"):
+                reference = Reduce("max", x.rank, x.ref)
+                weight: Sign = "nonnegative" if self.reaches_neg_inf(reference) else "positive"
                 return _weakest(weight, go(x.arg))
+            case Fold():
+                return _weakest("nonnegative", go(x.arg))
             case _:
                 return "any"
 

@@ -7,7 +7,7 @@ inside the bounds of the other extreme every element passes (no mask).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from .expr import Predicate, Rank
@@ -81,6 +81,32 @@ def extreme(layout: Layout, rank: Rank, last: bool, around: frozenset[Rank]) -> 
     return Last(rank) if last else First(rank)
 
 
+def leaves_an_element(rank: Rank, filters: Iterable[Predicate], sizes: Mapping[Rank, int]) -> bool:
+    """Whether some index of `rank` passes all filters, whatever the other ranks' indices are.
+
+    Every lower bound must be at most every upper bound, the rank's own ends included; each difference is affine
+    in the other ranks, so its least value is at a corner of the box.
+    """
+    lower: list[tuple[dict[Rank, int], int]] = [({}, 0)]
+    upper: list[tuple[dict[Rank, int], int]] = [({}, sizes[rank] - 1)]
+    for p in filters:
+        rest = {t.rank: t.coef for t in p.terms}
+        a = rest.pop(rank, 0)
+        if a == 1:
+            lower.append(({q: -c for q, c in rest.items()}, -p.const))
+        elif a == -1:
+            upper.append((rest, p.const))
+        else:
+            return False
+    for low, low_const in lower:
+        for high, high_const in upper:
+            slack = {q: high.get(q, 0) - low.get(q, 0) for q in {*low, *high}}
+            least_slack = sum(min(c * (sizes[q] - 1), 0) for q, c in slack.items())
+            if high_const - low_const + least_slack < 0:
+                return False
+    return True
+
+
 # ---- bounds with the numbers worked out
 
 
@@ -129,5 +155,24 @@ def _extremum(
     numbers = [b.value for b in flat if isinstance(b, Lit)]
     kept: list[Bound] = list(dict.fromkeys(b for b in flat if not isinstance(b, Lit)))
     if numbers:
-        kept.append(Lit(pick(numbers)))
+        number = pick(numbers)
+        if number <= 0 and kept and node is Least and all(map(is_natural, kept)):
+            return Lit(number)
+        if number > 0 or node is Least or not any(map(is_natural, kept)):
+            kept.append(Lit(number))
     return kept[0] if len(kept) == 1 else node(tuple(kept))
+
+
+def is_natural(b: Bound) -> bool:
+    """Whether a bound is certainly not negative."""
+    match b:
+        case Lit():
+            return b.value >= 0
+        case Sum():
+            return all(c >= 0 and is_natural(t) for c, t in b.terms)
+        case Least():
+            return all(map(is_natural, b.args))
+        case Greatest():
+            return any(map(is_natural, b.args))
+        case First() | Last() | FloorTo() | CeilTo():
+            return True

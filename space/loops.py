@@ -143,7 +143,7 @@ def _extremum(this: Pass, work: Reduce, group: list[Work]) -> None:
                 _, running = _reference(this, other)
                 this.results[work] = running.references[0], 1.0, []
                 return
-    carry = this.carry(work.op, builder.layout.shape(work).axes, identity)
+    carry = this.carry(f"running_{work.op}", builder.layout.shape(work).axes, identity)
     tile = builder.number(arg, this.body)
     tile = builder.reduce(work.op, tile, axis) if axis else tile
     carry.next = builder.emit(work.op, (carry.value, tile))

@@ -119,7 +119,7 @@ def _prepared(roots: list[Expr], layout: Layout, masks: Masks) -> list[Expr]:
     """The graph as it is laid out: folds over whole tiles expanded, normal form, guards, masks."""
     roots = rewrite(roots, lambda x: _expanded(x, layout))
     roots = normalise(bind_sizes(roots, layout.sizes), layout)
-    return masks.hoisted(Empties().guarded(roots))
+    return masks.hoisted(Empties(layout).guarded(roots))
 
 
 def _expanded(x: Expr, layout: Layout) -> Expr | None:

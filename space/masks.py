@@ -180,8 +180,7 @@ class Masks:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        # A tile that is visited has a valid element, so a tail makes no row empty.
-        self._empties = Empties(ignored=layout.is_tail)
+        self._empties = Empties(layout)
         self._interpretations: dict[Predicate, Interpretation] = {}
 
     def where_false(self, p: Predicate) -> Interpretation:
@@ -217,9 +216,9 @@ class Masks:
         outcome = self.where_false(tail).of
         return [f if _finite(outcome(f)) else Where(tail, f, 0.0) for f in parts]
 
-    def may_be_empty(self, score: Expr) -> bool:
-        """Whether a filter may leave a maximum of the score without an element."""
-        return self._empties.reaches_neg_inf(score)
+    def starts_empty(self, score: Expr, rank: Rank) -> bool:
+        """Whether a running maximum of the score over `rank` needs a guard."""
+        return self._empties.starts_empty(score, rank)
 
     def hoisted(self, roots: Iterable[Expr]) -> list[Expr]:
         """Mask the argument of a maximum once, for every consumer: values beyond a tail matter to nobody."""

@@ -62,11 +62,11 @@ class Scale:
         core, k = scaled(ref)
         core, k = (core, k) if k > 0 else (ref, 1.0)
         score = builder.number(builder.masks.masked(core, axis, -float("inf")), this.body)
-        carry = this.carry("max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
+        carry = this.carry("running_max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
         tile = builder.reduce("max", score, axis) if axis else score
         carry.next = builder.emit("max", (carry.value, tile))
         finite = carry.next
-        if builder.masks.may_be_empty(core):
+        if builder.masks.starts_empty(core, rank):
             finite = builder.emit("guard", (finite,))
         new, old = (builder.emit("scale", (v,), k * LOG2_E) for v in (finite, carry.value))
         rescale = builder.emit("exp2", (builder.emit("sub", (old, new)),))

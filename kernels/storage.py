@@ -1,0 +1,79 @@
+"""Which temporaries may be overwritten: the last use of storage that nothing else sees.
+
+A filter that is known to hold copies nothing, so its value shares its argument's storage; that depends on the
+segment that is being printed, and is asked for through `copies_nothing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ..space.plan import Block, Loop, LoopPlan, Value
+
+SHARED = frozenset({"load", "const", "iota", "cast"})
+"""Operations whose result may be a view of a tensor, a number, or another value's storage."""
+
+CopiesNothing = Callable[[Value], bool]
+
+
+class Storage:
+    """Where the values of one plan are defined and used."""
+
+    def __init__(self, plan: LoopPlan) -> None:
+        self._block: dict[Value, Block] = {}
+        self._position: dict[Value, int] = {}
+        self._loop: dict[Block, Loop] = {}
+        self._carried: dict[Value, tuple[Loop, Block]] = {}
+        self._visit(plan.root)
+
+    def _visit(self, block: Block) -> None:
+        for i, item in enumerate(block.items):
+            if isinstance(item, Loop):
+                self._loop[item.body] = item
+                for c in item.carries:
+                    self._carried[c.value] = item, block
+                self._visit(item.body)
+            else:
+                self._block[item] = block
+                self._position[item] = i
+
+    def may_overwrite(self, a: Value, v: Value, copies_nothing: CopiesNothing) -> bool:
+        """Whether `v` may be computed in the storage of its operand `a`."""
+        if a.axes != v.axes or a.dtype != v.dtype or not a.axes or v.args.count(a) > 1:
+            return False
+        block = self._block[v]
+        owner = _owner(a, copies_nothing)
+        if not self._is_private(owner, block):
+            return False
+        later = block.items[self._position[v] + 1 :]
+        used = {_owner(u, copies_nothing) for item in later for u in _uses(item)}
+        used |= {_owner(u, copies_nothing) for u in v.args if u is not a}
+        if loop := self._loop.get(block):
+            used |= {_owner(c.next, copies_nothing) for c in loop.carries}
+        return owner not in used
+
+    def _is_private(self, owner: Value, block: Block) -> bool:
+        """Whether an operation of `block` made this storage in the same iteration, for itself."""
+        if owner.op != "carry":
+            return owner.op not in SHARED and self._block[owner] is block
+        loop, around = self._carried[owner]
+        (next_,) = (c.next for c in loop.carries if c.value is owner)
+        alone = sum(c.next is next_ for c in loop.carries) == 1
+        return alone and next_.op not in SHARED | {"where", "carry"} and block in (loop.body, around)
+
+
+def _owner(v: Value, copies_nothing: CopiesNothing) -> Value:
+    while v.op == "where" and copies_nothing(v):
+        v = v.args[0]
+    return v
+
+
+def _uses(item: Value | Loop) -> Iterator[Value]:
+    """Every value that an item reads, in the loops under it too."""
+    if isinstance(item, Value):
+        yield from item.args
+        return
+    for c in item.carries:
+        yield c.next
+    for inner in item.body.items:
+        yield from _uses(inner)

@@ -1,0 +1,270 @@
+"""Prints a loop plan as tiled PyTorch: the executable meaning of a plan, and the kernel where there is no GPU.
+
+Tiles are slices, so they are never padded and no tail needs a mask. Axes that are whole (all heads, say) are
+batch axes of one matrix product. A temporary that is not used again is overwritten by what is computed from it.
+With float64 tensors everything is float64, which is how plans are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..space.expr import Rank
+from ..space.plan import Loop, LoopPlan, Value
+from ..space.schedule import Schedule
+from .kernel import Argument, Kernel
+from .printer import INDENT, Affine, Printer, access, literal, summary
+from .storage import Storage
+
+DTYPES = {
+    "fp64": "torch.float64",
+    "fp32": "torch.float32",
+    "fp16": "torch.float16",
+    "bf16": "torch.bfloat16",
+    "int64": "torch.int64",
+    "int32": "torch.int32",
+    "int8": "torch.int8",
+    "bool": "torch.bool",
+}
+
+FUNCTIONS = {
+    "max": "torch.maximum({}, {})",
+    "min": "torch.minimum({}, {})",
+    "not": "~{}",
+    "silu": "torch.nn.functional.silu({})",
+}
+"""Operators that are not infix and not called torch.<name>."""
+
+REDUCTIONS = {"add": "sum", "max": "amax", "min": "amin", "mul": "prod"}
+
+IN_PLACE = {
+    "add": "add_",
+    "sub": "sub_",
+    "mul": "mul_",
+    "div": "div_",
+    "scale": "mul_",
+    "exp2": "exp2_",
+    "log2": "log2_",
+    "tanh": "tanh_",
+    "erf": "erf_",
+    "sigmoid": "sigmoid_",
+    "sqrt": "sqrt_",
+    "abs": "abs_",
+    "floor": "floor_",
+    "neg": "neg_",
+}
+"""Operators whose first operand may be overwritten by the result."""
+
+
+def emit(plan: LoopPlan, schedule: Schedule) -> Kernel:
+    """The kernel of a plan: a function of the tensors (outputs last) that fills the outputs."""
+    printer = TorchPrinter(plan, schedule)
+    return Kernel(
+        emitter="torch",
+        source=printer.source(),
+        entry="kernel",
+        arguments=tuple(
+            Argument(n, printer.shapes[n], plan.dtypes[n], n in plan.outputs) for n in printer.tensor
+        ),
+        grid=(plan.programs(),),
+    )
+
+
+class TorchPrinter(Printer):
+    """The PyTorch dialect."""
+
+    reserved = ("torch", "kernel", "range", "min", "max", "float")
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule) -> None:
+        super().__init__(plan, schedule)
+        self._compute = "fp64" if "fp64" in plan.dtypes.values() else "fp32"
+        self._storage = Storage(plan)
+        self._iterated = [r for r in reversed(plan.grid) if "0" not in (self.start.get(r), self.scalar.get(r))]
+        self.scopes[0].depth += len(self._iterated)
+
+    # ---- the module
+
+    def source(self) -> str:
+        """The whole module."""
+        self.block(self.plan.root)
+        return "\n".join(
+            [
+                *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule)),
+                "import torch",
+                "\n",
+                "@torch.inference_mode()",
+                f"def kernel({', '.join(self.tensor.values())}):",
+                *self._programs(),
+                *self.finish(),
+                "",
+            ]
+        )
+
+    def _programs(self) -> list[str]:
+        """One `for` a grid rank, the slowest outermost."""
+        lines = []
+        for depth, r in enumerate(self._iterated):
+            size, tile = self.plan.sizes[r], self.plan.roles[r].tile
+            text = f"{self.start[r]} in range(0, {size}, {tile})" if tile else f"{self.scalar[r]} in range({size})"
+            lines.append(f"{INDENT * (depth + 1)}for {text}:")
+        return lines
+
+    def always(self) -> frozenset[Affine]:
+        return frozenset((((r, -1),), n - 1) for r, n in self.plan.sizes.items())
+
+    # ---- indices
+
+    def _span(self, rank: Rank) -> tuple[str, str]:
+        """The first index of a rank's tile and the one after its last."""
+        role, size, start = self.plan.roles[rank], self.plan.sizes[rank], self.start[rank]
+        if start == "0":
+            return "0", str(size)
+        end = f"{start} + {role.tile}"
+        end = end if size % (role.tile or 1) == 0 else f"min({end}, {size})"
+        return start, self.define(f"{rank}_end", end, rank if role.outer == "loop" else None)
+
+    def _slice(self, rank: Rank) -> str:
+        role = self.plan.roles[rank]
+        if role.tile is None:
+            return self.scalar[rank]
+        return ":" if self.start[rank] == "0" else ":".join(self._span(rank))
+
+    def index(self, axis: Rank) -> str:
+        home = axis if self.plan.roles[axis].outer == "loop" else None
+        return self.define(f"i_{axis}", f"torch.arange({', '.join(self._span(axis))})", home)
+
+    def iota(self, v: Value) -> str:
+        rank = str(v.attr)
+        if v.axes:
+            return f"torch.arange({', '.join(self._span(rank))}, dtype={DTYPES[v.dtype]})"
+        return f"torch.tensor({self.scalar[rank]}, dtype={DTYPES[v.dtype]})"
+
+    # ---- memory
+
+    def load(self, v: Value) -> str:
+        tensor, index = access(v)
+        text = f"{self.tensor[tensor]}[{', '.join(map(self._slice, index))}]" if index else self.tensor[tensor]
+        return self._arranged(text, self._axes(index), v.axes)
+
+    def _axes(self, index: Sequence[Rank]) -> tuple[Rank, ...]:
+        return tuple(r for r in index if self.plan.roles[r].tile)
+
+    def store(self, v: Value) -> str:
+        output, index = access(v)
+        (value,) = v.args
+        text = self.use(value, v.axes)
+        if value.axes:
+            text = self._arranged(text, v.axes, self._axes(index))
+        return f"{self.tensor[output]}[{', '.join(map(self._slice, index)) or '...'}] = {text}"
+
+    # ---- operations
+
+    def value(self, v: Value) -> None:
+        if v.op != "store" and (text := self._overwriting(v)):
+            self.write(f"{self.name(v)} = {text}")
+        else:
+            super().value(v)
+
+    def _overwriting(self, v: Value) -> str | None:
+        """The operation as a method that overwrites an operand, where one may be overwritten."""
+        if self._copies_nothing(v):
+            return None
+        operands = list(v.args[::-1] if v.op in ("add", "mul") else v.args[:1])
+        if v.op == "dot":
+            operands = list(v.args[2:])
+        for a in reversed(operands):
+            if self._storage.may_overwrite(a, v, self._copies_nothing):
+                return self._method(v, a)
+        return None
+
+    def _copies_nothing(self, v: Value) -> bool:
+        return v.op == "where" and self.holds(v.attr[0]) and v.args[0].axes == v.axes  # type: ignore[index]
+
+    def _method(self, v: Value, target: Value) -> str | None:
+        name, others = self.name(target), [a for a in v.args if a is not target]
+        if v.op == "where":
+            condition = self.condition(v.attr[0], v.axes)  # type: ignore[index]
+            return f"{name}.masked_fill_(~({condition}), {literal(v.attr[1])})"  # type: ignore[index]
+        if v.op == "dot":
+            return self._accumulated(v, name)
+        if v.op not in IN_PLACE or len(others) != len(v.args) - 1:
+            return None
+        args = [literal(v.attr)] if v.op == "scale" else [self.use(a, v.axes) for a in others]  # type: ignore[arg-type]
+        return f"{name}.{IN_PLACE[v.op]}({', '.join(args)})"
+
+    def _accumulated(self, v: Value, accumulator: str) -> str:
+        a, b = self._operands(v)
+        if len(v.axes) == 3 and a:
+            return f"{accumulator}.baddbmm_({a}, {b})"
+        if len(v.axes) == 2 and a:
+            return f"{accumulator}.addmm_({a}, {b})"
+        return f"{accumulator}.add_({self._product(v)})"
+
+    def expression(self, v: Value) -> str:
+        if v.op != "dot":
+            return super().expression(v)
+        product = self._product(v)
+        return f"{self.name(v.args[2])} + {product}" if len(v.args) > 2 else product
+
+    def _product(self, v: Value) -> str:
+        a, b = self._operands(v)
+        return f"{a} @ {b}" if a else self._einsum(v)
+
+    def _operands(self, v: Value) -> tuple[str, str]:
+        """Both operands of a batched matrix product in `v.axes`, or empty where it is none."""
+        contracted, batch = v.attr  # type: ignore[misc]
+        sides = []
+        for x in v.args[:2]:
+            own = tuple(q for q in x.axes if q != contracted and q not in batch)
+            sides.append((x, own))
+        (a, own_a), (b, own_b) = sides
+        if len(own_a) != 1 or len(own_b) != 1 or v.axes[: len(batch)] != batch:
+            return "", ""
+        if v.axes[-2:] == (*own_b, *own_a):
+            a, own_a, b, own_b = b, own_b, a, own_a
+        left = self._arranged(self._exact(a), a.axes, (*batch, *own_a, contracted))
+        right = self._arranged(self._exact(b), b.axes, (*batch, contracted, *own_b))
+        return left, right
+
+    def _einsum(self, v: Value) -> str:
+        letters = {q: chr(ord("a") + i) for i, q in enumerate(self.plan.order)}
+        a, b, out = ("".join(letters[q] for q in x.axes) for x in (*v.args[:2], v))
+        return f"torch.einsum('{a},{b}->{out}', {self._exact(v.args[0])}, {self._exact(v.args[1])})"
+
+    def _exact(self, x: Value) -> str:
+        """An operand in the compute dtype: products of narrow numbers are exact there, and sums are wide."""
+        return self.name(x) if x.dtype == self._compute else self.cast(self.name(x), self._compute)
+
+    def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
+        return f"{accumulator} + {a} @ {b}" if accumulator else f"{a} @ {b}"
+
+    def function(self, op: str, args: Sequence[str]) -> str:
+        return FUNCTIONS[op].format(*args) if op in FUNCTIONS else f"torch.{op}({', '.join(args)})"
+
+    def choose(self, condition: str, then: str, other: str) -> str:
+        return f"torch.where({condition}, {then}, {other})"
+
+    def reduce(self, op: str, arg: str, position: int) -> str:
+        return f"{arg}.{REDUCTIONS[op]}({position})"
+
+    def permute(self, arg: str, positions: Sequence[int]) -> str:
+        n = len(positions)
+        if list(positions) == [*range(n - 2), n - 1, n - 2]:
+            return f"{arg}.mT"
+        return f"{arg}.permute({', '.join(map(str, positions))})"
+
+    def cast(self, arg: str, dtype: str) -> str:
+        return f"{arg}.to({DTYPES[dtype]})"
+
+    def full(self, axes: tuple[Rank, ...], value: float, dtype: str) -> str:
+        lengths = [self._length(q) for q in axes]
+        return f"torch.full([{', '.join(lengths)}], {literal(value)}, dtype={DTYPES[dtype]})"
+
+    def _length(self, axis: Rank) -> str:
+        start, end = self._span(axis)
+        return end if start == "0" else f"{end} - {start}"
+
+    def header(self, loop: Loop, low: str, high: str) -> str:
+        if self.plan.roles[loop.rank].tile is None:
+            return f"for {self.scalar[loop.rank]} in range({low}, {high}):"
+        return f"for {self.start[loop.rank]} in range({low}, {high}, {loop.tile}):"
