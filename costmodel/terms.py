@@ -59,7 +59,7 @@ def place(counted: Work, machine: Machine, resources: Resources | None = None) -
 
     A kernel that does not fit at all (`resources.illegal`) is placed as if one program fitted.
     """
-    need = resources or fit_needs(counted.needs, counted.warps, machine)
+    need = resources or fit_needs(counted.needs, counted.warps, counted.stages, machine)
     per_sm = max(programs_per_sm(need, machine), 1)
     slots = per_sm * machine.sms
     moved = hbm_bytes(counted, machine.l2_bytes, slots)

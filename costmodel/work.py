@@ -17,7 +17,7 @@ from ..space.plan import Block, Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from .estimate import Traffic
 from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
-from .resources import PRODUCT, Needs, needs, regions, tile_bytes, tile_elements
+from .resources import PRODUCT, Needs, needs, product_rows, regions, tile_bytes, tile_elements
 from .transfers import Region, Tile, Transfer, as_traffic, move, product
 from .trips import Floats, Path, launch_order, tiles, trips, whole_grid
 
@@ -110,7 +110,7 @@ def work(plan: LoopPlan, schedule: Schedule) -> Work:
         streams=tuple(counter.streams()),
         profile=_bins(_lengths(phases, ordered) / mean),
         longest=float(lengths.max()) / mean,
-        needs=needs(plan, schedule),
+        needs=needs(plan),
         warps=schedule.warps,
         stages=schedule.stages,
     )
@@ -209,13 +209,11 @@ class _Counter:
                 ]
 
     def _product(self, v: Value) -> Product:
-        attr = v.attr
-        assert isinstance(attr, tuple), f"a dot's attr is (contracted axis, batch axes), but got {attr!r}"
-        contracted, batch = attr
         left = v.args[0]
-        rows = prod(self.plan.length(a) for a in left.axes if a != contracted and a not in batch)
         dtype = self.precision if left.dtype == "fp32" and self.precision != "ieee" else left.dtype
-        return Product(dtype, rows, 2.0 * tile_elements(self.plan, v) * self.plan.length(contracted))
+        assert isinstance(v.attr, tuple), f"a dot's attr is (contracted axis, batch axes), but got {v.attr!r}"
+        flops = 2.0 * tile_elements(self.plan, v) * self.plan.length(v.attr[0])
+        return Product(dtype, product_rows(self.plan, v), flops)
 
     def _operand_bytes(self, v: Value) -> int:
         return tile_bytes(self.plan, v) + sum(tile_bytes(self.plan, a) for a in v.args)
