@@ -1,5 +1,8 @@
-"""Runs Triton kernels in the interpreter, in a process of its own: the interpreter is chosen when Triton is imported,
-so a process either interprets or compiles. Pickled (kernel, tensors) on stdin, pickled tensors or an error on stdout."""
+"""Runs Triton kernels in the interpreter, in a process of its own.
+
+The interpreter is chosen when Triton is imported, so a process either interprets or compiles. Reads pickled
+(kernel, tensors) on stdin, answers pickled outputs or an error's text on stdout.
+"""
 
 import os
 import pickle
