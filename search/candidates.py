@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from ..costmodel.calibration import Calibration, fit
 from ..costmodel.estimate import Estimate
+from ..costmodel.machine import Machine
+from ..costmodel.prune import prune
+from ..costmodel.resources import illegal
+from ..costmodel.terms import terms
+from ..costmodel.time import estimate_works
+from ..costmodel.work import Work, work
+from ..kernels.emitters import EMITTERS
 from ..kernels.kernel import Kernel
+from ..space.cascade import Cascade
+from ..space.lowering import IllegalPlan, build_plan
 from ..space.plan import LoopPlan
-from ..space.schedule import Schedule
+from ..space.schedule import Problem, Schedule
+from ..space.schedule_space import schedules
+from .study import Trial
+
+REASONS = {
+    "shared memory": "needs more shared memory than a program may have",
+    "warps": "needs more warps than run at once",
+    "registers": "spills too many registers",
+    "dominated": "dominated: another moves and computes no more and is predicted faster",
+    "slower": "predicted slower than the best by more than the model's error band",
+}
+"""What the kinds of reason that pruning counts by mean, in words."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +46,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute the problem: a derived cascade under a schedule, and what it should cost."""
+    """One way to compute the problem: a derived cascade under a schedule, its counted work and what it should
+    cost. `kernel` and `key` (the generated source's digest) are made when first asked for."""
 
     variant: Variant
     schedule: Schedule
     plan: LoopPlan
+    work: Work
     estimate: Estimate
 
     @cached_property
     def kernel(self) -> Kernel:
-        """The generated kernel; printed when first asked for."""
-        from ..kernels.emitters import EMITTERS
-
         return EMITTERS[self.schedule.emitter](self.plan, self.schedule)
 
     @cached_property
     def key(self) -> str:
-        """The generated kernel's digest."""
         return self.kernel.digest
 
     @property
@@ -57,6 +75,119 @@ class Candidate:
         return {"cascade": self.group, **roles, **{name: str(value) for name, value in fields.items()}}
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """kept: best predicted first, each with a source of its own. considered: all pairs of a cascade and a schedule.
+    schedules: different schedules among them. left_out: how many were dropped, by reason."""
+
+    kept: tuple[Candidate, ...]
+    considered: int
+    schedules: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def candidates(
+    variants: Sequence[Variant],
+    problem: Problem,
+    machine: Machine,
+    emitter: str,
+    *,
+    calibration: Calibration | None = None,
+    at_most: int = 256,
+    said: Callable[[str], None] = lambda text: None,
+) -> Candidates:
+    """Every cascade under every schedule of `emitter`, priced on `machine`; the worthwhile ones best first.
+
+    at_most: how many to keep. Raises MachineError where the machine has no unit for a product's dtype.
+    """
+    left_out: Counter[str] = Counter()
+    planned: list[tuple[Variant, Schedule, LoopPlan, Work]] = []
+    seen: set[Schedule] = set()
+    considered = 0
+    for variant in variants:
+        cascade = Cascade.parse(variant.text)
+        for schedule in schedules(cascade, problem, emitter):
+            considered += 1
+            seen.add(schedule)
+            try:
+                plan = build_plan(cascade, problem, schedule)
+            except IllegalPlan as error:
+                left_out[f"no plan: {_rule(error)}"] += 1
+                continue
+            planned.append((variant, schedule, plan, work(plan, schedule)))
+        said(f"{variant.label}: {considered:,} candidates so far")
+    estimates = estimate_works([w for *_, w in planned], machine, calibration) if planned else []
+    priced = [Candidate(*parts, estimate) for parts, estimate in zip(planned, estimates, strict=True)]
+    worthwhile = _worthwhile(priced, machine, calibration, left_out)
+    return Candidates(
+        tuple(_distinct(worthwhile, at_most, left_out)), considered, len(seen), dict(left_out.most_common())
+    )
+
+
+def _rule(error: Exception) -> str:
+    """The rule that was broken, without the values: what losses are counted by."""
+    return _rule_of(str(error).split(", but ")[0])
+
+
+def _rule_of(reason: str) -> str:
+    return REASONS.get(kind := reason.split(":")[0], kind)
+
+
+def _worthwhile(
+    priced: Sequence[Candidate], machine: Machine, calibration: Calibration | None, left_out: Counter[str]
+) -> list[Candidate]:
+    """Best first: what pruning keeps, and the best of each other cascade as a witness, so that the model is fitted
+    to, and judged on, every kind."""
+    pruned = prune([c.estimate for c in priced], machine, calibration, groups=[c.group for c in priced])
+    kept = set(pruned.kept)
+    served = {priced[i].group for i in kept}
+    for i in sorted(pruned.reasons, key=lambda i: priced[i].estimate.seconds):
+        if priced[i].group not in served and illegal(priced[i].estimate.resources, machine) is None:
+            kept.add(i)
+            served.add(priced[i].group)
+        else:
+            left_out[_rule_of(pruned.reasons[i])] += 1
+    return sorted((priced[i] for i in kept), key=lambda c: c.estimate.seconds)
+
+
+def _distinct(ranked: Sequence[Candidate], at_most: int, left_out: Counter[str]) -> list[Candidate]:
+    """One candidate a generated source, the best predicted ones; never so few that a cascade has none."""
+    kept: dict[str, Candidate] = {}
+    groups: set[str] = set()
+    for candidate in ranked:
+        if len(kept) >= at_most and candidate.group in groups:
+            left_out[f"beyond the best {at_most}"] += 1
+            continue
+        try:
+            first = kept.setdefault(candidate.key, candidate)
+        except ValueError as error:
+            left_out[f"no {candidate.schedule.emitter} kernel: {_rule(error)}"] += 1
+            continue
+        if first is not candidate:
+            left_out["same generated source as another"] += 1
+        groups.add(candidate.group)
+    return list(kept.values())
+
+
+class Model:
+    """The cost model of one machine over candidates: prices them, and is fitted again to what was measured."""
+
+    def __init__(self, points: Sequence[Candidate], machine: Machine) -> None:
+        self._points = points
+        self._machine = machine
+        self.calibration = self._start = Calibration.of(machine)
+
+    def __call__(self, trials: Sequence[Trial[Candidate]]) -> Callable[[Candidate], float]:
+        """Fit to the trials that ran and were right; the prediction of every point after that."""
+        right = [t for t in trials if t.ok]
+        if right:
+            measured = terms([t.point.work for t in right], self._machine)
+            self.calibration = fit(measured, [t.measurement.seconds for t in right], self._start)
+        priced = estimate_works([p.work for p in self._points], self._machine, self.calibration)
+        seconds = {p.key: e.seconds for p, e in zip(self._points, priced, strict=True)}
+        return lambda point: seconds[point.key]
+
+
 def role_text(outer: str | None, tile: int | None) -> str:
     """A rank's role in two words: "loop 64", "grid 128", "grid" (one index a program), "whole 64"."""
     return f"{outer or 'whole'}{'' if tile is None else f' {tile}'}"
@@ -68,4 +199,5 @@ def schedule_text(schedule: Schedule) -> str:
     options = [f"{schedule.warps} warps", f"{schedule.stages} stages"] if schedule.emitter != "torch" else []
     flags = ["segmented"] if schedule.segment else []
     flags += [schedule.order] if schedule.order != "forward" else []
+    flags += [schedule.precision] if schedule.precision != "ieee" else []
     return ", ".join([*roles, *options, *flags])

@@ -25,7 +25,8 @@ figcaption { color: #444; font-size: .88rem; padding: .3rem .2rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: left; white-space: nowrap; }
-th { border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; } tr.win td { font-weight: 600; background: #f2f8f2; }
+th { border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; }
+tr.win td { font-weight: 600; background: #f2f8f2; }
 pre { background: #f6f6f6; border: 1px solid #e4e4e4; border-radius: .4rem; padding: .7rem; overflow-x: auto;
   font-size: .85rem; line-height: 1.4; }
 details summary { cursor: pointer; } code { overflow-wrap: anywhere; }

@@ -29,7 +29,7 @@ def style() -> None:
         context="notebook",
         style="whitegrid",
         palette="colorblind",
-        rc={"figure.dpi": 110, "savefig.bbox": "tight", "axes.titleweight": "bold", "axes.titlesize": 12},
+        rc={"axes.titleweight": "bold", "axes.titlesize": 12},
     )
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from . import page, plots
 from .accuracy import accuracy, error_by, right
-from .run import MEASUREMENTS, SUMMARY, Run
+from .run import COLUMNS, MEASUREMENTS, SUMMARY, Run
 from .words import against, milliseconds, paragraph, plural
 
 PAGE = "report.html"
@@ -24,7 +24,7 @@ SHOWN = 40
 """Rows of the candidates' table on the page; the CSV has all."""
 
 CAPTIONS = {
-    "parity": "Each candidate's time as the model predicted it just before it was measured, fitted to earlier ones only.",
+    "parity": "Each time as the model predicted it just before measuring, fitted to earlier ones only.",
     "error": "The same ratio by the unit that the model says is busiest.",
     "regret": "How good a pick the model's first k candidates hold, against drawing k at random.",
     "progress": "The trials in the order they were measured.",
@@ -46,7 +46,7 @@ def write_report(run: Run, directory: Path) -> Path:
     images = {name: _png(figure) for name, figure in _figures(run, frame).items()}
     files = {
         MEASUREMENTS: frame.to_csv(index=False).encode(),
-        SUMMARY: (json.dumps(_finite(run.to_json()), indent=1, allow_nan=False) + "\n").encode(),
+        SUMMARY: (json.dumps(finite(run.to_json()), indent=1, allow_nan=False) + "\n").encode(),
         **{f"{name}.png": png for name, png in images.items()},
         PAGE: html(run, frame, images).encode(),
     }
@@ -61,8 +61,6 @@ def write_report(run: Run, directory: Path) -> Path:
 
 def frame_of(run: Run) -> pd.DataFrame:
     """The rows as a table; numbers are numbers."""
-    from .table import COLUMNS
-
     frame = pd.DataFrame(list(run.rows), columns=list(COLUMNS))
     for name, kind in COLUMNS.items():
         if kind is not str:
@@ -225,13 +223,13 @@ def _machine(run: Run) -> str:
     return page.folded("Show", page.table(["", ""], rows))
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
     match data:
         case dict():
-            return {str(k): _finite(v) for k, v in data.items()}
+            return {str(k): finite(v) for k, v in data.items()}
         case list() | tuple():
-            return [_finite(v) for v in data]
+            return [finite(v) for v in data]
         case float() if not math.isfinite(data):
             return None
         case _:

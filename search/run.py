@@ -14,6 +14,41 @@ FORMAT = 1
 """The layout of a results folder; another one is refused."""
 MAX_BYTES = 64 * 2**20
 
+COLUMNS: dict[str, type] = {
+    "key": str,
+    "label": str,
+    "passes": int,
+    "signature": str,
+    "knobs": str,
+    "status": str,
+    "seconds": float,
+    "low": float,
+    "high": float,
+    "predicted": float,
+    "prior": float,
+    "source": str,
+    "batch": int,
+    "seconds_in": float,
+    "limiter": str,
+    "hbm_bytes": float,
+    "l2_bytes": float,
+    "shared_traffic_bytes": float,
+    "tensor_flops": float,
+    "fma_flops": float,
+    "special_ops": float,
+    "shared_bytes": float,
+    "registers": float,
+    "spills": float,
+    "predicted_shared_bytes": float,
+    "predicted_registers": float,
+    "rms_error": float,
+    "max_error": float,
+    "budget": float,
+    "compile_seconds": float,
+    "message": str,
+}
+"""The CSV's columns. Times in seconds, memory in bytes, errors against float64."""
+
 
 class RunError(ValueError):
     """A results folder that cannot be read; the message names the file and what is wrong."""
@@ -26,7 +61,7 @@ class Run:
     title: the problem in words. problem: workload, sizes, dtypes, params. machine: name, title and ceilings in
     SI units (`hbm_bytes_per_second`, `tensor_flops`, `fma_flops`). versions: by package. stages: wall seconds
     by stage, in order. space: `cascades` (label, passes, signature, text), `schedules`, `candidates`, `kept`,
-    `left_out` (count by reason). rows: one table row a trial (see `table.row`). peers: by name `seconds`,
+    `left_out` (count by reason). rows: one table row a trial (see `COLUMNS`). peers: by name `seconds`,
     `low`, `high`, `message`. winner: empty where nothing ran, else the fields of its row, `cascade_text`,
     `schedule`, `record` (where it was stored).
     """

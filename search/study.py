@@ -76,11 +76,12 @@ Refit = Callable[[Sequence[Trial[P]]], Predict[P]]
 @dataclass(frozen=True)
 class Limits:
     """When to stop. trials: measured points in all, earlier sittings too; seconds: of this sitting; batch:
-    points measured together."""
+    points measured together; until_sure: also where what is left cannot win by more than the noise."""
 
     trials: int
     seconds: float = math.inf
     batch: int = 8
+    until_sure: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,19 @@ class Study(Generic[P]):
     """A search over `points`, which are in the order of the model's first ranking.
 
     journal: the file; name: changes with everything that would make old trials incomparable (the problem, the
-    machine, versions). Raises JournalError.
+    machine, versions); opening: begin with the model's ranking (`openers`). Raises JournalError.
     """
 
-    def __init__(self, points: Sequence[P], *, journal: Path, name: str, strategy: Strategy) -> None:
+    def __init__(
+        self, points: Sequence[P], *, journal: Path, name: str, strategy: Strategy, opening: bool = True
+    ) -> None:
         if not points:
             raise ValueError("a study needs at least one point to measure, but got none")
         self._by_knobs = {_frozen(p): p for p in points}
         if len(self._by_knobs) != len(points):
             raise ValueError("every point must differ from the others in a knob, but two have the same knobs")
         self._points = list(points)
+        self._opening = opening
         self._space = distributions(points)
         storage, self.cut_bytes = open_storage(journal)
         self._sampler = OverPoints(strategy, self._space)
@@ -154,7 +158,7 @@ class Study(Generic[P]):
             if stopped:
                 return self._outcome(stopped, len(ranked))
             count = min(limits.batch, limits.trials - len(self._trials), len(ranked))
-            asked = self._ask(ranked, count, first=batch == 0)
+            asked = self._ask(ranked, count, first=batch == 0 and self._opening)
             results = measure([point for _, point, _ in asked])
             for (trial, point, source), result in zip(asked, results, strict=True):
                 seconds_in = earlier + time.monotonic() - started
@@ -218,7 +222,7 @@ class Study(Generic[P]):
             return f"the budget of {limits.seconds:.0f} s was used"
         best = self._outcome("", 0).best
         band = error_band(self._trials)
-        if best is None or band is None:
+        if best is None or band is None or not limits.until_sure:
             return None
         floor = predicted[ranked[0].key] * math.exp(-CONFIDENCE * band)
         target = best.measurement.seconds * (1 - noise(self._trials))

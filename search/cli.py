@@ -1,0 +1,104 @@
+"""The command line: `eintune COMMAND …`, and `tune …`, which is `eintune tune …`.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for
+Ctrl-C. Each command imports what it needs when it runs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from .cli_cache import CACHE
+from .cli_doctor import DOCTOR
+from .cli_kernel import KERNEL, PLAN
+from .cli_options import Command, Failure, Parser, Usage
+from .cli_report import REPLAY, REPORT
+from .cli_space import PASSES, SPACE
+from .cli_tune import TUNE
+
+COMMANDS: tuple[Command, ...] = (TUNE, SPACE, PASSES, PLAN, KERNEL, REPORT, REPLAY, CACHE, DOCTOR)
+OVERVIEW = """\
+examples:
+  eintune tune --seq 2048 --heads 32           find the fastest kernel and keep it
+  eintune tune --seq 2048 --heads 32 --plan-only --machine h200
+  eintune space attention                      the cascades that general laws derive
+  eintune kernel --seq 2048 --heads 32 > k.py  a file that checks itself
+  eintune doctor                               what works on this machine
+`eintune COMMAND --help` has the options and more examples.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`eintune`."""
+    parser = Parser(
+        prog="eintune",
+        description="Finds the fastest kernel for an attention-like computation, derived from its naive definition.",
+        epilog=OVERVIEW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_version(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for command in COMMANDS:
+        command.configure(
+            commands.add_parser(
+                command.name,
+                help=command.help,
+                description=command.description,
+                epilog=command.epilog,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    return _run(parser, sys.argv[1:] if arguments is None else arguments)
+
+
+def tune_main(arguments: Sequence[str] | None = None) -> int:
+    """`tune`: the same as `eintune tune`."""
+    parser = Parser(
+        prog="tune",
+        description=TUNE.description,
+        epilog=TUNE.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_version(parser)
+    TUNE.configure(parser)
+    return _run(parser, sys.argv[1:] if arguments is None else arguments)
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    from .. import __version__
+
+    parser.add_argument("--version", action="version", version=f"eintune {__version__}")
+
+
+def _run(parser: Parser, arguments: Sequence[str]) -> int:
+    try:
+        options = parser.parse_args(arguments)
+        options.command_line = " ".join([parser.prog, *arguments])
+        command: Command = options.chosen
+        code = command.run(options)
+        sys.stdout.flush()
+        return code
+    except Usage as error:
+        return _complain(parser, error, 2)
+    except Failure as error:
+        return _complain(parser, error, 1)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; what was measured is kept in the journal", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # whoever read our output has gone (`| head`): not a fault, and nobody is left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(parser: Parser, error: Exception, code: int) -> int:
+    text = " ".join(str(error).split())
+    print(f"{parser.prog}: error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

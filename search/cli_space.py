@@ -1,0 +1,145 @@
+"""`eintune space` and `eintune passes`: what may be computed, without a machine in sight."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .cli_options import Command, Failure, Usage, add_cache, as_usage, cache_of
+
+if TYPE_CHECKING:
+    from ..space.cascade import Cascade
+
+MAX_FILE_BYTES = 16 * 2**20
+SPACE_HELP = """\
+Saturates the naive definition of a workload with general laws and prints the distinct stable cascades that were
+extracted, each checked in float64 against the definition.
+"""
+SPACE_EXAMPLES = """\
+examples:
+  eintune space attention
+  eintune space attention --causal --json
+  eintune space softmax --svg pictures/
+  eintune space my.edge                 a cascade of your own, in EDGE notation
+"""
+PASSES_HELP = """\
+Analyses a graph: barriers, dependency levels, memory passes over the streamed rank, what runs after the loop.
+"""
+PASSES_EXAMPLES = """\
+examples:
+  eintune passes attention
+  eintune passes cascade.edge           EDGE notation
+  eintune passes graph.egg              operator notation (M_…, R_…, T_…), or an egglog JSON
+"""
+
+
+def definition_of(name: str, *, causal: bool = False, grouped: bool = False) -> tuple[str, Cascade]:
+    """The naive cascade of a workload, or the one in a file, and what it is called."""
+    from ..space.cascade import Cascade
+    from ..space.workloads import WORKLOADS
+
+    if name in WORKLOADS:
+        given = {k: v for k, v in (("causal", "top_left" if causal else None), ("grouped", grouped)) if v}
+        try:
+            return name, WORKLOADS[name](**given)
+        except TypeError:
+            raise Usage(f"{name} takes no {' or '.join(f'--{k}' for k in given)}") from None
+    if not Path(name).is_file():
+        raise Usage(f"WORKLOAD must be a file or one of {', '.join(WORKLOADS)}, but got {name!r}")
+    with as_usage():
+        return Path(name).stem, Cascade.parse(read_text(Path(name)))
+
+
+def read_text(path: Path) -> str:
+    """A file of bounded size."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise Failure(f"{path}: must be at most {MAX_FILE_BYTES} bytes")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise Failure(f"{path}: must be UTF-8 text") from None
+
+
+# ---- space
+
+
+def _space_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workload", metavar="WORKLOAD", help="a built-in definition's name, or a file in EDGE notation")
+    parser.add_argument("--causal", action="store_true", help="with the filter m <= p")
+    parser.add_argument("--grouped", action="store_true", help="query heads in groups over key heads")
+    parser.add_argument(
+        "--json", action="store_true", help="an object whose `cascades` each have passes, signature, cascade"
+    )
+    parser.add_argument("--svg", type=Path, metavar="DIR", help="also draw the cascades and the e-graph")
+    parser.add_argument("--fresh", action="store_true", help="derive in any case, with statistics")
+    add_cache(parser)
+
+
+def _space(chosen: argparse.Namespace) -> int:
+    from .derivations import derivations
+    from .words import plural
+
+    cache = cache_of(chosen)
+    name, definition = definition_of(chosen.workload, causal=chosen.causal, grouped=chosen.grouped)
+    with as_usage():
+        derived = derivations(definition, cache / "derived", fresh=chosen.fresh)
+    if chosen.svg:
+        _draw(name, definition, chosen.svg)
+    if chosen.json:
+        cascades = [
+            {"passes": v.passes, "signature": v.signature, "label": v.label, "cascade": v.text}
+            for v in derived.variants
+        ]
+        data = {
+            "workload": name,
+            "definition": str(definition),
+            "origin": derived.origin,
+            "cascades": cascades,
+            "statistics": dict(derived.statistics),
+        }
+        print(json.dumps(data, indent=1, default=str))
+        return 0
+    print(f"{name}: {plural(len(derived.variants), 'cascade')} ({derived.origin})")
+    for v in derived.variants:
+        print(f"\n{v.label} · {plural(v.passes, 'pass', 'passes')} · {v.signature}")
+        print("\n".join(f"  {line}" for line in v.text.strip().splitlines()))
+    if derived.statistics:
+        print("\n" + "\n".join(f"{k}: {v}" for k, v in derived.statistics.items() if not isinstance(v, dict)))
+    return 0
+
+
+def _draw(name: str, definition: Cascade, folder: Path) -> None:
+    from ..space.pictures import draw_derivation
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in draw_derivation(name, definition, folder):
+        print(path, file=sys.stderr)
+
+
+# ---- passes
+
+
+def _passes_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "graph", metavar="FILE|WORKLOAD", help="a file (.edge, .egg, .json) or a built-in definition's name"
+    )
+    parser.add_argument("--rank", metavar="R", help="the streamed rank; default: found from the graph")
+    parser.add_argument("--causal", action="store_true")
+
+
+def _passes(chosen: argparse.Namespace) -> int:
+    from ..space.passes import analyse
+
+    _, cascade = definition_of(chosen.graph, causal=chosen.causal)
+    with as_usage():
+        print(analyse(cascade))
+    return 0
+
+
+SPACE = Command("space", "the cascades that general laws derive", _space_options, _space, SPACE_HELP, SPACE_EXAMPLES)
+PASSES = Command(
+    "passes", "barriers, levels and memory passes of a graph", _passes_options, _passes, PASSES_HELP, PASSES_EXAMPLES
+)

@@ -1,0 +1,245 @@
+"""`tune`: find the fastest kernel for attention at one size, keep it, and say what it is worth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cli_options import (
+    Command,
+    Failure,
+    Usage,
+    add_cache,
+    add_device,
+    add_problem,
+    as_usage,
+    cache_of,
+    device_of,
+    folder_of,
+    positive,
+    problem_of,
+    seconds,
+    title_of,
+)
+
+if TYPE_CHECKING:
+    from ..costmodel.machine import Machine
+    from ..space.schedule import Problem
+    from .progress import Progress
+
+DESCRIPTION = """\
+Derives every way of computing attention from its naive definition, predicts which are fast on this machine,
+generates and measures those, and keeps the fastest for `eintune.attention`. With a CUDA GPU the kernels are
+Triton; without one the same plans run as tiled PyTorch on the CPU.
+"""
+EXAMPLES = """\
+examples:
+  tune --seq 2048 --heads 32                       head dim 128, batch 1, bf16 on a GPU and fp32 on a CPU
+  tune --seq 4096 --heads 32 --kv-heads 8 --causal
+  tune --seq 1 --kv-seq 8192 --heads 32 --kv-heads 8 --batch 16
+  tune --seq 2048 --heads 32 --plan-only --machine h200   ranking and exact resources, without a GPU
+exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C (the same command then goes on)
+"""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of `tune`."""
+    add_problem(parser)
+    group = parser.add_argument_group("the search")
+    add_device(group)
+    group.add_argument(
+        "--trials", type=positive, metavar="N", help="candidates to measure; default: 64 on a GPU, 20 on a CPU"
+    )
+    group.add_argument(
+        "--budget",
+        type=seconds,
+        metavar="SECONDS",
+        help="start no new batch after this; default: 75 on a GPU, 90 on a CPU",
+    )
+    group.add_argument("--plan-only", action="store_true", help="stop before measuring: the ranking, exact resources")
+    group.add_argument(
+        "--machine", metavar="NAME", help="price for this machine (h200, h100, a100, cpu, …); default: this one"
+    )
+    group.add_argument(
+        "--top", type=positive, default=8, metavar="N", help="rows to show, and to compile with --plan-only; default: 8"
+    )
+    group.add_argument("--sampler", default="mixed", metavar="NAME", help="mixed, model, tpe or random; default: mixed")
+    group.add_argument(
+        "--retune", "--force", action="store_true", dest="retune", help="search again although a winner is stored"
+    )
+    output = parser.add_argument_group("what is kept and printed")
+    add_cache(output)
+    output.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="where the report goes; default: ./results"
+    )
+    output.add_argument("--json", type=Path, metavar="FILE", help="also write the outcome as JSON")
+    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def action(chosen: argparse.Namespace) -> int:
+    """Plan, answer from the cache, or search."""
+    from .progress import Progress
+
+    progress = Progress(None if chosen.quiet else sys.stderr)
+    device = device_of(chosen) if not chosen.plan_only or chosen.machine is None else "cpu"
+    machine_kind = _named_kind(chosen)
+    dtype = "bf16" if (machine_kind or ("gpu" if device == "cuda" else "cpu")) == "gpu" else "fp32"
+    problem = problem_of(chosen, dtype)
+    _check_sampler(chosen)
+    if chosen.plan_only:
+        return _plan_only(chosen, problem, dtype, device, progress)
+    if machine_kind is not None and (machine_kind == "gpu") != (device == "cuda"):
+        raise Usage(
+            f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a {machine_kind}; "
+            "add --plan-only to price for a machine that is not here"
+        )
+    cache = cache_of(chosen)
+    if not chosen.retune and _answered(chosen, problem, dtype, device, cache):
+        return 0
+    return _search(chosen, problem, dtype, device, cache, progress)
+
+
+def _named_kind(chosen: argparse.Namespace) -> str | None:
+    from ..costmodel.machine import load_machine
+
+    if chosen.machine is None:
+        return None
+    with as_usage():
+        return load_machine(chosen.machine).kind
+
+
+def _check_sampler(chosen: argparse.Namespace) -> None:
+    from .samplers import strategy
+
+    with as_usage():
+        strategy(chosen.sampler)
+
+
+def _machine(chosen: argparse.Namespace, device: str, progress: Progress) -> Machine:
+    from ..costmodel.machine import detect_machine, load_machine
+
+    with as_usage():
+        if chosen.machine is not None:
+            return load_machine(chosen.machine)
+        with progress.stage("machine"):
+            machine = detect_machine(device)
+            progress.say(f"{machine.title}: {machine.hbm_bytes_per_second / 1e9:,.0f} GB/s")
+            return machine
+
+
+# ---- without measuring
+
+
+def _plan_only(chosen: argparse.Namespace, problem: Problem, dtype: str, device: str, progress: Progress) -> int:
+    from .terminal import plan_text
+    from .tune import plan_candidates
+
+    cache = cache_of(chosen)
+    machine = _machine(chosen, device, progress)
+    emitter = "triton" if machine.kind == "gpu" else "torch"
+    with as_usage():
+        planned = plan_candidates(problem, machine, emitter, cache=cache, fresh=chosen.retune, progress=progress)
+    exact = _compiled(planned.space.kept[: chosen.top], machine, progress) if emitter == "triton" else []
+    print(plan_text(title_of(chosen, dtype), planned, chosen.top, exact))
+    if chosen.json:
+        from .terminal import plan_json
+
+        _write_json(chosen.json, plan_json(planned, chosen.top, exact))
+    return 0
+
+
+def _compiled(top: Any, machine: Machine, progress: Progress) -> list[Any]:
+    """Exact resources, or the compiler's complaint, of the first candidates."""
+    from ..kernels.offline import CompileError, compile_offline
+
+    found: list[Any] = []
+    with progress.stage("compile"):
+        progress.say(f"compiling {len(top)} for {machine.architecture}, which need not be here")
+        for candidate in top:
+            try:
+                found.append(compile_offline(candidate.kernel, machine.architecture))
+            except CompileError as error:
+                found.append(str(error).splitlines()[0][:100])
+    return found
+
+
+# ---- from the cache
+
+
+def _answered(chosen: argparse.Namespace, problem: Problem, dtype: str, device: str, cache: Path) -> bool:
+    from .terminal import record_text
+    from .tune import stored
+
+    key, record = stored(problem, device, cache)
+    if record is None:
+        return False
+    path = cache / "records" / key.file_name
+    print(record_text(title_of(chosen, dtype), key, record, path))
+    if chosen.json:
+        _write_json(chosen.json, {"cached": True, "key": key.to_json(), "record": record.to_json()})
+    return True
+
+
+# ---- the search
+
+
+def _search(
+    chosen: argparse.Namespace, problem: Problem, dtype: str, device: str, cache: Path, progress: Progress
+) -> int:
+    from ..kernels.cache import CacheWriteError
+    from .measure import MeasureError
+    from .peers import attention_peers
+    from .report import ReportError, write_report
+    from .terminal import result_text
+    from .tune import EFFORT, NothingWorked, tune
+
+    machine = _machine(chosen, device, progress)
+    effort = EFFORT[device]
+    effort = replace(effort, trials=chosen.trials or effort.trials, seconds=chosen.budget or effort.seconds)
+    try:
+        result = tune(
+            problem,
+            device=device,
+            machine=machine,
+            cache=cache,
+            effort=effort,
+            peers=attention_peers(device, "top_left" if chosen.causal else None),
+            fresh=chosen.retune,
+            sampler=chosen.sampler,
+            title=title_of(chosen, dtype),
+            command=chosen.command_line,
+            progress=progress,
+        )
+    except (NothingWorked, MeasureError, CacheWriteError) as error:
+        raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
+    folder = chosen.results / machine_folder(machine.title) / folder_of(chosen, dtype)
+    complaint = ""
+    with progress.stage("report"):
+        try:
+            page: Path | None = write_report(result.run, folder)
+        except ReportError as error:
+            page, complaint = None, str(error)
+    print(result_text(result, page, chosen.top))
+    if chosen.json:
+        _write_json(chosen.json, {"cached": False, **result.run.to_json()})
+    if complaint:
+        raise Failure(f"{complaint}; the winner is stored")
+    return 0
+
+
+def machine_folder(title: str) -> str:
+    """A machine's folder in results/: lower case, words joined by hyphens."""
+    return "-".join("".join(c.lower() if c.isalnum() else " " for c in title).split())
+
+
+def _write_json(path: Path, data: Any) -> None:
+    from .report import finite
+
+    path.write_text(json.dumps(finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+TUNE = Command("tune", "find the fastest kernel for attention and keep it", options, action, DESCRIPTION, EXAMPLES)

@@ -1,0 +1,107 @@
+"""The derived cascades of a definition as text: shipped with the package, kept from an earlier run, or derived.
+
+Deriving takes seconds and always gives the same, so what was derived is kept in the cache directory under a hash
+of the definition and of the code that derives. A file that cannot be used is derived again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..space.cascade import Cascade
+from .candidates import Variant
+
+FORMAT = 1
+MAX_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Derivations:
+    """origin: "derived", "kept" (from an earlier run); statistics: what the derivation counted (none if kept)."""
+
+    variants: tuple[Variant, ...]
+    origin: str
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def derivations(definition: Cascade, folder: Path, *, fresh: bool = False) -> Derivations:
+    """The derived cascades of `definition`; `folder` keeps them between runs. `fresh` derives in any case."""
+    text = str(definition)
+    path = folder / f"{sha256((code_digest() + text).encode()).hexdigest()[:32]}.json"
+    kept = None if fresh else _read(path, text)
+    if kept is not None:
+        return Derivations(kept, "kept")
+    made = _derive(definition)
+    _write(path, text, made.variants)
+    return made
+
+
+def _derive(definition: Cascade) -> Derivations:
+    from ..space.derive import derive
+
+    derivation = derive(definition)
+    variants = tuple(Variant(str(d.cascade), d.signature, d.passes, d.label) for d in derivation.cascades)
+    return Derivations(_told_apart(variants), "derived", dict(derivation.statistics))
+
+
+def _told_apart(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+    """Labels made unique by a part of the signature where two kinds share one."""
+    labels = [v.label for v in variants]
+    return tuple(
+        Variant(v.text, v.signature, v.passes, f"{v.label} {v.signature[:4]}") if labels.count(v.label) > 1 else v
+        for v in variants
+    )
+
+
+@functools.cache
+def code_digest() -> str:
+    """A hash of all code that decides what is derived: the `space` package's sources."""
+    folder = Path(__file__).resolve().parent.parent / "space"
+    if not folder.is_dir():
+        from .. import space
+
+        folder = Path(str(space.__file__)).parent
+    total = sha256()
+    for path in sorted(folder.glob("*.py")):
+        total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def _read(path: Path, text: str) -> tuple[Variant, ...] | None:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        data = json.loads(raw) if len(raw) <= MAX_BYTES else None
+        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("definition") != text:
+            return None
+        variants = tuple(_variant(v) for v in data["variants"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return variants or None
+
+
+def _variant(data: Mapping[str, Any]) -> Variant:
+    variant = Variant(str(data["text"]), str(data["signature"]), int(data["passes"]), str(data["label"]))
+    Cascade.parse(variant.text)
+    return variant
+
+
+def _write(path: Path, text: str, variants: tuple[Variant, ...]) -> None:
+    """Keep them; a directory that cannot be written costs only the time of deriving again."""
+    data = {"format": FORMAT, "definition": text, "variants": [asdict(v) for v in variants]}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(data, file)
+        os.replace(temporary, path)
+    except OSError:
+        return

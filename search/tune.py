@@ -1,0 +1,333 @@
+"""The whole way: derive, price, measure, keep the winner, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..costmodel.machine import Machine
+from ..kernels.cache import Cache, Key, Record
+from ..kernels.platform import Platform, platform_of, triton_version
+from ..space.cascade import Cascade
+from ..space.schedule import Problem
+from .candidates import Candidate, Candidates, Model, candidates, schedule_text
+from .derivations import Derivations, derivations
+from .measure import Measurer
+from .measurement import Measurement
+from .progress import Progress
+from .rows import row
+from .run import Run
+from .samplers import strategy
+from .study import Limits, Outcome, Study, Trial
+from .tasks import Peer
+from .words import milliseconds, plural
+
+FINALISTS = 4
+"""At most so many of the fastest are timed again, together with the peers."""
+CONTENDER = 1.1
+"""... those within this factor of the fastest."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to do. trials: candidates measured; seconds: after which no new batch starts, counted from the
+    start of the run; batch: measured together; kept: candidates that survive pruning."""
+
+    trials: int
+    seconds: float
+    batch: int
+    kept: int = 256
+
+
+EFFORT = {"cuda": Effort(trials=64, seconds=75.0, batch=16), "cpu": Effort(trials=20, seconds=90.0, batch=4)}
+
+
+class NothingWorked(RuntimeError):
+    """No candidate could be measured, or none was right; the message says what happened to them."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is known before anything is measured."""
+
+    problem: Problem
+    machine: Machine
+    derived: Derivations
+    space: Candidates
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a run of the tuner came to. record_path: where the winner is stored; run: everything, as plain data."""
+
+    planned: Planned
+    outcome: Outcome[Candidate]
+    winner: Trial[Candidate]
+    final: Measurement
+    peers: Mapping[str, Measurement]
+    record_path: Path
+    run: Run
+
+
+def plan_candidates(
+    problem: Problem,
+    machine: Machine,
+    emitter: str,
+    *,
+    cache: Path,
+    kept: int = 256,
+    fresh: bool = False,
+    progress: Progress,
+) -> Planned:
+    """The derived cascades under every schedule, priced and pruned: all that needs no device."""
+    with progress.stage("derive"):
+        derived = derivations(Cascade.parse(problem.cascade), cache / "derived", fresh=fresh)
+        kinds = ", ".join(v.label for v in derived.variants)
+        progress.say(f"{plural(len(derived.variants), 'cascade')} ({derived.origin}): {kinds}")
+    with progress.stage("price"):
+        space = candidates(derived.variants, problem, machine, emitter, at_most=kept)
+        progress.say(
+            f"{plural(space.considered, 'candidate')} = cascades x {plural(space.schedules, 'schedule')}; "
+            f"{len(space.kept):,} worth measuring on {machine.title}"
+        )
+        for reason, count in space.left_out.items():
+            progress.say(f"  {count:>6,} left out: {reason}")
+    return Planned(problem, machine, derived, space)
+
+
+def stored(problem: Problem, device: str, cache: Path) -> tuple[Key, Record | None]:
+    """The key of a problem on a device, and the record kept for it."""
+    key = Key.of(problem, platform_of(device))
+    return key, Cache(cache).load(key)
+
+
+def tune(
+    problem: Problem,
+    *,
+    device: str,
+    machine: Machine,
+    cache: Path,
+    effort: Effort | None = None,
+    peers: Sequence[Peer] = (),
+    fresh: bool = False,
+    sampler: str = "mixed",
+    title: str = "",
+    command: str = "",
+    progress: Progress | None = None,
+) -> TuneResult:
+    """Find the fastest kernel for `problem` on `device` ("cpu", "cuda"), and store it in `cache`.
+
+    machine: what the model prices on. fresh: forget what an interrupted run measured. Raises NothingWorked,
+    JournalError, CacheWriteError, MeasureError.
+    """
+    said = progress or Progress()
+    wanted = effort or EFFORT[device]
+    started = datetime.now(UTC)
+    emitter = "triton" if device == "cuda" else "torch"
+    key = Key.of(problem, platform_of(device))
+    planned = plan_candidates(problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, progress=said)
+    if not planned.space.kept:
+        raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
+    journal = cache / "journals" / f"{Path(key.file_name).stem}.jsonl"
+    if fresh:
+        journal.unlink(missing_ok=True)
+    with Measurer(problem, device, progress=_Steps(said).heard) as measurer:
+        outcome, model = _search(planned, measurer, journal, wanted, strategy(sampler), said)
+        winner, final, others = _finals(outcome, measurer, peers, said)
+    run_record = _record(winner, final, others, planned, outcome)
+    with said.stage("store"):
+        path = Cache(cache).store(key, run_record)
+        said.say(f"winner stored in {path}")
+    run = Run(
+        title=title or problem.workload,
+        problem={
+            "workload": problem.workload,
+            "sizes": problem.sizes,
+            "dtypes": problem.dtypes,
+            "params": problem.params,
+        },
+        machine=describe(machine, problem),
+        versions=versions(platform_of(device)),
+        command=command,
+        started=started.strftime("%Y-%m-%d %H:%M UTC"),
+        stages=said.stages,
+        space=space_json(planned),
+        rows=tuple(row(t) for t in outcome.trials),
+        peers={name: m.to_json() for name, m in others.items()},
+        winner=_winner_json(winner, final, path),
+        stopped=outcome.stopped,
+        calibration=model.calibration.to_json(),
+    )
+    return TuneResult(planned, outcome, winner, final, others, path, run)
+
+
+# ---- search
+
+
+def _search(
+    planned: Planned, measurer: Measurer, journal: Path, effort: Effort, chosen: Any, said: Progress
+) -> tuple[Outcome[Candidate], Model]:
+    points = planned.space.kept
+    model = Model(points, planned.machine)
+    with said.stage("search"):
+        study = Study(points, journal=journal, name=_study_name(points), strategy=chosen)
+        if study.cut_bytes:
+            said.say(f"the journal's last line was half-written; {study.cut_bytes} bytes were cut off")
+        if study.resumed or study.reaped:
+            said.say(f"going on: {plural(study.resumed, 'trial')} measured before, {study.reaped} had been left open")
+
+        def progress(trial: Trial[Candidate], so_far: Outcome[Candidate]) -> None:
+            best = so_far.best
+            at = f"{len(so_far.trials)}/{effort.trials}"
+            told = milliseconds(trial.measurement.seconds) if trial.ok else trial.measurement.status
+            said.say(
+                f"{at:>7} {told:>11}  predicted {milliseconds(trial.predicted):>11}  {trial.point.variant.label}; "
+                f"{schedule_text(trial.point.schedule)}" + ("  <- best" if best is trial else "")
+            )
+
+        limits = Limits(effort.trials, max(effort.seconds - said.elapsed, 1.0), effort.batch)
+        outcome = study.run(lambda ps: measurer.measure([p.kernel for p in ps]), model, limits, progress)
+        said.say(f"stopped: {outcome.stopped}")
+    if outcome.best is None:
+        statuses = _counts(_statuses(outcome.trials))
+        first = next((t.measurement.message for t in outcome.trials if t.measurement.message), "")
+        raise NothingWorked(
+            f"none of {plural(len(outcome.trials), 'candidate')} ran and was right: {statuses}; {first}"
+        )
+    return outcome, model
+
+
+def _finals(
+    outcome: Outcome[Candidate], measurer: Measurer, peers: Sequence[Peer], said: Progress
+) -> tuple[Trial[Candidate], Measurement, dict[str, Measurement]]:
+    """The fastest few and the peers, timed again in one run: what is stored and compared."""
+    right = sorted((t for t in outcome.trials if t.ok), key=lambda t: t.measurement.seconds)
+    limit = right[0].measurement.seconds * CONTENDER
+    finalists = [t for t in right if t.measurement.seconds <= limit][:FINALISTS]
+    with said.stage("finals"):
+        said.say(f"{plural(len(finalists), 'finalist')} and {plural(len(peers), 'peer')} timed together")
+        measured = measurer.compare([t.point.kernel for t in finalists], peers)
+    timed = [(t, measured[t.point.key]) for t in finalists if measured[t.point.key].status == "ok"]
+    if not timed:
+        raise NothingWorked(f"none of {plural(len(finalists), 'finalist')} was right when it was timed again")
+    winner, final = min(timed, key=lambda pair: pair[1].seconds)
+    return winner, final, {p.label: measured[p.label] for p in peers}
+
+
+# ---- what is kept
+
+
+def _record(
+    winner: Trial[Candidate],
+    final: Measurement,
+    peers: Mapping[str, Measurement],
+    planned: Planned,
+    outcome: Outcome[Candidate],
+) -> Record:
+    point = winner.point
+    return Record(
+        cascade=point.variant.text,
+        schedule=point.schedule,
+        digest=point.key,
+        seconds=final.seconds,
+        low=final.low,
+        high=final.high,
+        estimate={"seconds": winner.predicted, "limiter": point.estimate.limiter},
+        statistics={
+            "label": point.variant.label,
+            "passes": point.variant.passes,
+            "schedule": schedule_text(point.schedule),
+            "considered": planned.space.considered,
+            "measured": len(outcome.trials),
+            "failed": sum(not t.ok for t in outcome.trials),
+        },
+        peers={name: m.seconds for name, m in peers.items() if m.status == "ok"},
+    )
+
+
+def _winner_json(winner: Trial[Candidate], final: Measurement, path: Path) -> dict[str, Any]:
+    timed = {"seconds": final.seconds, "low": final.low, "high": final.high}
+    return {
+        **row(winner),
+        **timed,
+        "cascade_text": winner.point.variant.text,
+        "schedule": winner.point.schedule.to_json(),
+        "record": str(path),
+    }
+
+
+def space_json(planned: Planned) -> dict[str, Any]:
+    """The space of a run as plain data."""
+    return {
+        "cascades": [
+            {"label": v.label, "passes": v.passes, "signature": v.signature, "text": v.text}
+            for v in planned.derived.variants
+        ],
+        "schedules": planned.space.schedules,
+        "candidates": planned.space.considered,
+        "kept": len(planned.space.kept),
+        "left_out": dict(planned.space.left_out),
+    }
+
+
+def describe(machine: Machine, problem: Problem) -> dict[str, Any]:
+    """What a report says of the machine; the matrix rate is that of the problem's narrowest dtype."""
+    rates = dict(machine.tensor_flops)
+    used = [d for d in dict.fromkeys(problem.dtypes.values()) if d in rates]
+    return {
+        "name": machine.name,
+        "title": machine.title,
+        "kind": machine.kind,
+        "sms": machine.sms,
+        "cores": machine.cores,
+        "hbm_bytes_per_second": machine.hbm_bytes_per_second,
+        "matrix_flops": max((rates[d] for d in used), default=machine.fma_flops),
+        "fma_flops": machine.fma_flops,
+    }
+
+
+def versions(platform: Platform | None = None) -> dict[str, str]:
+    """Of everything whose version may change a result."""
+    from importlib import metadata
+
+    from .. import __version__
+
+    found = {"eintune": __version__, "python": sys.version.split()[0], "triton": triton_version()}
+    for name in ("torch", "optuna", "egglog", "numpy"):
+        found[name] = metadata.version(name)
+    if platform is not None:
+        found |= {"emitter": platform.emitter, "driver": platform.driver}
+    return found
+
+
+def _study_name(points: Sequence[Candidate]) -> str:
+    """Trials of another set of candidates are not comparable: their knobs have other values."""
+    return sha256(json.dumps(sorted(p.key for p in points)).encode()).hexdigest()[:24]
+
+
+def _statuses(trials: Sequence[Trial[Candidate]]) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for t in trials:
+        counted[t.measurement.status] = counted.get(t.measurement.status, 0) + 1
+    return counted
+
+
+def _counts(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "none"
+
+
+class _Steps:
+    """Splits the time inside a measurement into compiling, checking and timing, by what the measurer reports."""
+
+    def __init__(self, said: Progress) -> None:
+        self._said = said
+
+    def heard(self, stage: str, done: int, of: int) -> None:
+        if of == 0:
+            self._said.say(stage)
