@@ -138,6 +138,10 @@ class OperatorGraph:
         read = {x for o in self.operations for x in o.operands if isinstance(x, str)}
         return self.results or tuple(o.output for o in self.operations if o.output not in read)
 
+    def tiles(self, o: Operation) -> int | None:
+        """The constant of a split: its number of tiles, where that is known."""
+        return self.sizes.get(o.operator.ranks[1]) if (o.operator.kind, o.operator.op) == ("T", "split") else None
+
     def unranked(self) -> list[str]:
         """The inputs whose ranks are not written."""
         made = {o.output for o in self.operations}

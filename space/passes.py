@@ -194,7 +194,10 @@ def _families(graph: OperatorGraph, ranks: dict[str, _Ranks]) -> Iterator[_Famil
 
 @dataclass
 class _Timing:
-    """Of each operation, by output: passes that must be over before it starts and when it is complete."""
+    """Of each operation, by output: passes that must be over before it starts and when it is complete.
+
+    full: iterates every element of the family. wide: has a value for every element. streamed: depends on one.
+    """
 
     family: _Family
     start: dict[str, int] = field(default_factory=dict)
@@ -203,6 +206,7 @@ class _Timing:
     full: set[str] = field(default_factory=set)
     barriers: set[str] = field(default_factory=set)
     streamed: set[str] = field(default_factory=set)
+    wide: set[str] = field(default_factory=set)
 
     @property
     def passes(self) -> int:
@@ -214,9 +218,7 @@ def _timing(graph: OperatorGraph, ranks: dict[str, _Ranks], stream: Rank | None)
     if stream is not None:
         families = [f for f in families if stream in f.below(f.whole)]
     last = {r: i for i, o in enumerate(graph.operations) if o.operator.kind in "RF" for r in o.operator.ranks}
-    timings = [_timed(graph, ranks, f) for f in families]
-    if not timings:
-        return _Timing(_Family("", frozenset()))
+    timings = [_timed(graph, ranks, f) for f in families or [_Family("", frozenset())]]
 
     def key(t: _Timing) -> tuple[int, int, int]:
         return t.passes, len(t.barriers), max((last.get(r, -1) for r in t.family.below(t.family.whole)), default=-1)
@@ -233,6 +235,8 @@ def _timed(graph: OperatorGraph, ranks: dict[str, _Ranks], family: _Family) -> _
         t.level[x] = max((t.level[a] + (a in t.barriers) for a in below), default=0)
         if family.covered(domain):
             t.full.add(x)
+        if family.covered(ranks[x].free):
+            t.wide.add(x)
         if family.is_barrier(o, domain):
             t.barriers.add(x)
         if domain & members or any(a in t.streamed for a in below):
@@ -307,5 +311,5 @@ def _needed(number: int, graph: OperatorGraph, t: _Timing) -> tuple[tuple[str, .
 
 
 def _kept(x: str, number: int, t: _Timing) -> bool:
-    """The value was complete before this pass and is small: a barrier's result, or a statistic."""
-    return t.done[x] < number and (x in t.barriers or x not in t.full)
+    """The value was complete before this pass and is small: a barrier's result, or one value a tile."""
+    return t.done[x] < number and x not in t.wide

@@ -1,0 +1,108 @@
+"""Collects an operator graph from whatever spells it: assignments, an egglog program, a serialised e-graph."""
+
+from __future__ import annotations
+
+import re
+
+from .cascade import CascadeError
+from .expr import Access, Const, Predicate, Rank, Tensor
+from .notation_cursor import Cursor
+from .notation_filter import read_predicate
+from .notation_grammar import KINDS
+from .notation_lexer import MAX_RANKS, RANK, statements
+from .operators import Operand, Operation, Operator, OperatorGraph
+
+NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?")
+MAX_OPERATIONS = 1_000
+MAX_SIZE = 2**40
+
+
+class Builder:
+    """Operations in the order in which they are added. All methods raise CascadeError without a place."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.operations: dict[str, Operation] = {}
+        self.sizes: dict[Rank, int] = {}
+        self.results: tuple[str, ...] = ()
+
+    def declare(self, name: str, ranks: tuple[Rank, ...], kind: str = "float") -> Tensor:
+        """An input whose ranks are written; saying the same twice is fine."""
+        check_name(name)
+        check_ranks(name, ranks)
+        if kind not in KINDS:
+            raise CascadeError(f"{name}: a tensor's kind is one of {list(KINDS)}, but got {kind!r}")
+        tensor = Tensor(name, ranks, kind)
+        if name in self.operations or self.tensors.setdefault(name, tensor) != tensor:
+            raise CascadeError(f"{name} is declared once, but here again with ranks {list(ranks)}")
+        return tensor
+
+    def read(self, name: str, ranks: tuple[Rank, ...] | None = None) -> Operand:
+        """An operand by name, perhaps with its ranks as a subscript."""
+        check_name(name)
+        if name in self.operations:
+            if ranks is not None and self.operations[name].ranks not in (None, ranks):
+                raise CascadeError(f"{name} has ranks {self.operations[name].ranks}, but is read with {ranks}")
+            return name
+        if ranks is not None:
+            check_ranks(name, ranks)
+            tensor = self.tensors.get(name) or self.declare(name, ranks)
+            if len(tensor.ranks) != len(ranks):
+                raise CascadeError(f"{name} has ranks {list(tensor.ranks)}, but is read with {list(ranks)}")
+            return Access(tensor, ranks)
+        known = self.tensors.get(name)
+        return Access(known, known.ranks) if known else name
+
+    def add(
+        self, output: str, operator_name: str, operands: list[Operand], ranks: tuple[Rank, ...] | None = None
+    ) -> str:
+        """One operation. A split's constant is its number of tiles, the size of the outer rank."""
+        check_name(output)
+        operator = Operator.parse(operator_name)
+        if ranks is not None:
+            check_ranks(output, ranks)
+        if operator.op == "split" and operator.kind == "T" and len(operands) == 2:
+            self._tiles(operator, operands.pop())
+        if output in self.operations or output in self.tensors:
+            raise CascadeError(f"{output} is defined once, but here again")
+        if len(self.operations) >= MAX_OPERATIONS:
+            raise CascadeError(f"a graph has at most {MAX_OPERATIONS} operations")
+        self.operations[output] = Operation(output, operator, tuple(operands), ranks)
+        return output
+
+    def _tiles(self, operator: Operator, count: Operand) -> None:
+        value = count.value if isinstance(count, Const) else 0.0
+        if not 1 <= value <= MAX_SIZE or value != int(value):
+            raise CascadeError(f"{operator}: the number of tiles is a positive whole number, but got {count}")
+        rank = operator.ranks[1]
+        if self.sizes.setdefault(rank, int(value)) != int(value):
+            raise CascadeError(f"rank {rank} must have one size, but got {self.sizes[rank]} and {int(value)}")
+
+    def graph(self) -> OperatorGraph:
+        """Raises CascadeError for a graph in the wrong order or with unknown results."""
+        known = {r for o in self.operations.values() for r in o.operator.ranks}
+        if len(known) > MAX_RANKS:
+            raise CascadeError(f"a graph has at most {MAX_RANKS} ranks, but this has {len(known)}")
+        return OperatorGraph(tuple(self.operations.values()), self.results, self.sizes)
+
+
+def check_name(name: str) -> None:
+    if not NAME.fullmatch(name) or len(name) > 200:
+        raise CascadeError(f"a name has letters, digits and _ between them, but got {name[:40]!r}")
+
+
+def check_ranks(name: str, ranks: tuple[Rank, ...]) -> None:
+    wrong = [r for r in ranks if not RANK.fullmatch(r)]
+    if wrong or len(set(ranks)) != len(ranks):
+        raise CascadeError(f"{name}: ranks are [a-z][0-9]* and different from each other, but got {list(ranks)}")
+
+
+def filter_of(text: str) -> Predicate:
+    """`m <= p` as a predicate; raises CascadeError."""
+    lines = statements(text)
+    if len(lines) != 1:
+        raise CascadeError(f"a filter is one comparison of ranks, but got {text[:40]!r}")
+    line = Cursor(*lines[0], ranks=set())
+    predicate = read_predicate(line)
+    line.end()
+    return predicate

@@ -1,0 +1,343 @@
+"""Operator notation in egglog: programs of `(let NAME (M_mul_emp Q K))`, and serialised e-graphs in JSON.
+
+A leaf is any other constructor: `(Tensor "Q" "e,p")` is an input (its ranks and its kind may be left out),
+`(Num 0.5)`, `(Param "scale")`, `(Size "m")` and `(Index "m")` are values; M_where reads its filter from a string.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .cascade import CascadeError
+from .expr import Access, Const, Iota, Param, Predicate, Size
+from .notation_filter import write_predicate
+from .notation_grammar import KINDS
+from .notation_lexer import MAX_CHARACTERS, MAX_NESTING
+from .operator_builder import Builder, check_ranks, filter_of
+from .operators import Operand, OperatorGraph
+
+MAX_JSON_CHARACTERS = 20_000_000
+_TOKEN = re.compile(r'\s+|;[^\n]*|(?P<string>"(?:[^"\\]|\\.)*")|(?P<bracket>[()])|(?P<atom>[^\s()";]+)')
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf)|NaN|nan")
+_OPERATOR = re.compile(r"[MRTF]_[a-z0-9]+(?:_[a-z0-9]+)*")
+_UNKNOWN = "?"
+"""Stands for the ranks of an input that are not written."""
+_COMMANDS = re.compile(
+    r"datatype\*?|sort|function|constructor|relation|ruleset|unstable-combined-ruleset|rewrite|birewrite|rule"
+    r"|run|run-schedule|check|extract|query-extract|print-function|print-size|print-stats|union|set|delete|subsume"
+    r"|push|pop|include|set-option|fail"
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """`(head child …)`; a child is a call, a name, a string or a number."""
+
+    head: str
+    children: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Name:
+    text: str
+
+
+Term: TypeAlias = Call | Name | str | float
+
+
+# ---- programs
+
+
+def read_egg(text: str) -> OperatorGraph:
+    """The graph that a program's `let`s build; declarations, rules and schedules are passed over.
+
+    Raises CascadeError naming the command that is wrong.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise CascadeError(f"a program has at most {MAX_CHARACTERS} characters, but this has {len(text)}")
+    builder = Builder()
+    reader = _Reader(builder)
+    for number, command in enumerate(_commands(text), 1):
+        try:
+            match command:
+                case Call("let", (Name(name), value)):
+                    reader.let(name.removeprefix("$"), value)
+                case Call(head) if _COMMANDS.fullmatch(head):
+                    pass
+                case _:
+                    raise CascadeError(f"expected (let NAME (OPERATOR …)) or a command of egglog, but got {command}")
+        except CascadeError as error:
+            raise CascadeError(f"command {number}: {error}") from None
+    return builder.graph()
+
+
+def _commands(text: str) -> list[Term]:
+    """The program's top level; brackets are matched without recursion."""
+    stack: list[list[Term]] = [[]]
+    at = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if not match:
+            raise CascadeError(f"character {at + 1}: {text[at]!r} is no part of a program (an open string?)")
+        at = match.end()
+        if match["string"]:
+            stack[-1].append(_string(match["string"]))
+        elif match["atom"]:
+            atom = match["atom"]
+            stack[-1].append(float(atom) if _NUMBER.fullmatch(atom) else Name(atom))
+        elif match["bracket"] == "(":
+            stack.append([])
+            if len(stack) > MAX_NESTING:
+                raise CascadeError(f"character {at}: brackets nest at most {MAX_NESTING} deep")
+        elif match["bracket"]:
+            _close(stack, at)
+    if len(stack) > 1:
+        raise CascadeError(f"{len(stack) - 1} brackets are never closed")
+    return stack[0]
+
+
+def _close(stack: list[list[Term]], at: int) -> None:
+    if len(stack) == 1:
+        raise CascadeError(f"character {at}: `)` closes nothing")
+    items = stack.pop()
+    head = items[0] if items else None
+    if isinstance(head, Name):
+        stack[-1].append(Call(head.text, tuple(items[1:])))
+    else:
+        stack[-1].append(Call("", tuple(items)))  # a list of facts or of sorts, which only rules and sorts have
+
+
+def _string(token: str) -> str:
+    return re.sub(r"\\(.)", r"\1", token[1:-1])
+
+
+class _Reader:
+    """Turns terms into a builder's operations; equal subterms become one operation."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.bound: dict[str, Operand] = {}
+        self.made: dict[tuple[str, tuple[Operand, ...]], str] = {}
+
+    def let(self, name: str, value: Term) -> None:
+        if name in self.bound:
+            raise CascadeError(f"{name} is bound once, but here again")
+        self.bound[name] = self.operand(value, name)
+
+    def operand(self, term: Term, name: str | None = None) -> Operand:
+        match term:
+            case float():
+                return Const(term)
+            case str():
+                return filter_of(term)
+            case Name(text):
+                text = text.removeprefix("$")
+                if text not in self.bound:
+                    raise CascadeError(f"{text} is not bound above")
+                return self.bound[text]
+            case Call(head) if _OPERATOR.fullmatch(head):
+                return self.operation(term, name)
+            case Call(head, children):
+                return leaf(head, children, self.builder)
+
+    def operation(self, call: Call, name: str | None) -> str:
+        operands = [self.operand(c) for c in call.children]
+        key = call.head, tuple(operands)
+        if key not in self.made or name:
+            self.made[key] = self.builder.add(name or self._fresh(), call.head, operands)
+        return self.made[key]
+
+    def _fresh(self) -> str:
+        n = len(self.builder.operations) + 1
+        while f"t{n}" in self.builder.operations:
+            n += 1
+        return f"t{n}"
+
+
+def leaf(head: str, children: Iterable[Term], builder: Builder) -> Operand:
+    """A constructor that is no operator: a value, or an input by its name."""
+    match head, list(children):
+        case "Num", [float() as value]:
+            return Const(value)
+        case "Param", [str() as name]:
+            return Param(name)
+        case (("Size" | "Index"), [str() as rank]):
+            check_ranks(head, (rank,))
+            return Size(rank) if head == "Size" else Iota(rank)
+        case _, [str() as name, *rest]:
+            words = [w for text in rest if isinstance(text, str) for w in re.split(r"[,\s]+", text) if w]
+            if words == [_UNKNOWN] or not any(isinstance(text, str) for text in rest):
+                return builder.read(name)
+            kind = words.pop() if words and words[-1] in KINDS else "float"
+            return builder.read(builder.declare(name, tuple(words), kind).name)
+        case _:
+            raise CascadeError(f'({head} …) is no operator and no leaf such as (Tensor "Q" "e,p") or (Num 0.5)')
+
+
+def write_egg(graph: OperatorGraph) -> str:
+    """A program that egglog runs and `read_egg` reads back; one `let` an input and an operation."""
+    names: dict[Operand, str] = {}
+    lines: list[str] = []
+    for o in graph.operations:
+        children = []
+        for x in o.operands:
+            if isinstance(x, Access) and x not in names:
+                if x.index != x.tensor.ranks:
+                    raise CascadeError(f"{x.tensor.name} is read with renamed ranks, which egglog notation cannot say")
+                names[x] = f"${x.tensor.name}"
+                lines.append(f"(let {names[x]} {_written_leaf(x)})")
+            children.append(names.get(x) or _written_leaf(x))
+        if tiles := graph.tiles(o):
+            children.append(str(tiles))
+        lines.append(f"(let ${o.output} ({o.operator} {' '.join(children)}))")
+        names[o.output] = f"${o.output}"
+    return "\n".join([_datatype(graph), *lines])
+
+
+def _written_leaf(x: Operand) -> str:
+    match x:
+        case str():
+            return f'(Tensor "{x}" "{_UNKNOWN}")'
+        case Access():
+            kind = "" if x.tensor.kind == "float" else f",{x.tensor.kind}"
+            return f'(Tensor "{x.tensor.name}" "{",".join(x.tensor.ranks)}{kind}")'
+        case Const():
+            return f"(Num {repr(x.value).replace('nan', 'NaN')})"
+        case Param():
+            return f'(Param "{x.name}")'
+        case Size():
+            return f'(Size "{x.rank}")'
+        case Iota():
+            return f'(Index "{x.rank}")'
+        case Predicate():
+            return f'"{write_predicate(x)}"'
+
+
+def _datatype(graph: OperatorGraph) -> str:
+    signatures: dict[str, str] = {}
+    for o in graph.operations:
+        sorts = ["String" if isinstance(x, Predicate) else "Op" for x in o.operands]
+        sorts += ["i64"] if graph.tiles(o) else []
+        signatures[str(o.operator)] = " ".join(sorts)
+    rows = "".join(f"\n  ({name} {sorts})" for name, sorts in signatures.items())
+    return f"(datatype Op\n  (Tensor String String) (Num f64) (Param String) (Size String) (Index String){rows})"
+
+
+# ---- serialised e-graphs
+
+
+def read_egglog_json(text: str) -> OperatorGraph:
+    """The cheapest graph in a serialised e-graph (nodes with op, children, eclass and cost).
+
+    Of each class the node with the least tree cost is taken. Outputs are the root classes, or what nothing
+    reads. Raises CascadeError for data of another form and for classes without a finite term.
+    """
+    if len(text) > MAX_JSON_CHARACTERS:
+        raise CascadeError(f"a serialised e-graph has at most {MAX_JSON_CHARACTERS} characters, but got {len(text)}")
+    try:
+        data = json.loads(text)
+        nodes = {str(i): _node(i, n) for i, n in data["nodes"].items()}
+        lets = {c: str(d["let"]) for c, d in data.get("class_data", {}).items() if d.get("let")}
+        roots = [str(c) for c in data.get("root_eclasses", [])]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CascadeError(f"not a serialised e-graph (nodes with op, children and eclass): {error!r}") from None
+    return _Extraction(nodes, {c: name.removeprefix("$") for c, name in lets.items()}).graph(roots)
+
+
+@dataclass(frozen=True)
+class _Node:
+    op: str
+    children: tuple[str, ...]
+    eclass: str
+    cost: float
+
+
+def _node(name: str, n: dict[str, Any]) -> _Node:
+    cost = float(n.get("cost", 1.0))
+    if not cost >= 0 or not isinstance(n["op"], str):
+        raise ValueError(f"node {name}: op is a string and cost at least 0")
+    cost = float("inf") if n.get("subsumed") else cost
+    return _Node(n["op"], tuple(str(c) for c in n.get("children", [])), str(n["eclass"]), cost)
+
+
+class _Extraction:
+    """The cheapest node of each class, by bottom-up relaxation."""
+
+    def __init__(self, nodes: dict[str, _Node], lets: dict[str, str]) -> None:
+        for name, n in nodes.items():
+            if missing := [c for c in n.children if c not in nodes]:
+                raise CascadeError(f"node {name}: its child {missing[0]!r} is not in the e-graph")
+        self.nodes, self.lets = nodes, lets
+        self.best: dict[str, tuple[float, _Node]] = {}
+        self._relax()
+
+    def _relax(self) -> None:
+        readers: dict[str, list[_Node]] = {}
+        for n in self.nodes.values():
+            for c in {self.nodes[c].eclass for c in n.children}:
+                readers.setdefault(c, []).append(n)
+        todo = [n for n in self.nodes.values() if not n.children]
+        while todo:
+            n = todo.pop()
+            below = [self.best.get(self.nodes[c].eclass) for c in n.children]
+            total = n.cost + sum(b[0] for b in below if b)
+            old = self.best.get(n.eclass)
+            if None in below or total == float("inf") or (old and old[0] <= total):
+                continue
+            self.best[n.eclass] = total, n
+            todo += readers.get(n.eclass, [])
+
+    def graph(self, roots: list[str]) -> OperatorGraph:
+        operators = [c for c, (_, n) in self.best.items() if _OPERATOR.fullmatch(n.op)]
+        read = {self.nodes[c].eclass for k in operators for c in self.best[k][1].children}
+        named = [c for c in operators if c in self.lets and c not in read]
+        outputs = [c for c in roots if c in self.best] or named or [c for c in operators if c not in read]
+        if not outputs:
+            raise CascadeError("the e-graph has no operator (M_…, R_…, T_…, F_…) with a finite term")
+        return self._build(outputs)
+
+    def _build(self, outputs: list[str]) -> OperatorGraph:
+        """The chosen terms as one `let` an operation, operands first."""
+        builder = Builder()
+        reader = _Reader(builder)
+        names: dict[str, str] = {}
+        stack = outputs[::-1]
+        while stack:
+            n = self.best[stack[-1]][1]
+            missing = [c for c in self._below(n) if c not in names and _OPERATOR.fullmatch(self.best[c][1].op)]
+            if missing:
+                stack += missing[::-1]
+            elif (c := stack.pop()) not in names:
+                names[c] = self._name(c, names)
+                reader.let(names[c], Call(n.op, tuple(self._term(k, names) for k in self._below(n))))
+        builder.results = tuple(names[c] for c in outputs)
+        return builder.graph()
+
+    def _below(self, n: _Node) -> list[str]:
+        return [self.nodes[c].eclass for c in n.children]
+
+    def _name(self, c: str, names: dict[str, str]) -> str:
+        taken, number = {*names.values(), *self.lets.values()}, len(names) + 1
+        while f"t{number}" in taken:
+            number += 1
+        return self.lets.get(c) or f"t{number}"
+
+    def _term(self, c: str, names: dict[str, str]) -> Term:
+        """A chosen class as an operand: the name of its operation, a primitive, or a leaf with its primitives."""
+        if c in names:
+            return Name(names[c])
+        op, below = self.best[c][1].op, self._below(self.best[c][1])
+        if op.startswith('"'):
+            return _string(op)
+        if _NUMBER.fullmatch(op):
+            return float(op)
+        primitives = [self.best[k][1].op for k in below]
+        return Call(op, tuple(_string(p) if p.startswith('"') else float(p) for p in primitives if _is_primitive(p)))
+
+
+def _is_primitive(op: str) -> bool:
+    return op.startswith('"') or bool(_NUMBER.fullmatch(op))

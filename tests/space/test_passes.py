@@ -1,0 +1,157 @@
+"""Pass analysis, from the graph alone; the reports are golden files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.notation import parse_cascade
+from eintune.space.operator_text import read_operators
+from eintune.space.operators import from_cascade, to_cascade
+from eintune.space.passes import PassReport, analyse, passes
+from eintune.space.workloads import WORKLOADS, attention
+
+TESTS = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+FILES = {"attention_3pass": 3, "attention_2pass": 2, "attention_2pass_deferred": 2, "attention_1pass": 1}
+
+
+def operator_text(name: str) -> str:
+    return (TESTS / "operators" / f"{name}.txt").read_text()
+
+
+def labels(report: PassReport, place: str, number: int = 0) -> list[str]:
+    return [
+        str(o.operator) for s in report.stages if s.place == place and number in (0, s.number) for o in s.operations
+    ]
+
+
+@pytest.mark.parametrize(("name", "count"), FILES.items())
+def test_reports_are_as_they_were_read(name: str, count: int) -> None:
+    report = analyse(read_operators(operator_text(name)))
+    assert str(report) + "\n" == (GOLDEN / f"passes_{name}.txt").read_text()
+    assert report.passes == count
+
+
+@pytest.mark.parametrize(("name", "count"), FILES.items())
+def test_a_cascade_and_its_operators_have_the_same_stages(name: str, count: int) -> None:
+    cascade = to_cascade(read_operators(operator_text(name)))
+    assert str(analyse(cascade)) + "\n" == (GOLDEN / f"passes_{name}.txt").read_text()
+    assert passes(cascade.roots().values()) == passes(cascade.roots().values(), "m") == count
+
+
+def test_the_deferred_graph_prints_what_the_seed_prints() -> None:
+    text = str(analyse(read_operators(operator_text("attention_2pass_deferred"))))
+    assert text.startswith("Pass Analysis: 3 sync levels, 2 memory passes\n\nMEMORY PASS 1 (sync level 0):\n")
+    assert "\n\nMEMORY PASS 2 (sync level 1):\n" in text
+    assert text.endswith("\n\nPOST-LOOP (sync level 2):\n  M_div_fp [POST_LOOP]")
+    assert text.count("[GLOBAL_RED]") == 3
+
+
+def test_a_division_before_the_last_product_leaves_nothing_after_the_loop() -> None:
+    report = analyse(read_operators(operator_text("attention_2pass")))
+    assert (report.sync_levels, report.passes) == (3, 2)
+    assert labels(report, "after") == []
+    assert labels(report, "between") == ["M_sub_m1p", "M_exp_m1p", "M_mul_m1p", "R_add_m1"]
+    assert "M_mul_m1m0p" in labels(report, "pass", 2)
+
+
+def test_text_without_shapes_is_analysed_all_the_same() -> None:
+    bare = "\n".join(line for line in operator_text("attention_2pass").split("\n") if "= " in line or "; " in line)
+    report = analyse(read_operators(bare))
+    full = analyse(read_operators(operator_text("attention_2pass")))
+    assert [s.operations for s in report.stages] != []
+    assert [labels(report, s.place, s.number) for s in report.stages] == [
+        labels(full, s.place, s.number) for s in full.stages
+    ]
+    assert {s.loads for s in report.stages if s.place == "pass"} == {None}
+
+
+def test_each_pass_loads_and_computes_again_what_it_needs() -> None:
+    report = analyse(read_operators(operator_text("attention_2pass_deferred")))
+    first, second = (s for s in report.stages if s.place == "pass")
+    assert (first.loads, second.loads) == (("K",), ("K", "V"))
+    again = [str(o.operator) for o in second.recomputed]
+    assert again == ["T_split_m_m1m0", "M_mul_em1m0p", "R_add_e", "M_sub_m1m0p", "M_exp_m1m0p"]
+    assert first.recomputed == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "stream"),
+    [
+        ("Zm,n = Ak,m * Bk,n", 1, "k"),
+        ("Ym = Xm * 2", 1, "m"),
+        ("VARp = fold_translate[m](Xp,m, 1) / |m|", 1, "m"),
+        ("LMm1,p = split[m -> m1,m0](Xm,p) :: \\/m0 max\nLp = LMm1,p :: \\/m1 max", 1, "m"),
+        ("Lp = max[m1](max[m0](split[m -> m1,m0](Xm,p)))\nYm,p = Xm,p - Lp", 2, "m"),
+        # nested folds: local maxima and their running maximum, one pass
+        (
+            "Sm1,m0,p = split[m -> m1,m0](Xm,p)\nLMm1,p = Sm1,m0,p :: \\/m0 max\n"
+            "LNm1,p = e^(Sm1,m0,p - LMm1,p)\nZp = fold_scale[m1](LMm1,p, LNm1,p)",
+            1,
+            "m",
+        ),
+        # reductions over both parts in the other order
+        ("Zp = sum[m0](sum[m1](split[m -> m1,m0](Xm,p)))", 1, "m"),
+        # twice split
+        (
+            "Sm1,m2,m3,p = split[m0 -> m2,m3](split[m -> m1,m0](Xm,p))\n"
+            "GMp = max[m1](max[m2](max[m3](Sm1,m2,m3,p)))\nZp = sum[m](e^(Xm,p - GMp))",
+            2,
+            "m",
+        ),
+    ],
+)
+def test_counts(text: str, count: int, stream: str) -> None:
+    report = analyse(parse_cascade(text))
+    assert (report.passes, report.stream) == (count, stream)
+
+
+@pytest.mark.parametrize(
+    ("workload", "count"),
+    [
+        ("softmax", 3),
+        ("logsumexp", 2),
+        ("variance", 2),
+        ("layernorm", 3),
+        ("rmsnorm", 2),
+        ("gemm", 1),
+        ("attention", 3),
+    ],
+)
+def test_workloads_as_they_are_defined(workload: str, count: int) -> None:
+    assert analyse(WORKLOADS[workload]()).passes == count
+
+
+def test_filters_and_parameters_are_in_the_first_pass() -> None:
+    report = analyse(attention(causal="lower_right"))
+    assert labels(report, "pass", 1) == ["M_mul_behmp", "R_add_e", "M_mul_bhmp", "M_where_bhmp", "R_max_m"]
+
+
+def test_what_no_streamed_rank_reaches_stands_before_the_loops() -> None:
+    report = analyse(parse_cascade("QSe,p = Qe,p * scale\nSm,p = QSe,p * Ke,m\nGMp = Sm,p :: \\/m max"), stream="m")
+    assert labels(report, "before") == ["M_mul_ep"]
+    assert str(report).split("\n\n")[1] == "PRE-LOOP (sync level 0):\n  M_mul_ep"
+
+
+def test_the_streamed_rank_can_be_said() -> None:
+    cascade = attention()
+    assert analyse(cascade, "e").passes == 1
+    assert analyse(cascade, "m").passes == analyse(cascade).passes == 3
+    with pytest.raises(CascadeError, match=r"`stream` must be a rank of the computation \(\['b', 'e', .*but got 'z'"):
+        analyse(cascade, "z")
+
+
+def test_renaming_changes_nothing() -> None:
+    text = str(to_cascade(read_operators(operator_text("attention_2pass"))))
+    renamed = Cascade.parse(text.replace("m1", "k7").replace("m0", "a").replace("K", "W"))
+    original, other = analyse(Cascade.parse(text)), analyse(renamed)
+    assert [len(s.operations) for s in original.stages] == [len(s.operations) for s in other.stages]
+    assert (other.passes, other.sync_levels) == (2, 3)
+
+
+def test_an_empty_computation_has_no_pass() -> None:
+    report = analyse(from_cascade(parse_cascade("Z = 1 + 2")))
+    assert (report.passes, report.sync_levels) == (0, 1)
