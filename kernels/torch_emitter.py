@@ -63,9 +63,7 @@ def emit(plan: LoopPlan, schedule: Schedule) -> Kernel:
         emitter="torch",
         source=printer.source(),
         entry="kernel",
-        arguments=tuple(
-            Argument(n, printer.shapes[n], plan.dtypes[n], n in plan.outputs) for n in printer.tensor
-        ),
+        arguments=tuple(Argument(n, printer.shapes[n], plan.dtypes[n], n in plan.outputs) for n in printer.tensor),
         grid=(plan.programs(),),
     )
 

@@ -99,7 +99,9 @@ class Builder:
 
     # ---- scopes
 
-    def scope(self, ranks: frozenset[Rank], parent: Scope | None, targets: Iterable[Expr], sinks: Iterable[Sink]) -> Scope:
+    def scope(
+        self, ranks: frozenset[Rank], parent: Scope | None, targets: Iterable[Expr], sinks: Iterable[Sink]
+    ) -> Scope:
         """A new scope in which `targets` will be asked for."""
         wanted = [*targets, *(s.value for s in sinks)]
         work: list[Work] = [
@@ -275,9 +277,7 @@ class Builder:
     def add(self, a: Value | None, b: Value) -> Value:
         return b if a is None else self.emit("add", (a, b))
 
-    def contract(
-        self, product: Product, axis: Rank | None, scope: Scope, accumulator: Value | None = None
-    ) -> Value:
+    def contract(self, product: Product, axis: Rank | None, scope: Scope, accumulator: Value | None = None) -> Value:
         """`accumulator + sum over axis of product`: a matrix product where two operands have axes of their own."""
         masked = self.masks.finite_parts if product.weights else self.masks.masked_product
         parts = masked(product.parts, axis)

@@ -56,9 +56,7 @@ def segments(
     return tuple(s for s in parts if s.lo != s.hi) or (Segment(lo, hi, frozenset()),)
 
 
-def _range(
-    layout: Layout, p: Predicate, rank: Rank, size: int, tile: int, around: frozenset[Rank]
-) -> Range | None:
+def _range(layout: Layout, p: Predicate, rank: Rank, size: int, tile: int, around: frozenset[Rank]) -> Range | None:
     """None where the filter does not bound the loop's index by itself."""
     coefs = {t.rank: t.coef for t in p.terms}
     a = coefs.pop(rank, 0)
@@ -148,9 +146,7 @@ def greatest(args: list[Bound]) -> Bound:
     return _extremum(args, Greatest, max)
 
 
-def _extremum(
-    args: list[Bound], node: type[Least] | type[Greatest], pick: Callable[[list[int]], int]
-) -> Bound:
+def _extremum(args: list[Bound], node: type[Least] | type[Greatest], pick: Callable[[list[int]], int]) -> Bound:
     flat = [b for a in args for b in (a.args if isinstance(a, node) else (a,))]
     numbers = [b.value for b in flat if isinstance(b, Lit)]
     kept: list[Bound] = list(dict.fromkeys(b for b in flat if not isinstance(b, Lit)))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from .builder import Builder, Scope, Sink
 from .cascade import Cascade
 from .empties import Empties
-from .expr import Access, Expr, Fold, Iota, Rank, Reduce, Size, Where, bind, params, rewrite, tensors, topological
+from .expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
 from .layout import Layout
 from .loops import segment_loops, store
 from .masks import Masks
@@ -20,9 +20,11 @@ from .normal_form import bind_sizes, normalise
 from .plan import IllegalPlan, LoopPlan, Role
 from .plan_check import check
 from .rank_order import rank_order
+from .rank_uses import batch_ranks
+from .roots import roots_of
 from .schedule import Problem, Schedule
 from .tile_folds import expand
-from .views import Halves, erase_views
+from .views import Halves
 
 __all__ = ["IllegalPlan", "build_plan"]
 
@@ -35,12 +37,13 @@ def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPl
     The schedule gives every rank a role; a rank that stays split has one role as a whole (a tiled loop).
     Raises IllegalPlan for a cascade that these roles cannot lay out, with the rule and the value.
     """
-    outputs = {name: tensor.ranks for name, tensor in cascade.outputs.items()}
-    roots, halves = erase_views(_bound(list(cascade.roots().values()), problem))
-    ranks = _ranks(roots, outputs)
+    source = roots_of(cascade)
+    outputs, halves = source.outputs, source.halves
+    roots = _bound(source.expressions, problem)
+    ranks = source.ranks()
     roles = _roles(ranks, halves, schedule)
     sizes = _sizes(ranks, problem)
-    order = rank_order(roots, outputs, ranks)
+    order = rank_order(roots, outputs, ranks, batch_ranks(roots, halves))
     layout = Layout(roles, sizes, halves, order)
     _refuse_grid_reductions(roots, roles, halves)
     masks = Masks(layout)
@@ -69,21 +72,6 @@ def _bound(roots: Sequence[Expr], problem: Problem) -> list[Expr]:
     if untyped:
         raise IllegalPlan(f"every tensor has a dtype, but {sorted(untyped)} have none ({dict(problem.dtypes)})")
     return bind(roots, problem.params)
-
-
-def _ranks(roots: Sequence[Expr], outputs: Outputs) -> list[Rank]:
-    """The ranks that index something, in order of appearance."""
-    found: dict[Rank, None] = {r: None for ranks in outputs.values() for r in ranks}
-    for x in topological(roots):
-        match x:
-            case Access():
-                found.update(dict.fromkeys(x.index))
-            case Iota() | Size():
-                found[x.rank] = None
-            case Where():
-                found.update(dict.fromkeys(t.rank for t in x.predicate.terms))
-                found.update(dict.fromkeys(r for r, _ in x.predicate.sizes))
-    return list(found)
 
 
 def _roles(ranks: Sequence[Rank], halves: Halves, schedule: Schedule) -> dict[Rank, Role]:

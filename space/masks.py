@@ -126,7 +126,7 @@ class Interpretation:
                 return _sum(a, b)
             case "sub", [a, b]:
                 return _sum(a, -b if isinstance(b, float) else b)
-            case ("div" | "quotient"), [a, b] if a == 0.0:
+            case (("div" | "quotient"), [a, b]) if a == 0.0:
                 return 0.0 if self._divides(x, b) else "any"
             case "div", [float() as a, float() as b] if b != 0.0:
                 return a / b

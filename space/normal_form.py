@@ -145,9 +145,9 @@ def _power(x: Expr, n: int) -> Expr:
 
 def _map(x: Map) -> Expr | None:
     match x.op, x.args:
-        case ("add" | "sub" | "mul"), (Const(a), Const(b)):
+        case (("add" | "sub" | "mul"), (Const(a), Const(b))):
             return Const(ARITHMETIC[x.op](a, b))
-        case ("add" | "sub"), (a, Const(0.0)):
+        case (("add" | "sub"), (a, Const(0.0))):
             return a
         case "add", (Const(0.0), b):
             return b
@@ -183,4 +183,3 @@ def _into_difference(x: Expr, k: float) -> Expr:
             return Map("sub", (_into_difference(a, k), _into_difference(b, k)))
         case _:
             return times(x, k)
-

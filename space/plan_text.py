@@ -43,7 +43,7 @@ def format_value(v: Value) -> str:
     args = ", ".join(a.name for a in v.args)
     head = f"{v.name}[{' '.join(v.axes)}]:{v.dtype} = " if v.op != "store" else ""
     match v.op, v.attr:
-        case ("load" | "store"), (str() as name, tuple() as ranks):
+        case (("load" | "store"), (str() as name, tuple() as ranks)):
             place = f"{name}[{' '.join(ranks)}]"
             return f"{head}load {place}" if v.op == "load" else f"store {place} = {args}"
         case "where", (Predicate() as p, fill):

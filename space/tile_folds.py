@@ -131,4 +131,3 @@ def expand(action: str, rank: Rank, ref: Expr, arg: Expr) -> Expr:
     """A fold over a rank that is a whole tile, at once: the sum of weighted arguments, by the law itself."""
     row = ACTIONS[action]
     return Reduce("add", rank, row.weight_of(ref, row.reference_of(rank, ref)) * arg)
-

@@ -1,0 +1,45 @@
+"""The expressions that a plan is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .cascade import Cascade
+from .expr import Access, Expr, Iota, Rank, Size, Where, topological
+from .views import Halves, erase_views
+
+
+@dataclass(frozen=True)
+class Roots:
+    """One expression an output, without views. outputs: the ranks of each; halves: the ranks that stay split."""
+
+    expressions: tuple[Expr, ...]
+    outputs: dict[str, tuple[Rank, ...]]
+    halves: Halves
+
+    def ranks(self) -> list[Rank]:
+        """The ranks that index something, in order of appearance, outputs' first."""
+        found: dict[Rank, None] = {r: None for ranks in self.outputs.values() for r in ranks}
+        for x in topological(self.expressions):
+            found.update(dict.fromkeys(_indices(x)))
+        return list(found)
+
+
+def _indices(x: Expr) -> Sequence[Rank]:
+    match x:
+        case Access():
+            return x.index
+        case Iota() | Size():
+            return (x.rank,)
+        case Where():
+            return [*(t.rank for t in x.predicate.terms), *(r for r, _ in x.predicate.sizes)]
+        case _:
+            return ()
+
+
+def roots_of(cascade: Cascade) -> Roots:
+    """The cascade's canonical roots. Raises IllegalPlan where a rank is split in two ways."""
+    outputs = {name: tensor.ranks for name, tensor in cascade.outputs.items()}
+    expressions, halves = erase_views(cascade.roots().values())
+    return Roots(tuple(expressions), outputs, halves)
