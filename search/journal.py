@@ -16,6 +16,8 @@ from optuna.trial import TrialState
 
 MAX_BYTES = 256 * 2**20
 """A journal above this is refused: it holds thousands of times what a study writes."""
+CREATE_STUDY = 0
+"""Optuna's code of the operation that every journal begins with."""
 
 
 class JournalError(RuntimeError):
@@ -73,6 +75,10 @@ def repair(path: Path) -> int:
             entry = None
         if not isinstance(entry, dict) or "op_code" not in entry:
             raise JournalError(f"journal {path}: line {number} is damaged ({line[:40]!r}); {_advice(path)}")
+        if number == 1 and entry["op_code"] != CREATE_STUDY:
+            raise JournalError(
+                f"journal {path}: must begin with a study, but its beginning is cut off; {_advice(path)}"
+            )
     if whole < len(text):
         os.truncate(path, whole)
     return len(text) - whole

@@ -1,0 +1,263 @@
+"""The study over a made-up space of 24 points with known times, and a model that is off by a little."""
+
+from __future__ import annotations
+
+import math
+import random
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from eintune.search.journal import JournalError, open_storage
+from eintune.search.measurement import Measurement
+from eintune.search.samplers import STRATEGIES, nearest, strategy
+from eintune.search.study import Limits, Outcome, Study, Trial, error_band, noise, openers
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    key: str
+    group: str
+    knobs: dict[str, str]
+
+
+POINTS = [
+    MadeUp(f"{cascade}-{tile}-{warps}", cascade, {"cascade": cascade, "tile": tile, "warps": warps})
+    for cascade in ("one", "two", "three")
+    for tile in ("16", "32", "64", "128")
+    for warps in ("4", "8")
+]
+BEST = "one-64-4"
+
+
+def seconds(p: MadeUp) -> float:
+    passes = {"one": 1.0, "two": 1.7, "three": 2.4}[p.group]
+    tile = 1 + abs(math.log2(int(p.knobs["tile"]) / 64)) * 0.3
+    return 1e-3 * passes * tile * (1.15 if p.knobs["warps"] == "8" else 1.0)
+
+
+TIMES = {p.key: seconds(p) for p in POINTS}
+_noise = random.Random(7)
+# right up to 5%, and 2.5 times too fast
+MODEL = {p.key: 0.4 * TIMES[p.key] * math.exp(_noise.gauss(0, 0.05)) for p in POINTS}
+
+
+def measure(points: Sequence[MadeUp]) -> list[Measurement]:
+    return [Measurement(p.key, "ok", TIMES[p.key], TIMES[p.key] * 0.99, TIMES[p.key] * 1.01) for p in points]
+
+
+def refit(trials: Sequence[Trial[MadeUp]]) -> Callable[[MadeUp], float]:
+    """One free factor, fitted to the trials."""
+    logs = [math.log(t.measurement.seconds / MODEL[t.point.key]) for t in trials if t.ok]
+    factor = math.exp(sum(logs) / len(logs)) if logs else 1.0
+    return lambda p: factor * MODEL[p.key]
+
+
+def new_study(folder: Path, name: str = "mixed", points: Sequence[MadeUp] = POINTS) -> Study[MadeUp]:
+    return Study(list(points), journal=folder / "journal", name="made-up", strategy=strategy(name))
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_every_strategy_measures_each_point_once_and_finds_the_best(tmp_path: Path, name: str) -> None:
+    outcome = new_study(tmp_path, name).run(measure, refit, Limits(trials=99, batch=4, until_sure=False))
+    assert sorted(t.point.key for t in outcome.trials) == sorted(TIMES)
+    assert outcome.stopped == "every candidate was measured"
+    assert outcome.best is not None and outcome.best.point.key == BEST
+
+
+def test_stops_when_nothing_left_can_win(tmp_path: Path) -> None:
+    outcome = new_study(tmp_path).run(measure, refit, Limits(trials=99, batch=4))
+    assert outcome.best is not None and outcome.best.point.key == BEST
+    assert "no candidate left can win" in outcome.stopped
+    assert 8 <= len(outcome.trials) < len(POINTS)
+    left = {p.key for p in POINTS} - {t.point.key for t in outcome.trials}
+    assert min(TIMES[k] for k in left) > TIMES[BEST]
+
+
+def test_goes_on_while_the_model_is_unsure(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    guesses = {p.key: math.exp(chance.gauss(0, 1)) * 1e-3 for p in POINTS}
+    outcome = new_study(tmp_path).run(measure, lambda trials: lambda p: guesses[p.key], Limits(trials=99, batch=4))
+    assert len(outcome.trials) > 16
+
+
+def test_stops_at_trials_and_at_seconds(tmp_path: Path) -> None:
+    outcome = new_study(tmp_path / "a").run(measure, refit, Limits(trials=7, batch=4, until_sure=False))
+    assert len(outcome.trials) == 7 and "7 trials" in outcome.stopped
+
+    def slow(points: Sequence[MadeUp]) -> list[Measurement]:
+        time.sleep(0.05)
+        return measure(points)
+
+    outcome = new_study(tmp_path / "b").run(slow, refit, Limits(trials=99, seconds=0.08, batch=4, until_sure=False))
+    assert len(outcome.trials) == 8 and "budget" in outcome.stopped
+
+
+def test_the_first_batch_holds_the_best_of_several_groups() -> None:
+    ranked = sorted(POINTS, key=lambda p: MODEL[p.key])
+    first = openers(ranked, 6)
+    assert first[0] is ranked[0]
+    assert {p.group for p in first} == {"one", "two", "three"}
+    assert len(first) == len({p.key for p in first}) == 6
+
+
+def test_predictions_are_made_before_the_point_was_seen(tmp_path: Path) -> None:
+    outcome = new_study(tmp_path).run(measure, refit, Limits(trials=12, batch=4, until_sure=False))
+    first = [t for t in outcome.trials if t.batch == 0]
+    assert all(t.predicted == MODEL[t.point.key] == t.prior for t in first)
+    for t in outcome.trials:
+        earlier = [u for u in outcome.trials if u.batch < t.batch]
+        assert t.predicted == pytest.approx(refit(earlier)(t.point))
+
+
+def test_failures_are_results_with_a_penalty_and_a_broken_constraint(tmp_path: Path) -> None:
+    def crashing(points: Sequence[MadeUp]) -> list[Measurement]:
+        return [Measurement(p.key, "crashed", message="gone") if p.group == "one" else measure([p])[0] for p in points]
+
+    study = new_study(tmp_path)
+    outcome = study.run(crashing, refit, Limits(trials=99, batch=4, until_sure=False))
+    assert outcome.best is not None and outcome.best.point.group == "two"
+    told = study._study.get_trials(states=(TrialState.COMPLETE,))
+    assert len(told) == len(POINTS)
+    failed = [t for t in told if t.params["cascade"] == "one"]
+    assert all(t.constraints == {"ok": 1.0} for t in failed)
+    assert min(t.value for t in failed) > max(TIMES.values())
+    assert all(not t.constraints for t in told if t.params["cascade"] != "one")
+
+
+def test_all_failing_ends_without_a_best(tmp_path: Path) -> None:
+    outcome = new_study(tmp_path).run(
+        lambda points: [Measurement(p.key, "timeout") for p in points], refit, Limits(trials=99, batch=8)
+    )
+    assert outcome.best is None and len(outcome.trials) == len(POINTS)
+
+
+def test_a_finished_study_is_read_back_whole(tmp_path: Path) -> None:
+    limits = Limits(trials=10, batch=4, until_sure=False)
+    before = new_study(tmp_path).run(measure, refit, limits)
+    again = new_study(tmp_path)
+    assert again.resumed == 10 and repr(again.trials) == repr(before.trials)
+    after = again.run(lambda points: pytest.fail("nothing is left to measure"), refit, limits)
+    assert repr(after.trials) == repr(before.trials)
+
+
+def test_goes_on_after_kill_9(tmp_path: Path) -> None:
+    """A process is killed in the middle of a batch; the next one reaps its open trials and measures the rest."""
+    script = tmp_path / "killed.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_study as made
+        from pathlib import Path
+        calls = []
+        def measure(points):
+            calls.append(points)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return made.measure(points)
+        made.new_study(Path({str(tmp_path)!r})).run(measure, made.refit, made.Limits(99, batch=4, until_sure=False))
+        """)
+    )
+    done = subprocess.run([sys.executable, "-P", str(script)], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    study = new_study(tmp_path)
+    assert study.resumed == 8 and study.reaped == 4
+    asked: list[str] = []
+
+    def watching(points: Sequence[MadeUp]) -> list[Measurement]:
+        asked.extend(p.key for p in points)
+        return measure(points)
+
+    outcome = study.run(watching, refit, Limits(trials=99, batch=4, until_sure=False))
+    assert len(asked) == len(POINTS) - 8
+    assert sorted(t.point.key for t in outcome.trials) == sorted(TIMES)
+    assert outcome.best is not None and outcome.best.point.key == BEST
+
+
+def test_a_half_written_last_line_is_cut_off(tmp_path: Path) -> None:
+    new_study(tmp_path).run(measure, refit, Limits(trials=8, batch=4, until_sure=False))
+    journal = tmp_path / "journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 8, "wor')
+    study = new_study(tmp_path)
+    assert study.cut_bytes == 19 and study.resumed == 8
+    assert journal.read_bytes().startswith(whole)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [(lambda lines: [*lines[:2], b"not json", *lines[3:]], 3), (lambda lines: [b"\x00\xff", *lines[1:]], 1)],
+)
+def test_damage_elsewhere_is_said_with_its_line(
+    tmp_path: Path, damage: Callable[[list[bytes]], list[bytes]], line: int
+) -> None:
+    new_study(tmp_path).run(measure, refit, Limits(trials=4, batch=4))
+    journal = tmp_path / "journal"
+    journal.write_bytes(b"\n".join(damage(journal.read_bytes().split(b"\n"))))
+    with pytest.raises(JournalError, match=rf"line {line} is damaged.*remove it"):
+        new_study(tmp_path)
+
+
+def test_a_journal_without_its_beginning_is_refused(tmp_path: Path) -> None:
+    new_study(tmp_path).run(measure, refit, Limits(trials=4, batch=4))
+    journal = tmp_path / "journal"
+    journal.write_bytes(b"\n".join(journal.read_bytes().split(b"\n")[5:]))
+    with pytest.raises(JournalError, match=r"must begin with a study.*remove it"):
+        new_study(tmp_path)
+
+
+def test_a_journal_that_is_a_folder_or_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(JournalError, match="folder"):
+        open_storage(tmp_path / "folder")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="file"):
+        open_storage(tmp_path / "file" / "journal")
+
+
+def test_points_must_differ_and_exist(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one point"):
+        new_study(tmp_path, points=[])
+    twin = MadeUp("other", "one", POINTS[0].knobs)
+    with pytest.raises(ValueError, match="differ"):
+        new_study(tmp_path, points=[POINTS[0], twin])
+
+
+def test_unknown_strategy_names_the_valid_ones() -> None:
+    with pytest.raises(ValueError, match=r"must be one of \['mixed'.*but got 'best'"):
+        strategy("best")
+
+
+def test_nearest_prefers_fewest_differences_then_the_ranking() -> None:
+    assert nearest({"cascade": "two", "tile": "64", "warps": "8"}, POINTS).key == "two-64-8"
+    assert nearest({}, POINTS) is POINTS[0]
+
+
+def test_error_band_ignores_the_first_batch() -> None:
+    def trial(batch: int, ratio: float) -> Trial[Any]:
+        return Trial(POINTS[0], Measurement("x", "ok", ratio, ratio, ratio), 1.0, 1.0, "model", batch, 0.0)
+
+    first = [trial(0, 2.5)] * 4
+    assert error_band(first) is None
+    assert error_band([*first, *[trial(1, math.exp(0.1))] * 3]) == pytest.approx(0.1)
+    assert error_band([*first, *[trial(1, 100.0)] * 3]) == 0.7
+
+
+def test_noise_is_the_typical_half_width() -> None:
+    outcome = Outcome((Trial(POINTS[0], Measurement("x", "ok", 1.0, 0.9, 1.1), 1, 1, "model", 0, 0),), "")
+    assert noise(outcome.trials) == pytest.approx(0.1)
+    assert noise(()) == 0.0
+
+
+def test_optuna_is_quiet() -> None:
+    assert optuna.logging.get_verbosity() >= optuna.logging.WARNING
