@@ -9,18 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeAlias
 
+from ..space.tile_ir import Region
 from .estimate import Traffic
-
-
-class Region(StrEnum):
-    """Where a tile sits."""
-
-    GLOBAL = "global"
-    SHARED = "shared"
-    REGISTERS = "registers"
 
 
 @dataclass(frozen=True)
