@@ -248,7 +248,7 @@ class Printer(ABC):
         terms, const = affine(p, self.plan.sizes)
         left: list[str] = []
         right: list[str] = []
-        for r, c in terms:
+        for r, c in sorted(terms, key=lambda term: self.plan.order.index(term[0])):
             text = self.at(r, axes)
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {parenthesised(text)}")
         if not left and len(right) == 1 and const > 0:

@@ -59,9 +59,10 @@ def sigmoid(x):
 def tanh(x):
     """Lambert's fraction near 0, where the quotient of exponentials would cancel."""
     square = x * x
-    near = x * (945.0 + square * (105.0 + square)) / (945.0 + square * (420.0 + square * 15.0))
-    far = 1.0 - 2.0 / (1.0 + tl.exp2(x * 2.8853900817779268))
-    return tl.where(square < 0.0625, near, far)
+    less = square * (3465.0 + square * (189.0 + square))
+    near = x - x * (less / (10395.0 + square * (4725.0 + square * (210.0 + square))))
+    far = 1.0 - 2.0 / (1.0 + tl.exp2(tl.abs(x) * 2.8853900817779268))
+    return tl.where(square < 0.5625, near, tl.where(x < 0.0, -far, far))
 ''',
     "multiply": """\
 @triton.jit
