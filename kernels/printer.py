@@ -202,7 +202,7 @@ class Printer(ABC):
         for item in items(self.plan.root):
             for v in (c.value for c in item.carries) if isinstance(item, Loop) else (item,):
                 if v in numbers:
-                    names[v] = literal(_number(v))
+                    names[v] = literal(number_of(v))
                 elif v.op != "store":
                     names[v] = self.names.fresh(v.name)
         return names
@@ -299,9 +299,9 @@ class Printer(ABC):
         """Print one value; a filter that is known to hold prints nothing."""
         if v.op == "store":
             self.write(self.store(v))
-        elif v.op == "const" and self.name(v) == literal(_number(v)):
+        elif v.op == "const" and self.name(v) == literal(number_of(v)):
             pass
-        elif v.op == "where" and self.holds(_filter(v)[0]) and v.args[0].axes == v.axes:
+        elif v.op == "where" and self.holds(filter_of(v)[0]) and v.args[0].axes == v.axes:
             self._text[v] = self.name(v.args[0])
         else:
             self.write(f"{self.name(v)} = {self.expression(v)}")
@@ -312,18 +312,18 @@ class Printer(ABC):
             case "load":
                 return self.load(v)
             case "const":
-                return self.full(v.axes, _number(v), v.dtype)
+                return self.full(v.axes, number_of(v), v.dtype)
             case "iota":
                 return self.iota(v)
             case "cast":
                 return self.cast(self.name(v.args[0]), v.dtype)
             case "reduce":
-                op, axis = _pair(v)
+                op, axis = pair_of(v)
                 return self.reduce(op, self.name(v.args[0]), v.args[0].axes.index(axis))
             case "dot":
                 return self._dot(v)
             case "where":
-                p, fill = _filter(v)
+                p, fill = filter_of(v)
                 return self.choose(self.condition(p, v.axes), self.use(v.args[0], v.axes), literal(fill))
         return self.pointwise(v.op, [self.use(a, v.axes) for a in v.args], v)
 
@@ -331,7 +331,7 @@ class Printer(ABC):
         """An elementwise operator over operands that broadcast already."""
         match op:
             case "scale":
-                return f"{args[0]} * {literal(_number(v))}"
+                return f"{args[0]} * {literal(number_of(v))}"
             case "guard":
                 return self.choose(f"{args[0]} == {literal(-math.inf)}", "0.0", args[0])
             case "quotient":
@@ -350,7 +350,7 @@ class Printer(ABC):
 
     def _dot(self, v: Value) -> str:
         """A matrix product: operands in the order and with the axes that give `v.axes`."""
-        contracted, batch = _pair(v)
+        contracted, batch = pair_of(v)
         a, b = v.args[:2]
         own = [tuple(q for q in x.axes if q != contracted and q not in batch) for x in (a, b)]
         if len(own[0]) != 1 or len(own[1]) != 1:
@@ -372,25 +372,25 @@ class Printer(ABC):
         return text if have == want else self.permute(text, [have.index(q) for q in want])
 
 
-def _pair(v: Value) -> tuple[Any, Any]:
+def pair_of(v: Value) -> tuple[Any, Any]:
     """The two parts of a value's `attr`, as `plan.Value` lists them."""
     assert isinstance(v.attr, tuple) and len(v.attr) == 2, f"value {v.name}: {v.op} needs a pair, got {v.attr!r}"
     return v.attr
 
 
-def _filter(v: Value) -> tuple[Predicate, float]:
-    predicate, fill = _pair(v)
+def filter_of(v: Value) -> tuple[Predicate, float]:
+    predicate, fill = pair_of(v)
     return predicate, float(fill)
 
 
-def _number(v: Value) -> float:
+def number_of(v: Value) -> float:
     assert isinstance(v.attr, (int, float)), f"value {v.name}: {v.op} needs a number, but got {v.attr!r}"
     return float(v.attr)
 
 
 def access(v: Value) -> tuple[str, tuple[Rank, ...]]:
     """The tensor and the ranks that index it, of a "load" or a "store"."""
-    name, index = _pair(v)
+    name, index = pair_of(v)
     return str(name), tuple(index)
 
 

@@ -13,7 +13,7 @@ from ..space.expr import Rank
 from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from .kernel import Argument, Kernel
-from .printer import INDENT, Affine, Printer, access, literal, summary
+from .printer import INDENT, Affine, Printer, access, filter_of, literal, number_of, pair_of, summary
 from .storage import Storage
 
 DTYPES = {
@@ -176,18 +176,18 @@ class TorchPrinter(Printer):
         return None
 
     def _copies_nothing(self, v: Value) -> bool:
-        return v.op == "where" and self.holds(v.attr[0]) and v.args[0].axes == v.axes  # type: ignore[index]
+        return v.op == "where" and self.holds(filter_of(v)[0]) and v.args[0].axes == v.axes
 
     def _method(self, v: Value, target: Value) -> str | None:
         name, others = self.name(target), [a for a in v.args if a is not target]
         if v.op == "where":
-            condition = self.condition(v.attr[0], v.axes)  # type: ignore[index]
-            return f"{name}.masked_fill_(~({condition}), {literal(v.attr[1])})"  # type: ignore[index]
+            predicate, fill = filter_of(v)
+            return f"{name}.masked_fill_(~({self.condition(predicate, v.axes)}), {literal(fill)})"
         if v.op == "dot":
             return self._accumulated(v, name)
         if v.op not in IN_PLACE or len(others) != len(v.args) - 1:
             return None
-        args = [literal(v.attr)] if v.op == "scale" else [self.use(a, v.axes) for a in others]  # type: ignore[arg-type]
+        args = [literal(number_of(v))] if v.op == "scale" else [self.use(a, v.axes) for a in others]
         return f"{name}.{IN_PLACE[v.op]}({', '.join(args)})"
 
     def _accumulated(self, v: Value, accumulator: str) -> str:
@@ -210,7 +210,7 @@ class TorchPrinter(Printer):
 
     def _operands(self, v: Value) -> tuple[str, str]:
         """Both operands of a batched matrix product in `v.axes`, or empty where it is none."""
-        contracted, batch = v.attr  # type: ignore[misc]
+        contracted, batch = pair_of(v)
         sides = []
         for x in v.args[:2]:
             own = tuple(q for q in x.axes if q != contracted and q not in batch)

@@ -16,7 +16,7 @@ from .expr import Access, Const, Expr, Fold, Iota, Map, Rank, Reduce, Where, chi
 from .layout import Layout, Shape
 from .masks import Masks
 from .normal_form import factors
-from .plan import Block, IllegalPlan, Loop, Value
+from .plan import Block, IllegalPlan, Value
 from .pointwise import POINTWISE, REDUCTIONS
 
 NARROW = ("fp16", "bf16")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .builder import Builder, Scope, Sink, Work, loop_rank
+from .builder import Builder, Scope, Sink, Work
 from .contraction import Product
 from .expr import Expr, Fold, Predicate, Rank, Reduce, Where, topological
 from .intervals import segments
 from .layout import Shape
-from .normal_form import factors, product, scaled, times
+from .normal_form import factors, product, scaled
 from .plan import Carry, IllegalPlan, Loop, Value
 from .pointwise import REDUCTIONS
 from .tile_folds import TILE_FOLDS, Running, TileFold

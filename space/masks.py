@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
+from .empties import Empties
 from .expr import (
     Access,
     Const,
@@ -18,13 +19,13 @@ from .expr import (
     Iota,
     Map,
     Predicate,
+    Rank,
     Reduce,
     Where,
     children,
     topological,
     with_children,
 )
-from .empties import Empties
 from .layout import Layout
 from .normal_form import factors, product, scaled
 from .pointwise import REDUCTIONS
@@ -161,7 +162,7 @@ def _either(a: Outcome, b: Outcome) -> Outcome:
 
 def _product(a: Outcome, b: Outcome) -> Outcome:
     if isinstance(a, float) and isinstance(b, float):
-        return a * b if math.isfinite(a) and math.isfinite(b) or a * b == a * b else "any"
+        return "any" if math.isnan(a * b) else a * b
     if _finite(a) and _finite(b):
         return 0.0 if 0.0 in (a, b) else "finite"
     return "any"
@@ -169,7 +170,7 @@ def _product(a: Outcome, b: Outcome) -> Outcome:
 
 def _sum(a: Outcome, b: Outcome) -> Outcome:
     if isinstance(a, float) and isinstance(b, float):
-        return a + b if a + b == a + b else "any"
+        return "any" if math.isnan(a + b) else a + b
     if NEG_INF in (a, b) and (_finite(a) or _finite(b)):
         return NEG_INF
     return "finite" if _finite(a) and _finite(b) else "any"
@@ -188,27 +189,27 @@ class Masks:
             self._interpretations[p] = Interpretation(self._layout, self._empties, p)
         return self._interpretations[p]
 
-    def masked(self, x: Expr, axis: str | None, identity: float) -> Expr:
+    def masked(self, x: Expr, axis: Rank | None, identity: float) -> Expr:
         """`x` with `identity` in the invalid lanes of the axis."""
         tail = self._layout.tail(axis)
         if tail is None or self.where_false(tail).of(x) == identity:
             return x
         return Where(tail, x, identity)
 
-    def masked_product(self, parts: list[Expr], axis: str | None) -> list[Expr]:
+    def masked_product(self, parts: list[Expr], axis: Rank | None) -> list[Expr]:
         """A product's factors with 0 in the invalid lanes: the smallest factor that can be masked is."""
         tail = self._layout.tail(axis)
-        if tail is None or self.where_false(tail).of_product(parts) == 0.0:
+        if axis is None or tail is None or self.where_false(tail).of_product(parts) == 0.0:
             return parts
         outcome = self.where_false(tail).of
-        along = [i for i, f in enumerate(parts) if self._layout.shape(f).meets(self._layout.of_rank(str(axis)))]
+        along = [i for i, f in enumerate(parts) if self._layout.shape(f).meets(self._layout.of_rank(axis))]
         for i in sorted(along, key=lambda i: len(self._layout.shape(parts[i]).axes)):
             rest = parts[:i] + parts[i + 1 :]
             if all(_finite(outcome(f)) for f in rest):
                 return [*parts[:i], Where(tail, parts[i], 0.0), *parts[i + 1 :]]
         return [Where(tail, product(parts), 0.0)]
 
-    def finite_parts(self, parts: list[Expr], axis: str | None) -> list[Expr]:
+    def finite_parts(self, parts: list[Expr], axis: Rank | None) -> list[Expr]:
         """Factors of a product that is weighted by 0 in the invalid lanes: those that may be NaN there are masked."""
         tail = self._layout.tail(axis)
         if tail is None:
