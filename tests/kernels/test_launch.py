@@ -1,0 +1,140 @@
+"""From source to a call: checks of tensors, modules, the direct launch of a compiled kernel, the interpreter."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_forms import attention_case, errors, inputs
+
+from eintune.kernels.emitters import EMITTERS, emit
+from eintune.kernels.interpreter import rounded, widened
+from eintune.kernels.launch import LaunchError, TritonLaunch, interpreted, load, module_of
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
+
+
+def test_wrong_tensors_are_refused_by_name() -> None:
+    case = attention_case(1, emitter="torch", seq=20)
+    kernel, tensors = case.kernel, inputs(case)
+    run = load(kernel)
+    with pytest.raises(LaunchError, match=r"the kernel takes 4 tensors \['Q', 'K', 'V', 'AV'\], but got 3"):
+        run(tensors[:3])
+    with pytest.raises(LaunchError, match=r"K: the shape must be \[1, 2, 20, 32\], but got \[1, 2, 19, 32\]"):
+        run([tensors[0], tensors[1][:, :, :19], *tensors[2:]])
+    with pytest.raises(LaunchError, match=r"V: the dtype must be fp32, but got torch\.float16"):
+        run([*tensors[:2], tensors[2].half(), tensors[3]])
+    with pytest.raises(LaunchError, match="an emitter is one of torch, triton, but got 'fortran'"):
+        load(replace(kernel, emitter="fortran"))
+
+
+@pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: CPU tensors are fine")
+def test_a_triton_kernel_refuses_cpu_tensors() -> None:
+    case = attention_case(1, seq=20)
+    with pytest.raises(LaunchError, match="needs tensors on a CUDA device, but got cpu"):
+        load(case.kernel)(inputs(case))
+
+
+def test_a_module_is_made_once_from_the_given_source_only() -> None:
+    kernel = attention_case(1, emitter="torch", seq=20).kernel
+    module = module_of(kernel)
+    assert module is module_of(kernel) and module_of(replace(kernel, source=kernel.source + "\n")) is not module
+    with open(module.__file__ or "", "w") as file:
+        file.write("raise SystemExit\n")  # what stands in the file afterwards is never run or shown
+    assert kernel.source.endswith(inspect.getsource(getattr(module, kernel.entry)))
+
+
+def test_importing_and_loading_the_torch_emitter_leaves_triton_alone() -> None:
+    code = "import sys, eintune.kernels.launch, eintune.kernels.emitters; assert 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+def test_registry() -> None:
+    assert set(EMITTERS) == {"torch", "triton"}
+    assert EMITTERS["torch"].available and not EMITTERS["torch"].needs_cuda and EMITTERS["triton"].needs_cuda
+    if not torch.cuda.is_available() and not interpreted():
+        assert "no CUDA device" in (EMITTERS["triton"].missing() or "")
+    case = attention_case(1)
+    with pytest.raises(ValueError, match=r"`emitter` must be one of \['torch', 'triton'\], but got 'gluon'"):
+        emit(case.plan, replace(case.schedule, emitter="gluon"))
+
+
+class Compiled:
+    """Stands for Triton's compiled kernel; records what it is launched with."""
+
+    function = "function"
+    packed_metadata = "metadata"
+
+    def __init__(self, takes: int) -> None:
+        self.takes = takes
+        self.direct: list[tuple[Any, ...]] = []
+        self.public: list[tuple[Any, ...]] = []
+
+    def run(self, *args: Any) -> None:
+        if len(args) != self.takes:
+            raise TypeError("another signature")
+        self.direct.append(args)
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return lambda *args: self.public.append((grid, *args))
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 70 + device, raising=False)
+
+
+def test_direct_launch_passes_pointers_and_strides(one_gpu: None) -> None:
+    launch = TritonLaunch(replace(attention_case(1).kernel, grid=(5,)))
+    compiled = Compiled(takes=9 + 4)
+    launch._bind(compiled, 0, [8, 1])([64, 128])
+    assert compiled.direct == [(5, 1, 1, 70, "function", "metadata", None, None, None, 64, 128, 8, 1)]
+
+
+def test_another_launcher_or_a_hook_takes_the_public_way(one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = TritonLaunch(replace(attention_case(1).kernel, grid=(5,)))
+    other = Compiled(takes=3)
+    launch._bind(other, 0, [8, 1])([64, 128])
+    assert other.public == [((5, 1, 1), 64, 128, 8, 1)] and not other.direct
+
+    from triton import knobs
+
+    hooked = Compiled(takes=9 + 4)
+    call = launch._bind(hooked, 0, [8, 1])
+    monkeypatch.setattr(knobs.runtime, "launch_enter_hook", lambda metadata: None)
+    call([64, 128])
+    assert hooked.public and not hooked.direct
+
+
+@pytest.mark.gpu
+@CUDA
+@pytest.mark.parametrize("strided", [False, True])
+def test_repeated_calls_on_a_gpu(strided: bool) -> None:
+    case = attention_case(1, dtype="fp16", seq=100, causal="top_left", head_dim=64)
+    kernel = case.kernel
+    run = load(kernel)
+    for seed in range(3):  # the first through the front end, the others directly
+        tensors = [t.cuda() for t in inputs(case, seed, strided)]
+        run(tensors)
+        assert not errors(case, kernel, [t.cpu() for t in tensors])
+    assert isinstance(run, TritonLaunch) and len(run._direct) == 1
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=True))
+def test_bf16_in_the_interpreter_rounds_to_nearest(x: float) -> None:
+    mine = widened(rounded(np.array([x], dtype=np.float32)))
+    theirs = torch.tensor([x], dtype=torch.float32).to(torch.bfloat16).float().numpy()
+    assert np.array_equal(mine, theirs)
+
+
+def test_bf16_nan_stays_nan() -> None:
+    assert np.isnan(widened(rounded(np.array([np.nan], dtype=np.float32))))[0]
