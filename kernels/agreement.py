@@ -1,0 +1,76 @@
+"""Does a stored cascade still mean what its definition says? Evaluated in float64 at a few small sizes.
+
+A record is data that anybody could have edited or that a faulty disk could have changed. Before a program runs a
+kernel made from it, the cascade is compared with the program's own definition on random numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..space.cascade import Cascade
+from ..space.expr import Access, Rank, Split, Unsplit, free, topological
+from .eager import run_eager
+
+TOLERANCE = 1e-9
+"""Relative to the largest value: float64 rounding of a few dozen operations is far below it."""
+OUTER, INNER = 2, 3
+"""Sizes of the halves of a split rank."""
+
+
+def agrees(derived: Cascade, definition: Cascade, params: Mapping[str, float]) -> bool:
+    """Whether both give the same outputs from the same inputs, to float64 rounding."""
+    if {n: t.ranks for n, t in derived.outputs.items()} != {n: t.ranks for n, t in definition.outputs.items()}:
+        return False
+    if set(derived.inputs) - set(definition.inputs):
+        return False
+    sizes = _sizes(derived, definition)
+    data = _data(definition, sizes)
+    try:
+        one, two = (run_eager(c, data, sizes, params, torch.float64) for c in (definition, derived))
+    except (KeyError, ValueError, RuntimeError, IndexError):
+        return False  # it reads what is not there, in shapes that do not fit
+    return all(_close(one[name], two[name]) for name in one)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    scale = float(torch.nan_to_num(a, posinf=0.0, neginf=0.0).abs().max()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=TOLERANCE * max(scale, 1.0), equal_nan=True)
+
+
+def _sizes(*cascades: Cascade) -> dict[Rank, int]:
+    """Small sizes, mostly different from each other; a split rank is the product of its halves."""
+    halves: dict[Rank, tuple[Rank, Rank]] = {}
+    ranks: dict[Rank, None] = {}
+    for cascade in cascades:
+        roots = list(cascade.roots().values())
+        for x in topological(roots):
+            ranks.update(dict.fromkeys(sorted(free(x))))
+            if isinstance(x, (Split, Unsplit)):
+                halves[x.rank] = (x.outer, x.inner)
+    sizes = dict(zip(ranks, itertools.cycle((2, 3, 4, 5)), strict=False))
+    for rank, (outer, inner) in halves.items():
+        sizes |= {outer: OUTER, inner: INNER, rank: OUTER * INNER}
+    return sizes
+
+
+def _data(definition: Cascade, sizes: Mapping[Rank, int]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    data: dict[str, Tensor] = {}
+    for x in topological(e.expr for e in definition.einsums):
+        if isinstance(x, Access) and x.tensor.name in definition.inputs and x.tensor.name not in data:
+            shape = [sizes[r] for r in x.index]
+            drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+            match x.tensor.kind:
+                case "int":
+                    drawn = (drawn.abs() * 2).floor().to(torch.int32)
+                case "bool":
+                    drawn = drawn > 0
+                case _:
+                    pass
+            data[x.tensor.name] = drawn
+    return data

@@ -1,0 +1,213 @@
+"""Which kernels could serve a problem, best first: its own record, its neighbours', the cost model's picks.
+
+Everything is an iterator, so that a hit costs one file and nothing that it does not need is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..costmodel.machine import Machine
+from ..space.cascade import Cascade
+from ..space.plan import IllegalPlan
+from ..space.schedule import Problem, Schedule
+from .agreement import agrees
+from .cache import Cache, Entry, Key
+from .emitters import EMITTERS, emit
+from .kernel import Kernel
+from .notices import say_once
+from .platform import platform_of
+
+SCHEDULES = 48
+"""How many schedules of one cascade the cost model looks at without tuning: about a second of planning."""
+CASCADES = 3
+"""How many derived cascades it looks at, those with the fewest passes first."""
+PICKS = 4
+"""How many of its picks are tried."""
+NEIGHBOURS = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel that may serve, and where it comes from: what to say, once, when it does."""
+
+    kernel: Kernel
+    notice: str
+    level: int = logging.WARNING
+
+
+def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | None = None) -> Iterator[Choice]:
+    """Kernels for a problem on a device, the best first. None of them has been run."""
+    cache = cache or Cache()
+    key = Key.of(problem, platform_of(device), layout=layout)
+    emitter = emitter_for(problem, device)
+    yield from _recorded(problem, key, cache, emitter)
+    yield from _neighbours(problem, key, cache, emitter)
+    yield from _picks(problem, device, emitter)
+
+
+def emitter_for(problem: Problem, device: torch.device) -> str:
+    """Triton on a GPU; plain PyTorch on a CPU, in float64, and where Triton is missing."""
+    wide = "fp64" in problem.dtypes.values()
+    return "triton" if device.type == "cuda" and not wide and EMITTERS["triton"].available else "torch"
+
+
+def make_kernel(text: str, problem: Problem, schedule: Schedule) -> Kernel:
+    """The kernel of a cascade's text under a schedule.
+
+    Raises ValueError (CascadeError, IllegalPlan) where the text, the plan or the target does not allow it.
+    """
+    from ..space.lowering import build_plan
+
+    return emit(build_plan(_parsed(text), problem, schedule), schedule)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Cascade:
+    return Cascade.parse(text)
+
+
+# ---- records
+
+
+def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
+    record = cache.load(key)
+    if record is None:
+        return
+    kernel = _from_record(record.cascade, record.schedule, problem, emitter, f"the record {key.file_name}")
+    if kernel is not None and kernel.digest != record.digest:
+        say_once(
+            f"eintune: the record {key.file_name} is not used: its kernel is generated with digest "
+            f"{kernel.digest[:12]} now, and {record.digest[:12]} was measured"
+        )
+    elif kernel is not None:
+        yield Choice(kernel, f"eintune: {key.workload} runs the stored winner {key.file_name}", logging.DEBUG)
+
+
+def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
+    for entry in cache.neighbours(key)[:NEIGHBOURS]:
+        schedule = fitted(entry.record.schedule, problem)
+        kernel = _from_record(entry.record.cascade, schedule, problem, emitter, f"the record {entry.path.name}")
+        if kernel is not None:
+            yield Choice(kernel, _neighbour_notice(problem, key, entry), _neighbour_level(key, entry.key))
+
+
+def _from_record(text: str, schedule: Schedule, problem: Problem, emitter: str, name: str) -> Kernel | None:
+    """The record's kernel for this problem, or None (said once, but for what is merely not possible here)."""
+    if schedule.emitter != emitter or schedule.precision != "ieee":
+        return None
+    try:
+        if not agrees(_parsed(text), _parsed(problem.cascade), problem.params):
+            say_once(f"eintune: {name} is not used: its cascade does not compute the definition")
+            return None
+        return make_kernel(text, problem, schedule)
+    except IllegalPlan:
+        return None
+    except (ValueError, KeyError, RecursionError) as error:
+        say_once(f"eintune: {name} is not used: {error}")
+        return None
+
+
+def fitted(schedule: Schedule, problem: Problem) -> Schedule:
+    """A schedule of another size with each whole axis as long as this problem's rank needs."""
+    roles = tuple(
+        (rank, replace(role, tile=_padded(problem.sizes[rank])))
+        if role.outer is None and role.tile is not None and rank in problem.sizes
+        else (rank, role)
+        for rank, role in schedule.roles
+    )
+    return replace(schedule, roles=roles)
+
+
+def _padded(size: int) -> int:
+    """The power of two that a whole axis is padded to; matrix units take no fewer than 16."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def _neighbour_level(key: Key, other: Key) -> int:
+    """Another layout, scalar or policy at the same size is as good as a hit."""
+    same = (key.sizes, key.machine, key.processors, key.emitter) == (
+        other.sizes,
+        other.machine,
+        other.processors,
+        other.emitter,
+    )
+    return logging.INFO if same else logging.WARNING
+
+
+def _neighbour_notice(problem: Problem, key: Key, entry: Entry) -> str:
+    differences = "; ".join(key.differences(entry.key)[:6])
+    return (
+        f"eintune: {problem.workload} {_shape(problem)} was not tuned here; it runs the winner of a similar "
+        f"problem ({differences})"
+    )
+
+
+def _shape(problem: Problem) -> str:
+    return " ".join(f"{r}={n}" for r, n in problem.sizes.items())
+
+
+# ---- the cost model's picks
+
+
+def _picks(problem: Problem, device: torch.device, emitter: str) -> Iterator[Choice]:
+    notice = (
+        f"eintune: {problem.workload} {_shape(problem)} was never tuned on this machine; it runs what the cost "
+        "model picks (run `tune` to search)"
+    )
+    for text, schedule in ranked(problem, device, emitter)[:PICKS]:
+        try:
+            yield Choice(make_kernel(text, problem, schedule), notice)
+        except ValueError as error:
+            say_once(f"eintune: a pick of the cost model is not used: {error}", logging.INFO)
+
+
+def ranked(problem: Problem, device: torch.device, emitter: str) -> list[tuple[str, Schedule]]:
+    """Cascades under schedules, the fastest by the cost model first; what cannot run is left out."""
+    from ..costmodel.resources import illegal
+    from ..costmodel.time import estimate_works
+    from ..costmodel.work import Work, work
+    from ..space.lowering import build_plan
+    from ..space.schedule_space import schedules
+
+    machine = _machine(device)
+    found: list[tuple[str, Schedule, Work]] = []
+    for text in _cascades(problem):
+        cascade = _parsed(text)
+        for schedule in _spread(schedules(cascade, problem, emitter), SCHEDULES):
+            try:
+                found.append((text, schedule, work(build_plan(cascade, problem, schedule), schedule)))
+            except IllegalPlan:
+                continue
+    estimates = estimate_works([w for _, _, w in found], machine) if found else []
+    priced = [(e.seconds, position) for position, e in enumerate(estimates) if illegal(e.resources, machine) is None]
+    return [found[position][:2] for _, position in sorted(priced)]
+
+
+def _machine(device: torch.device) -> Machine:
+    from ..costmodel.machine import load_machine, machine_for_device
+    from ..costmodel.probe import cuda_machine
+
+    if device.type == "cpu":
+        return load_machine("cpu")
+    name = machine_for_device(platform_of(device).machine)
+    return load_machine(name) if name else cuda_machine(str(device))
+
+
+def _cascades(problem: Problem) -> list[str]:
+    """The shipped derivations of the definition, fewest passes first, then the definition itself."""
+    try:
+        from .derived import derived_texts
+    except ImportError:
+        return [problem.cascade]
+    return [*derived_texts(problem.cascade)[:CASCADES], problem.cascade]
+
+
+def _spread(every: list[Schedule], at_most: int) -> list[Schedule]:
+    """At most so many, evenly over the list."""
+    return every if len(every) <= at_most else [every[i * len(every) // at_most] for i in range(at_most)]

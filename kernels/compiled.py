@@ -1,0 +1,125 @@
+"""Any cascade as a function of tensors, served the same way as the built-in workloads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..space.cascade import Cascade
+from ..space.evaluate import infer_sizes
+from ..space.expr import params as parameters
+from ..space.schedule import Problem
+from .eager import DTYPES
+from .notices import logger
+from .serving import Fill, dtype_name, serve
+
+
+def compile(
+    cascade: Cascade | str,
+    *,
+    params: Mapping[str, float] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    dtype: str | None = None,
+    name: str = "cascade",
+) -> CompiledCascade:
+    """A function that computes a cascade (or its text) on tensors.
+
+    params: a number for each of the cascade's scalars. sizes: of ranks that index no input. dtype: of the
+    outputs ("fp32", "bf16", …); by default that of the first floating input. name: the workload in the cache's
+    keys. Raises CascadeError for a bad text, ValueError for a missing parameter or an unknown dtype.
+    """
+    parsed = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
+    wanted = parameters(e.expr for e in parsed.einsums)
+    given = {n: float(value) for n, value in (params or {}).items()}
+    missing = [n for n in wanted if n not in given]
+    if missing or set(given) - set(wanted):
+        raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(given)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
+    return CompiledCascade(parsed, given, dict(sizes or {}), dtype, name)
+
+
+class CompiledCascade:
+    """A cascade that runs on tensors; made by `compile`."""
+
+    def __init__(
+        self, cascade: Cascade, params: dict[str, float], sizes: dict[str, int], dtype: str | None, name: str
+    ) -> None:
+        self.cascade = cascade
+        self.params = params
+        self.sizes = sizes
+        self.dtype = dtype
+        self.name = name
+        self._text = str(cascade)
+        self._inputs = tuple(cascade.inputs)
+        self._ready: dict[Any, tuple[Fill, list[tuple[tuple[int, ...], torch.dtype]]]] = {}
+
+    def __call__(self, *tensors: Tensor, **named: Tensor) -> Any:
+        """Inputs in the order of `cascade.inputs`, or by name, axes as the cascade indexes them, any strides.
+
+        Returns the output tensor, or a tuple of them in the cascade's order. Raises ValueError for missing,
+        surplus or mismatched tensors, and where a gradient would be recorded.
+        """
+        inputs = self._bound(tensors, named)
+        key = tuple((t.shape, t.stride(), t.dtype, t.device) for t in inputs)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+            raise ValueError(f"{self.name} is forward only: call it under torch.no_grad() or detach its inputs")
+        ready = self._ready.get(key)
+        if ready is None:
+            outputs = self._first(key, inputs)
+        else:
+            fill, shapes = ready
+            device = inputs[0].device
+            outputs = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+            fill(inputs, outputs)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _bound(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        given = dict(zip(self._inputs, tensors, strict=False)) | named
+        if (
+            len(tensors) > len(self._inputs)
+            or set(given) != set(self._inputs)
+            or len(given) != len(tensors) + len(named)
+        ):
+            raise ValueError(
+                f"{self.name} takes the inputs {list(self._inputs)} once each, but got {len(tensors)} by position "
+                f"and {sorted(named)} by name"
+            )
+        return tuple(given[n] for n in self._inputs)
+
+    def _first(self, key: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        problem = self.problem(inputs)
+        device = inputs[0].device
+        shapes = [
+            (tuple(problem.sizes[r] for r in t.ranks), DTYPES[problem.dtypes[n]])
+            for n, t in self.cascade.outputs.items()
+        ]
+        outputs = [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+        if 0 in problem.sizes.values():
+            if any(0 not in shape for shape, _ in shapes):
+                raise ValueError(
+                    f"{self.name}: every reduced rank must have elements, but the sizes are {problem.sizes}"
+                )
+            return outputs
+        fill = serve(problem, inputs, outputs)
+        logger.debug("%s is ready for %s", self.name, problem.sizes)
+        self._ready[key] = fill, shapes
+        return outputs
+
+    def problem(self, inputs: tuple[Tensor, ...]) -> Problem:
+        """The problem that these inputs pose: what `tune` takes. Raises ValueError where shapes disagree."""
+        given = dict(zip(self._inputs, inputs, strict=True))
+        for n, t in given.items():
+            if t.device != inputs[0].device:
+                raise ValueError(f"all inputs must be on one device, but {n} is on {t.device}, not {inputs[0].device}")
+        found = infer_sizes(self.cascade, {n: t.shape for n, t in given.items()}) | self.sizes
+        missing = [r for r in self.cascade.ranks() if r not in found]
+        if missing:
+            raise ValueError(f"`sizes` must give the ranks that index no input, but {missing} have no size")
+        dtypes = {n: dtype_name(t, n) for n, t in given.items()}
+        floating = next((d for n, d in dtypes.items() if given[n].is_floating_point()), "fp32")
+        dtypes |= dict.fromkeys(self.cascade.outputs, self.dtype or floating)
+        return Problem(self.name, self._text, found, dtypes, self.params)

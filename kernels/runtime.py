@@ -1,0 +1,200 @@
+"""Attention for programs: the stored winner for these shapes, behind a call that costs a few microseconds.
+
+This is the only file of the runtime that knows attention; everything below it serves any cascade.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..space.workloads import attention_problem
+from .serving import dtype_name, serve
+
+Causal: TypeAlias = bool | Literal["top_left", "lower_right"]
+CAUSAL: dict[Any, Literal["top_left", "lower_right"] | None] = {
+    False: None,
+    None: None,
+    True: "top_left",
+    "top_left": "top_left",
+    "lower_right": "lower_right",
+}
+ATTENTION_DTYPES = ("fp32", "fp16", "bf16", "fp64")
+
+_ready: dict[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
+
+
+class UnsupportedArgument(ValueError):
+    """An argument that Eintune does not take; the message names the rule and the value."""
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: Causal = False, scale: float | None = None) -> Tensor:
+    """softmax(scale * q k^T) v, by the fastest kernel that is known for these shapes on this device.
+
+    q: (batch, heads, queries, head_dim); k: (batch, kv_heads, keys, head_dim); v: (batch, kv_heads, keys,
+    value_dim), any strides, one dtype of fp16, bf16, fp32, fp64, on one CPU or CUDA device. Returns
+    (batch, heads, queries, value_dim), contiguous. `heads` is a multiple of `kv_heads`; query head i reads key
+    head i // (heads / kv_heads). causal: False, True or "top_left" (a query sees keys up to its own index),
+    "lower_right" (the last query sees all keys). A query that sees no key gets zeros. scale: 1/sqrt(head_dim)
+    unless given. Forward only: raises UnsupportedArgument where a gradient would be recorded.
+    """
+    key = (
+        q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(),
+        q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, causal, scale,
+    )  # fmt: skip
+    try:
+        run = _ready.get(key)
+    except TypeError:  # an unhashable `causal` or `scale`
+        run = None
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        raise UnsupportedArgument(
+            "eintune.attention is forward only: call it under torch.no_grad() or detach its inputs, but an input "
+            "has requires_grad=True"
+        )
+    if run is not None:
+        return run(q, k, v)
+    mode, number = _causal(causal), _scale(scale)
+    _check(q, k, v)
+    if 0 in (*q.shape[:3], *k.shape[1:3], v.shape[3]):
+        return q.new_zeros((*q.shape[:3], v.shape[3]))
+    return _first(key, q, k, v, mode, number)
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """PyTorch's function of this name, forward, for inputs of two to any number of axes.
+
+    The axes before the last two are batch axes and must agree (with `enable_gqa`, the last of them are heads).
+    Raises UnsupportedArgument for `attn_mask`, a positive `dropout_p`, and shapes that PyTorch would broadcast.
+    """
+    if attn_mask is not None:
+        raise UnsupportedArgument(
+            "`attn_mask` must be None (masks are part of a cascade: see eintune.compile), but got a tensor of shape "
+            f"{tuple(attn_mask.shape)}"
+        )
+    if dropout_p != 0.0:
+        raise UnsupportedArgument(f"`dropout_p` must be 0.0, but got {dropout_p}")
+    if min(query.ndim, key.ndim, value.ndim) < 2:
+        raise UnsupportedArgument(f"`query` must have at least 2 axes, but its shape is {tuple(query.shape)}")
+    if not enable_gqa and not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
+        raise UnsupportedArgument(
+            "`query`, `key` and `value` must have the same batch axes unless `enable_gqa`, but got "
+            f"{tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
+        )
+    if query.ndim == 4:
+        return attention(query, key, value, causal=is_causal, scale=scale)
+    q, k, v = (_four_axes(t) for t in (query, key, value))
+    return attention(q, k, v, causal=is_causal, scale=scale).reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _four_axes(t: Tensor) -> Tensor:
+    """Batch axes before the heads made one; missing ones added."""
+    return t.flatten(0, t.ndim - 4) if t.ndim > 4 else t[(None,) * (4 - t.ndim)]
+
+
+# ---- the first call
+
+
+def _first(
+    key: Any, q: Tensor, k: Tensor, v: Tensor, mode: Literal["top_left", "lower_right"] | None, scale: float | None
+) -> Tensor:
+    batch, heads, seq, head_dim = q.shape
+    kv_heads, kv_seq, value_dim = k.shape[1], k.shape[2], v.shape[3]
+    problem = attention_problem(
+        batch=batch, heads=heads, kv_heads=kv_heads, seq=seq, kv_seq=kv_seq, head_dim=head_dim,
+        value_dim=value_dim, dtype=dtype_name(q, "q", ATTENTION_DTYPES), causal=mode, scale=scale,
+    )  # fmt: skip
+    shape = (batch, heads, seq, value_dim)
+    made = torch.empty(shape, dtype=q.dtype, device=q.device)
+    if heads == kv_heads:
+        fill = serve(problem, (q, k, v), (made,))
+
+        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out = torch.empty(shape, dtype=q.dtype, device=q.device)
+            fill((q, k, v), (out,))
+            return out
+
+    else:
+        split = (batch, kv_heads, heads // kv_heads)
+        of_q = ((*split, seq, head_dim), _split_strides(q, split[2]))
+        of_out = ((*split, seq, value_dim), _split_strides(made, split[2]))
+        fill = serve(problem, (q.as_strided(*of_q), k, v), (made.as_strided(*of_out),))
+
+        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out = torch.empty(shape, dtype=q.dtype, device=q.device)
+            fill((q.as_strided(*of_q), k, v), (out.as_strided(*of_out),))
+            return out
+
+    _ready[key] = run
+    return made
+
+
+def _split_strides(t: Tensor, group: int) -> tuple[int, ...]:
+    """Strides of (b, h, s, d) seen as (b, h / group, group, s, d)."""
+    b, h, s, d = t.stride()
+    return b, h * group, h, s, d
+
+
+# ---- checks: each raises UnsupportedArgument with the rule, the value and the valid options
+
+
+def _causal(causal: object) -> Literal["top_left", "lower_right"] | None:
+    try:
+        return CAUSAL[causal]
+    except (KeyError, TypeError):
+        raise UnsupportedArgument(
+            f"`causal` must be False, True, 'top_left' or 'lower_right', but got {causal!r}"
+        ) from None
+
+
+def _scale(scale: object) -> float | None:
+    if scale is None:
+        return None
+    try:
+        number = float(scale)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or isinstance(scale, bool):
+        raise UnsupportedArgument(f"`scale` must be a finite number or None, but got {scale!r}")
+    return number
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        if t.ndim != 4:
+            raise UnsupportedArgument(
+                f"`{name}` must have 4 axes (batch, heads, length, head_dim), but its shape is {tuple(t.shape)}"
+            )
+        if t.dtype != q.dtype or t.device != q.device:
+            raise UnsupportedArgument(
+                f"`{name}` must have the dtype and device of `q` ({q.dtype} on {q.device}), but is {t.dtype} "
+                f"on {t.device}"
+            )
+        try:
+            dtype_name(t, name, ATTENTION_DTYPES)
+        except ValueError as error:
+            raise UnsupportedArgument(str(error)) from None
+    if q.device.type not in ("cpu", "cuda"):
+        raise UnsupportedArgument(f"`q` must be on a CPU or CUDA device, but is on {q.device}")
+    shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
+    for rule, holds in (
+        ("`k` and `v` must agree in batch, heads and length", k.shape[:3] == v.shape[:3]),
+        ("`q` and `k` must agree in batch", q.shape[0] == k.shape[0]),
+        ("`q` and `k` must agree in head_dim", q.shape[3] == k.shape[3]),
+        ("heads of `q` must be a multiple of heads of `k`", q.shape[1] % max(k.shape[1], 1) == 0),
+        ("head_dim must be 1 to 512", 0 < q.shape[3] <= 512 and v.shape[3] <= 512),
+    ):
+        if not holds:
+            raise UnsupportedArgument(f"{rule}, but the shapes are {shapes}")

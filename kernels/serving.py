@@ -1,0 +1,119 @@
+"""From a problem and its first tensors to a function that serves every later call of the same shapes.
+
+The first call chooses a kernel and proves that it runs here; what fails is said once and the next choice is
+tried, down to plain PyTorch, which always runs. Nothing is thrown into a program for a problem that it may ask.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..space.cascade import Cascade
+from ..space.schedule import Problem
+from .cache import ROWS, STRIDED
+from .choices import Choice, choices
+from .eager import DTYPES, run_eager
+from .launch import Launch, load
+from .notices import say_once
+
+Fill: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
+"""Runs a problem: inputs in the definition's order, then outputs to fill, in its order."""
+
+_first_calls = threading.RLock()
+
+
+def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Fill:
+    """Run a problem for the first time, and return what runs it again on tensors of the same kind.
+
+    inputs, outputs: in the order of the definition's `inputs` and `outputs`, with the axes it declares.
+    """
+    definition = Cascade.parse(problem.cascade)
+    names = (*definition.inputs, *definition.outputs)
+    with _first_calls:
+        for choice in _guarded(choices(problem, inputs[0].device, layout_of(inputs)), problem):
+            fill = _try(choice, names, inputs, outputs)
+            if fill is not None:
+                say_once(choice.notice, choice.level)
+                return fill
+        say_once(
+            f"eintune: no generated kernel serves {problem.workload} {problem.sizes} {problem.dtypes}; "
+            "it runs by plain PyTorch operators"
+        )
+        fill = by_operators(definition, problem)
+        fill(inputs, outputs)
+        return fill
+
+
+def layout_of(inputs: Iterable[Tensor]) -> str:
+    """ROWS where every input's last axis has stride 1, as measured inputs have."""
+    return ROWS if all(t.ndim == 0 or t.stride(-1) == 1 or t.shape[-1] == 1 for t in inputs) else STRIDED
+
+
+def _guarded(every: Iterable[Choice], problem: Problem) -> Iterable[Choice]:
+    """The choices, ending early (said once) where making one fails in a way that nobody foresaw."""
+    try:
+        yield from every
+    except Exception as error:
+        say_once(f"eintune: choosing a kernel for {problem.workload} failed: {type(error).__name__}: {error}")
+        logging.getLogger("eintune").debug("choosing a kernel failed", exc_info=True)
+
+
+def _try(choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Fill | None:
+    """A function that runs the choice, after its first run; None (said once) where it does not run here."""
+    order = [names.index(a.name) for a in choice.kernel.arguments]
+    try:
+        launch = load(choice.kernel)
+        fill = _ordered(launch, order)
+        fill(inputs, outputs)
+    except Exception as error:
+        if _lost(error):
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        say_once(f"eintune: a kernel does not run here, another is tried: {type(error).__name__}: {first}")
+        return None
+    return fill
+
+
+def _ordered(launch: Launch, order: list[int]) -> Fill:
+    if order == list(range(len(order))):
+        return lambda inputs, outputs: launch([*inputs, *outputs])
+
+    def fill(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        tensors = (*inputs, *outputs)
+        launch([tensors[i] for i in order])
+
+    return fill
+
+
+def _lost(error: Exception) -> bool:
+    """Whether the CUDA context is gone: every later call would fail, so hiding it helps nobody."""
+    return "CUDA error" in str(error)
+
+
+def by_operators(definition: Cascade, problem: Problem) -> Fill:
+    """The definition by PyTorch operators, in float32 at least: slow, and never wrong."""
+    inputs, outputs = tuple(definition.inputs), tuple(definition.outputs)
+    wide = "fp64" in problem.dtypes.values()
+
+    def fill(given: Sequence[Tensor], made: Sequence[Tensor]) -> None:
+        data = dict(zip(inputs, given, strict=True))
+        dtype = torch.float64 if wide else torch.float32
+        results = run_eager(definition, data, problem.sizes, problem.params, dtype)
+        for name, target in zip(outputs, made, strict=True):
+            target.copy_(results[name])
+
+    return fill
+
+
+def dtype_name(t: Tensor, name: str, allowed: Iterable[str] = DTYPES) -> str:
+    """The project's name of a tensor's dtype. Raises ValueError naming the tensor, its dtype and the valid ones."""
+    found = next((n for n in allowed if DTYPES[n] == t.dtype), None)
+    if found is None:
+        raise ValueError(f"`{name}` must have a dtype among {list(allowed)}, but got {t.dtype}")
+    return found
