@@ -54,18 +54,18 @@ PARAMETERS: tuple[Parameter, ...] = (
 class Calibration:
     """How a real machine falls short of its rates.
 
-    *_efficiency: achieved share of the unit's rate (matrix products; fp32 lanes; special functions; L2, shared
-    memory and HBM). overlap: share of the other units' time that one group of four warps hides behind the
-    busiest. step_seconds: latency of one dependent product or reduction (a CPU: of one operator).
-    launch_seconds: of a kernel. error: standard deviation of log(predicted / measured) where it was fitted.
+    *_efficiency: achieved share of the unit's rate (matrix products; fp32 lanes; special functions; L2 and HBM).
+    overlap: share of the other units' time that one group of four warps hides behind the busiest. step_seconds:
+    latency of one dependent product or reduction (a CPU: of one operator). launch_seconds: of a kernel. error:
+    standard deviation of log(predicted / measured) where it was fitted.
     """
 
-    tensor_efficiency: float = 0.8
-    fma_efficiency: float = 0.7
-    special_efficiency: float = 0.8
-    memory_efficiency: float = 0.8
-    overlap: float = 0.15
-    step_seconds: float = 5e-8
+    tensor_efficiency: float = 0.85
+    fma_efficiency: float = 0.35
+    special_efficiency: float = 0.9
+    memory_efficiency: float = 0.7
+    overlap: float = 0.5
+    step_seconds: float = 4e-8
     launch_seconds: float = 4e-6
     error: float = 0.2
 

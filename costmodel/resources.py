@@ -15,10 +15,10 @@ from math import prod
 
 from ..space.plan import Block, Carry, Loop, LoopPlan, Value
 from ..space.schedule import Schedule
+from ..space.tile_ir import Region
 from .estimate import Resources
 from .machine import Machine
 from .operations import DTYPE_BYTES
-from .transfers import Region
 
 REGISTER_OVERHEAD = 26
 """Registers of a thread for addresses, indices and constants."""

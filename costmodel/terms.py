@@ -121,7 +121,7 @@ class Terms:
 
     def _scaled(self, c: Calibration) -> Floats:
         memory = c.memory_efficiency
-        efficiency = np.array([c.tensor_efficiency, c.fma_efficiency, c.special_efficiency, memory, memory])
+        efficiency = np.array([c.tensor_efficiency, c.fma_efficiency, c.special_efficiency, 1.0, memory])
         scaled: Floats = self.units / efficiency
         return scaled
 

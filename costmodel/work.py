@@ -15,10 +15,11 @@ import numpy as np
 from ..space.expr import Predicate, Rank
 from ..space.plan import Block, Loop, LoopPlan, Value
 from ..space.schedule import Schedule
+from ..space.tile_ir import Region
 from .estimate import Traffic
 from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
 from .resources import PRODUCT, Needs, needs, product_rows, regions, tile_bytes, tile_elements
-from .transfers import Region, Tile, Transfer, as_traffic, move, product
+from .transfers import Tile, Transfer, as_traffic, move, product
 from .trips import Floats, Path, launch_order, tiles, trips, whole_grid
 
 PROFILE_BINS = 64
