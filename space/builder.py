@@ -216,10 +216,11 @@ class Builder:
     ) -> Value:
         """One operation, in the innermost scope that defines one of its arguments; the same one is made once.
 
-        scope: where to put an operation without arguments. axes: the union of the arguments' by default.
+        scope: where it stands at the outermost, needed for one without arguments or with indices of its own.
+        axes: the union of the arguments' by default.
         """
-        home = self._innermost(args) or scope
-        assert home is not None, f"{op} needs a scope or an argument"
+        homes = [self._home[a] for a in args] + ([scope] if scope else [])
+        home = max(homes, key=lambda s: len(s.ranks))
         axes = self.layout.ordered({q for a in args for q in a.axes}) if axes is None else axes
         dtype = dtype or self.compute
         key = op, args, repr(attr), axes, dtype
@@ -231,10 +232,6 @@ class Builder:
         home.made[key] = value
         self._home[value] = home
         return value
-
-    def _innermost(self, args: tuple[Value, ...]) -> Scope | None:
-        homes = [self._home[a] for a in args]
-        return max(homes, key=lambda s: len(list(s.chain())), default=None)
 
     def _name(self, op: str, attr: object, args: tuple[Value, ...], dtype: str) -> str:
         match op, attr:

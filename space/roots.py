@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .cascade import Cascade
-from .expr import Access, Expr, Iota, Rank, Size, Where, topological
+from .expr import Access, Expr, Fold, Iota, Rank, Reduce, Size, Where, topological
 from .views import Halves, erase_views
 
 
@@ -19,10 +19,11 @@ class Roots:
     halves: Halves
 
     def ranks(self) -> list[Rank]:
-        """The ranks that index something, in order of appearance, outputs' first."""
+        """The ranks that index or reduce something, in order of appearance, outputs' first."""
         found: dict[Rank, None] = {r: None for ranks in self.outputs.values() for r in ranks}
+        halves = {half for pair in self.halves.values() for half in pair}
         for x in topological(self.expressions):
-            found.update(dict.fromkeys(_indices(x)))
+            found.update(dict.fromkeys(r for r in _indices(x) if r not in halves))
         return list(found)
 
 
@@ -30,7 +31,7 @@ def _indices(x: Expr) -> Sequence[Rank]:
     match x:
         case Access():
             return x.index
-        case Iota() | Size():
+        case Iota() | Size() | Reduce() | Fold():
             return (x.rank,)
         case Where():
             return [*(t.rank for t in x.predicate.terms), *(r for r, _ in x.predicate.sizes)]

@@ -1,0 +1,327 @@
+"""Computations that plans are tested on: a row is one function that yields definitions and derived forms.
+
+A form is checked against the definition in float64. Nothing but this file changes for a new row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from eintune.space.cascade import Cascade, from_roots
+from eintune.space.expr import (
+    NEG_INF,
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Iota,
+    Map,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Split,
+    Tensor,
+    Term,
+    Where,
+)
+
+Roots = dict[str, tuple[Expr, str]]
+"""Output name -> (expression, its ranks as letters)."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A definition and one way to compute it. whole: ranks that are one tile; scalar: ranks without a tile;
+    loop: ranks that a loop iterates; every other rank is tiled over programs."""
+
+    name: str
+    definition: Cascade
+    computed: Cascade
+    loop: str = "m"
+    whole: str = "ef"
+    scalar: str = "bhg"
+    params: dict[str, float] = field(default_factory=dict)
+
+
+ROWS: list[Callable[[], Iterator[Form]]] = []
+
+
+def row(function: Callable[[], Iterator[Form]]) -> Callable[[], Iterator[Form]]:
+    ROWS.append(function)
+    return function
+
+
+def forms() -> list[Form]:
+    return [f for r in ROWS for f in r()]
+
+
+# ---- shorthand
+
+
+def t(name: str, ranks: str, kind: str = "float") -> Expr:
+    return Access(Tensor(name, tuple(ranks), kind), tuple(ranks))
+
+
+def add(rank: Rank, x: Expr) -> Expr:
+    return Reduce("add", rank, x)
+
+
+def top(rank: Rank, x: Expr) -> Expr:
+    return Reduce("max", rank, x)
+
+
+def f(op: str, *args: Expr | float) -> Expr:
+    return Map(op, tuple(Const(float(a)) if isinstance(a, (int, float)) else a for a in args))
+
+
+def exp(x: Expr) -> Expr:
+    return f("exp", x)
+
+
+def keep(
+    x: Expr, const: int = 0, sizes: tuple[tuple[Rank, int], ...] = (), fill: float = NEG_INF, **coefs: int
+) -> Expr:
+    """`x` where sum(coef * rank) + const >= 0."""
+    return Where(Predicate(tuple(Term(r, c) for r, c in coefs.items()), sizes, const), x, fill)
+
+
+def cascade(roots: Roots) -> Cascade:
+    return from_roots({n: (x, tuple(ranks)) for n, (x, ranks) in roots.items()})
+
+
+def form(name: str, definition: Roots, computed: Roots | None = None, **layout: str) -> Form:
+    return Form(name, cascade(definition), cascade(computed or definition), **layout)  # type: ignore[arg-type]
+
+
+# ---- the ways to compute a normalised weighted sum
+
+
+def three(s: Expr, v: Expr) -> Expr:
+    n = exp(s - top("m", s))
+    return add("m", n / add("m", n) * v)
+
+
+def two(s: Expr, v: Expr) -> Expr:
+    n = exp(s - top("m", s))
+    return add("m", n * v) / add("m", n)
+
+
+def one(s: Expr, v: Expr) -> Expr:
+    return Fold("scale", "m", s, v) / Fold("scale", "m", s, Const(1.0))
+
+
+def split(x: Expr) -> Expr:
+    return Split(x, "m", "m1", "m0")
+
+
+def local(s: Expr, v: Expr) -> Expr:
+    """Two passes: a maximum of each tile, then the tiles corrected to the whole."""
+    peaks = top("m0", split(s))
+    whole = top("m1", peaks)
+    weight = exp(split(s) - peaks) * exp(peaks - whole)
+    total = add("m1", add("m0", weight))
+    return add("m1", add("m0", weight / total * split(v)))
+
+
+def tiled(s: Expr, v: Expr) -> Expr:
+    """One pass over tiles, each with its own maximum."""
+    peaks = top("m0", split(s))
+    weight = exp(split(s) - peaks)
+    sums = Fold("scale", "m1", peaks, add("m0", weight))
+    return Fold("scale", "m1", peaks, add("m0", weight * split(v))) / sums
+
+
+WAYS = {"three": three, "two": two, "one": one, "local": local, "tiled": tiled}
+
+Q, K, V = t("Q", "bhpe"), t("K", "bhme"), t("V", "bhmf")
+SCORE = add("e", Q * K)
+
+
+def all_ways(name: str, score: Expr, v: Expr = V, ranks: str = "bhpf") -> Iterator[Form]:
+    definition: Roots = {"O": (three(score, v), ranks)}
+    for way, compute in WAYS.items():
+        yield form(f"{name} {way}", definition, {"O": (compute(score, v), ranks)})
+
+
+@row
+def scaled_scores() -> Iterator[Form]:
+    yield from all_ways("plain", SCORE * 0.3)
+    yield from all_ways("negative scale", SCORE * -0.3)
+    yield from all_ways("zero scale", SCORE * 0.0)
+    yield from all_ways("scale on Q", add("e", Q * 0.3 * K))
+    yield from all_ways("scale of a head", SCORE * t("W", "h"))
+
+
+@row
+def filtered_scores() -> Iterator[Form]:
+    s = SCORE * 0.3
+    lower_right = (("m", 1), ("p", -1))
+    yield from all_ways("triangle", keep(s, m=-1, p=1))
+    yield from all_ways("triangle from below", keep(s, sizes=lower_right, m=-1, p=1))
+    yield from all_ways("triangle, negative scale", keep(SCORE * -0.3, m=-1, p=1))
+    yield from all_ways("triangle, zero scale", keep(SCORE * 0.0, m=-1, p=1))
+    yield from all_ways("window", keep(keep(s, m=-1, p=1), 9, m=1, p=-1))
+    yield from all_ways("window both sides", keep(keep(s, 7, m=-1, p=1), 9, m=1, p=-1))
+    yield from all_ways("prefix", keep(s, 10, m=-1))
+    yield from all_ways("upper triangle", keep(s, m=1, p=-1))
+    yield from all_ways("strict triangle", keep(s, -1, m=-1, p=1))
+    yield from all_ways("every second", keep(s, m=-2, p=1))
+
+
+@row
+def modified_scores() -> Iterator[Form]:
+    s = SCORE * 0.3
+    yield from all_ways("capped", keep(f("tanh", s * 0.2) * 5.0, m=-1, p=1))
+    yield from all_ways("slopes", keep(s + (Iota("m") - Iota("p")) * t("W", "h"), m=-1, p=1))
+    yield from all_ways("bias", s + t("B", "pm"))
+    yield from all_ways("bias of a head", s + t("B", "hpm") * 0.5)
+    same = f("eq", t("DP", "p", "int"), t("DM", "m", "int"))
+    yield from all_ways("documents", f("select", same, s, NEG_INF))
+    yield from all_ways("documents, triangle", keep(f("select", same, s, NEG_INF), m=-1, p=1))
+    yield from all_ways("boolean mask", f("select", t("MASK", "pm", "bool"), s, NEG_INF))
+
+
+@row
+def grouped() -> Iterator[Form]:
+    score = add("e", t("Q", "bhgpe") * K) * 0.3
+    yield from all_ways("grouped", score, ranks="bhgpf")
+    yield from all_ways("grouped triangle", keep(score, m=-1, p=1), ranks="bhgpf")
+
+
+@row
+def with_statistics() -> Iterator[Form]:
+    for name, s in (("plain", SCORE * 0.3), ("triangle", keep(SCORE * 0.3, m=-1, p=1))):
+        peak = top("m", s)
+        total = add("m", exp(s - peak))
+        definition: Roots = {"O": (three(s, V), "bhpf"), "L": (f("log", total) + peak, "bhp")}
+        running = Fold("scale", "m", s, Const(1.0))
+        yield form(f"statistics {name} three", definition)
+        yield form(
+            f"statistics {name} one", definition, {"O": (one(s, V), "bhpf"), "L": (f("log", running) + peak, "bhp")}
+        )
+
+
+@row
+def sinks() -> Iterator[Form]:
+    s, sink = SCORE * 0.3, t("SINK", "h")
+    peak = f("max", top("m", s), sink)
+    n = exp(s - peak)
+    definition: Roots = {"O": (add("m", n * V) / (add("m", n) + exp(sink - peak)), "bhpf")}
+    yield form("sink two", definition)
+    inner = top("m", s)
+    share = Fold("scale", "m", s, Const(1.0))
+    yield form("sink one", definition, {"O": (Fold("scale", "m", s, V) / (share + exp(sink - inner)), "bhpf")})
+
+
+@row
+def unnormalised() -> Iterator[Form]:
+    for name, s in (("plain", SCORE * 0.3), ("triangle", keep(SCORE * 0.3, m=-1, p=1))):
+        yield form(f"sigmoid {name}", {"O": (add("m", f("sigmoid", s) * V), "bhpf")})
+        spelt = Const(1.0) / (Const(1.0) + exp(-s))
+        yield form(f"sigmoid spelt {name}", {"O": (add("m", spelt * V), "bhpf")})
+    yield form("chain", {"O": (add("m", SCORE * V), "bhpf")})
+    yield form("silu", {"O": (add("m", f("silu", SCORE) * V), "bhpf")})
+
+
+@row
+def linear() -> Iterator[Form]:
+    definition: Roots = {"O": (add("m", SCORE * V), "bhpf")}
+    yield form("state first", definition, {"O": (add("e", Q * add("m", K * V)), "bhpf")})
+    k = f("max", K, 0.0) + 0.01
+    q = f("max", Q, 0.0) + 0.01
+    ratio = add("m", add("e", q * k) * V) / add("m", add("e", q * k))
+    yield form("positive features", {"O": (ratio, "bhpf")})
+
+
+@row
+def rows() -> Iterator[Form]:
+    x = t("X", "pm")
+    for name, y in (("plain", x), ("triangle", keep(x, m=-1, p=1)), ("never", keep(x, -1000, m=-1, p=1))):
+        n = exp(y - top("m", y))
+        definition: Roots = {"Y": (n / add("m", n), "pm")}
+        yield form(f"rows {name}", definition)
+        yield form(f"rows {name} online", definition, {"Y": (n / Fold("scale", "m", y, Const(1.0)), "pm")})
+        yield form(f"rows {name} whole", definition, loop="", whole="m")
+        log = {"L": (f("log", add("m", n)) + top("m", y), "p")}
+        yield form(f"log-sum {name}", log)
+        fold = Fold("scale", "m", y, Const(1.0))
+        yield form(f"log-sum {name} online", log, {"L": (f("log", fold) + top("m", y), "p")})
+
+
+@row
+def moments() -> Iterator[Form]:
+    x = t("X", "pm")
+    mean = add("m", x) / Size("m")
+    centred = x - mean
+    spread = add("m", centred * centred)
+    norm = centred / f("sqrt", spread / Size("m") + 1e-5) * t("W", "m") + t("B", "m")
+    definition: Roots = {"Y": (norm, "pm")}
+    yield form("norm three passes", definition)
+    yield form("norm whole", definition, loop="", whole="m")
+    moved = Fold("translate", "m", x, Const(1.0))
+    online = centred / f("sqrt", moved / Size("m") + 1e-5) * t("W", "m") + t("B", "m")
+    yield form("norm two passes", definition, {"Y": (online, "pm")})
+    yield form("variance", {"S": (spread / Size("m"), "p")}, {"S": (moved / Size("m"), "p")})
+    both: Roots = {"S": (spread, "p"), "M": (mean, "p")}
+    yield form("variance whole", both, {"S": (moved, "p"), "M": (mean, "p")}, loop="", whole="m")
+    rms = f("recip", f("sqrt", add("m", x * x) / Size("m") + 1e-5))
+    product: Roots = {"Y": (add("m", x * rms * t("W", "m") * t("B", "mj")), "pj")}
+    yield form("rms product", product)
+    yield form("rms product deferred", product, {"Y": (add("m", x * t("W", "m") * t("B", "mj")) * rms, "pj")})
+
+
+@row
+def products() -> Iterator[Form]:
+    a, b = t("A", "pm"), t("B", "mj")
+    gelu = a_b = add("m", a * b) + t("C", "j")
+    gelu = a_b * 0.5 * (f("erf", a_b * (1 / math.sqrt(2))) + 1.0)
+    yield form("product bias", {"Y": (gelu, "pj")})
+    yield form("product whole", {"Y": (gelu, "pj")}, loop="", whole="m")
+    yield form("product turned", {"Y": (add("m", t("A", "mp") * t("B", "jm")), "jp")})
+    yield form("batched product", {"Y": (add("m", t("A", "bpm") * t("B", "bmj")), "bpj")})
+    yield form("shared weight", {"Y": (add("m", t("A", "bpm") * t("B", "mj")), "bpj")})
+    yield form("matrix-vector", {"Y": (add("m", a * t("X", "m")), "p")})
+    yield form("outer", {"Y": (t("X", "p") * t("Z", "m"), "pm")})
+    yield form("three factors", {"Y": (add("m", a * b * t("X", "m")), "pj")})
+    gate, up = add("m", a * b), add("m", a * t("U", "mj"))
+    yield form("gated", {"Y": (f("silu", gate) * up, "pj")})
+    mlp: Roots = {"Y": (add("j", f("silu", gate) * up * t("D", "jf")), "pf")}
+    yield form("gated and down, nested loops", mlp, loop="mj", whole="f")
+    yield form("gated and down, one loop", mlp, loop="m", whole="jf")
+
+
+@row
+def losses() -> Iterator[Form]:
+    logits = add("e", t("H", "pe") * t("W", "me"))
+    peak = top("m", logits)
+    chosen = add("m", f("select", f("eq", t("T", "p", "int"), Iota("m")), logits, 0.0))
+    definition: Roots = {"L": (f("log", add("m", exp(logits - peak))) + peak - chosen, "p")}
+    fold = Fold("scale", "m", logits, Const(1.0))
+    yield form("loss two", definition)
+    yield form("loss one", definition, {"L": (f("log", fold) + peak - chosen, "p")})
+
+
+@row
+def nested_streams() -> Iterator[Form]:
+    definition: Roots = {"O": (three(SCORE * 0.3, V), "bhpf")}
+    for name in ("three", "one"):
+        computed: Roots = {"O": (WAYS[name](SCORE * 0.3, V), "bhpf")}
+        yield form(f"nested {name}", definition, computed, loop="me", whole="f")
+        yield form(f"columns tiled {name}", definition, computed, whole="e")
+
+
+@row
+def reductions() -> Iterator[Form]:
+    x = t("X", "pm")
+    yield form("least", {"Y": (Reduce("min", "m", x), "p")})
+    yield form("product of a row", {"Y": (Reduce("mul", "m", f("tanh", x) * 1.5), "p")})
+    yield form("constant row", {"Y": (add("m", t("Z", "p")) + top("m", t("Z", "p")), "p")})
+    yield form("broadcast", {"Y": (add("m", x), "pm")})
+    yield form("count", {"Y": (add("m", keep(Const(1.0), fill=0.0, m=-1, p=1)), "p")})
+    yield form("position", {"Y": (add("m", x * Iota("m")) / add("m", f("abs", x) + Iota("p")), "p")})
+    yield form("two outputs", {"Y": (f("exp", x * 0.1), "pm"), "Z": (top("m", x), "p"), "S": (add("m", x), "p")})
+    logic = f("and", f("lt", x, 0.5), f("not", f("gt", x, t("Z", "p"))))
+    yield form("logic", {"Y": (f("select", logic, f("floor", x), f("neg", x)), "pm")})
