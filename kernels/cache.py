@@ -202,9 +202,10 @@ class Cache:
         Raises CacheWriteError where the directory cannot be written (what was there stays), BadRecord for a
         record beyond the limits.
         """
-        text = json.dumps(
-            {"format": FORMAT, "key": key.to_json(), "record": record.to_json()}, indent=1, allow_nan=False
-        )
+        try:
+            text = json.dumps({"format": FORMAT, "key": key.to_json(), "record": record.to_json()}, indent=1)
+        except (TypeError, ValueError) as error:
+            raise BadRecord(f"a record is JSON data: {error}") from None
         decode(text.encode())
         path = self.records / key.file_name
         try:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from ..costmodel.machine import Machine
 from ..space.cascade import Cascade
-from ..space.plan import IllegalPlan
 from ..space.schedule import Problem, Schedule
 from .agreement import agrees
-from .cache import Cache, Entry, Key
+from .cache import Cache, Entry, Key, Record
 from .emitters import EMITTERS, emit
 from .kernel import Kernel
 from .notices import say_once
@@ -79,7 +79,7 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
     record = cache.load(key)
     if record is None:
         return
-    kernel = _from_record(record.cascade, record.schedule, problem, emitter, f"the record {key.file_name}")
+    kernel = _from_record(record, problem, emitter, key.file_name, exact=True)
     if kernel is not None and kernel.digest != record.digest:
         say_once(
             f"eintune: the record {key.file_name} is not used: its kernel is generated with digest "
@@ -91,42 +91,52 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
 
 def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
     for entry in cache.neighbours(key)[:NEIGHBOURS]:
-        schedule = fitted(entry.record.schedule, problem)
-        kernel = _from_record(entry.record.cascade, schedule, problem, emitter, f"the record {entry.path.name}")
+        kernel = _from_record(entry.record, problem, emitter, entry.path.name, exact=False)
         if kernel is not None:
             yield Choice(kernel, _neighbour_notice(problem, key, entry), _neighbour_level(key, entry.key))
 
 
-def _from_record(text: str, schedule: Schedule, problem: Problem, emitter: str, name: str) -> Kernel | None:
-    """The record's kernel for this problem, or None (said once, but for what is merely not possible here)."""
-    if schedule.emitter != emitter or schedule.precision != "ieee":
+def _from_record(record: Record, problem: Problem, emitter: str, name: str, *, exact: bool) -> Kernel | None:
+    """The record's kernel at this problem's size, or None (said once where it should have been possible)."""
+    if record.schedule.emitter != emitter or record.schedule.precision != "ieee":
         return None
     try:
-        if not agrees(_parsed(text), _parsed(problem.cascade), problem.params):
-            say_once(f"eintune: {name} is not used: its cascade does not compute the definition")
+        cascade = _parsed(record.cascade)
+        if not agrees(cascade, _parsed(problem.cascade), problem.params):
+            say_once(f"eintune: the record {name} is not used: its cascade does not compute the definition")
             return None
-        return make_kernel(text, problem, schedule)
-    except IllegalPlan:
-        return None
+        schedule = record.schedule if exact else nearest_schedule(record.schedule, cascade, problem)
+        return make_kernel(record.cascade, problem, schedule)
     except (ValueError, KeyError, RecursionError) as error:
-        say_once(f"eintune: {name} is not used: {error}")
+        say_once(f"eintune: the record {name} is not used: {error}", logging.WARNING if exact else logging.INFO)
         return None
 
 
-def fitted(schedule: Schedule, problem: Problem) -> Schedule:
-    """A schedule of another size with each whole axis as long as this problem's rank needs."""
-    roles = tuple(
-        (rank, replace(role, tile=_padded(problem.sizes[rank])))
-        if role.outer is None and role.tile is not None and rank in problem.sizes
-        else (rank, role)
-        for rank, role in schedule.roles
-    )
-    return replace(schedule, roles=roles)
+def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Schedule:
+    """The legal schedule at this problem's sizes that is most like one of another size.
+
+    Raises ValueError where the cascade has no schedule at these sizes.
+    """
+    from ..space.schedule_space import schedules
+
+    options = schedules(cascade, problem, wanted.emitter)
+    if not options:
+        raise ValueError(f"no schedule of the cascade is legal at the sizes {problem.sizes}")
+    return min(options, key=lambda option: unlikeness(wanted, option))
 
 
-def _padded(size: int) -> int:
-    """The power of two that a whole axis is padded to; matrix units take no fewer than 16."""
-    return max(16, 1 << (size - 1).bit_length())
+def unlikeness(a: Schedule, b: Schedule) -> float:
+    """Doublings between the tile sizes, warps and stages of two schedules; any other difference counts four."""
+    total = abs(math.log2(a.warps / b.warps)) + abs(math.log2(a.stages / b.stages))
+    total += 4.0 * ((a.segment, a.order, a.precision) != (b.segment, b.order, b.precision))
+    roles = dict(a.roles)
+    for rank, role in b.roles:
+        other = roles.get(rank)
+        if other is None or other.outer != role.outer or (other.tile is None) != (role.tile is None):
+            total += 4.0
+        elif role.outer is not None and role.tile and other.tile:
+            total += abs(math.log2(role.tile / other.tile))
+    return total
 
 
 def _neighbour_level(key: Key, other: Key) -> int:
@@ -172,7 +182,7 @@ def ranked(problem: Problem, device: torch.device, emitter: str) -> list[tuple[s
     from ..costmodel.resources import illegal
     from ..costmodel.time import estimate_works
     from ..costmodel.work import Work, work
-    from ..space.lowering import build_plan
+    from ..space.lowering import IllegalPlan, build_plan
     from ..space.schedule_space import schedules
 
     machine = _machine(device)
