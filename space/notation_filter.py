@@ -59,13 +59,21 @@ def _read_integer(line: Cursor) -> int:
 
 
 def write_predicate(p: Predicate) -> str:
-    """The filter as `left <= right`; the leading negative terms stand on the left."""
+    """The filter as `left <= right`, the leading negative terms on the left; `right >= left` without any."""
     left = tuple(takewhile(lambda t: t.coef < 0, p.terms))
-    right = [_signed(t.coef, _index(t)) for t in p.terms[len(left) :]]
-    right += [_signed(c, f"|{r}|") for r, c in p.sizes]
-    if p.const or not right:
-        right.append(("-" if p.const < 0 else "+", str(abs(p.const))))
+    if p.terms and all(t.coef > 0 for t in p.terms):
+        right = _constants(tuple((r, -c) for r, c in p.sizes), -p.const, needed=True)
+        return f"{_joined([_signed(t.coef, _index(t)) for t in p.terms])} >= {_joined(right)}"
+    rest = p.terms[len(left) :]
+    right = [_signed(t.coef, _index(t)) for t in rest] + _constants(p.sizes, p.const, needed=not rest)
     return f"{_joined([_signed(-t.coef, _index(t)) for t in left])} <= {_joined(right)}"
+
+
+def _constants(sizes: tuple[tuple[Rank, int], ...], const: int, *, needed: bool) -> list[tuple[str, str]]:
+    parts = [_signed(c, f"|{r}|") for r, c in sizes]
+    if const or (needed and not parts):
+        parts.append(("-" if const < 0 else "+", str(abs(const))))
+    return parts
 
 
 def _index(t: Term) -> str:

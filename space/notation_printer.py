@@ -25,7 +25,7 @@ from .expr import (
 )
 from .notation_filter import write_predicate
 from .notation_grammar import ATOM, COMPARISON, KINDS, LEVEL_OF, PARAMETER, PREFIX, REDUCERS, RESERVED, implicit_sum
-from .notation_lexer import CAPITALS, IDENTIFIER, MAX_CHARACTERS, MAX_NESTING, RANK
+from .notation_lexer import CAPITALS, IDENTIFIER, INDEX, MAX_CHARACTERS, MAX_NESTING, RANK
 from .pointwise import POINTWISE, REDUCTIONS
 
 _INLINE = {op: name for name, op in REDUCERS.items()}
@@ -45,7 +45,8 @@ def write_cascade(cascade: Cascade, *, unicode: bool = False) -> str:
     Raises CascadeError for what the notation cannot say: names that are no names, one name for two different
     tensors, text over the limits.
     """
-    lines = [f"input {_named(t)}" for t in _declared(cascade)]
+    _check_ranks(cascade)
+    lines = write_declarations((e.output, e.expr) for e in cascade.einsums)
     lines += [write_einsum(e, unicode=unicode) for e in cascade.einsums]
     if cascade.results:
         names = (n if CAPITALS.fullmatch(n) else f"{n}[]" for n in cascade.results)
@@ -57,8 +58,13 @@ def write_cascade(cascade: Cascade, *, unicode: bool = False) -> str:
 
 def write_einsum(einsum: Einsum, *, unicode: bool = False) -> str:
     """`GMp = QKm,p :: \\/m max`, or with `unicode` as EDGE prints it, `GMp = QKm,p :: ∨m max(∪)`."""
-    left = _named(einsum.output)
-    body, reductions = _peeled(einsum.expr, frozenset(einsum.output.ranks))
+    return write_statement(einsum.output, einsum.expr, frozenset(einsum.output.ranks), unicode=unicode)
+
+
+def write_statement(output: Tensor, expr: Expr, kept: frozenset[Rank], *, unicode: bool = False) -> str:
+    """`output = expr`, where ranks that are not `kept` are summed implicitly."""
+    left = _named(output)
+    body, reductions = _peeled(expr, kept)
     actions = "".join(_action(r, unicode) for r in reductions)
     line = f"{left} = {write_expression(body, left, unicode=unicode)}"
     return f"{line} ::{actions}" if actions else line
@@ -208,16 +214,20 @@ def _named(t: Tensor) -> str:
         raise CascadeError(f"a tensor's name has letters, digits and _ and is no word of the notation: {t.name!r}")
     if t.kind not in KINDS:
         raise CascadeError(f"{t.name}: a tensor's kind is one of {list(KINDS)}, but got {t.kind!r}")
-    ranks = ",".join(_rank(r) for r in t.ranks)
+    ranks = ",".join(r if INDEX.fullmatch(r) else _rank(r) for r in t.ranks)
     name = f"{t.name}{ranks}" if CAPITALS.fullmatch(t.name) else f"{t.name}[{ranks}]"
     return name if t.kind == "float" else f"{name} : {t.kind}"
 
 
-def _declared(cascade: Cascade) -> list[Tensor]:
-    """The inputs of which the first use does not say all; raises where one name means two tensors."""
-    known = {e.output.name: e.output for e in cascade.einsums}
+def write_declarations(statements: Iterable[tuple[Tensor, Expr]]) -> list[str]:
+    """`input` lines for tensors of which the first use does not say all.
+
+    Raises CascadeError where one name means two tensors.
+    """
+    pairs = list(statements)
+    known = {output.name: output for output, _ in pairs}
     declared = []
-    for x in topological(e.expr for e in cascade.einsums):
+    for x in topological(expr for _, expr in pairs):
         if not isinstance(x, Access):
             continue
         first = x.tensor.name not in known
@@ -225,7 +235,17 @@ def _declared(cascade: Cascade) -> list[Tensor]:
             raise CascadeError(f"{x.tensor.name} means two tensors: {known[x.tensor.name]} and {x.tensor}")
         if first and Tensor(x.tensor.name, x.index) != x.tensor:
             declared.append(x.tensor)
-    return declared
+    return [f"input {_named(t)}" for t in declared]
+
+
+def _check_ranks(cascade: Cascade) -> None:
+    """Plain ranks only: `m1+1` and the like are an iteration's."""
+    for e in cascade.einsums:
+        for rank in e.output.ranks:
+            _rank(rank)
+    for x in topological(e.expr for e in cascade.einsums):
+        for rank in x.index if isinstance(x, Access) else ():
+            _rank(rank)
 
 
 def _check_length(text: str, what: str) -> None:

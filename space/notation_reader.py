@@ -87,6 +87,8 @@ class Line(Expressions):
         output = Tensor(name, index, self.kind())
         self.expect("=", "an einsum")
         expr = self.right_side(frozenset(index))
+        if name in self.scope.made:
+            self.fail(f"{name} is defined once, but line {self.scope.made[name]} defines it already", token)
         self.define(output, token)
         return Einsum(output, expr)
 
@@ -94,8 +96,6 @@ class Line(Expressions):
         name, scope = output.name, self.scope
         if name in RESERVED:
             self.fail(f"{name} is a word of the notation, so it names no tensor", token)
-        if name in scope.made:
-            self.fail(f"{name} is defined once, but line {scope.made[name]} defines it already", token)
         if name in scope.read:
             self.fail(f"{name} is read on line {scope.read[name]}, before it is defined here", token)
         if name in scope.declared:

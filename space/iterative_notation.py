@@ -1,0 +1,145 @@
+"""Iterative cascades as text, both ways: EDGE notation with `m1+1`, `0` and `|m1|` as indices, and `until`."""
+
+from __future__ import annotations
+
+from .cascade import CascadeError, Einsum
+from .expr import Access, Expr, Predicate, Rank, Tensor
+from .iterative import IterativeCascade, Update
+from .notation_expression import Scope
+from .notation_filter import read_predicate, write_predicate
+from .notation_lexer import Token, statements
+from .notation_printer import write_declarations, write_statement
+from .notation_reader import Line
+
+_UNTIL = ("until", "⋄")
+
+
+def read_iterative(text: str) -> IterativeCascade:
+    """Raises CascadeError with the line, the construct and what is allowed there."""
+    lines = statements(text)
+    until = _stopping_condition(lines)
+    (rank,) = until.ranks
+    scope = Scope()
+    before, initial, step, after = list[Einsum](), list[Update](), list[Update](), list[Update]()
+    for number, tokens in lines:
+        line = IterativeLine(number, tokens, scope, rank)
+        if line.peek().text in _UNTIL:
+            continue
+        if line.take("input"):
+            line.at = 0
+            line.declaration()
+            continue
+        update = line.update()
+        if "0" in update.index:
+            initial.append(update)
+        elif f"{rank}+1" in update.index or (rank in update.index and initial):
+            if after:
+                line.fail(
+                    f"{update.output.name} is a step, but {after[-1].output.name} above began the results "
+                    f"(what has no index over {rank} on its left)"
+                )
+            step.append(update)
+        elif step:
+            after.append(update)
+        else:
+            before.append(Einsum(update.output, update.expr))
+    return IterativeCascade(rank, tuple(before), tuple(initial), tuple(step), tuple(after), until)
+
+
+def _stopping_condition(lines: list[tuple[int, list[Token]]]) -> Predicate:
+    found = [(n, tokens) for n, tokens in lines if tokens[0].text in _UNTIL]
+    if len(found) != 1:
+        raise CascadeError(f"an iteration has one stopping condition (until m1 >= |m1|), but got {len(found)}")
+    line = Line(*found[0], Scope())
+    line.next()
+    line.take(":")
+    predicate = read_predicate(line)
+    line.end()
+    if len(predicate.ranks) != 1:
+        line.fail(f"the stopping condition is over the iterated rank alone, but reads {sorted(predicate.ranks)}")
+    return predicate
+
+
+class IterativeLine(Line):
+    """A line whose tensors may be indexed by the iterated rank's next, first and last value."""
+
+    def __init__(self, number: int, tokens: list[Token], scope: Scope, iterated: Rank) -> None:
+        super().__init__(number, tokens, scope)
+        self.iterated = iterated
+        self.left = False
+
+    def update(self) -> Update:
+        token = self.peek()
+        self.left = True
+        name, index = self.tensor("the left side of an einsum")
+        self.left = False
+        output = Tensor(name, self.plain(index), self.kind())
+        self.expect("=", "an einsum")
+        r = self.iterated
+        expr = self.right_side(frozenset({*index, r, f"{r}+1", f"|{r}|"}))
+        self.define(output, token)
+        return Update(output, index, expr)
+
+    def define(self, output: Tensor, token: Token) -> None:
+        """A state is defined twice, at 0 and in the step, and read in between."""
+        known = self.scope.tensors.get(output.name)
+        if output.name in self.scope.made:
+            if known and known != output:
+                above, here = (f"{','.join(t.ranks)} ({t.kind})" for t in (known, output))
+                self.fail(f"{output.name} has ranks {above} above, but {here} here", token)
+            return
+        super().define(output, token)
+
+    def plain(self, index: tuple[str, ...]) -> tuple[Rank, ...]:
+        """The iterated rank in place of its values."""
+        special = (f"{self.iterated}+1", f"|{self.iterated}|", "0")
+        return tuple(self.iterated if i in special else i for i in index)
+
+    def index_starts(self, ahead: int = 0) -> bool:
+        if super().index_starts(ahead):
+            return True
+        token, previous = self.peek(ahead), self.tokens[max(self.at + ahead - 1, 0)]
+        first = self.left and token.text == "0"
+        last = not self.left and token.text == "|" and self.peek(ahead + 1).text == self.iterated
+        return (first or last) and token.start == previous.end
+
+    def index_item(self) -> str:
+        token = self.peek()
+        if self.left and token.text == "0":
+            return self.next().text
+        if token.text == "|":
+            return f"|{self.size()}|"
+        rank = self.rank("a tensor's index")
+        plus, one = self.peek(), self.peek(1)
+        if rank == self.iterated and (plus.text, one.text) == ("+", "1") and plus.start == token.end == one.start - 1:
+            self.at += 2
+            return f"{rank}+1"
+        return rank
+
+    def access(self) -> Expr:
+        token = self.peek()
+        name, index = self.tensor("an operand")
+        known = self.scope.tensors.setdefault(name, Tensor(name, self.plain(index)))
+        self.scope.read.setdefault(name, self.number)
+        if len(known.ranks) != len(index):
+            self.fail(f"{name} has ranks {list(known.ranks)}, but is read with {list(index)}", token)
+        return Access(known, index)
+
+
+def write_iterative(c: IterativeCascade) -> str:
+    """Declarations, what comes before, initial values, the step, the results, the stopping condition."""
+    r = c.rank
+    lines = write_declarations((s.output, s.expr) for s in c.statements())
+    sections: list[tuple[str, tuple[Einsum | Update, ...]]] = [
+        ("before", c.before),
+        ("initialisation", c.initial),
+        ("step", c.step),
+        ("result", c.after),
+    ]
+    for title, found in sections:
+        lines += [f"# {title}"] if found else []
+        for s in found:
+            index = s.index if isinstance(s, Update) else s.output.ranks
+            kept = frozenset({*index, r, f"{r}+1", f"|{r}|"})
+            lines.append(write_statement(Tensor(s.output.name, index, s.output.kind), s.expr, kept))
+    return "\n".join([*lines, f"until {write_predicate(c.until)}"])
