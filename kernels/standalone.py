@@ -1,0 +1,156 @@
+"""A kernel as one file that checks itself: nothing but torch (and triton) is needed to run it.
+
+The file holds the generated kernel and the definition printed twice as plain tiled PyTorch: in float64, which is
+what the kernel is compared with, and in the kernel's own dtypes, which says how large an error is fair.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from ..space.cascade import Cascade
+from ..space.expr import Fold, Rank, Reduce, topological
+from ..space.lowering import build_plan
+from ..space.plan import Role
+from ..space.schedule import Problem, Schedule
+from .kernel import Kernel
+from .torch_emitter import DTYPES, emit
+
+ROWS = 256
+"""Rows of an output that the definition computes at a time, which bounds its memory."""
+
+
+def standalone(kernel: Kernel, problem: Problem, definition: Cascade) -> str:
+    """The text of a Python file that runs `kernel` on random inputs; it exits with 0 if the outputs are right, else 1.
+
+    definition: what is computed, as it was defined; its inputs and outputs are the kernel's arguments. Raises
+    IllegalPlan for a definition that plain PyTorch tiles cannot express.
+    """
+    wide = {n: "fp64" if d in ("fp32", "fp16", "bf16") else d for n, d in problem.dtypes.items()}
+    exact = _definition(definition, replace(problem, dtypes=wide))
+    rounded = _definition(definition, problem)
+    parts = [
+        _title(kernel, problem),
+        kernel.source,
+        _function(exact, "exact"),
+        _function(rounded, "rounded"),
+        _data(kernel, exact),
+        _launch(kernel),
+        CHECK,
+    ]
+    return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _title(kernel: Kernel, problem: Problem) -> str:
+    sizes = ", ".join(f"{r}={n}" for r, n in problem.sizes.items())
+    title = f"A {kernel.emitter} kernel that eintune generated for {problem.workload} ({sizes})."
+    return (
+        f'"""{title}\n\nRun it: it checks itself against its definition in float64.\n"""\n\nimport sys\n\nimport torch'
+    )
+
+
+def _definition(definition: Cascade, problem: Problem) -> Kernel:
+    return emit(build_plan(definition, problem, _tiles(definition, problem)), Schedule("torch", ()))
+
+
+def _function(printed: Kernel, name: str) -> str:
+    """A torch kernel's function under another name, without the module around it."""
+    lines = [x for x in printed.source.splitlines() if not x.startswith(("#", "import "))]
+    return re.sub(rf"def {printed.entry}\(", f"def {name}(", "\n".join(lines), count=1)
+
+
+def _tiles(definition: Cascade, problem: Problem) -> Schedule:
+    """Reduced ranks and the last rank of an output whole, the rank before it in tiles, the others one by one."""
+    nodes = topological(definition.roots().values())
+    outputs = [t.ranks for t in definition.outputs.values()]
+    whole: set[Rank] = {x.rank for x in nodes if isinstance(x, (Reduce, Fold))}
+    whole |= {ranks[-1] for ranks in outputs if ranks}
+    whole |= {r for r in problem.sizes if not all(r in ranks for ranks in outputs)}
+    rows = {ranks[-2] for ranks in outputs if len(ranks) > 1} - whole
+    roles: dict[Rank, Role] = {}
+    for rank, size in problem.sizes.items():
+        tiled = Role("grid", min(size, ROWS)) if rank in rows else Role("grid", None)
+        roles[rank] = Role(None, size) if rank in whole else tiled
+    return Schedule("torch", tuple(roles.items()))
+
+
+def _data(kernel: Kernel, definition: Kernel) -> str:
+    names = [a.name for a in kernel.arguments]
+    order = tuple(names.index(a.name) for a in definition.arguments)
+    rows = [f"    ({a.name!r}, {a.shape}, {DTYPES[a.dtype]}, {a.output})," for a in kernel.arguments]
+    return "\n".join(
+        [
+            "# name, shape, dtype, whether it is an output",
+            "ARGUMENTS = [",
+            *rows,
+            "]",
+            f"ORDER = {order}  # of the same tensors in the definition",
+        ]
+    )
+
+
+def _launch(kernel: Kernel) -> str:
+    if kernel.emitter == "torch":
+        return f"\ndef run(tensors):\n    {kernel.entry}(*tensors)\n\n\nDEVICE = 'cpu'\n"
+    grid = ", ".join(map(str, kernel.grid))
+    return TRITON.format(entry=kernel.entry, grid=f"({grid},)", warps=kernel.warps, stages=kernel.stages)
+
+
+TRITON = """
+def run(tensors):
+    strides = [s for t in tensors for s in t.stride()]
+    {entry}[{grid}](*tensors, *strides, num_warps={warps}, num_stages={stages})
+
+
+if torch.cuda.is_available():
+    DEVICE = 'cuda'
+elif not triton.knobs.runtime.interpret:
+    sys.exit('This kernel needs a CUDA GPU; without one, set TRITON_INTERPRET=1 to run it in the interpreter.')
+elif any(dtype == torch.bfloat16 for _, _, dtype, _ in ARGUMENTS):
+    sys.exit("This kernel needs a CUDA GPU: Triton's interpreter does not multiply bf16 tiles correctly.")
+else:
+    DEVICE = 'cpu'
+"""
+
+CHECK = '''
+def tensor(shape, dtype, output):
+    if dtype.is_floating_point:
+        t = torch.randn(shape, device=DEVICE).to(dtype)
+        return t.fill_(float('nan')) if output else t
+    return torch.randint(0, 2, shape, device=DEVICE).to(dtype)
+
+
+def error(made, wanted):
+    """Root mean square and maximum of the difference; equal infinities differ by 0, NaN by infinity."""
+    difference = torch.where(made.double() == wanted, 0.0, made.double() - wanted).abs()
+    difference = difference.nan_to_num(nan=float('inf'))
+    return difference.square().mean().sqrt().item(), difference.max().item()
+
+
+def main():
+    torch.manual_seed(0)
+    tensors = [tensor(shape, dtype, output) for _, shape, dtype, output in ARGUMENTS]
+    wide = [t.double() if t.is_floating_point() else t for t in tensors]
+    same = [t.clone() for t in tensors]
+    run(tensors)
+    with torch.device(DEVICE):
+        exact(*(wide[i] for i in ORDER))
+        rounded(*(same[i] for i in ORDER))
+    wrong = 0
+    for (name, _, dtype, output), made, wanted, fair in zip(ARGUMENTS, tensors, wide, same, strict=True):
+        if output:
+            unit = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+            units = (unit * wanted.square().mean().sqrt().item(), unit * wanted.abs().max().item())
+            allowed = [2 * f + u for f, u in zip(error(fair, wanted), units)]
+            found = error(made, wanted)
+            good = all(f <= a for f, a in zip(found, allowed))
+            wrong += not good
+            print(f"{name}: rms error {found[0]:.3g} (allowed {allowed[0]:.3g}), "
+                  f"maximum {found[1]:.3g} (allowed {allowed[1]:.3g}): {'ok' if good else 'WRONG'}")
+    return 1 if wrong else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
+'''
