@@ -1,0 +1,238 @@
+"""Expressions and laws as an egglog program.
+
+    (M_mul a b)  (R_add r x)  (F_scale r c y)  (filter i k x)  (V0 x)  (leaf i)  (num v)  (size r)
+
+A rank is one bit of an i64 and a set of ranks a mask, so that `free`, the ranks that a value varies with, is
+an analysis by bit operations; where two forms of one value disagree the intersection is right, since what
+equals something that does not vary with a rank does not vary with it either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, assert_never
+
+from .cascade import CascadeError
+from .expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Iota,
+    Map,
+    Param,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Split,
+    Unsplit,
+    Where,
+    children,
+    free,
+    topological,
+)
+from .folds import ACTIONS
+from .laws import Absent, Condition, Differ, Exists, Law, Positive, Present, is_variable
+from .pointwise import POINTWISE, REDUCTIONS
+
+MAX_RANKS = 60
+_T = TypeVar("_T", bound=Hashable)
+
+
+@dataclass
+class Symbols:
+    """What the program's numbers stand for: ranks by bit; leaves, filters and views by index."""
+
+    ranks: list[Rank] = field(default_factory=list)
+    leaves: list[Expr] = field(default_factory=list)
+    filters: list[tuple[Predicate, float]] = field(default_factory=list)
+    views: list[tuple[Rank, Rank, Rank, bool]] = field(default_factory=list)
+    """(rank, outer, inner, whether the view joins the two instead of splitting the one)."""
+
+    def bit(self, rank: Rank) -> int:
+        index = _index(self.ranks, rank)
+        if index >= MAX_RANKS:
+            raise CascadeError(f"a cascade may have at most {MAX_RANKS} ranks, but {rank} is one more")
+        return 1 << index
+
+    def mask(self, ranks: Iterable[Rank]) -> int:
+        return sum(self.bit(r) for r in sorted(set(ranks)))
+
+    def names(self, mask: int) -> frozenset[Rank]:
+        return frozenset(r for i, r in enumerate(self.ranks) if mask >> i & 1)
+
+    def leaf(self, x: Expr) -> int:
+        return _index(self.leaves, x)
+
+    def filter(self, predicate: Predicate, fill: float) -> int:
+        return _index(self.filters, (predicate, fill))
+
+    def view(self, x: Split | Unsplit) -> int:
+        return _index(self.views, (x.rank, x.outer, x.inner, isinstance(x, Unsplit)))
+
+
+def _index(table: list[_T], item: _T) -> int:
+    if item not in table:
+        table.append(item)
+    return table.index(item)
+
+
+class Encoder:
+    """Writes one program. Patterns and ground expressions go through the same `term`."""
+
+    def __init__(self, symbols: Symbols) -> None:
+        self.symbols = symbols
+
+    def term(self, x: Expr, known: dict[Expr, str] | None = None) -> str:
+        """The s-expression of `x`; subexpressions in `known` are written by their name."""
+        if known is not None and x in known:
+            return known[x]
+        below = [self.term(a, known) for a in children(x)]
+        match x:
+            case Access() if is_variable(x):
+                return x.tensor.name[1:]
+            case Access() | Param() | Iota():
+                return f"(leaf {self.symbols.leaf(x)})"
+            case Const():
+                return f"(num {_float(x.value)})"
+            case Size():
+                return f"(size {self._rank(x.rank)})"
+            case Map():
+                return f"(M_{x.op} {' '.join(below)})"
+            case Reduce():
+                return f"(R_{x.op} {self._rank(x.rank)} {below[0]})"
+            case Fold():
+                return f"(F_{x.action} {self._rank(x.rank)} {below[0]} {below[1]})"
+            case Where():
+                mask = self.symbols.mask(x.predicate.ranks)
+                return f"(filter {self.symbols.filter(x.predicate, x.fill)} {mask} {below[0]})"
+            case Split() | Unsplit():
+                return f"(V{self.symbols.view(x)} {below[0]})"
+        assert_never(x)
+
+    def _rank(self, rank: Rank) -> str:
+        return rank[1:] if rank.startswith("?") else str(self.symbols.bit(rank))
+
+    def definition(self, roots: Sequence[Expr]) -> tuple[list[str], list[Expr]]:
+        """Commands that put the expressions into the graph, node i tagged `(tag i)`; and the nodes in order."""
+        known: dict[Expr, str] = {}
+        lines: list[str] = []
+        nodes = topological(roots)
+        for i, x in enumerate(nodes):
+            lines.append(f"(let $n{i} {self.term(x, known)})")
+            lines.append(f"(union (tag {i}) $n{i})")
+            if isinstance(x, (Access, Param, Iota)):
+                lines.append(f"(set (free $n{i}) {self.symbols.mask(free(x))})")
+            known[x] = f"$n{i}"
+        return lines, nodes
+
+    def law(self, law: Law, index: int, ruleset: str) -> Iterator[str]:
+        """One rule a direction, named `name#index`."""
+        for arrow, left, right in ((">", law.left, law.right), ("<", law.right, law.left)):
+            if arrow == "<" and not law.both_ways:
+                continue
+            facts = [f"(= _t {self.term(left)})", *_in_order(self._facts(law.conditions))]
+            actions = f"((union _t {self.term(right)}))"
+            yield f'(rule ({" ".join(facts)}) {actions} :ruleset {ruleset} :name "{law.name}#{index}{arrow}")'
+
+    def _facts(self, conditions: Iterable[Condition]) -> Iterator[str]:
+        for n, c in enumerate(conditions):
+            match c:
+                case Absent():
+                    mask = " ".join(self._rank(r) for r in c.ranks)
+                    mask = mask if len(c.ranks) == 1 else _union(mask.split())
+                    for x in c.terms:
+                        name = f"_f_{self.term(x)}"
+                        yield f"(= {name} (free {self.term(x)}))"
+                        yield f"(= 0 (& {name} {mask}))"
+                case Present():
+                    name = f"_f_{self.term(c.term)}"
+                    yield f"(= {name} (free {self.term(c.term)}))"
+                    yield f"(!= 0 (& {name} {self._rank(c.rank)}))"
+                case Differ():
+                    yield f"(!= {self._either(c.a)} {self._either(c.b)})"
+                case Positive():
+                    yield f"(positive {self.term(c.term)})"
+                case Exists():
+                    yield f"(= _e{n} {self.term(c.pattern)})"
+                case _:
+                    assert_never(c)
+
+    def _either(self, x: Rank | Expr) -> str:
+        return self._rank(x) if isinstance(x, str) else self.term(x)
+
+    def declarations(self) -> Iterator[str]:
+        """Sorts, constructors and the `free` and `positive` analyses; every table decides its own part."""
+        heads = ["(leaf i64)", "(num f64)", "(size i64)", "(filter i64 i64 T)", "(tag i64)"]
+        heads += [f"(M_{p.name}{' T' * p.arity})" for p in POINTWISE.values()]
+        heads += [f"(R_{name} i64 T)" for name in REDUCTIONS]
+        heads += [f"(F_{name} i64 T T)" for name in ACTIONS]
+        heads += [f"(V{i} T)" for i in range(len(self.symbols.views))]
+        yield f"(datatype T {' '.join(heads)})"
+        yield "(function free (T) i64 :merge (& old new))"
+        yield "(relation positive (T))"
+        yield "(ruleset analysis) (ruleset laws) (ruleset opening)"
+        for facts, mask in self._free_rules():
+            yield f"(rule ({facts}) ((set (free t) {mask})) :ruleset analysis)"
+        for facts in _POSITIVE:
+            yield f"(rule ({facts}) ((positive t)) :ruleset analysis)"
+
+    def _free_rules(self) -> Iterator[tuple[str, str]]:
+        yield "(= t (num v))", "0"
+        yield "(= t (size v))", "0"
+        yield "(= t (filter i k a)) (= fa (free a))", "(| k fa)"
+        for p in POINTWISE.values():
+            names = [chr(97 + i) for i in range(p.arity)]
+            facts = " ".join(f"(= f{n} (free {n}))" for n in names)
+            yield f"(= t (M_{p.name} {' '.join(names)})) {facts}", _union([f"f{n}" for n in names])
+        for name in REDUCTIONS:
+            yield f"(= t (R_{name} r a)) (= fa (free a))", "(& fa (^ r -1))"
+        for name in ACTIONS:
+            yield f"(= t (F_{name} r a b)) (= fa (free a)) (= fb (free b))", "(& (| fa fb) (^ r -1))"
+        for i, (rank, outer, inner, joins) in enumerate(self.symbols.views):
+            old, new = (outer, inner), (rank,)
+            if not joins:
+                old, new = new, old  # type: ignore[assignment]
+            gone, come = self.symbols.mask(old), self.symbols.mask(new)
+            facts = f"(= t (V{i} a)) (= fa (free a))"
+            yield f"{facts} (!= 0 (& fa {gone}))", f"(| (& fa {~gone}) {come})"
+            yield f"{facts} (= 0 (& fa {gone}))", "fa"
+
+
+_POSITIVE = (
+    "(= t (num v)) (> v 0.0)",
+    "(= t (size r))",
+    "(= t (M_exp a))",
+    "(= t (M_sqrt a)) (positive a)",
+    *(f"(= t (M_{op} a b)) (positive a) (positive b)" for op in ("add", "mul", "div")),
+)
+
+
+def _union(masks: Sequence[str]) -> str:
+    text = masks[0]
+    for m in masks[1:]:
+        text = f"(| {text} {m})"
+    return text
+
+
+def _in_order(facts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(facts))
+
+
+def _float(value: float) -> str:
+    if value != value or value in (float("inf"), float("-inf")):
+        return {"inf": "inf", "-inf": "-inf", "nan": "NaN"}[str(value)]
+    text = repr(value)
+    return text if "e" not in text and "." in text else f"{value:.1f}" if value == int(value) else f"{value:.20f}"
+
+
+def program(symbols: Symbols, roots: Sequence[Expr], table: Sequence[Law]) -> tuple[str, list[Expr]]:
+    """The whole program and the definition's nodes in tag order. Steps are run by `saturate`."""
+    encoder = Encoder(symbols)
+    body, nodes = encoder.definition(roots)
+    rules = [
+        line for i, law in enumerate(table) for line in encoder.law(law, i, "laws" if law.steps is None else "opening")
+    ]
+    return "\n".join([*encoder.declarations(), *rules, *body]), nodes

@@ -1,0 +1,328 @@
+"""Extraction: from the e-graph, the forms that really differ, cheapest first, by integer programming.
+
+A binary variable a node, a continuous one a class, a level a class and stream (passes are not a sum over
+nodes), an order only inside strongly connected components, and one binary a trait. After each answer a cut
+forbids every form with the same layout that does all that the answer does (and perhaps more): such a form is
+the same or is dominated, as answers come in order of passes and work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulp
+
+from .egraph import ClassId, EGraph, Node
+from .expr import Access, Const, Expr, Fold, Iota, Map, Param, Rank, Reduce, Size, Split, Unsplit
+from .traits import COSTLY, Stream, Trait, passes, traits
+
+PASS_WEIGHT = 64.0
+"""Work of one more pass, in units of the definition's whole work: a form with fewer passes comes first."""
+WORK_LIMIT = 3.0
+"""A form that does more than this many times the definition's work is not handed on."""
+NOMINAL = 4.0
+"""The size of every rank when work is compared; a rank split in two counts as the product of its parts."""
+FAMILIAR = 0.75
+"""A node as the definition wrote it is preferred to another spelling of the same."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One answer: a node for each class that is needed, the passes over each stream, its traits and its work
+    (1.0 is the definition's)."""
+
+    choice: Mapping[ClassId, Node]
+    passes: Mapping[Rank, int]
+    traits: frozenset[Trait]
+    work: float
+
+
+class ExtractionError(RuntimeError):
+    """No solver is there, or it failed."""
+
+
+def operation_cost(head: Expr) -> float:
+    """Relative cost of one element of a node; views and scalars are free."""
+    match head:
+        case Map():
+            return 4.0 if head.op in COSTLY else 2.0 if head.op == "div" else 1.0
+        case Reduce():
+            return 1.0
+        case Fold():
+            return 2.0
+        case Access() | Const() | Param() | Size() | Iota() | Split() | Unsplit():
+            return 0.0
+        case _:
+            return 0.5
+
+
+class Work:
+    """Symbolic work of a node: cost of an element times the nominal sizes of the ranks it goes over."""
+
+    def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
+        self.graph = graph
+        self.parts = {r for s in streams for r in (s.outer, s.inner) if r is not None}
+        leaves = [graph.free[c] for c, n in graph.nodes() if isinstance(n.head, Access)]
+        self.batch = frozenset[Rank]().union(*leaves).intersection(*leaves) if leaves else frozenset()
+
+    def below(self, n: Node) -> frozenset[Rank]:
+        return frozenset[Rank]().union(*(self.graph.free[k] for k in n.children))
+
+    def __call__(self, c: ClassId, n: Node) -> float:
+        size = 1.0
+        for r in (self.below(n) | self.graph.free[c]) - self.batch:
+            size *= NOMINAL**0.5 if r in self.parts else NOMINAL
+        familiar = FAMILIAR if (c, n) in self.graph.familiar else 1.0
+        return operation_cost(n.head) * size * familiar
+
+    def definition(self) -> float:
+        return max(sum(self(c, n) for c, n in self.graph.familiar), 1e-9)
+
+
+def solver() -> Any:
+    """HiGHS, or CBC where HiGHS is missing."""
+    for choice in (pulp.HiGHS(msg=False, threads=1, gapRel=1e-6), pulp.PULP_CBC_CMD(msg=False, threads=1)):
+        if choice.available():
+            return choice
+    raise ExtractionError("extraction needs an integer solver: install one of highspy (HiGHS) or CBC for PuLP")
+
+
+class Problem:
+    """The integer program of one graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
+
+    def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
+        graph = _plain_tiles(_without_mirrors(graph), streams)
+        self.graph, self.streams = graph, tuple(streams)
+        self.work = Work(graph, streams)
+        self.scale = 1.0 / self.work.definition()
+        self.model = pulp.LpProblem("forms", pulp.LpMinimize)
+        self.solver = solver()
+        self.node = {(c, n): pulp.LpVariable(f"x{i}", cat="Binary") for i, (c, n) in enumerate(graph.nodes())}
+        self.used = {c: pulp.LpVariable(f"y{i}", 0, 1) for i, c in enumerate(graph.classes)}
+        self.trait: dict[Trait, Any] = {}
+        total = pulp.lpSum(self.work(c, n) * self.scale * x for (c, n), x in self.node.items())
+        self.counts = [self._levels(i, s) for i, s in enumerate(self.streams)]
+        self.model += PASS_WEIGHT * pulp.lpSum(self.counts) + total
+        self.model += total <= WORK_LIMIT
+        self._choices()
+        self._order()
+        self._traits()
+        self._one_tiling()
+
+    def _choices(self) -> None:
+        for r in self.graph.roots:
+            self.model += self.used[r] == 1
+        for c, nodes in self.graph.classes.items():
+            self.model += pulp.lpSum(self.node[c, n] for n in nodes) == self.used[c]
+            users: dict[ClassId, list[Node]] = {}
+            for n in nodes:
+                for k in dict.fromkeys(n.children):
+                    users.setdefault(k, []).append(n)
+            for k, ns in users.items():
+                self.model += pulp.lpSum(self.node[c, n] for n in ns) <= self.used[k]
+        # nothing is used that no one asks for: an idle node could pretend to a trait
+        asked: dict[ClassId, list[Any]] = {c: [] for c in self.graph.classes}
+        for (_, n), x in self.node.items():
+            for k in dict.fromkeys(n.children):
+                asked[k].append(x)
+        for k, xs in asked.items():
+            if k not in self.graph.roots:
+                self.model += self.used[k] <= pulp.lpSum(xs)
+
+    def _levels(self, i: int, s: Stream) -> Any:
+        """The passes over one stream, at most the definition's: levels rise by one at each chosen barrier."""
+        most = passes([x for x, c in self.graph.defined.items() if c in self.graph.roots], s)
+        least = _least_levels(self.graph, s)
+        level = {c: pulp.LpVariable(f"l{i}_{j}", least[c], most) for j, c in enumerate(self.graph.classes)}
+        for (c, n), x in self.node.items():
+            step = int(_is_barrier(n.head, s))
+            for k in dict.fromkeys(n.children):
+                if least[k] + step > most:
+                    self.model += x == 0
+                elif most + step > least[c]:
+                    self.model += level[c] >= level[k] + step - (most + step - least[c]) * (1 - x)
+        count = pulp.LpVariable(f"p{i}", 0, most, cat="Integer")
+        for r in self.graph.roots:
+            self.model += count >= level[r] + int(s.element(self.graph.free[r]))
+        return count
+
+    def _order(self) -> None:
+        """No cycles: an order inside each strongly connected component (there are none across them)."""
+        component = components(self.graph)
+        size: dict[int, int] = {}
+        for c in component:
+            size[component[c]] = size.get(component[c], 0) + 1
+        place = {
+            c: pulp.LpVariable(f"o{i}", 0, size[component[c]])
+            for i, c in enumerate(self.graph.classes)
+            if size[component[c]] > 1
+        }
+        for (c, n), x in self.node.items():
+            for k in dict.fromkeys(n.children):
+                if component[c] == component[k]:
+                    count = size[component[c]]
+                    self.model += place[c] - place[k] >= 1 - (count + 1) * (1 - x)
+
+    def _traits(self) -> None:
+        shown: dict[Trait, list[Any]] = {}
+        for (c, n), x in self.node.items():
+            for t in set(traits(n.head, self.graph.free[c], self.work.below(n), self.streams)):
+                shown.setdefault(t, []).append(x)
+        for i, t in enumerate(sorted(shown)):
+            z = self.trait[t] = pulp.LpVariable(f"z{i}", cat="Binary")
+            self.model += z <= pulp.lpSum(shown[t])
+            for x in shown[t]:
+                self.model += z >= x
+
+    def _one_tiling(self) -> None:
+        """A form goes over a stream whole or in tiles, not both."""
+        for s in self.streams:
+            whole = [z for t, z in self.trait.items() if t.stream == s.rank and t.work and t.where == "whole"]
+            tiled = self.trait.get(Trait("tiled", "", "", s.rank))
+            if tiled is not None:
+                for z in whole:
+                    self.model += z + tiled <= 1
+
+    def solve(self) -> Form | None:
+        """The best form that no cut forbids; None if there is none."""
+        self.model.solve(self.solver)
+        if pulp.LpStatus[self.model.status] != "Optimal":
+            return None
+        picked = {c: n for (c, n), x in self.node.items() if (x.value() or 0) > 0.5}
+        choice = _needed(picked, self.graph.roots)
+        found: set[Trait] = set()
+        for c, n in choice.items():
+            found.update(traits(n.head, self.graph.free[c], self.work.below(n), self.streams))
+        counts = {s.rank: _passes(choice, self.graph, s) for s in self.streams}
+        work = sum(self.work(c, n) for c, n in choice.items()) * self.scale
+        return Form(choice, counts, frozenset(found), work)
+
+    def forbid(self, form: Form) -> None:
+        """Cut the form, and every form of its layout that does as much."""
+        on = [1 - self.trait[t] for t in form.traits]
+        off = [z for t, z in self.trait.items() if t not in form.traits and not t.work]
+        self.model += pulp.lpSum(on + off) >= 1
+        self.model += pulp.lpSum(self.counts) >= sum(form.passes.values())  # answers come in that order
+
+
+def forms(graph: EGraph, streams: Sequence[Stream], limit: int = 64) -> Iterator[Form]:
+    """Forms in order of passes, then work; each differs in traits from all before it and is not dominated."""
+    if not all(graph.classes.get(r) for r in graph.roots):
+        return
+    problem = Problem(graph, streams)
+    for _ in range(limit):
+        form = problem.solve()
+        if form is None:
+            return
+        yield form
+        if not form.traits:
+            return
+        problem.forbid(form)
+
+
+def _without_mirrors(graph: EGraph) -> EGraph:
+    """Of `a * b` and `b * a` keep one, the definition's if it is there."""
+
+    def keep(c: ClassId) -> tuple[Node, ...]:
+        kept: dict[object, Node] = {}
+        for n in sorted(graph.classes[c], key=lambda n: (c, n) not in graph.familiar):
+            commutes = isinstance(n.head, Map) and n.head.op in ("add", "mul")
+            kept.setdefault((n.head, frozenset(n.children) if commutes else n.children), n)
+        return tuple(kept.values())
+
+    return graph.restrict({c: keep(c) for c in graph.classes})
+
+
+def _plain_tiles(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
+    """Within a tile all is at hand: it is reduced first, and plainly, since a fold there saves no pass."""
+    outer, inner = ({s.outer: s.inner for s in streams}, {s.inner for s in streams} - {None})
+
+    def early(n: Node) -> bool:
+        if not isinstance(n.head, (Reduce, Fold)) or outer.get(n.head.rank) is None:
+            return False
+        return any(outer[n.head.rank] in graph.free[k] for k in n.children)
+
+    def keep(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        in_order = tuple(n for n in nodes if not early(n))
+        plain = tuple(n for n in in_order if not (isinstance(n.head, Fold) and n.head.rank in inner))
+        return plain or in_order
+
+    return graph.restrict({c: keep(ns) for c, ns in graph.classes.items()})
+
+
+def _least_levels(graph: EGraph, s: Stream) -> dict[ClassId, int]:
+    """The fewest barriers below each class in any form."""
+    least = dict.fromkeys(graph.classes, len(graph.classes))
+    changed = True
+    while changed:
+        changed = False
+        for c, n in graph.nodes():
+            found = max((least[k] for k in n.children), default=0) + int(_is_barrier(n.head, s))
+            if found < least[c]:
+                least[c], changed = found, True
+    return least
+
+
+def _is_barrier(x: Expr, s: Stream) -> bool:
+    return isinstance(x, (Reduce, Fold)) and s.barrier(x.rank)
+
+
+def _needed(picked: Mapping[ClassId, Node], roots: Iterable[ClassId]) -> dict[ClassId, Node]:
+    needed: dict[ClassId, Node] = {}
+    stack = list(roots)
+    while stack:
+        c = stack.pop()
+        if c not in needed:
+            needed[c] = picked[c]
+            stack += picked[c].children
+    return needed
+
+
+def _passes(choice: Mapping[ClassId, Node], graph: EGraph, s: Stream) -> int:
+    level: dict[ClassId, int] = {}
+
+    def go(c: ClassId) -> int:
+        if c not in level:
+            n = choice[c]
+            level[c] = max((go(k) for k in n.children), default=0) + int(_is_barrier(n.head, s))
+        return level[c]
+
+    return max(go(r) + int(s.element(graph.free[r])) for r in graph.roots)
+
+
+def components(graph: EGraph) -> dict[ClassId, int]:
+    """The strongly connected component of each class (Tarjan's algorithm, without recursion)."""
+    index: dict[ClassId, int] = {}
+    low: dict[ClassId, int] = {}
+    found: dict[ClassId, int] = {}
+    stack: list[ClassId] = []
+    for start in graph.classes:
+        work: list[tuple[ClassId, Iterator[ClassId]]] = []
+
+        def enter(c: ClassId, work: list[tuple[ClassId, Iterator[ClassId]]] = work) -> None:
+            index[c] = low[c] = len(index)
+            stack.append(c)
+            work.append((c, iter([k for n in graph.classes[c] for k in n.children])))
+
+        if start not in index:
+            enter(start)
+        while work:
+            c, rest = work[-1]
+            k = next(rest, None)
+            if k is None:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[c])
+                if low[c] == index[c]:
+                    while True:
+                        top = stack.pop()
+                        found[top] = index[c]
+                        if top == c:
+                            break
+            elif k not in index:
+                enter(k)
+            elif k not in found:
+                low[c] = min(low[c], index[k])
+    return found

@@ -1,0 +1,206 @@
+"""Which forms may be computed in floating point: those that neither overflow nor cancel where the definition,
+as real mathematics, does neither.
+
+The analysis is over classes: every node of a class denotes the same number, so the tightest bound that any
+of them gives holds for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .egraph import ClassId, EGraph, Node, label
+from .expr import Access, Const, Fold, Iota, Map, Reduce, Size, Split, Unsplit, Where
+
+EXP_LIMIT = 64.0
+"""An exponent up to this cannot overflow in fp32, nor can a sum of 2**30 such (e^64 is about 6e27)."""
+
+Interval = tuple[float, float]
+ANY: Interval = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Unsafe:
+    """A node that must not be chosen, and why."""
+
+    owner: ClassId
+    node: Node
+    reason: str
+
+
+class Bounds:
+    """Bounds of each class, and which class is at least another."""
+
+    def __init__(self, graph: EGraph) -> None:
+        self.graph = graph
+        self.of: dict[ClassId, Interval] = dict.fromkeys(graph.classes, ANY)
+        for _ in range(8):  # bounds only get tighter; a few rounds carry them from the leaves to the roots
+            before = dict(self.of)
+            for c, n in graph.nodes():
+                low, high = self._node(n)
+                self.of[c] = (max(self.of[c][0], low), min(self.of[c][1], high))
+            if before == self.of:
+                break
+
+    def at_least(self, big: ClassId, small: ClassId, seen: frozenset[ClassId] = frozenset()) -> bool:
+        """Whether `big` is `small` or a maximum over it, by steps."""
+        if big == small:
+            return True
+        if big in seen:
+            return False
+        below = [n.children[0] for n in self.graph.classes.get(big, ()) if _is_max(n)]
+        return any(self.at_least(c, small, seen | {big}) for c in below)
+
+    def attained(self, c: ClassId, rank: str) -> bool:
+        """Whether the class is exp(x - max_rank x): at most 1, and 1 somewhere along the rank."""
+        for n in self.graph.classes.get(c, ()):
+            if _op(n) == "exp":
+                for d in self.graph.classes.get(n.children[0], ()):
+                    if _op(d) == "sub" and any(
+                        _is_max(g) and g.children[0] == d.children[0] and _rank(g) == rank
+                        for g in self.graph.classes.get(d.children[1], ())
+                    ):
+                        return True
+        return False
+
+    def _node(self, n: Node) -> Interval:
+        args = [self.of[c] for c in n.children]
+        match n.head:
+            case Const():
+                return n.head.value, n.head.value
+            case Size():
+                return 1.0, math.inf
+            case Iota():
+                return 0.0, math.inf
+            case Access():
+                return (0.0, 1.0) if n.head.tensor.kind == "bool" else ANY
+            case Where():
+                return min(args[0][0], n.head.fill), max(args[0][1], n.head.fill)
+            case Split() | Unsplit():
+                return args[0]
+            case Reduce(op="max" | "min"):
+                return args[0]
+            case Reduce(op="add"):
+                return self._sum(n, args[0])
+            case Fold():
+                low = args[1][0]
+                return (low if n.head.action == "scale" else 0.0, math.inf) if low >= 0 else ANY
+            case Map(op="mul") if n.children[0] == n.children[1]:
+                return 0.0, math.inf
+            case Map(op="sub") if self.at_least(n.children[1], n.children[0]):
+                return -math.inf, 0.0
+            case Map():
+                rule = _MAPS.get(n.head.op)
+                return rule(*args) if rule else ANY
+            case _:
+                return ANY
+
+    def _sum(self, n: Node, arg: Interval) -> Interval:
+        # a sum of at least one item that is nowhere negative is at least the item that is known to be reached
+        if arg[0] < 0:
+            return ANY if arg[1] > 0 else (-math.inf, arg[1])
+        low, rank = arg[0], _rank(n)
+        for factor in self.graph.classes.get(n.children[0], ()):
+            if _op(factor) == "mul":
+                a, b = factor.children
+                for y, w in ((a, b), (b, a)):
+                    if self.attained(w, rank) and self.of[y][0] > 0:
+                        low = max(low, self.of[y][0])
+        return (1.0 if self.attained(n.children[0], rank) else low), math.inf
+
+
+def _op(n: Node) -> str | None:
+    return n.head.op if isinstance(n.head, Map) else None
+
+
+def _is_max(n: Node) -> bool:
+    return isinstance(n.head, Reduce) and n.head.op == "max"
+
+
+def _rank(n: Node) -> str:
+    assert isinstance(n.head, (Reduce, Fold))
+    return n.head.rank
+
+
+def _product(a: Interval, b: Interval) -> Interval:
+    corners = [0.0 if 0 in (x, y) else x * y for x in a for y in b]
+    return min(corners), max(corners)
+
+
+def _exponential(a: Interval) -> Interval:
+    return (math.exp(a[0]) if a[0] < 700 else math.inf), (math.exp(a[1]) if a[1] < 700 else math.inf)
+
+
+def _quotient(a: Interval, b: Interval) -> Interval:
+    if b[0] <= 0 <= b[1]:
+        return ANY
+    inverse = tuple(sorted(0.0 if math.isinf(x) else 1 / x for x in b))
+    return _product(a, (inverse[0], inverse[1]))
+
+
+_MAPS: Mapping[str, Callable[..., Interval]] = {
+    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    "mul": _product,
+    "div": _quotient,
+    "neg": lambda a: (-a[1], -a[0]),
+    "abs": lambda a: (max(a[0], -a[1], 0.0), max(-a[0], a[1])),
+    "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
+    "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
+    "exp": _exponential,
+    "sqrt": lambda a: (math.sqrt(max(a[0], 0.0)), math.inf if math.isinf(a[1]) else math.sqrt(max(a[1], 0.0))),
+    "tanh": lambda a: (-1.0, 1.0),
+    "erf": lambda a: (-1.0, 1.0),
+    "sigmoid": lambda a: (0.0, 1.0),
+    "silu": lambda a: (-0.28, math.inf),
+    "select": lambda c, a, b: (min(a[0], b[0]), max(a[1], b[1])),
+    **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge", "and", "or"), lambda a, b: (0.0, 1.0)),
+    "not": lambda a: (0.0, 1.0),
+}
+
+
+def unsafe(graph: EGraph) -> Iterator[Unsafe]:
+    """Every node that can overflow, divide by 0 or cancel."""
+    bounds = Bounds(graph)
+    dividing = {n.children[1] for _, n in graph.familiar if _op(n) == "div"}
+    for c, n in graph.nodes():
+        reason = _reason(c, n, bounds, dividing, (c, n) in graph.familiar)
+        if reason:
+            yield Unsafe(c, n, reason)
+
+
+def _reason(c: ClassId, n: Node, bounds: Bounds, dividing: set[ClassId], familiar: bool) -> str | None:
+    of = bounds.of
+    match n.head:
+        case Map(op="exp") if of[n.children[0]][1] > EXP_LIMIT:
+            return "the exponent is not bounded above"
+        case Map(op="div") if of[n.children[1]][0] <= 0 <= of[n.children[1]][1]:
+            return None if n.children[1] in dividing else "the divisor can be 0"
+        case Map(op="log") if of[n.children[0]][0] <= 0 and not familiar:
+            return "the argument of the logarithm can be 0"
+        case Map(op="add" | "sub") if of[c][0] >= 0 and not familiar:
+            # what is never negative, computed as a difference, loses its digits when it is small
+            plain = n.head.op == "add" and all(of[k][0] >= 0 for k in n.children)
+            return None if plain else "a difference that cancels"
+        case _:
+            return None
+
+
+def safe_part(graph: EGraph) -> tuple[EGraph, tuple[str, ...]]:
+    """The graph without unsafe nodes, and what had to stay because the definition has no safe form."""
+    bad = {(u.owner, u.node): u.reason for u in unsafe(graph)}
+
+    def without(keep_familiar: bool) -> EGraph:
+        def stays(c: ClassId, n: Node) -> bool:
+            return (c, n) not in bad or (keep_familiar and (c, n) in graph.familiar)
+
+        return graph.restrict({c: tuple(n for n in ns if stays(c, n)) for c, ns in graph.classes.items()})
+
+    safe = without(False)
+    if all(safe.classes.get(r) for r in graph.roots):
+        return safe, ()
+    kept = without(True)
+    stayed = {n: reason for (c, n), reason in bad.items() if (c, n) in graph.familiar}
+    return kept, tuple(f"{label(n.head)} stays, as no safe form exists: {why}" for n, why in stayed.items())
