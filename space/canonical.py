@@ -1,0 +1,362 @@
+"""Canonical graphs: one spelling for each form, and the roots that a plan is built from.
+
+Views stand on the inputs; a split whose tiles and insides do the same is joined again (a tiled fold is one
+fold: how long its tile is is the schedule's affair); products are sorted, constants folded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from .cascade import Cascade
+from .expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Iota,
+    Map,
+    Param,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Split,
+    Term,
+    Unsplit,
+    Where,
+    as_expr,
+    children,
+    free,
+    rewrite,
+    topological,
+    with_children,
+)
+from .folds import ACTIONS
+from .laws import SplitOf, split_predicate
+from .pointwise import POINTWISE
+from .traits import Stream, Trait, passes, streams_of, traits
+
+
+def lowered(cascade: Cascade) -> dict[str, tuple[Expr, tuple[Rank, ...]]]:
+    """Each output's canonical expression, and its ranks in order. A split is left only where it matters."""
+    roots = cascade.roots()
+    exprs = canonical(list(roots.values()))
+    return {name: (x, cascade.outputs[name].ranks) for name, x in zip(roots, exprs, strict=True)}
+
+
+def canonical(roots: Sequence[Expr]) -> list[Expr]:
+    """The canonical form of some expressions together."""
+    exprs = spelled(roots)
+    for s in splits_of(exprs):
+        joined = [_Join(s)(x) for x in exprs]
+        if all(x is not None for x in joined):
+            exprs = spelled([x for x in joined if x is not None])
+    return exprs
+
+
+def spelled(roots: Sequence[Expr]) -> list[Expr]:
+    """Views on the inputs, factors sorted, constants folded; splits stay."""
+    return rewrite(rewrite(roots, _push), _arithmetic)
+
+
+def splits_of(roots: Sequence[Expr]) -> tuple[SplitOf, ...]:
+    """The splits that a graph uses, in order of appearance."""
+    found = (SplitOf(x.rank, x.outer, x.inner) for x in topological(roots) if isinstance(x, Split))
+    return tuple(dict.fromkeys(found))
+
+
+def mixed(roots: Sequence[Expr]) -> bool:
+    """Whether some rank is gone over both whole and split: no plan has one loop for both."""
+    split = {s.rank for s in splits_of(roots)}
+    viewed = {x.arg for x in topological(roots) if isinstance(x, Split)}
+    return any(free(x) & split for x in topological(roots) if x not in viewed)
+
+
+# ---- views move down to the inputs
+
+
+def _push(x: Expr) -> Expr | None:
+    return _pushed(SplitOf(x.rank, x.outer, x.inner), x.arg) if isinstance(x, Split) else None
+
+
+def _pushed(s: SplitOf, x: Expr) -> Expr:
+    if s.rank not in free(x):
+        return x
+    match x:
+        case Iota():
+            return Iota(s.outer) * Size(s.inner) + Iota(s.inner)
+        case Where():
+            divided = split_predicate(x.predicate, s)
+            return s.view(x) if divided is None else Where(divided, _pushed(s, x.arg), x.fill)
+        case Map() | Reduce() | Fold():
+            return with_children(x, tuple(_pushed(s, a) for a in children(x)))
+        case Unsplit() if (x.rank, x.outer, x.inner) == (s.rank, s.outer, s.inner):
+            return x.arg
+        case _:
+            return s.view(x)
+
+
+# ---- a split that brings nothing is joined
+
+
+class _Join:
+    """Rewrites an expression over (outer, inner) into one over the rank; None where that changes the work."""
+
+    def __init__(self, s: SplitOf) -> None:
+        self.s = s
+        self.memo: dict[Expr, Expr | None] = {}
+
+    def __call__(self, x: Expr) -> Expr | None:
+        if x not in self.memo:
+            self.memo[x] = self._join(x)
+        return self.memo[x]
+
+    def _join(self, x: Expr) -> Expr | None:
+        s = self.s
+        match x:
+            case Split() if (x.rank, x.outer, x.inner) == (s.rank, s.outer, s.inner):
+                return x.arg
+            case Reduce(rank=rank) | Fold(rank=rank) if rank in (s.outer, s.inner):
+                return self._reduction(x)
+            case Where() if x.predicate.ranks & {s.outer, s.inner}:
+                whole, arg = join_predicate(x.predicate, s), self(x.arg)
+                return None if whole is None or arg is None else Where(whole, arg, x.fill)
+            case Iota() if x.rank in (s.outer, s.inner):
+                return None
+            case _:
+                below = [self(a) for a in children(x)]
+                kept = [b for b in below if b is not None]
+                return with_children(x, tuple(kept)) if len(kept) == len(below) else None
+
+    def _reduction(self, x: Reduce | Fold) -> Expr | None:
+        s = self.s
+        if x.rank != s.outer:
+            return None
+        match x:
+            case Reduce(arg=Reduce() as inner) if inner.rank == s.inner and inner.op == x.op:
+                arg = self(inner.arg)
+                return None if arg is None else Reduce(x.op, s.rank, arg)
+            case Fold():
+                inside = _tile_of_fold(x, s)
+                if inside is None:
+                    return None
+                ref, arg = self(inside[0]), self(inside[1])
+                return None if ref is None or arg is None else Fold(x.action, s.rank, ref, arg)
+            case _:
+                return None
+
+
+def _tile_of_fold(x: Fold, s: SplitOf) -> tuple[Expr, Expr] | None:
+    """The (score, item) of a fold over tiles whose items are sums relative to the tile's own reference."""
+    if not isinstance(x.ref, Reduce) or x.ref.rank != s.inner:
+        return None
+    score, action = x.ref.arg, ACTIONS[x.action]
+    if action.reference_of(s.inner, score) is not x.ref or x.action != "scale":
+        return None
+    match x.arg:
+        case Fold() as inner if (inner.action, inner.rank, inner.ref) == (x.action, s.inner, score):
+            return score, inner.arg
+        case Reduce(op="add") as inner if inner.rank == s.inner:
+            rest = factors(inner.arg)
+            weight = action.weight_of(score, x.ref)
+            if weight not in rest:
+                return None
+            rest.remove(weight)
+            return score, product(rest)
+        case _:
+            return None
+
+
+def join_predicate(p: Predicate, s: SplitOf) -> Predicate | None:
+    """A filter on the split rank as one on the whole; None where it does not go over the whole index."""
+    outer = Counter({t: 1 for t in p.terms if t.rank == s.outer})
+    terms: list[Term] = []
+    for t in p.terms:
+        if t.rank == s.inner:
+            partner = Term(s.outer, t.coef, s.inner)
+            if t.stride is not None or not outer[partner]:
+                return None
+            outer[partner] -= 1
+            terms.append(Term(s.rank, t.coef))
+        elif t.rank != s.outer:
+            terms.append(t)
+    return None if +outer else Predicate(tuple(terms), p.sizes, p.const)
+
+
+# ---- arithmetic
+
+
+def factors(x: Expr) -> list[Expr]:
+    """The factors of a product, left to right."""
+    if isinstance(x, Map) and x.op == "mul":
+        return [*factors(x.args[0]), *factors(x.args[1])]
+    return [x]
+
+
+def product(xs: Iterable[Expr]) -> Expr:
+    """The product of factors, from the left; 1 for none."""
+    total: Expr | None = None
+    for x in xs:
+        total = x if total is None else total * x
+    return Const(1.0) if total is None else total
+
+
+def _arithmetic(x: Expr) -> Expr | None:
+    if not isinstance(x, Map):
+        return None
+    if x.args and all(isinstance(a, Const) for a in x.args) and not POINTWISE[x.op].boolean:
+        with np.errstate(all="ignore"):
+            value = float(POINTWISE[x.op].numpy(*(np.float64(a.value) for a in x.args if isinstance(a, Const))))
+        return Const(value) if np.isfinite(value) else None
+    match x.op, x.args:
+        case "mul", _:
+            return _sorted_product(x)
+        case "div", (a, Const(value=1.0)):
+            return a
+        case (("add" | "sub"), (a, Const(value=0.0))):
+            return a
+        case _:
+            return None
+
+
+def _sorted_product(x: Map) -> Expr:
+    known = 1.0
+    rest: list[Expr] = []
+    for f in factors(x):
+        if isinstance(f, Const):
+            known *= f.value
+        else:
+            rest.append(f)
+    ordered = sorted(rest, key=shape)
+    return product(ordered if known == 1.0 and ordered else [*ordered, as_expr(known)])
+
+
+_SHAPES: dict[Expr, str] = {}
+
+
+def shape(x: Expr) -> str:
+    """A text that depends on the structure only, not on names: the order of factors."""
+    for node in topological([x], stop=_SHAPES):
+        below = " ".join(_SHAPES[a] for a in children(node))
+        text = f"{_head(node, lambda kind, name: kind)}({below})"
+        # inputs last, so that a product reads `weight * V`; long texts as a hash
+        plain = isinstance(node, (Access, Param))
+        _SHAPES[node] = ("~" if plain else "") + (text if len(text) < 80 else _hash(text, 16))
+    return _SHAPES[x]
+
+
+def _head(x: Expr, name: Callable[[str, str], str]) -> str:
+    """A node without its operands; `name(kind, text)` spells ranks ("r"), tensors ("t") and parameters ("p")."""
+
+    def r(rank: Rank) -> str:
+        return name("r", rank)
+
+    match x:
+        case Access():
+            return f"{name('t', x.tensor.name)}:{x.tensor.kind}[{','.join(map(r, x.index))}]"
+        case Const():
+            return repr(x.value)
+        case Param():
+            return name("p", x.name)
+        case Size() | Iota():
+            return f"{type(x).__name__} {r(x.rank)}"
+        case Map():
+            return x.op
+        case Reduce():
+            return f"{x.op} {r(x.rank)}"
+        case Fold():
+            return f"fold {x.action} {r(x.rank)}"
+        case Where():
+            p = x.predicate
+            terms = ";".join(f"{t.coef} {r(t.rank)} {r(t.stride) if t.stride else ''}" for t in p.terms)
+            return f"where {terms} {[(r(a), c) for a, c in p.sizes]} {p.const} {x.fill}"
+        case Split() | Unsplit():
+            return f"{type(x).__name__} {r(x.rank)} {r(x.outer)} {r(x.inner)}"
+
+
+def _hash(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def digest(cascade: Cascade) -> str:
+    """A hash of the canonical graph up to the names of tensors and ranks: equal if the plans are equal."""
+    roots = lowered(cascade)
+    numbers: dict[tuple[str, str], str] = {}
+
+    def name(kind: str, text: str) -> str:
+        return numbers.setdefault((kind, text), f"{kind}{len(numbers)}")
+
+    place: dict[Expr, int] = {}
+    lines: list[str] = []
+    for x, ranks in roots.values():
+        lines.append(" ".join(name("r", r) for r in ranks))
+        for node in topological([x], stop=place):
+            place[node] = len(place)
+            lines.append(f"{_head(node, name)} {[place[a] for a in children(node)]}")
+        lines.append(f"= {place[x]}")
+    return _hash("\n".join(lines), 16)
+
+
+# ---- what a form is, in words and as a key
+
+
+def _features(roots: Sequence[Expr], streams: Sequence[Stream]) -> Counter[Trait]:
+    counts: Counter[Trait] = Counter()
+    for x in topological(roots):
+        below = frozenset[Rank]().union(*(free(a) for a in children(x)))
+        counts.update(set(traits(x, free(x), below, streams)))
+    return counts
+
+
+def _main_streams(roots: Sequence[Expr]) -> list[tuple[Stream, int, Counter[Trait]]]:
+    """The streams that tell forms apart (more than one pass, a fold or a tiling), most passes first; failing
+    those, all. With each its passes and its traits."""
+    found = []
+    for s in streams_of(roots):
+        counts = Counter({t: n for t, n in _features(roots, [s]).items() if t.stream == s.rank and t.kind != "sum"})
+        found.append((s, passes(roots, s), counts))
+    telling = [f for f in found if f[1] > 1 or any(t.kind in ("fold", "tiled") for t in f[2])]
+    return sorted(telling or found, key=lambda f: (-f[1], _parts(f[2])))
+
+
+def _parts(counts: Counter[Trait]) -> list[str]:
+    return [
+        f"{t.kind}.{t.what}.{t.where}*{n}" if t.work else ".".join(filter(None, (t.kind, t.where)))
+        for t, n in sorted(counts.items())
+    ]
+
+
+def signature(cascade: Cascade) -> str:
+    """What tells this form from others, free of names: for each rank that matters its passes, folds and
+    reductions (with how many of each), its tiling, and where divisions stand."""
+    roots = spelled(list(cascade.roots().values()))
+    return "|".join(f"{times}:{'+'.join(_parts(counts))}" for _, times, counts in _main_streams(roots)) or "1:"
+
+
+def description(cascade: Cascade) -> str:
+    """One line for people, from the structure: the rank that is gone over most, its tiling, folds, divisions."""
+    roots = spelled(list(cascade.roots().values()))
+    streams = _main_streams(roots)
+    if not streams:
+        return "pointwise"
+    s, times, counts = streams[0]
+    words = [f"{times} pass{'es' if times > 1 else ''} over {s.rank}"]
+    kinds = {t.kind for t in counts}
+    if "tiled" in kinds:
+        words.append("tiled")
+    if "correction" in kinds:
+        words.append("local references with a correction")
+    folds = Counter({t.what: 0 for t in counts if t.kind == "fold"})
+    for t, n in counts.items():
+        if t.kind == "fold":
+            folds[t.what] += n
+    words += [f"{n} {action} fold{'s' if n > 1 else ''}" for action, n in sorted(folds.items())]
+    where = {t.where for t in counts if t.kind == "division"}
+    if where:
+        words.append("division " + ("inside the loop" if "inside" in where else "after the loop"))
+    return ", ".join(words)

@@ -1,0 +1,265 @@
+"""Derivation: from a definition, the distinct stable cascades that compute it, each checked against it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .canonical import canonical, description, digest, mixed, signature, spelled, splits_of
+from .cascade import Cascade, from_roots
+from .egraph import ClassId, EGraph, Limits, Statistics, saturate
+from .evaluate import evaluate
+from .expr import Access, Expr, Iota, Param, Rank, Size, Split, Where, free, topological
+from .extract import Form, forms
+from .laws import SplitOf, laws
+from .pointwise import Array
+from .safety import safe_part, unsafe
+from .traits import Stream, passes, streams_of, total_passes
+
+TOLERANCE = 1e-8
+"""Largest relative error in float64 between a derived cascade and its definition."""
+_SIZES = (2, 3, 4, 5, 7, 6)
+_OUTER, _INNER = 3, 5
+
+
+class DerivationError(RuntimeError):
+    """A derived cascade does not compute what its definition does: a law or the extraction is wrong."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One way to compute the definition.
+
+    passes: over the rank that is gone over most often. signature: what tells it from the others, free of
+    names. digest: of its canonical graph; two forms with one digest have the same plans. work: relative to
+    the definition. error: largest relative error against the definition, in float64.
+    """
+
+    cascade: Cascade
+    passes: int
+    signature: str
+    digest: str
+    description: str
+    work: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"# {self.description}\n{self.cascade}"
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """All that came of one definition: its forms by passes, then work; the graph; what was left out and why.
+
+    unstable: nodes of the definition that can overflow and have no safe form. seconds: by stage.
+    """
+
+    definition: Cascade
+    cascades: tuple[Derived, ...]
+    graph: EGraph
+    unstable: tuple[str, ...]
+    dropped: Mapping[str, int]
+    seconds: Mapping[str, float] = field(compare=False)
+
+    @property
+    def statistics(self) -> Statistics:
+        return self.graph.statistics
+
+    def to_json(self) -> dict[str, object]:
+        """Plain JSON data; `cascades` each have passes, signature and the cascade's text."""
+        return {
+            "cascades": [
+                {
+                    "passes": d.passes,
+                    "signature": d.signature,
+                    "description": d.description,
+                    "digest": d.digest,
+                    "work": round(d.work, 4),
+                    "error": d.error,
+                    "cascade": str(d.cascade),
+                }
+                for d in self.cascades
+            ],
+            "unstable": list(self.unstable),
+            "dropped": dict(self.dropped),
+            "statistics": self.statistics.to_json(),
+            "seconds": {k: round(v, 4) for k, v in self.seconds.items()},
+        }
+
+
+def derive(
+    cascade: Cascade, *, without: frozenset[str] = frozenset(), limits: Limits | None = None, keep: int = 12
+) -> Derivation:
+    """The distinct stable forms of a cascade that the laws reach, at most `keep` besides the definition.
+
+    without: names of laws to leave out. Raises SaturationError if saturation had to be killed, ValueError for
+    an unknown law or a bad limit, DerivationError if a form fails its check.
+    """
+    if keep < 1:
+        raise ValueError(f"`keep` must be at least 1, but got {keep}")
+    clock = [time.monotonic()]
+    exprs = list(cascade.roots().values())
+    streams, splits = _streams(exprs)
+    filters = [(x.predicate, x.fill) for x in topological(exprs) if isinstance(x, Where)]
+    needs_reference = any(True for _ in unsafe(EGraph.of(exprs)))
+    table = laws(splits, dict.fromkeys(filters), reference=needs_reference, without=without)
+    graph = saturate(exprs, table, splits, limits)
+    clock.append(time.monotonic())
+    safe, unstable = safe_part(graph)
+    found, dropped = _distinct(cascade, safe, streams, keep, stable=not needs_reference)
+    clock.append(time.monotonic())
+    seconds = {"saturation": clock[1] - clock[0], "extraction and checks": clock[2] - clock[1]}
+    return Derivation(cascade, tuple(found), graph, unstable, dropped, seconds)
+
+
+def _streams(exprs: Sequence[Expr]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
+    """The ranks that the definition goes over more than once, and how to split the one gone over most.
+
+    A rank that is gone over once has nothing to gain from a split in the algebra: its tiles are the schedule's.
+    """
+    often = [s for s in streams_of(exprs) if passes(exprs, s) > 1]
+    if not often:
+        return (), ()
+    main = max(often, key=lambda s: passes(exprs, s))
+    outer, inner = main.outer, main.inner
+    if outer is None or inner is None:
+        outer, inner = _parts(main.rank, {r for x in topological(exprs) for r in _named(x)})
+    split = SplitOf(main.rank, outer, inner)
+    return tuple(Stream(s.rank, outer, inner) if s == main else s for s in often), (split,)
+
+
+def _named(x: Expr) -> frozenset[Rank]:
+    own = {x.rank} if isinstance(x, (Size, Iota)) else set()
+    return free(x) | own | ({x.outer, x.inner} if isinstance(x, Split) else set())
+
+
+def _parts(rank: Rank, taken: set[Rank]) -> tuple[Rank, Rank]:
+    """Two new ranks: m1 and m0 for m, or the next pair of digits that is free."""
+    letter, n = rank[0], 1
+    while {f"{letter}{n}", f"{letter}{n - 1}"} & taken:
+        n += 2
+    return f"{letter}{n}", f"{letter}{n - 1}"
+
+
+def _distinct(
+    definition: Cascade, graph: EGraph, streams: Sequence[Stream], keep: int, *, stable: bool
+) -> tuple[list[Derived], Counter[str]]:
+    names = _names(definition, graph)
+    check = _Check(definition, graph.splits)
+    found: dict[tuple[str, bool], Derived] = {}
+    dropped: Counter[str] = Counter()
+
+    def offer(candidate: Cascade, work: float) -> None:
+        roots = list(candidate.roots().values())
+        short = canonical(roots)
+        tiled = bool(splits_of(spelled(roots)))
+        folded = any(t.split(".")[-1].startswith("outer") for t in signature(candidate).split("+") if "fold" in t)
+        if mixed(short):
+            dropped["goes over a rank both whole and in tiles"] += 1
+        elif tiled and not splits_of(short) and not folded:
+            dropped["its tiling brings nothing"] += 1
+        elif (digest(candidate), tiled) in found:
+            dropped["another spelling of a form"] += 1
+        else:
+            d = Derived(
+                candidate,
+                total_passes(roots),
+                signature(candidate),
+                digest(candidate),
+                description(candidate),
+                work,
+                check(candidate),
+            )
+            found[d.digest, tiled] = d
+
+    if stable:
+        offer(definition, 1.0)
+    for form in forms(graph, streams):
+        offer(_written(definition, graph, form, names), form.work)
+        if len(found) >= keep:
+            break
+    return sorted(found.values(), key=lambda d: (d.passes, d.work)), dropped
+
+
+def _names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
+    """What the definition calls each class; a view of what it calls X is BX (its blocks)."""
+    every = Cascade(definition.einsums, tuple(e.output.name for e in definition.einsums))
+    names: dict[ClassId, str] = {}
+    for name, x in every.roots().items():
+        names.setdefault(graph.defined[x], name)
+    for x, c in graph.defined.items():
+        if isinstance(x, Access):
+            names.setdefault(c, x.tensor.name)
+    for c, n in graph.nodes():
+        if isinstance(n.head, Split) and n.children[0] in names and c not in names:
+            names[c] = "B" + names[n.children[0]]
+    return names
+
+
+def _written(definition: Cascade, graph: EGraph, form: Form, names: Mapping[ClassId, str]) -> Cascade:
+    made = graph.decode(form.choice)
+    called: dict[Expr, str] = {}
+    for c, x in made.items():
+        if c in names and not isinstance(x, (Access, Param)):
+            called.setdefault(x, names[c])
+    outputs = {
+        name: (made[root], tensor.ranks)
+        for root, (name, tensor) in zip(graph.roots, definition.outputs.items(), strict=True)
+    }
+    return from_roots(outputs, called)
+
+
+class _Check:
+    """Evaluates cascades on the same random data as the definition, in float64."""
+
+    def __init__(self, definition: Cascade, splits: Sequence[SplitOf]) -> None:
+        self.definition = definition
+        self.sizes = self._sizes(splits)
+        self.trials = [t for t in self._trials() if t is not None]
+
+    def _sizes(self, splits: Sequence[SplitOf]) -> dict[Rank, int]:
+        ranks = self.definition.ranks()
+        sizes = {r: _SIZES[i % len(_SIZES)] for i, r in enumerate(ranks)}
+        for s in splits:
+            sizes |= {s.outer: _OUTER, s.inner: _INNER, s.rank: _OUTER * _INNER}
+        return sizes
+
+    def _trials(self) -> Iterator[tuple[dict[str, Array], dict[str, float], list[Array]] | None]:
+        exprs = list(self.definition.roots().values())
+        inputs = self.definition.inputs
+        scalars = list(dict.fromkeys(x.name for x in topological(exprs) if isinstance(x, Param)))
+        for seed, sign in ((0, 1.0), (1, -1.0)):
+            random = np.random.default_rng(seed)
+            values = {p: sign * float(random.uniform(0.3, 1.5)) for p in scalars}
+            data = {n: _draw(random, t.kind, [self.sizes[r] for r in t.ranks]) for n, t in inputs.items()}
+            wanted = [a for a, _ in evaluate(exprs, data, self.sizes, values)]
+            # a negative parameter may leave the definition's domain (a square root)
+            yield (data, values, wanted) if all(np.isfinite(a).all() for a in wanted) else None
+
+    def __call__(self, candidate: Cascade) -> float:
+        """The largest relative error. Raises DerivationError above TOLERANCE."""
+        worst = 0.0
+        for data, values, wanted in self.trials:
+            exprs = list(candidate.roots().values())
+            for (got, _), want in zip(evaluate(exprs, data, self.sizes, values), wanted, strict=True):
+                scale = max(float(np.max(np.abs(want), initial=0.0)), 1e-30)
+                worst = max(worst, float(np.max(np.abs(got - want), initial=0.0)) / scale)
+        if not worst <= TOLERANCE:
+            raise DerivationError(
+                f"a derived cascade must equal its definition, but differs by {worst:.3g}:\n{candidate}"
+            )
+        return worst
+
+
+def _draw(random: np.random.Generator, kind: str, shape: list[int]) -> Array:
+    match kind:
+        case "bool":
+            return random.integers(0, 2, shape).astype(np.bool_)
+        case "int":
+            return random.integers(0, 3, shape)
+        case _:
+            return random.normal(size=shape)
