@@ -106,7 +106,7 @@ def edited(old: str, new: str) -> str:
             "SLD is read on line 11, before it is defined here",
         ),
         (edited("RNVf,0,p = 0", "RNV0,f,p = 0"), r"RNV has ranks m1,f,p \(float\) above, but f,m1,p"),
-        (ONE_PASS + "RMm1+1,p = LMm1,p\n", "a step, but the results have begun"),
+        (ONE_PASS + "RMm1+1,p = LMm1,p\n", "RM is a step, but AV above began the results"),
     ],
 )
 def test_errors(text: str, message: str) -> None:
