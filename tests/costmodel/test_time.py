@@ -1,0 +1,139 @@
+"""Estimates: rankings that must come out, limits that must hold, speed."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+import pytest
+from small_plans import Passes, plan, problem, schedule, whole_batch_schedule
+
+from eintune.costmodel.calibration import Calibration
+from eintune.costmodel.estimate import Estimate, Resources
+from eintune.costmodel.machine import load_machine
+from eintune.costmodel.time import estimate, estimate_works
+from eintune.costmodel.work import work
+
+GPUS = ("h200", "h100", "a100", "rtx4090", "b200", "mi300x")
+ORDER: tuple[Passes, ...] = ("one", "two", "three")
+
+
+def cost(passes: Passes = "one", machine: str = "h200", filtered: bool = False, **tiles: int) -> Estimate:
+    s = schedule(**tiles)  # type: ignore[arg-type]
+    return estimate(plan(passes, problem(), s, filtered=filtered), s, load_machine(machine))
+
+
+@pytest.mark.parametrize("machine", GPUS)
+@pytest.mark.parametrize("filtered", [False, True])
+def test_fewer_passes_are_predicted_faster(machine: str, filtered: bool) -> None:
+    seconds = [cost(p, machine, filtered, stages=2).seconds for p in ORDER]
+    assert all(a * 1.1 < b for a, b in pairwise(seconds))
+
+
+# milliseconds of generated kernels on an H200 (2026-11-20): cuDNN's time in the same run over the ratio to it
+MEASURED: dict[tuple[Passes, int, int, int, bool], float] = {
+    ("one", 4, 2048, 128, False): 0.439 / 0.77,
+    ("two", 4, 2048, 128, False): 0.439 / 0.56,
+    ("three", 4, 2048, 128, False): 0.439 / 0.40,
+    ("one", 4, 2048, 128, True): 0.269 / 0.82,
+    ("one", 4, 2048, 64, False): 0.304 / 0.96,
+    ("two", 4, 2048, 64, False): 0.304 / 0.53,
+    ("three", 4, 2048, 64, False): 0.304 / 0.38,
+    ("one", 4, 2048, 64, True): 0.185 / 0.96,
+    ("one", 1, 8192, 128, False): 1.680 / 0.86,
+    ("three", 1, 8192, 128, False): 1.680 / 0.42,
+    ("one", 1, 8192, 128, True): 0.925 / 0.83,
+}
+TILES = [(p, m, w, s) for p in (64, 128) for m in (64, 128) for w, s in ((4, 2), (4, 3), (8, 2))]
+
+
+@pytest.mark.parametrize("case", MEASURED, ids=str)
+def test_the_best_predicted_time_is_near_what_was_measured(case: tuple[Passes, int, int, int, bool]) -> None:
+    passes, batch, length, width, filtered = case
+    h200 = load_machine("h200")
+    size = problem(batch, 32, length, width)
+    every = [schedule(p, m, warps=w, stages=s, width=width) for p, m, w, s in TILES]
+    best = min(estimate(plan(passes, size, s, filtered=filtered), s, h200).seconds for s in every)
+    assert abs(math.log(best * 1e3 / MEASURED[case])) < math.log(Calibration.of(h200).band)
+
+
+def test_time_grows_with_the_square_of_the_length_and_with_the_heads() -> None:
+    h200, s = load_machine("h200"), schedule()
+    short, long, wide = (
+        estimate(plan("one", problem(b, h, n), s), s, h200).seconds
+        for b, h, n in ((1, 32, 4096), (1, 32, 8192), (2, 32, 4096))
+    )
+    assert 3.5 < long / short < 4.2
+    assert 1.8 < wide / short < 2.1
+
+
+def test_a_small_problem_is_limited_by_the_launch() -> None:
+    s = schedule()
+    tiny = estimate(plan("one", problem(1, 1, 128), s), s, load_machine("h200"))
+    assert tiny.limiter == "launch"
+    assert tiny.seconds < 1e-5
+
+
+def test_starting_the_longest_programs_first_is_predicted_faster() -> None:
+    h200 = load_machine("h200")
+
+    def seconds(order: Literal["forward", "reverse"]) -> float:
+        s = schedule(order=order)
+        return estimate(plan("one", problem(1, 1, 65536), s, filtered=True), s, h200).seconds
+
+    assert seconds("reverse") < seconds("forward")
+
+
+def test_no_estimate_beats_the_units() -> None:
+    answer = cost()
+    busiest = max(t for _, t in answer.unit_seconds)
+    assert answer.seconds > busiest
+    assert answer.limiter == max(answer.unit_seconds, key=lambda pair: pair[1])[0]
+
+
+def test_resources_from_a_compiler_win() -> None:
+    s, h200 = schedule(), load_machine("h200")
+    one = plan("one", problem(), s)
+    exact = Resources(200_000, 240, 400, 4, exact=True)
+    slower = estimate(one, s, h200, resources=exact)
+    assert slower.resources == exact
+    assert slower.programs_per_sm == 1
+    assert slower.seconds > estimate(one, s, h200).seconds
+
+
+def test_a_faster_unit_never_makes_a_kernel_slower() -> None:
+    s, h200 = schedule(), load_machine("h200")
+    one = plan("one", problem(), s)
+    base = estimate(one, s, h200).seconds
+    for name in ("fma_flops", "special_per_clock", "hbm_bytes_per_second", "l2_bytes_per_second"):
+        assert estimate(one, s, replace(h200, **{name: getattr(h200, name) * 2})).seconds <= base
+
+
+def test_a_cpu_counts_operators() -> None:
+    cpu = load_machine("cpu")
+    size = problem(1, 8, 1024, 64, "fp32")
+
+    def seconds(p: int, m: int) -> float:
+        s = whole_batch_schedule(1, 8, p, m, 64)
+        return estimate(plan("one", size, s), s, cpu).seconds
+
+    assert seconds(16, 16) > 2 * seconds(256, 256)
+    slow = replace(cpu, operator_seconds=cpu.operator_seconds + 5e-5)
+    s = whole_batch_schedule(1, 8, 64, 64, 64)
+    one = plan("one", size, s)
+    more = estimate(one, s, slow).seconds - estimate(one, s, cpu).seconds
+    operators = sum(p.operators * p.executions for p in work(one, s).phases) * 16
+    assert more == pytest.approx(operators * 5e-5, rel=1e-3)
+
+
+def test_pricing_hundreds_of_candidates_again_is_quick() -> None:
+    s = schedule()
+    counted = [work(plan(p, problem(), s, filtered=f), s) for p in ORDER for f in (False, True)] * 84
+    start = time.perf_counter()
+    answers = estimate_works(counted, load_machine("h200"))
+    assert time.perf_counter() - start < 1.0  # 0.1 s on an idle machine
+    assert len(answers) == len(counted)
+    assert answers[0] == estimate(plan("one", problem(), s), s, load_machine("h200"))
