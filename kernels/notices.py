@@ -18,3 +18,9 @@ def say_once(message: str, level: int = logging.WARNING) -> None:
 def forget() -> None:
     """Say everything again (for tests, and for programs that rotate their logs)."""
     _said.clear()
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's type and the first line of what it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

@@ -6,7 +6,6 @@ tried, down to plain PyTorch, which always runs. Nothing is thrown into a progra
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -20,7 +19,7 @@ from .cache import ROWS, STRIDED
 from .choices import Choice, choices
 from .eager import DTYPES, run_eager
 from .launch import Launch, load
-from .notices import say_once
+from .notices import logger, one_line, say_once
 
 Fill: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 """Runs a problem: inputs in the definition's order, then outputs to fill, in its order."""
@@ -60,8 +59,8 @@ def _guarded(every: Iterable[Choice], problem: Problem) -> Iterable[Choice]:
     try:
         yield from every
     except Exception as error:
-        say_once(f"eintune: choosing a kernel for {problem.workload} failed: {type(error).__name__}: {error}")
-        logging.getLogger("eintune").debug("choosing a kernel failed", exc_info=True)
+        say_once(f"eintune: choosing a kernel for {problem.workload} failed: {one_line(error)}")
+        logger.debug("choosing a kernel failed", exc_info=True)
 
 
 def _try(choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Fill | None:
@@ -74,8 +73,7 @@ def _try(choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs
     except Exception as error:
         if _lost(error):
             raise
-        first = next(iter(str(error).splitlines()), "")
-        say_once(f"eintune: a kernel does not run here, another is tried: {type(error).__name__}: {first}")
+        say_once(f"eintune: a kernel does not run here, another is tried: {one_line(error)}")
         return None
     return fill
 

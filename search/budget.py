@@ -33,7 +33,7 @@ def error(value: Tensor, exact: Tensor) -> Error:
         return Error(0.0, 0.0)
     wide = value.to(torch.float64)
     difference = torch.where(wide == exact, 0.0, wide - exact).abs()
-    difference = torch.nan_to_num(difference, nan=math.inf)
+    difference = torch.nan_to_num(difference, nan=math.inf, posinf=math.inf)
     return Error(float(difference.square().mean().sqrt()), float(difference.max()))
 
 
@@ -52,7 +52,7 @@ def budget(eager: Error, exact: Tensor, dtype: torch.dtype) -> Error:
     """
     if not dtype.is_floating_point or exact.numel() == 0:
         return Error(0.0, 0.0)
-    unit = ulp(exact, dtype)
+    unit = torch.where(torch.isfinite(exact), ulp(exact, dtype), 0.0)
     return Error(
         FACTOR * eager.rms + float(unit.square().mean().sqrt()),
         FACTOR * eager.max + float(unit.max()),

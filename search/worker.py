@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..kernels.eager import DTYPES
 from ..kernels.launch import load
+from ..kernels.notices import one_line
 from .inputs import draw_inputs
 from .reference import Reference, reference
 from .tasks import (
@@ -215,12 +216,6 @@ def _failure(error: BaseException, status: Status) -> Answer:
     # after an illegal access every later call of the CUDA context fails
     lost = status == "run-error" and ("CUDA error" in text or "AcceleratorError" in names)
     return Answer(status, message=text, sound=not lost)
-
-
-def one_line(error: BaseException) -> str:
-    """The type and the first line that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
 def _watch_parent() -> None:
