@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from .expr import Access, Const, Expr, Fold, Iota, Map, Param, Rank, Reduce, Size, Split, Tensor, Unsplit, Where
@@ -82,9 +83,12 @@ class Expressions(Cursor):
 
     def number_value(self) -> float:
         token = self.next()
-        if token.kind == "number" or token.text in ("inf", "nan"):
-            return float(token.text)
-        self.fail(f"expected a number, but got {token.text!r}", token)
+        if token.kind != "number" and token.text not in ("inf", "nan"):
+            self.fail(f"expected a number, but got {token.text!r}", token)
+        value = float(token.text)
+        if token.kind == "number" and value == math.inf:
+            self.fail("a number is at most 1.8e308 (write inf for infinity)", token)
+        return value
 
     def signed_value(self) -> float:
         return -self.number_value() if self.take("-") else self.number_value()

@@ -15,6 +15,7 @@ from .operators import Operand, Operation, Operator, OperatorGraph
 NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?")
 MAX_OPERATIONS = 1_000
 MAX_SIZE = 2**40
+MAX_NAME = 200
 
 
 class Builder:
@@ -58,6 +59,8 @@ class Builder:
     ) -> str:
         """One operation. A split's constant is its number of tiles, the size of the outer rank."""
         check_name(output)
+        if len(operator_name) > MAX_NAME:
+            raise CascadeError(f"{short(operator_name)} is no operator: it has over {MAX_NAME} characters")
         operator = Operator.parse(operator_name)
         if ranks is not None:
             check_ranks(output, ranks)
@@ -73,7 +76,7 @@ class Builder:
     def _tiles(self, operator: Operator, count: Operand) -> None:
         value = count.value if isinstance(count, Const) else 0.0
         if not 1 <= value <= MAX_SIZE or value != int(value):
-            raise CascadeError(f"{operator}: the number of tiles is a positive whole number, but got {count}")
+            raise CascadeError(f"{operator}: the number of tiles is a positive whole number, but got {short(count)}")
         rank = operator.ranks[1]
         if self.sizes.setdefault(rank, int(value)) != int(value):
             raise CascadeError(f"rank {rank} must have one size, but got {self.sizes[rank]} and {int(value)}")
@@ -86,22 +89,28 @@ class Builder:
         return OperatorGraph(tuple(self.operations.values()), self.results, self.sizes)
 
 
+def short(value: object) -> str:
+    """A value as an error shows it: what is read may be of any size."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def check_name(name: str) -> None:
-    if not NAME.fullmatch(name) or len(name) > 200:
-        raise CascadeError(f"a name has letters, digits and _ between them, but got {name[:40]!r}")
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME:
+        raise CascadeError(f"a name has letters, digits and _ between them, but got {short(repr(name))}")
 
 
 def check_ranks(name: str, ranks: tuple[Rank, ...]) -> None:
     wrong = [r for r in ranks if not RANK.fullmatch(r)]
     if wrong or len(set(ranks)) != len(ranks):
-        raise CascadeError(f"{name}: ranks are [a-z][0-9]* and different from each other, but got {list(ranks)}")
+        raise CascadeError(f"{name}: ranks are [a-z][0-9]* and different from each other, but got {short(list(ranks))}")
 
 
 def filter_of(text: str) -> Predicate:
     """`m <= p` as a predicate; raises CascadeError."""
     lines = statements(text)
     if len(lines) != 1:
-        raise CascadeError(f"a filter is one comparison of ranks, but got {text[:40]!r}")
+        raise CascadeError(f"a filter is one comparison of ranks, but got {short(repr(text))}")
     line = Cursor(*lines[0], ranks=set())
     predicate = read_predicate(line)
     line.end()

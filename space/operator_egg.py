@@ -17,7 +17,7 @@ from .expr import Access, Const, Iota, Param, Predicate, Size
 from .notation_filter import write_predicate
 from .notation_grammar import KINDS
 from .notation_lexer import MAX_CHARACTERS, MAX_NESTING
-from .operator_builder import Builder, check_ranks, filter_of
+from .operator_builder import Builder, check_ranks, filter_of, short
 from .operators import Operand, OperatorGraph
 
 MAX_JSON_CHARACTERS = 20_000_000
@@ -69,7 +69,9 @@ def read_egg(text: str) -> OperatorGraph:
                 case Call(head) if _COMMANDS.fullmatch(head):
                     pass
                 case _:
-                    raise CascadeError(f"expected (let NAME (OPERATOR …)) or a command of egglog, but got {command}")
+                    raise CascadeError(
+                        f"expected (let NAME (OPERATOR …)) or a command of egglog, but got {short(command)}"
+                    )
         except CascadeError as error:
             raise CascadeError(f"command {number}: {error}") from None
     return builder.graph()
@@ -137,7 +139,7 @@ class _Reader:
             case Name(text):
                 text = text.removeprefix("$")
                 if text not in self.bound:
-                    raise CascadeError(f"{text} is not bound above")
+                    raise CascadeError(f"{short(text)} is not bound above")
                 return self.bound[text]
             case Call(head) if _OPERATOR.fullmatch(head):
                 return self.operation(term, name)
@@ -175,7 +177,7 @@ def leaf(head: str, children: Iterable[Term], builder: Builder) -> Operand:
             kind = words.pop() if words and words[-1] in KINDS else "float"
             return builder.read(builder.declare(name, tuple(words), kind).name)
         case _:
-            raise CascadeError(f'({head} …) is no operator and no leaf such as (Tensor "Q" "e,p") or (Num 0.5)')
+            raise CascadeError(f'({short(head)} …) is no operator and no leaf such as (Tensor "Q" "e,p") or (Num 0.5)')
 
 
 def write_egg(graph: OperatorGraph) -> str:
@@ -244,7 +246,9 @@ def read_egglog_json(text: str) -> OperatorGraph:
         lets = {c: str(d["let"]) for c, d in data.get("class_data", {}).items() if d.get("let")}
         roots = [str(c) for c in data.get("root_eclasses", [])]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CascadeError(f"not a serialised e-graph (nodes with op, children and eclass): {error!r}") from None
+        raise CascadeError(
+            f"not a serialised e-graph (nodes with op, children and eclass): {short(repr(error))}"
+        ) from None
     return _Extraction(nodes, {c: name.removeprefix("$") for c, name in lets.items()}).graph(roots)
 
 

@@ -13,7 +13,7 @@ from .cascade import CascadeError
 from .expr import Access, Const, Iota, Param, Predicate, Rank, Size
 from .notation_filter import write_predicate
 from .notation_lexer import MAX_CHARACTERS
-from .operator_builder import Builder, filter_of
+from .operator_builder import Builder, filter_of, short
 from .operators import Operand, Operation, OperatorGraph
 
 _SUBSCRIPTED = re.compile(r"([A-Za-z][A-Za-z0-9_]*?)_\{([a-z0-9, ]*)\}(?:\s*:\s*(\w+))?")
@@ -47,7 +47,7 @@ def _read_line(line: str, builder: Builder) -> None:
     elif match := _SUBSCRIPTED.fullmatch(line):
         builder.declare(match[1], _rank_list(match[2]), match[3] or "float")
     else:
-        raise CascadeError(f"expected `name = OPERATOR(operands)` or `NAME_{{e,p}}`, but got {line[:60]!r}")
+        raise CascadeError(f"expected `name = OPERATOR(operands)` or `NAME_{{e,p}}`, but got {short(repr(line))}")
 
 
 def _operands(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from eintune.space.cascade import Cascade, CascadeError, Einsum
 from eintune.space.evaluate import run_cascade
@@ -220,6 +221,7 @@ def test_merges_fit_where_a_skipped_point_is_zero() -> None:
         ("Zm = Am\nresults: Y", r"line 2, column 10: `results:` lists outputs of the einsums above, but got 'Y'"),
         ("Zm = Am\nresults: Z\nresults: Z", r"`results` stands once"),
         ("sum[m] = Am", r"sum is a word of the notation, so it names no tensor"),
+        ("Zm = 1e999", "a number is at most 1.8e308"),
         ("Zm", r"an einsum needs '=' here, but got 'end of line'"),
     ],
 )
@@ -270,3 +272,18 @@ def test_an_expression_shared_exponentially_is_refused() -> None:
         x = x + x
     with pytest.raises(CascadeError, match="name its shared subexpressions"):
         str(Cascade((Einsum(Tensor("Z", ("m",)), x),)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_text_is_refused_and_nothing_else_happens(data: st.DataObject) -> None:
+    text = (CASCADES / "attention_2pass.edge").read_text()
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        cut = data.draw(st.integers(0, 3))
+        text = text[:at] + data.draw(st.text("ABme0,=+-*/^()[]|&:<>·∧∨∪ \n{}", max_size=3)) + text[at + cut :]
+    try:
+        cascade = parse(text)
+    except CascadeError:
+        return
+    assert parse(str(cascade)) == cascade
