@@ -62,7 +62,7 @@ def random_regret(ok: pd.DataFrame, k: int) -> float:
     n = len(times)
     total = math.comb(n, k)
     expected = sum(t * math.comb(n - i - 1, k - 1) for i, t in enumerate(times) if n - i - 1 >= k - 1) / total
-    return expected / times[0] - 1
+    return float(expected / times[0] - 1)
 
 
 def error_by(frame: pd.DataFrame, column: str, by: str) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from ..costmodel.estimate import Estimate
 from ..costmodel.machine import Machine
 from ..costmodel.prune import prune
 from ..costmodel.resources import illegal
-from ..costmodel.terms import terms
 from ..costmodel.time import estimate_works
 from ..costmodel.work import Work, work
 from ..kernels.emitters import EMITTERS
@@ -36,12 +35,14 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One derived cascade as text. passes: over the streamed rank; label: its kind in words."""
+    """One derived cascade as text. digest: of its canonical graph; passes: over the streamed rank; label: its kind
+    in words; signature: its reductions, free of names."""
 
     text: str
-    signature: str
+    digest: str
     passes: int
     label: str
+    signature: str
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ class Candidate:
 
     @property
     def group(self) -> str:
-        return self.variant.signature
+        return self.variant.digest
 
     @cached_property
     def knobs(self) -> Mapping[str, str]:
-        """The cascade's signature and every field of the schedule, as texts."""
+        """The cascade's digest and every field of the schedule, as texts."""
         fields = self.schedule.to_json()
         roles = {rank: role_text(outer, tile) for rank, (outer, tile) in fields.pop("roles").items()}
         return {"cascade": self.group, **roles, **{name: str(value) for name, value in fields.items()}}
@@ -179,10 +180,8 @@ class Model:
 
     def __call__(self, trials: Sequence[Trial[Candidate]]) -> Callable[[Candidate], float]:
         """Fit to the trials that ran and were right; the prediction of every point after that."""
-        right = [t for t in trials if t.ok]
-        if right:
-            measured = terms([t.point.work for t in right], self._machine)
-            self.calibration = fit(measured, [t.measurement.seconds for t in right], self._start)
+        right = [(t.point.work, t.measurement.seconds) for t in trials if t.ok]
+        self.calibration = fit(right, self._machine, self._start)
         priced = estimate_works([p.work for p in self._points], self._machine, self.calibration)
         seconds = {p.key: e.seconds for p, e in zip(self._points, priced, strict=True)}
         return lambda point: seconds[point.key]
@@ -194,10 +193,14 @@ def role_text(outer: str | None, tile: int | None) -> str:
 
 
 def schedule_text(schedule: Schedule) -> str:
-    """The schedule in one line: what a person wants to see of it."""
-    roles = [f"{rank} {role_text(r.outer, r.tile)}" for rank, r in schedule.roles if r.outer and r.tile]
-    options = [f"{schedule.warps} warps", f"{schedule.stages} stages"] if schedule.emitter != "torch" else []
-    flags = ["segmented"] if schedule.segment else []
-    flags += [schedule.order] if schedule.order != "forward" else []
-    flags += [schedule.precision] if schedule.precision != "ieee" else []
-    return ", ".join([*roles, *options, *flags])
+    """The schedule in one line: "grid b h p:128, loop m:64, 4 warps, 2 stages". A rank that is not named is one
+    whole axis of every tile."""
+    parts = []
+    for outer in ("grid", "loop"):
+        ranks = [rank if r.tile is None else f"{rank}:{r.tile}" for rank, r in schedule.roles if r.outer == outer]
+        parts += [f"{outer} {' '.join(ranks)}"] if ranks else []
+    parts += [f"{schedule.warps} warps", f"{schedule.stages} stages"] if schedule.emitter != "torch" else []
+    parts += ["segmented"] if schedule.segment else []
+    parts += [schedule.order] if schedule.order != "forward" else []
+    parts += [schedule.precision] if schedule.precision != "ieee" else []
+    return ", ".join(parts)

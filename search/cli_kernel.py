@@ -91,10 +91,11 @@ def _plan(chosen: argparse.Namespace) -> int:
 
 def _kernel(chosen: argparse.Namespace) -> int:
     from ..kernels.standalone import standalone
+    from ..space.cascade import Cascade
 
     title, problem, candidate = chosen_candidate(chosen)
     print(f"{title}: {candidate.variant.label}, {candidate.kernel.emitter}", file=sys.stderr)
-    print(standalone(candidate.kernel, problem))
+    print(standalone(candidate.kernel, problem, Cascade.parse(problem.cascade)), end="")
     return 0
 
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from ..space.schedule import Problem
 
+Options: TypeAlias = argparse._ActionsContainer
+"""A parser or one of its groups."""
 MAX_NUMBER = 2**31
 """Sizes above this are refused before anything is computed with them."""
 
@@ -136,13 +138,13 @@ def add_problem(parser: argparse.ArgumentParser, *, required: bool = True) -> No
     )
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: Options) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cuda", "cpu"), default="auto", help="default: a GPU if there is one"
     )
 
 
-def add_cache(parser: argparse.ArgumentParser) -> None:
+def add_cache(parser: Options) -> None:
     parser.add_argument(
         "--cache",
         type=Path,

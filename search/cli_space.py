@@ -90,7 +90,7 @@ def _space(chosen: argparse.Namespace) -> int:
         _draw(name, definition, chosen.svg)
     if chosen.json:
         cascades = [
-            {"passes": v.passes, "signature": v.signature, "label": v.label, "cascade": v.text}
+            {"passes": v.passes, "signature": v.signature, "label": v.label, "digest": v.digest, "cascade": v.text}
             for v in derived.variants
         ]
         data = {

@@ -52,13 +52,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the search")
     add_device(group)
     group.add_argument(
-        "--trials", type=positive, metavar="N", help="candidates to measure; default: 64 on a GPU, 20 on a CPU"
+        "--trials", type=positive, metavar="N", help="candidates to measure; default: 64 on a GPU, 24 on a CPU"
     )
     group.add_argument(
         "--budget",
         type=seconds,
         metavar="SECONDS",
-        help="start no new batch after this; default: 75 on a GPU, 90 on a CPU",
+        help="start no new batch after this; default: 75 on a GPU, 75 on a CPU",
     )
     group.add_argument("--plan-only", action="store_true", help="stop before measuring: the ranking, exact resources")
     group.add_argument(

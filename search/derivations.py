@@ -10,8 +10,9 @@ import functools
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from ..space.cascade import Cascade
 from .candidates import Variant
 
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 4 * 2**20
 
 
@@ -48,17 +49,38 @@ def _derive(definition: Cascade) -> Derivations:
     from ..space.derive import derive
 
     derivation = derive(definition)
-    variants = tuple(Variant(str(d.cascade), d.signature, d.passes, d.label) for d in derivation.cascades)
-    return Derivations(_told_apart(variants), "derived", dict(derivation.statistics))
+    variants = tuple(
+        Variant(str(d.cascade), d.digest, d.passes, short_label(d.passes, d.signature), d.signature)
+        for d in derivation.cascades
+    )
+    report = derivation.to_json()
+    del report["cascades"]
+    return Derivations(_told_apart(variants), "derived", report)
+
+
+def short_label(passes: int, signature: str) -> str:
+    """A form's kind in a few words, for tables: "1-pass tiled, deferred division"."""
+    traits = signature.partition(":")[2].split("+")
+    folds = sum(int(t.partition("*")[2] or 1) for t in traits if t.startswith("fold."))
+    kind = [f"{passes}-pass"]
+    kind += [word for trait, word in (("tiled", "tiled"), ("correction", "corrected")) if trait in traits]
+    extra = [f"{folds} fold{'s' if folds > 1 else ''}"] if folds and passes > 1 else []
+    extra += ["deferred division"] if "division.after" in traits else []
+    return ", ".join([" ".join(kind), *extra])
 
 
 def _told_apart(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
-    """Labels made unique by a part of the signature where two kinds share one."""
-    labels = [v.label for v in variants]
-    return tuple(
-        Variant(v.text, v.signature, v.passes, f"{v.label} {v.signature[:4]}") if labels.count(v.label) > 1 else v
-        for v in variants
-    )
+    """Labels and digests made unique by counting: a form and its tiled spelling share a digest."""
+    labels: Counter[str] = Counter()
+    digests: Counter[str] = Counter()
+    told = []
+    for v in variants:
+        labels[v.label] += 1
+        digests[v.digest] += 1
+        label = v.label if labels[v.label] == 1 else f"{v.label} ({labels[v.label]})"
+        digest = v.digest if digests[v.digest] == 1 else f"{v.digest}-{digests[v.digest]}"
+        told.append(replace(v, label=label, digest=digest))
+    return tuple(told)
 
 
 @functools.cache
@@ -89,7 +111,8 @@ def _read(path: Path, text: str) -> tuple[Variant, ...] | None:
 
 
 def _variant(data: Mapping[str, Any]) -> Variant:
-    variant = Variant(str(data["text"]), str(data["signature"]), int(data["passes"]), str(data["label"]))
+    texts = {name: str(data[name]) for name in ("text", "digest", "label", "signature")}
+    variant = Variant(passes=int(data["passes"]), **texts)
     Cascade.parse(variant.text)
     return variant
 

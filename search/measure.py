@@ -25,6 +25,10 @@ Progress = Callable[[str, int, int], None]
 """Called with a stage ("compile", "check", "time"), how many are done, and of how many."""
 
 
+FINAL = 3
+"""Finalists and peers take this many times the rounds, within the same effort."""
+
+
 class MeasureError(RuntimeError):
     """Nothing can be measured for this problem on this device; the message says why."""
 
@@ -74,8 +78,10 @@ class Measurer:
         return [results[k.digest] for k in kernels]
 
     def compare(self, kernels: Sequence[Kernel], peers: Sequence[Peer] = ()) -> dict[str, Measurement]:
-        """Kernels (by digest) and peers (by label) timed in turns in one run, all with the full rounds."""
-        return self._measure([*kernels, *peers], replace(self.policy, contender=float("inf")))
+        """Kernels (by digest) and peers (by label) timed in turns in one run, none of them cut short."""
+        low, high = self.policy.rounds
+        everyone = replace(self.policy, contender=float("inf"), rounds=(low, FINAL * high))
+        return self._measure([*kernels, *peers], everyone)
 
     # ---- stages
 

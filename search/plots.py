@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from .accuracy import random_regret, regret, right
 
@@ -74,8 +75,8 @@ def _scatter(axes: Axes, frame: pd.DataFrame, x: str, y: str, look: Look) -> Non
 
 def _legend_below(figure: Figure, axes: Axes, columns: int = 2) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    if axes.get_legend():
-        axes.get_legend().remove()
+    if (own := axes.get_legend()) is not None:
+        own.remove()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncol=columns, fontsize=9, frameon=False)
 
@@ -139,7 +140,7 @@ def regret_at_k(frame: pd.DataFrame) -> Figure:
     )
     axes.set(xlabel="candidates measured, k", ylabel="slower than the best, %", title="Regret at k")
     axes.set_ylim(bottom=-0.02 * max(float(points["regret"].max()), 1.0))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_below(figure, axes)
     return figure
 
@@ -159,7 +160,7 @@ def progress(frame: pd.DataFrame, look: Look, peer: tuple[str, float] | None) ->
     if peer is not None:
         axes.axhline(peer[1] * 1e3, color="#b22222", linestyle="--", linewidth=1.2, label=peer[0])
     axes.set(xlabel="trial", ylabel="milliseconds", yscale="log", title="The search")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _plain_ticks(axes, y_only=True)
     _legend_below(figure, axes)
     return figure
@@ -178,13 +179,15 @@ def roofline(frame: pd.DataFrame, look: Look, machine: Mapping[str, Any]) -> Fig
     )
     figure, axes = _figure()
     bandwidth = float(machine["hbm_bytes_per_second"]) / 1e12
-    roofs = {"matrix rate": float(machine["matrix_flops"]) / 1e12, "FMA rate": float(machine["fma_flops"]) / 1e12}
+    roofs = {"matrix rate": float(machine["matrix_flops"]) / 1e12}
+    if machine["fma_flops"] != machine["matrix_flops"]:
+        roofs["FMA rate"] = float(machine["fma_flops"]) / 1e12
     x = np.geomspace(
         min(float(points["intensity"].min()), 1.0) / 2,
         max(float(points["intensity"].max()), 2 * max(roofs.values()) / bandwidth) * 2,
         200,
     )
-    for (name, roof), dash in zip(roofs.items(), ("-", "--"), strict=True):
+    for (name, roof), dash in zip(roofs.items(), ("-", "--"), strict=False):
         axes.plot(
             x, np.minimum(x * bandwidth, roof), dash, color=GREY, linewidth=1.3, label=f"{name}, {roof:.3g} TFLOP/s"
         )
@@ -215,11 +218,9 @@ def stages(seconds: Mapping[str, float]) -> Figure:
 
 def _plain_ticks(axes: Axes, y_only: bool = False) -> None:
     """Plain numbers (0.2, 5, 100) on logarithmic axes, also between the powers of ten where these are few."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     for axis in (axes.yaxis,) if y_only else (axes.xaxis, axes.yaxis):
         low, high = axis.get_view_interval()
-        narrow = math.log10(max(high, 1e-30) / max(low, 1e-30)) < 1.8
+        narrow = math.log10(max(high, 1e-30) / max(low, 1e-30)) < 2.5
         axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())

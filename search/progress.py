@@ -12,14 +12,15 @@ from typing import TextIO
 class Progress:
     """Says what happens, when, and keeps how long each stage took.
 
-    stream: where lines go; None says nothing. stages: seconds by stage, in the order they began.
+    stream: where lines go; None says nothing. stages: seconds by stage, in the order they began; every moment
+    belongs to one stage, the innermost.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
-        self._start = time.monotonic()
-        self.stages: dict[str, float] = {}
-        self._stage = ""
+        self._start = self._since = time.monotonic()
+        self._now = "start"
+        self.stages: dict[str, float] = {"start": 0.0}
 
     @property
     def elapsed(self) -> float:
@@ -28,19 +29,27 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Everything said inside belongs to the stage; its time is added up under its name."""
-        outer, self._stage, begun = self._stage, name, time.monotonic()
-        self.stages.setdefault(name, 0.0)
+        """Everything inside belongs to the stage, but for what a stage inside it takes."""
+        outer = self._now
+        self.become(name)
         try:
             yield
         finally:
-            self.stages[name] += time.monotonic() - begun
-            self._stage = outer
+            self.become(outer)
+
+    def become(self, name: str) -> None:
+        """From now on time belongs to `name`, until the stage around ends."""
+        now = time.monotonic()
+        if self._now:
+            self.stages[self._now] = self.stages.get(self._now, 0.0) + now - self._since
+        if name:
+            self.stages.setdefault(name, 0.0)
+        self._now, self._since = name, now
 
     def say(self, text: str) -> None:
         """One line."""
         if self._stream is not None:
-            print(f"{self.elapsed:6.1f} s  {self._stage:<10} {text}", file=self._stream, flush=True)
+            print(f"{self.elapsed:6.1f} s  {self._now:<8} {text}", file=self._stream, flush=True)
 
 
 def loud() -> Progress:

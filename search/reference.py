@@ -24,7 +24,7 @@ from .budget import Error, budget, error
 
 POINTS = {"cpu": 5e8, "cuda": 1e12}
 """How many multiply-adds of one contraction the reference may spend, by device type."""
-ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
+ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
 """How many elements one intermediate may have, by device type (8 bytes each)."""
 
 

@@ -29,10 +29,10 @@ def recorded(run: Run) -> list[Recorded]:
     """The candidates of a run, with their knobs read back from the schedule's line. Failures too."""
     found = []
     for row in run.rows:
-        knobs = {"cascade": str(row["signature"]), **_knobs(str(row["knobs"]))}
-        times = {name: _number(row.get(name)) for name in ("seconds", "low", "high")}
-        measurement = Measurement(str(row["key"]), str(row["status"]), **times)
-        found.append(Recorded(str(row["key"]), str(row["signature"]), knobs, float(row["prior"]), measurement))
+        knobs = {"cascade": str(row["cascade"]), **_knobs(str(row["knobs"]))}
+        seconds, low, high = (_number(row.get(name)) for name in ("seconds", "low", "high"))
+        measurement = Measurement(str(row["key"]), str(row["status"]), seconds, low, high)
+        found.append(Recorded(str(row["key"]), str(row["cascade"]), knobs, float(row["prior"]), measurement))
     return found
 
 

@@ -186,6 +186,7 @@ def _errors(frame: pd.DataFrame) -> str:
 
 def _candidates(run: Run, frame: pd.DataFrame) -> str:
     ordered = frame.sort_values("seconds", na_position="last").head(SHOWN)
+    compiled = bool(frame["registers"].notna().any())
     rows = [
         [
             str(r.label),
@@ -194,16 +195,22 @@ def _candidates(run: Run, frame: pd.DataFrame) -> str:
             milliseconds(r.predicted),
             milliseconds(r.seconds) if r.status == "ok" else str(r.status),
             str(r.limiter),
-            "" if pd.isna(r.shared_bytes) else f"{r.shared_bytes / 1024:.0f} KiB",
-            "" if pd.isna(r.registers) else f"{r.registers:.0f}",
-            "" if pd.isna(r.spills) else f"{r.spills:.0f}",
+            *(_compiled(r) if compiled else []),
         ]
         for r in ordered.itertuples(index=False)
     ]
-    header = ["cascade", "schedule", "prior", "predicted", "measured", "limiter", "shared", "registers", "spills"]
+    header = ["cascade", "schedule", "prior", "predicted", "measured", "limiter"]
+    header += ["shared", "registers", "spills"] if compiled else []
+    winner = run.winner.get("key")
+    keys = ordered["key"].to_list()
     left = len(frame) - len(ordered)
     note = page.lead(f"{plural(left, 'more row')} in {MEASUREMENTS}.") if left else ""
-    return page.table(header, rows, (2, 3, 4, 6, 7, 8), 0 if run.winner else None) + note
+    return page.table(header, rows, (2, 3, 4, 6, 7, 8), keys.index(winner) if winner in keys else None) + note
+
+
+def _compiled(row: Any) -> list[str]:
+    shared = "" if pd.isna(row.shared_bytes) else f"{row.shared_bytes / 1024:.0f} KiB"
+    return [shared, *("" if pd.isna(n) else f"{n:.0f}" for n in (row.registers, row.spills))]
 
 
 def _space(run: Run) -> str:

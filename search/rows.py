@@ -16,7 +16,7 @@ def row(trial: Trial[Candidate]) -> dict[str, Any]:
         "key": candidate.key,
         "label": candidate.variant.label,
         "passes": candidate.variant.passes,
-        "signature": candidate.variant.signature,
+        "cascade": candidate.variant.digest,
         "knobs": schedule_text(candidate.schedule),
         "status": measured.status,
         "seconds": measured.seconds,

@@ -18,7 +18,7 @@ COLUMNS: dict[str, type] = {
     "key": str,
     "label": str,
     "passes": int,
-    "signature": str,
+    "cascade": str,
     "knobs": str,
     "status": str,
     "seconds": float,
@@ -60,7 +60,7 @@ class Run:
 
     title: the problem in words. problem: workload, sizes, dtypes, params. machine: name, title and ceilings in
     SI units (`hbm_bytes_per_second`, `tensor_flops`, `fma_flops`). versions: by package. stages: wall seconds
-    by stage, in order. space: `cascades` (label, passes, signature, text), `schedules`, `candidates`, `kept`,
+    by stage, in order. space: `cascades` (label, passes, digest, signature, text), `schedules`, `candidates`, `kept`,
     `left_out` (count by reason). rows: one table row a trial (see `COLUMNS`). peers: by name `seconds`,
     `low`, `high`, `message`. winner: empty where nothing ran, else the fields of its row, `cascade_text`,
     `schedule`, `record` (where it was stored).

@@ -17,6 +17,8 @@ from .tune import Planned, TuneResult, space_json
 from .words import against, milliseconds, plural
 
 WIDTH = 96
+WRAPPED = {0: 28, 1: 34}
+"""Where the columns of cascades and schedules are wrapped."""
 
 
 def result_text(result: TuneResult, page: Path | None, top: int) -> str:
@@ -78,7 +80,10 @@ def _trials(result: TuneResult, top: int, peer: tuple[str, float] | None) -> str
         for t in shown
     ]
     return text_table(
-        ["cascade", "schedule", "predicted", "measured", f"vs {peer[0] if peer else '-'}"], rows, right=(2, 3, 4)
+        ["cascade", "schedule", "predicted", "measured", f"vs {peer[0] if peer else '-'}"],
+        rows,
+        right=(2, 3, 4),
+        widest=WRAPPED,
     )
 
 
@@ -107,7 +112,9 @@ def name_times(ratio: float) -> str:
 
 def _wrapped(name: str, text: str) -> list[str]:
     head = f"{name:<10}"
-    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * 10, break_long_words=False)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=head, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _cascade(text: str) -> list[str]:
@@ -159,7 +166,8 @@ def plan_text(title: str, planned: Planned, top: int, exact: Sequence[Resources 
             ]
         )
     gpu = ["shared", "regs", "spills"] if machine.kind == "gpu" else []
-    lines += [text_table(["", "cascade", "schedule", "predicted", "limiter", *gpu], rows, right=(0, 3, 5, 6, 7)), ""]
+    header = ["", "cascade", "schedule", "predicted", "limiter", *gpu]
+    lines += [text_table(header, rows, right=(0, 3, 5, 6, 7), widest={1: 22, 2: 30}), ""]
     if exact:
         lines.append(f"shared memory, registers a thread and spilled bytes as compiled for {machine.architecture}")
     lines.append(
@@ -182,7 +190,7 @@ def plan_json(planned: Planned, top: int, exact: Sequence[Resources | str]) -> d
     for i, c in enumerate(planned.space.kept[:top]):
         row: dict[str, Any] = {
             "label": c.variant.label,
-            "signature": c.variant.signature,
+            "digest": c.variant.digest,
             "passes": c.variant.passes,
             "schedule": c.schedule.to_json(),
             "estimate": c.estimate.to_json(),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from .measurement import Measurement
 from .progress import Progress
 from .rows import row
 from .run import Run
-from .samplers import strategy
-from .study import Limits, Outcome, Study, Trial
+from .samplers import Strategy, strategy
+from .study import Limits, Measure, Outcome, Study, Trial
 from .tasks import Peer
 from .words import milliseconds, plural
 
@@ -32,6 +33,8 @@ FINALISTS = 4
 """At most so many of the fastest are timed again, together with the peers."""
 CONTENDER = 1.1
 """... those within this factor of the fastest."""
+MEASURING = ("compile", "check", "time")
+"""The measurer's stages."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Effort:
     kept: int = 256
 
 
-EFFORT = {"cuda": Effort(trials=64, seconds=75.0, batch=16), "cpu": Effort(trials=20, seconds=90.0, batch=4)}
+EFFORT = {"cuda": Effort(trials=64, seconds=75.0, batch=16), "cpu": Effort(trials=24, seconds=75.0, batch=4)}
 
 
 class NothingWorked(RuntimeError):
@@ -137,8 +140,10 @@ def tune(
     journal = cache / "journals" / f"{Path(key.file_name).stem}.jsonl"
     if fresh:
         journal.unlink(missing_ok=True)
-    with Measurer(problem, device, progress=_Steps(said).heard) as measurer:
-        outcome, model = _search(planned, measurer, journal, wanted, strategy(sampler), said)
+    steps = _Steps(said)
+    with said.stage("prepare"), Measurer(problem, device, progress=steps.heard) as measurer:
+        measure = partial(steps.measure, measurer)
+        outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
         winner, final, others = _finals(outcome, measurer, peers, said)
     run_record = _record(winner, final, others, planned, outcome)
     with said.stage("store"):
@@ -156,7 +161,7 @@ def tune(
         versions=versions(platform_of(device)),
         command=command,
         started=started.strftime("%Y-%m-%d %H:%M UTC"),
-        stages=said.stages,
+        stages=dict(said.stages),
         space=space_json(planned),
         rows=tuple(row(t) for t in outcome.trials),
         peers={name: m.to_json() for name, m in others.items()},
@@ -171,7 +176,12 @@ def tune(
 
 
 def _search(
-    planned: Planned, measurer: Measurer, journal: Path, effort: Effort, chosen: Any, said: Progress
+    planned: Planned,
+    measure: Measure[Candidate],
+    journal: Path,
+    effort: Effort,
+    chosen: Strategy,
+    said: Progress,
 ) -> tuple[Outcome[Candidate], Model]:
     points = planned.space.kept
     model = Model(points, planned.machine)
@@ -192,7 +202,7 @@ def _search(
             )
 
         limits = Limits(effort.trials, max(effort.seconds - said.elapsed, 1.0), effort.batch)
-        outcome = study.run(lambda ps: measurer.measure([p.kernel for p in ps]), model, limits, progress)
+        outcome = study.run(measure, model, limits, progress)
         said.say(f"stopped: {outcome.stopped}")
     if outcome.best is None:
         statuses = _counts(_statuses(outcome.trials))
@@ -266,7 +276,7 @@ def space_json(planned: Planned) -> dict[str, Any]:
     """The space of a run as plain data."""
     return {
         "cascades": [
-            {"label": v.label, "passes": v.passes, "signature": v.signature, "text": v.text}
+            {"label": v.label, "passes": v.passes, "digest": v.digest, "signature": v.signature, "text": v.text}
             for v in planned.derived.variants
         ],
         "schedules": planned.space.schedules,
@@ -323,11 +333,17 @@ def _counts(counted: Mapping[str, int]) -> str:
 
 
 class _Steps:
-    """Splits the time inside a measurement into compiling, checking and timing, by what the measurer reports."""
+    """Hears the measurer: its stages become the run's, its remarks are passed on."""
 
     def __init__(self, said: Progress) -> None:
         self._said = said
 
     def heard(self, stage: str, done: int, of: int) -> None:
-        if of == 0:
+        if stage in MEASURING:
+            self._said.become(stage)
+        else:
             self._said.say(stage)
+
+    def measure(self, measurer: Measurer, points: Sequence[Candidate]) -> list[Measurement]:
+        with self._said.stage("check"):
+            return measurer.measure([p.kernel for p in points])

@@ -214,7 +214,7 @@ def _failure(error: BaseException, status: Status) -> Answer:
     elif names & set(_COMPILING):
         status = "compile-error"
     # after an illegal access every later call of the CUDA context fails
-    lost = status == "run-error" and ("CUDA error" in text or "AcceleratorError" in names)
+    lost = status == "run-error" and ("[CUDA]" in text or "CUDA error" in text or "AcceleratorError" in names)
     return Answer(status, message=text, sound=not lost)
 
 
