@@ -26,6 +26,8 @@ CAUSAL: dict[Any, Literal["top_left", "lower_right"] | None] = {
 ATTENTION_DTYPES = ("fp32", "fp16", "bf16", "fp64")
 
 _ready: dict[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
+MOST_READY = 4096
+"""Shapes kept ready in a process; beyond that the oldest is forgotten."""
 
 
 class UnsupportedArgument(ValueError):
@@ -137,6 +139,8 @@ def _first(
             fill((q.as_strided(*of_q), k, v), (out.as_strided(*of_out),))
             return out
 
+    while len(_ready) >= MOST_READY:
+        del _ready[next(iter(_ready))]
     _ready[key] = run
     return made
 

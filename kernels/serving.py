@@ -91,7 +91,8 @@ def _ordered(launch: Launch, order: list[int]) -> Fill:
 
 def _lost(error: Exception) -> bool:
     """Whether the CUDA context is gone: every later call would fail, so hiding it helps nobody."""
-    return "CUDA error" in str(error)
+    text = str(error)
+    return "CUDA error" in text or "illegal memory access" in text
 
 
 def by_operators(definition: Cascade, problem: Problem) -> Fill:
