@@ -197,6 +197,8 @@ class _Timing:
     """Of each operation, by output: passes that must be over before it starts and when it is complete.
 
     full: iterates every element of the family. wide: has a value for every element. streamed: depends on one.
+    number: the pass of a full operation, as early as it can run; but a wide value does not live across passes,
+    so it is made in the first pass that reads it.
     """
 
     family: _Family
@@ -207,6 +209,7 @@ class _Timing:
     barriers: set[str] = field(default_factory=set)
     streamed: set[str] = field(default_factory=set)
     wide: set[str] = field(default_factory=set)
+    number: dict[str, int] = field(default_factory=dict)
 
     @property
     def passes(self) -> int:
@@ -242,14 +245,27 @@ def _timed(graph: OperatorGraph, ranks: dict[str, _Ranks], family: _Family) -> _
         if domain & members or any(a in t.streamed for a in below):
             t.streamed.add(x)
         t.done[x] = t.start[x] + 1 if x in t.full else max([t.start[x], *(t.done[a] for a in below)])
+    _place(graph, t)
     return t
+
+
+def _place(graph: OperatorGraph, t: _Timing) -> None:
+    first: dict[str, int] = {}
+    for o in reversed(graph.operations):
+        x = o.output
+        if x not in t.full:
+            continue
+        t.number[x] = first.get(x, t.start[x] + 1) if x in t.wide else t.start[x] + 1
+        for a in o.operands:
+            if isinstance(a, str):
+                first[a] = min(first.get(a, t.number[x]), t.number[x])
 
 
 # ---- the report
 
 
 def _report(graph: OperatorGraph, ranks: dict[str, _Ranks], t: _Timing) -> PassReport:
-    pass_level = {k: max(t.level[x] for x in t.full if t.start[x] == k - 1) for k in range(1, t.passes + 1)}
+    pass_level = {k: max(t.level[x] for x, n in t.number.items() if n == k) for k in range(1, t.passes + 1)}
     stages: dict[tuple[int, int, int], list[Operation]] = {}
     for o in graph.operations:
         stages.setdefault(_slot(o.output, t, pass_level), []).append(o)
@@ -265,8 +281,7 @@ def _slot(x: str, t: _Timing, pass_level: dict[int, int]) -> tuple[int, int, int
     if x not in t.streamed:
         return 0, _BEFORE, 0
     if x in t.full:
-        number = t.start[x] + 1
-        return number, _IN, pass_level[number]
+        return t.number[x], _IN, pass_level[t.number[x]]
     for number, level in pass_level.items():
         if number > t.start[x] and level >= t.level[x]:
             return number, _IN if level == t.level[x] else _BETWEEN, t.level[x]
@@ -289,7 +304,7 @@ def _needed(number: int, graph: OperatorGraph, t: _Timing) -> tuple[tuple[str, .
     """The streamed inputs that a pass reads, and the operations of earlier passes that it computes again."""
     by_name = {o.output: o for o in graph.operations}
     members = t.family.below(t.family.whole)
-    todo = [o for o in graph.operations if o.output in t.full and t.start[o.output] == number - 1]
+    todo = [o for o in graph.operations if t.number.get(o.output) == number]
     visited: dict[str, Operation] = {}
     loads: dict[str, None] = {}
     unknown = False
@@ -306,7 +321,7 @@ def _needed(number: int, graph: OperatorGraph, t: _Timing) -> tuple[tuple[str, .
             elif isinstance(x, str) and x in t.streamed and not _kept(x, number, t):
                 todo.append(by_name[x])
     order = [x.tensor.name for o in graph.operations for x in o.operands if isinstance(x, Access)]
-    again = tuple(o for o in graph.operations if o.output in visited and t.start[o.output] < number - 1)
+    again = tuple(o for o in graph.operations if o.output in visited and t.number.get(o.output, number) < number)
     return None if unknown else tuple(n for n in dict.fromkeys(order) if n in loads), again
 
 

@@ -58,6 +58,20 @@ def test_a_division_before_the_last_product_leaves_nothing_after_the_loop() -> N
     assert "M_mul_m1m0p" in labels(report, "pass", 2)
 
 
+def test_a_value_per_element_is_made_in_the_first_pass_that_reads_it() -> None:
+    """What one pass makes for another would live as a whole fiber; V is loaded once, where it is used."""
+    report = analyse(
+        parse_cascade(
+            "BVf,m1,m0 = split[m -> m1,m0](Vf,m)\nLMm1 = split[m -> m1,m0](Xm) :: \\/m0 max\nGM = LMm1 :: \\/m1 max\n"
+            "SNm1,m0 = e^(split[m -> m1,m0](Xm) - LMm1)\nCNm1,m0 = SNm1,m0 * e^(LMm1 - GM)\nZf = CNm1,m0 * BVf,m1,m0"
+        )
+    )
+    first, second = (s for s in report.stages if s.place == "pass")
+    assert labels(report, "pass", 1) == ["T_split_m_m1m0", "R_max_m0", "R_max_m1"]
+    assert (first.loads, second.loads) == (("X",), ("V", "X"))
+    assert [str(o.operator) for o in second.recomputed] == ["T_split_m_m1m0"]
+
+
 def test_text_without_shapes_is_analysed_all_the_same() -> None:
     bare = "\n".join(line for line in operator_text("attention_2pass").split("\n") if "= " in line or "; " in line)
     report = analyse(read_operators(bare))
