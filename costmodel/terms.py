@@ -38,6 +38,8 @@ GROUP_WARPS = 4
 """A multiprocessor has four schedulers: four warps keep it busy."""
 LOCKSTEP = 0.5
 """Groups of one program wait for each other at every tile, so a further one hides half of what a program would."""
+LOAD_STEPS = 12
+"""A global load that nothing hides takes about as long as twelve dependent products or reductions."""
 EVEN = 1.05
 """Programs whose longest is within 5 % of the mean count as equal."""
 SHARP = 4.0
@@ -196,12 +198,14 @@ def _rate(dtype: str, rows: int, machine: Machine) -> float:
 
 def _steps(phase: Phase, counted: Work, machine: Machine) -> float:
     """Dependent latencies of one execution: operators on a CPU; on a GPU twice as many where the rows of a product
-    do not go round the warp groups, so that a row is reduced across warps."""
+    do not go round the warp groups, so that a row is reduced across warps. Loads that no pipeline hides add theirs:
+    one after the other in a loop, where each is waited for before it is used, all at once before it."""
     if machine.kind == "cpu":
         return phase.operators
     groups = max(counted.warps / machine.group_warps, 1)
     crossing = any(p.rows < machine.matrix_rows * groups for p in phase.products)
-    return phase.steps * (2 if crossing else 1)
+    exposed = phase.loads * (counted.stages < 2) if phase.looped else min(phase.loads, 1)
+    return phase.steps * (2 if crossing else 1) + LOAD_STEPS * exposed
 
 
 def _groups(warps: int) -> float:

@@ -6,8 +6,8 @@ priced again after every calibration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -20,11 +20,9 @@ from .estimate import Traffic
 from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
 from .resources import PRODUCT, Needs, needs, product_rows, regions, tile_bytes, tile_elements
 from .transfers import Tile, Transfer, as_traffic, move, product
-from .trips import Floats, Path, launch_order, tiles, trips, whole_grid
+from .trips import Floats, Path, launch_order, tiles, trips, uneven_ranks, whole_grid
 
 PROFILE_BINS = 64
-LOAD_STEPS = 4
-"""A global load that nothing hides takes about as long as four dependent products or reductions."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,15 @@ class Phase:
     """A block of a program in one segment: what one execution does, and how many executions a program has.
 
     traffic: of one execution of one program (HBM is counted by `streams`). steps: length of the longest chain of
-    products, reductions and exposed loads, each of which waits for the one before. operators: tensor operations,
-    were each run by itself; operand_bytes: (bytes of operands and result) of each such elementwise operation.
+    products and reductions, each of which waits for the one before. loads: of tiles from global memory. operators:
+    tensor operations, were each run by itself; operand_bytes: bytes of operands and result of each elementwise one.
     """
 
     executions: float
     traffic: Traffic
     products: tuple[Product, ...]
     steps: int
+    loads: int
     operators: int
     operand_bytes: tuple[int, ...]
     looped: bool
@@ -73,19 +72,30 @@ class Stream:
 class Work:
     """All counts of one kernel launch.
 
-    grid: (rank, tiles), fastest varying first. profile: relative length of programs in launch order, in even bins
-    (mean 1). longest: the longest program over the mean.
+    grid: (rank, tiles), fastest varying first. profiles: relative length of programs in launch order, in even bins
+    (mean 1), started forward and in reverse. longest: the longest program over the mean. warps, stages, reverse: of
+    the schedule; all else depends on the plan alone.
     """
 
     programs: int
     grid: tuple[tuple[Rank, int], ...]
     phases: tuple[Phase, ...]
     streams: tuple[Stream, ...]
-    profile: tuple[float, ...]
+    profiles: tuple[tuple[float, ...], tuple[float, ...]]
     longest: float
     needs: Needs
     warps: int
     stages: int
+    reverse: bool
+
+    @property
+    def profile(self) -> tuple[float, ...]:
+        """The profile of the order in which programs start."""
+        return self.profiles[self.reverse]
+
+    def under(self, schedule: Schedule) -> Work:
+        """The same plan's work under a schedule that differs in warps, stages or order only: no counting again."""
+        return replace(self, warps=schedule.warps, stages=schedule.stages, reverse=schedule.order == "reverse")
 
     @property
     def traffic(self) -> Traffic:
@@ -97,24 +107,30 @@ class Work:
 
 
 def work(plan: LoopPlan, schedule: Schedule) -> Work:
-    """Count a plan's work. Takes about a millisecond."""
+    """Count a plan's work. Takes about two milliseconds; `Work.under` serves the plan's other schedules."""
     every = trips(plan, whole_grid(plan))
     counter = _Counter(plan, schedule, regions(plan))
     phases = tuple(counter.phases(every))
     lengths = _lengths(phases, every)
     mean = float(lengths.mean()) or 1.0
-    ordered = trips(plan, launch_order(plan, schedule.order == "reverse", 4 * PROFILE_BINS))
     return Work(
         programs=plan.programs(),
         grid=tuple((r, tiles(plan, r)) for r in plan.grid),
         phases=phases,
         streams=tuple(counter.streams()),
-        profile=_bins(_lengths(phases, ordered) / mean),
+        profiles=(_profile(plan, phases, mean, False), _profile(plan, phases, mean, True)),
         longest=float(lengths.max()) / mean,
         needs=needs(plan),
         warps=schedule.warps,
         stages=schedule.stages,
+        reverse=schedule.order == "reverse",
     )
+
+
+def _profile(plan: LoopPlan, phases: tuple[Phase, ...], mean: float, reverse: bool) -> tuple[float, ...]:
+    if not uneven_ranks(plan):
+        return (1.0,)
+    return _bins(_lengths(phases, trips(plan, launch_order(plan, reverse, 4 * PROFILE_BINS))) / mean)
 
 
 def _effort(t: Traffic) -> float:
@@ -140,7 +156,6 @@ class _Counter:
 
     def __init__(self, plan: LoopPlan, schedule: Schedule, place: Mapping[Value, Region]) -> None:
         self.plan = plan
-        self.stages = schedule.stages
         self.precision = schedule.precision
         self.place = place
         self.requested: dict[tuple[str, frozenset[Rank]], float] = {}
@@ -174,8 +189,8 @@ class _Counter:
         )
         run = [v for v in values if v.op not in ("const", "carry", "iota", "transpose", "load")]
         operand_bytes = tuple(self._operand_bytes(v) for v in run if v.op != PRODUCT)
-        steps = self._steps(values, exposed=not looped or self.stages < 2)
-        return Phase(executions, traffic, tuple(products), steps, len(run), operand_bytes, looped)
+        loads = sum(v.op == "load" for v in values)
+        return Phase(executions, traffic, tuple(products), _steps(values), loads, len(run), operand_bytes, looped)
 
     def _cost(self, v: Value) -> tuple[ElementCost, float]:
         elements = tile_elements(self.plan, v.args[0] if v.op == "reduce" else v)
@@ -219,13 +234,6 @@ class _Counter:
     def _operand_bytes(self, v: Value) -> int:
         return tile_bytes(self.plan, v) + sum(tile_bytes(self.plan, a) for a in v.args)
 
-    def _steps(self, values: list[Value], exposed: bool) -> int:
-        depth: dict[Value, int] = {}
-        for v in values:
-            own = 1 if v.op in (PRODUCT, "reduce") else LOAD_STEPS if v.op == "load" and exposed else 0
-            depth[v] = own + max((depth.get(a, 0) for a in v.args), default=0)
-        return max(depth.values(), default=0)
-
     # ---- global memory
 
     def _valid(self, axes: tuple[Rank, ...]) -> float:
@@ -261,6 +269,14 @@ class _Counter:
         for (name, ranks), requested in self.requested.items():
             distinct = min(self.distinct[name, ranks], requested) or 1.0
             yield Stream(name, ranks, distinct, requested, distinct * prod(counts[r] for r in ranks))
+
+
+def _steps(values: Sequence[Value]) -> int:
+    """The longest chain of products and reductions."""
+    depth: dict[Value, int] = {}
+    for v in values:
+        depth[v] = (v.op in (PRODUCT, "reduce")) + max((depth.get(a, 0) for a in v.args), default=0)
+    return max(depth.values(), default=0)
 
 
 def _holds(v: Value, known: frozenset[Predicate]) -> bool:

@@ -128,3 +128,10 @@ def test_stores_in_a_loop_and_after_it_are_counted_where_they_stand() -> None:
     each = work(chained_products(store_each_iteration=True), s).traffic.l2_bytes
     once = work(chained_products(store_each_iteration=False), s).traffic.l2_bytes
     assert each - once == 7 * 128 * 64 * 4
+
+
+def test_warps_stages_and_order_need_no_counting_again() -> None:
+    one, other = schedule(), schedule(warps=8, stages=1, order="reverse")
+    lowered = plan("one", problem(1, 1), one, filtered=True)
+    assert work(lowered, one).under(other) == work(plan("one", problem(1, 1), other, filtered=True), other)
+    assert work(lowered, one).under(other) != work(lowered, one)
