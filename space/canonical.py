@@ -156,7 +156,7 @@ def _tile_of_fold(x: Fold, s: SplitOf) -> tuple[Expr, Expr] | None:
     if not isinstance(x.ref, Reduce) or x.ref.rank != s.inner:
         return None
     score, action = x.ref.arg, ACTIONS[x.action]
-    if action.reference_of(s.inner, score) is not x.ref or x.action != "scale":
+    if action.reference_of(s.inner, score) is not x.ref or not action.linear:
         return None
     match x.arg:
         case Fold() as inner if (inner.action, inner.rank, inner.ref) == (x.action, s.inner, score):
@@ -308,8 +308,7 @@ def digest(cascade: Cascade) -> str:
 def _features(roots: Sequence[Expr], streams: Sequence[Stream]) -> Counter[Trait]:
     counts: Counter[Trait] = Counter()
     for x in topological(roots):
-        below = frozenset[Rank]().union(*(free(a) for a in children(x)))
-        counts.update(set(traits(x, free(x), below, streams)))
+        counts.update(set(traits(x, free(x), [free(a) for a in children(x)], streams)))
     return counts
 
 
@@ -324,6 +323,19 @@ def _main_streams(roots: Sequence[Expr]) -> list[tuple[Stream, int, Counter[Trai
     return sorted(telling or found, key=lambda f: (-f[1], _parts(f[2])))
 
 
+def _orders(cascade: Cascade, roots: Sequence[Expr]) -> str:
+    """For each reduction: at which places of the outputs the ranks that it keeps stand, and how many more it
+    keeps that are reduced later."""
+    outputs = list(dict.fromkeys(r for t in cascade.outputs.values() for r in t.ranks))
+    texts = []
+    for x in topological(roots):
+        if isinstance(x, Reduce):
+            kept = free(x.arg) - {x.rank}
+            places = ",".join(str(i) for i, r in enumerate(outputs) if r in kept)
+            texts.append(f"{x.op}[{places};{len(kept - set(outputs))}]")
+    return "+".join(sorted(texts))
+
+
 def _parts(counts: Counter[Trait]) -> list[str]:
     return [
         f"{t.kind}.{t.what}.{t.where}*{n}" if t.work else ".".join(filter(None, (t.kind, t.where)))
@@ -335,7 +347,10 @@ def signature(cascade: Cascade) -> str:
     """What tells this form from others, free of names: for each rank that matters its passes, folds and
     reductions (with how many of each), its tiling, and where divisions stand."""
     roots = spelled(list(cascade.roots().values()))
-    return "|".join(f"{times}:{'+'.join(_parts(counts))}" for _, times, counts in _main_streams(roots)) or "1:"
+    streams = _main_streams(roots)
+    if all(times == 1 and not any(t.kind in ("fold", "tiled") for t in counts) for _, times, counts in streams):
+        return f"1:{_orders(cascade, roots)}"
+    return "|".join(f"{times}:{'+'.join(_parts(counts))}" for _, times, counts in streams)
 
 
 def description(cascade: Cascade) -> str:

@@ -101,6 +101,7 @@ def derive(
     """
     if keep < 1:
         raise ValueError(f"`keep` must be at least 1, but got {keep}")
+    limits = limits or Limits()
     clock = [time.monotonic()]
     exprs = list(cascade.roots().values())
     streams, splits = _streams(exprs)
@@ -110,7 +111,7 @@ def derive(
     graph = saturate(exprs, table, splits, limits)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph)
-    found, dropped = _distinct(cascade, safe, streams, keep, stable=not needs_reference)
+    found, dropped = _distinct(cascade, safe, streams, keep, limits, stable=not needs_reference)
     clock.append(time.monotonic())
     seconds = {"saturation": clock[1] - clock[0], "extraction and checks": clock[2] - clock[1]}
     return Derivation(cascade, tuple(found), graph, unstable, dropped, seconds)
@@ -146,7 +147,13 @@ def _parts(rank: Rank, taken: set[Rank]) -> tuple[Rank, Rank]:
 
 
 def _distinct(
-    definition: Cascade, graph: EGraph, streams: Sequence[Stream], keep: int, *, stable: bool
+    definition: Cascade,
+    graph: EGraph,
+    streams: Sequence[Stream],
+    keep: int,
+    limits: Limits,
+    *,
+    stable: bool,
 ) -> tuple[list[Derived], Counter[str]]:
     names = _names(definition, graph)
     check = _Check(definition, graph.splits)
@@ -177,8 +184,8 @@ def _distinct(
             found[d.digest, tiled] = d
 
     if stable:
-        offer(definition, 1.0)
-    for form in forms(graph, streams):
+        offer(definition, 1.0)  # else its safe or only form comes from the graph
+    for form in forms(graph, streams, limits.solving):
         offer(_written(definition, graph, form, names), form.work)
         if len(found) >= keep:
             break

@@ -49,15 +49,17 @@ class Limits:
 
     steps: rounds of all laws. rows: nodes at which it stops after a step. seconds: time after which it stops
     after a step. timeout: seconds after which the process is killed (a step that runs away).
+    solving: seconds after which no further form is looked for.
     """
 
     steps: int = 12
     rows: int = 20_000
     seconds: float = 2.5
     timeout: float = 20.0
+    solving: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "seconds", "timeout"):
+        for name in ("steps", "rows", "seconds", "timeout", "solving"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be greater than 0, but got {getattr(self, name)!r}")
 

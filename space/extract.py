@@ -8,6 +8,7 @@ the same or is dominated, as answers come in order of passes and work.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,12 +68,12 @@ class Work:
         leaves = [graph.free[c] for c, n in graph.nodes() if isinstance(n.head, Access)]
         self.batch = frozenset[Rank]().union(*leaves).intersection(*leaves) if leaves else frozenset()
 
-    def below(self, n: Node) -> frozenset[Rank]:
-        return frozenset[Rank]().union(*(self.graph.free[k] for k in n.children))
+    def below(self, n: Node) -> list[frozenset[Rank]]:
+        return [self.graph.free[k] for k in n.children]
 
     def __call__(self, c: ClassId, n: Node) -> float:
         size = 1.0
-        for r in (self.below(n) | self.graph.free[c]) - self.batch:
+        for r in self.graph.free[c].union(*self.below(n)) - self.batch:
             size *= NOMINAL**0.5 if r in self.parts else NOMINAL
         familiar = FAMILIAR if (c, n) in self.graph.familiar else 1.0
         return operation_cost(n.head) * size * familiar
@@ -81,9 +82,10 @@ class Work:
         return max(sum(self(c, n) for c, n in self.graph.familiar), 1e-9)
 
 
-def solver() -> Any:
-    """HiGHS, or CBC where HiGHS is missing."""
-    for choice in (pulp.HiGHS(msg=False, threads=1, gapRel=1e-6), pulp.PULP_CBC_CMD(msg=False, threads=1)):
+def solver(seconds: float) -> Any:
+    """HiGHS, or CBC where HiGHS is missing. Raises ExtractionError where there is neither."""
+    for kind in (pulp.HiGHS, pulp.PULP_CBC_CMD):
+        choice = kind(msg=False, threads=1, gapRel=1e-6, timeLimit=max(seconds, 0.1))
         if choice.available():
             return choice
     raise ExtractionError("extraction needs an integer solver: install one of highspy (HiGHS) or CBC for PuLP")
@@ -93,12 +95,11 @@ class Problem:
     """The integer program of one graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
-        graph = _plain_tiles(_without_mirrors(graph), streams)
+        graph = _affordable(_plain_tiles(_without_mirrors(graph), streams), streams)
         self.graph, self.streams = graph, tuple(streams)
         self.work = Work(graph, streams)
         self.scale = 1.0 / self.work.definition()
         self.model = pulp.LpProblem("forms", pulp.LpMinimize)
-        self.solver = solver()
         self.node = {(c, n): pulp.LpVariable(f"x{i}", cat="Binary") for i, (c, n) in enumerate(graph.nodes())}
         self.used = {c: pulp.LpVariable(f"y{i}", 0, 1) for i, c in enumerate(graph.classes)}
         self.trait: dict[Trait, Any] = {}
@@ -185,10 +186,10 @@ class Problem:
                 for z in whole:
                     self.model += z + tiled <= 1
 
-    def solve(self) -> Form | None:
-        """The best form that no cut forbids; None if there is none."""
-        self.model.solve(self.solver)
-        if pulp.LpStatus[self.model.status] != "Optimal":
+    def solve(self, seconds: float) -> Form | None:
+        """The best form that no cut forbids; None if there is none, or none was proven the best in time."""
+        self.model.solve(solver(seconds))
+        if self.model.sol_status != pulp.LpSolutionOptimal:
             return None
         picked = {c: n for (c, n), x in self.node.items() if (x.value() or 0) > 0.5}
         choice = _needed(picked, self.graph.roots)
@@ -207,13 +208,17 @@ class Problem:
         self.model += pulp.lpSum(self.counts) >= sum(form.passes.values())  # answers come in that order
 
 
-def forms(graph: EGraph, streams: Sequence[Stream], limit: int = 64) -> Iterator[Form]:
-    """Forms in order of passes, then work; each differs in traits from all before it and is not dominated."""
+def forms(graph: EGraph, streams: Sequence[Stream], seconds: float = 20.0) -> Iterator[Form]:
+    """Forms in order of passes, then work; each differs in traits from all before it and is not dominated.
+
+    Stops after `seconds`, or when there are no more.
+    """
     if not all(graph.classes.get(r) for r in graph.roots):
         return
+    end = time.monotonic() + seconds
     problem = Problem(graph, streams)
-    for _ in range(limit):
-        form = problem.solve()
+    while time.monotonic() < end:
+        form = problem.solve(end - time.monotonic())
         if form is None:
             return
         yield form
@@ -250,6 +255,24 @@ def _plain_tiles(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
         return plain or in_order
 
     return graph.restrict({c: keep(ns) for c, ns in graph.classes.items()})
+
+
+def _affordable(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
+    """The nodes whose work, with the least work below them, does not already exceed the limit."""
+    work = Work(graph, streams)
+    limit = WORK_LIMIT * work.definition()
+    least = dict.fromkeys(graph.classes, float("inf"))
+
+    def total(c: ClassId, n: Node) -> float:
+        return work(c, n) + max((least[k] for k in n.children), default=0.0)
+
+    changed = True
+    while changed:
+        changed = False
+        for c, n in graph.nodes():
+            if (found := total(c, n)) < least[c] - 1e-9:
+                least[c], changed = found, True
+    return graph.restrict({c: tuple(n for n in ns if total(c, n) <= limit) for c, ns in graph.classes.items()})
 
 
 def _least_levels(graph: EGraph, s: Stream) -> dict[ClassId, int]:

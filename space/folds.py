@@ -36,6 +36,8 @@ class Action:
     transport: an accumulator `a` that was relative to `old`, taken relative to `new`.
     reference_of: the finished reference over a rank, as an expression of the score (for the law's left side).
     weight_of: the weight of a score relative to a finished reference, as an expression (for the law).
+    linear: whether transport is linear in the accumulator, so that a fold may carry any argument; else the
+    argument is 1. Then weights compose too: weight(a, c) * weight(c, g) = weight(a, g).
     """
 
     name: str
@@ -46,6 +48,7 @@ class Action:
     transport: Callable[[Array, Reference, Reference], Array]
     reference_of: Callable[[str, Expr], Expr]
     weight_of: Callable[[Expr, Expr], Expr]
+    linear: bool
 
 
 def _finite(m: Array) -> Array:
@@ -69,6 +72,7 @@ ACTIONS: dict[str, Action] = {
             transport=lambda a, old, new: a * np.exp(old[0] - _finite(new[0])),
             reference_of=lambda rank, c: Reduce("max", rank, c),
             weight_of=lambda c, g: Map("exp", (c - g,)),
+            linear=True,
         ),
         Action(
             name="translate",
@@ -79,6 +83,7 @@ ACTIONS: dict[str, Action] = {
             transport=lambda a, old, new: a + old[0] * (old[1] - new[1]) ** 2,
             reference_of=lambda rank, c: Reduce("add", rank, c) / Size(rank),
             weight_of=lambda c, g: (c - g) * (c - g),
+            linear=False,
         ),
     )
 }

@@ -84,6 +84,7 @@ def is_variable(x: Expr) -> bool:
 
 A, B, C, D, U, V, X, Y = (variable(n) for n in "abcduvxy")
 R, Q = "?r", "?q"
+LINEAR = tuple(a.name for a in ACTIONS.values() if a.linear)
 
 
 def _exp(x: Expr) -> Expr:
@@ -110,8 +111,8 @@ GENERAL: tuple[Law, ...] = (
     Law("division", (A / C) / D, A / (C * D)),
     Law("division", _sum(R, Y / U), _sum(R, Y) / U, (Absent((R,), (U,)),), both_ways=True),
     Law("distribute", _sum(R, Y * U), _sum(R, Y) * U, (Absent((R,), (U,)),), both_ways=True),
-    Law("linearity", _sum(R, A + B), _sum(R, A) + _sum(R, B), both_ways=True),
-    Law("linearity", _sum(R, A - B), _sum(R, A) - _sum(R, B), both_ways=True),
+    Law("linearity", _sum(R, A + B), _sum(R, A) + _sum(R, B)),
+    Law("linearity", _sum(R, A - B), _sum(R, A) - _sum(R, B)),
     Law("linearity", _sum(R, U), U * Size(R), (Absent((R,), (U,)),)),
     Law("exchange", _sum(R, _sum(Q, X)), _sum(Q, _sum(R, X)), (Differ(R, Q),)),
     Law("exchange", _max(R, _max(Q, X)), _max(Q, _max(R, X)), (Differ(R, Q),)),
@@ -144,14 +145,17 @@ def _composite() -> Iterator[Law]:
     for action in ACTIONS.values():
         weight = action.weight_of(C, action.reference_of(R, C))
         present = (Present(R, C),)
-        yield Law("composite-fold", _sum(R, Y * weight), Fold(action.name, R, C, Y), present)
         yield Law("composite-fold", _sum(R, weight), Fold(action.name, R, C, Const(1.0)), present)
-        yield Law("composite-fold", Fold(action.name, R, C, Y), _sum(R, Y * weight), present, steps=1)
+        if action.linear:
+            yield Law("composite-fold", _sum(R, Y * weight), Fold(action.name, R, C, Y), present)
+            yield Law("composite-fold", Fold(action.name, R, C, Y), _sum(R, Y * weight), present, steps=1)
+        else:
+            yield Law("composite-fold", Fold(action.name, R, C, Const(1.0)), _sum(R, weight), present, steps=1)
 
 
 def _linear_folds() -> Iterator[Law]:
-    """A composite fold is linear in what it accumulates."""
-    for name in ACTIONS:
+    """A composite fold whose transport is linear is linear in what it accumulates."""
+    for name in LINEAR:
         once = Absent((R,), (U,))
         yield Law("fold-linear", Fold(name, R, C, Y * U), Fold(name, R, C, Y) * U, (once,))
         yield Law("fold-linear", Fold(name, R, C, Y / U), Fold(name, R, C, Y) / U, (once,), both_ways=True)
@@ -220,25 +224,20 @@ def _split(s: SplitOf, filters: Iterable[tuple[Predicate, float]], actions: Iter
 
 def _transport(s: SplitOf) -> Iterator[Law]:
     """What is relative to a reference over all tiles goes through the tile's own reference."""
-    for action in ACTIONS.values():
-        if action.name in MULTIPLICATIVE:
-            g = _max(s.outer, C)
-            moved = action.weight_of(A, C) * action.weight_of(C, g)
-            yield Law("transport", action.weight_of(A, g), moved, (Differ(A, C),))
+    for name in LINEAR:
+        weight = ACTIONS[name].weight_of
+        g = ACTIONS[name].reference_of(s.outer, C)
+        yield Law("transport", weight(A, g), weight(A, C) * weight(C, g), (Differ(A, C),))
 
 
 def _nested(s: SplitOf) -> Iterator[Law]:
     """A fold over a split rank is a fold over tiles of folds within a tile."""
-    for name in MULTIPLICATIVE:
+    for name in LINEAR:
         c, y = s.view(C), s.view(Y)
-        inner = Fold(name, s.inner, c, y)
-        nested = Fold(name, s.outer, ACTIONS[name].reference_of(s.inner, c), inner)
+        nested = Fold(name, s.outer, ACTIONS[name].reference_of(s.inner, c), Fold(name, s.inner, c, y))
         conditions = (Present(s.rank, C), Absent((s.outer, s.inner), (C, Y)))
         yield Law("nested-fold", Fold(name, s.rank, C, Y), nested, conditions)
 
-
-MULTIPLICATIVE = ("scale",)
-"""Actions whose weights compose, weight(a, c) * weight(c, g) = weight(a, g): references may go by steps."""
 
 NAMES = (
     *dict.fromkeys(law.name for law in GENERAL),

@@ -64,13 +64,13 @@ def traits(head: Expr, ranks: frozenset[Rank], below: frozenset[Rank], streams: 
                 yield Trait(kind, what, role, s.rank)
                 if role != "whole":
                     yield Trait("tiled", "", "", s.rank)
-            case Map(op="div"):
+            case Map(op="div") if below[1]:
                 yield Trait("division", "", "inside" if s.element(ranks) else "after", s.rank)
             case Map() if head.op in COSTLY and s.outer in ranks and s.inner not in ranks:
                 yield Trait("correction", "", "", s.rank)
     if isinstance(head, (Reduce, Fold)) and all(s.role(head.rank) is None for s in streams):
         whole = {r: s.rank for s in streams for r in (s.outer, s.inner) if r is not None}
-        over = ",".join(sorted({whole.get(r, r) for r in below}))
+        over = ",".join(sorted({whole.get(r, r) for b in below for r in b}))
         yield Trait("sum", head.action if isinstance(head, Fold) else head.op, over, head.rank)
 
 
@@ -78,8 +78,7 @@ def traits_of(roots: Sequence[Expr], streams: Sequence[Stream]) -> frozenset[Tra
     """All features of a graph."""
     found: set[Trait] = set()
     for x in topological(roots):
-        below = frozenset[Rank]().union(*(free(a) for a in children(x)))
-        found.update(traits(x, free(x), below, streams))
+        found.update(traits(x, free(x), [free(a) for a in children(x)], streams))
     return frozenset(found)
 
 
