@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform as host
@@ -70,8 +71,13 @@ def triton_version() -> str:
 def _cuda_driver() -> str:
     if torch.version.hip:
         return f"hip{torch.version.hip.rsplit('.', 1)[0]}"
-    version = int(torch._C._cuda_getDriverVersion())  # type: ignore[attr-defined]
-    return f"cuda{version // 1000}.{version % 1000 // 10}"
+    # the driver's own answer: PyTorch keeps its accessor private, and not every build has it
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return f"cuda{torch.version.cuda}"
+    return f"cuda{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def _cpu_name() -> str:
