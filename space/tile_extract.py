@@ -13,6 +13,8 @@ from .tile_ir import TileGraph, TileNode
 Choice: TypeAlias = dict[str, TileNode]
 """The node chosen for each class that the result needs, the result's class first."""
 
+SECONDS = 10.0
+"""Time for one answer; tile graphs have tens of nodes."""
 TOLERANCE = 1e-6
 """Relative difference below which two totals are equal."""
 
@@ -49,7 +51,7 @@ def _in_order(graph: TileGraph, cost: Mapping[tuple[str, TileNode], float]) -> I
             model += place[c] - place[child] >= 1 - (len(graph.classes) + 1) * (1 - x)
     for nodes in graph.classes.values():
         model += pulp.lpSum(x for (c, n), x in node.items() if graph.classes[c] is nodes) <= 1
-    engine = solver()
+    engine = solver(SECONDS)
     while True:
         model.solve(engine)
         if pulp.LpStatus[model.status] != "Optimal":

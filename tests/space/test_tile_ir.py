@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import pytest
 from small_plans import chained_products
 
@@ -25,6 +28,7 @@ from eintune.space.tile_ir import (
     saturate_tiles,
 )
 from eintune.space.tile_lowering import tile_terms
+from eintune.space.tile_pictures import CHOSEN, LEFT, tile_dot
 
 Q = Lds(Input("Q", 128, 64, 2, 1))
 K = Lds(Input("K", 64, 128, 2, 8))
@@ -111,3 +115,25 @@ def test_all_optimal_choices_are_listed_once() -> None:
     dear = {key: float(key[1].op == "LDR") for key in graph.nodes}
     (only,) = cheapest(graph, dear)
     assert "LDR" not in {n.op for n in only.values()}
+
+
+def test_the_graph_is_drawn_plain_and_with_costs() -> None:
+    graph = saturate_tiles(Stg(Sts(chain())))
+    plain = tile_dot(graph)
+    assert plain.count("subgraph") == len(graph.classes)
+    assert plain.count("->") == sum(len(n.children) for _, n in graph.nodes)
+    assert CHOSEN not in plain
+    cost = {key: 1234.0 * (key[1].op == "WGMMA") for key in graph.nodes}
+    (choice,) = cheapest(graph, {key: float(key[1].op == "LDR") for key in graph.nodes})
+    priced = tile_dot(graph, cost, choice)
+    assert priced.count(CHOSEN) == len(choice)
+    assert priced.count(LEFT) == len(graph.nodes) - len(choice)
+    assert priced.count("1,234 B") == 3
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz's dot is not installed")
+def test_the_picture_is_valid_dot() -> None:
+    text = tile_dot(saturate_tiles(Stg(Sts(chain()))))
+    made = subprocess.run(["dot", "-Tsvg"], input=text, capture_output=True, text=True, check=True)
+    assert "<svg" in made.stdout
+    assert "WGMMA" in made.stdout
