@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from .cascade import Cascade, CascadeError
 from .expr import Access, Expr, Iota, Predicate, Rank
+from .iterative import IterativeCascade
+from .iterative_passes import one_iteration
 from .operators import Operation, OperatorGraph, from_cascade, from_expressions, in_order
 
 _PER_LINE = 4
@@ -76,18 +79,33 @@ class PassReport:
         return "\n\n".join([f"Pass Analysis: {levels}, {passes}", *map(str, self.stages)])
 
 
-def analyse(computation: Cascade | OperatorGraph, stream: Rank | None = None) -> PassReport:
+def analyse(computation: Cascade | OperatorGraph | IterativeCascade, stream: Rank | None = None) -> PassReport:
     """The passes over `stream`; by default over the rank that needs most of them.
 
+    Of an iterative cascade, the passes of one iteration after another: its states stay where they are.
     Equal ranks are told apart by the number of barriers, then by which is reduced last. Raises CascadeError
     for a rank that does not occur.
     """
-    graph = from_cascade(computation) if isinstance(computation, Cascade) else computation
+    graph, inputs = _graph(computation)
     ranks = _ranks(graph)
     known = frozenset[Rank]().union(*(r.domain for r in ranks.values()))
     if stream is not None and stream not in known:
         raise CascadeError(f"`stream` must be a rank of the computation ({list(in_order(known))}), but got {stream!r}")
-    return _report(graph, ranks, _timing(graph, ranks, stream))
+    return _report(graph, inputs, _timing(graph, ranks, stream))
+
+
+def _graph(computation: Cascade | OperatorGraph | IterativeCascade) -> tuple[OperatorGraph, list[str]]:
+    """The operations, and the inputs in first-use order."""
+    match computation:
+        case Cascade():
+            return from_cascade(computation), list(computation.inputs)
+        case IterativeCascade():
+            return one_iteration(computation), list(computation.inputs)
+        case OperatorGraph():
+            read = (x.tensor.name for o in computation.operations for x in o.operands if isinstance(x, Access))
+            return computation, list(dict.fromkeys(read))
+        case _:
+            assert_never(computation)
 
 
 def passes(roots: Iterable[Expr], stream: Rank | None = None) -> int:
@@ -264,12 +282,12 @@ def _place(graph: OperatorGraph, t: _Timing) -> None:
 # ---- the report
 
 
-def _report(graph: OperatorGraph, ranks: dict[str, _Ranks], t: _Timing) -> PassReport:
+def _report(graph: OperatorGraph, inputs: list[str], t: _Timing) -> PassReport:
     pass_level = {k: max(t.level[x] for x, n in t.number.items() if n == k) for k in range(1, t.passes + 1)}
     stages: dict[tuple[int, int, int], list[Operation]] = {}
     for o in graph.operations:
         stages.setdefault(_slot(o.output, t, pass_level), []).append(o)
-    made = [_stage(slot, found, graph, t) for slot, found in sorted(stages.items())]
+    made = [_stage(slot, found, graph, inputs, t) for slot, found in sorted(stages.items())]
     return PassReport(t.family.whole, max(t.level.values(), default=-1) + 1, t.passes, tuple(made))
 
 
@@ -288,7 +306,9 @@ def _slot(x: str, t: _Timing, pass_level: dict[int, int]) -> tuple[int, int, int
     return len(pass_level) + 1, _BETWEEN, t.level[x]
 
 
-def _stage(slot: tuple[int, int, int], found: list[Operation], graph: OperatorGraph, t: _Timing) -> Stage:
+def _stage(
+    slot: tuple[int, int, int], found: list[Operation], graph: OperatorGraph, inputs: list[str], t: _Timing
+) -> Stage:
     number, where, level = slot
     barriers = sorted((o for o in found if o.output in t.barriers), key=lambda o: str(o.operator))
     ordered = (*(o for o in found if o.output not in t.barriers), *barriers)
@@ -296,11 +316,13 @@ def _stage(slot: tuple[int, int, int], found: list[Operation], graph: OperatorGr
     loads: tuple[str, ...] | None = ()
     recomputed: tuple[Operation, ...] = ()
     if place == "pass":
-        loads, recomputed = _needed(number, graph, t)
+        loads, recomputed = _needed(number, graph, inputs, t)
     return Stage(place, number, level, ordered, frozenset(o.output for o in barriers), loads, recomputed)
 
 
-def _needed(number: int, graph: OperatorGraph, t: _Timing) -> tuple[tuple[str, ...] | None, tuple[Operation, ...]]:
+def _needed(
+    number: int, graph: OperatorGraph, inputs: list[str], t: _Timing
+) -> tuple[tuple[str, ...] | None, tuple[Operation, ...]]:
     """The streamed inputs that a pass reads, and the operations of earlier passes that it computes again."""
     by_name = {o.output: o for o in graph.operations}
     members = t.family.below(t.family.whole)
@@ -320,9 +342,8 @@ def _needed(number: int, graph: OperatorGraph, t: _Timing) -> tuple[tuple[str, .
                 unknown = True
             elif isinstance(x, str) and x in t.streamed and not _kept(x, number, t):
                 todo.append(by_name[x])
-    order = [x.tensor.name for o in graph.operations for x in o.operands if isinstance(x, Access)]
     again = tuple(o for o in graph.operations if o.output in visited and t.number.get(o.output, number) < number)
-    return None if unknown else tuple(n for n in dict.fromkeys(order) if n in loads), again
+    return None if unknown else tuple(n for n in inputs if n in loads), again
 
 
 def _kept(x: str, number: int, t: _Timing) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.iterative import IterativeCascade
 from eintune.space.notation import parse_cascade
 from eintune.space.operator_text import read_operators
 from eintune.space.operators import from_cascade, to_cascade
@@ -56,6 +57,27 @@ def test_a_division_before_the_last_product_leaves_nothing_after_the_loop() -> N
     assert labels(report, "after") == []
     assert labels(report, "between") == ["M_sub_m1p", "M_exp_m1p", "M_mul_m1p", "R_add_m1"]
     assert "M_mul_m1m0p" in labels(report, "pass", 2)
+
+
+def test_the_iterative_cascade_is_one_pass() -> None:
+    report = analyse(IterativeCascade.parse((TESTS / "cascades" / "attention_1pass_iterative.edge").read_text()))
+    assert str(report) + "\n" == (GOLDEN / "passes_attention_1pass_iterative.txt").read_text()
+    assert (report.passes, report.sync_levels) == (1, 2)
+
+
+def test_an_iteration_after_a_reduction_is_another_pass() -> None:
+    """The normaliser is known only after the first pass; the running sum reads it in the second."""
+    text = """
+    Gp = Xp,m :: ∨m max(∪)
+    Sp,0 = 0
+    Yp,m = e^(Xp,m - Gp)
+    Sp,m+1 = Sp,m + Yp,m
+    Zp = Sp,|m|
+    until m >= |m|
+    """
+    report = analyse(IterativeCascade.parse(text))
+    assert report.passes == 2
+    assert labels(report, "pass", 2) == ["M_sub_mp", "M_exp_mp", "M_add_mp", "R_last_m"]
 
 
 def test_a_value_per_element_is_made_in_the_first_pass_that_reads_it() -> None:

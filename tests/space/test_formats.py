@@ -1,0 +1,64 @@
+"""A text's notation is told from the text."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.formats import read_computation
+from eintune.space.iterative import IterativeCascade
+from eintune.space.operator_egg import read_egg, write_egg
+from eintune.space.operator_text import read_operators
+from eintune.space.operators import OperatorGraph
+
+TESTS = Path(__file__).resolve().parent.parent
+PROGRAM = '; a program\n(let X (Tensor "X" "m"))\n(let Z (R_add_m X))'
+E_GRAPH = {
+    "nodes": {
+        "n": {"op": '"X"', "children": [], "eclass": "n"},
+        "r": {"op": '"m"', "children": [], "eclass": "r"},
+        "x": {"op": "Tensor", "children": ["n", "r"], "eclass": "x"},
+        "z": {"op": "R_add_m", "children": ["x"], "eclass": "z"},
+    }
+}
+
+
+@pytest.mark.parametrize("path", sorted((TESTS / "cascades").glob("*.edge")), ids=lambda p: p.stem)
+def test_edge_files(path: Path) -> None:
+    read = read_computation(path.read_text())
+    assert isinstance(read, IterativeCascade if "iterative" in path.stem else Cascade)
+    assert read == type(read).parse(path.read_text())
+
+
+@pytest.mark.parametrize("path", sorted((TESTS / "operators").glob("*.txt")), ids=lambda p: p.stem)
+def test_operator_files_and_their_programs(path: Path) -> None:
+    graph = read_operators(path.read_text())
+    assert read_computation(path.read_text()) == graph
+    assert read_computation(write_egg(graph)) == graph
+
+
+def test_programs_and_e_graphs() -> None:
+    assert read_computation(PROGRAM) == read_egg(PROGRAM)
+    graph = read_computation(json.dumps(E_GRAPH))
+    assert isinstance(graph, OperatorGraph)
+    assert [str(o.operator) for o in graph.operations] == ["R_add_m"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " " * 50_000, ";" * 50_000, "; \n" * 20_000, "\n" * 50_000, "= " * 50_000, "(" * 50_000, "{" * 50_000],
+    ids=["empty", "blanks", "semicolons", "comments", "lines", "equals", "brackets", "braces"],
+)
+def test_text_that_says_nothing_is_read_quickly(text: str) -> None:
+    began = time.monotonic()
+    try:
+        read = read_computation(text)
+    except CascadeError:
+        pass
+    else:
+        assert read == Cascade(())
+    assert time.monotonic() - began < 5
