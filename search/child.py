@@ -103,7 +103,7 @@ class Child:
                 return outcome
             if time.monotonic() >= deadline:
                 self.stop()
-                return Outcome("timeout", message=f"no answer within {timeout:g} s", at=self._at)
+                return Outcome("timeout", message=f"no answer within {timeout:.3g} s", at=self._at)
 
     def poll(self, timeout: float) -> Outcome | None:
         """The outcome if it arrives within `timeout` seconds; a progress note also ends the wait."""

@@ -14,17 +14,23 @@ import torch
 from ..costmodel.estimate import Resources
 from ..kernels.compile_pool import Failure, compile_many
 from ..kernels.kernel import Kernel
+from ..space.cascade import Cascade
 from ..space.schedule import Problem
 from .child import Child
 from .device_lock import device_lock
 from .measurement import Measurement
 from .policy import Policy
+from .reference import contraction_points
 from .tasks import Check, Checked, Peer, Prepare, Prepared, Subject, Time, Timing, label_of
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage ("compile", "check", "time"), how many are done, and of how many."""
 
 
+SLOW = {"cpu": 2e9, "cuda": 1e12}
+"""Multiply-adds per second, by device type, below which a run counts as hung once `Policy.run` is over."""
+OVERHEAD = 2e-3
+"""Seconds of a sample that are not the kernel: at most."""
 FINAL = 3
 """Finalists and peers take this many times the rounds, within the same effort."""
 
@@ -51,6 +57,8 @@ class Measurer:
         self.device = str(torch.device(device))
         self.policy = policy or Policy()
         self._progress = progress
+        points = contraction_points(Cascade.parse(problem.cascade), problem.sizes)
+        self._run_timeout = self.policy.run + points / SLOW[torch.device(device).type]
         self._worker = Child()
         self._preparing = False
         self._generation = 0
@@ -88,7 +96,7 @@ class Measurer:
     def _measure(self, subjects: list[Kernel | Peer], policy: Policy) -> dict[str, Measurement]:
         distinct = {label_of(s): s for s in subjects}
         found = self._compile(distinct)
-        with device_lock(self.device, lambda line: self._progress(line, 0, 0)):
+        with device_lock(self._lock_name(), lambda line: self._progress(line, 0, 0)):
             self._begin()
             for number, (label, subject) in enumerate(distinct.items()):
                 if found[label].status == "ok":
@@ -117,6 +125,13 @@ class Measurer:
         major, minor = torch.cuda.get_device_capability(self.device)
         return f"sm_{major}{minor}"
 
+    def _lock_name(self) -> str:
+        """The physical device, whatever this process numbers it."""
+        if not self.device.startswith("cuda"):
+            return self.device
+        properties = torch.cuda.get_device_properties(self.device)
+        return f"cuda-{getattr(properties, 'uuid', self.device)}"
+
     def _begin(self) -> None:
         """Have a worker with inputs and reference: the first one, or a replacement for one that died."""
         if not self._preparing:
@@ -139,7 +154,8 @@ class Measurer:
     def _check(self, subject: Subject, before: Measurement) -> Measurement:
         self._begin()
         label = label_of(subject)
-        outcome = self._worker.call(Check(subject), self.policy.compile + self.policy.run)
+        compiling = 0.0 if before.registers is not None else self.policy.compile
+        outcome = self._worker.call(Check(subject), compiling + self._run_timeout)
         if outcome.status != "ok":
             return replace(before, status=outcome.status, message=outcome.message)
         checked: Checked = outcome.value
@@ -189,8 +205,13 @@ class Measurer:
 
     def _patience(self, labels: Sequence[str], policy: Policy) -> float:
         """Seconds until timing counts as hung: generous, but finite."""
-        rounds = sum(max(policy.effort, policy.rounds[0] * self._estimated[label]) for label in labels)
-        return policy.run + 4 * rounds
+        most = policy.rounds[1]
+        least = policy.rounds[0]
+        expected = sum(
+            max(least * first, min(policy.effort + first, most * (first + OVERHEAD)))
+            for first in (self._estimated[label] for label in labels)
+        )
+        return self._run_timeout + 4 * expected
 
 
 def _after_compiling(before: Measurement, compiled: Resources | Failure) -> Measurement:

@@ -146,6 +146,11 @@ def _reduces(x: Expr) -> bool:
     return isinstance(x, (Reduce, Fold))
 
 
+def contraction_points(cascade: Cascade, sizes: Mapping[Rank, int]) -> int:
+    """Multiply-adds of the cascade's largest contraction."""
+    return _largest(cascade, sizes, reduced=True)
+
+
 def _largest(cascade: Cascade, lengths: Mapping[Rank, int], reduced: bool) -> int:
     """Elements of the largest intermediate; with `reduced`, points of the largest contraction."""
     most = 1
@@ -191,7 +196,7 @@ def sample_positions(cascade: Cascade, sizes: Mapping[Rank, int], points: float,
     """
     lengths = dict(sizes)
     ranks = kept_ranks(cascade)
-    while _largest(cascade, lengths, reduced=True) > points:
+    while contraction_points(cascade, lengths) > points:
         longest = max(ranks, key=lambda r: lengths[r], default=None)
         if longest is None or lengths[longest] == 1:
             break

@@ -20,6 +20,9 @@ from .tasks import Timing
 SHORTEST_CPU_SAMPLE = 1e-3
 """Seconds; perf_counter's own noise is well below a percent of it."""
 
+FLUSHED = 2**29
+"""Bytes written before a GPU sample: over 100 us of writing, while the host queues the launch to be timed."""
+
 Run = Callable[[], object]
 
 
@@ -30,8 +33,10 @@ class Sampler:
         self.device = device
         self._flush: torch.Tensor | None = None
         if device.type == "cuda":
-            cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)
-            self._flush = torch.empty(max(4 * cache, 2**28), dtype=torch.int8, device=device)
+            properties = torch.cuda.get_device_properties(device)
+            cache = getattr(properties, "L2_cache_size", 0)
+            elements = min(max(4 * cache, FLUSHED), properties.total_memory // 8)
+            self._flush = torch.empty(elements, dtype=torch.int8, device=device)
 
     def once(self, run: Run) -> float:
         """Seconds of one call, by itself."""

@@ -74,6 +74,7 @@ class Bench:
     def prepare(cls, task: Prepare) -> Bench:
         device = torch.device(task.device)
         if device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
             torch.cuda.set_device(device)
         inputs = draw_inputs(task.problem, device, task.policy.seed)
         untouched = {name: t.clone() for name, t in inputs.items()}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from eintune.kernels.choices import make_kernel
 from eintune.kernels.kernel import Argument, Kernel
 from eintune.search.child import Child
 from eintune.search.device_lock import device_lock
@@ -20,7 +21,9 @@ from eintune.search.peers import attention_peers, sdpa
 from eintune.search.policy import Policy
 from eintune.search.reference import reference
 from eintune.search.tasks import Check, Peer, Prepare
+from eintune.space.cascade import Cascade
 from eintune.space.schedule import Problem
+from eintune.space.schedule_space import schedules
 from eintune.space.workloads import attention_problem
 
 QUICK = Policy(run=2.0, compile=2.0, rounds=(2, 5), effort=0.05)
@@ -92,6 +95,20 @@ def test_the_right_ones_are_timed_beside_the_failures(measured: dict[str, Measur
     assert 0 < result.low <= result.seconds <= result.high < 1
     assert 0 < result.rms_error <= result.budget
     assert result.compile_seconds > 0
+
+
+def test_generated_kernels_are_right() -> None:
+    """The whole way from a definition: plans, sources, the worker, the budget."""
+    posed = attention_problem(
+        batch=2, heads=4, kv_heads=2, seq=70, kv_seq=300, head_dim=24, dtype="bf16", causal="lower_right"
+    )
+    kernels = [
+        make_kernel(posed.cascade, posed, schedule)
+        for schedule in schedules(Cascade.parse(posed.cascade), posed, "torch")[:4]
+    ]
+    with Measurer(posed, "cpu", QUICK) as measurer:
+        results = measurer.measure(kernels)
+    assert [(r.status, r.message) for r in results] == [("ok", "")] * len(kernels) and kernels
 
 
 def test_measurements_come_in_order_and_once_a_digest(measurer: Measurer) -> None:
