@@ -1,8 +1,9 @@
-"""Two corrections to Triton's interpreter, which keeps bf16 numbers as bare 16-bit patterns.
+"""Three corrections to Triton's interpreter (as of 3.6), put in before the first interpreted launch.
 
-As of Triton 3.6 a product of bf16 tiles multiplies the patterns as integers, and a conversion from fp32 to bf16
-drops bits where the hardware rounds to the nearest. Interpreted kernels would be wrong where compiled ones are
-right, so the corrected operations are put in before the first interpreted launch.
+It keeps bf16 numbers as bare 16-bit patterns: a product of bf16 tiles multiplies the patterns as integers, and a
+conversion from fp32 to bf16 drops bits where the hardware rounds to the nearest. And a comparison of scalars that
+is broadcast to a tile becomes floating point. Interpreted kernels would fail or be wrong where compiled ones are
+right.
 """
 
 from __future__ import annotations
@@ -52,4 +53,8 @@ def mend() -> None:
         )
         return multiply(self, a, b, d, *options)
 
-    builder.cast_impl, builder.create_dot = cast_impl, create_dot
+    def create_splat(self: Any, ret_ty: Any, arg: Any) -> Any:
+        scalar = np.asarray(arg.data)
+        return interpreter.TensorHandle(np.full(ret_ty.shape, scalar.flat[0], dtype=scalar.dtype), arg.dtype.scalar)
+
+    builder.cast_impl, builder.create_dot, builder.create_splat = cast_impl, create_dot, create_splat

@@ -1,0 +1,59 @@
+"""Triton kernels of every tabled and of drawn computations agree with the float64 meaning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, reject, settings
+from kernel_forms import DTYPES
+from plan_cases import Form, forms
+from plan_checks import data_for, meaning, problem_of, relative_error, schedule_of
+from strategies import Drawn, computations
+
+from eintune.kernels.emitters import emit
+from eintune.space.cascade import Cascade
+from eintune.space.lowering import IllegalPlan, build_plan
+from eintune.space.schedule import Schedule
+
+pytestmark = pytest.mark.interpreter
+
+FORMS = forms()
+SIZES = {
+    "odd": {"b": 1, "h": 2, "g": 2, "p": 19, "m": 37, "e": 20, "f": 24, "j": 21},
+    "one": dict.fromkeys("bhgpmefj", 1),
+}
+
+
+def worst(execute, definition: Cascade, computed: Cascade, sizes, params, schedule: Schedule) -> float:
+    """The largest error of the fp32 kernel, relative to the largest magnitude."""
+    problem = problem_of(definition, sizes, "fp32", params)
+    kernel = emit(build_plan(computed, problem, schedule), schedule)
+    data = data_for(definition, sizes)
+    tensors = [
+        torch.full(a.shape, float("nan"), dtype=DTYPES[a.dtype])
+        if a.output
+        else torch.as_tensor(data[a.name]).to(DTYPES[a.dtype])
+        for a in kernel.arguments
+    ]
+    execute(kernel, tensors)
+    exact = meaning(definition, sizes, data, params)
+    made = {a.name: t.double().numpy() for a, t in zip(kernel.arguments, tensors, strict=True) if a.output}
+    return max(relative_error(made[n], exact[n]) for n in exact)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+def test_tabled_computations(form: Form, size: str, execute) -> None:
+    sizes = SIZES[size]
+    schedule = schedule_of(form, sizes, "triton")
+    assert worst(execute, form.definition, form.computed, sizes, form.params, schedule) < 3e-5
+
+
+@given(computations())
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_drawn_computations(execute, drawn: Drawn) -> None:
+    try:
+        error = worst(execute, drawn.cascade, drawn.cascade, drawn.sizes, {}, drawn.schedule)
+    except IllegalPlan:
+        reject()
+    assert error < 1e-4
