@@ -17,7 +17,8 @@ An expression has `|`, `&`, comparisons, `+ -`, `* / ×` and `·`, a sign, and o
     sum[m](x)  max[m](x)  min[m](x)  prod[m](x)  fold_scale[m](ref, x)  fold_translate[m](ref, x)
     where(m <= p + |m| - |p| & …, x, -inf)  split[m -> m1,m0](x)  unsplit[m1,m0 -> m](x)
 
-Implicit sums stand inside of the reduce actions, and the actions apply from left to right.
+Implicit sums stand inside of the reduce actions, and the actions apply from left to right. A filter on a tensor,
+`Zp = Am,p:m<=p`, restricts the iteration space of the whole einsum: a filtered point takes no part in its reduction.
 """
 
 from __future__ import annotations

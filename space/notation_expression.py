@@ -5,7 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from .expr import Access, Const, Expr, Fold, Iota, Map, Param, Rank, Reduce, Size, Split, Tensor, Unsplit, Where
+from .expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Iota,
+    Map,
+    Param,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Split,
+    Tensor,
+    Unsplit,
+    Where,
+)
 from .notation_cursor import Cursor
 from .notation_filter import read_predicate
 from .notation_grammar import COMPARISON, FOLDS, INFIX, LEVEL_OF, PARAMETER, REDUCERS, VIEWS
@@ -32,6 +48,7 @@ class Expressions(Cursor):
         self.scope = scope
         self.dot = "mul"
         self.dots = 0
+        self.filters: list[Predicate] = []
 
     def expression(self, level: int = 0) -> Expr:
         """Infix operators of `level` and tighter."""
@@ -100,6 +117,8 @@ class Expressions(Cursor):
         self.scope.read.setdefault(name, self.number)
         if len(known.ranks) != len(index):
             self.fail(f"{name} has {len(known.ranks)} ranks {list(known.ranks)}, but is read with {list(index)}", token)
+        if self.take(":"):  # EDGE's filter, Am,p:m<=p, restricts the iteration space of the whole einsum
+            self.filters.append(read_predicate(self))
         return Access(known, index)
 
     def word(self) -> Expr:

@@ -45,10 +45,17 @@ def _read_side(line: Cursor) -> Predicate:
             sizes.append((line.size(), coef))
         else:
             rank = line.rank("a filter (for a condition on tensors write select(condition, then, else))")
-            terms.append(Term(rank, coef, line.size() if line.take("*", "×") else None))
-        operator = line.take("+", "-")
+            strided = line.peek().text in ("*", "×") and line.peek(1).text == "|"
+            terms.append(Term(rank, coef, line.size() if strided and line.next() else None))
+        operator = line.take("+", "-") if _continues(line) else None
         if not operator:
             return Predicate(tuple(terms), tuple(sizes), const)
+
+
+def _continues(line: Cursor) -> bool:
+    """After a sign stands another term, and not an operand of the expression around an inline filter."""
+    after = line.peek(1)
+    return after.kind == "number" or after.text == "|" or line.index_starts(1)
 
 
 def _read_integer(line: Cursor) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .cascade import Cascade, CascadeError, Einsum
-from .expr import Expr, Map, Rank, Reduce, Tensor, free
+from .expr import Expr, Map, Rank, Reduce, Tensor, Where, free
 from .notation_expression import Expressions, Scope
 from .notation_grammar import COMPUTE, KINDS, MERGES, REDUCE, REDUCE_MERGES, RESERVED, fitting_merges, implicit_sum
 from .notation_lexer import Token, statements
+from .pointwise import REDUCTIONS
 
 
 def read_cascade(text: str) -> Cascade:
@@ -19,6 +20,8 @@ def read_cascade(text: str) -> Cascade:
         match line.peek():
             case Token("word", "input"):
                 line.declaration()
+            case Token(_, "until" | "⋄"):
+                line.fail("a stopping condition makes this an iteration, which IterativeCascade.parse reads")
             case Token("word", "results"):
                 if results:
                     line.fail("`results` stands once, but this is its second line")
@@ -110,10 +113,25 @@ class Line(Expressions):
         if self.peek().text != "::":
             self.end()
         self.check(maps, body)
-        body = implicit_sum(body, kept | {rank for rank, _ in reductions})
+        explicit = {rank for rank, _ in reductions}
+        for predicate in reversed(self.filters):
+            body = Where(predicate, body, self.fill(body, kept | explicit, reductions))
+        body = implicit_sum(body, kept | explicit)
         for rank, op in reductions:
             body = Reduce(op, rank, body)
         return body
+
+    def fill(self, body: Expr, kept: frozenset[Rank], reductions: list[tuple[Rank, str]]) -> float:
+        """What stands at filtered points: the identity of the reduction, or 0 (absent) where there is none."""
+        ranks = free(body).union(*(p.ranks for p in self.filters))
+        if inner := ranks - free(body) - kept:
+            self.fail(
+                f"a filter on a tensor is over ranks of the whole right side, but {sorted(inner)} are reduced in it"
+            )
+        ops = {op for _, op in reductions} | ({"add"} if ranks - kept else set())
+        if len(ops) > 1:
+            self.fail(f"a filter on a tensor needs reductions of one kind, but got {sorted(ops)}; write where(…)")
+        return REDUCTIONS[ops.pop()].identity if ops else 0.0
 
     # ---- actions
 

@@ -166,6 +166,16 @@ def test_filters_are_affine(text: str, predicate: Predicate) -> None:
     assert x.predicate == predicate
 
 
+def test_a_filter_on_a_tensor_restricts_the_iteration_space() -> None:
+    keep = Predicate((Term("k", -1), Term("i", 1)))
+    a, b = read("A", "k"), read("B", "k")
+    assert right_side("Zi = Ak:k<=i") is Reduce("add", "k", Where(keep, a, 0.0))
+    assert right_side("Zi = Ak:k≤i :: ∨k max(∪)") is Reduce("max", "k", Where(keep, a, -math.inf))
+    assert right_side("Zi = Ak:k<=i × Bk - 1") is Reduce("add", "k", Where(keep, a * b - 1, 0.0))
+    assert right_side("Zi,k = max(Ak:k<=i, Bk)") is Where(keep, Map("max", (a, b)), 0.0)
+    assert right_side("Zi = Ak:k<=i + 2 + Bk") is Reduce("add", "k", Where(Predicate(keep.terms, const=2), a + b, 0.0))
+
+
 def test_names_that_are_not_capitals_stand_before_brackets() -> None:
     cascade = parse("input Bias[m,p] : bool\nOut[p,m] = select(Bias[p,m], sigmoid(Xm), param(S))\nresults: Out[]")
     assert cascade.outputs["Out"].ranks == ("p", "m")
@@ -221,6 +231,9 @@ def test_merges_fit_where_a_skipped_point_is_zero() -> None:
         ("Zm = Am\nresults: Y", r"line 2, column 10: `results:` lists outputs of the einsums above, but got 'Y'"),
         ("Zm = Am\nresults: Z\nresults: Z", r"`results` stands once"),
         ("sum[m] = Am", r"sum is a word of the notation, so it names no tensor"),
+        ("Z = Ak,m:m<=3 :: ∨k max(∪)", r"needs reductions of one kind, but got \['add', 'max'\]; write where"),
+        ("Zi = sum[k](Ak:k<=i)", r"over ranks of the whole right side, but \['k'\] are reduced in it"),
+        ("Zm = Am\nuntil m >= 3", "line 2: a stopping condition makes this an iteration"),
         ("Zm = 1e999", "a number is at most 1.8e308"),
         ("Zm", r"an einsum needs '=' here, but got 'end of line'"),
     ],
