@@ -45,23 +45,29 @@ from .traits import Stream, Trait, passes, streams_of, traits
 def lowered(cascade: Cascade) -> dict[str, tuple[Expr, tuple[Rank, ...]]]:
     """Each output's canonical expression, and its ranks in order. A split is left only where it matters."""
     roots = cascade.roots()
-    exprs = canonical(list(roots.values()))
+    exprs = canonical(list(roots.values()), output_ranks(cascade))
     return {name: (x, cascade.outputs[name].ranks) for name, x in zip(roots, exprs, strict=True)}
 
 
-def canonical(roots: Sequence[Expr]) -> list[Expr]:
-    """The canonical form of some expressions together."""
-    exprs = spelled(roots)
+def output_ranks(cascade: Cascade) -> tuple[Rank, ...]:
+    """The ranks of the outputs in order: what names cannot change."""
+    return tuple(dict.fromkeys(r for t in cascade.outputs.values() for r in t.ranks))
+
+
+def canonical(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]:
+    """The canonical form of some expressions together; `outputs` orders what has the same structure."""
+    exprs = spelled(roots, outputs)
     for s in splits_of(exprs):
         joined = [_Join(s)(x) for x in exprs]
         if all(x is not None for x in joined):
-            exprs = spelled([x for x in joined if x is not None])
+            exprs = spelled([x for x in joined if x is not None], outputs)
     return exprs
 
 
-def spelled(roots: Sequence[Expr]) -> list[Expr]:
+def spelled(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]:
     """Views on the inputs, factors sorted, constants folded; splits stay."""
-    return rewrite(rewrite(roots, _push), _arithmetic)
+    arithmetic = _Arithmetic(outputs)
+    return rewrite(rewrite(roots, _push), arithmetic)
 
 
 def splits_of(roots: Sequence[Expr]) -> tuple[SplitOf, ...]:
@@ -206,48 +212,61 @@ def product(xs: Iterable[Expr]) -> Expr:
     return Const(1.0) if total is None else total
 
 
-def _arithmetic(x: Expr) -> Expr | None:
-    if not isinstance(x, Map):
-        return None
-    if x.args and all(isinstance(a, Const) for a in x.args) and not POINTWISE[x.op].boolean:
-        with np.errstate(all="ignore"):
-            value = float(POINTWISE[x.op].numpy(*(np.float64(a.value) for a in x.args if isinstance(a, Const))))
-        return Const(value) if np.isfinite(value) else None
-    match x.op, x.args:
-        case "mul", _:
-            return _sorted_product(x)
-        case "div", (a, Const(value=1.0)):
-            return a
-        case (("add" | "sub"), (a, Const(value=0.0))):
-            return a
-        case _:
+class _Arithmetic:
+    """Folds constants and sorts factors, by structure and by where their ranks stand in the outputs."""
+
+    def __init__(self, outputs: Sequence[Rank]) -> None:
+        self.place = {r: str(i) for i, r in enumerate(outputs)}
+        self.shapes: dict[Expr, str] = {}
+
+    def __call__(self, x: Expr) -> Expr | None:
+        if not isinstance(x, Map):
             return None
+        if (value := _constant(x)) is not None:
+            return Const(value)
+        match x.op, x.args:
+            case "mul", _:
+                return self._product(x)
+            case "div", (a, Const(value=1.0)):
+                return a
+            case (("add" | "sub"), (a, Const(value=0.0))):
+                return a
+            case _:
+                return None
+
+    def _product(self, x: Map) -> Expr:
+        known = 1.0
+        rest: list[Expr] = []
+        for f in factors(x):
+            if isinstance(f, Const):
+                known *= f.value
+            else:
+                rest.append(f)
+        ordered = sorted(rest, key=self.shape)
+        return product(ordered if known == 1.0 and ordered else [*ordered, as_expr(known)])
+
+    def shape(self, x: Expr) -> str:
+        """A text that depends on structure only: no name of a tensor, a parameter or a rank is in it."""
+        for node in topological([x], stop=self.shapes):
+            below = " ".join(self.shapes[a] for a in children(node))
+            text = f"{_head(node, self._name)}({below})"
+            # inputs last, so that a product reads `weight * V`; long texts as a hash
+            last = "~" if isinstance(node, (Access, Param)) else ""
+            self.shapes[node] = last + (text if len(text) < 80 else _hash(text, 16))
+        return self.shapes[x]
+
+    def _name(self, kind: str, text: str) -> str:
+        return self.place.get(text, "r") if kind == "r" else kind
 
 
-def _sorted_product(x: Map) -> Expr:
-    known = 1.0
-    rest: list[Expr] = []
-    for f in factors(x):
-        if isinstance(f, Const):
-            known *= f.value
-        else:
-            rest.append(f)
-    ordered = sorted(rest, key=shape)
-    return product(ordered if known == 1.0 and ordered else [*ordered, as_expr(known)])
-
-
-_SHAPES: dict[Expr, str] = {}
-
-
-def shape(x: Expr) -> str:
-    """A text that depends on the structure only, not on names: the order of factors."""
-    for node in topological([x], stop=_SHAPES):
-        below = " ".join(_SHAPES[a] for a in children(node))
-        text = f"{_head(node, lambda kind, name: kind)}({below})"
-        # inputs last, so that a product reads `weight * V`; long texts as a hash
-        plain = isinstance(node, (Access, Param))
-        _SHAPES[node] = ("~" if plain else "") + (text if len(text) < 80 else _hash(text, 16))
-    return _SHAPES[x]
+def _constant(x: Map) -> float | None:
+    """The value of an operator on numbers, if it is a finite number."""
+    numbers = [a.value for a in x.args if isinstance(a, Const)]
+    if not numbers or len(numbers) < len(x.args) or POINTWISE[x.op].boolean:
+        return None
+    with np.errstate(all="ignore"):
+        value = float(POINTWISE[x.op].numpy(*map(np.float64, numbers)))
+    return value if np.isfinite(value) else None
 
 
 def _head(x: Expr, name: Callable[[str, str], str]) -> str:

@@ -221,9 +221,12 @@ def _letters(n: int) -> str:
 
 
 def _rank_order(nodes: Iterable[Expr], outputs: Iterable[tuple[Rank, ...]]) -> list[Rank]:
+    """The outputs' ranks in their order, the innermost of each after all others; between them the reduced ones."""
     order: dict[Rank, None] = {}
+    innermost: dict[Rank, None] = {}
     for ranks in outputs:
-        order.update(dict.fromkeys(ranks[:-1] if len(ranks) > 1 else ranks))
+        order.update(dict.fromkeys(ranks[:-1]))
+        innermost.update(dict.fromkeys(ranks[-1:]))
     for x in nodes:
         if isinstance(x, Access):
             order.update(dict.fromkeys(x.index))
@@ -231,4 +234,4 @@ def _rank_order(nodes: Iterable[Expr], outputs: Iterable[tuple[Rank, ...]]) -> l
             order.update(dict.fromkeys((x.outer, x.inner)))
         else:
             order.update(dict.fromkeys(sorted(free(x))))
-    return list(order)
+    return [*(r for r in order if r not in innermost), *innermost]

@@ -13,7 +13,7 @@ from .canonical import canonical, description, digest, mixed, signature, spelled
 from .cascade import Cascade, from_roots
 from .egraph import ClassId, EGraph, Limits, Statistics, saturate
 from .evaluate import evaluate
-from .expr import Access, Expr, Iota, Param, Rank, Size, Split, Where, free, topological
+from .expr import Access, Expr, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
 from .extract import Form, forms
 from .laws import SplitOf, laws
 from .pointwise import Array
@@ -161,27 +161,22 @@ def _distinct(
     dropped: Counter[str] = Counter()
 
     def offer(candidate: Cascade, work: float) -> None:
-        roots = list(candidate.roots().values())
-        short = canonical(roots)
-        tiled = bool(splits_of(spelled(roots)))
-        folded = any(t.split(".")[-1].startswith("outer") for t in signature(candidate).split("+") if "fold" in t)
-        if mixed(short):
-            dropped["goes over a rank both whole and in tiles"] += 1
-        elif tiled and not splits_of(short) and not folded:
-            dropped["its tiling brings nothing"] += 1
-        elif (digest(candidate), tiled) in found:
-            dropped["another spelling of a form"] += 1
-        else:
-            d = Derived(
-                candidate,
-                total_passes(roots),
-                signature(candidate),
-                digest(candidate),
-                description(candidate),
-                work,
-                check(candidate),
-            )
-            found[d.digest, tiled] = d
+        why, tiled = _idle(candidate)
+        key = digest(candidate), tiled
+        if key in found:
+            why = "another spelling of a form"
+        if why:
+            dropped[why] += 1
+            return
+        found[key] = Derived(
+            candidate,
+            total_passes(list(candidate.roots().values())),
+            signature(candidate),
+            key[0],
+            description(candidate),
+            work,
+            check(candidate),
+        )
 
     if stable:
         offer(definition, 1.0)  # else its safe or only form comes from the graph
@@ -190,6 +185,20 @@ def _distinct(
         if len(found) >= keep:
             break
     return sorted(found.values(), key=lambda d: (d.passes, d.work)), dropped
+
+
+def _idle(candidate: Cascade) -> tuple[str | None, bool]:
+    """Why a form is not worth handing on (None if it is), and whether it is tiled."""
+    roots = list(candidate.roots().values())
+    tiled, short = spelled(roots), canonical(roots)
+    splits = splits_of(tiled)
+    if mixed(short):
+        return "goes over a rank both whole and in tiles", True
+    outer = {s.outer for s in splits}
+    plain = any(isinstance(x, Reduce) and x.rank in outer for x in topological(tiled))
+    if splits and plain and not splits_of(short):
+        return "its tiling brings nothing", True
+    return None, bool(splits)
 
 
 def _names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:

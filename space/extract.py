@@ -9,7 +9,7 @@ the same or is dominated, as answers come in order of passes and work.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,11 +201,18 @@ class Problem:
         return Form(choice, counts, frozenset(found), work)
 
     def forbid(self, form: Form) -> None:
-        """Cut the form, and every form of its layout that does as much."""
-        on = [1 - self.trait[t] for t in form.traits]
-        off = [z for t, z in self.trait.items() if t not in form.traits and not t.work]
-        self.model += pulp.lpSum(on + off) >= 1
+        """Cut the form, and those that it dominates: of its layout, doing as much or more in no fewer passes;
+        and of its folds and reductions, with divisions moved into the loop."""
+        self._cut(form, more=lambda t: t.work, free=lambda t: False)
+        if not any(t.kind == "division" and t.where == "inside" for t in form.traits):
+            self._cut(form, more=lambda t: False, free=lambda t: t.kind == "division")
         self.model += pulp.lpSum(self.counts) >= sum(form.passes.values())  # answers come in that order
+
+    def _cut(self, form: Form, more: Callable[[Trait], bool], free: Callable[[Trait], bool]) -> None:
+        """Forbid every form with these traits; it may have `more` besides, and `free` ones do not count."""
+        on = [1 - z for t, z in self.trait.items() if t in form.traits and not free(t)]
+        off = [z for t, z in self.trait.items() if t not in form.traits and not more(t) and not free(t)]
+        self.model += pulp.lpSum(on + off) >= 1
 
 
 def forms(graph: EGraph, streams: Sequence[Stream], seconds: float = 20.0) -> Iterator[Form]:

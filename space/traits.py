@@ -55,8 +55,13 @@ class Trait:
         return self.kind in ("reduce", "fold")
 
 
-def traits(head: Expr, ranks: frozenset[Rank], below: frozenset[Rank], streams: Sequence[Stream]) -> Iterator[Trait]:
-    """The features of one node that varies with `ranks` over operands that vary with `below`."""
+def traits(
+    head: Expr, ranks: frozenset[Rank], below: Sequence[frozenset[Rank]], streams: Sequence[Stream]
+) -> Iterator[Trait]:
+    """The features of one node that varies with `ranks`, over operands that vary with `below` each.
+
+    A division by what varies with no rank is a multiplication by a number and no feature.
+    """
     for s in streams:
         match head:
             case Reduce() | Fold() if (role := s.role(head.rank)) is not None:

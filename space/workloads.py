@@ -230,3 +230,13 @@ def attention_problem(
     cascade = attention(causal=causal, grouped=grouped)
     dtypes = dict.fromkeys((*cascade.inputs, *cascade.outputs), dtype)
     return Problem("attention", str(cascade), sizes, dtypes, {"scale": float(scale)})
+
+
+SHIPPED: dict[str, Cascade] = {
+    "_".join(filter(None, ("attention", causal, "grouped" if grouped else None))): attention(
+        causal=causal, grouped=grouped
+    )
+    for causal in CAUSAL
+    for grouped in (False, True)
+}
+"""The definitions whose derived forms ship as text."""
