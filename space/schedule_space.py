@@ -7,6 +7,7 @@ A knob is a small object with one protocol, and the table `KNOBS` is the whole l
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,16 +188,17 @@ class Tiles:
     def is_legal(self, space: Space, point: Point) -> bool:
         """The tile between two products (or of a row, where there is none) is neither tiny nor huge."""
         least, most = space.target.temporary
-        rows = [space.length(r, point) for k in ("batch", "lane", "row") for r in space.uses.of(k)]
-        streams = [space.length(r, point) for r in space.uses.of("streamed")]
-        elements = 1
-        for n in (*rows, *streams):
-            elements *= n
-        full = 1
-        for k in ("batch", "lane", "row", "streamed"):
-            for r in space.uses.of(k):
-                full *= space.sizes[r]
-        return min(least, full) <= elements <= most
+        return min(least, self._largest(space)) <= self._elements(space, point) <= most
+
+    def _elements(self, space: Space, point: Point) -> int:
+        return math.prod(space.length(r, point) for k in ("batch", "lane", "row", "streamed") for r in space.uses.of(k))
+
+    def _largest(self, space: Space) -> int:
+        """Elements at the longest settings: a small problem has no tile as large as the least."""
+        longest: dict[str, Setting] = {c.name: c.default for c in Batched().choices(space)}
+        for c in self.choices(space):
+            longest[c.name] = WHOLE if WHOLE in c.values else c.values[-1]
+        return self._elements(space, longest)
 
 
 class Batched:
