@@ -165,7 +165,7 @@ class TorchPrinter(Printer):
 
     def _overwriting(self, v: Value) -> str | None:
         """The operation as a method that overwrites an operand, where one may be overwritten."""
-        if self._copies_nothing(v):
+        if self._copies_nothing(v) or self._is_decided(v):
             return None
         operands = list(v.args[::-1] if v.op in ("add", "mul") else v.args[:1])
         if v.op == "dot":
@@ -177,6 +177,10 @@ class TorchPrinter(Printer):
 
     def _copies_nothing(self, v: Value) -> bool:
         return v.op == "where" and self.holds(filter_of(v)[0]) and v.args[0].axes == v.axes
+
+    def _is_decided(self, v: Value) -> bool:
+        """Whether a filter is on scalar indices only, so that its condition is a plain `bool`."""
+        return v.op == "where" and not any(self.tiled(r) for r in filter_of(v)[0].ranks)
 
     def _method(self, v: Value, target: Value) -> str | None:
         name, others = self.name(target), [a for a in v.args if a is not target]
@@ -199,6 +203,10 @@ class TorchPrinter(Printer):
         return f"{accumulator}.add_({self._product(v)})"
 
     def expression(self, v: Value) -> str:
+        if self._is_decided(v):
+            predicate, fill = filter_of(v)
+            arg = self.name(v.args[0])
+            return f"{arg} if {self.condition(predicate, ())} else torch.full_like({arg}, {literal(fill)})"
         if v.op != "dot":
             return super().expression(v)
         product = self._product(v)

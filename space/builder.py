@@ -146,7 +146,12 @@ class Builder:
                 return s.values[x]
         shape = self.layout.shape(x)
         home = scope.outermost(shape.loops)
-        if isinstance(x, (Reduce, Fold)) and self.layout.loop_of(x.rank):
+        if isinstance(x, (Reduce, Fold)) and (rank := self.layout.loop_of(x.rank)):
+            if rank in home.ranks:
+                raise IllegalPlan(
+                    f"a pass over {rank} cannot stand in another one, but the loops {sorted(home.ranks)} need its "
+                    f"result at every {sorted(shape.loops)}"
+                )
             self.run(x, home)
         else:
             home.values[x] = self._make(x, shape, home)

@@ -136,9 +136,22 @@ def _tree(
 def _sink(name: str, ranks: tuple[Rank, ...], x: Expr, layout: Layout) -> Sink | None:
     """The loops that an output still varies with, outermost first."""
     sink: Sink | None = None
-    for r in reversed(layout.ordered((layout.shape(x) | layout.of_ranks(ranks)).loops)):
+    for r in reversed(_nest(x, layout.ordered((layout.shape(x) | layout.of_ranks(ranks)).loops), layout)):
         sink = Sink(name, ranks, x, r, sink)
     return sink
+
+
+def _nest(x: Expr, loops: Sequence[Rank], layout: Layout) -> list[Rank]:
+    """The loops of an output, outermost first: a pass whose result varies with a loop runs inside that loop."""
+    around: dict[Rank, set[Rank]] = {r: set() for r in loops}
+    for node in topological([x]):
+        if isinstance(node, (Reduce, Fold)) and (rank := layout.loop_of(node.rank)) in around:
+            around[rank] |= layout.shape(node).loops & set(loops)
+    nest: list[Rank] = []
+    while len(nest) < len(loops):
+        left = [r for r in loops if r not in nest]
+        nest.append(next((r for r in left if around[r] <= set(nest)), left[0]))
+    return nest
 
 
 def _grid(order: Sequence[Rank], roles: Mapping[Rank, Role]) -> tuple[Rank, ...]:
