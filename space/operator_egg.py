@@ -245,7 +245,7 @@ def read_egglog_json(text: str) -> OperatorGraph:
         nodes = {str(i): _node(i, n) for i, n in data["nodes"].items()}
         lets = {c: str(d["let"]) for c, d in data.get("class_data", {}).items() if d.get("let")}
         roots = [str(c) for c in data.get("root_eclasses", [])]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CascadeError(
             f"not a serialised e-graph (nodes with op, children and eclass): {short(repr(error))}"
         ) from None

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eintune.space.cascade import Cascade, CascadeError
 from eintune.space.formats import read_computation
@@ -14,6 +16,7 @@ from eintune.space.iterative import IterativeCascade
 from eintune.space.operator_egg import read_egg, write_egg
 from eintune.space.operator_text import read_operators
 from eintune.space.operators import OperatorGraph
+from eintune.space.passes import analyse
 
 TESTS = Path(__file__).resolve().parent.parent
 PROGRAM = '; a program\n(let X (Tensor "X" "m"))\n(let Z (R_add_m X))'
@@ -62,3 +65,26 @@ def test_text_that_says_nothing_is_read_quickly(text: str) -> None:
     else:
         assert read == Cascade(())
     assert time.monotonic() - began < 5
+
+
+SOURCES = [
+    (TESTS / "cascades" / "attention_1pass_iterative.edge").read_text(),
+    (TESTS / "operators" / "attention_2pass.txt").read_text(),
+    write_egg(read_operators((TESTS / "operators" / "attention_2pass.txt").read_text())),
+    json.dumps(E_GRAPH),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=["iteration", "operators", "program", "e-graph"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_text_is_refused_and_nothing_else_happens(source: str, data: st.DataObject) -> None:
+    text = source
+    for _ in range(data.draw(st.integers(1, 3))):
+        at, cut = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 3))
+        text = text[:at] + data.draw(st.text('ABme0,=+-*/^()[]|&:<·∨∪ \n{}_;$"', max_size=3)) + text[at + cut :]
+    try:
+        report = analyse(read_computation(text))
+    except CascadeError:
+        return
+    assert str(report).startswith("Pass Analysis: ")
