@@ -55,12 +55,16 @@ class Derived:
 class Derivation:
     """All that came of one definition: its forms by passes, then work; the graph; what was left out and why.
 
+    graph: all that the laws reached; `safe`: what of it may be computed; `best`: the first form taken from it.
     unstable: nodes of the definition that can overflow and have no safe form. seconds: by stage.
     """
 
     definition: Cascade
     cascades: tuple[Derived, ...]
     graph: EGraph
+    safe: EGraph
+    streams: tuple[Stream, ...]
+    best: Form | None
     unstable: tuple[str, ...]
     dropped: Mapping[str, int]
     seconds: Mapping[str, float] = field(compare=False)
@@ -111,10 +115,10 @@ def derive(
     graph = saturate(exprs, table, splits, limits)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph)
-    found, dropped = _distinct(cascade, safe, streams, keep, limits, stable=not needs_reference)
+    found, dropped, best = _distinct(cascade, safe, streams, keep, limits, stable=not needs_reference)
     clock.append(time.monotonic())
     seconds = {"saturation": clock[1] - clock[0], "extraction and checks": clock[2] - clock[1]}
-    return Derivation(cascade, tuple(found), graph, unstable, dropped, seconds)
+    return Derivation(cascade, tuple(found), graph, safe, streams, best, unstable, dropped, seconds)
 
 
 def _streams(exprs: Sequence[Expr]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
@@ -154,7 +158,7 @@ def _distinct(
     limits: Limits,
     *,
     stable: bool,
-) -> tuple[list[Derived], Counter[str]]:
+) -> tuple[list[Derived], Counter[str], Form | None]:
     names = _names(definition, graph)
     check = _Check(definition, graph.splits)
     found: dict[tuple[str, bool], Derived] = {}
@@ -180,11 +184,13 @@ def _distinct(
 
     if stable:
         offer(definition, 1.0)  # else its safe or only form comes from the graph
+    best: Form | None = None
     for form in forms(graph, streams, limits.solving):
+        best = best or form
         offer(_written(definition, graph, form, names), form.work)
         if len(found) >= keep:
             break
-    return sorted(found.values(), key=lambda d: (d.passes, d.work)), dropped
+    return sorted(found.values(), key=lambda d: (d.passes, d.work)), dropped, best
 
 
 def _idle(candidate: Cascade) -> tuple[str | None, bool]:
