@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from kernel_forms import attention_case, errors, inputs
+
+from eintune.kernels.derived import derived_texts
+from eintune.space.cascade import Cascade
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
 
@@ -55,3 +60,19 @@ def test_strided(passes, emitter, execute) -> None:
     assert not any(t.is_contiguous() for t in tensors)
     execute(kernel, tensors)
     assert not errors(case, kernel, tensors)
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("causal", [None, "top_left", "lower_right"])
+def test_every_derived_cascade(causal, kv_heads, emitter, execute) -> None:
+    case = attention_case(
+        3, emitter=emitter, causal=causal, heads=2, kv_heads=kv_heads, seq=35, kv_seq=41, head_dim=24, dtype="fp16"
+    )
+    texts = derived_texts(case.problem.cascade)
+    assert len(texts) > 3
+    for text in texts:
+        derived = replace(case, cascade=Cascade.parse(text))
+        kernel, tensors = derived.kernel, inputs(derived)
+        execute(kernel, tensors)
+        assert not errors(derived, kernel, tensors), text
