@@ -273,7 +273,8 @@ def _place(graph: OperatorGraph, t: _Timing) -> None:
         x = o.output
         if x not in t.full:
             continue
-        t.number[x] = first.get(x, t.start[x] + 1) if x in t.wide else t.start[x] + 1
+        moves = x in t.wide and x not in t.barriers
+        t.number[x] = first.get(x, t.start[x] + 1) if moves else t.start[x] + 1
         for a in o.operands:
             if isinstance(a, str):
                 first[a] = min(first.get(a, t.number[x]), t.number[x])
@@ -348,4 +349,4 @@ def _needed(
 
 def _kept(x: str, number: int, t: _Timing) -> bool:
     """The value was complete before this pass and is small: a barrier's result, or one value a tile."""
-    return t.done[x] < number and x not in t.wide
+    return t.done[x] < number and (x in t.barriers or x not in t.wide)

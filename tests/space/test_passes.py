@@ -94,6 +94,15 @@ def test_a_value_per_element_is_made_in_the_first_pass_that_reads_it() -> None:
     assert [str(o.operator) for o in second.recomputed] == ["T_split_m_m1m0"]
 
 
+def test_a_barrier_with_a_value_per_element_stays_in_its_pass() -> None:
+    """Reduced over the tiles of one use of the rank, while the whole rank indexes another."""
+    report = analyse(
+        parse_cascade("Sm = sum[m1](max[m0](split[m -> m1,m0](Xm))) * Ym\nTm = sum[m1](Sm * Bm1)\nZ = e^(Sm - Tm)")
+    )
+    assert report.stream == "m"
+    assert [s.number for s in report.stages if s.place == "pass"] == list(range(1, report.passes + 1))
+
+
 def test_text_without_shapes_is_analysed_all_the_same() -> None:
     bare = "\n".join(line for line in operator_text("attention_2pass").split("\n") if "= " in line or "; " in line)
     report = analyse(read_operators(bare))
