@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from .canonical import lowered
 from .cascade import Cascade
 from .expr import Access, Expr, Fold, Iota, Rank, Reduce, Size, Where, topological
 from .views import Halves, erase_views
@@ -39,8 +41,9 @@ def _indices(x: Expr) -> Sequence[Rank]:
             return ()
 
 
+@lru_cache(maxsize=256)
 def roots_of(cascade: Cascade) -> Roots:
     """The cascade's canonical roots. Raises IllegalPlan where a rank is split in two ways."""
-    outputs = {name: tensor.ranks for name, tensor in cascade.outputs.items()}
-    expressions, halves = erase_views(cascade.roots().values())
-    return Roots(tuple(expressions), outputs, halves)
+    lowered_roots = lowered(cascade)
+    expressions, halves = erase_views(x for x, _ in lowered_roots.values())
+    return Roots(tuple(expressions), {name: ranks for name, (_, ranks) in lowered_roots.items()}, halves)

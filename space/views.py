@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .expr import Access, Expr, Iota, Predicate, Rank, Split, Term, Unsplit, Where, rewrite, topological
+from .expr import Access, Expr, Iota, Map, Predicate, Rank, Size, Split, Term, Unsplit, Where, rewrite, topological
 from .plan import IllegalPlan
 
 Halves = dict[Rank, tuple[Rank, Rank]]
@@ -45,8 +45,19 @@ def _erase(x: Expr, halves: Halves) -> Expr | None:
         case Where():
             predicate = whole_ranks(x.predicate, halves)
             return None if predicate == x.predicate else Where(predicate, x.arg, x.fill)
+        case Map("add", (a, b)):
+            return _whole_index(a, b, halves) or _whole_index(b, a, halves)
         case _:
             return None
+
+
+def _whole_index(large: Expr, small: Expr, halves: Halves) -> Expr | None:
+    """`m1 * |m0| + m0` is m."""
+    for rank, (outer, inner) in halves.items():
+        match large, small:
+            case Map("mul", (a, b)), Iota(r) if r == inner and {a, b} == {Iota(outer), Size(inner)}:
+                return Iota(rank)
+    return None
 
 
 def whole_ranks(p: Predicate, halves: Mapping[Rank, tuple[Rank, Rank]]) -> Predicate:
