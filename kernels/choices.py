@@ -25,7 +25,7 @@ from .platform import platform_of
 
 SCHEDULES = 48
 """How many schedules of one cascade the cost model looks at without tuning: about a second of planning."""
-CASCADES = 3
+CASCADES = 2
 """How many derived cascades it looks at, those with the fewest passes first."""
 PICKS = 4
 """How many of its picks are tried."""
@@ -210,12 +210,10 @@ def _machine(device: torch.device) -> Machine:
 
 
 def _cascades(problem: Problem) -> list[str]:
-    """The shipped derivations of the definition, fewest passes first, then the definition itself."""
-    try:
-        from .derived import derived_texts
-    except ImportError:
-        return [problem.cascade]
-    return [*derived_texts(problem.cascade)[:CASCADES], problem.cascade]
+    """The shipped forms of the definition with the fewest passes; the definition itself where none is shipped."""
+    from .derived import derived_texts
+
+    return list(derived_texts(problem.cascade)[:CASCADES]) or [problem.cascade]
 
 
 def _spread(every: list[Schedule], at_most: int) -> list[Schedule]:

@@ -21,7 +21,8 @@ import eintune
 from eintune.kernels import choices as choices_module
 from eintune.kernels import notices, runtime, serving
 from eintune.kernels.cache import Cache, Key, Record
-from eintune.kernels.choices import choices, make_kernel, nearest_schedule, unlikeness
+from eintune.kernels.choices import choices, make_kernel, nearest_schedule, ranked, unlikeness
+from eintune.kernels.derived import derived_texts
 from eintune.kernels.platform import platform_of
 from eintune.kernels.runtime import UnsupportedArgument
 from eintune.space.cascade import Cascade
@@ -248,6 +249,23 @@ def test_without_records_the_cost_model_picks_and_it_is_said_once(caplog: pytest
         assert close(eintune.attention(q, k, v), exact(q, k, v))
     (line,) = served(caplog)
     assert "never tuned on this machine" in line and "m=64" in line
+
+
+@pytest.mark.parametrize("causal", [None, "lower_right"])
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_the_cost_models_picks_are_derived_and_all_right(causal: Any, kv_heads: int) -> None:
+    """Without tuning, forms of fewer passes than the definition are served; each pick is right on its own."""
+    q, k, v = tensors(1, 4, kv_heads, 300, 400, 16, 16)
+    problem = problem_of(q, k, v, causal=causal)
+    picked = ranked(problem, torch.device("cpu"), "torch")
+    assert {text for text, _ in picked} == set(derived_texts(problem.cascade)[: choices_module.CASCADES])
+    given = q.unflatten(1, (1, 4)) if kv_heads == 1 else q
+    for text, schedule in {text: (text, schedule) for text, schedule in reversed(picked)}.values():
+        out = torch.full_like(given, math.nan)
+        kernel = make_kernel(text, problem, schedule)
+        by_name = {"Q": given, "K": k, "V": v, "AV": out}
+        _load(kernel)([by_name[a.name] for a in kernel.arguments])
+        assert close(out.reshape(q.shape), exact(q, k, v, causal))
 
 
 def tampered(path: Path, change: Any) -> None:
