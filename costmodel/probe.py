@@ -13,14 +13,14 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .directories import cache_directory
 from .machine import Machine, load_machine, machine_for_device, parse_machine
 
-PROBE_VERSION = 1
+PROBE_VERSION = 2
 CACHED_ELEMENTS = 1 << 16
 """fp32 elements of a tile that fits any last-level cache with its operands (256 KiB each)."""
 STREAMED_ELEMENTS = 1 << 24
@@ -39,7 +39,12 @@ def probe_cpu(*, fresh: bool = False) -> dict[str, Any]:
     import torch
 
     key = f"cpu-{_cpu_title()}-{torch.get_num_threads()}-torch{torch.__version__}"
-    return _remembered(key, _measure_cpu, fresh)
+    return _remembered(key, _measure_cpu, fresh, keep=_undisturbed)
+
+
+def _undisturbed(measured: dict[str, Any]) -> bool:
+    """Whether a CPU measurement is worth keeping: on a busy machine the caches look no faster than memory."""
+    return float(measured.get("l2_bytes_per_second", 0)) > 1.5 * float(measured.get("hbm_bytes_per_second", 0))
 
 
 def probe_cuda(device: str = "cuda", *, fresh: bool = False) -> dict[str, Any]:
@@ -69,12 +74,18 @@ def cuda_machine(device: str = "cuda") -> Machine:
 # ---- remembering
 
 
-def _remembered(key: str, measure: Callable[[], dict[str, Any]], fresh: bool) -> dict[str, Any]:
+def _remembered(
+    key: str,
+    measure: Callable[[], dict[str, Any]],
+    fresh: bool,
+    keep: Callable[[dict[str, Any]], bool] = lambda measured: True,
+) -> dict[str, Any]:
     path = cache_directory() / "machines" / f"{_file_name(key)}.json"
     if not fresh and (known := _load(path, key)) is not None:
         return known
     measured = measure()
-    _store(path, {"version": PROBE_VERSION, "key": key, "measured": measured})
+    if keep(measured):
+        _store(path, {"version": PROBE_VERSION, "key": key, "measured": measured})
     return measured
 
 
@@ -134,35 +145,61 @@ def _measure_cpu() -> dict[str, Any]:
     with torch.inference_mode():
         matrix = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
         rates = {name: _matrix_rate(dtype, 512 if name == "fp32" else 192) for name, dtype in matrix.items()}
-        tile = torch.rand(CACHED_ELEMENTS)
-        other, out = torch.rand_like(tile), torch.empty_like(tile)
-        array = torch.rand(STREAMED_ELEMENTS)
-        copy = torch.empty_like(array)
-        tiny = torch.rand(8)
-        # two rounds, the better of each: a busy neighbour rarely spoils both
-        rounds = [
-            (
-                _best(lambda: torch.add(tiny, tiny, out=tiny), 0.03),
-                _best(lambda: torch.add(tile, other, out=out), 0.05),
-                _best(lambda: torch.exp(tile, out=out), 0.05),
-                _best(lambda: copy.copy_(array), 0.1),
-            )
-            for _ in range(2)
-        ]
-        overhead, add, exp, stream = (min(column) for column in zip(*rounds, strict=True))
-        add, exp = add - overhead, exp - overhead
+        times = _elementwise_times()
+    bandwidth = {n: 3 * 4 * n / t for n, t in times.add.items()}
+    stream = 2 * 4 * STREAMED_ELEMENTS / times.copy
+    cached = max(bandwidth[CACHED_ELEMENTS], stream)
+    held = [n for n, rate in bandwidth.items() if rate >= (cached * stream) ** 0.5]
     clock = load_machine("cpu").clock_hz
+    # the exp's own reading and writing is priced as bytes: what is left is the special function
+    exp = max(times.exp - 2 * 4 * CACHED_ELEMENTS / cached, times.exp / 4)
     return {
         "title": _cpu_title(),
         "cores": torch.get_num_threads(),
         "tensor_flops": rates,
         "fma_flops": rates["fp32"],
-        "hbm_bytes_per_second": 2 * 4 * STREAMED_ELEMENTS / stream,
-        "l2_bytes_per_second": 3 * 4 * CACHED_ELEMENTS / max(add, 1e-7),
-        # the exp's own reading and writing is priced as bytes: what is left is the special function
-        "special_per_clock": CACHED_ELEMENTS / max(exp - add * 2 / 3, exp / 4, 1e-7) / clock,
-        "operator_seconds": overhead,
+        "hbm_bytes_per_second": stream,
+        "l2_bytes_per_second": cached,
+        "l2_bytes": 3 * 4 * max(held, default=CACHED_ELEMENTS),
+        "special_per_clock": CACHED_ELEMENTS / exp / clock,
+        "operator_seconds": times.overhead,
     }
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Seconds of one operator: on a few elements, an exp on `CACHED_ELEMENTS`, a copy of `STREAMED_ELEMENTS`, and
+    additions by the number of elements."""
+
+    overhead: float
+    exp: float
+    copy: float
+    add: dict[int, float]
+
+
+def _elementwise_times(rounds: int = 3) -> _Times:
+    """The best of several rounds, so that a busy neighbour does not spoil all of one measurement."""
+    import torch
+
+    a, b, out = torch.rand(STREAMED_ELEMENTS), torch.rand(STREAMED_ELEMENTS), torch.empty(STREAMED_ELEMENTS)
+    tiny = torch.rand(8)
+    sizes = [CACHED_ELEMENTS << shift for shift in (0, 2, 4, 6)]
+    tile, made = a[:CACHED_ELEMENTS], out[:CACHED_ELEMENTS]
+    found = []
+    for _ in range(rounds):
+        overhead = _best(lambda: torch.add(tiny, tiny, out=tiny), 0.01)
+        exp = _best(lambda: torch.exp(tile, out=made), 0.02)
+        copy = _best(lambda: out.copy_(a), 0.05)
+        add = [_best(lambda n=n: torch.add(a[:n], b[:n], out=out[:n]), 0.02) for n in sizes]  # type: ignore[misc]
+        found.append((overhead, exp, copy, *add))
+    overhead, exp, copy, *add = (min(column) for column in zip(*found, strict=True))
+    least = 1e-7
+    return _Times(
+        overhead,
+        max(exp - overhead, least),
+        copy,
+        {n: max(t - overhead, least) for n, t in zip(sizes, add, strict=True)},
+    )
 
 
 def _matrix_rate(dtype: Any, n: int) -> float:

@@ -81,17 +81,25 @@ def test_the_probe_is_remembered_and_a_damaged_cache_is_measured_again(
 
     def measure() -> dict[str, object]:
         calls.append(1)
-        return {"cores": 7, "tensor_flops": {"fp32": 1e11}}
+        return {"cores": 7, "tensor_flops": {"fp32": 1e11}, "l2_bytes_per_second": 9e10, "hbm_bytes_per_second": 1e10}
 
     monkeypatch.setattr(probe, "_measure_cpu", measure)
     assert detect_machine("cpu").cores == 7
     assert detect_machine("cpu").tensor_rate("fp32") == 1e11
     assert len(calls) == 1
     (record,) = (tmp_path / "machines").iterdir()
-    for damage in ("{", "[]", json.dumps({"version": 1, "key": "other", "measured": {}})):
+    for damage in ("{", "[]", json.dumps({"version": 2, "key": "other", "measured": {}})):
         record.write_text(damage)
         assert detect_machine("cpu").cores == 7
     assert len(calls) == 4
+
+
+def test_a_measurement_on_a_busy_machine_is_used_but_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EINTUNE_CACHE", str(tmp_path))
+    slow = {"cores": 5, "l2_bytes_per_second": 1e10, "hbm_bytes_per_second": 1e10}
+    monkeypatch.setattr(probe, "_measure_cpu", lambda: slow)
+    assert detect_machine("cpu").cores == 5
+    assert not (tmp_path / "machines").exists()
 
 
 def test_a_cache_that_cannot_be_written_costs_a_measurement_only(
