@@ -241,27 +241,34 @@ def from_cascade(cascade: Cascade) -> OperatorGraph:
 
     Raises CascadeError for an output that is a copy (the notation has no operator for it).
     """
+    operations = operations_of(cascade)
+    made = {o.output for o in operations}
+    for name in cascade.outputs:
+        if name not in made:
+            raise CascadeError(f"result {name} is a copy, for which there is no operator")
+    return OperatorGraph(operations, cascade.results)
+
+
+def operations_of(cascade: Cascade) -> tuple[Operation, ...]:
+    """The operations of `from_cascade`; a copy has none of its own."""
     outputs = cascade.outputs
     every = Cascade(cascade.einsums, tuple(e.output.name for e in cascade.einsums)).roots()
     names: dict[Expr, str] = {}
     for name in (*outputs, *every):
         names.setdefault(every[name], name)
-    for name in outputs:
-        if names[every[name]] != name or isinstance(every[name], _LEAVES):
-            raise CascadeError(f"result {name} is a copy, for which there is no operator")
     needed = set(topological(every[name] for name in outputs))
     kept = {name: root for name, root in every.items() if root in needed and not isinstance(root, _LEAVES)}
     for name, root in kept.items():
-        _name_parts(name, root, names)
-    axes = {every[name]: tensor.ranks for name, tensor in outputs.items()}
-    return OperatorGraph(from_expressions(kept, names, axes).operations, cascade.results)
+        _name_parts(name, root, names, set(cascade.inputs))
+    axes = {every[name]: tensor.ranks for name, tensor in reversed(outputs.items())}
+    return from_expressions(kept, names, axes).operations
 
 
 _LEAVES = (Access, Const, Param, Size, Iota)
 
 
-def _name_parts(name: str, root: Expr, names: dict[Expr, str]) -> None:
-    taken = set(names.values())
+def _name_parts(name: str, root: Expr, names: dict[Expr, str], inputs: set[str]) -> None:
+    taken = inputs | set(names.values())
     number = 1
     for x in topological([root]):
         if x in names or isinstance(x, _LEAVES):

@@ -19,7 +19,7 @@ from .cascade import Cascade, CascadeError
 from .expr import Access, Expr, Iota, Predicate, Rank
 from .iterative import IterativeCascade
 from .iterative_passes import one_iteration
-from .operators import Operation, OperatorGraph, from_cascade, from_expressions, in_order
+from .operators import Operation, OperatorGraph, from_expressions, in_order, operations_of
 
 _PER_LINE = 4
 
@@ -98,7 +98,7 @@ def _graph(computation: Cascade | OperatorGraph | IterativeCascade) -> tuple[Ope
     """The operations, and the inputs in first-use order."""
     match computation:
         case Cascade():
-            return from_cascade(computation), list(computation.inputs)
+            return OperatorGraph(operations_of(computation)), list(computation.inputs)
         case IterativeCascade():
             return one_iteration(computation), list(computation.inputs)
         case OperatorGraph():

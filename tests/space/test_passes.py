@@ -197,6 +197,11 @@ def test_renaming_changes_nothing() -> None:
     assert (other.passes, other.sync_levels) == (2, 3)
 
 
+def test_copies_are_no_operations() -> None:
+    report = analyse(parse_cascade("Ym = e^(Xm)\nZm = Ym\nWm = Xm\nresults: Z, W, Y"))
+    assert [s.operations[0].output for s in report.stages] == ["Z"]
+
+
 def test_an_empty_computation_has_no_pass() -> None:
     report = analyse(from_cascade(parse_cascade("Z = 1 + 2")))
     assert (report.passes, report.sync_levels) == (0, 1)
