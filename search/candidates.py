@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..costmodel.calibration import Calibration, fit
@@ -102,20 +102,15 @@ def candidates(
     at_most: how many to keep. Raises MachineError where the machine has no unit for a product's dtype.
     """
     left_out: Counter[str] = Counter()
-    planned: list[tuple[Variant, Schedule, LoopPlan, Work]] = []
+    planned: list[_Planned] = []
     seen: set[Schedule] = set()
     considered = 0
     for variant in variants:
         cascade = Cascade.parse(variant.text)
-        for schedule in schedules(cascade, problem, emitter):
-            considered += 1
-            seen.add(schedule)
-            try:
-                plan = build_plan(cascade, problem, schedule)
-            except IllegalPlan as error:
-                left_out[f"no plan: {_rule(error)}"] += 1
-                continue
-            planned.append((variant, schedule, plan, work(plan, schedule)))
+        every = schedules(cascade, problem, emitter)
+        considered += len(every)
+        seen.update(every)
+        planned += _plans(variant, cascade, problem, every, left_out)
         said(f"{variant.label}: {considered:,} candidates so far")
     estimates = estimate_works([w for *_, w in planned], machine, calibration) if planned else []
     priced = [Candidate(*parts, estimate) for parts, estimate in zip(planned, estimates, strict=True)]
@@ -123,6 +118,33 @@ def candidates(
     return Candidates(
         tuple(_distinct(worthwhile, at_most, left_out)), considered, len(seen), dict(left_out.most_common())
     )
+
+
+_Planned = tuple[Variant, Schedule, LoopPlan, Work]
+
+
+def _plans(
+    variant: Variant, cascade: Cascade, problem: Problem, every: Sequence[Schedule], left_out: Counter[str]
+) -> Iterator[_Planned]:
+    """The plans of one cascade, counted. Schedules that differ in warps, stages or order only share one."""
+    made: dict[Schedule, tuple[LoopPlan, Work] | IllegalPlan] = {}
+    for schedule in every:
+        shared = replace(schedule, warps=4, stages=1, order="forward")
+        if shared not in made:
+            made[shared] = _plan(cascade, problem, shared)
+        match made[shared]:
+            case IllegalPlan() as error:
+                left_out[f"no plan: {_rule(error)}"] += 1
+            case plan, counted:
+                yield variant, schedule, plan, counted.under(schedule)
+
+
+def _plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> tuple[LoopPlan, Work] | IllegalPlan:
+    try:
+        plan = build_plan(cascade, problem, schedule)
+    except IllegalPlan as error:
+        return error
+    return plan, work(plan, schedule)
 
 
 def _rule(error: Exception) -> str:

@@ -74,7 +74,7 @@ def _space_options(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="an object whose `cascades` each have passes, signature, cascade"
     )
     parser.add_argument("--svg", type=Path, metavar="DIR", help="also draw the cascades and the e-graph")
-    parser.add_argument("--fresh", action="store_true", help="derive in any case, with statistics")
+    parser.add_argument("--stored", action="store_true", help="take the shipped or kept forms where there are any")
     add_cache(parser)
 
 
@@ -85,7 +85,7 @@ def _space(chosen: argparse.Namespace) -> int:
     cache = cache_of(chosen)
     name, definition = definition_of(chosen.workload, causal=chosen.causal, grouped=chosen.grouped)
     with as_usage():
-        derived = derivations(definition, cache / "derived", fresh=chosen.fresh)
+        derived = derivations(definition, cache / "derived", fresh=not chosen.stored)
     if chosen.svg:
         _draw(name, definition, chosen.svg)
     if chosen.json:
@@ -107,7 +107,7 @@ def _space(chosen: argparse.Namespace) -> int:
         print(f"\n{v.label} · {plural(v.passes, 'pass', 'passes')} · {v.signature}")
         print("\n".join(f"  {line}" for line in v.text.strip().splitlines()))
     if derived.statistics:
-        print("\n" + "\n".join(f"{k}: {v}" for k, v in derived.statistics.items() if not isinstance(v, dict)))
+        print("\n" + json.dumps(derived.statistics, indent=1))
     return 0
 
 

@@ -27,8 +27,12 @@ from .cli_options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..costmodel.estimate import Resources
     from ..costmodel.machine import Machine
     from ..space.schedule import Problem
+    from .candidates import Candidate
     from .progress import Progress
 
 DESCRIPTION = """\
@@ -152,19 +156,15 @@ def _plan_only(chosen: argparse.Namespace, problem: Problem, dtype: str, device:
     return 0
 
 
-def _compiled(top: Any, machine: Machine, progress: Progress) -> list[Any]:
-    """Exact resources, or the compiler's complaint, of the first candidates."""
-    from ..kernels.offline import CompileError, compile_offline
+def _compiled(top: Sequence[Candidate], machine: Machine, progress: Progress) -> list[Resources | str]:
+    """Exact resources of the first candidates, or why the compiler gives none."""
+    from ..costmodel.estimate import Resources
+    from ..kernels.compile_pool import compile_many
 
-    found: list[Any] = []
     with progress.stage("compile"):
         progress.say(f"compiling {len(top)} for {machine.architecture}, which need not be here")
-        for candidate in top:
-            try:
-                found.append(compile_offline(candidate.kernel, machine.architecture))
-            except CompileError as error:
-                found.append(str(error).splitlines()[0][:100])
-    return found
+        found = compile_many([c.kernel for c in top], machine.architecture)
+    return [r if isinstance(r, Resources) else f"{r.status}: {r.message.splitlines()[0]}" for r in found]
 
 
 # ---- from the cache

@@ -1,7 +1,8 @@
 """The derived cascades of a definition as text: shipped with the package, kept from an earlier run, or derived.
 
-Deriving takes seconds and always gives the same, so what was derived is kept in the cache directory under a hash
-of the definition and of the code that derives. A file that cannot be used is derived again.
+Deriving takes seconds and always gives the same. The forms of the built-in definitions ship as text; of others
+they are kept in the cache directory under a hash of the definition and of the code that derives. A file that
+cannot be used is derived again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..kernels.derived import derived_texts
+from ..space.canonical import digest, signature
 from ..space.cascade import Cascade
+from ..space.traits import total_passes
 from .candidates import Variant
 
 FORMAT = 2
@@ -26,7 +30,7 @@ MAX_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class Derivations:
-    """origin: "derived", "kept" (from an earlier run); statistics: what the derivation counted (none if kept)."""
+    """origin: "shipped", "kept" (from an earlier run) or "derived"; statistics: what a derivation counted."""
 
     variants: tuple[Variant, ...]
     origin: str
@@ -36,6 +40,8 @@ class Derivations:
 def derivations(definition: Cascade, folder: Path, *, fresh: bool = False) -> Derivations:
     """The derived cascades of `definition`; `folder` keeps them between runs. `fresh` derives in any case."""
     text = str(definition)
+    if not fresh and (texts := derived_texts(text)):
+        return Derivations(_told_apart(tuple(_read_off(t) for t in texts)), "shipped")
     path = folder / f"{sha256((code_digest() + text).encode()).hexdigest()[:32]}.json"
     kept = None if fresh else _read(path, text)
     if kept is not None:
@@ -58,6 +64,13 @@ def _derive(definition: Cascade) -> Derivations:
     return Derivations(_told_apart(variants), "derived", report)
 
 
+def _read_off(text: str) -> Variant:
+    """A form from its text alone: what it is follows from its graph."""
+    cascade = Cascade.parse(text)
+    kind, passes = signature(cascade), total_passes(list(cascade.roots().values()))
+    return Variant(text, digest(cascade), passes, short_label(passes, kind), kind)
+
+
 def short_label(passes: int, signature: str) -> str:
     """A form's kind in a few words, for tables: "1-pass tiled, deferred division"."""
     traits = signature.partition(":")[2].split("+")
@@ -78,8 +91,8 @@ def _told_apart(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
         labels[v.label] += 1
         digests[v.digest] += 1
         label = v.label if labels[v.label] == 1 else f"{v.label} ({labels[v.label]})"
-        digest = v.digest if digests[v.digest] == 1 else f"{v.digest}-{digests[v.digest]}"
-        told.append(replace(v, label=label, digest=digest))
+        unique = v.digest if digests[v.digest] == 1 else f"{v.digest}-{digests[v.digest]}"
+        told.append(replace(v, label=label, digest=unique))
     return tuple(told)
 
 

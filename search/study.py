@@ -75,8 +75,9 @@ Refit = Callable[[Sequence[Trial[P]]], Predict[P]]
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop. trials: measured points in all, earlier sittings too; seconds: of this sitting; batch:
-    points measured together; until_sure: also where what is left cannot win by more than the noise."""
+    """When to stop. trials: measured points in all, earlier sittings too; seconds: of this sitting (batches get
+    smaller towards the end, at the pace of the last one); batch: points measured together; until_sure: also where
+    what is left cannot win by more than the noise."""
 
     trials: int
     seconds: float = math.inf
@@ -105,11 +106,19 @@ class Study(Generic[P]):
     """A search over `points`, which are in the order of the model's first ranking.
 
     journal: the file; name: changes with everything that would make old trials incomparable (the problem, the
-    machine, versions); opening: begin with the model's ranking (`openers`). Raises JournalError.
+    machine, versions); opening: begin with the model's ranking (`openers`), and try every group; clock: in
+    seconds. Raises JournalError.
     """
 
     def __init__(
-        self, points: Sequence[P], *, journal: Path, name: str, strategy: Strategy, opening: bool = True
+        self,
+        points: Sequence[P],
+        *,
+        journal: Path,
+        name: str,
+        strategy: Strategy,
+        opening: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not points:
             raise ValueError("a study needs at least one point to measure, but got none")
@@ -118,6 +127,7 @@ class Study(Generic[P]):
             raise ValueError("every point must differ from the others in a knob, but two have the same knobs")
         self._points = list(points)
         self._opening = opening
+        self._clock = clock
         self._space = distributions(points)
         storage, self.cut_bytes = open_storage(journal)
         self._sampler = OverPoints(strategy, self._space)
@@ -145,23 +155,28 @@ class Study(Generic[P]):
         progress: Callable[[Trial[P], Outcome[P]], None] = lambda trial, outcome: None,
     ) -> Outcome[P]:
         """Ask, measure, tell and re-fit until nothing can win any more, or trials or seconds are used up."""
-        started = time.monotonic()
+        started = self._clock()
         earlier = max((t.seconds_in for t in self._trials), default=0.0)
         prior = refit(())
         self._prior = {p.key: prior(p) for p in self._points}
         batch = max((t.batch for t in self._trials), default=-1) + 1
+        pace = 0.0
         while True:
             predict = refit(self._trials) if self._trials else prior
             predicted = {p.key: predict(p) for p in self._points}
             ranked = sorted(self._open(), key=lambda p: predicted[p.key])
-            stopped = self._finished(ranked, predicted, limits, time.monotonic() - started)
+            left = limits.seconds - (self._clock() - started)
+            stopped = self._finished(ranked, predicted, limits, left - pace / 2)
             if stopped:
                 return self._outcome(stopped, len(ranked))
-            count = min(limits.batch, limits.trials - len(self._trials), len(ranked))
-            asked = self._ask(ranked, count, first=batch == 0 and self._opening)
+            affordable = max(int(min(left / pace, limits.batch)), 1) if pace else limits.batch
+            count = min(limits.batch, limits.trials - len(self._trials), len(ranked), affordable)
+            asked = self._ask(ranked, count, first=batch == 0)
+            begun = self._clock()
             results = measure([point for _, point, _ in asked])
+            pace = (self._clock() - begun) / count
             for (trial, point, source), result in zip(asked, results, strict=True):
-                seconds_in = earlier + time.monotonic() - started
+                seconds_in = earlier + self._clock() - started
                 told = Trial(point, result, predicted[point.key], self._prior[point.key], source, batch, seconds_in)
                 self._tell(trial, told)
                 progress(told, self._outcome("", len(ranked)))
@@ -174,8 +189,9 @@ class Study(Generic[P]):
         return [p for p in self._points if p.key not in done]
 
     def _ask(self, ranked: Sequence[P], count: int, *, first: bool) -> list[tuple[optuna.Trial, P, str]]:
-        if first:
-            for point in openers(ranked, count):
+        if self._opening:
+            chosen = openers(ranked, count) if first else self._witness(ranked, count)
+            for point in chosen:
                 self._study.enqueue_trial(dict(point.knobs), user_attrs={"source": "model"})
         asked: list[tuple[optuna.Trial, P, str]] = []
         for _ in range(count):
@@ -188,6 +204,12 @@ class Study(Generic[P]):
                 source = "model"
             asked.append((trial, point, source))
         return asked
+
+    def _witness(self, ranked: Sequence[P], count: int) -> list[P]:
+        """Where there is room, the best point of a group that nothing was measured of: what the model says of a
+        kind is only believed once it was tried."""
+        seen = {t.point.group for t in self._trials}
+        return [p for p in ranked if p.group not in seen][: 1 if count > 1 else 0]
 
     # ---- tell
 
@@ -213,12 +235,12 @@ class Study(Generic[P]):
 
     # ---- stop
 
-    def _finished(self, ranked: Sequence[P], predicted: dict[str, float], limits: Limits, elapsed: float) -> str | None:
+    def _finished(self, ranked: Sequence[P], predicted: dict[str, float], limits: Limits, left: float) -> str | None:
         if not ranked:
             return "every candidate was measured"
         if len(self._trials) >= limits.trials:
             return f"{limits.trials} trials were measured"
-        if self._trials and elapsed >= limits.seconds:
+        if self._trials and left <= 0:
             return f"the budget of {limits.seconds:.0f} s was used"
         best = self._outcome("", 0).best
         band = error_band(self._trials)

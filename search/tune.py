@@ -91,8 +91,9 @@ def plan_candidates(
     """The derived cascades under every schedule, priced and pruned: all that needs no device."""
     with progress.stage("derive"):
         derived = derivations(Cascade.parse(problem.cascade), cache / "derived", fresh=fresh)
-        kinds = ", ".join(v.label for v in derived.variants)
-        progress.say(f"{plural(len(derived.variants), 'cascade')} ({derived.origin}): {kinds}")
+        progress.say(f"{plural(len(derived.variants), 'cascade')} ({derived.origin}), each checked in float64:")
+        for variant in derived.variants:
+            progress.say(f"  {variant.label}")
     with progress.stage("price"):
         space = candidates(derived.variants, problem, machine, emitter, at_most=kept)
         progress.say(

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,12 +93,33 @@ def test_stops_at_trials_and_at_seconds(tmp_path: Path) -> None:
     outcome = new_study(tmp_path / "a").run(measure, refit, Limits(trials=7, batch=4, until_sure=False))
     assert len(outcome.trials) == 7 and "7 trials" in outcome.stopped
 
-    def slow(points: Sequence[MadeUp]) -> list[Measurement]:
-        time.sleep(0.05)
+    outcome, _ = slowly(tmp_path / "b", Limits(trials=99, seconds=9.0, batch=4, until_sure=False))
+    assert len(outcome.trials) == 9 and "budget of 9 s" in outcome.stopped
+
+
+def test_batches_shrink_to_what_the_budget_allows(tmp_path: Path) -> None:
+    _, sizes = slowly(tmp_path, Limits(trials=99, seconds=10.0, batch=6, until_sure=False))
+    assert sizes == [6, 4]
+
+
+def slowly(folder: Path, limits: Limits) -> tuple[Outcome[MadeUp], list[int]]:
+    """A study on a clock by which each point takes a second; also the sizes of its batches."""
+    sizes: list[int] = []
+
+    def measure_slowly(points: Sequence[MadeUp]) -> list[Measurement]:
+        sizes.append(len(points))
         return measure(points)
 
-    outcome = new_study(tmp_path / "b").run(slow, refit, Limits(trials=99, seconds=0.08, batch=4, until_sure=False))
-    assert len(outcome.trials) == 8 and "budget" in outcome.stopped
+    study = Study(
+        POINTS, journal=folder / "journal", name="made-up", strategy=strategy("model"), clock=lambda: float(sum(sizes))
+    )
+    return study.run(measure_slowly, refit, limits), sizes
+
+
+def test_every_group_is_tried(tmp_path: Path) -> None:
+    """A kind that the model despises is measured too: what the model says of it is only believed then."""
+    outcome = new_study(tmp_path, "model").run(measure, refit, Limits(trials=6, batch=2, until_sure=False))
+    assert {t.point.group for t in outcome.trials} == {"one", "two", "three"}
 
 
 def test_the_first_batch_holds_the_best_of_several_groups() -> None:
