@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -54,6 +56,15 @@ def kernel(body: str, dtype: str = "fp32", header: str = "calls = []") -> Kernel
     arguments = tuple(Argument(names[n], s, dtype, n == "O") for n, s in shapes.items())
     source = f"import torch\n{header}\n\n\ndef kernel(Q, K, V, O):\n    {body}\n"
     return Kernel("torch", source, "kernel", arguments)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """These tests wait for nobody who is really timing on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("locks")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +196,6 @@ def test_the_lock_keeps_others_out() -> None:
         "import sys; from eintune.search.device_lock import device_lock\n"
         "with device_lock('test-device', lambda s: print(s, flush=True)): print('mine', flush=True)"
     )
-    import subprocess
-
     with device_lock("test-device", heard.append):
         other = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, text=True)
         assert other.stdout is not None
