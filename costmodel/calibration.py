@@ -24,6 +24,9 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 NOISE = 0.03
 """Relative error of a measured time that a fit expects: what a sample weighs against the prior."""
 
+OPERATOR_OVERHEADS = 6.0
+"""A tile operator on a CPU (slicing, allocation, starting the threads) in overheads of a bare one; fitted."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -88,14 +91,14 @@ class Calibration:
         kind = {
             "gpu": cls(launch_seconds=_within("launch_seconds", machine.launch_seconds)),
             "cpu": cls(
-                tensor_efficiency=0.9,
+                tensor_efficiency=0.65,  # small batched products against one large one
                 fma_efficiency=1.0,
                 special_efficiency=0.9,
-                memory_efficiency=0.9,
-                overlap=0.005,
-                step_seconds=_within("step_seconds", machine.operator_seconds),
+                memory_efficiency=0.55,  # strided slices
+                overlap=0.005,  # operators run one after the other
+                step_seconds=_within("step_seconds", OPERATOR_OVERHEADS * machine.operator_seconds),
                 launch_seconds=_within("launch_seconds", machine.launch_seconds),
-                error=0.3,
+                error=0.2,
             ),
         }[machine.kind]
         return replace(kind, **dict(machine.calibration))

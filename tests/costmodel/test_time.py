@@ -121,10 +121,11 @@ def test_a_cpu_counts_operators() -> None:
         return estimate(plan("one", size, s), s, cpu).seconds
 
     assert seconds(16, 16) > 2 * seconds(256, 256)
-    slow = replace(cpu, operator_seconds=cpu.operator_seconds + 5e-5)
+    start = Calibration.of(cpu)
+    slow = replace(start, step_seconds=start.step_seconds + 5e-5)
     s = whole_batch_schedule(1, 8, 64, 64, 64)
     one = plan("one", size, s)
-    more = estimate(one, s, slow).seconds - estimate(one, s, cpu).seconds
+    more = estimate(one, s, cpu, slow).seconds - estimate(one, s, cpu, start).seconds
     operators = sum(p.operators * p.executions for p in work(one, s).phases) * 16
     assert more == pytest.approx(operators * 5e-5, rel=1e-3)
 
