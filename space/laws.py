@@ -231,17 +231,17 @@ def _transport(s: SplitOf) -> Iterator[Law]:
 
 
 def _nested(s: SplitOf) -> Iterator[Law]:
-    """A fold over a split rank is a fold over tiles of folds within a tile."""
+    """A fold is a reduction too: over a split rank it is one over tiles of folds within a tile."""
     for name in LINEAR:
         c, y = s.view(C), s.view(Y)
         nested = Fold(name, s.outer, ACTIONS[name].reference_of(s.inner, c), Fold(name, s.inner, c, y))
         conditions = (Present(s.rank, C), Absent((s.outer, s.inner), (C, Y)))
-        yield Law("nested-fold", Fold(name, s.rank, C, Y), nested, conditions)
+        yield Law("split", Fold(name, s.rank, C, Y), nested, conditions)
 
 
 NAMES = (
     *dict.fromkeys(law.name for law in GENERAL),
-    *("reference", "composite-fold", "fold-linear", "split", "transport", "nested-fold"),
+    *("reference", "composite-fold", "fold-linear", "split", "transport"),
 )
 """The names that `without` may switch off."""
 
