@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .builder import Builder, Scope, Sink, Work
 from .contraction import Product
 from .expr import Expr, Fold, Predicate, Rank, Reduce, Where, topological
 from .intervals import segments
-from .layout import Shape
+from .layout import Layout, Shape
 from .normal_form import factors, product, scaled
-from .plan import Carry, IllegalPlan, Loop, Value
+from .plan import Block, Carry, IllegalPlan, Loop, Value
 from .pointwise import REDUCTIONS
 from .tile_folds import TILE_FOLDS, Running, TileFold
 
@@ -24,8 +25,8 @@ class Pass:
     body: Scope
     around: Scope
     carries: list[Carry] = field(default_factory=list)
-    results: dict[Expr, tuple[Value, float, list[Expr]]] = field(default_factory=dict)
-    """What a work is after the loop: a carry, times a number, times what does not vary with the loop."""
+    results: dict[Expr, tuple[Value, list[Expr]]] = field(default_factory=dict)
+    """What a work is after the loop: a carry, times what does not vary with the loop."""
     references: dict[tuple[str, Rank, Expr], tuple[TileFold, Running]] = field(default_factory=dict)
 
     def carry(self, name: str, axes: frozenset[Rank], init: float) -> Carry:
@@ -34,13 +35,10 @@ class Pass:
         return self.carries[-1]
 
 
-def segment_loops(split: bool) -> RunLoop:
-    """The builder's `run_loop`, with or without segments of their own for the ranges without masks."""
-    return RunLoop(split)
-
-
 @dataclass(frozen=True)
 class RunLoop:
+    """Fills one loop. split: whether the ranges without masks are segments of their own."""
+
     split: bool
 
     def __call__(self, builder: Builder, rank: Rank, group: list[Work], around: Scope) -> None:
@@ -54,7 +52,7 @@ class RunLoop:
         bounds = segments(
             builder.layout,
             rank,
-            _filters(targets, builder),
+            dict.fromkeys(_filters(body.block)),
             around.ranks,
             skips=lambda p: all(_skips(w, p, builder) for w in group),
             split=self.split,
@@ -80,9 +78,13 @@ def _weight_class(work: Work, builder: Builder) -> tuple[bool, int]:
     return False, len(builder.layout.shape(work).axes)
 
 
-def _filters(targets: list[Expr], builder: Builder) -> list[Predicate]:
-    used = (x.predicate for x in topological(targets) if isinstance(x, Where))
-    return [p for p in dict.fromkeys(used) if not builder.layout.is_tail(p)]
+def _filters(block: Block) -> Iterator[Predicate]:
+    """The filters that a body applies, tails too."""
+    for item in block.items:
+        if isinstance(item, Loop):
+            yield from _filters(item.body)
+        elif item.op == "where" and isinstance(item.attr, tuple):
+            yield item.attr[0]
 
 
 def _skips(work: Work, p: Predicate, builder: Builder) -> bool:
@@ -118,14 +120,20 @@ def store(builder: Builder, name: str, ranks: tuple[Rank, ...], x: Expr, scope: 
 
 def _sum(this: Pass, work: Reduce) -> None:
     layout = this.builder.layout
-    axis = layout.axis_of(work.rank)
-    taken = layout.of_rank(work.rank)
-    parts = factors(work.arg)
-    inside = [f for f in parts if layout.shape(f).meets(taken)]
-    outside = [f for f in parts if not layout.shape(f).meets(taken)]
-    carry = this.carry("sum", _axes(inside, layout.of_rank(work.rank), this), 0.0)
+    axis, taken = layout.axis_of(work.rank), layout.of_rank(work.rank)
+    inside, outside = _parted(work.arg, taken, layout)
+    carry = this.carry("sum", _axes(inside, taken, this), 0.0)
     carry.next = this.builder.contract(Product(inside), axis, this.body, accumulator=carry.value)
-    this.results[work] = carry.value, 1.0, outside
+    this.results[work] = carry.value, outside
+
+
+def _parted(arg: Expr, taken: Shape, layout: Layout) -> tuple[list[Expr], list[Expr]]:
+    """The factors of a product that vary with what is reduced, and those that leave the loop."""
+    parts = factors(arg)
+    varying = [layout.shape(f).meets(taken) for f in parts]
+    return [f for f, v in zip(parts, varying, strict=True) if v], [
+        f for f, v in zip(parts, varying, strict=True) if not v
+    ]
 
 
 def _axes(parts: list[Expr], taken: Shape, this: Pass) -> frozenset[Rank]:
@@ -141,13 +149,13 @@ def _extremum(this: Pass, work: Reduce, group: list[Work]) -> None:
             core, k = scaled(other.ref)
             if other.rank == work.rank and k > 0 and core is work.arg:
                 _, running = _reference(this, other)
-                this.results[work] = running.references[0], 1.0, []
+                this.results[work] = running.references[0], []
                 return
     carry = this.carry(f"running_{work.op}", builder.layout.shape(work).axes, identity)
     tile = builder.number(arg, this.body)
     tile = builder.reduce(work.op, tile, axis) if axis else tile
     carry.next = builder.emit(work.op, (carry.value, tile))
-    this.results[work] = carry.value, 1.0, []
+    this.results[work] = carry.value, []
 
 
 def _reference(this: Pass, work: Fold) -> tuple[TileFold, Running]:
@@ -163,25 +171,21 @@ def _fold(this: Pass, work: Fold) -> None:
     builder, layout = this.builder, this.builder.layout
     axis, taken = layout.axis_of(work.rank), layout.of_rank(work.rank)
     lowering, running = _reference(this, work)
-    parts = factors(work.arg)
-    inside = [f for f in parts if layout.shape(f).meets(taken)]
-    outside = [f for f in parts if not layout.shape(f).meets(taken)]
+    inside, outside = _parted(work.arg, taken, layout)
     if lowering.constant_argument and inside:
         raise IllegalPlan(f"a {work.action!r} fold sums its weights, but its argument varies with {work.rank}")
     carry = this.carry("acc", _axes([work.ref, *inside], taken, this), 0.0)
     moved = lowering.transport(builder, carry.value, running)
     weighted = Product(inside, (running.weight,))
     carry.next = builder.contract(weighted, axis, this.body, accumulator=moved)
-    this.results[work] = carry.value, 1.0, outside
+    this.results[work] = carry.value, outside
 
 
 def _finish(this: Pass) -> None:
     """After the loop its carries are values of the scope around it."""
     for carry in this.carries:
         this.builder.settle(carry.value, this.around)
-    for work, (value, k, outside) in this.results.items():
+    for work, (value, outside) in this.results.items():
         for f in outside:
             value = this.builder.emit("mul", (value, this.builder.number(f, this.around)))
-        if k != 1.0:
-            value = this.builder.emit("scale", (value,), k)
         this.around.values[work] = value

@@ -8,13 +8,16 @@ products; masks are inserted where an interpretation of the graph says that a re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 from .builder import Builder, Scope, Sink
 from .cascade import Cascade
 from .empties import Empties
 from .expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
 from .layout import Layout
-from .loops import segment_loops, store
+from .loops import RunLoop, store
 from .masks import Masks
 from .normal_form import bind_sizes, normalise
 from .plan import IllegalPlan, LoopPlan, Role
@@ -28,6 +31,7 @@ from .views import Halves
 
 __all__ = ["IllegalPlan", "build_plan"]
 
+T = TypeVar("T")
 Outputs = Mapping[str, tuple[Rank, ...]]
 
 
@@ -35,47 +39,74 @@ def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPl
     """The plan of the cascade's outputs under the schedule's roles.
 
     The schedule gives every rank a role; a rank that stays split has one role as a whole (a tiled loop).
-    Raises IllegalPlan for a cascade that these roles cannot lay out, with the rule and the value.
+    Raises IllegalPlan for a cascade that these roles cannot lay out, with the rule and the value. A plan is
+    shared between callers and not to be changed.
     """
+    roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
+    return _planned(cascade, _Sized.of(problem), roles, schedule.segment)
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """What a plan takes from a problem, hashable: many schedules differ in nothing that a plan sees."""
+
+    sizes: tuple[tuple[Rank, int], ...]
+    dtypes: tuple[tuple[str, str], ...]
+    params: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, problem: Problem) -> _Sized:
+        return cls(_items(problem.sizes), _items(problem.dtypes), _items(problem.params))
+
+
+def _items(mapping: Mapping[str, T]) -> tuple[tuple[str, T], ...]:
+    return tuple(sorted(mapping.items(), key=lambda item: item[0]))
+
+
+@lru_cache(maxsize=512)
+def _planned(cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ...], segment: bool) -> LoopPlan:
     source = roots_of(cascade)
-    outputs, halves = source.outputs, source.halves
-    roots = _bound(source.expressions, problem)
-    ranks = source.ranks()
-    roles = _roles(ranks, halves, schedule)
-    sizes = _sizes(ranks, problem)
+    outputs, halves, ranks = source.outputs, source.halves, source.ranks()
+    dtypes = dict(sized.dtypes)
+    roots = _bound(source.expressions, outputs, dtypes, dict(sized.params))
+    roles = _roles(ranks, halves, dict(given))
+    sizes = _sizes(ranks, dict(sized.sizes))
     order = rank_order(roots, outputs, ranks, batch_ranks(roots, halves))
     layout = Layout(roles, sizes, halves, order)
     _refuse_grid_reductions(roots, roles, halves)
     masks = Masks(layout)
     roots = _prepared(roots, layout, masks)
-    root = _tree(roots, outputs, layout, masks, problem, schedule)
+    compute = "fp64" if "fp64" in dtypes.values() else "fp32"
+    builder = Builder(layout, masks, dtypes, compute, RunLoop(segment))
+    used = tensors(roots)
     plan = LoopPlan(
         roles=roles,
         sizes=sizes,
         order=order,
         grid=_grid(order, roles),
-        root=root.block,
-        inputs=tensors(roots),
+        root=_tree(roots, outputs, builder).block,
+        inputs={n: t for n, t in cascade.inputs.items() if n in used},
         outputs=outputs,
-        dtypes={n: problem.dtypes[n] for n in (*tensors(roots), *outputs)},
+        dtypes={n: dtypes[n] for n in (*used, *outputs)},
         splits={},
     )
     check(plan)
     return plan
 
 
-def _bound(roots: Sequence[Expr], problem: Problem) -> list[Expr]:
-    missing = set(params(roots)) - set(problem.params)
+def _bound(
+    roots: Sequence[Expr], outputs: Outputs, dtypes: Mapping[str, str], values: Mapping[str, float]
+) -> list[Expr]:
+    missing = sorted(set(params(roots)) - set(values))
     if missing:
-        raise IllegalPlan(f"every parameter has a value, but {sorted(missing)} have none ({dict(problem.params)})")
-    untyped = (set(tensors(roots))) - set(problem.dtypes)
+        raise IllegalPlan(f"every parameter has a value, but {missing} have none (given: {dict(values)})")
+    untyped = sorted({*tensors(roots), *outputs} - set(dtypes))
     if untyped:
-        raise IllegalPlan(f"every tensor has a dtype, but {sorted(untyped)} have none ({dict(problem.dtypes)})")
-    return bind(roots, problem.params)
+        raise IllegalPlan(f"every tensor has a dtype, but {untyped} have none (given: {dict(dtypes)})")
+    return bind(roots, values)
 
 
-def _roles(ranks: Sequence[Rank], halves: Halves, schedule: Schedule) -> dict[Rank, Role]:
-    given = dict(schedule.roles)
+def _roles(ranks: Sequence[Rank], halves: Halves, given: Mapping[Rank, Role]) -> dict[Rank, Role]:
     roles: dict[Rank, Role] = {}
     for r in ranks:
         if r not in given:
@@ -86,11 +117,11 @@ def _roles(ranks: Sequence[Rank], halves: Halves, schedule: Schedule) -> dict[Ra
     return roles
 
 
-def _sizes(ranks: Sequence[Rank], problem: Problem) -> dict[Rank, int]:
-    missing = [r for r in ranks if problem.sizes.get(r, 0) < 1]
+def _sizes(ranks: Sequence[Rank], given: Mapping[Rank, int]) -> dict[Rank, int]:
+    missing = [r for r in ranks if given.get(r, 0) < 1]
     if missing:
-        raise IllegalPlan(f"every rank has a size of at least 1, but {missing} have none ({problem.sizes})")
-    return {r: problem.sizes[r] for r in ranks}
+        raise IllegalPlan(f"every rank has a size of at least 1, but {missing} have none (given: {dict(given)})")
+    return {r: given[r] for r in ranks}
 
 
 def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], halves: Halves) -> None:
@@ -116,11 +147,9 @@ def _expanded(x: Expr, layout: Layout) -> Expr | None:
     return None
 
 
-def _tree(
-    roots: Sequence[Expr], outputs: Outputs, layout: Layout, masks: Masks, problem: Problem, schedule: Schedule
-) -> Scope:
-    compute = "fp64" if "fp64" in problem.dtypes.values() else "fp32"
-    builder = Builder(layout, masks, problem.dtypes, compute, segment_loops(schedule.segment))
+def _tree(roots: Sequence[Expr], outputs: Outputs, builder: Builder) -> Scope:
+    """The root block: every output asked for, those that vary with loops inside them."""
+    layout = builder.layout
     targets = list(zip(outputs.items(), roots, strict=True))
     sinks = {name: _sink(name, ranks, x, layout) for (name, ranks), x in targets}
     root = builder.scope(frozenset(), None, roots, [s for s in sinks.values() if s])
