@@ -5,7 +5,8 @@ a callable on tensors. Triton reads a kernel's source through `inspect`, so its 
 temporary file named after its digest.
 
 The first call of a Triton kernel with given strides and alignments goes through the JIT front end; later ones
-launch the compiled kernel directly, which costs a third of the host time.
+launch the compiled kernel directly, which costs a third of the host time. A caller that has checked shapes and
+strides itself (a runtime's own table) takes `bound`, which spares checking them again.
 """
 
 from __future__ import annotations
@@ -20,14 +21,24 @@ import tempfile
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .kernel import Kernel
 
 if TYPE_CHECKING:
     import torch
 
-Launch: TypeAlias = "Callable[[Sequence[torch.Tensor]], None]"
+Call: TypeAlias = "Callable[[Sequence[torch.Tensor]], None]"
+
+
+class Launch(Protocol):
+    """A loaded kernel: a function of its tensors, in the order of `kernel.arguments`, that fills the outputs."""
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Check the tensors and run; returns once the work is queued."""
+
+    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
+        """A function for tensors of exactly these shapes, strides, dtypes and device, which it does not check."""
 
 
 class LaunchError(RuntimeError):
@@ -35,25 +46,13 @@ class LaunchError(RuntimeError):
 
 
 def load(kernel: Kernel) -> Launch:
-    """A function of the kernel's tensors (in the order of `kernel.arguments`) that fills the outputs.
-
-    It returns once the work is queued. Raises LaunchError, at the call, for a wrong shape, dtype or device.
-    """
+    """The kernel as a callable. It raises LaunchError, at the call, for a wrong shape, dtype or device."""
     match kernel.emitter:
         case "torch":
-            entry = getattr(module_of(kernel), kernel.entry)
-            return _checked(kernel, lambda tensors: entry(*tensors))
+            return TorchLaunch(kernel)
         case "triton":
             return TritonLaunch(kernel)
     raise LaunchError(f"an emitter is one of torch, triton, but got {kernel.emitter!r}")
-
-
-def _checked(kernel: Kernel, run: Launch) -> Launch:
-    def call(tensors: Sequence[torch.Tensor]) -> None:
-        check(kernel, tensors)
-        run(tensors)
-
-    return call
 
 
 def check(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
@@ -121,7 +120,26 @@ def module_of(kernel: Kernel) -> ModuleType:
     return module
 
 
+class TorchLaunch:
+    """A kernel in plain PyTorch."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._entry = getattr(module_of(kernel), kernel.entry)
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+        check(self.kernel, tensors)
+        self._entry(*tensors)
+
+    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
+        entry = self._entry
+        return lambda tensors: entry(*tensors)
+
+
 # ---- Triton
+
+ALIGNMENT = 16
+"""Bytes. Triton compiles one kernel for pointers that are multiples of this and another for those that are not."""
 
 
 class TritonLaunch:
@@ -139,14 +157,31 @@ class TritonLaunch:
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
         pointers = [t.data_ptr() for t in tensors]
-        layout = tuple(
-            (t.shape, t.stride(), t.dtype, p & 15, t.get_device()) for t, p in zip(tensors, pointers, strict=True)
-        )
+        layout = _layout(tensors, pointers)
         direct = self._direct.get(layout)
         if direct is None:
             self._first(layout, tensors)
         else:
             direct(pointers)
+
+    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
+        """As `Launch.bound`: what is left of a call's cost is the pointers. Does not run anything by itself."""
+        pointers = [t.data_ptr() for t in tensors]
+        direct = self._direct.get(_layout(tensors, pointers))
+        if direct is None or any(p % ALIGNMENT for p in pointers):
+            return self
+
+        def launch(tensors: Sequence[torch.Tensor]) -> None:
+            pointers = [t.data_ptr() for t in tensors]
+            low_bits = 0
+            for p in pointers:
+                low_bits |= p
+            if low_bits % ALIGNMENT:
+                self(tensors)
+            else:
+                direct(pointers)
+
+        return launch
 
     def _first(self, layout: Hashable, tensors: Sequence[torch.Tensor]) -> None:
         """Launch through the JIT front end, and keep the compiled kernel for this layout."""
@@ -202,6 +237,13 @@ class TritonLaunch:
             public(*pointers, *strides)
 
         return launch
+
+
+def _layout(tensors: Sequence[torch.Tensor], pointers: list[int]) -> Hashable:
+    """What a compiled kernel was specialised for, and what its source relies on."""
+    return tuple(
+        (t.shape, t.stride(), t.dtype, p % ALIGNMENT, t.get_device()) for t, p in zip(tensors, pointers, strict=True)
+    )
 
 
 def _hooked(runtime: Any) -> bool:

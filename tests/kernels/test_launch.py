@@ -17,7 +17,7 @@ from kernel_forms import attention_case, errors, inputs
 
 from eintune.kernels.emitters import EMITTERS, emit
 from eintune.kernels.interpreter import rounded, widened
-from eintune.kernels.launch import LaunchError, TritonLaunch, interpreted, load, module_of
+from eintune.kernels.launch import LaunchError, TritonLaunch, _layout, interpreted, load, module_of
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
 
@@ -115,6 +115,31 @@ def test_another_launcher_or_a_hook_takes_the_public_way(one_gpu: None, monkeypa
     assert hooked.public and not hooked.direct
 
 
+def test_a_bound_launch_looks_at_alignment_only(one_gpu: None) -> None:
+    case = attention_case(1, seq=20)
+    launch, tensors = TritonLaunch(case.kernel), inputs(case)
+    assert launch.bound(tensors) is launch  # nothing compiled for this layout yet
+    compiled = Compiled(takes=9 + 4 + 16)
+    strides = [s for t in tensors for s in t.stride()]
+    pointers = [t.data_ptr() for t in tensors]
+    launch._direct[_layout(tensors, pointers)] = launch._bind(compiled, 0, strides)
+    call = launch.bound(tensors)
+    call(tensors)
+    assert compiled.direct[0][9:] == (*pointers, *strides)
+    shifted = torch.zeros(tensors[0].numel() + 1)[1:].view(tensors[0].shape)
+    assert shifted.data_ptr() % 16 and launch.bound([shifted, *tensors[1:]]) is launch
+    if not interpreted():
+        with pytest.raises(LaunchError, match="needs tensors on a CUDA device"):  # the general way
+            call([shifted, *tensors[1:]])
+
+
+def test_a_bound_torch_kernel_runs() -> None:
+    case = attention_case(1, emitter="torch", seq=20)
+    kernel, tensors = case.kernel, inputs(case)
+    load(kernel).bound(tensors)(tensors)
+    assert not errors(case, kernel, tensors)
+
+
 @pytest.mark.gpu
 @CUDA
 @pytest.mark.parametrize("strided", [False, True])
@@ -127,6 +152,9 @@ def test_repeated_calls_on_a_gpu(strided: bool) -> None:
         run(tensors)
         assert not errors(case, kernel, [t.cpu() for t in tensors])
     assert isinstance(run, TritonLaunch) and len(run._direct) == 1
+    tensors[-1].fill_(float("nan"))
+    run.bound(tensors)(tensors)
+    assert not errors(case, kernel, [t.cpu() for t in tensors])
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=True))
