@@ -66,7 +66,7 @@ class Calibration:
     tensor_efficiency: float = 0.85
     fma_efficiency: float = 0.35
     special_efficiency: float = 0.9
-    memory_efficiency: float = 0.7
+    memory_efficiency: float = 0.85
     overlap: float = 0.5
     step_seconds: float = 4e-8
     launch_seconds: float = 4e-6

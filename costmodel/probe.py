@@ -249,7 +249,9 @@ def _measure_cuda(device: str) -> dict[str, Any]:
     import torch
 
     with torch.inference_mode(), torch.cuda.device(device):
-        array = torch.empty(1 << 28, dtype=torch.float32, device=device)
+        free, _ = torch.cuda.mem_get_info(device)
+        elements = max(min(1 << 28, free // 32), 1 << 20)  # 1 GiB, or an eighth of what is free
+        array = torch.empty(elements, dtype=torch.float32, device=device)
         copy = torch.empty_like(array)
         stream = _cuda_seconds(lambda: copy.copy_(array))
         n = 4096
@@ -260,7 +262,7 @@ def _measure_cuda(device: str) -> dict[str, Any]:
         tiny = torch.zeros(1, device=device)
         launch = _cuda_seconds(lambda: tiny.add_(1), 50)
     return {
-        "hbm_bytes_per_second": 2 * 4 * (1 << 28) / stream,
+        "hbm_bytes_per_second": 2 * 4 * elements / stream,
         "launch_seconds": launch,
         "tensor_flops": rates,
     }
