@@ -55,15 +55,14 @@ class Look:
 
 
 def _scatter(axes: Axes, frame: pd.DataFrame, x: str, y: str, look: Look) -> None:
-    points = frame.rename(columns={"label": "cascade"})
-    there = [label for label in look.marks if (points["cascade"] == label).any()]
+    there = [label for label in look.marks if (frame["label"] == label).any()]
     sns.scatterplot(
-        data=points,
+        data=frame,
         x=x,
         y=y,
-        hue="cascade",
+        hue="label",
         hue_order=there,
-        style="cascade",
+        style="label",
         style_order=there,
         markers=look.marks,
         palette=look.colours,
@@ -110,11 +109,22 @@ def error_by_unit(frame: pd.DataFrame, look: Look) -> Figure:
     figure, axes = _figure()
     axes.axhspan(1 / 1.25, 1.25, color=GREY, alpha=0.12, linewidth=0)
     axes.axhline(1, color=GREY, linewidth=1)
-    sns.boxplot(
-        data=points, x="limited by", y="ratio", ax=axes, width=0.5, showfliers=False, color="#dddddd", linewidth=1
-    )
     sns.stripplot(
         data=points, x="limited by", y="ratio", hue="label", palette=look.colours, ax=axes, size=7, jitter=0.18
+    )
+    sns.pointplot(
+        data=points,
+        x="limited by",
+        y="ratio",
+        ax=axes,
+        estimator="median",
+        errorbar=("pi", 50),
+        linestyle="none",
+        marker="_",
+        markersize=28,
+        color="#222222",
+        err_kws={"linewidth": 1.2},
+        label="median, middle half",
     )
     spread = max(2.0, float(np.exp(np.abs(np.log(points["ratio"])).max())) * 1.1)
     axes.set(yscale="log", ylim=(1 / spread, spread), ylabel="measured / predicted", title="Error by limiting unit")

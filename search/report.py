@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from . import page, plots
 from .accuracy import accuracy, error_by, right
-from .run import COLUMNS, MEASUREMENTS, SUMMARY, Run
+from .run import COLUMNS, MEASUREMENTS, SUMMARY, Run, ran
 from .words import against, milliseconds, paragraph, plural
 
 PAGE = "report.html"
@@ -149,7 +149,7 @@ def _spread(row: Mapping[str, Any]) -> str:
 
 
 def _ratio(run: Run, peer: Mapping[str, Any]) -> str:
-    return f"{run.winner['seconds'] / peer['seconds']:.2f}x" if run.winner and peer.get("seconds") else "-"
+    return f"{run.winner['seconds'] / peer['seconds']:.2f}x" if run.winner and ran(peer) else "-"
 
 
 def _winner(run: Run) -> list[str]:

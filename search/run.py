@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,14 +84,20 @@ class Run:
     @property
     def best_peer(self) -> tuple[str, float] | None:
         """The fastest peer that ran: its name and seconds."""
-        ran = [(name, float(p["seconds"])) for name, p in self.peers.items() if p.get("seconds")]
-        return min(ran, key=lambda item: item[1], default=None)
+        times = [(name, float(p["seconds"])) for name, p in self.peers.items() if ran(p)]
+        return min(times, key=lambda item: item[1], default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the rows, which are the CSV's."""
         data = asdict(self)
         del data["rows"]
         return {"format": FORMAT, **data}
+
+
+def ran(peer: Mapping[str, Any]) -> bool:
+    """Whether a peer has a time."""
+    seconds = peer.get("seconds")
+    return isinstance(seconds, (int, float)) and math.isfinite(seconds)
 
 
 def read_run(directory: Path) -> Run:
