@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from .cli_cache import CACHE
 from .cli_doctor import DOCTOR
 from .cli_kernel import KERNEL, PLAN
-from .cli_options import Command, Failure, Parser, Usage
+from .cli_options import Command, Failure, Parser, Usage, add_version
 from .cli_report import REPLAY, REPORT
 from .cli_space import PASSES, SPACE
 from .cli_tune import TUNE
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=OVERVIEW,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_version(parser)
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for command in COMMANDS:
         command.configure(
@@ -62,15 +62,8 @@ def tune_main(arguments: Sequence[str] | None = None) -> int:
         epilog=TUNE.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_version(parser)
     TUNE.configure(parser)
     return _run(parser, sys.argv[1:] if arguments is None else arguments)
-
-
-def _add_version(parser: argparse.ArgumentParser) -> None:
-    from .. import __version__
-
-    parser.add_argument("--version", action="version", version=f"eintune {__version__}")
 
 
 def _run(parser: Parser, arguments: Sequence[str]) -> int:

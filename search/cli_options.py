@@ -119,6 +119,12 @@ def number(text: str) -> float:
     return value
 
 
+def add_version(parser: Options) -> None:
+    from .. import __version__
+
+    parser.add_argument("--version", action="version", version=f"eintune {__version__}")
+
+
 # ---- the problem
 
 

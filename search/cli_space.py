@@ -6,12 +6,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .cli_options import Command, Failure, Usage, add_cache, as_usage, cache_of
 
 if TYPE_CHECKING:
     from ..space.cascade import Cascade
+    from ..space.iterative import IterativeCascade
+    from ..space.operators import OperatorGraph
+
+    Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
 
 MAX_FILE_BYTES = 16 * 2**20
 SPACE_HELP = """\
@@ -36,9 +40,9 @@ examples:
 """
 
 
-def definition_of(name: str, *, causal: bool = False, grouped: bool = False) -> tuple[str, Cascade]:
-    """The naive cascade of a workload, or the one in a file, and what it is called."""
-    from ..space.cascade import Cascade
+def computation_of(name: str, *, causal: bool = False, grouped: bool = False) -> tuple[str, Computation]:
+    """The naive cascade of a workload, or what a file holds, and what it is called."""
+    from ..space.formats import read_computation
     from ..space.workloads import WORKLOADS
 
     if name in WORKLOADS:
@@ -50,7 +54,20 @@ def definition_of(name: str, *, causal: bool = False, grouped: bool = False) -> 
     if not Path(name).is_file():
         raise Usage(f"WORKLOAD must be a file or one of {', '.join(WORKLOADS)}, but got {name!r}")
     with as_usage():
-        return Path(name).stem, Cascade.parse(read_text(Path(name)))
+        return Path(name).stem, read_computation(read_text(Path(name)))
+
+
+def definition_of(name: str, *, causal: bool = False, grouped: bool = False) -> tuple[str, Cascade]:
+    """As `computation_of`, as a cascade."""
+    from ..space.cascade import Cascade
+    from ..space.operators import OperatorGraph, to_cascade
+
+    title, found = computation_of(name, causal=causal, grouped=grouped)
+    with as_usage():
+        found = to_cascade(found) if isinstance(found, OperatorGraph) else found
+    if not isinstance(found, Cascade):
+        raise Usage(f"WORKLOAD must be a cascade, but {name} holds an iteration (`eintune passes` takes it)")
+    return title, found
 
 
 def read_text(path: Path) -> str:
@@ -115,8 +132,8 @@ def _draw(name: str, definition: Cascade, folder: Path) -> None:
     from ..space.pictures import draw_derivation
 
     folder.mkdir(parents=True, exist_ok=True)
-    for path in draw_derivation(name, definition, folder):
-        print(path, file=sys.stderr)
+    for line in draw_derivation(name, definition, folder):
+        print(line, file=sys.stderr)
 
 
 # ---- passes
@@ -133,9 +150,9 @@ def _passes_options(parser: argparse.ArgumentParser) -> None:
 def _passes(chosen: argparse.Namespace) -> int:
     from ..space.passes import analyse
 
-    _, cascade = definition_of(chosen.graph, causal=chosen.causal)
+    _, computation = computation_of(chosen.graph, causal=chosen.causal)
     with as_usage():
-        print(analyse(cascade))
+        print(analyse(computation, chosen.rank))
     return 0
 
 

@@ -16,6 +16,7 @@ from .cli_options import (
     add_cache,
     add_device,
     add_problem,
+    add_version,
     as_usage,
     cache_of,
     device_of,
@@ -82,6 +83,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--json", type=Path, metavar="FILE", help="also write the outcome as JSON")
     output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_version(output)
 
 
 def action(chosen: argparse.Namespace) -> int:

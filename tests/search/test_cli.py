@@ -1,0 +1,298 @@
+"""The command line: help, and every bad input with its exit code, on one line, without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from eintune.search.cli import COMMANDS, main, tune_main
+
+SIZE = ("--seq", "16", "--heads", "2", "--head-dim", "16")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EINTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+Complaint = Callable[..., str]
+
+
+@pytest.fixture
+def complaint(capsys: pytest.CaptureFixture[str], cache: Path) -> Complaint:
+    """Runs `eintune` with arguments, expects an exit code, and gives its one line on stderr."""
+
+    def run(*arguments: str, code: int) -> str:
+        assert main(arguments) == code
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if not line.lstrip()[:1].isdigit()]  # progress begins with a time
+        assert len(lines) == 1, err
+        assert lines[0].startswith("eintune: error: ")
+        assert "Traceback" not in out + err
+        return lines[0]
+
+    return run
+
+
+# ---- usage
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "--seq, --heads"),
+        (("--seq", "0", "--heads", "2"), "whole number from 1 to 2147483648, but got '0'"),
+        (("--seq", "-5", "--heads", "2"), "but got '-5'"),
+        (("--seq", "many", "--heads", "2"), "but got 'many'"),
+        (("--seq", "1.5", "--heads", "2"), "but got '1.5'"),
+        (("--seq", "9" * 30, "--heads", "2"), "whole number from 1 to"),
+        (("--seq", "2000000000", "--heads", "2000000000"), "at most 2**36 elements"),
+        (("--seq", "16", "--heads", "6", "--kv-heads", "4"), "(heads=6, kv_heads=4); for 6 heads `kv_heads` may be"),
+        (("--seq", "16", "--heads", "2", "--head-dim", "513"), "`head_dim` must be at most 512, but got 513"),
+        (("--seq", "16", "--heads", "2", "--head-dim", "0"), "but got '0'"),
+        ((*SIZE, "--dtype", "int4"), "invalid choice: 'int4'"),
+        ((*SIZE, "--device", "tpu"), "invalid choice: 'tpu'"),
+        ((*SIZE, "--machine", "h900"), "h100, h200"),
+        ((*SIZE, "--scale", "nan"), "must be a finite number, but got 'nan'"),
+        ((*SIZE, "--trials", "0"), "but got '0'"),
+        ((*SIZE, "--budget", "-1"), "must be a number of seconds above 0, but got '-1'"),
+        ((*SIZE, "--sampler", "best"), "['mixed', 'model', 'random', 'tpe'], but got 'best'"),
+        ((*SIZE, "--colour", "red"), "unrecognized arguments: --colour red"),
+    ],
+)
+def test_wrong_usage_of_tune(complaint: Complaint, options: tuple[str, ...], says: str) -> None:
+    assert says in complaint("tune", *options, code=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
+def test_cuda_where_there_is_none(complaint: Complaint) -> None:
+    line = complaint("tune", *SIZE, "--device", "cuda", code=2)
+    assert "--device must be auto or cpu" in line and "but got cuda" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
+def test_measuring_for_a_machine_that_is_not_here(complaint: Complaint) -> None:
+    assert "add --plan-only" in complaint("tune", *SIZE, "--machine", "h200", code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "COMMAND"),
+        (("fly",), "invalid choice: 'fly'"),
+        (("space", "nonsense"), "WORKLOAD must be a file or one of attention"),
+        (("space", "softmax", "--causal"), "softmax takes no --causal"),
+        (("passes", "missing.edge"), "WORKLOAD must be a file or one of"),
+        (("cache", "forget"), "invalid choice: 'forget'"),
+        (("cache", "show", "nothing"), "see `eintune cache list`"),
+        (("kernel", *SIZE, "--cascade", "zero-pass"), "--cascade must be part of one of: 1-pass"),
+    ],
+)
+def test_wrong_usage_of_other_commands(complaint: Complaint, arguments: tuple[str, ...], says: str) -> None:
+    assert says in complaint(*arguments, code=2)
+
+
+def test_a_cascade_with_a_mistake_names_it(complaint: Complaint, tmp_path: Path) -> None:
+    (tmp_path / "wrong.edge").write_text("Zm,n = Ak,m * (Bk,n\n")
+    assert "line 1" in complaint("space", str(tmp_path / "wrong.edge"), code=2)
+    (tmp_path / "binary.edge").write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in complaint("space", str(tmp_path / "binary.edge"), code=1)
+
+
+# ---- failures
+
+
+def test_a_folder_that_is_no_report(complaint: Complaint, tmp_path: Path) -> None:
+    assert "lacks summary.json" in complaint("report", str(tmp_path), code=1)
+    assert "lacks summary.json" in complaint("replay", str(tmp_path), code=1)
+
+
+def test_a_cache_that_is_a_file(complaint: Complaint, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = complaint("tune", *SIZE, "--quiet", "--cache", str(tmp_path / "file"), code=1)
+    assert "file" in line and "Not a directory" in line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_no_space_for_the_results() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "eintune.search.cli", "cache", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "eintune: error: No space left on device\n"
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("name", [c.name for c in COMMANDS])
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"eintune {name}" in text and len(text.splitlines()) > 5
+
+
+def test_tune_and_eintune_tune_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for run, arguments in ((tune_main, ["--help"]), (main, ["tune", "--help"])):
+        with pytest.raises(SystemExit):
+            run(arguments)
+        text = capsys.readouterr().out
+        texts.append("".join(text.replace("eintune tune", "tune").split()))
+    assert texts[0] == texts[1]
+    assert tune_main(["--seq", "0", "--heads", "2"]) == 2
+    assert capsys.readouterr().err.startswith("tune: error: ")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from eintune import __version__
+
+    for run in (main, tune_main):
+        with pytest.raises(SystemExit) as stopped:
+            run(["--version"])
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out == f"eintune {__version__}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom eintune.search.cli import main\n"
+        "try:\n    main(['tune', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'optuna', 'pandas', 'egglog', 'pulp') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ---- commands that only look
+
+
+def test_doctor(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor"])
+    out = capsys.readouterr().out
+    assert code == (1 if "FAIL" in out else 0)
+    for word in ("eintune", "python", "torch", "cpu", "gpu", "solvers", "cache", "disk"):
+        assert word in out
+    assert cache.is_dir()
+
+
+def test_doctor_says_when_the_cache_cannot_be_written(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["doctor", "--cache", str(tmp_path / "file")]) == 1
+    assert "FAIL cache" in capsys.readouterr().out
+
+
+def test_an_empty_cache(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "list"]) == 0
+    assert "no records" in capsys.readouterr().out or "shipped" in capsys.readouterr().out
+    assert main(["cache", "clear"]) == 0
+    assert "removed 0 records" in capsys.readouterr().out
+    assert main(["cache", "explain", *SIZE, "--device", "cpu"]) == 1
+    assert "not stored" in capsys.readouterr().out
+
+
+def test_passes_of_a_workload_and_a_file(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["passes", "attention"]) == 0
+    whole = capsys.readouterr().out
+    assert "3" in whole
+    (tmp_path / "gemm.edge").write_text("Zm,n = Ak,m * Bk,n\n")
+    assert main(["passes", str(tmp_path / "gemm.edge")]) == 0
+    assert capsys.readouterr().out != whole
+
+
+def test_space_as_json(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space", "attention", "--stored", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert {1, 2, 3} <= {c["passes"] for c in data["cascades"]}
+    assert all({"passes", "signature", "cascade"} <= set(c) for c in data["cascades"])
+
+
+def test_plan_and_kernel_of_the_models_first(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--seq", "1024", "--heads", "2", "--machine", "h200", "--causal"]) == 0
+    plan = capsys.readouterr().out
+    assert "1-pass" in plan and "loop m" in plan and "segment" in plan
+    assert main(["kernel", *SIZE, "--machine", "cpu"]) == 0
+    path = tmp_path / "k.py"
+    path.write_text(capsys.readouterr().out)
+    done = subprocess.run([sys.executable, "-P", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_plan_only_ranks_and_counts(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = (*SIZE, "--plan-only", "--machine", "cpu", "--quiet", "--json", str(tmp_path / "plan.json"))
+    assert main(["tune", *options]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "priced and not measured" in out and "left out" in out
+    assert max(map(len, out.splitlines())) <= 100
+    data = json.loads((tmp_path / "plan.json").read_text())
+    times = [r["estimate"]["seconds"] for r in data["ranking"]]
+    assert times == sorted(times) and data["space"]["candidates"] >= len(times)
+    assert sum(data["space"]["left_out"].values()) + data["space"]["kept"] == data["space"]["candidates"]
+    assert not (cache / "records").exists()
+
+
+@pytest.mark.offline
+def test_plan_only_compiles_for_a_gpu_that_is_not_here(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--seq", "256", "--heads", "2", "--head-dim", "64", "--plan-only", "--machine", "h200", "--top", "2")
+    assert main(["tune", *options, "--quiet", "--json", str(tmp_path / "plan.json")]) == 0
+    assert "as compiled for sm_90" in capsys.readouterr().out
+    for row in json.loads((tmp_path / "plan.json").read_text())["ranking"]:
+        assert row["compiled"]["exact"] and row["compiled"]["registers_per_thread"] > 16
+
+
+# ---- signals and pipes
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "eintune.search.cli", "tune", "--seq", "512", "--heads", "8", "--device", "cpu"],
+        env=os.environ | {"EINTUNE_CACHE": str(tmp_path / "cache")},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    journals = tmp_path / "cache" / "journals"
+    deadline = time.monotonic() + 120
+    while not list(journals.glob("*.jsonl")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and err.splitlines()[-1].startswith("eintune: interrupted")
+    (journal,) = journals.glob("*.jsonl")
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+def test_a_reader_that_goes_away_is_no_error(cache: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "eintune.search.cli", "space", "attention", "--stored"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(60)
