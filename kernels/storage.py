@@ -1,7 +1,7 @@
 """Which temporaries may be overwritten: the last use of storage that nothing else sees.
 
 A filter that is known to hold copies nothing, so its value shares its argument's storage; that depends on the
-segment that is being printed, and is asked for through `copies_nothing`.
+segment that is being printed, and is asked for through `may_share`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..space.plan import Block, Loop, LoopPlan, Value
 SHARED = frozenset({"load", "const", "iota", "cast"})
 """Operations whose result may be a view of a tensor, a number, or another value's storage."""
 
-CopiesNothing = Callable[[Value], bool]
+MayShare = Callable[[Value], bool]
 
 
 class Storage:
@@ -37,19 +37,19 @@ class Storage:
                 self._block[item] = block
                 self._position[item] = i
 
-    def may_overwrite(self, a: Value, v: Value, copies_nothing: CopiesNothing) -> bool:
+    def may_overwrite(self, a: Value, v: Value, may_share: MayShare) -> bool:
         """Whether `v` may be computed in the storage of its operand `a`."""
         if a.axes != v.axes or a.dtype != v.dtype or not a.axes or v.args.count(a) > 1:
             return False
         block = self._block[v]
-        owner = _owner(a, copies_nothing)
+        owner = _owner(a, may_share)
         if not self._is_private(owner, block):
             return False
         later = block.items[self._position[v] + 1 :]
-        used = {_owner(u, copies_nothing) for item in later for u in _uses(item)}
-        used |= {_owner(u, copies_nothing) for u in v.args if u is not a}
+        used = {_owner(u, may_share) for item in later for u in _uses(item)}
+        used |= {_owner(u, may_share) for u in v.args if u is not a}
         if loop := self._loop.get(block):
-            used |= {_owner(c.next, copies_nothing) for c in loop.carries}
+            used |= {_owner(c.next, may_share) for c in loop.carries}
         return owner not in used
 
     def _is_private(self, owner: Value, block: Block) -> bool:
@@ -62,8 +62,8 @@ class Storage:
         return alone and next_.op not in SHARED | {"where", "carry"} and block in (loop.body, around)
 
 
-def _owner(v: Value, copies_nothing: CopiesNothing) -> Value:
-    while v.op == "where" and copies_nothing(v):
+def _owner(v: Value, may_share: MayShare) -> Value:
+    while v.op == "where" and may_share(v):
         v = v.args[0]
     return v
 

@@ -165,21 +165,24 @@ class TorchPrinter(Printer):
 
     def _overwriting(self, v: Value) -> str | None:
         """The operation as a method that overwrites an operand, where one may be overwritten."""
-        if self._copies_nothing(v) or self._is_decided(v):
+        if self._may_share(v):
             return None
         operands = list(v.args[::-1] if v.op in ("add", "mul") else v.args[:1])
         if v.op == "dot":
             operands = list(v.args[2:])
         for a in reversed(operands):
-            if self._storage.may_overwrite(a, v, self._copies_nothing):
+            if self._storage.may_overwrite(a, v, self._may_share):
                 return self._method(v, a)
         return None
 
-    def _copies_nothing(self, v: Value) -> bool:
-        return v.op == "where" and self.holds(filter_of(v)[0]) and v.args[0].axes == v.axes
+    def _may_share(self, v: Value) -> bool:
+        """Whether a value may be its argument itself: a filter that holds, or one that is a plain `bool`."""
+        if v.op != "where":
+            return False
+        return self._is_decided(v) or (self.holds(filter_of(v)[0]) and v.args[0].axes == v.axes)
 
     def _is_decided(self, v: Value) -> bool:
-        """Whether a filter is on scalar indices only, so that its condition is a plain `bool`."""
+        """Whether a filter is on scalar indices only."""
         return v.op == "where" and not any(self.tiled(r) for r in filter_of(v)[0].ranks)
 
     def _method(self, v: Value, target: Value) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .builder import Builder, Scope, Sink, Work
 from .contraction import Product
-from .expr import Expr, Fold, Predicate, Rank, Reduce, Where, topological
+from .expr import Expr, Fold, Predicate, Rank, Reduce
 from .intervals import segments
 from .layout import Layout, Shape
 from .normal_form import factors, product, scaled
