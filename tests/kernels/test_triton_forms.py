@@ -49,11 +49,22 @@ def test_tabled_computations(form: Form, size: str, execute) -> None:
     assert worst(execute, form.definition, form.computed, sizes, form.params, schedule) < 3e-5
 
 
-@given(computations())
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_drawn_computations(execute, drawn: Drawn) -> None:
+def agrees(execute, drawn: Drawn) -> None:
     try:
         error = worst(execute, drawn.cascade, drawn.cascade, drawn.sizes, {}, drawn.schedule)
     except IllegalPlan:
         reject()
     assert error < 1e-4
+
+
+@given(computations())
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_drawn_computations(execute, drawn: Drawn) -> None:
+    agrees(execute, drawn)
+
+
+@pytest.mark.soak
+@given(computations())
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+def test_many_drawn_computations(execute, drawn: Drawn) -> None:
+    agrees(execute, drawn)
