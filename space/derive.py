@@ -251,29 +251,41 @@ class _Check:
         return sizes
 
     def _trials(self) -> Iterator[tuple[dict[str, Array], dict[str, float], list[Array]] | None]:
-        exprs = list(self.definition.roots().values())
         inputs = self.definition.inputs
-        scalars = list(dict.fromkeys(x.name for x in topological(exprs) if isinstance(x, Param)))
+        nodes = topological(list(self.definition.roots().values()))
+        scalars = list(dict.fromkeys(x.name for x in nodes if isinstance(x, Param)))
         for seed, sign in ((0, 1.0), (1, -1.0)):
             random = np.random.default_rng(seed)
             values = {p: sign * float(random.uniform(0.3, 1.5)) for p in scalars}
             data = {n: _draw(random, t.kind, [self.sizes[r] for r in t.ranks]) for n, t in inputs.items()}
-            wanted = [a for a, _ in evaluate(exprs, data, self.sizes, values)]
+            wanted = self._values(self.definition, data, values)
             # a negative parameter may leave the definition's domain (a square root)
             yield (data, values, wanted) if all(np.isfinite(a).all() for a in wanted) else None
+
+    def _values(self, cascade: Cascade, data: dict[str, Array], values: dict[str, float]) -> list[Array]:
+        """The outputs, each over the ranks that the definition declares for it."""
+        found = []
+        roots = cascade.roots()
+        for (name, _), (array, ranks) in zip(
+            roots.items(), evaluate(list(roots.values()), data, self.sizes, values), strict=True
+        ):
+            declared = sorted(self.definition.outputs[name].ranks)
+            shape = [self.sizes[r] if r in ranks else 1 for r in declared]
+            found.append(np.broadcast_to(array.reshape(shape), [self.sizes[r] for r in declared]))
+        return found
 
     def __call__(self, candidate: Cascade) -> float:
         """The largest relative error. Raises DerivationError above TOLERANCE."""
         worst = 0.0
         for data, values, wanted in self.trials:
-            exprs = list(candidate.roots().values())
-            for (got, _), want in zip(evaluate(exprs, data, self.sizes, values), wanted, strict=True):
+            for got, want in zip(self._values(candidate, data, values), wanted, strict=True):
                 scale = max(float(np.max(np.abs(want), initial=0.0)), 1e-30)
-                worst = max(worst, float(np.max(np.abs(got - want), initial=0.0)) / scale)
-        if not worst <= TOLERANCE:
-            raise DerivationError(
-                f"a derived cascade must equal its definition, but differs by {worst:.3g}:\n{candidate}"
-            )
+                error = float(np.max(np.abs(got - want), initial=0.0)) / scale
+                if not error <= TOLERANCE:  # so that NaN fails too
+                    raise DerivationError(
+                        f"a derived cascade must equal its definition, but differs by {error:.3g}:\n{candidate}"
+                    )
+                worst = max(worst, error)
         return worst
 
 

@@ -52,7 +52,7 @@ class Limits:
     solving: seconds after which no further form is looked for.
     """
 
-    steps: int = 12
+    steps: int = 16
     rows: int = 20_000
     seconds: float = 2.5
     timeout: float = 20.0

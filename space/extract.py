@@ -95,13 +95,14 @@ class Problem:
     """The integer program of one graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
-        graph = _affordable(_plain_tiles(_without_mirrors(graph), streams), streams)
+        graph = _lean(_without_mirrors(graph))
+        graph = _affordable(_plain_tiles(graph, streams), streams)
         self.graph, self.streams = graph, tuple(streams)
         self.work = Work(graph, streams)
         self.scale = 1.0 / self.work.definition()
         self.model = pulp.LpProblem("forms", pulp.LpMinimize)
-        self.node = {(c, n): pulp.LpVariable(f"x{i}", cat="Binary") for i, (c, n) in enumerate(graph.nodes())}
-        self.used = {c: pulp.LpVariable(f"y{i}", 0, 1) for i, c in enumerate(graph.classes)}
+        self.node = {(c, n): self.model.add_variable(f"x{i}", cat="Binary") for i, (c, n) in enumerate(graph.nodes())}
+        self.used = {c: self.model.add_variable(f"y{i}", 0, 1) for i, c in enumerate(graph.classes)}
         self.trait: dict[Trait, Any] = {}
         total = pulp.lpSum(self.work(c, n) * self.scale * x for (c, n), x in self.node.items())
         self.counts = [self._levels(i, s) for i, s in enumerate(self.streams)]
@@ -136,7 +137,7 @@ class Problem:
         """The passes over one stream, at most the definition's: levels rise by one at each chosen barrier."""
         most = passes([x for x, c in self.graph.defined.items() if c in self.graph.roots], s)
         least = _least_levels(self.graph, s)
-        level = {c: pulp.LpVariable(f"l{i}_{j}", least[c], most) for j, c in enumerate(self.graph.classes)}
+        level = {c: self.model.add_variable(f"l{i}_{j}", least[c], most) for j, c in enumerate(self.graph.classes)}
         for (c, n), x in self.node.items():
             step = int(_is_barrier(n.head, s))
             for k in dict.fromkeys(n.children):
@@ -144,7 +145,7 @@ class Problem:
                     self.model += x == 0
                 elif most + step > least[c]:
                     self.model += level[c] >= level[k] + step - (most + step - least[c]) * (1 - x)
-        count = pulp.LpVariable(f"p{i}", 0, most, cat="Integer")
+        count = self.model.add_variable(f"p{i}", 0, most, cat="Integer")
         for r in self.graph.roots:
             self.model += count >= level[r] + int(s.element(self.graph.free[r]))
         return count
@@ -156,7 +157,7 @@ class Problem:
         for c in component:
             size[component[c]] = size.get(component[c], 0) + 1
         place = {
-            c: pulp.LpVariable(f"o{i}", 0, size[component[c]])
+            c: self.model.add_variable(f"o{i}", 0, size[component[c]])
             for i, c in enumerate(self.graph.classes)
             if size[component[c]] > 1
         }
@@ -172,7 +173,7 @@ class Problem:
             for t in set(traits(n.head, self.graph.free[c], self.work.below(n), self.streams)):
                 shown.setdefault(t, []).append(x)
         for i, t in enumerate(sorted(shown)):
-            z = self.trait[t] = pulp.LpVariable(f"z{i}", cat="Binary")
+            z = self.trait[t] = self.model.add_variable(f"z{i}", cat="Binary")
             self.model += z <= pulp.lpSum(shown[t])
             for x in shown[t]:
                 self.model += z >= x
@@ -245,6 +246,24 @@ def _without_mirrors(graph: EGraph) -> EGraph:
         return tuple(kept.values())
 
     return graph.restrict({c: keep(c) for c in graph.classes})
+
+
+def _lean(graph: EGraph) -> EGraph:
+    """The nodes that vary with no more ranks than their value does: `x * y / y` may, and would be written so."""
+
+    def ranks(n: Node) -> frozenset[Rank]:
+        below = frozenset[Rank]().union(*(graph.free[k] for k in n.children))
+        match n.head:
+            case Reduce() | Fold():
+                return below - {n.head.rank}
+            case Split() if n.head.rank in below:
+                return below - {n.head.rank} | {n.head.outer, n.head.inner}
+            case Unsplit() if below & {n.head.outer, n.head.inner}:
+                return below - {n.head.outer, n.head.inner} | {n.head.rank}
+            case _:
+                return below
+
+    return graph.restrict({c: tuple(n for n in ns if ranks(n) <= graph.free[c]) for c, ns in graph.classes.items()})
 
 
 def _plain_tiles(graph: EGraph, streams: Sequence[Stream]) -> EGraph:

@@ -1,0 +1,105 @@
+"""What the tests of the algebra share: data for a definition, random choices from an e-graph, renaming."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from eintune.space.cascade import Cascade, Einsum
+from eintune.space.egraph import ClassId, EGraph, Node
+from eintune.space.evaluate import evaluate
+from eintune.space.expr import (
+    Access,
+    Expr,
+    Fold,
+    Iota,
+    Param,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Tensor,
+    Term,
+    Where,
+    params,
+    rewrite,
+    tensors,
+    topological,
+)
+
+SIZES = {"b": 2, "h": 1, "g": 2, "p": 4, "m": 6, "m1": 2, "m0": 3, "e": 3, "f": 5, "k": 4, "n": 3}
+
+
+def data_for(roots: Sequence[Expr], seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    rng = np.random.default_rng(seed)
+    found = {n: rng.normal(size=[SIZES[r] for r in t.ranks]) for n, t in tensors(roots).items()}
+    return found, {p: float(rng.uniform(0.3, 1.2)) for p in params(roots)}
+
+
+def value(
+    root: Expr, data: Mapping[str, np.ndarray], scalars: Mapping[str, float], ranks: frozenset[Rank]
+) -> np.ndarray:
+    """The value over `ranks`. A term may be written with more ranks than it varies with: those are checked to
+    hold copies, and dropped."""
+    array, axes = evaluate([root], data, SIZES, scalars)[0]
+    for axis in reversed(range(len(axes))):
+        if axes[axis] not in ranks:
+            first = array.take(0, axis)
+            np.testing.assert_allclose(array, np.broadcast_to(np.expand_dims(first, axis), array.shape), rtol=1e-7)
+            array = first
+    return array
+
+
+def random_choice(graph: EGraph, seed: int) -> dict[ClassId, Node]:
+    """One node a class, acyclic: the cheapest under random node weights (Knuth's algorithm by rounds)."""
+    rng = random.Random(seed)
+    weight = {key: rng.random() ** -1.5 for key in graph.nodes()}
+    cost: dict[ClassId, float] = {}
+    choice: dict[ClassId, Node] = {}
+    changed = True
+    while changed:
+        changed = False
+        for (c, n), w in weight.items():
+            if all(k in cost for k in n.children):
+                total = w + sum(cost[k] for k in n.children)
+                if total < cost.get(c, float("inf")) * (1 - 1e-12):
+                    cost[c], choice[c], changed = total, n, True
+    return choice
+
+
+def renamed(cascade: Cascade, ranks: Mapping[Rank, Rank], names: Mapping[str, str]) -> Cascade:
+    """The same cascade under other names of ranks, tensors and parameters."""
+
+    def tensor(t: Tensor) -> Tensor:
+        return Tensor(names.get(t.name, t.name), tuple(ranks[r] for r in t.ranks), t.kind)
+
+    def step(x: Expr) -> Expr | None:
+        match x:
+            case Access():
+                return Access(tensor(x.tensor), tuple(ranks[r] for r in x.index))
+            case Param():
+                return Param(names.get(x.name, x.name))
+            case Reduce():
+                return Reduce(x.op, ranks[x.rank], x.arg)
+            case Fold():
+                return Fold(x.action, ranks[x.rank], x.ref, x.arg)
+            case Size():
+                return Size(ranks[x.rank])
+            case Iota():
+                return Iota(ranks[x.rank])
+            case Where():
+                p = x.predicate
+                terms = tuple(Term(ranks[t.rank], t.coef, t.stride and ranks[t.stride]) for t in p.terms)
+                return Where(Predicate(terms, tuple((ranks[r], c) for r, c in p.sizes), p.const), x.arg, x.fill)
+            case _:
+                return None
+
+    einsums = tuple(Einsum(tensor(e.output), rewrite([e.expr], step)[0]) for e in cascade.einsums)
+    return Cascade(einsums, tuple(names.get(r, r) for r in cascade.results))
+
+
+def has(roots: Sequence[Expr], kind: type, **fields: object) -> bool:
+    """Whether some node is a `kind` with these fields."""
+    return any(isinstance(x, kind) and all(getattr(x, k) == v for k, v in fields.items()) for x in topological(roots))

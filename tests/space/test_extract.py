@@ -1,0 +1,134 @@
+"""The integer program against brute force over every choice of nodes, on graphs small enough for it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+
+from eintune.space.cascade import Cascade
+from eintune.space.egraph import ClassId, EGraph, Limits, Node, saturate
+from eintune.space.extract import PASS_WEIGHT, WORK_LIMIT, Form, Problem, Work, components, forms
+from eintune.space.laws import laws
+from eintune.space.traits import Stream, passes, traits_of
+
+TEXTS = {
+    "chain": ("Yp = Xp,m * Zp\n", ("m",)),
+    "statistics": ("Gp = Xp,m :: \\/m max\nNp,m = e^(Xp,m - Gp)\nDp = Np,m\n", ("m",)),
+    "products": ("Sp,m = Qp,e * Km,e\nYp,f = Sp,m * Vm,f\n", ("m", "e")),
+    "quotient": ("Dp = Xp,m\nYp,f = Xp,m / Dp * Vm,f\n", ("m",)),
+}
+
+
+def graph_of(text: str, steps: int) -> EGraph:
+    roots = list(Cascade.parse(text).roots().values())
+    return saturate(roots, laws(), (), Limits(steps=steps))
+
+
+def every_choice(graph: EGraph) -> Iterator[dict[ClassId, Node]]:
+    """All acyclic choices of a node for each class that the roots need."""
+
+    def needed(pick: Mapping[ClassId, Node]) -> dict[ClassId, Node] | None:
+        order: dict[ClassId, Node] = {}
+
+        def go(c: ClassId, path: frozenset[ClassId]) -> bool:
+            if c in path:
+                return False
+            if c not in order:
+                if not all(go(k, path | {c}) for k in pick[c].children):
+                    return False
+                order[c] = pick[c]
+            return True
+
+        return order if all(go(r, frozenset()) for r in graph.roots) else None
+
+    seen = set()
+    for nodes in itertools.product(*graph.classes.values()):
+        choice = needed(dict(zip(graph.classes, nodes, strict=True)))
+        if choice is not None and (key := frozenset(choice.items())) not in seen:
+            seen.add(key)
+            yield choice
+
+
+def price(graph: EGraph, streams: Sequence[Stream], choice: Mapping[ClassId, Node]) -> tuple[float, float]:
+    work = Work(graph, streams)
+    total = sum(work(c, n) for c, n in choice.items()) / work.definition()
+    made = graph.decode(choice)
+    roots = [made[r] for r in graph.roots]
+    return PASS_WEIGHT * sum(passes(roots, s) for s in streams) + total, total
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_best_form_is_the_best_of_all(name: str) -> None:
+    text, ranks = TEXTS[name]
+    graph = graph_of(text, 2)
+    streams = [Stream(r) for r in ranks]
+    problem = Problem(graph, streams)
+    assert 1 < len(list(itertools.islice(every_choice(problem.graph), 200_000))) < 200_000
+    prices = [price(problem.graph, streams, c) for c in every_choice(problem.graph)]
+    best = min(total for total, work in prices if work <= WORK_LIMIT)
+    form = problem.solve(20.0)
+    assert form is not None
+    assert price(problem.graph, streams, form.choice)[0] == pytest.approx(best, rel=1e-6)
+
+
+def dominated(a: Form, b: Form) -> bool:
+    """Whether `a`, which came earlier, forbids `b`."""
+    work_a, work_b = ({t for t in f.traits if t.work} for f in (a, b))
+    return work_a <= work_b and a.traits - work_a == b.traits - work_b
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_answers_come_in_order_and_none_is_dominated(name: str) -> None:
+    text, ranks = TEXTS[name]
+    graph = graph_of(text, 5)
+    streams = [Stream(r) for r in ranks]
+    found = list(forms(graph, streams))
+    assert found
+    counts = [sum(f.passes.values()) for f in found]
+    assert counts == sorted(counts)
+    for i, b in enumerate(found):
+        made = graph.decode(b.choice)
+        roots = [made[r] for r in graph.roots]
+        assert traits_of(roots, streams) == b.traits
+        assert {s.rank: passes(roots, s) for s in streams} == dict(b.passes)
+        assert not any(dominated(a, b) for a in found[:i])
+
+
+def test_every_layout_that_brute_force_finds_is_found_or_dominated() -> None:
+    text, ranks = TEXTS["quotient"]
+    graph = graph_of(text, 2)
+    streams = [Stream(r) for r in ranks]
+    problem = Problem(graph, streams)
+    found = list(forms(graph, streams))
+    for choice in every_choice(problem.graph):
+        if price(problem.graph, streams, choice)[1] > WORK_LIMIT:
+            continue
+        made = problem.graph.decode(choice)
+        roots = [made[r] for r in problem.graph.roots]
+        here = Form(choice, {}, traits_of(roots, streams), 0.0)
+        inside = {t for t in here.traits if t.kind == "division"}
+        rest = here.traits - inside
+        assert any(dominated(f, here) or {t for t in f.traits if t.kind != "division"} == rest for f in found)
+
+
+def test_components_are_those_of_the_graph() -> None:
+    roots = list(Cascade.parse(TEXTS["products"][0]).roots().values())
+    graph = EGraph.of(roots)
+    assert len(set(components(graph).values())) == len(graph.classes)  # a definition has no cycle
+    cyclic = graph_of(TEXTS["quotient"][0], 5)
+    found = components(cyclic)
+
+    def reach(c: ClassId) -> set[ClassId]:
+        seen, stack = set(), [c]
+        while stack:
+            for k in (k for n in cyclic.classes[stack.pop()] for k in n.children):
+                if k not in seen:
+                    seen.add(k)
+                    stack.append(k)
+        return seen
+
+    below = {c: reach(c) for c in cyclic.classes}
+    for a, b in itertools.combinations(cyclic.classes, 2):
+        assert (found[a] == found[b]) == (b in below[a] and a in below[b])
