@@ -49,7 +49,7 @@ EXACT: dict[str, Callable[[float], float]] = {
 SATURATING = frozenset({"tanh", "erf", "sigmoid", "guard"})
 """Unary operators that give a finite number for any number below +inf."""
 
-FINITE_MAPS = frozenset({"add", "sub", "mul", "max", "min", "neg", "abs", "floor"})
+FINITE_MAPS = frozenset({"neg", "abs", "floor"})
 """Operators that give a finite number for finite numbers (overflow apart)."""
 
 
@@ -126,7 +126,7 @@ class Interpretation:
             case "add", [a, b]:
                 return _sum(a, b)
             case "sub", [a, b]:
-                return _sum(a, -b if isinstance(b, float) else b)
+                return _sum(a, _negated(b))
             case (("div" | "quotient"), [a, b]) if a == 0.0:
                 return 0.0 if self._divides(x, b) else "any"
             case "div", [float() as a, float() as b] if b != 0.0:
@@ -137,27 +137,40 @@ class Interpretation:
                 return EXACT[op](a)
             case op, [a] if op in SATURATING:
                 return "any" if a == "any" else "finite"
+            case "exp2", ["bounded"]:
+                return "finite"
+            case (("max" | "min"), _) if "any" not in args and math.inf not in args:
+                return "finite" if all(map(_finite, args)) else "bounded"
             case op, _ if op in FINITE_MAPS and all(map(_finite, args)):
                 return "finite"
             case _:
                 return "any"
 
     def _divides(self, x: Map, divisor: Outcome) -> bool:
-        """Whether 0 over the divisor is 0: it is not NaN, and not a 0 that plain division would see."""
-        if not _finite(divisor):
-            return False
-        along = self._layout.shape(x.args[1]).meets(self._varying)
-        return x.op == "quotient" or not along or (isinstance(divisor, float) and divisor != 0.0)
+        """Whether 0 over the divisor is 0: it is not NaN, and not a 0 that plain division would see.
+
+        Plain division has a divisor that is proven positive, at every index that is valid.
+        """
+        valid = not (self._tail and self._layout.shape(x.args[1]).meets(self._varying))
+        nonzero = x.op == "quotient" or valid or (isinstance(divisor, float) and divisor != 0.0)
+        return nonzero and _finite(divisor)
 
 
 def _finite(v: Outcome) -> bool:
     return v == "finite" or (isinstance(v, float) and math.isfinite(v))
 
 
+def _below_inf(v: Outcome) -> bool:
+    """Whether it is finite or -inf."""
+    return v == "bounded" or v == NEG_INF or _finite(v)
+
+
 def _either(a: Outcome, b: Outcome) -> Outcome:
     if a == b:
         return a
-    return "finite" if _finite(a) and _finite(b) else "any"
+    if _finite(a) and _finite(b):
+        return "finite"
+    return "bounded" if _below_inf(a) and _below_inf(b) else "any"
 
 
 def _product(a: Outcome, b: Outcome) -> Outcome:
@@ -165,15 +178,26 @@ def _product(a: Outcome, b: Outcome) -> Outcome:
         return "any" if math.isnan(a * b) else a * b
     if _finite(a) and _finite(b):
         return 0.0 if 0.0 in (a, b) else "finite"
+    for x, y in ((a, b), (b, a)):
+        if x == "bounded" and isinstance(y, float) and 0.0 < y < math.inf:
+            return "bounded"
     return "any"
 
 
 def _sum(a: Outcome, b: Outcome) -> Outcome:
     if isinstance(a, float) and isinstance(b, float):
         return "any" if math.isnan(a + b) else a + b
-    if NEG_INF in (a, b) and (_finite(a) or _finite(b)):
-        return NEG_INF
-    return "finite" if _finite(a) and _finite(b) else "any"
+    if _finite(a) and _finite(b):
+        return "finite"
+    if _below_inf(a) and _below_inf(b):
+        return NEG_INF if NEG_INF in (a, b) else "bounded"
+    return "any"
+
+
+def _negated(a: Outcome) -> Outcome:
+    if isinstance(a, float):
+        return -a
+    return "any" if a == "bounded" else a
 
 
 class Masks:

@@ -123,7 +123,7 @@ def local(s: Expr, v: Expr) -> Expr:
     whole = top("m1", peaks)
     weight = exp(split(s) - peaks) * exp(peaks - whole)
     total = add("m1", add("m0", weight))
-    return add("m1", add("m0", weight / total * split(v)))
+    return add("m1", add("m0", weight * split(v))) / total
 
 
 def tiled(s: Expr, v: Expr) -> Expr:

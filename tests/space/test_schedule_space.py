@@ -1,0 +1,182 @@
+"""The schedules that a cascade may have, and the ones that nothing may."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from eintune.space.cascade import Cascade
+from eintune.space.lowering import build_plan
+from eintune.space.plan import Role
+from eintune.space.schedule import Problem, Schedule
+from eintune.space.schedule_space import (
+    KNOBS,
+    TARGETS,
+    check_schedule,
+    default_schedule,
+    schedules,
+    space_of,
+)
+from eintune.space.workloads import WORKLOADS, attention_problem
+
+
+def attention(**change: Any) -> tuple[Cascade, Problem]:
+    given: dict[str, Any] = {"batch": 1, "heads": 32, "kv_heads": 32, "seq": 2048, "kv_seq": 2048}
+    problem = attention_problem(**(given | {"head_dim": 128, "dtype": "fp32"} | change))
+    return Cascade.parse(problem.cascade), problem
+
+
+@pytest.mark.parametrize("causal", [None, "top_left"])
+def test_the_usual_case_has_a_space_of_workable_size(causal: str | None) -> None:
+    cascade, problem = attention(causal=causal)
+    assert 50 <= len(schedules(cascade, problem, "triton")) <= 200
+    assert 10 <= len(schedules(cascade, problem, "torch")) <= 60
+
+
+def test_roles_follow_from_what_the_graph_does_with_a_rank() -> None:
+    cascade, problem = attention(kv_heads=8)
+    for emitter in TARGETS:
+        assert dict(space_of(cascade, problem, emitter).uses.kinds) == {
+            "b": "batch",
+            "h": "batch",
+            "g": "lane",
+            "p": "row",
+            "m": "streamed",
+            "e": "contracted",
+            "f": "resident",
+        }
+    roles = dict(default_schedule(cascade, problem, "triton").roles)
+    assert roles["b"] == roles["h"] == roles["g"] == Role("grid", None)
+    assert roles["p"].outer == "grid" and roles["m"].outer == "loop"
+    assert roles["e"] == roles["f"] == Role(None, 128)
+
+
+def test_one_query_tiles_the_queries_of_a_group_instead() -> None:
+    cascade, problem = attention(seq=1, kv_heads=4)
+    kinds = space_of(cascade, problem, "triton").uses.kinds
+    assert kinds["g"] == "row" and kinds["p"] == "lane"
+
+
+@pytest.mark.parametrize("size", [1, 17, 777, 1000])
+@pytest.mark.parametrize("head_dim", [24, 80, 256])
+def test_every_size_has_schedules_that_can_be_planned(size: int, head_dim: int) -> None:
+    cascade, problem = attention(heads=2, kv_heads=2, seq=size, kv_seq=size, head_dim=head_dim, causal="top_left")
+    for emitter, target in TARGETS.items():
+        found = schedules(cascade, problem, emitter)
+        assert found
+        for schedule in found[:: max(1, len(found) // 8)]:
+            check_schedule(schedule)
+            plan = build_plan(cascade, problem, schedule)
+            if target.padded:
+                assert all(r.tile is None or (r.tile >= 16 and r.tile & (r.tile - 1) == 0) for r in plan.roles.values())
+
+
+@pytest.mark.parametrize("emitter", TARGETS)
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_definition_has_schedules_that_can_be_planned(name: str, emitter: str) -> None:
+    cascade = WORKLOADS[name]()
+    sizes = dict.fromkeys(cascade.ranks(), 96) | {"m": 3000}
+    dtypes = dict.fromkeys((*cascade.inputs, *cascade.outputs), "fp32")
+    problem = Problem(name, "", sizes, dtypes, {"scale": 0.1, "eps": 1e-5})
+    found = schedules(cascade, problem, emitter)
+    assert len(found) == len(set(found)) > 1
+    for schedule in found[:: max(1, len(found) // 4)]:
+        build_plan(cascade, problem, schedule)
+
+
+@pytest.mark.parametrize("emitter", TARGETS)
+def test_knobs_keep_their_protocol(emitter: str) -> None:
+    cascade, problem = attention(causal="top_left")
+    space = space_of(cascade, problem, emitter)
+    names = [c.name for knob in KNOBS for c in knob.choices(space)]
+    assert len(names) == len(set(names))
+    for choice in space.choices():
+        assert choice.default in choice.values and len(set(choice.values)) == len(choice.values)
+    start = space.default()
+    assert space.is_legal(start)
+    points = list(space.points())
+    assert start in points
+    beside = list(space.neighbours(start))
+    assert beside
+    for point in beside:
+        assert point in points
+        assert sum(point[n] != start[n] for n in names) == 1
+
+
+def test_neighbours_reach_the_whole_space() -> None:
+    cascade, problem = attention()
+    space = space_of(cascade, problem, "triton")
+    seen, todo = [], [space.default()]
+    while todo:
+        point = todo.pop()
+        if point not in seen:
+            seen.append(point)
+            todo += space.neighbours(point)
+    assert len(seen) == len(list(space.points()))
+
+
+def test_programs_of_different_length_may_run_longest_first() -> None:
+    def orders(causal: str | None) -> set[str]:
+        return {s.order for s in schedules(*attention(causal=causal), "triton")}
+
+    assert orders(None) == {"forward"}
+    assert orders("top_left") == {"forward", "reverse"}
+
+
+def test_a_rank_that_stays_split_is_always_a_loop() -> None:
+    from plan_cases import SCORE, V, cascade, local
+    from plan_checks import problem_of
+
+    c = cascade({"O": (local(SCORE, V), "bhpf")})
+    sizes = {"b": 1, "h": 2, "p": 200, "m": 200, "e": 64, "f": 64}
+    for emitter in TARGETS:
+        found = schedules(c, problem_of(c, sizes, "fp32", {}), emitter)
+        assert found
+        assert {dict(s.roles)["m"].outer for s in found} == {"loop"}
+        build_plan(c, problem_of(c, sizes, "fp32", {}), found[0])
+
+
+def test_an_unknown_emitter_is_named_with_the_valid_ones() -> None:
+    with pytest.raises(ValueError, match=r"`emitter` must be one of .*torch.*but got 'c'"):
+        schedules(*attention(), "c")
+
+
+GOOD = Schedule("triton", (("p", Role("grid", 64)), ("m", Role("loop", 64)), ("e", Role(None, 64))))
+
+
+def test_a_schedule_survives_json() -> None:
+    check_schedule(GOOD)
+    assert Schedule.from_json(GOOD.to_json()) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("emitter", "os.system"),
+        ("warps", 3),
+        ("warps", True),
+        ("warps", 4.0),
+        ("stages", 0),
+        ("stages", 10**9),
+        ("segment", 1),
+        ("order", "random"),
+        ("precision", "fp8"),
+        ("roles", (("p", Role("grid", 0)),)),
+        ("roles", (("p", Role("grid", 2**40)),)),
+        ("roles", (("p", Role("grid", True)),)),
+        ("roles", (("p", Role("somewhere", 64)),)),
+        ("roles", (("p", Role(None, None)),)),
+        ("roles", (("__import__", Role("grid", 64)),)),
+        ("roles", (("p", Role("grid", 64)), ("p", Role("grid", 32)))),
+    ],
+)
+def test_untrusted_schedules_are_refused(field: str, value: object) -> None:
+    bad = replace(GOOD, **{field: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"must|one role|is a lower-case"):
+        check_schedule(bad)
+    with pytest.raises(ValueError):
+        if field == "roles":
+            Schedule.from_json({**GOOD.to_json(), "warps": "4"})
+        Schedule.from_json({**GOOD.to_json(), field: value})
