@@ -69,10 +69,11 @@ def test_drawn_computations_agree_with_their_meaning(drawn: Drawn) -> None:
         assert relative_error(made[name], exact) < 1e-10
 
 
-def source_of(name: str, size: str = "even") -> str:
+def source_of(name: str, size: str = "even", **change: int) -> str:
     (form,) = (f for f in FORMS if f.name == name)
-    schedule = schedule_of(form, SIZES[size], "torch")
-    problem = problem_of(form.definition, SIZES[size], "fp32", {})
+    sizes = SIZES[size] | change
+    schedule = schedule_of(form, sizes, "torch")
+    problem = problem_of(form.definition, sizes, "fp32", {})
     return emit(build_plan(form.computed, problem, schedule), schedule).source
 
 
@@ -87,6 +88,6 @@ def test_slices_need_no_masks() -> None:
 
 
 def test_a_filter_is_printed_in_its_own_segment_only() -> None:
-    body = source_of("triangle one").split("def kernel")[1]
+    body = source_of("triangle one", p=128).split("def kernel")[1]
     assert body.count("for m_first") == 2
     assert body.count("masked_fill_") == 1
