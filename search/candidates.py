@@ -102,22 +102,34 @@ def candidates(
     at_most: how many to keep. Raises MachineError where the machine has no unit for a product's dtype.
     """
     left_out: Counter[str] = Counter()
-    planned: list[_Planned] = []
-    seen: set[Schedule] = set()
-    considered = 0
-    for variant in variants:
-        cascade = Cascade.parse(variant.text)
-        every = schedules(cascade, problem, emitter)
-        considered += len(every)
-        seen.update(every)
-        planned += _plans(variant, cascade, problem, every, left_out)
-        said(f"{variant.label}: {considered:,} candidates so far")
-    estimates = estimate_works([w for *_, w in planned], machine, calibration) if planned else []
-    priced = [Candidate(*parts, estimate) for parts, estimate in zip(planned, estimates, strict=True)]
-    worthwhile = _worthwhile(priced, machine, calibration, left_out)
+    every = everything(variants, problem, machine, emitter, calibration=calibration, left_out=left_out, said=said)
+    considered = len(every) + sum(left_out.values())
+    seen = {c.schedule for c in every}
+    worthwhile = _worthwhile(every, machine, calibration, left_out)
     return Candidates(
         tuple(_distinct(worthwhile, at_most, left_out)), considered, len(seen), dict(left_out.most_common())
     )
+
+
+def everything(
+    variants: Sequence[Variant],
+    problem: Problem,
+    machine: Machine,
+    emitter: str,
+    *,
+    calibration: Calibration | None = None,
+    left_out: Counter[str] | None = None,
+    said: Callable[[str], None] = lambda text: None,
+) -> list[Candidate]:
+    """Every cascade under every schedule that has a plan, priced; those without one are counted in `left_out`."""
+    lost: Counter[str] = Counter() if left_out is None else left_out
+    planned: list[_Planned] = []
+    for variant in variants:
+        cascade = Cascade.parse(variant.text)
+        planned += _plans(variant, cascade, problem, schedules(cascade, problem, emitter), lost)
+        said(f"{variant.label}: {len(planned):,} candidates so far")
+    estimates = estimate_works([w for *_, w in planned], machine, calibration) if planned else []
+    return [Candidate(*parts, estimate) for parts, estimate in zip(planned, estimates, strict=True)]
 
 
 _Planned = tuple[Variant, Schedule, LoopPlan, Work]
@@ -186,9 +198,10 @@ def _distinct(ranked: Sequence[Candidate], at_most: int, left_out: Counter[str])
         except ValueError as error:
             left_out[f"no {candidate.schedule.emitter} kernel: {_rule(error)}"] += 1
             continue
-        if first is not candidate:
+        if first is candidate:
+            groups.add(candidate.group)
+        else:
             left_out["same generated source as another"] += 1
-        groups.add(candidate.group)
     return list(kept.values())
 
 

@@ -1,0 +1,151 @@
+"""Candidates: what is kept, what is left out, and that every loss is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eintune.costmodel.machine import load_machine
+from eintune.kernels.derived import derived_texts
+from eintune.search import derivations as derivations_module
+from eintune.search.candidates import REASONS, Candidate, Candidates, Model, candidates, schedule_text
+from eintune.search.derivations import Derivations, derivations, short_label
+from eintune.search.measurement import Measurement
+from eintune.search.samplers import distributions
+from eintune.search.study import Trial
+from eintune.space.cascade import Cascade
+from eintune.space.schedule import Problem
+from eintune.space.workloads import attention_problem, softmax
+
+
+def problem(seq: int = 2048, dtype: str = "bf16", causal: bool = False) -> Problem:
+    return attention_problem(
+        batch=1,
+        heads=4,
+        kv_heads=4,
+        seq=seq,
+        kv_seq=seq,
+        head_dim=64,
+        dtype=dtype,
+        causal="top_left" if causal else None,
+    )
+
+
+@pytest.fixture(scope="module")
+def derived(tmp_path_factory: pytest.TempPathFactory) -> Derivations:
+    return derivations(Cascade.parse(problem().cascade), tmp_path_factory.mktemp("derived"))
+
+
+@pytest.fixture(scope="module")
+def on_h200(derived: Derivations) -> Candidates:
+    return candidates(derived.variants, problem(), load_machine("h200"), "triton")
+
+
+@pytest.fixture(scope="module")
+def on_cpu(derived: Derivations) -> Candidates:
+    return candidates(derived.variants, problem(dtype="fp32"), load_machine("cpu"), "torch")
+
+
+@pytest.mark.parametrize("name", ["on_h200", "on_cpu"])
+def test_every_candidate_is_kept_or_counted(name: str, request: pytest.FixtureRequest) -> None:
+    found: Candidates = request.getfixturevalue(name)
+    assert len(found.kept) + sum(found.left_out.values()) == found.considered
+    assert 0 < len(found.kept) < found.considered
+    assert set(found.left_out) <= {*REASONS.values(), "same generated source as another"}
+
+
+@pytest.mark.parametrize("name", ["on_h200", "on_cpu"])
+def test_kept_ones_are_ranked_and_differ_in_source_and_knobs(name: str, request: pytest.FixtureRequest) -> None:
+    kept = request.getfixturevalue(name).kept
+    seconds = [c.estimate.seconds for c in kept]
+    assert seconds == sorted(seconds)
+    assert len({c.key for c in kept}) == len({tuple(sorted(c.knobs.items())) for c in kept}) == len(kept)
+    assert all(c.kernel.digest == c.key for c in kept[:5])
+    assert set(distributions(kept)) == set(kept[0].knobs)
+
+
+def test_every_kind_of_cascade_has_a_witness(on_h200: Candidates, derived: Derivations) -> None:
+    kept = {c.variant.passes for c in on_h200.kept}
+    assert kept == {v.passes for v in derived.variants} == {1, 2, 3}
+
+
+def test_fewer_passes_are_predicted_faster(on_h200: Candidates) -> None:
+    best = {n: min(c.estimate.seconds for c in on_h200.kept if c.variant.passes == n) for n in (1, 2, 3)}
+    assert best[1] < best[2] < best[3]
+
+
+def test_at_most_so_many_are_kept_but_every_cascade(derived: Derivations, on_cpu: Candidates) -> None:
+    few = candidates(derived.variants, problem(dtype="fp32"), load_machine("cpu"), "torch", at_most=3)
+    groups = {c.group for c in on_cpu.kept}
+    assert {c.group for c in few.kept} == groups
+    assert len(few.kept) <= 3 + len(groups)
+    assert few.left_out["beyond the best 3"] == len(on_cpu.kept) - len(few.kept)
+
+
+def test_the_model_is_fitted_to_what_ran(on_h200: Candidates) -> None:
+    points = on_h200.kept
+    model = Model(points, load_machine("h200"))
+    before = model(())
+    assert all(before(p) == pytest.approx(p.estimate.seconds) for p in points)
+    after = model([ran(p, 2 * before(p)) for p in points[:8]])
+    grown = [after(p) / before(p) for p in points]
+    assert 1.5 < sum(grown) / len(grown) < 2.5
+    failed = Trial(points[0], Measurement(points[0].key, "timeout"), 1.0, 1.0, "model", 0, 0.0)
+    assert model([failed])(points[0]) == pytest.approx(before(points[0]))
+
+
+def ran(point: Candidate, seconds: float) -> Trial[Candidate]:
+    return Trial(point, Measurement(point.key, "ok", seconds, seconds, seconds), seconds, seconds, "model", 0, 0.0)
+
+
+def test_a_schedule_in_one_line(on_h200: Candidates) -> None:
+    causal = candidates(
+        derivations(Cascade.parse(problem(causal=True).cascade), Path("/nonexistent")).variants[:1],
+        problem(causal=True),
+        load_machine("h200"),
+        "triton",
+    )
+    text = schedule_text(causal.kept[0].schedule)
+    assert text.startswith("grid b h p:") and "warps" in text and "segmented" in text
+    assert any("loop m:" in schedule_text(c.schedule) for c in causal.kept)
+
+
+# ---- derivations
+
+
+def test_shipped_forms_are_used_where_they_match(derived: Derivations) -> None:
+    assert derived.origin == "shipped"
+    assert [v.text for v in derived.variants] == list(derived_texts(problem().cascade))
+    assert (
+        len({v.label for v in derived.variants}) == len({v.digest for v in derived.variants}) == len(derived.variants)
+    )
+
+
+def test_other_definitions_are_derived_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = derivations(softmax(), tmp_path)
+    assert first.origin == "derived" and "statistics" in first.statistics
+    monkeypatch.setattr(derivations_module, "_derive", lambda definition: pytest.fail("derived twice"))
+    second = derivations(softmax(), tmp_path)
+    assert second.origin == "kept" and second.variants == first.variants
+
+
+@pytest.mark.parametrize("content", ["", '{"format": 2, "defin', "[]", '{"format": 1}', "\x00"])
+def test_a_kept_file_that_cannot_be_used_is_derived_again(tmp_path: Path, content: str) -> None:
+    first = derivations(softmax(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_text(content)
+    assert derivations(softmax(), tmp_path).variants == first.variants
+    assert json.loads(path.read_text())["variants"]
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert derivations(softmax(), tmp_path / "file").origin == "derived"
+
+
+def test_short_labels() -> None:
+    assert short_label(1, "1:division.after+fold.scale.whole*2") == "1-pass, deferred division"
+    assert short_label(2, "2:correction+fold.scale.outer*1+tiled") == "2-pass tiled corrected, 1 fold"
+    assert short_label(3, "3:division.inside+reduce.add.whole*2") == "3-pass"

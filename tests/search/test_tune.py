@@ -1,0 +1,186 @@
+"""The whole way at a tiny size on this CPU: search, store, report, answer from the cache, go on, fail well."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import eintune
+from eintune.kernels.cache import Cache
+from eintune.search.cli import main
+from eintune.search.run import read_run
+
+SIZE = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--device", "cpu")
+FAST = ("--trials", "6", "--budget", "60")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one problem was tuned."""
+    folder = tmp_path_factory.mktemp("tuned")
+    done = run(folder, "--json", "first.json")
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout").write_text(done.stdout)
+    (folder / "stderr").write_text(done.stderr)
+    return folder
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "eintune.search.cli", "tune", *SIZE, *FAST, *options]
+
+
+def run(folder: Path, *options: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"EINTUNE_CACHE": str(folder / "cache")}
+    return subprocess.run(
+        command(*options), cwd=folder, env=environment, capture_output=True, text=True, timeout=300, **settings
+    )
+
+
+def test_the_winner_is_stored_and_printed(tuned: Path) -> None:
+    (entry,) = Cache(tuned / "cache", shipped=None).entries()
+    out = (tuned / "stdout").read_text()
+    for word in ("predicted", "measured", "vs sdpa", "winner", "schedule", "stored", str(entry.path), "report"):
+        assert word in out
+    assert entry.record.statistics["label"] in out
+    assert ("slower" in out) == (entry.record.peers["sdpa"] < 0.98 * entry.record.seconds)
+    tables = [line for line in out.splitlines() if str(tuned) not in line and "report.html" not in line]
+    assert max(map(len, tables)) <= 100
+
+
+def test_progress_goes_to_stderr_with_the_reasons_of_what_was_left_out(tuned: Path) -> None:
+    err = (tuned / "stderr").read_text()
+    for word in ("derive", "price", "search", "finals", "store", "left out:", "1/6"):
+        assert word in err
+    assert "left out" not in (tuned / "stdout").read_text()
+
+
+def test_the_report_holds_the_run(tuned: Path) -> None:
+    (page,) = tuned.glob("results/*/attention-b1-h2-s64-d16-fp32/report.html")
+    found = read_run(page.parent)
+    assert found.command.endswith(" ".join(("tune", *SIZE, *FAST, "--json", "first.json")))
+    assert 1 <= len(found.rows) <= 6 and {"derive", "price", "time", "finals"} <= set(found.stages)
+    space = found.space
+    assert sum(space["left_out"].values()) + space["kept"] == space["candidates"]
+    assert found.winner["seconds"] > 0 and found.peers["sdpa"]["status"] == "ok"
+    assert {r["status"] for r in found.rows} <= {"ok", "wrong"}
+    data = json.loads((tuned / "first.json").read_text())
+    assert data["cached"] is False and data["winner"]["key"] == found.winner["key"]
+
+
+def test_a_second_call_answers_from_the_cache(tuned: Path) -> None:
+    begun = time.monotonic()
+    done = run(tuned, "--json", "second.json")
+    seconds = time.monotonic() - begun
+    assert done.returncode == 0
+    assert "from the cache, nothing was measured" in done.stdout and done.stderr == ""
+    assert json.loads((tuned / "second.json").read_text())["cached"] is True
+    assert seconds < 30, "well under 5 s on an idle machine"
+
+
+def test_a_program_runs_the_stored_winner(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("EINTUNE_CACHE", str(tuned / "cache"))
+    (entry,) = Cache(shipped=None).entries()
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 64, 16, generator=generator) for _ in range(3))
+    with caplog.at_level("DEBUG", logger="eintune"):
+        got = eintune.attention(q, k, v)
+    torch.testing.assert_close(got, torch.nn.functional.scaled_dot_product_attention(q, k, v), atol=1e-5, rtol=1e-5)
+    assert any(entry.key.file_name in m and "stored winner" in m for m in caplog.messages), caplog.messages
+
+
+def test_a_lost_record_is_found_again_from_the_journal(tuned: Path, tmp_path: Path) -> None:
+    """Everything was measured already, so only the finals run."""
+    copy = copied(tuned, tmp_path)
+    for path in (copy / "cache" / "records").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    done = run(copy)
+    assert done.returncode == 0
+    assert "is not used: not JSON" in done.stderr and "going on: " in done.stderr
+    assert "1/6" not in done.stderr
+    (entry,) = Cache(copy / "cache", shipped=None).entries()
+    assert entry.record.seconds > 0
+
+
+def test_a_damaged_journal_is_one_line_and_leaves_the_cache_alone(tuned: Path, tmp_path: Path) -> None:
+    copy = copied(tuned, tmp_path)
+    (record,) = (copy / "cache" / "records").glob("*.json")
+    before = record.read_bytes()
+    (journal,) = (copy / "cache" / "journals").glob("*.jsonl")
+    journal.write_bytes(b"\x00" * 50 + b"\n" + journal.read_bytes())
+    record.rename(record.with_suffix(".old"))
+    done = run(copy, "--quiet")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("eintune: error: journal ") and "line 1 is damaged" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert record.with_suffix(".old").read_bytes() == before
+    again = run(copy, "--quiet", "--retune")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_cache_alone(tuned: Path, tmp_path: Path) -> None:
+    copy = copied(tuned, tmp_path)
+    (record,) = (copy / "cache" / "records").glob("*.json")
+    before = record.read_bytes()
+
+    def no_space() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    done = run(copy, "--quiet", "--retune", preexec_fn=no_space)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1 and "File too large" in done.stderr
+    assert record.read_bytes() == before
+
+
+def test_a_report_that_cannot_be_written_keeps_the_winner(tuned: Path, tmp_path: Path) -> None:
+    copy = copied(tuned, tmp_path)
+    (copy / "file").write_text("")
+    done = run(copy, "--quiet", "--retune", "--results", str(copy / "file"))
+    assert done.returncode == 1
+    assert "the report cannot be written" in done.stderr and "the winner is stored" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "winner" in done.stdout
+
+
+def test_a_killed_search_goes_on(tmp_path: Path) -> None:
+    environment = os.environ | {"EINTUNE_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command(), cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if " 1/6 " in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(60)
+    assert not (tmp_path / "cache" / "records").exists()
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "going on: " in done.stderr
+    (page,) = tmp_path.glob("results/*/*/report.html")
+    rows = read_run(page.parent).rows
+    assert len({r["key"] for r in rows}) == len(rows) <= 6
+
+
+def test_causal_and_grouped_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--heads", "4", "--kv-heads", "2", "--causal", "--kv-seq", "48", "--trials", "3", "--quiet")
+    code = main(["tune", *SIZE, *options, "--cache", str(tmp_path / "cache"), "--results", str(tmp_path / "results")])
+    out = capsys.readouterr().out
+    assert code == 0 and "2 kv heads" in out and "causal" in out
+    (page,) = (tmp_path / "results").glob("*/attention-b1-h4kv2-s64k48-d16-fp32-causal/report.html")
+    assert all(r["status"] == "ok" for r in read_run(page.parent).rows)
+
+
+def copied(tuned: Path, folder: Path) -> Path:
+    import shutil
+
+    shutil.copytree(tuned / "cache", folder / "cache")
+    return folder
