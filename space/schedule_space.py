@@ -251,12 +251,17 @@ class Stages:
 
 
 class Segment:
-    """A range of its own for the iterations without masks, where there is anything to mask."""
+    """A range of its own for the iterations without masks, where there is anything to mask.
+
+    It saves the masks and costs a second loop, with a pipeline of its own to fill. Where operators run one by one
+    there is no pipeline, and nothing to weigh.
+    """
 
     def choices(self, space: Space) -> list[Choice]:
         uneven = any(space.sizes[r] % 16 for r in space.uses.of("streamed"))
-        value = space.uses.filtered or uneven
-        return [Choice("segment", (value,), value)]
+        if not (space.uses.filtered or uneven):
+            return [Choice("segment", (False,), False)]
+        return [Choice("segment", (True,) if space.target.batched else (False, True), True)]
 
     def is_legal(self, space: Space, point: Point) -> bool:
         return True
