@@ -24,6 +24,7 @@ class Storage:
         self._position: dict[Value, int] = {}
         self._loop: dict[Block, Loop] = {}
         self._carried: dict[Value, tuple[Loop, Block]] = {}
+        self._users: dict[Value, list[Value | Loop]] = {}
         self._visit(plan.root)
 
     def _visit(self, block: Block) -> None:
@@ -32,10 +33,35 @@ class Storage:
                 self._loop[item.body] = item
                 for c in item.carries:
                     self._carried[c.value] = item, block
+                    self._users.setdefault(c.next, []).append(item)
                 self._visit(item.body)
             else:
                 self._block[item] = block
                 self._position[item] = i
+                for a in item.args:
+                    self._users.setdefault(a, []).append(item)
+
+    def merged_into(self, v: Value) -> Value | None:
+        """The difference `x * k - y` that the product `x * k` is made for, if it is made for nothing else.
+
+        Both are computed at once, so the difference reads x itself.
+        """
+        match self._users.get(v, []):
+            case [Value() as user] if v.op == "scale" and v.axes and user.op == "sub" and user.args[0] is v:
+                return user if user.axes == v.axes and self._block[user] is self._block[v] else None
+            case _:
+                return None
+
+    def _reads(self, item: Value | Loop) -> Iterator[Value]:
+        """Every value that an item reads, in the loops under it too."""
+        if isinstance(item, Value):
+            for a in item.args:
+                yield from a.args if self.merged_into(a) else (a,)
+            return
+        for c in item.carries:
+            yield c.next
+        for inner in item.body.items:
+            yield from self._reads(inner)
 
     def may_overwrite(self, a: Value, v: Value, may_share: MayShare) -> bool:
         """Whether `v` may be computed in the storage of its operand `a`."""
@@ -46,7 +72,7 @@ class Storage:
         if not self._is_private(owner, block):
             return False
         later = block.items[self._position[v] + 1 :]
-        used = {_owner(u, may_share) for item in later for u in _uses(item)}
+        used = {_owner(u, may_share) for item in later for u in self._reads(item)}
         used |= {_owner(u, may_share) for u in v.args if u is not a}
         if loop := self._loop.get(block):
             used |= {_owner(c.next, may_share) for c in loop.carries}
@@ -66,14 +92,3 @@ def _owner(v: Value, may_share: MayShare) -> Value:
     while v.op == "where" and may_share(v):
         v = v.args[0]
     return v
-
-
-def _uses(item: Value | Loop) -> Iterator[Value]:
-    """Every value that an item reads, in the loops under it too."""
-    if isinstance(item, Value):
-        yield from item.args
-        return
-    for c in item.carries:
-        yield c.next
-    for inner in item.body.items:
-        yield from _uses(inner)

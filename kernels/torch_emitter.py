@@ -158,10 +158,21 @@ class TorchPrinter(Printer):
     # ---- operations
 
     def value(self, v: Value) -> None:
-        if v.op != "store" and (text := self._overwriting(v)):
+        if self._storage.merged_into(v):
+            return
+        if v.op == "sub" and self._storage.merged_into(v.args[0]) is v:
+            self.write(f"{self.name(v)} = {self._difference(v)}")
+        elif v.op != "store" and (text := self._overwriting(v)):
             self.write(f"{self.name(v)} = {text}")
         else:
             super().value(v)
+
+    def _difference(self, v: Value) -> str:
+        """`x * k - y` in one pass over memory."""
+        product, y = v.args
+        (x,) = product.args
+        where = f", out={self.name(x)}" if self._storage.may_overwrite(x, v, self._may_share) else ""
+        return f"torch.add(-{self.use(y, v.axes)}, {self.name(x)}, alpha={literal(number_of(product))}{where})"
 
     def _overwriting(self, v: Value) -> str | None:
         """The operation as a method that overwrites an operand, where one may be overwritten."""
