@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .measurement import Measurement
@@ -48,7 +48,7 @@ def _number(value: object) -> float:
 
 def replay(run: Run, *, seeds: int, batch: int = 1) -> dict[str, list[float]]:
     """Mean regret after each measurement, by strategy; empty where fewer than 2 candidates ran."""
-    points = _unique(recorded(run))
+    points = _comparable(recorded(run))
     times = {p.key: p.measurement for p in points}
     ran = [p.measurement.seconds for p in points if p.measurement.status == "ok"]
     if len(ran) < 2:
@@ -60,9 +60,11 @@ def replay(run: Run, *, seeds: int, batch: int = 1) -> dict[str, list[float]]:
     return curves
 
 
-def _unique(points: Sequence[Recorded]) -> list[Recorded]:
-    """Points whose knobs differ: others cannot be told apart by a sampler."""
-    return list({tuple(sorted(p.knobs.items())): p for p in points}.values())
+def _comparable(points: Sequence[Recorded]) -> list[Recorded]:
+    """Points that all have every knob, and whose knobs differ: others cannot be told apart by a sampler."""
+    names = sorted({name for p in points for name in p.knobs})
+    whole = [replace(p, knobs={name: p.knobs.get(name, "") for name in names}) for p in points]
+    return list({tuple(p.knobs.values()): p for p in whole}.values())
 
 
 def _curve(
@@ -77,9 +79,10 @@ def _curve(
             lambda trials: lambda p: p.prior,
             Limits(trials=len(points), batch=batch, until_sure=False),
         )
-    curve, fastest = [], float("inf")
+    # before anything right was measured one is left with the slowest
+    curve, fastest = [], max(m.seconds for m in times.values() if m.status == "ok")
     for trial in outcome.trials:
         if trial.ok:
             fastest = min(fastest, trial.measurement.seconds)
-        curve.append(fastest / best - 1 if fastest < float("inf") else max(t.seconds for t in times.values()) / best)
+        curve.append(fastest / best - 1)
     return curve

@@ -47,8 +47,8 @@ def _searched(run: Run, frame: pd.DataFrame) -> str:
     space = run.space
     text = (
         f"From the definition {plural(len(space['cascades']), 'cascade')} were derived; with the schedules these are "
-        f"{plural(space['candidates'], 'candidate')}, of which the model left {space['kept']:,} to be tried and "
-        f"{len(frame)} were measured"
+        f"{plural(space['candidates'], 'candidate')}, of which the model left {space['kept']:,} to be tried; "
+        f"{len(frame)} of them {'was' if len(frame) == 1 else 'were'} measured"
     )
     failed = frame[frame["status"] != "ok"]["status"].value_counts()
     if len(failed):

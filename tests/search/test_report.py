@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import pandas as pd
 import pytest
 
 from eintune.search.accuracy import accuracy, error_by, random_regret, regret, spearman
+from eintune.search.cli import main
+from eintune.search.replay import replay
 from eintune.search.report import PAGE, ReportError, frame_of, write_report
 from eintune.search.run import COLUMNS, MEASUREMENTS, SUMMARY, Run, RunError, read_run
+from eintune.search.samplers import STRATEGIES
 from eintune.search.words import against, milliseconds, paragraph, plural
 
 PICTURES = ("parity", "error", "regret", "progress", "roofline", "stages")
@@ -134,7 +138,11 @@ def test_words() -> None:
 def test_the_paragraph_says_what_the_data_say() -> None:
     run = made_up()
     text = paragraph(run, frame_of(run))
-    assert "3 cascades were derived" in text and "264 candidates" in text and "12 were measured (1 timeout)" in text
+    assert (
+        "3 cascades were derived" in text
+        and "264 candidates" in text
+        and "12 of them were measured (1 timeout)" in text
+    )
     assert "1-pass, deferred division cascade at 1 ms, slower than sdpa, which is 1.25x as fast" in text
     faster = made_up(peers={"sdpa": {"seconds": 2e-3}})
     assert "2.00x as fast as sdpa" in paragraph(faster, frame_of(faster))
@@ -193,7 +201,7 @@ def test_the_page_is_whole_and_stands_alone(written: Path) -> None:
 
 def test_runs_with_little_in_them_have_a_report_too(tmp_path: Path) -> None:
     one = write_report(made_up(1, peers={}), tmp_path / "one").read_text("utf-8")
-    assert "1 were measured" in one
+    assert "1 of them was measured" in one
     failed = made_up(rows=(made_up_row(7),), winner={}, peers={})
     text = write_report(failed, tmp_path / "none").read_text("utf-8")
     assert "No candidate ran and was right" in text
@@ -204,6 +212,24 @@ def test_a_report_that_cannot_be_written_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match=r"the report cannot be written to .*file"):
         write_report(made_up(), tmp_path / "file" / "folder")
+
+
+def test_replay_compares_strategies_without_a_device(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curves = replay(read_run(written), seeds=3)
+    assert set(curves) == set(STRATEGIES)
+    for curve in curves.values():
+        assert len(curve) == 12 and curve[-1] == 0
+        assert all(a >= b >= 0 for a, b in pairwise(curve))
+    assert curves["model"][0] < curves["random"][0]
+    assert main(["replay", str(written), "--seeds", "2"]) == 0
+    assert "random" in capsys.readouterr().out
+
+
+def test_a_report_is_written_again_from_its_own_files(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (written / SUMMARY).read_bytes(), (written / MEASUREMENTS).read_bytes()
+    assert main(["report", str(written)]) == 0
+    assert "3 cascades were derived" in capsys.readouterr().out.replace("\n", " ")
+    assert ((written / SUMMARY).read_bytes(), (written / MEASUREMENTS).read_bytes()) == before
 
 
 @pytest.fixture(scope="module")
