@@ -294,6 +294,18 @@ def products() -> Iterator[Form]:
 
 
 @row
+def scalars() -> Iterator[Form]:
+    x = t("X", "pm")
+    yield form("sum of all", {"Y": (add("p", add("m", x * t("Z", "p"))), "")}, loop="pm")
+    yield form(
+        "spread of all", {"Y": (top("p", top("m", x)) - Reduce("min", "p", Reduce("min", "m", x)), "")}, loop="pm"
+    )
+    peak = top("p", top("m", x))
+    total = add("p", add("m", exp(x - peak)))
+    yield form("shares of all", {"Y": (exp(x - peak) / total, "pm")}, loop="pm")
+
+
+@row
 def losses() -> Iterator[Form]:
     logits = add("e", t("H", "pe") * t("W", "me"))
     peak = top("m", logits)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from plan_cases import Form, forms
+from plan_cases import Form, cascade, forms, one, three
 from plan_checks import (
     SIZES,
     batched,
@@ -21,6 +21,7 @@ from plan_checks import (
 from strategies import Drawn, computations
 
 from eintune.kernels.emitters import emit
+from eintune.space.expr import Access, Reduce, Tensor
 from eintune.space.lowering import IllegalPlan, build_plan
 
 FORMS = forms()
@@ -67,6 +68,16 @@ def test_drawn_computations_agree_with_their_meaning(drawn: Drawn) -> None:
     made = run_kernel(emit(plan, schedule), data)
     for name, exact in meaning(drawn.cascade, drawn.sizes, data, {}).items():
         assert relative_error(made[name], exact) < 1e-10
+
+
+def test_a_tensor_may_be_read_under_two_names_of_its_axes() -> None:
+    x = Tensor("X", ("p", "e"))
+    score = Reduce("add", "e", Access(x, ("p", "e")) * Access(x, ("m", "e"))) * 0.3
+    values = Access(x, ("m", "f"))
+    definition = cascade({"O": (three(score, values), "pf")})
+    sizes = {"p": 40, "m": 40, "e": 24, "f": 24}
+    form = Form("self", definition, cascade({"O": (one(score, values), "pf")}))
+    assert worst_error(form, sizes, schedule_of(form, sizes, "torch")) < 1e-12
 
 
 def source_of(name: str, size: str = "even", **change: int) -> str:
