@@ -285,7 +285,23 @@ def _read(
     )
     outputs = tuple(where[r] for r in roots)
     varies = {c: ranks.get(c, frozenset()) for c in ordered}
-    return EGraph(_reachable(ordered, outputs), outputs, varies, where, splits, statistics)
+    lean = _productive({c: tuple(n for n in ns if _ranks_of(n, varies) <= varies[c]) for c, ns in ordered.items()})
+    return EGraph(_reachable(lean, outputs), outputs, varies, where, splits, statistics)
+
+
+def _ranks_of(n: Node, varies: Mapping[ClassId, frozenset[Rank]]) -> frozenset[Rank]:
+    """The ranks that a node is written with. `x * y / y` has y's, though its value is x's: such a node is left
+    out, since a view around it could capture the rank."""
+    below = frozenset[Rank]().union(*(varies[k] for k in n.children))
+    match n.head:
+        case Reduce() | Fold():
+            return below - {n.head.rank}
+        case Split() if n.head.rank in below:
+            return below - {n.head.rank} | {n.head.outer, n.head.inner}
+        case Unsplit() if below & {n.head.outer, n.head.inner}:
+            return below - {n.head.outer, n.head.inner} | {n.head.rank}
+        case _:
+            return below
 
 
 def _head(op: str, numbers: Sequence[str], symbols: Symbols) -> Expr | None:

@@ -95,8 +95,7 @@ class Problem:
     """The integer program of one graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
-        graph = _lean(_without_mirrors(graph))
-        graph = _affordable(_plain_tiles(graph, streams), streams)
+        graph = _affordable(_plain_tiles(_without_mirrors(graph), streams), streams)
         self.graph, self.streams = graph, tuple(streams)
         self.work = Work(graph, streams)
         self.scale = 1.0 / self.work.definition()
@@ -246,24 +245,6 @@ def _without_mirrors(graph: EGraph) -> EGraph:
         return tuple(kept.values())
 
     return graph.restrict({c: keep(c) for c in graph.classes})
-
-
-def _lean(graph: EGraph) -> EGraph:
-    """The nodes that vary with no more ranks than their value does: `x * y / y` may, and would be written so."""
-
-    def ranks(n: Node) -> frozenset[Rank]:
-        below = frozenset[Rank]().union(*(graph.free[k] for k in n.children))
-        match n.head:
-            case Reduce() | Fold():
-                return below - {n.head.rank}
-            case Split() if n.head.rank in below:
-                return below - {n.head.rank} | {n.head.outer, n.head.inner}
-            case Unsplit() if below & {n.head.outer, n.head.inner}:
-                return below - {n.head.outer, n.head.inner} | {n.head.rank}
-            case _:
-                return below
-
-    return graph.restrict({c: tuple(n for n in ns if ranks(n) <= graph.free[c]) for c, ns in graph.classes.items()})
 
 
 def _plain_tiles(graph: EGraph, streams: Sequence[Stream]) -> EGraph:

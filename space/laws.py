@@ -106,6 +106,7 @@ def _max(r: Rank, x: Expr) -> Expr:
 GENERAL: tuple[Law, ...] = (
     Law("commute", A * B, B * A),
     Law("commute", A + B, B + A),
+    Law("commute", Map("max", (A, B)), Map("max", (B, A))),
     Law("associate", (A * B) * C, A * (B * C), both_ways=True),
     Law("division", (A / D) * V, (A * V) / D, both_ways=True),
     Law("division", (A / C) / D, A / (C * D)),
@@ -117,8 +118,7 @@ GENERAL: tuple[Law, ...] = (
     Law("exchange", _sum(R, _sum(Q, X)), _sum(Q, _sum(R, X)), (Differ(R, Q),)),
     Law("exchange", _max(R, _max(Q, X)), _max(Q, _max(R, X)), (Differ(R, Q),)),
     Law("binomial", (A - B) * (A - B), (A * A - 2.0 * (A * B)) + B * B),
-    Law("exponential", _exp(A - B), _exp(A) / _exp(B), steps=1),
-    Law("exponential", _exp(A + B), _exp(A) * _exp(B), steps=1),
+    Law("exponential", _exp(A - B) * _exp(B - C), _exp(A - C)),
     Law("logarithm", _log(A * _exp(B)), _log(A) + B),
     Law("logarithm", _log(A / _exp(B)), _log(A) - B),
     Law("cancel", (A - B) + B, A),
@@ -127,17 +127,22 @@ GENERAL: tuple[Law, ...] = (
     Law("max-scale", _max(R, U * C), U * _max(R, C), (Absent((R,), (U,)), Positive(U)), both_ways=True),
 )
 
-REFERENCE: tuple[Law, ...] = tuple(
-    # an exponential below a sum is taken relative to its maximum; wanted only where it is not already so
-    Law(
-        "reference",
-        _exp(C),
-        _exp(C - _max(R, C)) * _exp(_max(R, C)),
-        (Exists(_sum(R, context)), Present(R, C)),
-        steps=1,
-    )
-    for context in (_exp(C), Y * _exp(C), _exp(C) * Y)
+REFERENCE: tuple[Law, ...] = (
+    Law("exponential", _exp(A - B), _exp(A) / _exp(B), steps=1),
+    Law("exponential", _exp(A + B), _exp(A) * _exp(B), steps=1),
+    *(
+        # an exponential below a sum is taken relative to its maximum
+        Law(
+            "reference",
+            _exp(C),
+            _exp(C - _max(R, C)) * _exp(_max(R, C)),
+            (Exists(_sum(R, context)), Present(R, C)),
+            steps=1,
+        )
+        for context in (_exp(C), Y * _exp(C), _exp(C) * Y)
+    ),
 )
+"""Wanted only where an exponential is not already relative to a maximum: they multiply the forms."""
 
 
 def _composite() -> Iterator[Law]:
@@ -151,6 +156,14 @@ def _composite() -> Iterator[Law]:
             yield Law("composite-fold", Fold(action.name, R, C, Y), _sum(R, Y * weight), present, steps=1)
         else:
             yield Law("composite-fold", Fold(action.name, R, C, Const(1.0)), _sum(R, weight), present, steps=1)
+
+
+def _transport() -> Iterator[Law]:
+    """What is relative to a reference that is more than its own goes through its own."""
+    for name in LINEAR:
+        weight, own = ACTIONS[name].weight_of, ACTIONS[name].reference_of(R, C)
+        g = Map("max", (own, D))
+        yield Law("transport", weight(C, g), weight(C, own) * weight(own, g), (Absent((R,), (D,)),))
 
 
 def _linear_folds() -> Iterator[Law]:
@@ -222,7 +235,7 @@ def _split(s: SplitOf, filters: Iterable[tuple[Predicate, float]], actions: Iter
     yield Law("split", s.view(X), X, (Absent((s.rank,), (X,)),))
 
 
-def _transport(s: SplitOf) -> Iterator[Law]:
+def _transport_tiles(s: SplitOf) -> Iterator[Law]:
     """What is relative to a reference over all tiles goes through the tile's own reference."""
     for name in LINEAR:
         weight = ACTIONS[name].weight_of
@@ -260,8 +273,8 @@ def laws(
     unknown = sorted(without - set(NAMES))
     if unknown:
         raise ValueError(f"`without` must name laws of {list(NAMES)}, but got {unknown}")
-    table = [*GENERAL, *_composite(), *_linear_folds(), *(REFERENCE if reference else ())]
+    table = [*GENERAL, *_composite(), *_transport(), *_linear_folds(), *(REFERENCE if reference else ())]
     known = tuple(filters)
     for s in splits:
-        table += [*_split(s, known, ACTIONS), *_transport(s), *_nested(s)]
+        table += [*_split(s, known, ACTIONS), *_transport_tiles(s), *_nested(s)]
     return tuple(law for law in table if law.name not in without)

@@ -45,21 +45,21 @@ class Bounds:
                 break
 
     def at_least(self, big: ClassId, small: ClassId, seen: frozenset[ClassId] = frozenset()) -> bool:
-        """Whether `big` is `small` or a maximum over it, by steps."""
+        """Whether `big` is `small`, or a maximum over it or of it and something else, by steps."""
         if big == small:
             return True
         if big in seen:
             return False
-        below = [n.children[0] for n in self.graph.classes.get(big, ()) if _is_max(n)]
+        below = [k for n in self.graph.classes.get(big, ()) if _is_max(n) for k in n.children]
         return any(self.at_least(c, small, seen | {big}) for c in below)
 
-    def attained(self, c: ClassId, rank: str) -> bool:
+    def attained(self, c: ClassId, rank: str | None) -> bool:
         """Whether the class is exp(x - max_rank x): at most 1, and 1 somewhere along the rank."""
         for n in self.graph.classes.get(c, ()):
             if _op(n) == "exp":
                 for d in self.graph.classes.get(n.children[0], ()):
                     if _op(d) == "sub" and any(
-                        _is_max(g) and g.children[0] == d.children[0] and _rank(g) == rank
+                        _is_max(g) and _rank(g) == rank and g.children[0] == d.children[0]
                         for g in self.graph.classes.get(d.children[1], ())
                     ):
                         return True
@@ -116,12 +116,11 @@ def _op(n: Node) -> str | None:
 
 
 def _is_max(n: Node) -> bool:
-    return isinstance(n.head, Reduce) and n.head.op == "max"
+    return isinstance(n.head, (Reduce, Map)) and n.head.op == "max"
 
 
-def _rank(n: Node) -> str:
-    assert isinstance(n.head, (Reduce, Fold))
-    return n.head.rank
+def _rank(n: Node) -> str | None:
+    return n.head.rank if isinstance(n.head, (Reduce, Fold)) else None
 
 
 def _product(a: Interval, b: Interval) -> Interval:

@@ -40,8 +40,8 @@ class Trait:
     """One feature of a form.
 
     kind: "reduce" or "fold" (what: operator or action, where: role), "tiled", "division" (where: "inside" the
-    stream or "after" it), "correction" (a factor per tile), "sum" (over a rank that is no stream; where: the
-    ranks that it goes over). stream: the rank.
+    stream or "after" it), "correction" (a factor per tile), "sum" (where there is no stream: the ranks that a
+    reduction goes over, which is the order of the products). stream: the rank.
     """
 
     kind: str
@@ -73,9 +73,8 @@ def traits(
                 yield Trait("division", "", "inside" if s.element(ranks) else "after", s.rank)
             case Map() if head.op in COSTLY and s.outer in ranks and s.inner not in ranks:
                 yield Trait("correction", "", "", s.rank)
-    if isinstance(head, (Reduce, Fold)) and all(s.role(head.rank) is None for s in streams):
-        whole = {r: s.rank for s in streams for r in (s.outer, s.inner) if r is not None}
-        over = ",".join(sorted({whole.get(r, r) for b in below for r in b}))
+    if not streams and isinstance(head, (Reduce, Fold)):
+        over = ",".join(sorted({r for b in below for r in b}))
         yield Trait("sum", head.action if isinstance(head, Fold) else head.op, over, head.rank)
 
 

@@ -38,24 +38,14 @@ def data_for(roots: Sequence[Expr], seed: int = 0) -> tuple[dict[str, np.ndarray
     return found, {p: float(rng.uniform(0.3, 1.2)) for p in params(roots)}
 
 
-def value(
-    root: Expr, data: Mapping[str, np.ndarray], scalars: Mapping[str, float], ranks: frozenset[Rank]
-) -> np.ndarray:
-    """The value over `ranks`. A term may be written with more ranks than it varies with: those are checked to
-    hold copies, and dropped."""
-    array, axes = evaluate([root], data, SIZES, scalars)[0]
-    for axis in reversed(range(len(axes))):
-        if axes[axis] not in ranks:
-            first = array.take(0, axis)
-            np.testing.assert_allclose(array, np.broadcast_to(np.expand_dims(first, axis), array.shape), rtol=1e-7)
-            array = first
-    return array
+def value(root: Expr, data: Mapping[str, np.ndarray], scalars: Mapping[str, float]) -> np.ndarray:
+    return evaluate([root], data, SIZES, scalars)[0][0]
 
 
 def random_choice(graph: EGraph, seed: int) -> dict[ClassId, Node]:
     """One node a class, acyclic: the cheapest under random node weights (Knuth's algorithm by rounds)."""
     rng = random.Random(seed)
-    weight = {key: rng.random() ** -1.5 for key in graph.nodes()}
+    weight = {key: rng.random() ** -6 for key in graph.nodes()}
     cost: dict[ClassId, float] = {}
     choice: dict[ClassId, Node] = {}
     changed = True
