@@ -16,10 +16,11 @@ from .expr import Access, Const, Expr, Fold, Iota, Map, Rank, Reduce, Where, chi
 from .layout import Layout, Shape
 from .masks import Masks
 from .normal_form import factors
-from .plan import Block, IllegalPlan, Value
+from .plan import Block, Carry, IllegalPlan, Value
 from .pointwise import POINTWISE, REDUCTIONS
 
 NARROW = ("fp16", "bf16")
+FLOATS = (*NARROW, "fp32", "fp64")
 
 STEMS = {
     "dot": "product",
@@ -94,6 +95,8 @@ class Builder:
         self.layout, self.masks, self.dtypes, self.compute = layout, masks, dtypes, compute
         self._run_loop = run_loop
         self._home: dict[Value, Scope] = {}
+        self._sources: dict[Value, set[str]] = {}
+        """The dtypes of the floating-point tensors that a value comes from."""
         self._levels: dict[tuple[Expr, Rank], int] = {}
         self._stems: dict[str, int] = {}
 
@@ -236,7 +239,11 @@ class Builder:
         home.block.items.append(value)
         home.made[key] = value
         self._home[value] = home
+        self._sources[value] = {dtype} if op == "load" and dtype in FLOATS else self._all_sources(args)
         return value
+
+    def _all_sources(self, values: Iterable[Value]) -> set[str]:
+        return {dtype for v in values for dtype in self._sources[v]}
 
     def _name(self, op: str, attr: object, args: tuple[Value, ...], dtype: str) -> str:
         match op, attr:
@@ -270,11 +277,13 @@ class Builder:
         """A fresh running value of the loop whose body is `scope`."""
         value = Value(self._fresh(name), "carry", (), None, self.layout.ordered(axes), self.compute)
         self._home[value] = scope
+        self._sources[value] = set()
         return value
 
-    def settle(self, carry: Value, scope: Scope) -> None:
+    def settle(self, carry: Carry, scope: Scope) -> None:
         """The loop is over: its carry is a value of the scope around it."""
-        self._home[carry] = scope
+        self._home[carry.value] = scope
+        self._sources[carry.value] = self._sources[carry.next]
 
     def add(self, a: Value | None, b: Value) -> Value:
         return b if a is None else self.emit("add", (a, b))
@@ -311,12 +320,17 @@ class Builder:
 
     def _dot(self, a: Value, b: Value, axis: Rank, accumulator: Value | None) -> Value:
         batch = self.layout.ordered((set(a.axes) & set(b.axes)) - {axis})
-        narrow = {v.dtype for v in (a, b) if v.dtype in NARROW}
-        dtype = narrow.pop() if len(narrow) == 1 and self.compute == "fp32" else self.compute
+        dtype = self._product_dtype(a, b)
         operands = tuple(v if v.dtype == dtype else self._cast(v, dtype) for v in (a, b))
         axes = self.layout.ordered((set(a.axes) | set(b.axes)) - {axis})
         args = (*operands, accumulator) if accumulator else operands
         return self.emit("dot", args, (axis, batch), axes=axes)
+
+    def _product_dtype(self, a: Value, b: Value) -> str:
+        """As narrow as the tensors that are multiplied, or, if both operands are computed, that they come from."""
+        tensors = {v.dtype for v in (a, b) if v.op == "load"} or self._sources[a] | self._sources[b]
+        narrow = tensors.pop() if len(tensors) == 1 else None
+        return narrow if narrow in NARROW and self.compute == "fp32" else self.compute
 
     def _cast(self, v: Value, dtype: str) -> Value:
         return self.emit("cast", (v,), dtype=dtype, axes=v.axes)

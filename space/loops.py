@@ -100,7 +100,7 @@ def _lower(this: Pass, work: Work, group: list[Work]) -> None:
         case Reduce("add"):
             _sum(this, work)
         case Reduce():
-            _extremum(this, work, group)
+            _reduction(this, work, group)
 
 
 def _store(this: Pass, sink: Sink) -> None:
@@ -129,18 +129,15 @@ def _sum(this: Pass, work: Reduce) -> None:
 
 def _parted(arg: Expr, taken: Shape, layout: Layout) -> tuple[list[Expr], list[Expr]]:
     """The factors of a product that vary with what is reduced, and those that leave the loop."""
-    parts = factors(arg)
-    varying = [layout.shape(f).meets(taken) for f in parts]
-    return [f for f, v in zip(parts, varying, strict=True) if v], [
-        f for f, v in zip(parts, varying, strict=True) if not v
-    ]
+    inside = [f for f in factors(arg) if layout.shape(f).meets(taken)]
+    return inside, [f for f in factors(arg) if f not in inside]
 
 
 def _axes(parts: list[Expr], taken: Shape, this: Pass) -> frozenset[Rank]:
     return (this.builder.layout.shape(product(parts)) - taken).axes
 
 
-def _extremum(this: Pass, work: Reduce, group: list[Work]) -> None:
+def _reduction(this: Pass, work: Reduce, group: list[Work]) -> None:
     builder, axis = this.builder, this.builder.layout.axis_of(work.rank)
     identity = REDUCTIONS[work.op].identity
     arg = builder.masks.masked(work.arg, axis, identity)
@@ -184,7 +181,7 @@ def _fold(this: Pass, work: Fold) -> None:
 def _finish(this: Pass) -> None:
     """After the loop its carries are values of the scope around it."""
     for carry in this.carries:
-        this.builder.settle(carry.value, this.around)
+        this.builder.settle(carry, this.around)
     for work, (value, outside) in this.results.items():
         for f in outside:
             value = this.builder.emit("mul", (value, this.builder.number(f, this.around)))

@@ -258,7 +258,7 @@ class Segment:
     """
 
     def choices(self, space: Space) -> list[Choice]:
-        uneven = any(space.sizes[r] % 16 for r in space.uses.of("streamed"))
+        uneven = any(space.sizes[r] % space.target.streams[-1] for r in space.uses.of("streamed"))
         if not (space.uses.filtered or uneven):
             return [Choice("segment", (False,), False)]
         return [Choice("segment", (True,) if space.target.batched else (False, True), True)]

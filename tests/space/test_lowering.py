@@ -152,6 +152,24 @@ def test_narrow_tensors_are_multiplied_narrow_and_the_rest_is_wide() -> None:
             assert v.dtype == "fp32"
 
 
+def dot_dtypes(x: Expr, ranks: str, **dtypes: str) -> list[tuple[str, ...]]:
+    c = cascade({"O": (x, ranks)})
+    problem = problem_of(c, EVEN, "bf16", {})
+    mixed = Problem("", "", EVEN, problem.dtypes | dtypes, {})
+    plan = build_plan(c, mixed, Schedule("triton", tuple(ROLES.items())))
+    return [tuple(a.dtype for a in v.args[:2]) for v in values(plan.root) if v.op == "dot"]
+
+
+def test_a_product_is_as_narrow_as_what_it_multiplies() -> None:
+    computed = Reduce("add", "m", f("silu", t("A", "pm")) * f("silu", t("B", "mj")))
+    assert dot_dtypes(computed, "pj") == [("bf16", "bf16")]
+    assert dot_dtypes(computed, "pj", B="fp32") == [("fp32", "fp32")]
+    loaded = Reduce("add", "m", t("A", "pm") * t("B", "mj"))
+    assert dot_dtypes(loaded, "pj", B="fp32") == [("fp32", "fp32")]
+    biased = WAYS["one"](SCORE + t("C", "pm"), V)
+    assert dot_dtypes(biased, "bhpf", C="fp32") == [("bf16", "bf16")] * 2
+
+
 def test_float64_is_float64_throughout() -> None:
     plan = plan_of(WAYS["one"](SCORE * 0.3, V), dtype="fp64")
     assert {v.dtype for v in values(plan.root)} == {"fp64"}
