@@ -16,6 +16,7 @@ from .cli_options import (
     as_usage,
     cache_of,
     device_of,
+    emitter_of,
     positive,
     problem_of,
     title_of,
@@ -67,7 +68,7 @@ def chosen_candidate(chosen: argparse.Namespace) -> tuple[str, Problem, Candidat
         if not variants:
             kinds = ", ".join(v.label for v in derived.variants)
             raise Usage(f"--cascade must be part of one of: {kinds}; but got {chosen.cascade!r}")
-        emitter = "triton" if machine.kind == "gpu" else "torch"
+        emitter = emitter_of(problem, machine.kind)
         found = candidates(variants, problem, machine, emitter)
     if not found.kept:
         reasons = ", ".join(f"{n} {why}" for why, n in found.left_out.items())

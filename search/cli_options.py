@@ -198,6 +198,15 @@ def problem_of(options: argparse.Namespace, dtype: str) -> Problem:
         )
 
 
+def emitter_of(problem: Problem, kind: str) -> str:
+    """The emitter for a machine's kind ("gpu", "cpu"). Raises Usage for a dtype that it has no kernels in."""
+    if kind == "cpu":
+        return "torch"
+    if "fp64" in problem.dtypes.values():
+        raise Usage("--dtype must be one of bf16, fp16, fp32 on a GPU, but got fp64 (--device cpu has it)")
+    return "triton"
+
+
 def title_of(options: argparse.Namespace, dtype: str) -> str:
     """The problem in words."""
     parts = [f"batch {options.batch}", f"{options.heads} heads"]

@@ -20,6 +20,7 @@ from .cli_options import (
     as_usage,
     cache_of,
     device_of,
+    emitter_of,
     folder_of,
     positive,
     problem_of,
@@ -63,7 +64,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--budget",
         type=seconds,
         metavar="SECONDS",
-        help="start no new batch after this; default: 75 on a GPU, 75 on a CPU",
+        help="start no new batch after this; default: 75 on a GPU, 100 on a CPU",
     )
     group.add_argument("--plan-only", action="store_true", help="stop before measuring: the ranking, exact resources")
     group.add_argument(
@@ -103,6 +104,7 @@ def action(chosen: argparse.Namespace) -> int:
             f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a {machine_kind}; "
             "add --plan-only to price for a machine that is not here"
         )
+    emitter_of(problem, "gpu" if device == "cuda" else "cpu")
     cache = cache_of(chosen)
     if not chosen.retune and _answered(chosen, problem, dtype, device, cache):
         return 0
@@ -146,9 +148,12 @@ def _plan_only(chosen: argparse.Namespace, problem: Problem, dtype: str, device:
 
     cache = cache_of(chosen)
     machine = _machine(chosen, device, progress)
-    emitter = "triton" if machine.kind == "gpu" else "torch"
+    emitter = emitter_of(problem, machine.kind)
     with as_usage():
         planned = plan_candidates(problem, machine, emitter, cache=cache, fresh=chosen.retune, progress=progress)
+    if not planned.space.kept:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in planned.space.left_out.items())
+        raise Failure(f"no candidate is left on {machine.name}: {reasons}")
     exact = _compiled(planned.space.kept[: chosen.top], machine, progress) if emitter == "triton" else []
     print(plan_text(title_of(chosen, dtype), planned, chosen.top, exact))
     if chosen.json:

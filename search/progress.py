@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from typing import TextIO
 
 
+QUIET_SECONDS = 3.0
+"""Longer than this without a line, and a reader wonders what goes on."""
+
+
 class Progress:
     """Says what happens, when, and keeps how long each stage took.
 
@@ -19,6 +23,7 @@ class Progress:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._start = self._since = time.monotonic()
+        self._said = self._start
         self._now = "start"
         self.stages: dict[str, float] = {"start": 0.0}
 
@@ -46,8 +51,14 @@ class Progress:
             self.stages.setdefault(name, 0.0)
         self._now, self._since = name, now
 
+    def tick(self, text: str) -> None:
+        """One line, unless there was another a moment ago: for what may be quick or slow."""
+        if time.monotonic() - self._said > QUIET_SECONDS:
+            self.say(text)
+
     def say(self, text: str) -> None:
         """One line."""
+        self._said = time.monotonic()
         if self._stream is not None:
             print(f"{self.elapsed:6.1f} s  {self._now:<8} {text}", file=self._stream, flush=True)
 

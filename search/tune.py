@@ -48,7 +48,7 @@ class Effort:
     kept: int = 256
 
 
-EFFORT = {"cuda": Effort(trials=64, seconds=75.0, batch=16), "cpu": Effort(trials=24, seconds=75.0, batch=4)}
+EFFORT = {"cuda": Effort(trials=64, seconds=75.0, batch=16), "cpu": Effort(trials=24, seconds=100.0, batch=4)}
 
 
 class NothingWorked(RuntimeError):
@@ -342,6 +342,7 @@ class _Steps:
     def heard(self, stage: str, done: int, of: int) -> None:
         if stage in MEASURING:
             self._said.become(stage)
+            self._said.tick(f"{done} of {of}" if done else f"{plural(of, 'candidate')}")
         else:
             self._said.say(stage)
 

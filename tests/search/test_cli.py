@@ -103,6 +103,12 @@ def test_wrong_usage_of_other_commands(complaint: Complaint, arguments: tuple[st
     assert says in complaint(*arguments, code=2)
 
 
+def test_dtypes_and_machines_that_do_not_go_together(complaint: Complaint) -> None:
+    options = ("tune", *SIZE, "--plan-only", "--quiet")
+    assert "one of bf16, fp16, fp32" in complaint(*options, "--machine", "h200", "--dtype", "fp64", code=2)
+    assert "no candidate is left on wormhole" in complaint(*options, "--machine", "wormhole", code=1)
+
+
 def test_a_cascade_with_a_mistake_names_it(complaint: Complaint, tmp_path: Path) -> None:
     (tmp_path / "wrong.edge").write_text("Zm,n = Ak,m * (Bk,n\n")
     assert "line 1" in complaint("space", str(tmp_path / "wrong.edge"), code=2)
