@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-
 QUIET_SECONDS = 3.0
 """Longer than this without a line, and a reader wonders what goes on."""
 
