@@ -85,11 +85,27 @@ class Measurer:
         results = self._measure(list(kernels), self.policy)
         return [results[k.digest] for k in kernels]
 
-    def compare(self, kernels: Sequence[Kernel], peers: Sequence[Peer] = ()) -> dict[str, Measurement]:
-        """Kernels (by digest) and peers (by label) timed in turns in one run, none of them cut short."""
+    def compare(
+        self, kernels: Sequence[Kernel], peers: Sequence[Peer] = (), policy: Policy | None = None
+    ) -> dict[str, Measurement]:
+        """Kernels (by digest) and peers (by label) timed in turns in one run, none of them cut short.
+
+        policy: how they are timed, as it is; without one, like the measurer's own with more rounds.
+        """
         low, high = self.policy.rounds
-        everyone = replace(self.policy, contender=float("inf"), rounds=(low, FINAL * high))
+        everyone = replace(policy or replace(self.policy, rounds=(low, FINAL * high)), contender=float("inf"))
         return self._measure([*kernels, *peers], everyone)
+
+    def compare_again(
+        self, found: Mapping[str, Measurement], kernels: Sequence[Kernel], peers: Sequence[Peer], policy: Policy
+    ) -> dict[str, Measurement]:
+        """What `compare` found right, timed once more under another policy; the rest stays as it was found."""
+        again = {label: replace(m) for label, m in found.items()}
+        distinct = {label_of(s): s for s in (*kernels, *peers)}
+        with device_lock(self._lock_name(), lambda line: self._progress(line, 0, 0)):
+            right = [s for label, s in distinct.items() if again[label].status == "ok"]
+            self._time(right, again, replace(policy, contender=float("inf")))
+        return again
 
     # ---- stages
 
@@ -205,12 +221,13 @@ class Measurer:
 
     def _patience(self, labels: Sequence[str], policy: Policy) -> float:
         """Seconds until timing counts as hung: generous, but finite."""
-        most = policy.rounds[1]
-        least = policy.rounds[0]
-        expected = sum(
-            max(least * first, min(policy.effort + first, most * (first + OVERHEAD)))
-            for first in (self._estimated[label] for label in labels)
-        )
+        least, most = policy.rounds
+        expected = 0.0
+        for first in (self._estimated[label] for label in labels):
+            turn = policy.burst * (first + OVERHEAD)
+            expected += max(least * first, min(policy.effort + first, most * turn))
+            expected += min(policy.effort, policy.warmup * first)
+            expected += most * (policy.pause + first) if policy.pause else 0.0
         return self._run_timeout + 4 * expected
 
 
@@ -232,4 +249,4 @@ def _after_compiling(before: Measurement, compiled: Resources | Failure) -> Meas
 def _timed(before: Measurement, timing: Timing) -> Measurement:
     if timing.fault:
         return replace(before, status="wrong", message=f"after timing: {timing.fault}")
-    return replace(before, seconds=timing.seconds, low=timing.low, high=timing.high)
+    return replace(before, seconds=timing.seconds, low=timing.low, high=timing.high, samples=timing.samples)

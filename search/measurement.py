@@ -13,7 +13,8 @@ class Measurement:
     """What came of one kernel on one device.
 
     digest: the kernel's. status: one of STATUSES. seconds: median of the interleaved timings (NaN unless ok);
-    low, high: 20th and 80th percentile. rms_error, max_error: against float64; budget: the rms error allowed.
+    low, high: 20th and 80th percentile of so many `samples`. rms_error, max_error: against float64; budget: the rms
+    error allowed.
     """
 
     digest: str
@@ -29,6 +30,7 @@ class Measurement:
     spills: int | None = None
     shared_bytes: int | None = None
     message: str = ""
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

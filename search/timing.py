@@ -2,7 +2,7 @@
 
 On a GPU a sample is one launch between two events, after a buffer larger than the second-level cache was
 written (inputs come from memory, and the host runs ahead of the device). On a CPU it is the mean of as many
-calls as fill a millisecond.
+calls as fill a millisecond. A policy may have the device idle before each turn, or run the same kernel.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from .tasks import Timing
 
 SHORTEST_CPU_SAMPLE = 1e-3
 """Seconds; perf_counter's own noise is well below a percent of it."""
+
+LONGEST_BURST = 0.03
+"""Seconds of samples in one turn: a GPU's clock and temperature follow its load within tenths of a second."""
 
 FLUSHED = 2**29
 """Bytes written before a GPU sample: over 100 us of writing, while the host queues the launch to be timed."""
@@ -74,30 +78,69 @@ def in_turns(
     """Time all runs over rounds in a random order each; `first` are rough seconds, by label.
 
     Those within `policy.contender` times the fastest get the policy's rounds, until they have used
-    `policy.effort` seconds; the others get `policy.minor_rounds`.
+    `policy.effort` seconds; the others get `policy.minor_rounds`. A round is a turn of `policy.burst` samples.
     """
     fastest = min(first.values(), default=0.0)
-    rounds = {label: _rounds(first[label], fastest, policy) for label in runs}
     repeats = {label: _repeats(first[label], sampler.device) for label in runs}
+    bursts = {label: _burst(first[label] * repeats[label], policy) for label in runs}
+    rounds = {label: _rounds(first[label], fastest, policy, bursts[label]) for label in runs}
     order = random.Random(policy.seed)
     samples: dict[str, list[float]] = {label: [] for label in runs}
+    if policy.warmup:
+        for label, run in runs.items():
+            at(label)
+            _warm_up(run, first[label], policy, sampler)
     for turn in range(max(rounds.values(), default=0)):
         playing = [label for label in runs if turn < rounds[label]]
         order.shuffle(playing)
-        queued = []
+        queued: list[Callable[[], float]] = []
+        owners: list[str] = []
         for label in playing:
             at(label)
-            queued.append(sampler.sample(runs[label], repeats[label]))
-        for label, seconds in zip(playing, sampler.collect(queued), strict=True):
+            _prepare(runs[label], first[label], policy, sampler)
+            queued += [sampler.sample(runs[label], repeats[label]) for _ in range(bursts[label])]
+            owners += [label] * bursts[label]
+        for label, seconds in zip(owners, sampler.collect(queued), strict=True):
             samples[label].append(seconds)
     return {label: summary(taken) for label, taken in samples.items()}
 
 
-def _rounds(seconds: float, fastest: float, policy: Policy) -> int:
+def _warm_up(run: Run, seconds: float, policy: Policy, sampler: Sampler) -> None:
+    for _ in range(min(policy.warmup, int(policy.effort / max(seconds, 1e-9)))):
+        run()
+    sampler.collect([])
+
+
+def _prepare(run: Run, seconds: float, policy: Policy, sampler: Sampler) -> None:
+    """Bring the device into the state that the policy's samples start from."""
+    match policy.before:
+        case "others":
+            return
+        case "idle":
+            sampler.collect([])
+            time.sleep(policy.pause)
+        case "itself":
+            sampler.collect([])
+            queue = max(1, int(LONGEST_BURST / max(seconds, 1e-6)))
+            ends = time.perf_counter() + policy.pause
+            while time.perf_counter() < ends:
+                for _ in range(queue):
+                    run()
+                sampler.collect([])
+        case other:
+            assert_never(other)
+
+
+def _burst(seconds: float, policy: Policy) -> int:
+    """Samples of one turn, where one takes `seconds`."""
+    return max(1, min(policy.burst, int(LONGEST_BURST / max(seconds, 1e-9))))
+
+
+def _rounds(seconds: float, fastest: float, policy: Policy, burst: int = 1) -> int:
     low, high = policy.rounds
     if seconds > policy.contender * fastest:
         return policy.minor_rounds
-    return min(high, max(low, int(policy.effort / max(seconds, 1e-9))))
+    return min(high, max(low, int(policy.effort / max(seconds * burst, 1e-9))))
 
 
 def _repeats(seconds: float, device: torch.device) -> int:
