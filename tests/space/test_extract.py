@@ -5,11 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
+import pulp
 import pytest
 
 from eintune.space.cascade import Cascade
 from eintune.space.egraph import ClassId, EGraph, Limits, Node, saturate
-from eintune.space.extract import PASS_WEIGHT, WORK_LIMIT, Form, Problem, Work, components, forms
+from eintune.space.extract import (
+    PASS_WEIGHT,
+    WORK_LIMIT,
+    ExtractionError,
+    Form,
+    Problem,
+    Work,
+    components,
+    forms,
+    solver,
+)
 from eintune.space.laws import laws
 from eintune.space.traits import Stream, passes, traits_of
 
@@ -132,3 +143,24 @@ def test_components_are_those_of_the_graph() -> None:
     below = {c: reach(c) for c in cyclic.classes}
     for a, b in itertools.combinations(cyclic.classes, 2):
         assert (found[a] == found[b]) == (b in below[a] and a in below[b])
+
+
+def test_without_highs_cbc_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_of(TEXTS["statistics"][0], 5)
+    streams = [Stream("m")]
+    found = list(forms(graph, streams))
+    monkeypatch.setattr(pulp.HiGHS, "available", lambda self: False)
+    if not pulp.PULP_CBC_CMD(msg=False).available():
+        pytest.skip("PuLP has no CBC for this machine")
+    assert isinstance(solver(1.0), pulp.PULP_CBC_CMD)
+    other = list(forms(graph, streams))
+    assert [(f.passes, f.traits, round(f.work, 6)) for f in other] == [
+        (f.passes, f.traits, round(f.work, 6)) for f in found
+    ]
+
+
+def test_without_a_solver_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (pulp.HiGHS, pulp.PULP_CBC_CMD):
+        monkeypatch.setattr(kind, "available", lambda self: False)
+    with pytest.raises(ExtractionError, match="extraction needs an integer solver: install one of highspy"):
+        solver(1.0)
