@@ -22,7 +22,7 @@ h2 { font-size: 1.12rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ddd; pa
 figure { margin: 0; border: 1px solid #e4e4e4; border-radius: .4rem; padding: .5rem; }
 figure img { width: 100%; height: auto; display: block; }
 figcaption { color: #444; font-size: .88rem; padding: .3rem .2rem 0; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: left; white-space: nowrap; }
 th { border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; }

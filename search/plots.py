@@ -189,6 +189,7 @@ def roofline(frame: pd.DataFrame, look: Look, machine: Mapping[str, Any]) -> Fig
     )
     figure, axes = _figure()
     bandwidth = float(machine["hbm_bytes_per_second"]) / 1e12
+    speed = f"{bandwidth:.3g} TB/s" if bandwidth >= 1 else f"{bandwidth * 1e3:.3g} GB/s"
     roofs = {"matrix rate": float(machine["matrix_flops"]) / 1e12}
     if machine["fma_flops"] != machine["matrix_flops"]:
         roofs["FMA rate"] = float(machine["fma_flops"]) / 1e12
@@ -207,7 +208,7 @@ def roofline(frame: pd.DataFrame, look: Look, machine: Mapping[str, Any]) -> Fig
         yscale="log",
         xlabel="floating-point operations per byte of main memory",
         ylabel="TFLOP/s",
-        title=f"Roofline, {machine['title']} ({bandwidth:.3g} TB/s)",
+        title=f"Roofline, {machine['title']} ({speed})",
     )
     _plain_ticks(axes, y_only=True)
     _legend_below(figure, axes)

@@ -121,7 +121,7 @@ def _tiles(run: Run, frame: pd.DataFrame) -> dict[str, str]:
             shown[f"of {run.best_peer[0]}'s speed"] = f"{run.best_peer[1] / seconds:.2f}x"
     fitted = accuracy(frame, "predicted")
     if math.isfinite(fitted.typical_ratio):
-        shown["model's typical error"] = f"{(fitted.typical_ratio - 1) * 100:.0f}%"
+        shown["model's error, rms factor"] = f"{fitted.typical_ratio:.2f}"
     if math.isfinite(fitted.spearman):
         shown["rank correlation"] = f"{fitted.spearman:.2f}"
     shown["cascades derived"] = f"{len(run.space['cascades'])}"
