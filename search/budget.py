@@ -26,6 +26,10 @@ class Error:
     def __le__(self, budget: Error) -> bool:
         return self.rms <= budget.rms and self.max <= budget.max
 
+    def times(self, factor: float) -> Error:
+        """Both parts times a factor."""
+        return Error(factor * self.rms, factor * self.max)
+
 
 def error(value: Tensor, exact: Tensor) -> Error:
     """The root mean square and the maximum of |value - exact|; equal infinities differ by 0."""

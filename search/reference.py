@@ -46,14 +46,14 @@ class Reference:
         """The error of whole outputs, by name."""
         return {name: error(self._sampled(name, t), self.exact[name]) for name, t in outputs.items()}
 
-    def fault(self, outputs: Mapping[str, Tensor]) -> str:
-        """Why the outputs are wrong, in one line, or "" where they are within budget and all written."""
+    def fault(self, outputs: Mapping[str, Tensor], slack: float = 1.0) -> str:
+        """Why the outputs are wrong, in one line, or "" where they are within `slack` budgets and all written."""
         for name, value in outputs.items():
             missing = int(torch.isnan(value).sum()) if value.is_floating_point() else 0
             if missing and not bool(torch.isnan(self.exact[name]).any()):
                 return f"{name}: {missing} of {value.numel()} elements are not written, or NaN"
         for name, made in self.error(outputs).items():
-            allowed = self.budget[name]
+            allowed = self.budget[name].times(slack)
             if not made <= allowed:
                 return (
                     f"{name}: error rms {made.rms:.3g}, max {made.max:.3g}, but the budget is "
