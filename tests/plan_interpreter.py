@@ -1,0 +1,158 @@
+"""Runs a loop plan in float64 NumPy as its definition says: padded tiles, invalid lanes of loads 0, filters that a
+segment knows not applied. A missing mask, a wrong bound or a filter that does not hold shows as a wrong number."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from eintune.space.expr import Predicate, Rank
+from eintune.space.plan import Block, Loop, LoopPlan, Value, bound_value
+from eintune.space.pointwise import POINTWISE, REDUCTIONS, Array
+
+PLAIN = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+"""Without the special cases of the language: where those are reached, a plan has a guard or a quotient."""
+
+
+@dataclass
+class Program:
+    """One program: where its tiles start, and the values so far."""
+
+    plan: LoopPlan
+    data: dict[str, Array]
+    outputs: dict[str, Array]
+    first: dict[Rank, int]
+    known: frozenset[Predicate] = frozenset()
+    values: dict[Value, Array] = field(default_factory=dict)
+
+    # ---- indices
+
+    def lanes(self, rank: Rank) -> Array:
+        return self.first[rank] + np.arange(self.plan.roles[rank].tile or 1)
+
+    def last(self) -> dict[Rank, int]:
+        tiles = {r: self.plan.roles[r].tile or 1 for r in self.first}
+        return {r: min(n + tiles[r], self.plan.sizes[r]) - 1 for r, n in self.first.items()}
+
+    def along(self, rank: Rank, axes: tuple[Rank, ...], vector: Array) -> Array:
+        """A rank's vector as an operand over axes; a scalar where the rank has no tile."""
+        if self.plan.roles[rank].tile is None:
+            return vector[0]
+        return vector.reshape([-1 if q == rank else 1 for q in axes])
+
+    def operand(self, v: Value, axes: tuple[Rank, ...]) -> Array:
+        return self.values[v][tuple(slice(None) if q in v.axes else None for q in axes)] if v.axes else self.values[v]
+
+    # ---- the tree
+
+    def block(self, block: Block) -> None:
+        for item in block.items:
+            if isinstance(item, Loop):
+                self.loop(item)
+            elif item.op == "store":
+                self.store(item)
+            else:
+                self.values[item] = np.broadcast_to(self.compute(item), [self.plan.length(q) for q in item.axes])
+
+    def loop(self, loop: Loop) -> None:
+        for c in loop.carries:
+            self.values[c.value] = np.full([self.plan.length(q) for q in c.value.axes], c.init)
+        around, ends = self.known, self.last()
+        for s in loop.segments:
+            self.known = around | s.known
+            for start in range(bound_value(s.lo, self.first, ends), bound_value(s.hi, self.first, ends), loop.tile):
+                self.first[loop.rank] = start
+                self.block(loop.body)
+                new = [self.values[c.next] for c in loop.carries]
+                self.values.update({c.value: n for c, n in zip(loop.carries, new, strict=True)})
+        self.known = around
+        self.first.pop(loop.rank, None)
+
+    def compute(self, v: Value) -> Array:
+        args = [self.operand(a, v.axes) for a in v.args if v.op not in ("reduce", "dot")]
+        match v.op, v.attr:
+            case "load", (str() as name, ranks):
+                return self.load(name, ranks, v.axes)
+            case "const", float() as x:
+                return np.array(x)
+            case "iota", str() as rank:
+                return self.along(rank, v.axes, self.lanes(rank)).astype(float)
+            case "cast", _:
+                return args[0]
+            case "scale", float() as k:
+                return args[0] * k
+            case "where", (Predicate() as p, fill):
+                return args[0] if p in self.known else np.where(self.holds(p, v.axes), args[0], fill)
+            case "guard", _:
+                return np.where(np.isneginf(args[0]), 0.0, args[0])
+            case "quotient", _:
+                return POINTWISE["div"].numpy(*args)
+            case "reduce", (op, axis):
+                return REDUCTIONS[op].numpy(self.values[v.args[0]], axis=v.args[0].axes.index(axis))
+            case "dot", _:
+                return self.dot(v)
+        return PLAIN.get(v.op, POINTWISE[v.op].numpy)(*args)
+
+    def dot(self, v: Value) -> Array:
+        letters = {q: chr(ord("a") + i) for i, q in enumerate(self.plan.order)}
+        a, b, out = ("".join(letters[q] for q in x.axes) for x in (*v.args[:2], v))
+        product = np.einsum(f"{a},{b}->{out}", self.values[v.args[0]], self.values[v.args[1]])
+        return product + self.values[v.args[2]] if len(v.args) > 2 else product
+
+    def holds(self, p: Predicate, axes: tuple[Rank, ...]) -> Array:
+        total: Array = np.array(p.const)
+        for t in p.terms:
+            total = total + t.coef * self.along(t.rank, axes, self.lanes(t.rank))
+        return total >= 0
+
+    # ---- memory
+
+    def place(self, ranks: tuple[Rank, ...]) -> tuple[tuple[Array, ...], tuple[Rank, ...], Array]:
+        """Clipped indices of a tile, the ranks of its axes, and which of its lanes are valid."""
+        lanes = [self.lanes(r) for r in ranks]
+        inside = [n < self.plan.sizes[r] for r, n in zip(ranks, lanes, strict=True)]
+        clipped = [np.minimum(n, self.plan.sizes[r] - 1) for r, n in zip(ranks, lanes, strict=True)]
+        valid = np.array(True)
+        for mask in inside:
+            valid = valid[..., None] & mask
+        return np.ix_(*clipped), ranks, valid
+
+    def load(self, name: str, ranks: tuple[Rank, ...], axes: tuple[Rank, ...]) -> Array:
+        where, order, valid = self.place(ranks)
+        tile = np.where(valid, self.data[name][where], 0)
+        return self.arranged(tile, order, axes)
+
+    def arranged(self, tile: Array, ranks: tuple[Rank, ...], axes: tuple[Rank, ...]) -> Array:
+        scalar = tuple(i for i, r in enumerate(ranks) if r not in axes)
+        kept = [r for r in ranks if r in axes]
+        return tile.squeeze(scalar).transpose([kept.index(q) for q in axes])
+
+    def store(self, v: Value) -> None:
+        assert isinstance(v.attr, tuple)
+        name, ranks = v.attr
+        tile = np.broadcast_to(self.operand(v.args[0], v.axes), [self.plan.length(q) for q in v.axes])
+        where, _, valid = self.place(ranks)
+        kept = [r for r in ranks if r in v.axes]
+        tile = tile.transpose([v.axes.index(q) for q in kept]).reshape(valid.shape)
+        every = np.broadcast_arrays(*where) if where else []
+        self.outputs[name][tuple(i[valid] for i in every)] = tile[valid] if where else tile
+
+
+def programs(plan: LoopPlan) -> Iterator[dict[Rank, int]]:
+    """The first index of every rank that a program fixes."""
+    steps = [range(0, plan.sizes[r], plan.roles[r].tile or 1) for r in plan.grid]
+    whole = {r: 0 for r, role in plan.roles.items() if role.outer is None}
+    for starts in itertools.product(*steps):
+        yield whole | dict(zip(plan.grid, starts, strict=True))
+
+
+def run_plan(plan: LoopPlan, data: dict[str, Array]) -> dict[str, Array]:
+    """The outputs of all programs; what none of them writes stays NaN."""
+    outputs = {n: np.full([plan.sizes[r] for r in ranks], np.nan) for n, ranks in plan.outputs.items()}
+    with np.errstate(all="ignore"):
+        for first in programs(plan):
+            Program(plan, data, outputs, first).block(plan.root)
+    return outputs
