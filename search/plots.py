@@ -95,7 +95,7 @@ def parity(frame: pd.DataFrame, look: Look) -> Figure:
     _scatter(axes, points, "predicted, ms", "measured, ms", look)
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), title="Predicted against measured")
     axes.set_aspect("equal")
-    _plain_ticks(axes)
+    plain_ticks(axes)
     _legend_below(figure, axes)
     return figure
 
@@ -128,7 +128,7 @@ def error_by_unit(frame: pd.DataFrame, look: Look) -> Figure:
     )
     spread = max(2.0, float(np.exp(np.abs(np.log(points["ratio"])).max())) * 1.1)
     axes.set(yscale="log", ylim=(1 / spread, spread), ylabel="measured / predicted", title="Error by limiting unit")
-    _plain_ticks(axes, y_only=True)
+    plain_ticks(axes, y_only=True)
     _legend_below(figure, axes)
     return figure
 
@@ -171,7 +171,7 @@ def progress(frame: pd.DataFrame, look: Look, peer: tuple[str, float] | None) ->
         axes.axhline(peer[1] * 1e3, color="#b22222", linestyle="--", linewidth=1.2, label=peer[0])
     axes.set(xlabel="trial", ylabel="milliseconds", yscale="log", title="The search")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain_ticks(axes, y_only=True)
+    plain_ticks(axes, y_only=True)
     _legend_below(figure, axes)
     return figure
 
@@ -210,7 +210,7 @@ def roofline(frame: pd.DataFrame, look: Look, machine: Mapping[str, Any]) -> Fig
         ylabel="TFLOP/s",
         title=f"Roofline, {machine['title']} ({speed})",
     )
-    _plain_ticks(axes, y_only=True)
+    plain_ticks(axes, y_only=True)
     _legend_below(figure, axes)
     return figure
 
@@ -227,7 +227,7 @@ def stages(seconds: Mapping[str, float]) -> Figure:
     return figure
 
 
-def _plain_ticks(axes: Axes, y_only: bool = False) -> None:
+def plain_ticks(axes: Axes, y_only: bool = False) -> None:
     """Plain numbers (0.2, 5, 100) on logarithmic axes, also between the powers of ten where these are few."""
     for axis in (axes.yaxis,) if y_only else (axes.xaxis, axes.yaxis):
         low, high = axis.get_view_interval()

@@ -1,0 +1,98 @@
+"""Which of our kernels a benchmark runs: each derived kind by its best predicted schedules, and the tuned winner."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..costmodel.machine import Machine
+from ..costmodel.resources import illegal
+from ..kernels.cache import Record
+from ..kernels.choices import make_kernel
+from ..kernels.kernel import Kernel
+from ..space.cascade import Cascade
+from ..space.schedule import Problem
+from .candidates import Candidate, everything, schedule_text
+from .derivations import derivations
+from .progress import Progress
+from .tune import Effort, NothingWorked, stored, tune
+from .words import plural
+
+SMALL = "bench"
+"""The folder in the cache for winners of a small search: the tuner itself must not take them for its own."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One kernel, and its cascade and schedule in words."""
+
+    kernel: Kernel
+    detail: str
+
+
+@dataclass(frozen=True)
+class Winner:
+    """chosen: None where there is none; origin: where it comes from, or why there is none."""
+
+    chosen: Chosen | None
+    origin: str
+
+
+def picks(problem: Problem, machine: Machine, device: str, cache: Path, handful: int) -> dict[str, tuple[Chosen, ...]]:
+    """For each derived kind ("eintune 1-pass, …") its `handful` best predicted kernels, the best first."""
+    emitter = emitter_of(device)
+    variants = derivations(Cascade.parse(problem.cascade), cache / "derived").variants
+    groups: defaultdict[str, dict[str, Candidate]] = defaultdict(dict)
+    for c in sorted(everything(variants, problem, machine, emitter), key=lambda c: c.estimate.seconds):
+        few = groups[f"eintune {c.variant.label}"]
+        if len(few) < handful and illegal(c.estimate.resources, machine) is None:
+            try:
+                few.setdefault(c.key, c)
+            except ValueError:  # this plan has no kernel in this emitter: the next one
+                continue
+    order = sorted(groups, key=lambda kind: [v.passes for v in variants if kind == f"eintune {v.label}"])
+    return {kind: tuple(_chosen(c) for c in groups[kind].values()) for kind in order if groups[kind]}
+
+
+def emitter_of(device: str) -> str:
+    """The emitter whose kernels are meant for a device."""
+    return "triton" if device == "cuda" else "torch"
+
+
+def _chosen(c: Candidate) -> Chosen:
+    return Chosen(c.kernel, f"{c.variant.label}; {schedule_text(c.schedule)}")
+
+
+def winner(
+    problem: Problem, device: str, machine: Machine, cache: Path, effort: Effort | None, said: Progress
+) -> Winner:
+    """The stored winner, else that of an earlier small search, else of one made now (`effort`; None: do without)."""
+    for folder, name in ((cache, "stored by tune"), (cache / SMALL, "stored by an earlier small search")):
+        _, record = stored(problem, device, folder)
+        chosen = record and _from_record(problem, record)
+        if chosen:
+            return Winner(chosen, name)
+    if effort is None:
+        return Winner(None, "none is stored, and --no-tune was given")
+    with said.stage("tune"):
+        said.say(f"no winner is stored: a small search over {plural(effort.trials, 'candidate')}")
+        try:
+            result = tune(problem, device=device, machine=machine, cache=cache / SMALL, effort=effort)
+        except NothingWorked as error:
+            return Winner(None, f"the small search found none: {error}")
+    point = result.winner.point
+    measured = plural(len(result.outcome.trials), "candidate")
+    return Winner(_chosen(point), f"a small search, {measured} measured (`tune` searches further)")
+
+
+def _from_record(problem: Problem, record: Record) -> Chosen | None:
+    """Its kernel, or None where what is generated now is not what was measured."""
+    try:
+        kernel = make_kernel(record.cascade, problem, record.schedule)
+    except ValueError:
+        return None
+    label = record.statistics.get("label", "")
+    if kernel.digest != record.digest:
+        return None
+    return Chosen(kernel, f"{label}; {schedule_text(record.schedule)}")

@@ -1,0 +1,242 @@
+"""`eintune bench`: our kernels beside everybody else's, checked first, then timed; one command makes each table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cli_options import (
+    Command,
+    Failure,
+    Usage,
+    add_cache,
+    add_device,
+    as_usage,
+    cache_of,
+    device_of,
+    positive,
+    seconds,
+)
+
+if TYPE_CHECKING:
+    from ..costmodel.machine import Machine
+    from .bench import Options, Result, Setting, State
+    from .progress import Progress
+
+DESCRIPTION = """\
+Checks every variant against float64, then times all of them in one run: the tuned winner, each derived kind of
+kernel (one, two and three passes) under its best schedule, and the peers: eager PyTorch, SDPA's backends,
+torch.compile, FlexAttention and, where it is installed, FlashAttention-4. Writes a table, a picture and the machine
+and versions it was made with. A library's kernel is never counted as ours.
+"""
+EXAMPLES = """\
+examples:
+  eintune bench --num-heads 32 --head-dim 64 --seq-lengths 256,512,1024,2048 --skip-eager --warmup 10 --iters 100
+  eintune bench --num-heads 32 --kv-heads 8 --head-dim 128 --seq-lengths 4096 --batch 4 --causal
+  eintune bench --num-heads 4 --seq-lengths 128,256 --device cpu --peers sdpa --no-tune
+The device's state: with --cool it idles for 0.25 s before each turn of a variant, with --hot it runs the same kernel
+for 0.5 s; each has tables of its own. Without either, a GPU is timed in both; on a CPU all variants take turns.
+exit codes: 0, 1 where one of our kernels failed, 2 for wrong usage, 130 for Ctrl-C
+"""
+LENGTHS = (256, 512, 1024, 2048)
+TRIALS = {"cuda": 24, "cpu": 8}
+"""Candidates of a small search, where no winner is stored."""
+HANDFUL = {"cuda": 4, "cpu": 2}
+"""Of each kind, how many schedules are measured to choose one."""
+
+
+def lengths(text: str) -> tuple[int, ...]:
+    """Positive whole numbers with commas between them, ascending and each once."""
+    return tuple(sorted({positive(part.strip()) for part in text.split(",")}))
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench`."""
+    group = parser.add_argument_group("the problem")
+    default = ",".join(map(str, LENGTHS))
+    group.add_argument("--seq-lengths", type=lengths, default=LENGTHS, metavar="N,N", help=f"default: {default}")
+    group.add_argument("--num-heads", "--heads", type=positive, default=32, metavar="N", help="default: 32")
+    group.add_argument("--kv-heads", type=positive, metavar="N", help="default: as many as --num-heads")
+    group.add_argument("--head-dim", type=positive, default=64, metavar="N", help="default: 64")
+    group.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
+    group.add_argument("--causal", action="store_true", help="key m is seen by query p where m <= p")
+    group.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp32", "fp64"), help="default: bf16 on a GPU, fp32 on a CPU"
+    )
+    group = parser.add_argument_group("the variants")
+    group.add_argument("--skip-eager", action="store_true", help="without eager PyTorch, whose scores fill memory")
+    group.add_argument("--peers", default="all", metavar="NAMES", help="all, none, or names with commas; default: all")
+    group.add_argument("--no-tune", action="store_true", help="no small search where no winner is stored")
+    group.add_argument("--trials", type=positive, metavar="N", help="of that search; default: 24 on a GPU, 8 on a CPU")
+    group.add_argument("--budget", type=seconds, default=30.0, metavar="SECONDS", help="of that search; default: 30")
+    group = parser.add_argument_group("the timing")
+    add_device(group)
+    group.add_argument("--machine", metavar="NAME", help="price for this machine; default: this one")
+    group.add_argument("--warmup", type=_count, default=10, metavar="N", help="untimed calls; default: 10")
+    group.add_argument(
+        "--iters",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="samples of a variant, at most (4 s of them); default: 100",
+    )
+    group.add_argument("--cool", action="store_true", help="time with the device idle before each turn")
+    group.add_argument("--hot", action="store_true", help="time with the device hot from the same kernel")
+    output = parser.add_argument_group("what is kept and printed")
+    add_cache(output)
+    output.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="where the files go; default: ./results"
+    )
+    output.add_argument("--json", type=Path, metavar="FILE", help="also write the outcome as JSON here")
+    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else positive(text)
+
+
+def action(chosen: argparse.Namespace) -> int:
+    """Check, time, print, write."""
+    from .bench import missing_peers
+    from .progress import Progress
+
+    progress = Progress(None if chosen.quiet else sys.stderr)
+    device = device_of(chosen)
+    setting, how = _setting(chosen, device), _options(chosen, device)
+    missing = missing_peers(how.peers, device)
+    cache = cache_of(chosen)
+    machine = _machine(chosen, device, progress)
+    result = _run(chosen, setting, how, missing, machine, cache, progress)
+    _report(chosen, result)
+    return 1 if result.wrong else 0
+
+
+def _setting(chosen: argparse.Namespace, device: str) -> Setting:
+    from .bench import Setting
+
+    setting = Setting(
+        lengths=chosen.seq_lengths,
+        heads=chosen.num_heads,
+        kv_heads=chosen.kv_heads or chosen.num_heads,
+        head_dim=chosen.head_dim,
+        batch=chosen.batch,
+        dtype=chosen.dtype or ("bf16" if device == "cuda" else "fp32"),
+        causal=chosen.causal,
+        device=device,
+    )
+    with as_usage():
+        for length in setting.lengths:
+            setting.problem(length)
+    return setting
+
+
+def _options(chosen: argparse.Namespace, device: str) -> Options:
+    from .bench import Options
+    from .tune import EFFORT, Effort
+
+    batch = EFFORT[device].batch
+    effort = Effort(trials=chosen.trials or TRIALS[device], seconds=chosen.budget, batch=batch)
+    return Options(
+        states=_states(chosen, device),
+        peers=_peers(chosen),
+        warmup=chosen.warmup,
+        iters=chosen.iters,
+        handful=HANDFUL[device],
+        effort=None if chosen.no_tune else effort,
+    )
+
+
+def _states(chosen: argparse.Namespace, device: str) -> tuple[State, ...]:
+    both: tuple[State, ...] = ("cool", "hot")
+    asked: tuple[State, ...] = tuple(s for s in both if getattr(chosen, s))
+    return asked or (both if device == "cuda" else ("interleaved",))
+
+
+def _peers(chosen: argparse.Namespace) -> tuple[str, ...]:
+    from .peers import PEERS
+
+    names = [n.strip() for n in chosen.peers.split(",")]
+    if names == ["all"]:
+        names = list(PEERS)
+    elif names == ["none"]:
+        names = []
+    for name in names:
+        if name not in PEERS:
+            raise Usage(f"--peers must be all, none, or of {', '.join(PEERS)}, but got {name!r}")
+    return tuple(n for n in dict.fromkeys(names) if not (chosen.skip_eager and n == "eager"))
+
+
+def _machine(chosen: argparse.Namespace, device: str, progress: Progress) -> Machine:
+    from ..costmodel.machine import detect_machine, load_machine
+
+    with as_usage(), progress.stage("machine"):
+        machine = load_machine(chosen.machine) if chosen.machine else detect_machine(device)
+    if (machine.kind == "gpu") != (device == "cuda"):
+        raise Usage(
+            f"--machine must be of the measured device's kind ({device}), but {machine.name} is a {machine.kind}"
+        )
+    progress.say(machine.title)
+    return machine
+
+
+def _run(
+    chosen: argparse.Namespace,
+    setting: Setting,
+    how: Options,
+    missing: dict[str, str],
+    machine: Machine,
+    cache: Path,
+    progress: Progress,
+) -> Result:
+    from ..kernels.cache import CacheWriteError
+    from ..kernels.platform import platform_of
+    from .bench import Result, Row, bench, summary
+    from .bench_text import HEADING, correctness_text, heading
+    from .measure import MeasureError
+    from .tune import describe, versions
+
+    started = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    print(f"{heading(HEADING)}\n{setting.title}; each against the definition in float64\n")
+
+    def heard(length: int, rows: list[Row]) -> None:
+        print(correctness_text(length, rows) + "\n", flush=True)
+        progress.say(f"length {length}: {summary(rows)}")
+
+    try:
+        rows, notes = bench(setting, how, machine, cache, progress=progress, heard=heard)
+    except (MeasureError, CacheWriteError) as error:
+        raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
+    progress.become("write")
+    return Result(
+        setting=setting,
+        options=how,
+        machine=describe(machine, setting.problem(setting.lengths[0])),
+        versions=versions(platform_of(setting.device)),
+        command=chosen.command_line,
+        started=started,
+        rows=tuple(rows),
+        missing=missing,
+        notes=notes,
+        stages=dict(progress.stages),
+    )
+
+
+def _report(chosen: argparse.Namespace, result: Result) -> None:
+    from .bench_files import to_json, write
+    from .bench_text import times_text
+    from .cli_tune import machine_folder
+
+    print(times_text(result), flush=True)
+    paths = write(result, chosen.results / machine_folder(str(result.machine["title"])))
+    print("\n" + "\n".join(f"wrote {path}" for path in paths))
+    if chosen.json:
+        data: Any = to_json(result)
+        chosen.json.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+HELP = "time our kernels beside everybody else's"
+BENCH = Command("bench", HELP, options, action, DESCRIPTION, EXAMPLES)
