@@ -222,6 +222,10 @@ def unnormalised() -> Iterator[Form]:
         yield form(f"sigmoid {name}", {"O": (add("m", f("sigmoid", s) * V), "bhpf")})
         spelt = Const(1.0) / (Const(1.0) + exp(-s))
         yield form(f"sigmoid spelt {name}", {"O": (add("m", spelt * V), "bhpf")})
+    zeroed = f("sigmoid", keep(SCORE, fill=0.0, m=-1, p=1))
+    yield form("sigmoid of zeros", {"O": (add("m", zeroed * V), "bhpf")})
+    both: Roots = {"O": (add("m", f("sigmoid", keep(SCORE, m=-1, p=1)) * V), "bhpf"), "S": (add("m", V), "bhf")}
+    yield form("filtered beside unfiltered", both, scalar="bhgp")
     yield form("chain", {"O": (add("m", SCORE * V), "bhpf")})
     yield form("silu", {"O": (add("m", f("silu", SCORE) * V), "bhpf")})
 
