@@ -13,7 +13,7 @@ from .canonical import canonical, description, digest, mixed, signature, spelled
 from .cascade import Cascade, from_roots
 from .egraph import ClassId, EGraph, Limits, Statistics, saturate
 from .evaluate import evaluate
-from .expr import Access, Expr, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
+from .expr import Access, Expr, Fold, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
 from .extract import Form, forms
 from .laws import SplitOf, laws
 from .pointwise import Array
@@ -122,11 +122,12 @@ def derive(
 
 
 def _streams(exprs: Sequence[Expr]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
-    """The ranks that the definition goes over more than once, and how to split the one gone over most.
+    """The ranks that the definition goes over more than once (or folds), and how to split the one gone over most.
 
     A rank that is gone over once has nothing to gain from a split in the algebra: its tiles are the schedule's.
     """
-    often = [s for s in streams_of(exprs) if passes(exprs, s) > 1]
+    folded = {x.rank for x in topological(exprs) if isinstance(x, Fold)}
+    often = [s for s in streams_of(exprs) if passes(exprs, s) > 1 or folded & {s.rank, s.outer, s.inner}]
     if not often:
         return (), ()
     main = max(often, key=lambda s: passes(exprs, s))

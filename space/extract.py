@@ -135,6 +135,8 @@ class Problem:
     def _levels(self, i: int, s: Stream) -> Any:
         """The passes over one stream, at most the definition's: levels rise by one at each chosen barrier."""
         most = passes([x for x, c in self.graph.defined.items() if c in self.graph.roots], s)
+        if any(isinstance(x, Fold) and s.role(x.rank) for x in self.graph.defined):
+            most += 2  # a fold may be written out: a reference, weights, and what divides by their sum
         least = _least_levels(self.graph, s)
         level = {c: self.model.add_variable(f"l{i}_{j}", least[c], most) for j, c in enumerate(self.graph.classes)}
         for (c, n), x in self.node.items():

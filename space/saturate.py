@@ -12,6 +12,9 @@ import time
 from collections import Counter
 from typing import Any
 
+MEMORY_BYTES = 8 * 2**30
+"""Address space of this process: a graph that needs more ends it, not the machine."""
+
 _STEP = "(run-schedule (saturate (run analysis)) (run laws))"
 _OPENING = "(run-schedule (saturate (run analysis)) (run opening) (run laws))"
 _CLOSING = "(run-schedule (saturate (run analysis)))"
@@ -23,6 +26,7 @@ def _tell(**record: Any) -> None:
 
 def main() -> None:
     """Run the request {program, steps, rows, seconds}; the engine's own messages go to stderr."""
+    _bound_memory()
     from egglog import bindings
 
     request = json.load(sys.stdin)
@@ -55,6 +59,16 @@ def main() -> None:
     seconds = time.monotonic() - start
     statistics = {"steps": step + 1, "rows": rows, "seconds": seconds, "stopped": stopped, "matches": matches}
     _tell(nodes=data["nodes"], statistics=statistics)
+
+
+def _bound_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    bound = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_AS, (bound, most))
 
 
 def _rows(graph: Any, bindings: Any) -> int:

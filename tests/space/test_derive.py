@@ -208,6 +208,22 @@ def test_a_derived_cascade_derives_the_same_forms() -> None:
     assert {ONE, TILED, DEFERRED, LOCAL} <= set(found)
 
 
+def test_a_definition_that_is_folded_unfolds() -> None:
+    text = "Sp,m = Qp,e * Km,e\nYp,f = fold_scale[m](Sp,m, Vm,f) / fold_scale[m](Sp,m, 1)"
+    assert {ONE, TILED, DEFERRED, STATISTICS, LOCAL} <= set(by_kind(derive(Cascade.parse(text))))
+
+
+def test_a_reference_that_is_more_than_the_maximum() -> None:
+    text = """Sp,m = Qp,e * Km,e
+Gp = max(max[m](Sp,m), Tp)
+Np,m = e^(Sp,m - Gp)
+Dp = sum[m](Np,m) + e^(Tp - Gp)
+AVp,f = Np,m / Dp * Vm,f"""
+    d = derive(Cascade.parse(text), keep=3)
+    assert d.unstable == ()
+    assert d.cascades[0].signature == "1:division.after+fold.scale.whole*2+reduce.max.whole*1"
+
+
 def test_a_form_that_differs_is_refused() -> None:
     check = _Check(linear_attention(), ())
     assert check(linear_attention()) == 0.0

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from algebra_cases import data_for, random_choice, value
 
-from eintune.space.egraph import EGraph, Limits, SaturationError, saturate
-from eintune.space.expr import Expr, Map, Where, topological
+from eintune.space.egraph import HOLE, EGraph, Limits, SaturationError, saturate
+from eintune.space.expr import Access, Expr, Map, Param, Reduce, Tensor, Where, topological
 from eintune.space.laws import Law, SplitOf, laws, variable
 from eintune.space.safety import safe_part
 from eintune.space.workloads import WORKLOADS, attention
@@ -130,3 +130,12 @@ def test_a_program_that_the_engine_refuses_is_one_line() -> None:
     with pytest.raises(SaturationError, match="the saturating process ended with code") as error:
         saturate(list(attention().roots().values()), [unbound])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("factor", "moves"), [(0.125, True), (-0.125, False), (Param("scale"), False)])
+def test_a_factor_leaves_a_maximum_only_if_it_is_positive(factor: float | Param, moves: bool) -> None:
+    x = Access(Tensor("X", ("p", "m")), ("p", "m"))
+    root = Reduce("max", "m", x * factor)
+    graph = saturate([root], laws())
+    outside = [n for n in graph.classes[graph.roots[0]] if n.head == Map("mul", (HOLE, HOLE))]
+    assert bool(outside) == moves
