@@ -192,10 +192,8 @@ class Encoder:
         for name in ACTIONS:
             yield f"(= t (F_{name} r a b)) (= fa (free a)) (= fb (free b))", "(& (| fa fb) (^ r -1))"
         for i, (rank, outer, inner, joins) in enumerate(self.symbols.views):
-            old, new = (outer, inner), (rank,)
-            if not joins:
-                old, new = new, old  # type: ignore[assignment]
-            gone, come = self.symbols.mask(old), self.symbols.mask(new)
+            whole, parts = self.symbols.bit(rank), self.symbols.mask((outer, inner))
+            gone, come = (parts, whole) if joins else (whole, parts)
             facts = f"(= t (V{i} a)) (= fa (free a))"
             yield f"{facts} (!= 0 (& fa {gone}))", f"(| (& fa {~gone}) {come})"
             yield f"{facts} (= 0 (& fa {gone}))", "fa"

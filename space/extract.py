@@ -82,9 +82,13 @@ class Work:
         return max(sum(self(c, n) for c, n in self.graph.familiar), 1e-9)
 
 
+SOLVERS = ("HiGHS", "COIN_CMD", "PULP_CBC_CMD")
+"""PuLP's names, the preferred first: HiGHS, CBC as installed, CBC as older PuLPs bring it."""
+
+
 def solver(seconds: float) -> Any:
     """HiGHS, or CBC where HiGHS is missing. Raises ExtractionError where there is neither."""
-    for kind in (pulp.HiGHS, pulp.PULP_CBC_CMD):
+    for kind in filter(None, (getattr(pulp, name, None) for name in SOLVERS)):
         choice = kind(msg=False, threads=1, gapRel=1e-6, timeLimit=max(seconds, 0.1))
         if choice.available():
             return choice
