@@ -70,6 +70,7 @@ def _line(result: Result, row: Row, at: Sequence[Row]) -> dict[str, Any]:
         "registers": m.registers,
         "spills": m.spills,
         "shared_bytes": m.shared_bytes,
+        "digest": m.digest if row.ours else "",
         "detail": row.detail,
         "message": m.message,
     }

@@ -15,7 +15,9 @@ from .bench import STATES, WINNER, Result
 from .plots import MARKS, plain_ticks, style
 
 SHADES = {"1": "Greens", "2": "Oranges", "3": "Reds"}
-"""Our kinds by their passes: sequential colours; peers have distinct ones, dashed."""
+"""Our kinds by their passes: greens, oranges, reds."""
+PEERS = "blend:#00b4c8,#2f6fdb,#3b3fa8,#8e44ad,#d6279f"
+"""Peers: from blue to violet, dashed, so that none looks like one of ours."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Line:
 
 
 def lines_of(frame: pd.DataFrame) -> dict[str, Line]:
-    """One line style a variant: the winner black, our kinds solid and coloured by passes, peers dashed."""
-    names = {by: list(dict.fromkeys(group["variant"])) for by, group in frame.groupby("by")}
+    """One line style a variant that ran: the winner black, our kinds solid and coloured by passes, peers dashed."""
+    ran = set(frame[frame["status"] == "ok"]["variant"])
+    names = {by: [n for n in dict.fromkeys(group["variant"]) if n in ran] for by, group in frame.groupby("by")}
     kinds = [n for n in names.get("eintune", []) if n != WINNER]
     found: dict[str, Line] = {}
     if WINNER in names.get("eintune", []):
@@ -42,7 +45,7 @@ def lines_of(frame: pd.DataFrame) -> dict[str, Line]:
     rest = [k for k in kinds if k not in found]
     found |= {k: Line("#888888", MARKS[i % len(MARKS)], "-", 1.7) for i, k in enumerate(rest)}
     peers = names.get("peer", [])
-    colours = sns.color_palette("colorblind" if len(peers) <= 10 else "husl", len(peers))
+    colours = sns.color_palette(PEERS, len(peers))
     found |= {p: Line(colours[i], MARKS[i % len(MARKS)], "--", 1.4) for i, p in enumerate(peers)}
     return found
 
@@ -51,27 +54,36 @@ def picture(frame: pd.DataFrame, result: Result) -> Figure:
     """Two panels a state: milliseconds, and the share of the measured matrix rate."""
     style()
     states = result.options.states
-    lines = lines_of(frame[frame["status"] == "ok"])
+    lines = lines_of(frame)
     figure = Figure(figsize=(13.5, 5.2 * len(states) + 1.0), layout="constrained")
     panels = figure.subplots(len(states), 2, squeeze=False)
     for (left, right), state in zip(panels, states, strict=True):
         ran = frame[(frame["state"] == state) & (frame["status"] == "ok")]
         _draw(left, ran, "ms", lines)
         _draw(right, ran, "share_of_ceiling", lines)
-        told = "" if states == ("interleaved",) else f", {state} ({STATES[state]})"
+        told = "" if states == ("interleaved",) else f", {state}"
         left.set(yscale="log", ylabel="milliseconds", title=f"Time{told}")
         plain_ticks(left, y_only=True)
-        ceiling = float(result.machine["matrix_flops"]) / 1e12
-        right.set(ylabel=f"of {ceiling:.3g} TFLOP/s, the matrix rate", title=f"Share of the matrix ceiling{told}")
+        right.set(
+            ylabel=f"of {_rate(float(result.machine['matrix_flops']))}, the matrix rate",
+            title=f"Share of the matrix ceiling{told}",
+        )
         right.set_ylim(bottom=0)
         right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         for axes in (left, right):
             _lengths(axes, result)
-    figure.suptitle(f"{result.setting.title}, on {result.machine['title']}", fontsize=13, fontweight="bold")
+    title = f"{result.setting.title}, on {result.machine['title']}"
+    told = "\n".join(f"{s}: {STATES[s]}" for s in states if s != "interleaved")
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.supxlabel(told, fontsize=10)
     handles, labels = panels[0][0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right center", fontsize=9, frameon=False)
     return figure
+
+
+def _rate(flops: float) -> str:
+    return f"{flops / 1e12:.3g} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.3g} GFLOP/s"
 
 
 def _draw(axes: Axes, frame: pd.DataFrame, column: str, lines: dict[str, Line]) -> None:

@@ -76,6 +76,7 @@ def times_text(result: Result) -> str:
         parts += [_state_text(result, state), ""]
     parts += _absent(result)
     parts += _winners(result)
+    parts += _shared(result)
     return "\n".join(parts).rstrip()
 
 
@@ -134,7 +135,7 @@ def _order(rows: Sequence[Row]) -> list[str]:
 def _milliseconds(row: Row) -> str:
     ms = row.seconds * 1e3
     if not math.isfinite(ms):
-        return verdict(row)
+        return "-" if verdict(row) == "cannot run" else verdict(row)
     return f"{ms:.0f}" if ms >= 1000 else f"{ms:.4g}"
 
 
@@ -164,12 +165,16 @@ def _conclusion(result: Result, state: State) -> str:
 
 
 def _absent(result: Result) -> list[str]:
-    """Peers that are not here, and those that do not take the problem."""
-    refused = {r.variant: r.measurement.message for r in result.rows if verdict(r) == "cannot run"}
-    reasons = {**result.missing, **refused}
-    if not reasons:
-        return []
-    return ["peers that did not run", *(_wrapped(f"  {name}: ", reason) for name, reason in reasons.items()), ""]
+    """Peers that are not here, and those that do not take the problem, with the lengths if these are not all."""
+    refused: dict[tuple[str, str], list[int]] = {}
+    for row in result.at(result.options.states[0]):
+        if verdict(row) == "cannot run":
+            refused.setdefault((row.variant, row.measurement.message), []).append(row.length)
+    lines = [_wrapped(f"  {name}: ", reason) for name, reason in result.missing.items()]
+    for (name, reason), lengths in refused.items():
+        some = f" at {', '.join(map(str, lengths))}" if len(lengths) < len(result.setting.lengths) else ""
+        lines.append(_wrapped(f"  {name}{some}: ", reason))
+    return ["peers that did not run", *lines, ""] if lines else []
 
 
 def _winners(result: Result) -> list[str]:
@@ -181,3 +186,15 @@ def _winners(result: Result) -> list[str]:
         ]
         lines.append(_wrapped(f"  {length}: ", f"{details[0]}; {origin}" if details else origin))
     return ["our winner", *lines, ""]
+
+
+def _shared(result: Result) -> list[str]:
+    """Variants of ours whose generated kernel is one and the same: their rows show one measurement."""
+    lines = []
+    for length in result.setting.lengths:
+        by_digest: dict[str, list[str]] = {}
+        for row in result.at(result.options.states[0], length):
+            if row.ours:
+                by_digest.setdefault(row.measurement.digest, []).append(row.variant.removeprefix("eintune "))
+        lines += [_wrapped(f"  {length}: ", " = ".join(names)) for names in by_digest.values() if len(names) > 1]
+    return ["one generated kernel under several names", *lines, ""] if lines else []

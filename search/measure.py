@@ -101,7 +101,8 @@ class Measurer:
     ) -> dict[str, Measurement]:
         """What `compare` found right, timed once more under another policy; the rest stays as it was found."""
         again = {label: replace(m) for label, m in found.items()}
-        distinct = {label_of(s): s for s in (*kernels, *peers)}
+        subjects: list[Subject] = [*kernels, *peers]
+        distinct = {label_of(s): s for s in subjects}
         with device_lock(self._lock_name(), lambda line: self._progress(line, 0, 0)):
             right = [s for label, s in distinct.items() if again[label].status == "ok"]
             self._time(right, again, replace(policy, contender=float("inf")))

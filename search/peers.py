@@ -244,6 +244,7 @@ def flash_attention_4(problem: Problem, inputs: Mapping[str, Tensor], *, causal:
         made = attend(q, k, v, softmax_scale=scale, causal=causal is not None)
         out: Tensor = made[0] if isinstance(made, tuple) else made
         heads_first = out.transpose(1, 2)
-        return {t.name: heads_first.unflatten(1, t.shape[1:3]) if t.grouped else heads_first}
+        # a view, also of heads that came as groups
+        return {t.name: heads_first.reshape(t.shape) if t.grouped else heads_first}
 
     return run
