@@ -354,9 +354,7 @@ class Printer(ABC):
         a, b = v.args[:2]
         own = [tuple(q for q in x.axes if q != contracted and q not in batch) for x in (a, b)]
         if len(own[0]) != 1 or len(own[1]) != 1:
-            raise ValueError(
-                f"value {v.name}: each operand of a product has one axis of its own, but got {own[0]} and {own[1]}"
-            )
+            return self._product_of_many_axes(v)
         if v.axes.index(own[0][0]) > v.axes.index(own[1][0]):
             (a, b), own = (b, a), own[::-1]
         left = self._arranged(self.name(a), a.axes, (*batch, *own[0], contracted))
@@ -367,6 +365,17 @@ class Printer(ABC):
             return self.matmul(left, right, accumulator, v)
         product = self._arranged(self.matmul(left, right, None, v), made, v.axes)
         return product if accumulator is None else f"{accumulator} + {product}"
+
+    def _product_of_many_axes(self, v: Value) -> str:
+        """A product that is no matrix product: multiplied over all axes, then summed."""
+        contracted, _ = pair_of(v)
+        axes = tuple(q for q in self.plan.order if q in {*v.axes, contracted})
+        operands = []
+        for x in v.args[:2]:
+            text = self.name(x) if x.dtype == v.dtype else self.cast(self.name(x), v.dtype)
+            operands.append(text + self.broadcast(x.axes, axes))
+        total = self.reduce("add", " * ".join(operands), axes.index(contracted))
+        return f"{self.name(v.args[2])} + {total}" if len(v.args) > 2 else total
 
     def _arranged(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
         return text if have == want else self.permute(text, [have.index(q) for q in want])
