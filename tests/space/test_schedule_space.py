@@ -31,7 +31,7 @@ def attention(**change: Any) -> tuple[Cascade, Problem]:
 @pytest.mark.parametrize("causal", [None, "top_left"])
 def test_the_usual_case_has_a_space_of_workable_size(causal: str | None) -> None:
     cascade, problem = attention(causal=causal)
-    assert 50 <= len(schedules(cascade, problem, "triton")) <= 400
+    assert 50 <= len(schedules(cascade, problem, "triton")) <= 800
     assert 10 <= len(schedules(cascade, problem, "torch")) <= 60
 
 
