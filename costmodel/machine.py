@@ -29,6 +29,7 @@ class Machine:
     tensor_flops: FLOP/s of a matrix product by operand dtype. matrix_rows: rows one group of `group_warps` warps
     must own for the full matrix rate; fewer run at `narrow_matrix_fraction` of it. special_per_clock: exp, log,
     reciprocal per clock and SM. operator_seconds: overhead of one PyTorch operator (CPU; 0 on a GPU).
+    tensor_descriptors: whether the hardware loads tiles by tensor descriptor.
     calibration: this machine's starting values of the model's parameters, by name.
     """
 
@@ -60,6 +61,7 @@ class Machine:
     launch_seconds: float
     operator_seconds: float = 0.0
     power: str = ""
+    tensor_descriptors: bool = False
     calibration: tuple[tuple[str, float], ...] = field(default=())
 
     def tensor_rate(self, dtype: str) -> float:

@@ -149,6 +149,13 @@ def illegal(need: Resources, machine: Machine, spill_limit: int = 256) -> str | 
     return None
 
 
+def unsupported(schedule: Schedule, machine: Machine) -> str | None:
+    """Why a machine does not have what a schedule asks for, as one line; None where it has."""
+    if schedule.loads == "descriptor" and not machine.tensor_descriptors:
+        return f"tensor descriptors: {machine.name} has none in hardware"
+    return None
+
+
 # ---- registers: the most bytes live at once
 
 

@@ -9,7 +9,7 @@ import functools
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,11 +34,15 @@ NEIGHBOURS = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel that may serve, and where it comes from: what to say, once, when it does."""
+    """A kernel that may serve, and where it comes from: what to say, once, when it does.
+
+    plain: the same for tensors that `kernel` refuses because of where they lie in memory, if there are such.
+    """
 
     kernel: Kernel
     notice: str
     level: int = logging.WARNING
+    plain: Kernel | None = None
 
 
 def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | None = None) -> Iterator[Choice]:
@@ -79,25 +83,35 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
     record = cache.load(key)
     if record is None:
         return
-    kernel = _from_record(record, problem, emitter, key.file_name, exact=True)
-    if kernel is not None and kernel.digest != record.digest:
+    kernels = _from_record(record, problem, emitter, key.file_name, exact=True)
+    if kernels is None:
+        return
+    kernel, plain = kernels
+    if kernel.digest != record.digest:
         say_once(
             f"eintune: the record {key.file_name} is not used: its kernel is generated with digest "
             f"{kernel.digest[:12]} now, and {record.digest[:12]} was measured"
         )
-    elif kernel is not None:
-        yield Choice(kernel, f"eintune: {key.workload} runs the stored winner {key.file_name}", logging.DEBUG)
+        return
+    yield Choice(kernel, f"eintune: {key.workload} runs the stored winner {key.file_name}", logging.DEBUG, plain)
 
 
 def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
     for entry in cache.neighbours(key)[:NEIGHBOURS]:
-        kernel = _from_record(entry.record, problem, emitter, entry.path.name, exact=False)
-        if kernel is not None:
-            yield Choice(kernel, _neighbour_notice(problem, key, entry), _neighbour_level(key, entry.key))
+        record = entry.record
+        if entry.key.machine != key.machine:  # this one may have no hardware for descriptors
+            record = replace(record, schedule=replace(record.schedule, loads="pointer"))
+        kernels = _from_record(record, problem, emitter, entry.path.name, exact=False)
+        if kernels is not None:
+            kernel, plain = kernels
+            yield Choice(kernel, _neighbour_notice(problem, key, entry), _neighbour_level(key, entry.key), plain)
 
 
-def _from_record(record: Record, problem: Problem, emitter: str, name: str, *, exact: bool) -> Kernel | None:
-    """The record's kernel at this problem's size, or None (said once where it should have been possible)."""
+def _from_record(
+    record: Record, problem: Problem, emitter: str, name: str, *, exact: bool
+) -> tuple[Kernel, Kernel | None] | None:
+    """The record's kernel at this problem's size and its plain form (see `Choice`), or None (said once where it
+    should have been possible)."""
     if record.schedule.emitter != emitter or record.schedule.precision != "ieee":
         return None
     try:
@@ -106,7 +120,10 @@ def _from_record(record: Record, problem: Problem, emitter: str, name: str, *, e
             say_once(f"eintune: the record {name} is not used: its cascade does not compute the definition")
             return None
         schedule = record.schedule if exact else nearest_schedule(record.schedule, cascade, problem)
-        return make_kernel(record.cascade, problem, schedule)
+        kernel = make_kernel(record.cascade, problem, schedule)
+        if not kernel.descriptors:
+            return kernel, None
+        return kernel, make_kernel(record.cascade, problem, replace(schedule, loads="pointer"))
     except (ValueError, KeyError, RecursionError) as error:
         say_once(f"eintune: the record {name} is not used: {error}", logging.WARNING if exact else logging.INFO)
         return None
@@ -128,7 +145,7 @@ def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Sc
 def unlikeness(a: Schedule, b: Schedule) -> float:
     """Doublings between the tile sizes, warps and stages of two schedules; any other difference counts four."""
     total = abs(math.log2(a.warps / b.warps)) + abs(math.log2(a.stages / b.stages))
-    total += 4.0 * ((a.segment, a.order, a.precision) != (b.segment, b.order, b.precision))
+    total += 4.0 * ((a.segment, a.order, a.precision, a.loads) != (b.segment, b.order, b.precision, b.loads))
     roles = dict(a.roles)
     for rank, role in b.roles:
         other = roles.get(rank)
@@ -189,7 +206,8 @@ def ranked(problem: Problem, device: torch.device, emitter: str) -> list[tuple[s
     found: list[tuple[str, Schedule, Work]] = []
     for text in _cascades(problem):
         cascade = _parsed(text)
-        for schedule in _spread(schedules(cascade, problem, emitter), SCHEDULES):
+        every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer"]  # run on any tensors
+        for schedule in _spread(every, SCHEDULES):
             try:
                 found.append((text, schedule, work(build_plan(cascade, problem, schedule), schedule)))
             except IllegalPlan:

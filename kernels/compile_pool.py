@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..costmodel.estimate import Resources
-from .kernel import Argument, Kernel
+from .kernel import Argument, Descriptor, Kernel
 from .offline import CompileError, compile_offline, environment
 
 
@@ -113,7 +113,8 @@ class _Child:
 def kernel_of(data: dict[str, Any]) -> Kernel:
     """A kernel from its `asdict`, through JSON."""
     arguments = tuple(Argument(**{**a, "shape": tuple(a["shape"])}) for a in data["arguments"])
-    return Kernel(**{**data, "arguments": arguments, "grid": tuple(data["grid"])})
+    descriptors = tuple(Descriptor(d["argument"], tuple(d["block"])) for d in data["descriptors"])
+    return Kernel(**{**data, "arguments": arguments, "grid": tuple(data["grid"]), "descriptors": descriptors})
 
 
 def main() -> None:

@@ -20,13 +20,25 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Descriptor:
+    """A tensor that is also passed as a tensor descriptor.
+
+    argument: its position among the kernel's arguments. block: what one load fetches, in elements an axis.
+    """
+
+    argument: int
+    block: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """Generated code.
 
     emitter: who printed it. source: a whole Python module. entry: the function in it.
     The torch entry takes the tensors in the order of `arguments` (outputs last) and fills the outputs.
     The triton entry is a `@triton.jit` function that takes the tensors, then every stride of every tensor
-    in the same order; `grid` is its launch grid, `warps` and `stages` its options.
+    in the same order, then a tensor descriptor for each of `descriptors`; `grid` is its launch grid, `warps` and
+    `stages` its options.
     """
 
     emitter: str
@@ -36,9 +48,11 @@ class Kernel:
     grid: tuple[int, ...] = (1,)
     warps: int = 4
     stages: int = 1
+    descriptors: tuple[Descriptor, ...] = ()
 
     @property
     def digest(self) -> str:
         """sha256 of everything that decides what runs, hex."""
-        text = repr((self.emitter, self.source, self.entry, self.arguments, self.grid, self.warps, self.stages))
+        parts = (self.emitter, self.source, self.entry, self.arguments, self.grid, self.warps, self.stages)
+        text = repr((*parts, self.descriptors) if self.descriptors else parts)  # records from before stay valid
         return hashlib.sha256(text.encode()).hexdigest()

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from .descriptors import LaunchDescriptors, descriptors, fault
 from .kernel import Kernel
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ class LaunchError(RuntimeError):
 
 
 def load(kernel: Kernel) -> Launch:
-    """The kernel as a callable. It raises LaunchError, at the call, for a wrong shape, dtype or device."""
+    """The kernel as a callable.
+
+    It raises LaunchError, at the call, for a wrong shape, dtype or device, and for a tensor that lies in memory as
+    no tensor descriptor allows where the kernel takes one.
+    """
     match kernel.emitter:
         case "torch":
             return TorchLaunch(kernel)
@@ -186,6 +191,8 @@ class TritonLaunch:
     def _first(self, layout: Hashable, tensors: Sequence[torch.Tensor]) -> None:
         """Launch through the JIT front end, and keep the compiled kernel for this layout."""
         check(self.kernel, tensors)
+        if why := fault(self.kernel, tensors):
+            raise LaunchError(why)
         device = tensors[0].device
         if device.type != "cuda" and not interpreted():
             raise LaunchError(f"a triton kernel needs tensors on a CUDA device, but got {device}")
@@ -200,15 +207,20 @@ class TritonLaunch:
         with torch.cuda.device(device):
             compiled = self._jit(tensors)
         strides = [s for t in tensors for s in t.stride()]
-        self._direct[layout] = self._bind(compiled, device.index, strides)
+        described = LaunchDescriptors(self.kernel, tensors) if self.kernel.descriptors else None
+        self._direct[layout] = self._bind(compiled, device.index, strides, described)
 
     def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
         strides = [s for t in tensors for s in t.stride()]
         options = {"num_warps": self.kernel.warps, "num_stages": self.kernel.stages}
-        return self.function[self._grid](*tensors, *strides, **options)
+        return self.function[self._grid](*tensors, *strides, *descriptors(self.kernel, tensors), **options)
 
-    def _bind(self, compiled: Any, device: int, strides: list[int]) -> Callable[[list[int]], None]:
+    def _bind(
+        self, compiled: Any, device: int, strides: list[int], described: LaunchDescriptors | None = None
+    ) -> Callable[[list[int]], None]:
         """A launcher for tensors of one layout: raw pointers straight into the compiled kernel's own launcher.
+
+        described: makes the tensor descriptors, where the kernel takes any.
 
         Where somebody installed a launch hook (a profiler), or this Triton's launcher takes other arguments, the
         compiled kernel's public way is taken.
@@ -227,16 +239,35 @@ class TritonLaunch:
                 with torch.cuda.device(device):
                     launch(pointers)
                 return
+            rest = [*strides, *described(pointers)] if described else strides
             if not _hooked(runtime):
                 stream = raw_stream(device)
                 try:
-                    run(gx, gy, gz, stream, function, metadata, None, None, None, *pointers, *strides)
+                    run(gx, gy, gz, stream, function, metadata, None, None, None, *pointers, *rest)
                     return
                 except TypeError:  # raised while arguments are parsed, before anything is launched
                     pass
-            public(*pointers, *strides)
+            public(*pointers, *rest)
 
         return launch
+
+
+class EitherLaunch:
+    """A kernel that some tensors do not suit, and one for those: the second runs where the first refuses."""
+
+    def __init__(self, first: Launch, second: Launch) -> None:
+        self._first = first
+        self._second = second
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+        try:
+            self._first(tensors)
+        except LaunchError:  # raised before anything is launched
+            self._second(tensors)
+
+    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
+        """As `Launch.bound`, except that addresses are looked at in every call."""
+        return self
 
 
 def _layout(tensors: Sequence[torch.Tensor], pointers: list[int]) -> Hashable:

@@ -129,17 +129,23 @@ def specialise(
     """The signature, constants and attributes that a launch with these strides would compile for."""
     multiple: list[list[Any]] = [["tt.divisibility", 16]]
     names: list[str] = list(function.arg_names)
+    taken = len(names) - len(kernel.descriptors)
     signature = {n: POINTERS[a.dtype] for n, a in zip(names, kernel.arguments, strict=False)}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {(i,): multiple for i in range(len(kernel.arguments))}
     constants: dict[tuple[int, ...], int] = {}
     flat = [s for tensor in strides for s in tensor]
-    for i, (name, value) in enumerate(zip(names[len(kernel.arguments) :], flat, strict=True), len(kernel.arguments)):
+    for i, (name, value) in enumerate(
+        zip(names[len(kernel.arguments) : taken], flat, strict=True), len(kernel.arguments)
+    ):
         if value == 1 or function.params[i].is_constexpr:
             signature[name], constants[i,] = "constexpr", value
             continue
         signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
         if value % 16 == 0:
             attributes[i,] = multiple
+    for name, d in zip(names[taken:], kernel.descriptors, strict=True):
+        element = POINTERS[kernel.arguments[d.argument].dtype].removeprefix("*")
+        signature[name] = f"tensordesc<{element}{list(d.block)}>"
     return signature, constants, attributes
 
 

@@ -18,7 +18,7 @@ from ..space.schedule import Problem
 from .cache import ROWS, STRIDED
 from .choices import Choice, choices
 from .eager import DTYPES, run_eager
-from .launch import Launch, load
+from .launch import EitherLaunch, Launch, load
 from .notices import logger, one_line, say_once
 
 Fill: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
@@ -68,6 +68,8 @@ def _try(choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs
     order = [names.index(a.name) for a in choice.kernel.arguments]
     try:
         launch = load(choice.kernel)
+        if choice.plain is not None:
+            launch = EitherLaunch(launch, load(choice.plain))
         fill = _ordered(launch, order)
         fill(inputs, outputs)
     except Exception as error:

@@ -94,13 +94,21 @@ def _launch(kernel: Kernel) -> str:
     if kernel.emitter == "torch":
         return f"\ndef run(tensors):\n    {kernel.entry}(*tensors)\n\n\nDEVICE = 'cpu'\n"
     grid = ", ".join(map(str, kernel.grid))
-    return TRITON.format(entry=kernel.entry, grid=f"({grid},)", warps=kernel.warps, stages=kernel.stages)
+    made = [f"TensorDescriptor.from_tensor(tensors[{d.argument}], {list(d.block)})" for d in kernel.descriptors]
+    return TRITON.format(
+        imports="\nfrom triton.tools.tensor_descriptor import TensorDescriptor\n\n" if made else "",
+        descriptors=f", {', '.join(made)}" if made else "",
+        entry=kernel.entry,
+        grid=f"({grid},)",
+        warps=kernel.warps,
+        stages=kernel.stages,
+    )
 
 
-TRITON = """
+TRITON = """{imports}
 def run(tensors):
     strides = [s for t in tensors for s in t.stride()]
-    {entry}[{grid}](*tensors, *strides, num_warps={warps}, num_stages={stages})
+    {entry}[{grid}](*tensors, *strides{descriptors}, num_warps={warps}, num_stages={stages})
 
 
 if torch.cuda.is_available():

@@ -5,17 +5,20 @@ offsets inside a tile become immediates (a register for each row otherwise, whic
 elements still load 16 bytes at a time. A program's indices come from one program id, fastest grid rank first.
 Each tensor gets a pointer to its part for this program, computed in 64 bits; what is added to
 it inside a loop is one 64-bit scalar and one loop-invariant tile of 32-bit offsets, so a tile of one tensor
-must span less than 2**31 elements and the whole tensor may be larger.
+must span less than 2**31 elements and the whole tensor may be larger. Where the schedule says so, tiles that a
+tensor descriptor can load are loaded by one: it knows shape and strides, so a load names the tile's first indices
+only, and lanes beyond the end read as 0 without a mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..space.descriptors import Read, block_of
 from ..space.expr import Rank
 from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
-from .kernel import Argument, Kernel
+from .kernel import Argument, Descriptor, Kernel
 from .printer import Affine, Printer, access, literal, summary
 
 DTYPES = {
@@ -84,14 +87,16 @@ def emit(plan: LoopPlan, schedule: Schedule) -> Kernel:
     axes, which Triton cannot express."""
     _check(plan)
     printer = TritonPrinter(plan, schedule)
+    source = printer.source()
     return Kernel(
         emitter="triton",
-        source=printer.source(),
+        source=source,
         entry="kernel",
         arguments=printer.arguments(),
         grid=(plan.programs(),),
         warps=schedule.warps,
         stages=schedule.stages,
+        descriptors=printer.descriptors(),
     )
 
 
@@ -117,6 +122,8 @@ class TritonPrinter(Printer):
         self._static: set[str] = set()
         """Strides of tile axes."""
         self._helpers: set[str] = set()
+        self._descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
+        """(Tensor, block) -> the name of the descriptor that loads such blocks."""
 
     # ---- the module
 
@@ -124,7 +131,8 @@ class TritonPrinter(Printer):
         """The whole module."""
         self._program()
         self.block(self.plan.root)
-        parameters = [[self.tensor[n] for n in self._strides], *filter(None, self._parameters())]
+        descriptors = list(self._descriptors.values())
+        parameters = [[self.tensor[n] for n in self._strides], *filter(None, [*self._parameters(), descriptors])]
         body = self.finish()
         helpers = [f"{HELPERS[h]}\n" for h in sorted(self._helpers)]
         return "\n".join(
@@ -151,6 +159,11 @@ class TritonPrinter(Printer):
     def arguments(self) -> tuple[Argument, ...]:
         """The tensors in the order of the parameters."""
         return tuple(Argument(n, self.shapes[n], self.plan.dtypes[n], n in self.plan.outputs) for n in self._strides)
+
+    def descriptors(self) -> tuple[Descriptor, ...]:
+        """The descriptors in the order of the parameters; complete once the source is printed."""
+        position = {n: i for i, n in enumerate(self._strides)}
+        return tuple(Descriptor(position[tensor], block) for tensor, block in self._descriptors)
 
     def _argument_ranks(self) -> dict[str, tuple[Rank, ...]]:
         return {**{n: t.ranks for n, t in self.plan.inputs.items()}, **self.plan.outputs}
@@ -246,8 +259,30 @@ class TritonPrinter(Printer):
 
     def load(self, v: Value) -> str:
         tensor, index = access(v)
+        if block := self._block(tensor, index, v.axes):
+            return self._described(tensor, index, block)
         address, valid = self._address(tensor, index, v.axes), self._valid(index, v.axes)
         return f"tl.load({address}, mask={valid}, other=0.0)" if valid else f"tl.load({address})"
+
+    def _block(self, tensor: str, index: tuple[Rank, ...], axes: tuple[Rank, ...]) -> tuple[int, ...] | None:
+        """The block of a tensor that is a tile over `axes`, where the schedule and the tile allow a descriptor."""
+        in_order = tuple(r for r in index if r in axes) == axes and len(set(index)) == len(index)
+        if self.schedule.loads != "descriptor" or not in_order or not all(r in self.plan.roles for r in index):
+            return None
+        if any(r in (rank, *parts) for rank, parts in self.plan.splits.items() for r in index):
+            return None
+        read = Read(index, self.plan.dtypes[tensor])
+        return block_of(read, self.plan.sizes, lambda r: self.plan.roles[r].tile)
+
+    def _described(self, tensor: str, index: tuple[Rank, ...], block: tuple[int, ...]) -> str:
+        """A block by descriptor, without the axes of length 1 that the tile does not have."""
+        key = tensor, block
+        if key not in self._descriptors:
+            self._descriptors[key] = self.names.fresh(f"{self.tensor[tensor]}_descriptor")
+        first = [self.start[r] if self.tiled(r) else self.scalar[r] for r in index]
+        text = f"{self._descriptors[key]}.load([{', '.join(first)}])"
+        shape = [n for n, r in zip(block, index, strict=True) if self.tiled(r)]
+        return text if len(shape) == len(block) else f"{text}.reshape({shape})"
 
     def store(self, v: Value) -> str:
         output, index = access(v)

@@ -11,7 +11,7 @@ from ..costmodel.calibration import Calibration, fit
 from ..costmodel.estimate import Estimate
 from ..costmodel.machine import Machine
 from ..costmodel.prune import prune
-from ..costmodel.resources import illegal
+from ..costmodel.resources import illegal, unsupported
 from ..costmodel.time import estimate_works
 from ..costmodel.work import Work, work
 from ..kernels.emitters import EMITTERS
@@ -26,6 +26,7 @@ from .study import Trial
 REASONS = {
     "shared memory": "needs more shared memory than a program may have",
     "warps": "needs more warps than run at once",
+    "tensor descriptors": "the machine has no tensor descriptors",
     "registers": "spills too many registers",
     "dominated": "dominated: another moves and computes no more and is predicted faster",
     "slower": "predicted slower than the best by more than the model's error band",
@@ -126,10 +127,18 @@ def everything(
     planned: list[_Planned] = []
     for variant in variants:
         cascade = Cascade.parse(variant.text)
-        planned += _plans(variant, cascade, problem, schedules(cascade, problem, emitter), lost)
+        every = _supported(schedules(cascade, problem, emitter), machine, lost)
+        planned += _plans(variant, cascade, problem, every, lost)
         said(f"{variant.label}: {len(planned):,} candidates so far")
     estimates = estimate_works([w for *_, w in planned], machine, calibration) if planned else []
     return [Candidate(*parts, estimate) for parts, estimate in zip(planned, estimates, strict=True)]
+
+
+def _supported(every: Sequence[Schedule], machine: Machine, left_out: Counter[str]) -> list[Schedule]:
+    """The schedules that the machine has the means for."""
+    reasons = [unsupported(s, machine) for s in every]
+    left_out.update(_rule_of(reason) for reason in reasons if reason)
+    return [s for s, reason in zip(every, reasons, strict=True) if reason is None]
 
 
 _Planned = tuple[Variant, Schedule, LoopPlan, Work]
@@ -138,10 +147,10 @@ _Planned = tuple[Variant, Schedule, LoopPlan, Work]
 def _plans(
     variant: Variant, cascade: Cascade, problem: Problem, every: Sequence[Schedule], left_out: Counter[str]
 ) -> Iterator[_Planned]:
-    """The plans of one cascade, counted. Schedules that differ in warps, stages or order only share one."""
+    """The plans of one cascade, counted. Schedules that differ in warps, stages, order, loads only share one."""
     made: dict[Schedule, tuple[LoopPlan, Work] | IllegalPlan] = {}
     for schedule in every:
-        shared = replace(schedule, warps=4, stages=1, order="forward")
+        shared = replace(schedule, warps=4, stages=1, order="forward", loads="pointer")
         if shared not in made:
             made[shared] = _plan(cascade, problem, shared)
         match made[shared]:
@@ -237,5 +246,6 @@ def schedule_text(schedule: Schedule) -> str:
     parts += [f"{schedule.warps} warps", f"{schedule.stages} stages"] if schedule.emitter != "torch" else []
     parts += ["segmented"] if schedule.segment else []
     parts += [schedule.order] if schedule.order != "forward" else []
+    parts += [f"loads by {schedule.loads}"] if schedule.loads != "pointer" else []
     parts += [schedule.precision] if schedule.precision != "ieee" else []
     return ", ".join(parts)

@@ -19,6 +19,8 @@ class Schedule:
     order: "forward" or "reverse" program order of the slowest tiled grid rank (reverse starts the longest
     programs of a causal grid first).
     precision: of products of fp32 operands on matrix units: "ieee", or "tf32" (only where the user allows it).
+    loads: of tiles that a tensor descriptor can load: by "pointer" or by "descriptor" (fewer registers and
+    instructions where the hardware has them; the tensors must be aligned).
     """
 
     emitter: str
@@ -28,6 +30,7 @@ class Schedule:
     segment: bool = True
     order: str = "forward"
     precision: str = "ieee"
+    loads: str = "pointer"
 
     def role(self, rank: Rank) -> Role:
         return dict(self.roles)[rank]

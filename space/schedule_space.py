@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from .cascade import Cascade
+from .descriptors import Read, block_of, reads_of
 from .expr import Rank
 from .plan import Role
 from .rank_uses import RankUses, rank_uses
@@ -36,7 +37,8 @@ class Target:
 
     rows, streams: tile sizes to try for a row and for a streamed rank. longest_axis: a rank of at most so many
     elements may be one whole axis. padded: tiles are powers of two of at least 16. batched: batch ranks may be
-    axes too. temporary: least and most elements of the largest tile between two products.
+    axes too. temporary: least and most elements of the largest tile between two products. descriptors: whether
+    tiles can be loaded by tensor descriptor.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Target:
     padded: bool
     batched: bool
     temporary: tuple[int, int]
+    descriptors: bool = False
 
     def axis(self, size: int) -> int:
         """The tile length of a whole axis."""
@@ -57,7 +60,9 @@ class Target:
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target("triton", (16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3, 4), 512, True, False, (256, 2**15)),
+        Target(
+            "triton", (16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3, 4), 512, True, False, (256, 2**15), True
+        ),
         Target("torch", (64, 128, 256, 512), (128, 256, 512, 1024), (1,), (1,), 4096, False, True, (2**13, 2**23)),
     )
 }
@@ -70,6 +75,7 @@ class Space:
     uses: RankUses
     sizes: Mapping[Rank, int]
     target: Target
+    reads: tuple[Read, ...] = ()
 
     def choices(self) -> list[Choice]:
         return [c for knob in KNOBS for c in knob.choices(self)]
@@ -111,6 +117,7 @@ class Space:
             stages=int(point["stages"]),
             segment=bool(point["segment"]),
             order=str(point["order"]),
+            loads=str(point["loads"]),
         )
 
     def _role(self, rank: Rank, point: Point) -> Role:
@@ -279,7 +286,32 @@ class Order:
         return True
 
 
-KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Warps(), Stages(), Segment(), Order())
+class Loads:
+    """Tiles loaded by pointer or by tensor descriptor: where every tile of two axes can be loaded by one, and a
+    pipelined loop streams some of them."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        possible = space.target.descriptors and self._serves(space, lambda r: None if _is_index(space, r) else 16)
+        return [Choice("loads", ("pointer", "descriptor") if possible else ("pointer",), "pointer")]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        if point["loads"] == "pointer":
+            return True
+        streams = any(point.get(f"tile {r}", WHOLE) != WHOLE for r in space.uses.of("streamed"))
+        return streams and int(point["stages"]) > 1 and self._serves(space, lambda r: space._role(r, point).tile)
+
+    @staticmethod
+    def _serves(space: Space, tile: Callable[[Rank], int | None]) -> bool:
+        tiled = [r for r in space.reads if sum(tile(rank) is not None for rank in r.index) > 1]
+        return bool(tiled) and all(block_of(r, space.sizes, tile) for r in tiled)
+
+
+def _is_index(space: Space, rank: Rank) -> bool:
+    """Whether programs take one element of the rank at a time."""
+    return space.uses.kinds[rank] in ("batch", "lane")
+
+
+KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Warps(), Stages(), Segment(), Order(), Loads())
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 
 
@@ -305,7 +337,8 @@ def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:
     if missing:
         raise ValueError(f"every rank has a size of at least 1, but {missing} have none ({problem.sizes})")
     uses = rank_uses(roots.expressions, roots.halves, ranks, problem.sizes, target.longest_axis)
-    return Space(uses, {r: problem.sizes[r] for r in ranks}, target)
+    reads = () if roots.halves else reads_of(roots.expressions, problem.dtypes)
+    return Space(uses, {r: problem.sizes[r] for r in ranks}, target, reads)
 
 
 def schedules(cascade: Cascade, problem: Problem, emitter: str) -> list[Schedule]:
@@ -334,6 +367,7 @@ def check_schedule(schedule: Schedule) -> None:
     _one_of("segment", schedule.segment, (False, True))
     _one_of("order", schedule.order, ("forward", "reverse"))
     _one_of("precision", schedule.precision, ("ieee", "tf32"))
+    _one_of("loads", schedule.loads, ("pointer", "descriptor"))
     names = [r for r, _ in schedule.roles]
     if len(set(names)) != len(names):
         raise ValueError(f"a schedule gives a rank one role, but got {names}")

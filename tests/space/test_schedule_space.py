@@ -73,6 +73,26 @@ def test_every_size_has_schedules_that_can_be_planned(size: int, head_dim: int) 
                 assert all(r.tile is None or (r.tile >= 16 and r.tile & (r.tile - 1) == 0) for r in plan.roles.values())
 
 
+@pytest.mark.parametrize(
+    ("change", "offered"),
+    [
+        ({}, True),
+        ({"head_dim": 40, "dtype": "bf16"}, True),
+        ({"head_dim": 20, "dtype": "bf16"}, False),  # rows of 40 bytes
+        ({"head_dim": 20}, True),  # of 80
+        ({"head_dim": 512}, False),  # blocks of 512 elements
+        ({"dtype": "fp64"}, False),
+    ],
+)
+def test_loads_by_descriptor_are_offered_where_tiles_qualify(change: dict[str, Any], offered: bool) -> None:
+    cascade, problem = attention(**change)
+    every = schedules(cascade, problem, "triton")
+    described = [s for s in every if s.loads == "descriptor"]
+    assert bool(described) == offered and len(described) < len(every)
+    assert all(s.stages > 1 and replace(s, loads="pointer") in every for s in described)
+    assert all(s.loads == "pointer" for s in schedules(cascade, problem, "torch"))
+
+
 @pytest.mark.parametrize("emitter", TARGETS)
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_definition_has_schedules_that_can_be_planned(name: str, emitter: str) -> None:
@@ -163,6 +183,7 @@ def test_a_schedule_survives_json() -> None:
         ("segment", 1),
         ("order", "random"),
         ("precision", "fp8"),
+        ("loads", "by hand"),
         ("roles", (("p", Role("grid", 0)),)),
         ("roles", (("p", Role("grid", 2**40)),)),
         ("roles", (("p", Role("grid", True)),)),
