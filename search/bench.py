@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from ..kernels.kernel import Kernel
 from ..space.schedule import Problem
 from ..space.workloads import attention_problem
 from .bench_variants import Chosen, picks, winner
-from .measure import Measurer
+from .measure import MeasureError, Measurer
 from .measurement import Measurement
 from .peers import PEERS, attention_peers
 from .policy import Policy
@@ -108,8 +108,6 @@ class Options:
 
 
 def _in_state(policy: Policy, state: State, samples: int) -> Policy:
-    from dataclasses import replace
-
     if state == "interleaved":
         return replace(policy, rounds=(min(LEAST, samples), samples))
     turns = min(TURNS, samples)
@@ -192,13 +190,21 @@ def bench(
 ) -> tuple[list[Row], dict[int, str]]:
     """All rows, and where each length's winner comes from; `heard` gets each length's rows when they are there.
 
-    Raises MeasureError where nothing can be measured.
+    A length at which nothing can be measured (its reference does not fit in memory) has no rows, and a note.
+    Raises MeasureError where that is so at every length.
     """
     rows: list[Row] = []
     notes: dict[int, str] = {}
     for length in setting.lengths:
         progress.say(f"length {length}")
-        made, notes[length] = _at_length(setting, options, machine, cache, length, progress)
+        try:
+            made, notes[length] = _at_length(setting, options, machine, cache, length, progress)
+        except MeasureError as error:
+            if length == setting.lengths[-1] and not rows:
+                raise
+            notes[length] = f"not measured: {error}"
+            progress.say(notes[length])
+            continue
         rows += made
         heard(length, made)
     return rows, notes

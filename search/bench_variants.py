@@ -76,7 +76,9 @@ def winner(
     if effort is None:
         return Winner(None, "none is stored, and --no-tune was given")
     with said.stage("tune"):
-        said.say(f"no winner is stored: a small search over {plural(effort.trials, 'candidate')}")
+        said.say(
+            f"no winner is stored: a small search, at most {plural(effort.trials, 'candidate')} in {effort.seconds:g} s"
+        )
         try:
             result = tune(problem, device=device, machine=machine, cache=cache / SMALL, effort=effort)
         except NothingWorked as error:
@@ -90,7 +92,7 @@ def _from_record(problem: Problem, record: Record) -> Chosen | None:
     """Its kernel, or None where what is generated now is not what was measured."""
     try:
         kernel = make_kernel(record.cascade, problem, record.schedule)
-    except ValueError:
+    except (ValueError, KeyError):
         return None
     label = record.statistics.get("label", "")
     if kernel.digest != record.digest:

@@ -18,6 +18,7 @@ from .cli_options import (
     as_usage,
     cache_of,
     device_of,
+    emitter_of,
     positive,
     seconds,
 )
@@ -130,7 +131,7 @@ def _setting(chosen: argparse.Namespace, device: str) -> Setting:
     )
     with as_usage():
         for length in setting.lengths:
-            setting.problem(length)
+            emitter_of(setting.problem(length), "gpu" if device == "cuda" else "cpu")
     return setting
 
 
