@@ -45,10 +45,11 @@ class Parameter:
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("tensor_efficiency", 0.1, 1.2, "log", 0.3),
     Parameter("fma_efficiency", 0.1, 1.5, "log", 0.4),
-    Parameter("special_efficiency", 0.1, 1.5, "log", 0.4),
+    Parameter("special_efficiency", 0.1, 1.2, "log", 0.4),
     Parameter("memory_efficiency", 0.1, 1.3, "log", 0.3),
     Parameter("overlap", 0.005, 0.98, "logit", 1.0),
     Parameter("step_seconds", 1e-9, 1e-4, "log", 1.0),
+    Parameter("load_seconds", 1e-8, 1e-4, "log", 0.5),
     Parameter("launch_seconds", 1e-7, 1e-3, "log", 1.0),
 )
 
@@ -69,6 +70,7 @@ class Calibration:
     memory_efficiency: float = 0.85
     overlap: float = 0.5
     step_seconds: float = 4e-8
+    load_seconds: float = 3.5e-7
     launch_seconds: float = 4e-6
     error: float = 0.2
 
@@ -166,7 +168,8 @@ def fit_terms(
         wrong: Floats = np.log(rows.seconds(at(x)) / measured)
         return wrong
 
-    best = at(_minimise(residuals, centre, width))
+    high = np.array([_forward(p, p.high) for p in chosen])
+    best = at(_minimise(residuals, centre, width, high))
     wrong = _robust(np.log(rows.seconds(best) / measured))
     # few samples say little about the error: the start's counts as four more
     spread = math.sqrt((float((wrong**2).sum()) + 4 * start.error**2) / (rows.count + 4))
@@ -193,10 +196,14 @@ def _robust(r: Floats) -> Floats:
     return np.clip(r, -_limit(r), _limit(r))
 
 
-def _minimise(residuals: Callable[[Floats], Floats], centre: Floats, width: Floats) -> Floats:
-    """Levenberg-Marquardt with a numerical Jacobian on Huber-weighted residuals and the prior's."""
+def _minimise(residuals: Callable[[Floats], Floats], centre: Floats, width: Floats, high: Floats) -> Floats:
+    """Levenberg-Marquardt with a numerical Jacobian on Huber-weighted residuals and the prior's.
+
+    high: beyond these nothing changes any more, so that slopes there are taken downwards.
+    """
     x, damping = centre.copy(), 1e-2
     for _ in range(60):
+        x = np.minimum(x, high)
         r = residuals(x)
         weight = np.sqrt(np.minimum(1.0, _limit(r) / np.maximum(np.abs(r), 1e-12))) / NOISE
 
@@ -204,7 +211,8 @@ def _minimise(residuals: Callable[[Floats], Floats], centre: Floats, width: Floa
             return np.concatenate([weight * residuals(at), (at - centre) / width])
 
         value = stacked(x)
-        jacobian = np.stack([(stacked(x + 1e-4 * e) - value) / 1e-4 for e in np.eye(len(x))], axis=1)
+        by = np.where(x + 1e-4 > high, -1e-4, 1e-4)
+        jacobian = np.stack([(stacked(x + h * e) - value) / h for h, e in zip(by, np.eye(len(x)), strict=True)], axis=1)
         step, damping = _step(stacked, x, value, jacobian, damping)
         x = x + step
         if float(np.abs(step).max()) < 1e-6:

@@ -41,7 +41,7 @@ ELEMENT_COST: dict[str, ElementCost] = {
     "log": ElementCost(1.0, 1.0),
     "log2": ElementCost(0.0, 1.0),
     "div": ElementCost(2.0, 1.0),  # div.full: reciprocal and a correction
-    "quotient": ElementCost(4.0, 1.0),
+    "quotient": ElementCost(8.0, 1.0),
     "recip": ElementCost(1.0, 1.0),
     "sqrt": ElementCost(1.0, 1.0),
     "tanh": ElementCost(8.0, 2.0),

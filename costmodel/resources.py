@@ -26,6 +26,10 @@ FRAGMENT_REGISTERS = 16
 """Registers of a thread for fragments of operands, where the matrix unit reads registers only."""
 SPILLED_SHARE = 0.25
 """The share of the excess that is spilled: a compiler works a tile too large in parts before it spills."""
+PASSING_SHARE = 0.5
+"""The share of the largest tile that is in registers at once on its way to shared memory, without a pipeline."""
+SHARED_ROWS_COPIES = 3
+"""Copies of a computed left operand where groups share its rows: each holds it whole, and it is converted in two."""
 ROW_COPIES = 4
 """A vector along the rows of a product's result is held by four lanes at once."""
 PRODUCT = "dot"
@@ -119,6 +123,10 @@ def fit_needs(need: Needs, warps: int, stages: int, machine: Machine) -> Resourc
     else:
         shared = need.resident + need.streamed * (stages if direct else stages - 1)
     held = need.registers if direct else need.registers + need.resident
+    if direct and stages < 2:  # loaded by way of registers
+        held += PASSING_SHARE * need.largest
+    if direct and warps / machine.group_warps > max(need.rows / machine.matrix_rows, 1):
+        held += SHARED_ROWS_COPIES * need.computed
     wanted = round(REGISTER_OVERHEAD + (0 if direct else FRAGMENT_REGISTERS) + held / 4 / threads)
     # no program may have more than the SM's whole register file
     limit = min(machine.registers_per_thread, machine.registers_per_sm // threads)

@@ -24,9 +24,11 @@ import numpy as np
 
 from .estimate import Resources
 from .machine import Machine
+from .operations import FLOPS_PER_SLOT
+from .products import layout
 from .resources import fit_needs, programs_per_sm
 from .traffic import hbm_bytes
-from .work import Phase, Work
+from .work import Phase, Product, Work
 
 if TYPE_CHECKING:
     from .calibration import Calibration
@@ -38,8 +40,13 @@ GROUP_WARPS = 4
 """A multiprocessor has four schedulers: four warps keep it busy."""
 LOCKSTEP = 0.5
 """Groups of one program wait for each other at every tile, so a further one hides half of what a program would."""
-LOAD_STEPS = 12
-"""A global load that nothing hides takes about as long as twelve dependent products or reductions."""
+CROSSING = 4
+SERIAL_STEPS = 0.6
+"""Latency of one matrix instruction that is waited for, in steps."""
+LOAD_SLOTS = 4
+"""Issue slots of a thread's load: the copy, its 64-bit address, its filter."""
+LOAD_BYTES = 16
+"""Of one thread's load."""
 EVEN = 1.05
 """Programs whose longest is within 5 % of the mean count as equal."""
 SHARP = 4.0
@@ -86,6 +93,7 @@ class Terms:
     units: Floats
     executions: Floats
     steps: Floats
+    waits: Floats
     pipelined: Floats
     hbm: Floats
     programs: Floats
@@ -116,7 +124,8 @@ class Terms:
         rest = rows - full * slots
         partial = self._together(c, np.clip(np.ceil(rest / self.sms), 1, self.per_sm))
         even = full * together + np.where(rest > 0, partial, 0.0)
-        packed = rows / slots * together + np.where(rows > slots, 0.5 * self.ending * together, 0.0)
+        fewer = self._together(c, np.maximum(np.ceil(self.per_sm / 2), 1))
+        packed = rows / slots * together + np.where(rows > slots, 0.5 * self.ending * fewer, 0.0)
         uneven = np.maximum(packed, self.longest * self._together(c, last))
         compute = np.where(self.longest <= EVEN, even, uneven)
         return _soft_max(compute, self.hbm / c.memory_efficiency) + c.launch_seconds
@@ -130,12 +139,12 @@ class Terms:
     def _together(self, c: Calibration, running: Floats) -> Floats:
         """Seconds in which `running` programs of one SM finish."""
         tensor, fma, special, shared, l2 = np.moveaxis(self._scaled(c), 2, 0)
-        serial = np.stack([np.maximum(tensor, shared), fma, special, l2 * (1 - self.pipelined)])
+        serial = np.stack([tensor, shared, _soft_max(fma, special), l2 * (1 - self.pipelined)])
         busiest, total = serial.max(axis=0), serial.sum(axis=0)
         exposed = (1 - c.overlap) ** (self.groups * running / self.per_sm)
         busy = _soft_max(busiest + exposed[:, None] * (total - busiest), l2 * self.pipelined)
         phase = running[:, None] * busy + self.steps * c.step_seconds
-        seconds: Floats = (phase * self.executions).sum(axis=1)
+        seconds: Floats = (phase * self.executions + self.waits * c.load_seconds).sum(axis=1)
         return seconds
 
 
@@ -151,24 +160,26 @@ def terms(works: Sequence[Work], machine: Machine, placements: Sequence[Placemen
     placed = list(placements) if placements is not None else [place(w, machine) for w in works]
     width = max((len(w.phases) for w in works), default=1)
     units = np.zeros((len(works), width, len(UNITS)))
-    executions, steps, pipelined = (np.zeros((len(works), width)) for _ in range(3))
+    executions, steps, waits, pipelined = (np.zeros((len(works), width)) for _ in range(4))
     for i, (counted, at) in enumerate(zip(works, placed, strict=True)):
         for j, phase in enumerate(counted.phases):
             units[i, j] = _unit_seconds(phase, counted, at, machine)
             executions[i, j] = phase.executions
             steps[i, j] = _steps(phase, counted, machine)
+            waits[i, j] = _waits(phase, counted, machine)
             pipelined[i, j] = phase.looped and counted.stages > 1 and machine.kind == "gpu"
     per_sm = np.array([float(p.per_sm) for p in placed])
     return Terms(
         units=units,
         executions=executions,
         steps=steps,
+        waits=waits,
         pipelined=pipelined,
         hbm=np.array([p.hbm_bytes / machine.hbm_bytes_per_second for p in placed]),
         programs=np.array([float(w.programs) for w in works]),
         sms=float(machine.sms),
         per_sm=per_sm,
-        groups=np.array([n * _groups(w.warps) for n, w in zip(per_sm, works, strict=True)]),
+        groups=np.array([n * _groups(w, machine) for n, w in zip(per_sm, works, strict=True)]),
         longest=np.array([w.longest for w in works]),
         ending=np.array([_ending(w, n * machine.sms) for w, n in zip(works, per_sm, strict=True)]),
     )
@@ -177,40 +188,63 @@ def terms(works: Sequence[Work], machine: Machine, placements: Sequence[Placemen
 def _unit_seconds(phase: Phase, counted: Work, at: Placement, machine: Machine) -> list[float]:
     """Seconds of each of `UNITS` for one execution of one program that has an SM to itself."""
     t, sms = phase.traffic, machine.sms
-    tensor = sum(p.flops / _rate(p.dtype, p.rows, machine) for p in phase.products)
     if machine.kind == "cpu":
+        tensor = sum(p.flops / _rate(p, machine) for p in phase.products)
         cached = sum(b for b in phase.operand_bytes if b <= machine.l2_bytes)
         return [tensor, 0.0, t.special_ops / machine.special_rate, 0.0, cached / machine.l2_bytes_per_second]
+    layouts = [layout(p, counted.warps, machine) for p in phase.products]
+    copies = max((x.copies for x in layouts), default=1.0)
     spilled = 2.0 * at.resources.spill_bytes * machine.threads(counted.warps) if phase.looped else 0.0
+    # what products read counts with them, what is loaded with the L2 cache that it comes from
+    read = sum(p.right_bytes + (0 if p.computed else p.left_bytes) for p in phase.products)
+    shared = max(t.shared_bytes - read - t.l2_bytes, 0.0) + spilled + sum(x.exchanged for x in layouts)
+    slots = t.fma_flops * copies + FLOPS_PER_SLOT * LOAD_SLOTS * t.l2_bytes / LOAD_BYTES
     return [
-        tensor * sms,
-        t.fma_flops / machine.fma_flops * sms,
-        t.special_ops / machine.special_rate * sms,
-        (t.shared_bytes + spilled) / machine.shared_bytes_per_second * sms,
+        sum(x.seconds for x in layouts),
+        slots / machine.fma_flops * sms,
+        t.special_ops * copies / machine.special_rate * sms,
+        shared / machine.shared_bytes_per_second * sms,
         t.l2_bytes / machine.l2_bytes_per_second * sms,
     ]
 
 
-def _rate(dtype: str, rows: int, machine: Machine) -> float:
-    full = machine.tensor_rate(dtype)
-    return full if rows >= machine.matrix_rows else full * machine.narrow_matrix_fraction
+def _rate(p: Product, machine: Machine) -> float:
+    full = machine.tensor_rate(p.dtype)
+    return full if p.rows >= machine.matrix_rows else full * machine.narrow_matrix_fraction
 
 
 def _steps(phase: Phase, counted: Work, machine: Machine) -> float:
-    """Dependent latencies of one execution: operators on a CPU; on a GPU twice as many where the rows of a product
-    do not go round the warp groups, so that a row is reduced across warps. Loads that no pipeline hides add theirs:
-    one after the other in a loop, where each is waited for before it is used, all at once before it."""
+    """Dependent latencies of one execution: operators on a CPU; on a GPU twice as many where a row is reduced
+    across warps. Where a pipelined loop hands accumulators on to its next segment, the compiler waits for each matrix
+    instruction before the next one (ptxas says so: C7515)."""
     if machine.kind == "cpu":
         return phase.operators
-    groups = max(counted.warps / machine.group_warps, 1)
-    crossing = any(p.rows < machine.matrix_rows * groups for p in phase.products)
-    exposed = phase.loads * (counted.stages < 2) if phase.looped else min(phase.loads, 1)
-    return phase.steps * (2 if crossing else 1) + LOAD_STEPS * exposed
+    layouts = [layout(p, counted.warps, machine) for p in phase.products]
+    serial = sum(x.instructions for x in layouts) if phase.divided and counted.stages > 1 else 0.0
+    return phase.steps * (CROSSING if any(x.crossing for x in layouts) else 1) + SERIAL_STEPS * serial
 
 
-def _groups(warps: int) -> float:
-    """Groups of four warps of one program, those after the first at what they are worth beside it."""
-    groups = warps / GROUP_WARPS
+def _waits(phase: Phase, counted: Work, machine: Machine) -> float:
+    """Loads from global memory that a program waits for, all executions together.
+
+    Without a pipeline a loop waits for each before it is used. With two stages the next tiles are asked for when
+    the product that reads their buffer is done, at the end of an iteration: one wait. More stages hide it, once the
+    pipeline is full: one wait each time that a loop is entered. Outside loops all loads are in flight at once.
+    """
+    if machine.kind == "cpu" or not phase.loads:
+        return 0.0
+    if not phase.looped:
+        return 1.0
+    if counted.stages < 2:
+        return phase.loads * phase.executions
+    return phase.executions * (counted.stages == 2) + phase.entries
+
+
+def _groups(counted: Work, machine: Machine) -> float:
+    """Groups of four warps of one program, those after the first at what they are worth beside it. Groups that share
+    the rows of a product wait for each other all the time: they count as one."""
+    rows = max(counted.needs.rows / machine.matrix_rows, 1) if machine.group_warps > 1 else math.inf
+    groups = min(counted.warps / GROUP_WARPS, rows)
     return groups if groups <= 1 else 1 + LOCKSTEP * (groups - 1)
 
 

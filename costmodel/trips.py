@@ -21,8 +21,19 @@ Ints: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Path: TypeAlias = tuple[tuple[int, int], ...]
 """(id of a loop, number of a segment), outermost first: one place where a loop's body runs."""
-Segments: TypeAlias = dict[Path, Floats]
-"""Iterations per program of the innermost segment of a path, one for each sampled program."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One segment, per program, for each sampled program: how often it is entered (with at least one iteration to
+    do), and how many iterations it does in all."""
+
+    entries: Floats
+    iterations: Floats
+
+
+Segments: TypeAlias = dict[Path, Runs]
+"""By path: the innermost segment's runs."""
 
 SAMPLED_PROGRAMS = 4096
 """Beyond this many different programs an even sample stands for the grid."""
@@ -79,6 +90,11 @@ class _Scope:
     last: dict[Rank, Ints]
     owner: Ints
     weight: Floats
+
+    def total(self, values: Ints) -> Floats:
+        """The sum over places of a value each, by program."""
+        found: Floats = np.bincount(self.owner, weights=self.weight * values, minlength=self.programs)
+        return found
 
 
 def tiles(plan: LoopPlan, rank: Rank) -> int:
@@ -162,7 +178,7 @@ def _walk(plan: LoopPlan, block: Block, path: Path, scope: _Scope, found: Segmen
             hi = bound_values(segment.hi, scope.first, scope.last)
             steps = np.broadcast_to(np.maximum(-(-(hi - lo) // item.tile), 0), scope.owner.shape)
             here = (*path, (id(item), number))
-            found[here] = np.bincount(scope.owner, weights=scope.weight * steps, minlength=scope.programs)
+            found[here] = Runs(scope.total(steps > 0), scope.total(steps))
             if any(isinstance(x, Loop) for x in item.body.items):
                 below = _enter(plan, item, scope, lo, steps) if item.rank in inner else _repeat(scope, steps)
                 _walk(plan, item.body, here, below, found)

@@ -20,30 +20,41 @@ from .estimate import Traffic
 from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
 from .resources import PRODUCT, Needs, needs, product_rows, regions, tile_bytes, tile_elements
 from .transfers import Tile, Transfer, as_traffic, move, product
-from .trips import Floats, Path, launch_order, tiles, trips, uneven_ranks, whole_grid
+from .trips import Floats, Runs, Segments, launch_order, mentioned, tiles, trips, uneven_ranks, whole_grid
 
 PROFILE_BINS = 64
+PROFILE_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
 class Product:
-    """Matrix products of one execution: operand dtype, rows of the left operand, FLOP with padding."""
+    """One matrix product: operand dtype, rows and columns of its result, FLOP with padding, bytes of its operands.
+
+    computed: the left operand was computed (it sits in registers), not loaded.
+    """
 
     dtype: str
     rows: int
+    columns: int
     flops: float
+    left_bytes: int
+    right_bytes: int
+    computed: bool
 
 
 @dataclass(frozen=True)
 class Phase:
     """A block of a program in one segment: what one execution does, and how many executions a program has.
 
-    traffic: of one execution of one program (HBM is counted by `streams`). steps: length of the longest chain of
-    products and reductions, each of which waits for the one before. loads: of tiles from global memory. operators:
-    tensor operations, were each run by itself; operand_bytes: bytes of operands and result of each elementwise one.
+    entries: how often a program enters the segment, each time filling the loop's pipeline anew. traffic: of one
+    execution of one program (HBM is counted by `streams`). steps: length of the longest chain of products and
+    reductions, each of which waits for the one before. loads: of tiles from global memory. operators: tensor
+    operations, were each run by itself; operand_bytes: bytes of operands and result of each elementwise one.
+    divided: the loop runs in segments that may be empty, which hand their accumulators on.
     """
 
     executions: float
+    entries: float
     traffic: Traffic
     products: tuple[Product, ...]
     steps: int
@@ -51,6 +62,7 @@ class Phase:
     operators: int
     operand_bytes: tuple[int, ...]
     looped: bool
+    divided: bool
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,9 @@ class Stream:
 class Work:
     """All counts of one kernel launch.
 
-    grid: (rank, tiles), fastest varying first. profiles: relative length of programs in launch order, in even bins
-    (mean 1), started forward and in reverse. longest: the longest program over the mean. warps, stages, reverse: of
-    the schedule; all else depends on the plan alone.
+    grid: (rank, tiles), fastest varying first. profiles: relative length (mean 1) of the longest program in each of
+    some even bins of the launch order, started forward and in reverse. longest: the longest program over the mean.
+    warps, stages, reverse: of the schedule; all else depends on the plan alone.
     """
 
     programs: int
@@ -130,7 +142,7 @@ def work(plan: LoopPlan, schedule: Schedule) -> Work:
 def _profile(plan: LoopPlan, phases: tuple[Phase, ...], mean: float, reverse: bool) -> tuple[float, ...]:
     if not uneven_ranks(plan):
         return (1.0,)
-    return _bins(_lengths(phases, trips(plan, launch_order(plan, reverse, 4 * PROFILE_BINS))) / mean)
+    return _bins(_lengths(phases, trips(plan, launch_order(plan, reverse, PROFILE_SAMPLES))) / mean)
 
 
 def _effort(t: Traffic) -> float:
@@ -138,17 +150,17 @@ def _effort(t: Traffic) -> float:
     return t.tensor_flops / 16 + t.fma_flops + 16 * t.special_ops + t.l2_bytes
 
 
-def _lengths(phases: tuple[Phase, ...], runs: Mapping[Path, Floats]) -> Floats:
+def _lengths(phases: tuple[Phase, ...], runs: Segments) -> Floats:
     """Relative lengths of sampled programs: the root block and every segment, in the order of `phases`."""
     total: Floats = np.zeros(1)
-    for phase, executions in zip(phases, [np.ones(1), *runs.values()], strict=True):
+    for phase, executions in zip(phases, [np.ones(1), *(r.iterations for r in runs.values())], strict=True):
         total = total + _effort(phase.traffic) * executions
     return total
 
 
 def _bins(values: Floats) -> tuple[float, ...]:
     parts = np.array_split(values, PROFILE_BINS) if len(values) >= PROFILE_BINS else [values]
-    return tuple(float(p.mean()) for p in parts)
+    return tuple(float(p.max()) for p in parts)
 
 
 class _Counter:
@@ -162,15 +174,21 @@ class _Counter:
         self.distinct: dict[tuple[str, frozenset[Rank]], float] = {}
         self.fused = _fused(plan)
 
-    def phases(self, runs: Mapping[Path, Floats]) -> Iterator[Phase]:
+    def phases(self, runs: Segments) -> Iterator[Phase]:
         """The root block, then every path of segments in the order of `runs`."""
-        yield self._phase(self.plan.root, frozenset(), 1.0, looped=False)
+        yield self._phase(self.plan.root, frozenset())
         loops = {id(loop): loop for loop in self.plan.loops()}
-        for path, executions in runs.items():
+        for path, segment in runs.items():
+            divided = _divided(loops[path[-1][0]])
             known = frozenset[Predicate]().union(*(loops[i].segments[n].known for i, n in path))
-            yield self._phase(loops[path[-1][0]].body, known, float(executions.mean()), looped=True)
+            yield self._phase(loops[path[-1][0]].body, known, segment, divided)
 
-    def _phase(self, block: Block, known: frozenset[Predicate], executions: float, looped: bool) -> Phase:
+    def _phase(
+        self, block: Block, known: frozenset[Predicate], segment: Runs | None = None, divided: bool = False
+    ) -> Phase:
+        """One block; `segment`: of a loop, None for the root block."""
+        executions = float(segment.iterations.mean()) if segment else 1.0
+        entries = float(segment.entries.mean()) if segment else 1.0
         values = [v for v in block.items if not isinstance(v, Loop) and not _holds(v, known)]
         transfers: list[Transfer] = []
         products: list[Product] = []
@@ -190,7 +208,18 @@ class _Counter:
         run = [v for v in values if v.op not in ("const", "carry", "iota", "transpose", "load")]
         operand_bytes = tuple(self._operand_bytes(v) for v in run if v.op != PRODUCT)
         loads = sum(v.op == "load" for v in values)
-        return Phase(executions, traffic, tuple(products), _steps(values), loads, len(run), operand_bytes, looped)
+        return Phase(
+            executions=executions,
+            entries=entries,
+            traffic=traffic,
+            products=tuple(products),
+            steps=_steps(values),
+            loads=loads,
+            operators=len(run),
+            operand_bytes=operand_bytes,
+            looped=segment is not None,
+            divided=divided,
+        )
 
     def _cost(self, v: Value) -> tuple[ElementCost, float]:
         elements = tile_elements(self.plan, v.args[0] if v.op == "reduce" else v)
@@ -229,7 +258,16 @@ class _Counter:
         dtype = self.precision if left.dtype == "fp32" and self.precision != "ieee" else left.dtype
         assert isinstance(v.attr, tuple), f"a dot's attr is (contracted axis, batch axes), but got {v.attr!r}"
         flops = 2.0 * tile_elements(self.plan, v) * self.plan.length(v.attr[0])
-        return Product(dtype, product_rows(self.plan, v), flops)
+        rows = product_rows(self.plan, v)
+        return Product(
+            dtype=dtype,
+            rows=rows,
+            columns=tile_elements(self.plan, v) // rows,
+            flops=flops,
+            left_bytes=tile_bytes(self.plan, left),
+            right_bytes=tile_bytes(self.plan, v.args[1]),
+            computed=self.place[left] == Region.REGISTERS,
+        )
 
     def _operand_bytes(self, v: Value) -> int:
         return tile_bytes(self.plan, v) + sum(tile_bytes(self.plan, a) for a in v.args)
@@ -269,6 +307,12 @@ class _Counter:
         for (name, ranks), requested in self.requested.items():
             distinct = min(self.distinct[name, ranks], requested) or 1.0
             yield Stream(name, ranks, distinct, requested, distinct * prod(counts[r] for r in ranks))
+
+
+def _divided(loop: Loop) -> bool:
+    """Whether a loop runs in segments of which some may be empty for some programs."""
+    bounds = [b for s in loop.segments for b in (s.lo, s.hi)]
+    return len(loop.segments) > 1 and any(mentioned(b) for b in bounds)
 
 
 def _steps(values: Sequence[Value]) -> int:

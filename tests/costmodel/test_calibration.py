@@ -16,7 +16,7 @@ from eintune.costmodel.terms import terms
 from eintune.costmodel.work import Work, work
 
 H200 = load_machine("h200")
-TRUTH = Calibration(0.7, 0.5, 0.6, 0.5, 0.3, 2e-7, 6e-6, 0.1)
+TRUTH = Calibration(0.7, 0.5, 0.6, 0.5, 0.3, 2e-7, 5e-7, 6e-6, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def works() -> list[Work]:
         work(plan(p, problem(2, 16, length, width), s), s)
         for p in ("one", "three")
         for length, width in ((128, 64), (1024, 128), (4096, 64))
-        for s in (schedule(a, b, warps=w, stages=2, width=width) for a, b, w in tiles)
+        for s in (schedule(a, b, warps=w, stages=n, width=width) for a, b, w in tiles for n in (2, 3))
     ]
 
 

@@ -47,7 +47,7 @@ MEASURED: dict[tuple[Passes, int, int, int, bool], float] = {
     ("three", 1, 8192, 128, False): 1.680 / 0.42,
     ("one", 1, 8192, 128, True): 0.925 / 0.83,
 }
-TILES = [(p, m, w, s) for p in (64, 128) for m in (64, 128) for w, s in ((4, 2), (4, 3), (8, 2))]
+TILES = [(p, m, w, s) for p in (64, 128) for m in (64, 128) for w, s in ((4, 2), (4, 3), (8, 2), (8, 3))]
 
 
 @pytest.mark.parametrize("case", MEASURED, ids=str)

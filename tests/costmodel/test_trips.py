@@ -86,7 +86,7 @@ def test_nested_trips_are_those_of_a_plain_loop(size: int, tile: int, inner_end:
     outer = Segment(Lit(0), Least((Sum(((1, Last("p")), (1, Lit(1)))), Lit(size))), frozenset())
     plan = nested(outer, Segment(Lit(0), inner_end, frozenset()), size, tile)
     got = list(trips(plan, whole_grid(plan)).values())
-    assert list(zip(*(g.astype(int).tolist() for g in got), strict=True)) == list(by_hand(plan))
+    assert list(zip(*(g.iterations.astype(int).tolist() for g in got), strict=True)) == list(by_hand(plan))
 
 
 def test_only_ranks_that_bounds_mention_are_enumerated() -> None:
@@ -99,7 +99,7 @@ def test_only_ranks_that_bounds_mention_are_enumerated() -> None:
 
 def test_a_triangular_filter_halves_the_iterations() -> None:
     uneven = plan("one", problem(length=2048), schedule(64, 64), filtered=True)
-    total = sum(float(r.mean()) for r in trips(uneven, whole_grid(uneven)).values())
+    total = sum(float(r.iterations.mean()) for r in trips(uneven, whole_grid(uneven)).values())
     assert total == pytest.approx(sum(range(1, 33)) / 32)
 
 

@@ -57,7 +57,7 @@ def test_unequal_programs_are_described_by_their_longest_and_their_order() -> No
     assert 1.8 < rising.longest < 2.0
     assert rising.profile[-1] > 1.8 > 0.2 > rising.profile[0]
     assert falling.profile == pytest.approx(rising.profile[::-1])
-    assert sum(rising.profile) / len(rising.profile) == pytest.approx(1.0)
+    assert sum(rising.profile) / len(rising.profile) == pytest.approx(1.0)  # one program a bin here
 
 
 def test_the_cache_serves_what_neighbouring_programs_share() -> None:
