@@ -25,6 +25,7 @@ OVERVIEW = """\
 examples:
   eintune tune --seq 2048 --heads 32           find the fastest kernel and keep it
   eintune tune --seq 2048 --heads 32 --plan-only --machine h200
+  eintune bench --num-heads 32 --causal        our kernels beside everybody else's, checked and timed
   eintune space attention                      the cascades that general laws derive
   eintune kernel --seq 2048 --heads 32 > k.py  a file that checks itself
   eintune doctor                               what works on this machine
