@@ -37,10 +37,13 @@ class Derivations:
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
 
-def derivations(definition: Cascade, folder: Path, *, fresh: bool = False) -> Derivations:
-    """The derived cascades of `definition`; `folder` keeps them between runs. `fresh` derives in any case."""
+def derivations(definition: Cascade, folder: Path, *, fresh: bool = False, shipped: bool = True) -> Derivations:
+    """The derived cascades of `definition`; `folder` keeps them between runs. `fresh` derives in any case.
+
+    shipped: take the forms that come with the package, where it has them.
+    """
     text = str(definition)
-    if not fresh and (texts := derived_texts(text)):
+    if shipped and not fresh and (texts := derived_texts(text)):
         return Derivations(_told_apart(tuple(_read_off(t) for t in texts)), "shipped")
     path = folder / f"{sha256((code_digest() + text).encode()).hexdigest()[:32]}.json"
     kept = None if fresh else _read(path, text)
