@@ -228,7 +228,7 @@ def _at_length(
             said.say(stage)
 
     with said.stage("prepare"), Measurer(problem, setting.device, Policy(compile=COMPILE), told) as measurer:
-        ours = _fastest_of_each(asked, measurer)
+        ours = _fastest_of_each(asked.kinds, measurer)
         if tuned.chosen:
             ours[WINNER] = tuned.chosen
         kernels = [c.kernel for c in ours.values()]
@@ -243,7 +243,8 @@ def _at_length(
             rows.append(Row(length, name, True, state, measured[label_of(c.kernel)], setting.flops(length), c.detail))
         for peer in peers:
             rows.append(Row(length, peer.label, False, state, measured[peer.label], setting.flops(length)))
-    return rows, tuned.origin
+    lost = "".join(f"; {kind} has no kernel here: {reason}" for kind, reason in asked.lost.items())
+    return rows, tuned.origin + lost
 
 
 def _fastest_of_each(asked: Mapping[str, Sequence[Chosen]], measurer: Measurer) -> dict[str, Chosen]:

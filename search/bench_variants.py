@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,20 +39,47 @@ class Winner:
     origin: str
 
 
-def picks(problem: Problem, machine: Machine, device: str, cache: Path, handful: int) -> dict[str, tuple[Chosen, ...]]:
-    """For each derived kind ("eintune 1-pass, …") its `handful` best predicted kernels, the best first."""
+@dataclass(frozen=True)
+class Picks:
+    """kinds: the kernels of each derived kind ("eintune 1-pass, …"), the best predicted first; fewest passes first.
+    lost: the kinds that have no kernel on this machine, and why."""
+
+    kinds: Mapping[str, tuple[Chosen, ...]]
+    lost: Mapping[str, str]
+
+
+def picks(problem: Problem, machine: Machine, device: str, cache: Path, handful: int) -> Picks:
+    """Each derived kind's `handful` best predicted kernels."""
     emitter = emitter_of(device)
     variants = derivations(Cascade.parse(problem.cascade), cache / "derived").variants
-    groups: defaultdict[str, dict[str, Candidate]] = defaultdict(dict)
-    for c in sorted(everything(variants, problem, machine, emitter), key=lambda c: c.estimate.seconds):
-        few = groups[f"eintune {c.variant.label}"]
-        if len(few) < handful and illegal(c.estimate.resources, machine) is None:
-            try:
+    ranked = sorted(everything(variants, problem, machine, emitter), key=lambda c: c.estimate.seconds)
+    kinds: dict[str, tuple[Chosen, ...]] = {}
+    lost: dict[str, str] = {}
+    for variant in sorted(variants, key=lambda v: v.passes):
+        name = f"eintune {variant.label}"
+        few, reason = _legal([c for c in ranked if c.variant == variant], machine, handful)
+        if few:
+            kinds[name] = few
+        else:
+            lost[name] = reason
+    return Picks(kinds, lost)
+
+
+def _legal(ranked: Sequence[Candidate], machine: Machine, handful: int) -> tuple[tuple[Chosen, ...], str]:
+    """The first few that have a kernel of their own, and the last reason why one had none."""
+    few: dict[str, Candidate] = {}
+    reason = "no schedule has a plan"
+    for c in ranked:
+        if len(few) == handful:
+            break
+        why = illegal(c.estimate.resources, machine)
+        try:
+            if why is None:
                 few.setdefault(c.key, c)
-            except ValueError:  # this plan has no kernel in this emitter: the next one
-                continue
-    order = sorted(groups, key=lambda kind: [v.passes for v in variants if kind == f"eintune {v.label}"])
-    return {kind: tuple(_chosen(c) for c in groups[kind].values()) for kind in order if groups[kind]}
+        except ValueError as error:  # the emitter cannot express this plan
+            why = str(error)
+        reason = why or reason
+    return tuple(_chosen(c) for c in few.values()), reason
 
 
 def emitter_of(device: str) -> str:

@@ -208,7 +208,8 @@ def _run(
         progress.say(f"length {length}: {summary(rows)}")
 
     try:
-        rows, notes = bench(setting, how, machine, cache, progress=progress, heard=heard)
+        with progress.stage("bench"):
+            rows, notes = bench(setting, how, machine, cache, progress=progress, heard=heard)
     except (MeasureError, CacheWriteError) as error:
         raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
     progress.become("write")

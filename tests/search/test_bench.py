@@ -29,6 +29,7 @@ from eintune.search.bench import (
 from eintune.search.bench_files import frame_of, stem, to_json, write
 from eintune.search.bench_plots import lines_of, picture
 from eintune.search.bench_text import correctness_text, times_text
+from eintune.search.bench_variants import picks
 from eintune.search.cli import main
 from eintune.search.inputs import draw_inputs
 from eintune.search.measurement import Measurement
@@ -106,6 +107,20 @@ def test_a_stored_winner_serves_and_none_is_searched_with_no_tune(
     assert "stored by tune" in out and WINNER in out
     # without any peer there is nothing to be compared with
     assert "slower than" not in out and "geometric mean" not in out
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_each_kind_has_its_best_predicted_kernels(tmp_path: Path, kv_heads: int) -> None:
+    size = {"batch": 1, "heads": 2, "kv_heads": kv_heads, "head_dim": 64, "dtype": "bf16"}
+    problem = attention_problem(**size, seq=512, kv_seq=512)  # type: ignore[arg-type]
+    found = picks(problem, load_machine("h200"), "cuda", tmp_path, 3)
+    assert not found.lost and {kind.split()[1].strip(",") for kind in found.kinds} == {"1-pass", "2-pass", "3-pass"}
+    for few in found.kinds.values():
+        assert 1 <= len({c.kernel.digest for c in few}) == len(few) <= 3
+        assert all(c.kernel.emitter == "triton" and "scaled_dot_product" not in c.kernel.source for c in few)
+    tiny = replace(load_machine("h200"), shared_bytes_per_program=1024, shared_bytes_per_sm=1024)
+    nothing = picks(problem, tiny, "cuda", tmp_path, 3)
+    assert not nothing.kinds and all("shared memory" in reason for reason in nothing.lost.values())
 
 
 # ---- wrong usage
