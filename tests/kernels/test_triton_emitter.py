@@ -25,6 +25,7 @@ FORMS = {
     "attention_2pass": {"passes": 2},
     "attention_1pass": {"passes": 1},
     "attention_1pass_causal": {"passes": 1, "causal": "top_left", "order": "reverse"},
+    "attention_1pass_descriptors": {"passes": 1, "seq": 777, "kv_seq": 1000, "loads": "descriptor"},
     "attention_1pass_odd": {"passes": 1, "seq": 777, "kv_seq": 1000, "head_dim": 40},
 }
 LARGE = {"rows": 128, "columns": 64, "heads": 32, "seq": 2048, "head_dim": 128, "dtype": "bf16"}
