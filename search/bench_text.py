@@ -16,6 +16,9 @@ NAMES = 50
 """Characters of a variant's name before it is wrapped."""
 COLUMN = 9
 MESSAGE = 240
+UNSTEADY = "~"
+SPREAD = 1.25
+"""A time is marked where its 80th percentile is more than this times its 20th."""
 
 
 def heading(text: str) -> str:
@@ -96,9 +99,10 @@ def _state_text(result: Result, state: State) -> str:
         return _ratio(reference_winner(at), row)
 
     title = "" if result.options.states == ("interleaved",) else f", {state} ({STATES[state]})"
+    spread = f" ({UNSTEADY}: varied by more than {SPREAD - 1:.0%})" if any(map(_unsteady, rows)) else ""
     return "\n\n".join(
         [
-            _table(f"milliseconds{title}", result, state, names, lambda row, at: _milliseconds(row)),
+            _table(f"milliseconds{title}{spread}", result, state, names, lambda row, at: _milliseconds(row)),
             _table(f"times as fast as the best peer{title}", result, state, names, against_best),
             _table(f"times as fast as our winner{title}", result, state, names, against_winner),
             _conclusion(result, state),
@@ -136,7 +140,12 @@ def _milliseconds(row: Row) -> str:
     ms = row.seconds * 1e3
     if not math.isfinite(ms):
         return "-" if verdict(row) == "cannot run" else verdict(row)
-    return f"{ms:.0f}" if ms >= 1000 else f"{ms:.4g}"
+    text = f"{ms:.0f}" if ms >= 1000 else f"{ms:.4g}"
+    return f"{UNSTEADY}{text}" if _unsteady(row) else text
+
+
+def _unsteady(row: Row) -> bool:
+    return row.measurement.high > SPREAD * row.measurement.low
 
 
 def _ratio(standard: Row | None, row: Row) -> str:

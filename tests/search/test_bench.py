@@ -383,6 +383,14 @@ def test_failures_are_results() -> None:
     json.dumps(to_json(made), allow_nan=False)
 
 
+def test_unsteady_times_are_marked() -> None:
+    steady = row("sdpa", 1e-3)
+    shaky = replace(steady, variant="flex", measurement=replace(steady.measurement, high=1.3e-3))
+    text = times_text(result(steady, shaky))
+    assert " ~1 " in text.replace("\n", " ") and text.count("~") == 2 and "varied by more than 25%" in text
+    assert "~" not in times_text(result(steady))
+
+
 def test_correctness_shows_the_worst_of_all_states() -> None:
     good, bad = row("eintune 1-pass", 1e-3), row("eintune 1-pass", 1, state="hot", status="wrong")
     for rows in ([good, bad], [bad, good]):
