@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from .cli_bench import BENCH
 from .cli_cache import CACHE
 from .cli_doctor import DOCTOR
+from .cli_judge import JUDGE
 from .cli_kernel import KERNEL, PLAN
 from .cli_options import Command, Failure, Parser, Usage, add_version
 from .cli_report import REPLAY, REPORT
 from .cli_space import PASSES, SPACE
 from .cli_tune import TUNE
 
-COMMANDS: tuple[Command, ...] = (TUNE, BENCH, SPACE, PASSES, PLAN, KERNEL, REPORT, REPLAY, CACHE, DOCTOR)
+COMMANDS: tuple[Command, ...] = (TUNE, BENCH, SPACE, PASSES, PLAN, KERNEL, REPORT, REPLAY, JUDGE, CACHE, DOCTOR)
 OVERVIEW = """\
 examples:
   eintune tune --seq 2048 --heads 32           find the fastest kernel and keep it

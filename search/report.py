@@ -43,20 +43,25 @@ def write_report(run: Run, directory: Path) -> Path:
     Each file is written beside its place and renamed, so that a full disk leaves the old report whole.
     """
     frame = frame_of(run)
-    images = {name: _png(figure) for name, figure in _figures(run, frame).items()}
+    images = {name: png(figure) for name, figure in _figures(run, frame).items()}
     files = {
         MEASUREMENTS: frame.to_csv(index=False).encode(),
         SUMMARY: (json.dumps(finite(run.to_json()), indent=1, allow_nan=False) + "\n").encode(),
         **{f"{name}.png": png for name, png in images.items()},
         PAGE: html(run, frame, images).encode(),
     }
+    write_files(files, directory)
+    return directory / PAGE
+
+
+def write_files(files: Mapping[str, bytes], directory: Path) -> None:
+    """Write files, by name, into `directory` (made if missing), each whole or not at all. Raises ReportError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
             _replace(directory / name, data)
     except OSError as error:
         raise ReportError(f"the report cannot be written to {directory}: {error.strerror or error}") from None
-    return directory / PAGE
 
 
 def frame_of(run: Run) -> pd.DataFrame:
@@ -102,7 +107,8 @@ def _figures(run: Run, frame: pd.DataFrame) -> dict[str, Figure]:
     return figures
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A picture as the bytes of a PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,0 +1,60 @@
+"""`eintune judge`: hold the cost model against recorded spaces that its fit has not seen."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .cli_options import Command, Failure, as_usage
+
+DESCRIPTION = """\
+Reads recorded spaces (`eintune record`), fits the cost model to all but one, predicts the one left out, and does so
+for each in turn. Prints how well it ranks and how far off it is beside what it should reach, and what falls short;
+writes pictures, a CSV of all candidates and one page.
+"""
+EXAMPLES = """\
+examples:
+  eintune judge results/h200/spaces
+  eintune judge results/h200/spaces --out /tmp/judged --machine h200
+"""
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "places", type=Path, nargs="+", metavar="DIR", help="folders of recorded spaces, or single files of them"
+    )
+    parser.add_argument(
+        "--machine", metavar="NAME", help="price for this machine; default: the one the spaces were recorded on"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the files go; default: the first folder's parent"
+    )
+
+
+def _judge(chosen: argparse.Namespace) -> int:
+    import textwrap
+
+    from ..costmodel.machine import load_machine
+    from .judging import judge, read_spaces
+    from .judging_report import paragraph, text, write_judgement
+    from .recorded_space import SpaceError
+    from .report import ReportError
+
+    try:
+        spaces = read_spaces(chosen.places)
+    except SpaceError as error:
+        raise Failure(str(error)) from error
+    with as_usage():
+        machine = load_machine(chosen.machine or spaces[0].space.machine)
+    judgement = judge(spaces, machine)
+    print(text(judgement))
+    print("\n" + textwrap.fill(paragraph(judgement), 96))
+    try:
+        written = write_judgement(judgement, spaces, chosen.out or chosen.places[0].resolve().parent)
+    except ReportError as error:
+        raise Failure(str(error)) from error
+    print(f"\n{written}")
+    return 0
+
+
+JUDGE = Command("judge", "hold the cost model against recorded spaces", _options, _judge, DESCRIPTION, EXAMPLES)
