@@ -102,9 +102,15 @@ def test_a_stored_winner_serves_and_none_is_searched_with_no_tune(
     tuned = ("tune", "--seq", "16", "--heads", "2", "--head-dim", "16", "--device", "cpu", "--machine", "cpu")
     assert main([*tuned, "--trials", "2", "--quiet"]) == 0
     capsys.readouterr()
-    assert main(["bench", *SIZE, *options]) == 0
+    states = ("--cool", "--hot", "--json", str(tmp_path / "out.json"))
+    assert main(["bench", *SIZE, *options, *states]) == 0
     out = capsys.readouterr().out
     assert "stored by tune" in out and WINNER in out
+    assert out.index("milliseconds, cool (idle for 0.25 s") < out.index("milliseconds, hot (the same kernel for 0.5 s")
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    for name in {r["variant"] for r in rows}:
+        timed = {r["state"]: (r["ms"], r["samples"]) for r in rows if r["variant"] == name}
+        assert set(timed) == {"cool", "hot"} and len(set(timed.values())) == 2
     # without any peer there is nothing to be compared with
     assert "slower than" not in out and "geometric mean" not in out
 
