@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 from kernel_forms import Case, attention_case, errors, inputs
+from plan_cases import Form, forms
+from plan_checks import schedule_of
 from test_standalone import run as run_file
+from test_triton_forms import worst
 
 from eintune.costmodel.machine import load_machine
 from eintune.costmodel.resources import unsupported
@@ -78,6 +81,14 @@ def test_strides_that_qualify(change: Callable[[torch.Tensor], torch.Tensor], ex
     assert not all(t.is_contiguous() for t in tensors)
     execute(kernel, tensors)
     assert not errors(case, kernel, tensors)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("form", forms()[::5], ids=lambda f: f.name)
+def test_tabled_computations(form: Form, execute) -> None:
+    sizes = {"b": 1, "h": 2, "g": 2, "p": 19, "m": 37, "e": 24, "f": 24, "j": 24}
+    schedule = replace(schedule_of(form, sizes, "triton"), loads="descriptor")
+    assert worst(execute, form.definition, form.computed, sizes, form.params, schedule) < 3e-5
 
 
 # ---- what is printed
