@@ -14,7 +14,7 @@ from typing import Literal
 from .expr import Const, Expr, Fold, Iota, Map, Predicate, Rank, Reduce, Size, Where, rewrite
 from .intervals import leaves_an_element
 from .layout import Layout
-from .normal_form import scaled, times
+from .normal_form import oriented, scaled, times
 
 Sign = Literal["positive", "nonnegative", "any"]
 NEG_INF = -math.inf
@@ -151,12 +151,12 @@ class Empties:
 
 def _is_maximum_of(b: Expr, a: Expr) -> bool:
     """Whether b is a maximum over elements that include a, both times the same positive number."""
-    (maximum, kb), (element, ka) = scaled(b), scaled(a)
+    (maximum, kb), (element, ka) = scaled(b), oriented(a)
     if ka <= 0:
         return False
     match maximum:
         case Reduce("max", _, arg):
-            core, inner = scaled(arg)
+            core, inner = oriented(arg)
             same = core is element and kb * inner == ka
             return same or (arg is a and kb == 1.0) or _is_maximum_of(times(arg, kb), a)
         case _:

@@ -10,7 +10,7 @@ from .contraction import Product
 from .expr import Expr, Fold, Predicate, Rank, Reduce
 from .intervals import segments
 from .layout import Layout, Shape
-from .normal_form import factors, product, scaled
+from .normal_form import factors, oriented, product
 from .plan import Block, Carry, IllegalPlan, Loop, Value
 from .pointwise import REDUCTIONS
 from .tile_folds import TILE_FOLDS, Running, TileFold
@@ -140,19 +140,23 @@ def _axes(parts: list[Expr], taken: Shape, this: Pass) -> frozenset[Rank]:
 def _reduction(this: Pass, work: Reduce, group: list[Work]) -> None:
     builder, axis = this.builder, this.builder.layout.axis_of(work.rank)
     identity = REDUCTIONS[work.op].identity
-    arg = builder.masks.masked(work.arg, axis, identity)
-    for other in group:
-        if isinstance(other, Fold) and TILE_FOLDS[other.action].is_reference(work):
-            core, k = scaled(other.ref)
-            if other.rank == work.rank and k > 0 and core is work.arg:
-                _, running = _reference(this, other)
-                this.results[work] = running.references[0], []
-                return
     carry = this.carry(f"running_{work.op}", builder.layout.shape(work).axes, identity)
-    tile = builder.number(arg, this.body)
-    tile = builder.reduce(work.op, tile, axis) if axis else tile
+    tile = _tile_reference(this, work, group)
+    if tile is None:
+        tile = builder.number(builder.masks.masked(work.arg, axis, identity), this.body)
+        tile = builder.reduce(work.op, tile, axis) if axis else tile
     carry.next = builder.emit(work.op, (carry.value, tile))
     this.results[work] = carry.value, []
+
+
+def _tile_reference(this: Pass, work: Reduce, group: list[Work]) -> Value | None:
+    """What a fold of the same score in this loop has already reduced of the tile, if one has."""
+    for other in group:
+        if isinstance(other, Fold) and TILE_FOLDS[other.action].is_reference(work):
+            core, k = oriented(other.ref)
+            if other.rank == work.rank and k > 0 and core is work.arg:
+                return _reference(this, other)[1].tile
+    return None
 
 
 def _reference(this: Pass, work: Fold) -> tuple[TileFold, Running]:

@@ -27,7 +27,7 @@ from .expr import (
     with_children,
 )
 from .layout import Layout
-from .normal_form import factors, product, scaled
+from .normal_form import factors, oriented, product
 from .pointwise import REDUCTIONS
 
 Outcome: TypeAlias = float | Literal["finite", "bounded", "any"]
@@ -254,7 +254,7 @@ class Masks:
                 case Reduce("max", rank, arg):
                     pass
                 case Fold("scale", rank, ref, _):
-                    arg = scaled(ref)[0] if scaled(ref)[1] > 0 else ref
+                    arg = oriented(ref)[0] if oriented(ref)[1] > 0 else ref
                 case _:
                     continue
             tail = self._layout.tail(self._layout.axis_of(rank))

@@ -46,6 +46,15 @@ def scaled(x: Expr) -> tuple[Expr, float]:
             return x, 1.0
 
 
+def oriented(x: Expr) -> tuple[Expr, float]:
+    """`x` as (core, k) with k >= 0: a negative number leaves its sign on the core, where negation is exact.
+
+    So a maximum gives up a negative factor too, and all that is relative to it shares one rounding of `core * k`.
+    """
+    core, k = scaled(x)
+    return (Map("neg", (core,)), -k) if k < 0 else (core, k)
+
+
 def factors(x: Expr) -> list[Expr]:
     """A product flattened; the number 1 is the empty product."""
     match x:
@@ -101,7 +110,7 @@ def _step(x: Expr, layout: Layout) -> Expr | None:
         case Map():
             return _map(x)
         case Where():
-            core, k = scaled(x.arg)
+            core, k = scaled(x.arg) if x.fill == 0.0 else oriented(x.arg)
             return times(Where(x.predicate, core, x.fill), k) if _fill_keeps(x.fill, k) else None
         case Reduce() if not layout.varies(x.arg, x.rank):
             return _repeated(x.op, x.arg, layout.count(x.rank))
@@ -109,8 +118,8 @@ def _step(x: Expr, layout: Layout) -> Expr | None:
             core, k = scaled(arg)
             return times(Reduce("add", rank, core), k) if k != 1.0 else None
         case Reduce("max" | "min" as op, rank, arg):
-            core, k = scaled(arg)
-            return times(Reduce(op, rank, core), k) if k != 1.0 and k > 0 else None
+            core, k = oriented(arg)
+            return times(Reduce(op, rank, core), k) if k not in (0.0, 1.0) else None
         case Fold():
             if not layout.varies(x.ref, x.rank) and not layout.varies(x.arg, x.rank):
                 raise IllegalPlan(f"a fold over {x.rank} needs a score or an argument that varies with it")
@@ -170,7 +179,7 @@ def _map(x: Map) -> Expr | None:
         case "log", (a,):
             return times(Map("log2", (a,)), LN_2)
         case "select", (condition, a, Const(fill)):
-            core, k = scaled(a)
+            core, k = scaled(a) if fill == 0.0 else oriented(a)
             return times(Map("select", (condition, core, Const(fill))), k) if _fill_keeps(fill, k) else None
         case _:
             return None

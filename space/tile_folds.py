@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from .contraction import Product
 from .expr import Const, Expr, Rank, Reduce, Where
 from .folds import ACTIONS
-from .normal_form import LOG2_E, scaled
+from .normal_form import LOG2_E, oriented
 from .plan import Value
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 class Running:
     """The reference of one score in one loop, and what every fold of that score needs in an iteration.
 
-    references: the carries (the finished reference, after the loop). weight: of the tile's items relative to the
-    new reference, 0 in invalid lanes. transport: the values that move an accumulator to the new reference.
+    tile: the tile's own reference, in the score's terms. weight: of the tile's items relative to the new reference,
+    0 in invalid lanes. transport: the values that move an accumulator to the new reference.
     """
 
-    references: tuple[Value, ...]
+    tile: Value
     weight: Value
     transport: tuple[Value, ...]
 
@@ -45,13 +45,15 @@ class TileFold(Protocol):
         """The accumulator relative to the new reference."""
 
     def is_reference(self, x: Reduce) -> bool:
-        """Whether a plain reduction of the score is the running reference."""
+        """Whether a plain reduction of the score combines what the tiles' references are."""
 
 
 class Scale:
     """The reference is a running maximum m; an accumulator is scaled by exp(m_old - m_new).
 
-    A positive factor of the score stays out of the maximum and meets log2(e): 2**(k*c - k*m).
+    A number that multiplies the score stays out of the tile's maximum and meets log2(e). What is carried is the
+    product k*m, rounded once: the factor between two references is then exactly the one between the weights
+    that were taken relative to them, and 2**(k*c - k*m) errs in proportion to c - m only.
     """
 
     constant_argument = False
@@ -59,19 +61,18 @@ class Scale:
     def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
         builder, layout = this.builder, this.builder.layout
         axis = layout.axis_of(rank)
-        core, k = scaled(ref)
+        core, k = oriented(ref)
         core, k = (core, k) if k > 0 else (ref, 1.0)
         score = builder.number(builder.masks.masked(core, axis, -float("inf")), this.body)
         carry = this.carry("running_max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
         tile = builder.reduce("max", score, axis) if axis else score
-        carry.next = builder.emit("max", (carry.value, tile))
-        finite = carry.next
+        carry.next = builder.emit("max", (carry.value, builder.emit("scale", (tile,), k * LOG2_E)))
+        new = carry.next
         if builder.masks.starts_empty(core, rank):
-            finite = builder.emit("guard", (finite,))
-        new, old = (builder.emit("scale", (v,), k * LOG2_E) for v in (finite, carry.value))
-        rescale = builder.emit("exp2", (builder.emit("sub", (old, new)),))
+            new = builder.emit("guard", (new,))
+        rescale = builder.emit("exp2", (builder.emit("sub", (carry.value, new)),))
         relative = builder.emit("sub", (builder.emit("scale", (score,), k * LOG2_E), new))
-        return Running((carry.value,), builder.emit("exp2", (relative,)), (rescale,))
+        return Running(tile, builder.emit("exp2", (relative,)), (rescale,))
 
     def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
         return builder.emit("mul", (accumulator, running.transport[0]))
@@ -105,7 +106,7 @@ class Translate:
             weight = emit("where", (weight,), (tail, 0.0), axes=weight.axes)
         moved = emit("sub", (mean.value, mean.next))
         added = emit("mul", (count.value, emit("mul", (moved, moved))))
-        return Running((count.value, mean.value), weight, (added,))
+        return Running(tile_mean, weight, (added,))
 
     def _elements(self, this: Pass, axis: Rank | None) -> Value:
         """The number of valid lanes of the tile."""

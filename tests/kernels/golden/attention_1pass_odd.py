@@ -52,13 +52,12 @@ def kernel(
         k = tl.load(K_part + m_first_wide * stride_K_m + K_tile, mask=(lane_e[None, :] < 40), other=0.0)
         product = tl.dot(q, tl.trans(k))
         tile_max = tl.max(product, 1)
-        new_max = tl.maximum(running_max, tile_max)
-        scaled = new_max * 0.22811011491194377
-        scaled_2 = running_max * 0.22811011491194377
-        difference = scaled_2 - scaled
+        scaled = tile_max * 0.22811011491194377
+        new_max = tl.maximum(running_max, scaled)
+        difference = running_max - new_max
         power = tl.exp2(difference)
-        scaled_3 = product * 0.22811011491194377
-        difference_2 = scaled_3 - scaled[:, None]
+        scaled_2 = product * 0.22811011491194377
+        difference_2 = scaled_2 - new_max[:, None]
         power_2 = tl.exp2(difference_2)
         times = acc * power
         tile_add = tl.sum(power_2, 1)
@@ -75,13 +74,12 @@ def kernel(
         product = tl.dot(q, tl.trans(k))
         masked = tl.where(i_m[None, :] < 1000, product, float('-inf'))
         tile_max = tl.max(masked, 1)
-        new_max = tl.maximum(running_max, tile_max)
-        scaled = new_max * 0.22811011491194377
-        scaled_2 = running_max * 0.22811011491194377
-        difference = scaled_2 - scaled
+        scaled = tile_max * 0.22811011491194377
+        new_max = tl.maximum(running_max, scaled)
+        difference = running_max - new_max
         power = tl.exp2(difference)
-        scaled_3 = masked * 0.22811011491194377
-        difference_2 = scaled_3 - scaled[:, None]
+        scaled_2 = masked * 0.22811011491194377
+        difference_2 = scaled_2 - new_max[:, None]
         power_2 = tl.exp2(difference_2)
         times = acc * power
         tile_add = tl.sum(power_2, 1)

@@ -11,7 +11,7 @@
 # rank m: 2048, a loop, tiles of 64
 # rank f: 128, tiles of 128
 # rank e: 128, tiles of 128
-# loop m by 64: running_max[p], acc[p]
+# loop m by 64: running_max[p], running_max_2[p], acc[p]
 # loop m by 64: sum[p, f]
 #
 import triton
@@ -45,32 +45,33 @@ def kernel(
     AV_tile = lane_p[:, None] * stride_AV_p + lane_f[None, :] * stride_AV_f
     q = tl.load(Q_part + Q_tile)
     running_max = tl.full([128], float('-inf'), tl.float32)
+    running_max_2 = tl.full([128], float('-inf'), tl.float32)
     acc = tl.full([128], 0.0, tl.float32)
     for m_first in tl.range(0, 2048, 64):
         m_first_wide = tl.cast(m_first, tl.int64)
         k_2 = tl.load(K_part + m_first_wide * stride_K_m + K_tile)
         product_2 = tl.dot(q, tl.trans(k_2))
         tile_max = tl.max(product_2, 1)
-        new_max = tl.maximum(running_max, tile_max)
-        scaled_2 = new_max * 0.12751743082459868
-        scaled_3 = running_max * 0.12751743082459868
-        difference = scaled_3 - scaled_2
+        scaled_2 = tile_max * 0.12751743082459868
+        new_max = tl.maximum(running_max_2, scaled_2)
+        difference = running_max_2 - new_max
         power = tl.exp2(difference)
-        scaled_4 = product_2 * 0.12751743082459868
-        difference_2 = scaled_4 - scaled_2[:, None]
+        scaled_3 = product_2 * 0.12751743082459868
+        difference_2 = scaled_3 - new_max[:, None]
         power_2 = tl.exp2(difference_2)
+        new_max_2 = tl.maximum(running_max, tile_max)
         times = acc * power
         tile_add = tl.sum(power_2, 1)
         total = times + tile_add
-        running_max, acc = new_max, total
-    scaled_5 = running_max * 0.12751743082459868
+        running_max, running_max_2, acc = new_max_2, new_max, total
+    scaled_4 = running_max * 0.12751743082459868
     sum = tl.full([128, 128], 0.0, tl.float32)
     for m_first in tl.range(0, 2048, 64):
         m_first_wide = tl.cast(m_first, tl.int64)
         k = tl.load(K_part + m_first_wide * stride_K_m + K_tile)
         product = tl.dot(q, tl.trans(k))
         scaled = product * 0.12751743082459868
-        difference_3 = scaled - scaled_5[:, None]
+        difference_3 = scaled - scaled_4[:, None]
         power_3 = tl.exp2(difference_3)
         ratio = power_3 / acc[:, None]
         v = tl.load(V_part + m_first_wide * stride_V_m + V_tile)
