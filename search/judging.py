@@ -84,15 +84,17 @@ class Judgement:
         """Each target and the figure reached."""
         found = [v.top8 <= WITHIN for v in self.verdicts]
         return [
-            (RANK, float(np.median([v.spearman for v in self.verdicts]))),
-            (NEAR_RANK, float(np.median([v.near for v in self.verdicts]))),
+            (RANK, median([v.spearman for v in self.verdicts])),
+            (NEAR_RANK, median([v.near for v in self.verdicts])),
             (FOUND, sum(found) / len(found)),
         ]
 
     def short(self) -> list[str]:
         """What falls short, as it is: targets missed, and problems below a target that the median meets."""
         lines = [
-            f"{t.name}: {value:.2f}, should be at least {t.least:.2f}" for t, value in self.reached() if value < t.least
+            f"{t.name}: {value:.2f}, should be at least {t.least:.2f}"
+            for t, value in self.reached()
+            if not value >= t.least
         ]
         for v in self.verdicts:
             if v.spearman < RANK.least:
@@ -105,6 +107,12 @@ class Judgement:
             if v.top8 > WITHIN:
                 lines.append(f"{v.name}: the best of the first {TOP} is {v.top8 * 100:.0f}% slower than the best")
         return lines
+
+
+def median(values: Sequence[float]) -> float:
+    """Of those that are numbers; NaN where none is."""
+    known = [v for v in values if not math.isnan(v)]
+    return float(np.median(known)) if known else math.nan
 
 
 def read_spaces(places: Sequence[Path]) -> list[NamedSpace]:

@@ -6,11 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from . import page, plots
 from .accuracy import error_by, right
-from .judging import FOUND, NEAR, NEAR_RANK, RANK, TOP, WITHIN, Judgement, NamedSpace, Target, Verdict, by_passes
+from .judging import (
+    FOUND,
+    NEAR,
+    NEAR_RANK,
+    RANK,
+    TOP,
+    WITHIN,
+    Judgement,
+    NamedSpace,
+    Target,
+    Verdict,
+    by_passes,
+    median,
+)
 from .judging_plots import pictures
 from .report import png, write_files
 from .table import text_table
@@ -45,13 +56,13 @@ def verdict_cells(v: Verdict) -> list[str]:
 def summary_cells(verdicts: Sequence[Verdict]) -> list[list[str]]:
     """The medians, and the targets below them."""
 
-    def median(name: str) -> float:
-        return float(np.median([getattr(v, name) for v in verdicts]))
+    def middle(name: str) -> float:
+        return median([getattr(v, name) for v in verdicts])
 
-    middle = [f"{median('spearman'):.3f}", f"{median('near'):.3f}", "", f"{median('top1') * 100:.1f}%"]
-    middle += [f"{median('top8') * 100:.1f}%", f"{median('error'):.3f}", f"{median('bias'):.2f}"]
+    medians = [f"{middle('spearman'):.3f}", f"{middle('near'):.3f}", "", f"{middle('top1') * 100:.1f}%"]
+    medians += [f"{middle('top8') * 100:.1f}%", f"{middle('error'):.3f}", f"{middle('bias'):.2f}"]
     aims = ["", f">= {RANK.least}", f">= {NEAR_RANK.least}", "", "", f"<= {WITHIN * 100:g}% in {FOUND.least * 100:g}%"]
-    return [["median", "", *middle, f"{median('before'):.3f}"], ["should be", *aims, "", "", ""]]
+    return [["median", "", *medians, f"{middle('before'):.3f}"], ["should be", *aims, "", "", ""]]
 
 
 def text(judgement: Judgement) -> str:
@@ -74,16 +85,20 @@ def paragraph(judgement: Judgement) -> str:
     ranks, near = ([getattr(v, name) for v in verdicts] for name in ("spearman", "near"))
     found = sum(v.top8 <= WITHIN for v in verdicts)
     first = sum(v.top1 <= WITHIN for v in verdicts)
-    typical = math.exp(float(np.median([v.error for v in verdicts]))) - 1
+    typical = math.exp(median([v.error for v in verdicts])) - 1
     text = (
         f"{plural(len(ok), 'kernel')} of {plural(len(verdicts), 'problem')} ran and were right. Fitted to the other "
-        f"problems, the model ranks those of an unseen one with a median correlation of {np.median(ranks):.2f} "
-        f"({min(ranks):.2f} to {max(ranks):.2f}), and those within {NEAR:g} times the best with {np.median(near):.2f} "
-        f"({min(near):.2f} to {max(near):.2f}); its times are off by {typical * 100:.0f}% (one standard deviation, "
-        f"median). Its first candidate is within 3% of the best drawn in {first} of {len(verdicts)} problems, "
-        f"one of its first {TOP} in {found}."
+        f"problems, the model ranks those of an unseen one with a median correlation of {_spread(ranks)}, and those "
+        f"within {NEAR:g} times the best with {_spread(near)}; its times are off by {typical * 100:.0f}% (one "
+        f"standard deviation, median). Its first candidate is within 3% of the best drawn in {first} of "
+        f"{len(verdicts)} problems, one of its first {TOP} in {found}."
     )
     return " ".join([text, _passes_words(judgement), _worst_words(judgement)])
+
+
+def _spread(values: Sequence[float]) -> str:
+    known = [v for v in values if not math.isnan(v)]
+    return f"{median(known):.2f} ({min(known):.2f} to {max(known):.2f})" if known else "none (too few to say)"
 
 
 def _passes_words(judgement: Judgement) -> str:

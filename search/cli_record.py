@@ -1,0 +1,141 @@
+"""`eintune record`: draw candidates of one problem at random, good and bad, measure them, and keep what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .cli_options import (
+    Command,
+    Failure,
+    add_cache,
+    add_device,
+    add_problem,
+    cache_of,
+    device_of,
+    emitter_of,
+    folder_of,
+    positive,
+    problem_of,
+    title_of,
+)
+
+if TYPE_CHECKING:
+    from ..costmodel.machine import Machine
+    from ..space.schedule import Problem
+    from .progress import Progress
+    from .recorded_space import RecordedSpace
+
+DESCRIPTION = """\
+Draws candidates uniformly from all legal ones of a problem, measures each, and writes one compressed file: times and
+their spread, resources as compiled, failures, clocks, versions, the command. A tuner measures what its model likes,
+which cannot judge the model; these can (`eintune judge`).
+"""
+EXAMPLES = """\
+examples:
+  eintune record --seq 2048 --heads 32 --out results/h200/spaces
+  eintune record --seq 1000 --heads 16 --batch 2 --causal --count 150 --seed 1
+"""
+BATCH = 50
+"""Candidates that take turns with each other."""
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    add_problem(parser)
+    group = parser.add_argument_group("the draw")
+    group.add_argument("--count", type=positive, default=150, metavar="N", help="candidates; default: 150")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw; default: 0")
+    add_device(group)
+    output = parser.add_argument_group("what is kept and printed")
+    add_cache(output)
+    output.add_argument(
+        "--out", type=Path, default=Path("."), metavar="DIR", help="where the file goes; default: the current directory"
+    )
+    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _record(chosen: argparse.Namespace) -> int:
+    from ..costmodel.machine import detect_machine
+    from .progress import Progress
+    from .recorded_space import save
+
+    progress = Progress(None if chosen.quiet else sys.stderr)
+    device = device_of(chosen)
+    dtype = "bf16" if device == "cuda" else "fp32"
+    problem = problem_of(chosen, dtype)
+    emitter_of(problem, "gpu" if device == "cuda" else "cpu")
+    cache = cache_of(chosen)
+    machine = detect_machine(device)
+    space = _measured(chosen, problem, machine, device, cache, progress)
+    name = folder_of(chosen, dtype).removeprefix("attention-")
+    path = chosen.out / f"{name}.json.gz"
+    save(space, path)
+    print(f"{title_of(chosen, dtype)}\n{_summary(space)}\n{path}")
+    return 0
+
+
+def _measured(
+    chosen: argparse.Namespace, problem: Problem, machine: Machine, device: str, cache: Path, progress: Progress
+) -> RecordedSpace:
+    from datetime import UTC, datetime
+
+    from ..kernels.platform import platform_of
+    from ..space.cascade import Cascade
+    from .clocks import sm_clock
+    from .derivations import derivations
+    from .measure import Measurer
+    from .peers import attention_peers
+    from .policy import Policy
+    from .recorded_space import RecordedSpace, draw, entries_of
+    from .tune import versions
+
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    emitter = "triton" if device == "cuda" else "torch"
+    with progress.stage("plan"):
+        variants = derivations(Cascade.parse(problem.cascade), cache / "derived").variants
+        drawn, legal = draw(variants, problem, machine, emitter, chosen.count, chosen.seed)
+    if not drawn:
+        raise Failure(f"no legal candidate on {machine.title}: nothing to record")
+    progress.say(f"{len(drawn)} of {legal:,} legal candidates drawn")
+    clocks: list[int] = []
+    # bad candidates are many and slow: few rounds each
+    policy = Policy(rounds=(3, 12), minor_rounds=3, effort=0.3)
+    with progress.stage("measure"), Measurer(problem, device, policy) as measurer:
+        cascades, entries = entries_of(
+            drawn,
+            lambda asked: measurer.measure([c.kernel for c in asked]),
+            BATCH,
+            between=lambda: clocks.extend(sm_clock(device)),
+        )
+        clocks.extend(sm_clock(device))
+        compared = measurer.compare([], attention_peers(device, "top_left" if chosen.causal else None))
+    return RecordedSpace(
+        problem=problem,
+        machine=machine.name,
+        seed=chosen.seed,
+        drawn_from=legal,
+        cascades=cascades,
+        entries=entries,
+        versions=versions(platform_of(device)),
+        command=chosen.command_line,
+        started=started,
+        clocks=tuple(clocks),
+        peers={name: m.seconds for name, m in compared.items() if m.status == "ok"},
+    )
+
+
+def _summary(space: RecordedSpace) -> str:
+    from collections import Counter
+
+    from .words import milliseconds
+
+    counts = Counter(e.measurement.status for e in space.entries)
+    best = min((space.entries[i].measurement.seconds for i in space.ran), default=None)
+    statuses = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+    drawn = f"{len(space.entries)} drawn of {space.drawn_from:,} legal (seed {space.seed})"
+    return f"{drawn}: {statuses}; best {milliseconds(best)}"
+
+
+RECORD = Command("record", "measure candidates drawn at random", _options, _record, DESCRIPTION, EXAMPLES)
