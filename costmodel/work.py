@@ -213,7 +213,8 @@ class _Counter:
             entries=entries,
             traffic=traffic,
             products=tuple(products),
-            steps=_steps(values),
+            # a filter that holds is no step, but what it would have filtered goes through it
+            steps=_steps([v for v in block.items if not isinstance(v, Loop)]),
             loads=loads,
             operators=len(run),
             operand_bytes=operand_bytes,
