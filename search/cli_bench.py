@@ -233,7 +233,7 @@ def _report(chosen: argparse.Namespace, result: Result) -> None:
     from .cli_tune import machine_folder
 
     print(times_text(result), flush=True)
-    paths = write(result, chosen.results / machine_folder(str(result.machine["title"])))
+    paths = write(result, chosen.results / machine_folder(str(result.machine["name"]), str(result.machine["title"])))
     print("\n" + "\n".join(f"wrote {path}" for path in paths))
     if chosen.json:
         data: Any = to_json(result)

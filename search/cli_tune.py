@@ -223,7 +223,7 @@ def _search(
         )
     except (NothingWorked, MeasureError, CacheWriteError) as error:
         raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
-    folder = chosen.results / machine_folder(machine.title) / folder_of(chosen, dtype)
+    folder = chosen.results / machine_folder(machine.name, machine.title) / folder_of(chosen, dtype)
     complaint = ""
     with progress.stage("report"):
         try:
@@ -238,9 +238,10 @@ def _search(
     return 0
 
 
-def machine_folder(title: str) -> str:
-    """A machine's folder in results/: lower case, words joined by hyphens."""
-    return "-".join("".join(c.lower() if c.isalnum() else " " for c in title).split())
+def machine_folder(name: str, title: str) -> str:
+    """The folder of a machine's results: its short name, but the title of one of the many CPUs."""
+    text = title if name == "cpu" else name
+    return "-".join("".join(c.lower() if c.isalnum() else " " for c in text).split())
 
 
 def _write_json(path: Path, data: Any) -> None:
