@@ -143,6 +143,8 @@ class BoundText:
                 else:
                     terms[x] = terms.get(x, 0) + c * k
         rest = [(c, t) for t, c in terms.items() if c]
+        if not rest:
+            return Lit(const)
         if not const and len(rest) == 1 and rest[0][0] == 1:
             return rest[0][1]
         return Sum((*rest, *([(1, Lit(const))] if const else [])))

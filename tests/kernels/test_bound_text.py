@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eintune.kernels.bound_text import BoundText, parenthesised, shifted
@@ -49,6 +49,7 @@ bounds = st.recursive(leaves, larger, max_leaves=6)
 
 
 @given(bounds)
+@example(Sum(((1, First("m")), (-1, First("m")))))
 def test_text_evaluates_to_the_bound(b: Bound) -> None:
     text = PRINTED.text(b)
     for p, m, h in itertools.product(range(0, 48, 16), range(0, 40, 16), range(3)):
