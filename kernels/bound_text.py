@@ -65,16 +65,12 @@ class BoundText:
 
     def _greatest_first(self, rank: Rank) -> int:
         size = self.plan.sizes[rank]
-        if rank in self.plan.splits:
-            return max(size - 1, 0)
         role = self.plan.roles[rank]
         if role.tile is None:
             return max(size - 1, 0)
         return (size - 1) // role.tile * role.tile if role.outer else 0
 
     def _least_last(self, rank: Rank) -> int:
-        if rank in self.plan.splits:
-            return 0
         role, end = self.plan.roles[rank], self.plan.sizes[rank] - 1
         return min((role.tile or 1) - 1, end) if role.outer else end
 
@@ -126,7 +122,7 @@ class BoundText:
 
     def _exact(self, b: Lit | First | Last) -> Bound:
         """The last index as first + tile - 1 where the rank's tiles fit exactly."""
-        if isinstance(b, Last) and b.rank not in self.plan.splits:
+        if isinstance(b, Last):
             role = self.plan.roles[b.rank]
             if role.tile and role.outer and self.plan.sizes[b.rank] % role.tile == 0:
                 return Sum(((1, First(b.rank)), (1, Lit(role.tile - 1))))
@@ -177,7 +173,7 @@ class BoundText:
             case Lit():
                 return b.value % step == 0
             case First():
-                tile = None if b.rank in self.plan.splits else self.plan.roles[b.rank].tile
+                tile = self.plan.roles[b.rank].tile
                 return step == 1 or (tile is not None and tile % step == 0)
             case Last():
                 return step == 1
@@ -192,9 +188,6 @@ class BoundText:
 
     def first(self, rank: Rank) -> str:
         """The first index of a rank's tile; its index if it has no tile."""
-        if rank in self.plan.splits:
-            outer, inner = self.plan.splits[rank]
-            return _plus(f"{self.first(outer)} * {self.plan.sizes[inner]}", self.first(inner))
         role = self.plan.roles[rank]
         if role.tile is None:
             return self.scalar[rank]
@@ -203,10 +196,6 @@ class BoundText:
     def last(self, rank: Rank) -> str:
         """The last valid index of a rank's tile; its index if it has no tile."""
         plan = self.plan
-        if rank in plan.splits:
-            outer, inner = plan.splits[rank]
-            end = _plus(f"{self.first(outer)} * {plan.sizes[inner]}", self.last(inner))
-            return self.least(end, str(plan.sizes[rank] - 1))
         role, size = plan.roles[rank], plan.sizes[rank]
         if role.tile is None:
             return self.scalar[rank]
@@ -241,10 +230,6 @@ def _rounded(b: FloorTo | CeilTo, x: int) -> int:
 
 def _is_number(text: str) -> bool:
     return text.lstrip("-").isdigit()
-
-
-def _plus(a: str, b: str) -> str:
-    return a if b == "0" else f"{a} + {b}"
 
 
 def parenthesised(text: str) -> str:

@@ -209,8 +209,6 @@ class Printer(ABC):
 
     def _rank_name(self, rank: Rank, wanted: str) -> str:
         """The variable of a rank's index or first index; "0" where the rank has one tile only."""
-        if rank in self.plan.splits:
-            return "0"
         role = self.plan.roles[rank]
         whole = role.outer is None or self.plan.sizes[rank] <= (role.tile or 1)
         return "0" if whole and role.outer != "loop" else self.names.fresh(wanted)
@@ -229,14 +227,11 @@ class Printer(ABC):
     # ---- ranks
 
     def tiled(self, rank: Rank) -> bool:
-        """Whether the rank is a tile axis; a split rank is none, its inner part may be."""
-        return rank not in self.plan.splits and self.plan.roles[rank].tile is not None
+        """Whether the rank is a tile axis."""
+        return self.plan.roles[rank].tile is not None
 
     def at(self, rank: Rank, axes: tuple[Rank, ...]) -> str:
         """The indices of a rank as an operand over `axes` (a scalar where it has no tile); an atom or a sum."""
-        if rank in self.plan.splits:
-            outer, inner = self.plan.splits[rank]
-            return f"{self.at(outer, axes)} * {self.plan.sizes[inner]} + {self.at(inner, axes)}"
         if not self.tiled(rank):
             return self.scalar[rank]
         return self.index(rank) + self.broadcast((rank,), axes)

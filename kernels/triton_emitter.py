@@ -207,13 +207,11 @@ class TritonPrinter(Printer):
         by_home: dict[Rank | None, list[str]] = {None: []}
         tile: list[str] = []
         for rank, stride in zip(index, self._strides[tensor], strict=True):
-            for part, factor in self._parts(rank):
-                step = stride if factor == 1 else f"{factor} * {stride}"
-                if (wide := self._wide(part)) != "0":
-                    by_home.setdefault(self._home(part), []).append(f"{wide} * {step}")
-                if self.tiled(part):
-                    self._static.add(stride)
-                    tile.append(f"{self._lanes(part)}{self.broadcast((part,), axes)} * {step}")
+            if (wide := self._wide(rank)) != "0":
+                by_home.setdefault(self._home(rank), []).append(f"{wide} * {stride}")
+            if self.tiled(rank):
+                self._static.add(stride)
+                tile.append(f"{self._lanes(rank)}{self.broadcast((rank,), axes)} * {stride}")
         name = self.tensor[tensor]
         base = name
         if by_home[None]:
@@ -222,37 +220,18 @@ class TritonPrinter(Printer):
         offsets = [self.define(f"{name}_tile", " + ".join(tile), None)] if tile else []
         return " + ".join([base, *loops, *offsets])
 
-    def _parts(self, rank: Rank) -> list[tuple[Rank, int]]:
-        """The ranks whose indices make up a rank's, with their factors: itself, or the parts of a split."""
-        if rank not in self.plan.splits:
-            return [(rank, 1)]
-        outer, inner = self.plan.splits[rank]
-        size = self.plan.sizes[inner]
-        return [*((r, f * size) for r, f in self._parts(outer)), *self._parts(inner)]
-
     def _wide(self, rank: Rank) -> str:
         name = self.start[rank] if self.tiled(rank) else self.scalar[rank]
         return name if name == "0" else self.define(f"{name}_wide", f"tl.cast({name}, tl.int64)", self._home(rank))
 
     def _valid(self, index: tuple[Rank, ...], axes: tuple[Rank, ...]) -> str:
         """The mask of a tile's valid lanes; empty where all are."""
-        conditions: list[str] = []
-        for rank in index:
-            for part in dict.fromkeys((rank, *(p for p, _ in self._parts(rank)))):
-                if not self._fits(part):
-                    conditions.append(f"({self.at(part, axes)} < {self.plan.sizes[part]})")
-        return " & ".join(conditions)
+        return " & ".join(f"({self.at(r, axes)} < {self.plan.sizes[r]})" for r in index if not self._fits(r))
 
     def _fits(self, rank: Rank) -> bool:
         """Whether no lane of the current tile lies beyond the rank's end."""
-        size = self.plan.sizes[rank]
-        tail: Affine
-        if rank in self.plan.splits:
-            parts = self._parts(rank)
-            tail = tuple(sorted((p, -f) for p, f in parts)), size - 1
-            return tail in self.known or 1 + sum((self.plan.sizes[p] - 1) * f for p, f in parts) == size
-        tile = self.plan.roles[rank].tile
-        tail = ((rank, -1),), size - 1
+        size, tile = self.plan.sizes[rank], self.plan.roles[rank].tile
+        tail: Affine = ((rank, -1),), size - 1
         return tile is None or size % tile == 0 or tail in self.known
 
     # ---- the dialect
@@ -268,8 +247,6 @@ class TritonPrinter(Printer):
         """The block of a tensor that is a tile over `axes`, where the schedule and the tile allow a descriptor."""
         in_order = tuple(r for r in index if r in axes) == axes and len(set(index)) == len(index)
         if self.schedule.loads != "descriptor" or not in_order or not all(r in self.plan.roles for r in index):
-            return None
-        if any(r in (rank, *parts) for rank, parts in self.plan.splits.items() for r in index):
             return None
         read = Read(index, self.plan.dtypes[tensor])
         return block_of(read, self.plan.sizes, lambda r: self.plan.roles[r].tile)

@@ -88,7 +88,6 @@ def _planned(cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ..
         inputs={n: t for n, t in cascade.inputs.items() if n in used},
         outputs=outputs,
         dtypes={n: dtypes[n] for n in (*used, *outputs)},
-        splits={},
     )
     check(plan)
     return plan

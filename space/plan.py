@@ -182,7 +182,7 @@ class LoopPlan:
     """One kernel.
 
     order: the global order of ranks; a value's axes follow it. grid: ranks that programs iterate, fastest
-    varying first. splits: rank -> (outer, inner) for ranks that stay split. dtypes: by tensor name.
+    varying first. dtypes: by tensor name.
     """
 
     roles: dict[Rank, Role]
@@ -193,7 +193,6 @@ class LoopPlan:
     inputs: dict[str, Tensor]
     outputs: dict[str, tuple[Rank, ...]]
     dtypes: dict[str, str]
-    splits: dict[Rank, tuple[Rank, Rank]]
 
     def __str__(self) -> str:
         from .plan_text import format_plan

@@ -39,7 +39,6 @@ def chained_products(*, store_each_iteration: bool, scaled: bool = True) -> Loop
         inputs={n: Tensor(n, r) for n, r in (("Q", ("p", "e")), ("K", ("e", "m")), ("V", ("m", "f")))},
         outputs={"O": ("p", "f")},
         dtypes={"Q": "fp16", "K": "fp16", "V": "fp16", "O": "fp32"},
-        splits={},
     )
 
 

@@ -61,7 +61,7 @@ def nested(outer: Segment, inner: Segment, size: int, p_tile: int) -> LoopPlan:
     loop = Loop("m", 16, (outer,), (), Block(frozenset("m"), [innermost]))
     roles = {"p": Role("grid", p_tile), "m": Role("loop", 16), "n": Role("loop", 8)}
     sizes = {"p": size, "m": size, "n": size}
-    return LoopPlan(roles, sizes, RANKS, ("p",), Block(frozenset(), [loop]), {}, {}, {}, {})
+    return LoopPlan(roles, sizes, RANKS, ("p",), Block(frozenset(), [loop]), {}, {}, {})
 
 
 def by_hand(plan: LoopPlan) -> Iterator[tuple[int, int]]:

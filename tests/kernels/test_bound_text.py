@@ -27,7 +27,7 @@ from eintune.space.plan import (
 
 SIZES = {"p": 48, "m": 40, "h": 3, "e": 20}
 ROLES = {"p": Role("grid", 16), "m": Role("loop", 16), "h": Role("grid", None), "e": Role(None, 32)}
-PLAN = LoopPlan(ROLES, SIZES, tuple("hpme"), ("p", "h"), Block(frozenset()), {}, {}, {}, {})
+PLAN = LoopPlan(ROLES, SIZES, tuple("hpme"), ("p", "h"), Block(frozenset()), {}, {}, {})
 PRINTED = BoundText(PLAN, {"h": "h"}, {"p": "p_first", "m": "m_first", "e": "0"})
 
 leaves = st.one_of(st.integers(-40, 60).map(Lit), st.sampled_from("pmhe").map(First), st.sampled_from("pmhe").map(Last))
