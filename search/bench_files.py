@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from .bench import STATES, Result, Row, best, reference_winner
+from .bench import Result
+from .bench_case import STATES, Row, best, reference_winner
 
 FORMAT = 1
 
@@ -39,10 +40,33 @@ def frame_of(result: Result) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def figures(row: Row, at: Sequence[Row]) -> dict[str, Any]:
+    """A row's numbers, times in milliseconds; `at`: the rows that its ratios may look at."""
+    m, peer, mine = row.measurement, best(at, ours=False), reference_winner(at)
+    return {
+        "status": m.status,
+        "ms": row.seconds * 1e3,
+        "low_ms": m.low * 1e3,
+        "high_ms": m.high * 1e3,
+        "samples": m.samples,
+        "vs_best_peer": peer.seconds / row.seconds if peer else math.nan,
+        "vs_our_winner": mine.seconds / row.seconds if mine else math.nan,
+        "rms_error": m.rms_error,
+        "max_error": m.max_error,
+        "rms_budget": m.budget,
+        "compile_seconds": m.compile_seconds,
+        "registers": m.registers,
+        "spills": m.spills,
+        "shared_bytes": m.shared_bytes,
+        "digest": m.digest if row.ours else "",
+    }
+
+
 def _line(result: Result, row: Row, at: Sequence[Row]) -> dict[str, Any]:
-    s, m = result.setting, row.measurement
-    peer, mine = best(at, ours=False), reference_winner(at)
+    s = result.setting
     rate = row.flops / row.seconds if row.seconds > 0 else math.nan
+    numbers = figures(row, at)
+    timed = ("status", "ms", "low_ms", "high_ms", "samples")
     return {
         "variant": row.variant,
         "by": "eintune" if row.ours else "peer",
@@ -54,25 +78,12 @@ def _line(result: Result, row: Row, at: Sequence[Row]) -> dict[str, Any]:
         "head_dim": s.head_dim,
         "dtype": s.dtype,
         "causal": s.causal,
-        "status": m.status,
-        "ms": row.seconds * 1e3,
-        "low_ms": m.low * 1e3,
-        "high_ms": m.high * 1e3,
-        "samples": m.samples,
+        **{name: numbers.pop(name) for name in timed},
         "tflops": rate / 1e12,
         "share_of_ceiling": rate / float(result.machine["matrix_flops"]),
-        "vs_best_peer": peer.seconds / row.seconds if peer else math.nan,
-        "vs_our_winner": mine.seconds / row.seconds if mine else math.nan,
-        "rms_error": m.rms_error,
-        "max_error": m.max_error,
-        "rms_budget": m.budget,
-        "compile_seconds": m.compile_seconds,
-        "registers": m.registers,
-        "spills": m.spills,
-        "shared_bytes": m.shared_bytes,
-        "digest": m.digest if row.ours else "",
+        **numbers,
         "detail": row.detail,
-        "message": m.message,
+        "message": row.measurement.message,
     }
 
 

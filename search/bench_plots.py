@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator, PercentFormatter
 
-from .bench import STATES, WINNER, Result
+from .bench import Result
+from .bench_case import STATES, WINNER
 from .plots import MARKS, plain_ticks, style
 
 SHADES = {"1": "Greens", "2": "Oranges", "3": "Reds"}

@@ -6,7 +6,8 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 
-from .bench import STATES, Result, Row, State, best, reference_winner, verdict
+from .bench import Result
+from .bench_case import STATES, Row, State, best, reference_winner, verdict
 from .table import text_table
 from .words import against, milliseconds
 
@@ -28,8 +29,8 @@ def heading(text: str) -> str:
 # ---- correctness
 
 
-def correctness_text(length: int, rows: Sequence[Row]) -> str:
-    """Every variant against float64 at one length; a variant is listed once, with the worst of its states."""
+def correctness_text(title: str, rows: Sequence[Row]) -> str:
+    """Every variant against float64 in one case; a variant is listed once, with the worst of its states."""
     worst: dict[str, Row] = {}
     for row in rows:
         seen = worst.get(row.variant)
@@ -46,7 +47,7 @@ def correctness_text(length: int, rows: Sequence[Row]) -> str:
         widest={0: NAMES},
     )
     whys = [_why(r) for r in worst.values() if r.measurement.status != "ok"]
-    return "\n".join([f"length {length}", table, *whys])
+    return "\n".join([title, table, *whys])
 
 
 def _error(value: float) -> str:
@@ -55,10 +56,11 @@ def _error(value: float) -> str:
 
 def _why(row: Row) -> str:
     m = row.measurement
-    return _wrapped(f"  {row.variant}: ", f"{m.status}: {m.message}")
+    return wrapped(f"  {row.variant}: ", f"{m.status}: {m.message}")
 
 
-def _wrapped(head: str, text: str) -> str:
+def wrapped(head: str, text: str) -> str:
+    """A head and a text that is cut at MESSAGE characters, neat within WIDTH columns."""
     return textwrap.fill(
         textwrap.shorten(text, MESSAGE, placeholder=" …"),
         WIDTH,
@@ -179,10 +181,10 @@ def _absent(result: Result) -> list[str]:
     for row in result.at(result.options.states[0]):
         if verdict(row) == "cannot run":
             refused.setdefault((row.variant, row.measurement.message), []).append(row.length)
-    lines = [_wrapped(f"  {name}: ", reason) for name, reason in result.missing.items()]
+    lines = [wrapped(f"  {name}: ", reason) for name, reason in result.missing.items()]
     for (name, reason), lengths in refused.items():
         some = f" at {', '.join(map(str, lengths))}" if len(lengths) < len(result.setting.lengths) else ""
-        lines.append(_wrapped(f"  {name}{some}: ", reason))
+        lines.append(wrapped(f"  {name}{some}: ", reason))
     return ["peers that did not run", *lines, ""] if lines else []
 
 
@@ -193,7 +195,7 @@ def _winners(result: Result) -> list[str]:
         details = [
             r.detail for r in result.at(result.options.states[0], length) if r.detail and r.variant.endswith(" winner")
         ]
-        lines.append(_wrapped(f"  {length}: ", f"{details[0]}; {origin}" if details else origin))
+        lines.append(wrapped(f"  {length}: ", f"{details[0]}; {origin}" if details else origin))
     return ["our winner", *lines, ""]
 
 
@@ -205,5 +207,5 @@ def _shared(result: Result) -> list[str]:
         for row in result.at(result.options.states[0], length):
             if row.ours:
                 by_digest.setdefault(row.measurement.digest, []).append(row.variant.removeprefix("eintune "))
-        lines += [_wrapped(f"  {length}: ", " = ".join(names)) for names in by_digest.values() if len(names) > 1]
+        lines += [wrapped(f"  {length}: ", " = ".join(names)) for names in by_digest.values() if len(names) > 1]
     return ["one generated kernel under several names", *lines, ""] if lines else []

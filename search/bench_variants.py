@@ -11,6 +11,7 @@ from ..costmodel.resources import illegal
 from ..kernels.cache import Record
 from ..kernels.choices import make_kernel
 from ..kernels.kernel import Kernel
+from ..kernels.notices import one_line
 from ..space.cascade import Cascade
 from ..space.schedule import Problem
 from .candidates import Candidate, everything, schedule_text
@@ -110,6 +111,8 @@ def winner(
             result = tune(problem, device=device, machine=machine, cache=cache / SMALL, effort=effort)
         except NothingWorked as error:
             return Winner(None, f"the small search found none: {error}")
+        except (ValueError, RuntimeError) as error:  # no kernel of ours must not cost the peers' times
+            return Winner(None, f"the small search failed: {one_line(error)}")
     point = result.winner.point
     measured = plural(len(result.outcome.trials), "candidate")
     return Winner(_chosen(point), f"a small search, {measured} measured (`tune` searches further)")

@@ -25,7 +25,8 @@ from .cli_options import (
 
 if TYPE_CHECKING:
     from ..costmodel.machine import Machine
-    from .bench import Options, Result, Setting, State
+    from .bench import Result, Setting
+    from .bench_case import Options, State
     from .progress import Progress
 
 DESCRIPTION = """\
@@ -39,10 +40,15 @@ examples:
   eintune bench --num-heads 32 --head-dim 64 --seq-lengths 256,512,1024,2048 --skip-eager --warmup 10 --iters 100
   eintune bench --num-heads 32 --kv-heads 8 --head-dim 128 --seq-lengths 4096 --batch 4 --causal
   eintune bench --num-heads 4 --seq-lengths 128,256 --device cpu --peers sdpa --no-tune
+  eintune bench --suite attention --limit 500        nine cases in one table; --resume goes on with what is left
+  eintune bench --variants                           what libraries do not ship as it stands
+  eintune bench --case "--heads 8 --seq 512" --case "--heads 8 --seq 512 --causal" --peers sdpa
 The device's state: with --cool it idles for 0.25 s before each turn of a variant, with --hot it runs the same kernel
 for 0.5 s; each has tables of its own. Without either, a GPU is timed in both; on a CPU all variants take turns.
 exit codes: 0, 1 where one of our kernels failed, 2 for wrong usage, 130 for Ctrl-C
 """
+VARIANTS = ("decode",)
+"""The suites of what libraries do not ship as it stands."""
 LENGTHS = (256, 512, 1024, 2048)
 TRIALS = {"cuda": 24, "cpu": 8}
 """Candidates of a small search, where no winner is stored."""
@@ -70,10 +76,27 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("the variants")
     group.add_argument("--skip-eager", action="store_true", help="without eager PyTorch, whose scores fill memory")
-    group.add_argument("--peers", default="all", metavar="NAMES", help="all, none, or names with commas; default: all")
+    group.add_argument(
+        "--peers", metavar="NAMES", help="all, none, or names with commas; default: all, or the suite's own"
+    )
     group.add_argument("--no-tune", action="store_true", help="no small search where no winner is stored")
     group.add_argument("--trials", type=positive, metavar="N", help="of that search; default: 24 on a GPU, 8 on a CPU")
     group.add_argument("--budget", type=seconds, default=30.0, metavar="SECONDS", help="of that search; default: 30")
+    suites = parser.add_argument_group("several problems in one run (in place of the problem above)")
+    suites.add_argument(
+        "--suite", action="append", default=[], metavar="NAME", help="a TOML file, or one that comes with the package"
+    )
+    suites.add_argument(
+        "--case", action="append", default=[], metavar="OPTIONS", help="a problem as `tune` takes it, in one argument"
+    )
+    suites.add_argument(
+        "--variants", action="store_true", help=f"the same as {' '.join(f'--suite {n}' for n in VARIANTS)}"
+    )
+    suites.add_argument("--kinds", action="store_true", help="each derived kind of kernel too, not the winner only")
+    suites.add_argument(
+        "--limit", type=seconds, metavar="SECONDS", help="after which no new case starts; default: none"
+    )
+    suites.add_argument("--resume", action="store_true", help="keep the cases that the result files hold already")
     group = parser.add_argument_group("the timing")
     add_device(group)
     group.add_argument("--machine", metavar="NAME", help="price for this machine; default: this one")
@@ -102,15 +125,19 @@ def _count(text: str) -> int:
 
 def action(chosen: argparse.Namespace) -> int:
     """Check, time, print, write."""
-    from .bench import missing_peers
+    from .peers import missing_peers
     from .progress import Progress
 
     progress = Progress(None if chosen.quiet else sys.stderr)
     device = device_of(chosen)
-    setting, how = _setting(chosen, device), _options(chosen, device)
+    if chosen.suite or chosen.case or chosen.variants:
+        from .cli_suite import run_suites
+
+        return run_suites(chosen, device, progress)
+    setting, how = _setting(chosen, device), options_of(chosen, device)
     missing = missing_peers(how.peers, device)
     cache = cache_of(chosen)
-    machine = _machine(chosen, device, progress)
+    machine = machine_of(chosen, device, progress)
     result = _run(chosen, setting, how, missing, machine, cache, progress)
     _report(chosen, result)
     return 1 if result.wrong else 0
@@ -135,8 +162,8 @@ def _setting(chosen: argparse.Namespace, device: str) -> Setting:
     return setting
 
 
-def _options(chosen: argparse.Namespace, device: str) -> Options:
-    from .bench import Options
+def options_of(chosen: argparse.Namespace, device: str) -> Options:
+    from .bench_case import Options
     from .tune import EFFORT, Effort
 
     batch = EFFORT[device].batch
@@ -160,7 +187,7 @@ def _states(chosen: argparse.Namespace, device: str) -> tuple[State, ...]:
 def _peers(chosen: argparse.Namespace) -> tuple[str, ...]:
     from .peers import PEERS
 
-    names = [n.strip() for n in chosen.peers.split(",")]
+    names = [n.strip() for n in ("all" if chosen.peers is None else chosen.peers).split(",")]
     if names == ["all"]:
         names = list(PEERS)
     elif names == ["none"]:
@@ -171,7 +198,7 @@ def _peers(chosen: argparse.Namespace) -> tuple[str, ...]:
     return tuple(n for n in dict.fromkeys(names) if not (chosen.skip_eager and n == "eager"))
 
 
-def _machine(chosen: argparse.Namespace, device: str, progress: Progress) -> Machine:
+def machine_of(chosen: argparse.Namespace, device: str, progress: Progress) -> Machine:
     from ..costmodel.machine import detect_machine, load_machine
 
     with as_usage(), progress.stage("machine"):
@@ -195,7 +222,8 @@ def _run(
 ) -> Result:
     from ..kernels.cache import CacheWriteError
     from ..kernels.platform import platform_of
-    from .bench import Result, Row, bench, summary
+    from .bench import Result, bench, summary
+    from .bench_case import Row
     from .bench_text import HEADING, correctness_text, heading
     from .measure import MeasureError
     from .tune import describe, versions
@@ -204,7 +232,7 @@ def _run(
     print(f"{heading(HEADING)}\n{setting.title}; each against the definition in float64\n")
 
     def heard(length: int, rows: list[Row]) -> None:
-        print(correctness_text(length, rows) + "\n", flush=True)
+        print(correctness_text(f"length {length}", rows) + "\n", flush=True)
         progress.say(f"length {length}: {summary(rows)}")
 
     try:

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,11 @@ class Kind:
     device: str = ""
     module: str = ""
 
+    @property
+    def place(self) -> str:
+        """Where the factory is, as a `Peer` says it."""
+        return f"{__name__}:{self.factory}"
+
     def missing(self, device: str) -> str:
         """Why this peer cannot run on a device at all, or ""."""
         if self.device and self.device != device:
@@ -79,7 +84,12 @@ def attention_peers(device: str, causal: str | None, names: tuple[str, ...] | No
     for name in chosen:
         if name not in PEERS:
             raise ValueError(f"a peer is one of {list(PEERS)}, but got {name!r}")
-    return [Peer(n, f"{__name__}:{PEERS[n].factory}", {**PEERS[n].options, "causal": causal}) for n in chosen]
+    return [Peer(n, PEERS[n].place, {**PEERS[n].options, "causal": causal}) for n in chosen]
+
+
+def missing_peers(names: Iterable[str], device: str) -> dict[str, str]:
+    """Those that cannot run on a device at all, with the reason."""
+    return {name: reason for name in names if (reason := PEERS[name].missing(device))}
 
 
 def _not_installed(module: str) -> str:

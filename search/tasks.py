@@ -16,12 +16,14 @@ class Peer:
     """Somebody else's implementation of the same problem, timed in the same run.
 
     label: what tables say. factory: "module:function", called in the worker with the problem, the inputs by
-    name, and `options`; it returns a function without arguments that returns the outputs by name.
+    name, and `options`; it returns a function without arguments that returns the outputs by name. computes: False
+    for a ceiling (a copy of as many bytes), which is timed beside the others and compared with nothing.
     """
 
     label: str
     factory: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    computes: bool = True
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,8 @@ import pytest
 import torch
 
 from eintune.costmodel.machine import load_machine
-from eintune.search.bench import (
-    WINNER,
-    Options,
-    Result,
-    Row,
-    Setting,
-    best,
-    missing_peers,
-    reference_winner,
-    verdict,
-)
+from eintune.search.bench import Result, Setting
+from eintune.search.bench_case import WINNER, Options, Row, best, reference_winner, verdict
 from eintune.search.bench_files import frame_of, stem, to_json, write
 from eintune.search.bench_plots import lines_of, picture
 from eintune.search.bench_text import correctness_text, times_text
@@ -33,7 +24,17 @@ from eintune.search.bench_variants import picks
 from eintune.search.cli import main
 from eintune.search.inputs import draw_inputs
 from eintune.search.measurement import Measurement
-from eintune.search.peers import PEERS, Unavailable, attention_peers, compiled, eager, flash_attention_4, flex, sdpa
+from eintune.search.peers import (
+    PEERS,
+    Unavailable,
+    attention_peers,
+    compiled,
+    eager,
+    flash_attention_4,
+    flex,
+    missing_peers,
+    sdpa,
+)
 from eintune.search.policy import PAUSES, Policy
 from eintune.search.reference import reference
 from eintune.search.timing import LONGEST_BURST, Sampler, in_turns
@@ -381,7 +382,7 @@ def test_failures_are_results() -> None:
     assert [verdict(r) for r in rows] == ["PASS", "cannot run", "FAIL", "FAIL", "FAIL"]
     made = result(*rows)
     assert [r.variant for r in made.wrong] == ["eintune 1-pass", WINNER]
-    text = correctness_text(256, rows)
+    text = correctness_text("length 256", rows)
     assert text.count("FAIL") == 3 and f"{WINNER}: crashed: no such thing" in text
     text = times_text(made)
     assert "flash-attn-4: not installed" in text and "sdpa-cudnn at 256: no such thing" in text
@@ -400,7 +401,7 @@ def test_unsteady_times_are_marked() -> None:
 def test_correctness_shows_the_worst_of_all_states() -> None:
     good, bad = row("eintune 1-pass", 1e-3), row("eintune 1-pass", 1, state="hot", status="wrong")
     for rows in ([good, bad], [bad, good]):
-        text = correctness_text(256, rows)
+        text = correctness_text("length 256", rows)
         assert "FAIL" in text and "PASS" not in text
 
 

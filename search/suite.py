@@ -1,0 +1,123 @@
+"""Suites: benchmark cases that belong in one table, as data. A case is stated by the same options as for `tune`."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+from ..space.schedule import Problem
+from .bench_case import STATES, State
+from .cli_options import Parser, Usage, add_problem, folder_of, problem_of, title_of
+
+MAX_BYTES = 2**20
+KEYS = ("title", "peers", "against", "copy", "states", "cases")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Cases that are compared with the same peers.
+
+    name: of its files. peers: by name. against: those whose ratio has a column of its own, the better of them.
+    copy: whether a copy of as many bytes is timed beside. states: () for the device's usual. cases: the options of
+    each, as one writes them.
+    """
+
+    name: str
+    title: str
+    cases: tuple[str, ...]
+    peers: tuple[str, ...]
+    against: tuple[str, ...] = ()
+    copy: bool = False
+    states: tuple[State, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A case as stated: its options in full, a short name, a title, and the problem."""
+
+    text: str
+    name: str
+    title: str
+    problem: Problem
+    causal: str | None
+
+
+def built_in() -> tuple[str, ...]:
+    """The names of the suites that come with the package."""
+    folder = resources.files(__package__) / "suites"
+    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def load_suite(named: str) -> Suite:
+    """A suite by name, or from a TOML file. Raises Usage."""
+    if named in built_in():
+        raw = (resources.files(__package__) / "suites" / f"{named}.toml").read_bytes()
+        return parse_suite(named, raw)
+    path = Path(named)
+    if not path.is_file():
+        raise Usage(f"--suite must be a TOML file or one of {', '.join(built_in())}, but got {named!r}")
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise Usage(f"{path}: must be at most {MAX_BYTES} bytes")
+    return parse_suite(path.stem, raw, f"{path}: ")
+
+
+def parse_suite(name: str, raw: bytes, where: str = "") -> Suite:
+    """Raises Usage with the rule that the file breaks."""
+    try:
+        data: Mapping[str, Any] = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Usage(f"{where}not TOML: {error}") from None
+    for key in data:
+        if key not in KEYS:
+            raise Usage(f"{where}a suite has the keys {', '.join(KEYS)}, but got {key!r}")
+    lists = {key: _texts(data.get(key, []), key, where) for key in ("peers", "against", "states", "cases")}
+    if not lists["cases"]:
+        raise Usage(f"{where}`cases` must be a list of at least one case")
+    for state in lists["states"]:
+        if state not in STATES:
+            raise Usage(f"{where}`states` must be of {', '.join(STATES)}, but got {state!r}")
+    title, copy = data.get("title", name), data.get("copy", False)
+    if not isinstance(title, str) or not isinstance(copy, bool):
+        raise Usage(f"{where}`title` must be a text and `copy` true or false, but got {title!r}, {copy!r}")
+    states = tuple(s for s in get_args(State) if s in lists["states"])
+    return Suite(name, title, lists["cases"], lists["peers"], lists["against"], copy, states)
+
+
+def _texts(value: object, key: str, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise Usage(f"{where}`{key}` must be a list of texts, but got {value!r}")
+    return tuple(value)
+
+
+def stated(texts: Sequence[str], dtype: str) -> tuple[Stated, ...]:
+    """The cases that texts state; each has a name of its own. Raises Usage, naming the case."""
+    found: dict[str, Stated] = {}
+    for text in texts:
+        case = _stated(text, dtype)
+        if (other := found.setdefault(case.name, case)) is not case:
+            raise Usage(f"cases must differ, but {text!r} and {other.text!r} are both {case.name}")
+    return tuple(found.values())
+
+
+def _stated(text: str, dtype: str) -> Stated:
+    parser = Parser(prog="eintune tune", add_help=False)
+    add_problem(parser)
+    try:
+        options = parser.parse_args(shlex.split(text))
+        problem = problem_of(options, dtype)
+    except (Usage, ValueError) as error:
+        raise Usage(f"case {text!r}: {error}") from None
+    causal = "top_left" if options.causal else None
+    return Stated(text, folder_of(options, dtype), title_of(options, dtype), problem, causal)
+
+
+def with_states(suite: Suite, states: tuple[State, ...]) -> Suite:
+    """The suite with other states, where some are given."""
+    return replace(suite, states=states) if states else suite
