@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from .cli_options import Command, Failure, Usage, add_cache, as_usage, cache_of
+from .cli_sizes import add_sizes
 
 if TYPE_CHECKING:
     from ..space.cascade import Cascade
@@ -27,7 +29,9 @@ examples:
   eintune space attention
   eintune space attention --causal --json
   eintune space softmax --svg pictures/
-  eintune space my.edge                 a cascade of your own, in EDGE notation
+  eintune space attention --sizes b=1,h=32,p=2048,m=2048,e=128,f=128   numbers too
+  eintune space attention --laws        which laws each cascade needs
+  eintune space my.edge                 a cascade of your own, in any notation (docs/notation.md)
 """
 PASSES_HELP = """\
 Analyses a graph: barriers, dependency levels, memory passes over the streamed rank, what runs after the loop.
@@ -84,55 +88,56 @@ def read_text(path: Path) -> str:
 
 
 def _space_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("workload", metavar="WORKLOAD", help="a built-in definition's name, or a file in EDGE notation")
+    parser.add_argument("workload", metavar="WORKLOAD", help="a built-in definition's name, or a file")
     parser.add_argument("--causal", action="store_true", help="with the filter m <= p")
     parser.add_argument("--grouped", action="store_true", help="query heads in groups over key heads")
-    parser.add_argument(
-        "--json", action="store_true", help="an object whose `cascades` each have passes, signature, cascade"
-    )
+    parser.add_argument("--json", action="store_true", help="an object: `cascades`, each with all that is said of it")
     parser.add_argument("--svg", type=Path, metavar="DIR", help="also draw the cascades and the e-graph")
+    parser.add_argument("--laws", action="store_true", help="say which laws each cascade needs (derives once a law)")
     parser.add_argument("--stored", action="store_true", help="take the shipped or kept forms where there are any")
+    add_sizes(parser, "sizes of ranks, for numbers beside the formulas")
     add_cache(parser)
 
 
 def _space(chosen: argparse.Namespace) -> int:
     from .derivations import derivations
-    from .words import plural
+    from .space_text import space_json, space_text
 
     cache = cache_of(chosen)
     name, definition = definition_of(chosen.workload, causal=chosen.causal, grouped=chosen.grouped)
     with as_usage():
         derived = derivations(definition, cache / "derived", fresh=not chosen.stored)
+    laws = (
+        _needed(definition, [(v.digest.partition("-")[0], v.signature) for v in derived.variants])
+        if chosen.laws
+        else None
+    )
     if chosen.svg:
         _draw(name, definition, chosen.svg)
     if chosen.json:
-        cascades = [
-            {"passes": v.passes, "signature": v.signature, "label": v.label, "digest": v.digest, "cascade": v.text}
-            for v in derived.variants
-        ]
-        data = {
-            "workload": name,
-            "definition": str(definition),
-            "origin": derived.origin,
-            "cascades": cascades,
-            "statistics": dict(derived.statistics),
-        }
-        print(json.dumps(data, indent=1, default=str))
-        return 0
-    print(f"{name}: {plural(len(derived.variants), 'cascade')} ({derived.origin})")
-    for v in derived.variants:
-        print(f"\n{v.label} · {plural(v.passes, 'pass', 'passes')} · {v.signature}")
-        print("\n".join(f"  {line}" for line in v.text.strip().splitlines()))
-    if derived.statistics:
-        print("\n" + json.dumps(derived.statistics, indent=1))
+        print(json.dumps(space_json(name, definition, derived, chosen.sizes, laws), indent=1, default=str))
+    else:
+        print(space_text(name, definition, derived, chosen.sizes, laws))
     return 0
 
 
+def _needed(definition: Cascade, variants: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """The laws that each variant (its digest and signature) needs."""
+    from ..space.causes import needed_laws
+    from ..space.derive import derive
+
+    derivation = derive(definition)
+    laws = needed_laws(derivation, lambda law: print(f"without {law} …", file=sys.stderr))
+    found = {(d.digest, d.signature): needed for d, needed in zip(derivation.cascades, laws, strict=True)}
+    return [found[v] for v in variants]
+
+
 def _draw(name: str, definition: Cascade, folder: Path) -> None:
+    from ..space.derive import derive
     from ..space.pictures import draw_derivation
 
     folder.mkdir(parents=True, exist_ok=True)
-    for line in draw_derivation(name, definition, folder):
+    for line in draw_derivation(name, derive(definition), folder):
         print(line, file=sys.stderr)
 
 

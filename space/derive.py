@@ -55,7 +55,7 @@ class Derived:
 class Derivation:
     """All that came of one definition: its forms by passes, then work; the graph; what was left out and why.
 
-    graph: all that the laws reached; `safe`: what of it may be computed; `best`: the first form taken from it.
+    graph: all that the laws reached; `safe`: what of it may be computed; `forms`: those taken from it, best first.
     unstable: nodes of the definition that can overflow and have no safe form. seconds: by stage.
     """
 
@@ -64,7 +64,7 @@ class Derivation:
     graph: EGraph
     safe: EGraph
     streams: tuple[Stream, ...]
-    best: Form | None
+    forms: tuple[Form, ...]
     unstable: tuple[str, ...]
     dropped: Mapping[str, int]
     seconds: Mapping[str, float] = field(compare=False)
@@ -72,6 +72,10 @@ class Derivation:
     @property
     def statistics(self) -> Statistics:
         return self.graph.statistics
+
+    @property
+    def best(self) -> Form | None:
+        return next(iter(self.forms), None)
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON data; `cascades` each have passes, signature and the cascade's text."""
@@ -115,10 +119,10 @@ def derive(
     graph = saturate(exprs, table, splits, limits)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph)
-    found, dropped, best = _distinct(cascade, safe, streams, keep, limits, stable=not needs_reference)
+    found, dropped, taken = _distinct(cascade, safe, streams, keep, limits, stable=not needs_reference)
     clock.append(time.monotonic())
     seconds = {"saturation": clock[1] - clock[0], "extraction and checks": clock[2] - clock[1]}
-    return Derivation(cascade, tuple(found), graph, safe, streams, best, unstable, dropped, seconds)
+    return Derivation(cascade, tuple(found), graph, safe, streams, tuple(taken), unstable, dropped, seconds)
 
 
 def _streams(exprs: Sequence[Expr]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
@@ -159,8 +163,8 @@ def _distinct(
     limits: Limits,
     *,
     stable: bool,
-) -> tuple[list[Derived], Counter[str], Form | None]:
-    names = _names(definition, graph)
+) -> tuple[list[Derived], Counter[str], list[Form]]:
+    names = class_names(definition, graph)
     check = _Check(definition, graph.splits)
     found: dict[tuple[str, bool], Derived] = {}
     dropped: Counter[str] = Counter()
@@ -185,13 +189,13 @@ def _distinct(
 
     if stable:
         offer(definition, 1.0)  # else its safe or only form comes from the graph
-    best: Form | None = None
+    taken: list[Form] = []
     for form in forms(graph, streams, limits.solving):
-        best = best or form
+        taken.append(form)
         offer(_written(definition, graph, form, names), form.work)
         if len(found) >= keep:
             break
-    return sorted(found.values(), key=lambda d: (d.passes, d.work)), dropped, best
+    return sorted(found.values(), key=lambda d: (d.passes, d.work)), dropped, taken
 
 
 def _idle(candidate: Cascade) -> tuple[str | None, bool]:
@@ -208,7 +212,7 @@ def _idle(candidate: Cascade) -> tuple[str | None, bool]:
     return None, bool(splits)
 
 
-def _names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
+def class_names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
     """What the definition calls each class; a view of what it calls X is BX (its blocks)."""
     every = Cascade(definition.einsums, tuple(e.output.name for e in definition.einsums))
     names: dict[ClassId, str] = {}

@@ -41,6 +41,8 @@ from .pointwise import POINTWISE, REDUCTIONS
 
 _RANKS = re.compile(r"[a-z][0-9]{0,6}")
 _NAME = re.compile(r"([MRTF])_([a-z0-9]+)((?:_(?:[a-z][0-9]{0,6})+)*)")
+PART = re.compile(r"_temp\d*")
+"""Ends the names that `from_cascade` gives to parts of an einsum."""
 FORMS = "M_<op>_<ranks>, R_<op>_<rank>, T_split_<rank>_<ranks>, T_unsplit_<ranks>_<rank>, F_<action>_<rank>"
 
 

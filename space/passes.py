@@ -11,7 +11,7 @@ a pass of their level if there is one, else between the passes. Whatever is need
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -66,12 +66,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class PassReport:
-    """The stages in order. stream: the streamed rank; str(report) prints it all."""
+    """The stages in order. stream: the streamed rank; str(report) prints it all.
+
+    ranks: those that each operation's output varies with.
+    """
 
     stream: Rank
     sync_levels: int
     passes: int
     stages: tuple[Stage, ...]
+    ranks: Mapping[str, frozenset[Rank]] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
         levels = f"{self.sync_levels} sync level{'s'[: self.sync_levels != 1]}"
@@ -91,7 +95,7 @@ def analyse(computation: Cascade | OperatorGraph | IterativeCascade, stream: Ran
     known = frozenset[Rank]().union(*(r.domain for r in ranks.values()))
     if stream is not None and stream not in known:
         raise CascadeError(f"`stream` must be a rank of the computation ({list(in_order(known))}), but got {stream!r}")
-    return _report(graph, inputs, _timing(graph, ranks, stream))
+    return _report(graph, inputs, _timing(graph, ranks, stream), ranks)
 
 
 def _graph(computation: Cascade | OperatorGraph | IterativeCascade) -> tuple[OperatorGraph, list[str]]:
@@ -283,13 +287,14 @@ def _place(graph: OperatorGraph, t: _Timing) -> None:
 # ---- the report
 
 
-def _report(graph: OperatorGraph, inputs: list[str], t: _Timing) -> PassReport:
+def _report(graph: OperatorGraph, inputs: list[str], t: _Timing, ranks: dict[str, _Ranks]) -> PassReport:
     pass_level = {k: max(t.level[x] for x, n in t.number.items() if n == k) for k in range(1, t.passes + 1)}
     stages: dict[tuple[int, int, int], list[Operation]] = {}
     for o in graph.operations:
         stages.setdefault(_slot(o.output, t, pass_level), []).append(o)
     made = [_stage(slot, found, graph, inputs, t) for slot, found in sorted(stages.items())]
-    return PassReport(t.family.whole, max(t.level.values(), default=-1) + 1, t.passes, tuple(made))
+    levels = max(t.level.values(), default=-1) + 1
+    return PassReport(t.family.whole, levels, t.passes, tuple(made), {x: r.free for x, r in ranks.items()})
 
 
 _BEFORE, _BETWEEN, _IN = 0, 1, 2

@@ -1,0 +1,71 @@
+"""`eintune space`: what is said of each cascade, in words, as data and in pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eintune.search.cli import main
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EINTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_each_cascade_says_what_it_moves_and_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space", "attention", "--sizes", "b=1,h=2,p=8,m=16,e=4,f=3"]) == 0
+    told = capsys.readouterr().out
+    first, last = told.index("1. 1-pass"), told.index("3-pass")
+    assert first < last
+    assert "moves b·h·(e·m + e·p + f·m + f·p) = 336 elements: reads Q K V once; writes AV" in told[first:last]
+    assert "holds b·h·p·(f + 2) = 80" in told[first:last]
+    assert "3 passes over m" in told[last:]
+    assert "reads Q V once, K 3 times" in told[last:]
+    assert "computes again QK S SN, else holds b·h·m·p = 256 too" in told[last:]
+    assert "laws by matches: " in told
+    assert "saturation " in told
+
+
+def test_the_laws_of_each_cascade(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space", "softmax", "--laws", "--json"]) == 0
+    out, err = capsys.readouterr()
+    data = json.loads(out)
+    assert [(c["passes"], c["laws"]) for c in data["cascades"]] == [(2, ["composite-fold"]), (3, [])]
+    assert data["cascades"][0]["traffic"] == {"formula": "3·m·p", "elements": None}
+    assert "without composite-fold" in err
+    assert main(["space", "softmax", "--laws"]) == 0
+    told = capsys.readouterr().out
+    assert "is not found without composite-fold" in told
+    assert "is the definition" in told
+
+
+def test_pictures_are_drawn_or_kept_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space", "softmax", "--stored", "--svg", str(tmp_path / "pictures")]) == 0
+    names = {p.stem for p in (tmp_path / "pictures").iterdir()}
+    assert names == {
+        "softmax-definition",
+        "softmax-1-2-pass",
+        "softmax-2-3-pass",
+        "softmax-egraph",
+        "softmax-egraph-costs",
+    }
+    assert len(capsys.readouterr().err.splitlines()) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ("m", "such as b=1,h=32, but got 'm'"),
+        ("m=0", "sizes from 1 to"),
+        ("M=3", "but got 'M=3'"),
+        ("m=99999999999", "but got 'm=99999999999'"),
+        ("m=1,m=2", "rank m must have one size, but got two"),
+    ],
+)
+def test_sizes_that_are_none(sizes: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space", "softmax", "--sizes", sizes]) == 2
+    assert says in capsys.readouterr().err
