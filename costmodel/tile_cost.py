@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..space.tile_ir import Facts, Region, TileGraph, TileNode
+from ..space.tile_graph import TileGraph, TileNode
+from ..space.tile_ir import Facts, Region
 from .transfers import Path, Tile, Transfer, by_path, move, product
 
 TARGETS = {"LDS": Region.SHARED, "LDR": Region.REGISTERS, "STS": Region.SHARED, "STG": Region.GLOBAL}

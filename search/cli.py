@@ -20,9 +20,13 @@ from .cli_options import Command, Failure, Parser, Usage, add_version
 from .cli_record import RECORD
 from .cli_report import REPLAY, REPORT
 from .cli_space import PASSES, SPACE
+from .cli_tiles import TILES
 from .cli_tune import TUNE
 
-COMMANDS: tuple[Command, ...] = (TUNE, BENCH, SPACE, PASSES, PLAN, KERNEL, REPORT, REPLAY, RECORD, JUDGE, CACHE, DOCTOR)
+COMMANDS: tuple[Command, ...] = (
+    *(TUNE, BENCH, SPACE, PASSES, TILES, PLAN, KERNEL),
+    *(REPORT, REPLAY, RECORD, JUDGE, CACHE, DOCTOR),
+)
 OVERVIEW = """\
 examples:
   eintune tune --seq 2048 --heads 32           find the fastest kernel and keep it

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from .cli_options import Command, Failure, Usage, add_cache, as_usage, cache_of
+from .cli_files import read_text
+from .cli_options import Command, Usage, add_cache, as_usage, cache_of
 from .cli_sizes import add_sizes
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
 
-MAX_FILE_BYTES = 16 * 2**20
 SPACE_HELP = """\
 Saturates the naive definition of a workload with general laws and prints the distinct stable cascades that were
 extracted, each checked in float64 against the definition.
@@ -72,16 +72,6 @@ def definition_of(name: str, *, causal: bool = False, grouped: bool = False) -> 
     if not isinstance(found, Cascade):
         raise Usage(f"WORKLOAD must be a cascade, but {name} holds an iteration (`eintune passes` takes it)")
     return title, found
-
-
-def read_text(path: Path) -> str:
-    """A file of bounded size."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise Failure(f"{path}: must be at most {MAX_FILE_BYTES} bytes")
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise Failure(f"{path}: must be UTF-8 text") from None
 
 
 # ---- space

@@ -10,19 +10,18 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from .cascade import CascadeError
 from .expr import Access, Const, Iota, Param, Predicate, Size
 from .notation_filter import write_predicate
 from .notation_grammar import KINDS
-from .notation_lexer import MAX_CHARACTERS, MAX_NESTING
+from .notation_lexer import MAX_CHARACTERS
 from .operator_builder import Builder, check_ranks, filter_of, short
 from .operators import Operand, OperatorGraph
+from .s_expressions import NUMBER, Call, Name, Term, commands, string_of
 
 MAX_JSON_CHARACTERS = 20_000_000
-_TOKEN = re.compile(r'\s+|;[^\n]*|(?P<string>"(?:[^"\\]|\\.)*")|(?P<bracket>[()])|(?P<atom>[^\s()";]+)')
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf)|NaN|nan")
 _OPERATOR = re.compile(r"[MRTF]_[a-z0-9]+(?:_[a-z0-9]+)*")
 _UNKNOWN = "?"
 """Stands for the ranks of an input that are not written."""
@@ -31,22 +30,6 @@ _COMMANDS = re.compile(
     r"|run|run-schedule|check|extract|query-extract|print-function|print-size|print-stats|union|set|delete|subsume"
     r"|push|pop|include|set-option|fail"
 )
-
-
-@dataclass(frozen=True)
-class Call:
-    """`(head child …)`; a child is a call, a name, a string or a number."""
-
-    head: str
-    children: tuple[Term, ...]
-
-
-@dataclass(frozen=True)
-class Name:
-    text: str
-
-
-Term: TypeAlias = Call | Name | str | float
 
 
 # ---- programs
@@ -61,7 +44,7 @@ def read_egg(text: str) -> OperatorGraph:
         raise CascadeError(f"a program has at most {MAX_CHARACTERS} characters, but this has {len(text)}")
     builder = Builder()
     reader = _Reader(builder)
-    for number, command in enumerate(_commands(text), 1):
+    for number, command in enumerate(commands(text), 1):
         try:
             match command:
                 case Call("let", (Name(name), value)):
@@ -75,46 +58,6 @@ def read_egg(text: str) -> OperatorGraph:
         except CascadeError as error:
             raise CascadeError(f"command {number}: {error}") from None
     return builder.graph()
-
-
-def _commands(text: str) -> list[Term]:
-    """The program's top level; brackets are matched without recursion."""
-    stack: list[list[Term]] = [[]]
-    at = 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if not match:
-            raise CascadeError(f"character {at + 1}: {text[at]!r} is no part of a program (an open string?)")
-        at = match.end()
-        if match["string"]:
-            stack[-1].append(_string(match["string"]))
-        elif match["atom"]:
-            atom = match["atom"]
-            stack[-1].append(float(atom) if _NUMBER.fullmatch(atom) else Name(atom))
-        elif match["bracket"] == "(":
-            stack.append([])
-            if len(stack) > MAX_NESTING:
-                raise CascadeError(f"character {at}: brackets nest at most {MAX_NESTING} deep")
-        elif match["bracket"]:
-            _close(stack, at)
-    if len(stack) > 1:
-        raise CascadeError(f"{len(stack) - 1} brackets are never closed")
-    return stack[0]
-
-
-def _close(stack: list[list[Term]], at: int) -> None:
-    if len(stack) == 1:
-        raise CascadeError(f"character {at}: `)` closes nothing")
-    items = stack.pop()
-    head = items[0] if items else None
-    if isinstance(head, Name):
-        stack[-1].append(Call(head.text, tuple(items[1:])))
-    else:
-        stack[-1].append(Call("", tuple(items)))  # a list of facts or of sorts, which only rules and sorts have
-
-
-def _string(token: str) -> str:
-    return re.sub(r"\\(.)", r"\1", token[1:-1])
 
 
 class _Reader:
@@ -336,12 +279,12 @@ class _Extraction:
             return Name(names[c])
         op, below = self.best[c][1].op, self._below(self.best[c][1])
         if op.startswith('"'):
-            return _string(op)
-        if _NUMBER.fullmatch(op):
+            return string_of(op)
+        if NUMBER.fullmatch(op):
             return float(op)
         primitives = [self.best[k][1].op for k in below]
-        return Call(op, tuple(_string(p) if p.startswith('"') else float(p) for p in primitives if _is_primitive(p)))
+        return Call(op, tuple(string_of(p) if p.startswith('"') else float(p) for p in primitives if _is_primitive(p)))
 
 
 def _is_primitive(op: str) -> bool:
-    return op.startswith('"') or bool(_NUMBER.fullmatch(op))
+    return op.startswith('"') or bool(NUMBER.fullmatch(op))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import pulp
 
 from .extract import solver
-from .tile_ir import TileGraph, TileNode
+from .tile_graph import TileGraph, TileNode
 
 Choice: TypeAlias = dict[str, TileNode]
 """The node chosen for each class that the result needs, the result's class first."""
@@ -40,8 +40,8 @@ def cheapest(graph: TileGraph, cost: Mapping[tuple[str, TileNode], float], limit
 def _in_order(graph: TileGraph, cost: Mapping[tuple[str, TileNode], float]) -> Iterator[Choice]:
     """Choices by rising cost; each answer is cut before the next."""
     model = pulp.LpProblem("tiles", pulp.LpMinimize)
-    node = {key: pulp.LpVariable(f"x{i}", cat="Binary") for i, key in enumerate(graph.nodes)}
-    place = {c: pulp.LpVariable(f"o{i}", 0, len(graph.classes)) for i, c in enumerate(graph.classes)}
+    node = {key: model.add_variable(f"x{i}", cat="Binary") for i, key in enumerate(graph.nodes)}
+    place = {c: model.add_variable(f"o{i}", 0, len(graph.classes)) for i, c in enumerate(graph.classes)}
     model += pulp.lpSum(cost[key] * x for key, x in node.items())
     model += pulp.lpSum(node[graph.root, n] for n in graph.classes[graph.root]) == 1
     for (c, n), x in node.items():

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from .expr import Rank
 from .plan import Block, Loop, LoopPlan, Value, bound_value
-from .pointwise import POINTWISE
-from .tile_ir import Cast, Elementwise, Final, Input, Ldr, Lds, Stg, Sts, TileError, TileExpr, Wgmma
-
-ELEMENT_BYTES = {"fp64": 8, "fp32": 4, "int32": 4, "bf16": 2, "fp16": 2}
-UNARY = (*(name for name, p in POINTWISE.items() if p.arity == 1), "scale")
+from .tile_ir import (
+    ELEMENT_BYTES,
+    UNARY,
+    Cast,
+    Elementwise,
+    Final,
+    Input,
+    Ldr,
+    Lds,
+    Stg,
+    Sts,
+    TileError,
+    TileExpr,
+    Wgmma,
+)
 
 
 def tile_terms(plan: LoopPlan) -> dict[str, TileExpr]:

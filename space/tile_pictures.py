@@ -1,51 +1,47 @@
-"""Pictures of a tile graph as Graphviz text: plain, or with costs, the chosen nodes green and the others grey."""
+"""Pictures of a tile graph: plain, or with costs, the chosen nodes green and the others grey."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .tile_ir import TileGraph, TileNode
+from .svg import CHOSEN, CHOSEN_EDGE, FONT, INPUT, LEFT, LEFT_EDGE, cell, table, title_line
+from .tile_graph import TileGraph, TileNode
 
-CHOSEN, LEFT = "#c8e6c9", "#e0e0e0"
+Cost = Mapping[tuple[str, TileNode], float]
 
 
 def tile_dot(
-    graph: TileGraph,
-    cost: Mapping[tuple[str, TileNode], float] | None = None,
-    choice: Mapping[str, TileNode] | None = None,
+    graph: TileGraph, cost: Cost | None = None, choice: Mapping[str, TileNode] | None = None, title: str = ""
 ) -> str:
-    """The graph in the DOT language: a box a class, with its facts, holding its nodes; edges from operands.
+    """The graph in the DOT language: a box a class, with its facts, and a row for each way to make it.
 
-    cost: bytes of each node, written under it. choice: the node taken for each class that the result needs.
+    cost: bytes of each node, at the right of its row. choice: the node taken for each class that the result needs.
     """
-    lines = ["digraph tiles {", "  rankdir=BT; compound=true; node [shape=box, style=filled, fontname=Helvetica];"]
-    for c in graph.classes:
-        lines += _class_lines(graph, c, cost, choice)
-    lines += _edge_lines(graph, choice)
+    lines = [f"digraph tiles {{ rankdir=TB; ranksep=0.3; nodesep=0.4; {title_line(title)}"]
+    lines.append(f"  node [shape=plain, {FONT}, fontsize=11]; edge [arrowsize=0.6];")
+    lines += [f'  "{c}" [label={_box(graph, c, cost, choice)}];' for c in graph.classes]
+    lines += _edges(graph, choice)
     return "\n".join([*lines, "}", ""])
 
 
-def _class_lines(
-    graph: TileGraph,
-    owner: str,
-    cost: Mapping[tuple[str, TileNode], float] | None,
-    choice: Mapping[str, TileNode] | None,
-) -> Iterator[str]:
+def _box(graph: TileGraph, owner: str, cost: Cost | None, choice: Mapping[str, TileNode] | None) -> str:
     f = graph.facts[owner]
-    title = f"{owner}: {f.rows}x{f.cols}, {f.element_bytes} B, {f.region}, {f.iterations} times"
-    yield f'  subgraph "cluster_{owner}" {{ label="{title}"; style=dashed; fontname=Helvetica; fontsize=10;'
-    for i, node in enumerate(graph.classes[owner]):
-        text = node.label if cost is None else f"{node.label}\\n{cost[owner, node]:,.0f} B"
+    times = f", {f.iterations} times" if f.iterations > 1 else ""
+    head = INPUT if choice is None else CHOSEN if owner in choice else LEFT
+    rows = [cell(owner, head, bold=True, small=f"{f.rows}x{f.cols}, {f.element_bytes} B, in {f.region}{times}")]
+    for node in graph.classes[owner]:
         colour = "white" if choice is None else CHOSEN if choice.get(owner) == node else LEFT
-        yield f'    "{owner}_{i}" [label="{text}", fillcolor="{colour}"];'
-    yield "  }"
+        moved = None if cost is None else f"{cost[owner, node]:,.0f} B"
+        rows.append(cell(" ".join([node.label, *node.children]), colour, right=moved))
+    return table(rows)
 
 
-def _edge_lines(graph: TileGraph, choice: Mapping[str, TileNode] | None) -> Iterator[str]:
+def _edges(graph: TileGraph, choice: Mapping[str, TileNode] | None) -> Iterator[str]:
     for owner, nodes in graph.classes.items():
-        for i, node in enumerate(nodes):
-            taken = choice is None or choice.get(owner) == node
+        read: dict[str, bool] = {}
+        for node in nodes:
             for child in node.children:
-                shade = "black" if taken else "#9e9e9e"
-                # an edge starts at a class, not at one of its nodes: the box's border is where it is drawn from
-                yield f'  "{child}_0" -> "{owner}_{i}" [ltail="cluster_{child}", color="{shade}"];'
+                read[child] = read.get(child, False) or (choice is not None and choice.get(owner) == node)
+        for child, taken in read.items():
+            style = f'color="{CHOSEN_EDGE}", penwidth=1.8' if taken else f'color="{LEFT_EDGE if choice else "#757575"}"'
+            yield f'  "{child}" -> "{owner}" [{style}];'

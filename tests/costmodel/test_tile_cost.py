@@ -8,7 +8,8 @@ from small_plans import chained_products, schedule
 from eintune.costmodel.tile_cost import TileChoice, node_bytes, priced, transaction_table
 from eintune.costmodel.work import work
 from eintune.space.tile_extract import cheapest
-from eintune.space.tile_ir import Region, TileGraph, saturate_tiles
+from eintune.space.tile_graph import TileGraph, saturate_tiles
+from eintune.space.tile_ir import Region
 from eintune.space.tile_lowering import tile_terms
 
 G, S, R = Region.GLOBAL, Region.SHARED, Region.REGISTERS

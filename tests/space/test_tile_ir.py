@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -9,7 +10,9 @@ import pytest
 from small_plans import chained_products
 
 from eintune.space.plan import Greatest, Last, Lit, Segment
+from eintune.space.svg import CHOSEN, LEFT
 from eintune.space.tile_extract import cheapest
+from eintune.space.tile_graph import saturate_tiles
 from eintune.space.tile_ir import (
     Cast,
     Elementwise,
@@ -25,10 +28,9 @@ from eintune.space.tile_ir import (
     TileExpr,
     Wgmma,
     facts,
-    saturate_tiles,
 )
 from eintune.space.tile_lowering import tile_terms
-from eintune.space.tile_pictures import CHOSEN, LEFT, tile_dot
+from eintune.space.tile_pictures import tile_dot
 
 Q = Lds(Input("Q", 128, 64, 2, 1))
 K = Lds(Input("K", 64, 128, 2, 8))
@@ -59,6 +61,13 @@ def test_the_hoist_adds_the_other_order_and_its_absence_does_not() -> None:
     assert "LDR" in {n.op for _, n in both.nodes}
     naive = saturate_tiles(Stg(Sts(chain())), laws="")
     assert all(len(nodes) == 1 for nodes in naive.classes.values())
+
+
+def test_a_product_accumulates_in_the_width_that_it_says() -> None:
+    term = Stg(Sts(Elementwise("scale", Wgmma(Q, K, 2))))
+    graph = saturate_tiles(term)
+    assert facts(term).element_bytes == graph.facts[graph.root].element_bytes == 2
+    assert sorted(n.op for nodes in graph.classes.values() if len(nodes) > 1 for n in nodes) == ["Elementwise", "WGMMA"]
 
 
 def test_an_operation_that_is_not_linear_is_not_hoisted() -> None:
@@ -120,14 +129,15 @@ def test_all_optimal_choices_are_listed_once() -> None:
 def test_the_graph_is_drawn_plain_and_with_costs() -> None:
     graph = saturate_tiles(Stg(Sts(chain())))
     plain = tile_dot(graph)
-    assert plain.count("subgraph") == len(graph.classes)
-    assert plain.count("->") == sum(len(n.children) for _, n in graph.nodes)
+    assert plain.count("[label=") == len(graph.classes)
+    assert plain.count("->") == len({(c, k) for c, n in graph.nodes for k in n.children})
     assert CHOSEN not in plain
     cost = {key: 1234.0 * (key[1].op == "WGMMA") for key in graph.nodes}
     (choice,) = cheapest(graph, {key: float(key[1].op == "LDR") for key in graph.nodes})
     priced = tile_dot(graph, cost, choice)
-    assert priced.count(CHOSEN) == len(choice)
-    assert priced.count(LEFT) == len(graph.nodes) - len(choice)
+    rows = re.findall(r'BGCOLOR="([^"]+)">(?:WGMMA|Input|Elementwise|LD|ST)', priced)
+    assert rows.count(CHOSEN) == len(choice)
+    assert rows.count(LEFT) == len(graph.nodes) - len(choice)
     assert priced.count("1,234 B") == 3
 
 
