@@ -55,6 +55,8 @@ def _sizes(*cascades: Cascade) -> dict[Rank, int]:
     sizes = dict(zip(ranks, itertools.cycle((2, 3, 4, 5)), strict=False))
     for rank, (outer, inner) in halves.items():
         sizes |= {outer: OUTER, inner: INNER, rank: OUTER * INNER}
+    for cascade in cascades:
+        sizes = cascade.equalised(sizes)
     return sizes
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from ..kernels.eager import DTYPES
 from ..space.cascade import Cascade
 from ..space.expr import Access, topological
-from ..space.schedule import Problem
+from ..space.schedule import Problem, Values
 
-INTEGERS = 4
-"""Integer inputs (identifiers, positions) are drawn from 0 to INTEGERS - 1, sorted along their last axis."""
+INTEGERS = Values(0, 4, ordered=True)
+"""What integer inputs hold where the problem does not say it."""
 
 
 def input_shapes(cascade: Cascade, problem: Problem) -> dict[str, tuple[int, ...]]:
@@ -26,7 +26,8 @@ def input_shapes(cascade: Cascade, problem: Problem) -> dict[str, tuple[int, ...
 
 
 def draw_inputs(problem: Problem, device: torch.device | str, seed: int = 0) -> dict[str, Tensor]:
-    """One tensor per input: floats from a standard normal, integers small and sorted, booleans fair.
+    """One tensor per input: what `problem.values` says, else floats from a standard normal, small integers, fair
+    booleans.
 
     Numbers are drawn on the CPU in float32 and rounded to the input's dtype, so that every device and every
     worker sees the same ones. Raises KeyError for a dtype that has no PyTorch name.
@@ -35,13 +36,17 @@ def draw_inputs(problem: Problem, device: torch.device | str, seed: int = 0) -> 
     generator = torch.Generator().manual_seed(seed)
     shapes = input_shapes(cascade, problem)
     return {
-        name: _draw(shapes[name], DTYPES[problem.dtypes[name]], generator).to(device) for name in sorted(cascade.inputs)
+        name: _draw(shapes[name], DTYPES[problem.dtypes[name]], problem.values.get(name), generator).to(device)
+        for name in sorted(cascade.inputs)
     }
 
 
-def _draw(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+def _draw(shape: Sequence[int], dtype: torch.dtype, values: Values | None, generator: torch.Generator) -> Tensor:
     if dtype == torch.bool:
         return torch.randint(0, 2, shape, generator=generator).bool()
-    if not dtype.is_floating_point:
-        return torch.randint(0, INTEGERS, shape, generator=generator).sort(-1).values.to(dtype)
-    return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
+    if dtype.is_floating_point and values is None:
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
+    low, high, ordered = values or INTEGERS
+    drawn = torch.rand(shape, generator=generator, dtype=torch.float32) * (high - low) + low
+    drawn = drawn if dtype.is_floating_point else drawn.floor().clamp(low, high - 1)
+    return (drawn.sort(-1).values if ordered and shape else drawn).to(dtype)

@@ -108,7 +108,10 @@ class Cascade:
         return {name: made[name].expr for name in self.outputs}
 
     def ranks(self) -> list[Rank]:
-        """All ranks that appear, in order of appearance (inputs' index names first, then reduced ones)."""
+        """All ranks that appear, in order of appearance (inputs' index names first, then reduced ones).
+
+        Sizes in filters are among them, whether anything iterates them or not: all of these need a size.
+        """
         order: dict[Rank, None] = {}
         for e in self.einsums:
             order.update(dict.fromkeys(e.output.ranks))
@@ -117,7 +120,29 @@ class Cascade:
                     order.update(dict.fromkeys(x.index))
                 elif isinstance(x, (Iota, Size)):
                     order[x.rank] = None
+                elif isinstance(x, Where):
+                    order.update(dict.fromkeys(r for r, _ in x.predicate.sizes))
         return list(order)
+
+    def same_sizes(self) -> dict[Rank, Rank]:
+        """For each rank, the first of those that must have its size: they index one axis of one input."""
+        first: dict[Rank, Rank] = {r: r for r in self.ranks()}
+
+        def find(r: Rank) -> Rank:
+            while first[r] != r:
+                r = first[r]
+            return r
+
+        for x in topological(e.expr for e in self.einsums):
+            if isinstance(x, Access) and x.tensor.name in self.inputs:
+                for a, b in zip(self.inputs[x.tensor.name].ranks, x.index, strict=True):
+                    low, high = sorted((find(first.setdefault(a, a)), find(b)), key=list(first).index)
+                    first[high] = low
+        return {r: find(r) for r in first}
+
+    def equalised(self, sizes: Mapping[Rank, int]) -> dict[Rank, int]:
+        """The sizes, with one number (the first rank's) for ranks that must have the same size."""
+        return dict(sizes) | {r: sizes[first] for r, first in self.same_sizes().items() if r in sizes}
 
 
 def _inline(x: Expr, made: Mapping[str, Einsum]) -> Expr | None:

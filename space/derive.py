@@ -249,11 +249,11 @@ class _Check:
         self.trials = [t for t in self._trials() if t is not None]
 
     def _sizes(self, splits: Sequence[SplitOf]) -> dict[Rank, int]:
-        ranks = self.definition.ranks()
-        sizes = {r: _SIZES[i % len(_SIZES)] for i, r in enumerate(ranks)}
+        same = self.definition.same_sizes()
+        sizes = {r: _SIZES[i % len(_SIZES)] for i, r in enumerate(self.definition.ranks())}
         for s in splits:
-            sizes |= {s.outer: _OUTER, s.inner: _INNER, s.rank: _OUTER * _INNER}
-        return sizes
+            sizes |= {s.outer: _OUTER, s.inner: _INNER, same.get(s.rank, s.rank): _OUTER * _INNER}
+        return sizes | {r: sizes[first] for r, first in same.items()}
 
     def _trials(self) -> Iterator[tuple[dict[str, Array], dict[str, float], list[Array]] | None]:
         inputs = self.definition.inputs

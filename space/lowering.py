@@ -70,12 +70,13 @@ def _planned(cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ..
     dtypes = dict(sized.dtypes)
     roots = _bound(source.expressions, outputs, dtypes, dict(sized.params))
     roles = _roles(ranks, halves, dict(given))
-    sizes = _sizes(ranks, dict(sized.sizes))
+    numbers = _sizes([*ranks, *source.numbers()], dict(sized.sizes))
+    sizes = {r: numbers[r] for r in ranks}
     order = rank_order(roots, outputs, ranks, batch_ranks(roots, halves))
     layout = Layout(roles, sizes, halves, order)
     _refuse_grid_reductions(roots, roles, halves)
     masks = Masks(layout)
-    roots = _prepared(roots, layout, masks)
+    roots = _prepared(roots, layout, masks, numbers)
     compute = "fp64" if "fp64" in dtypes.values() else "fp32"
     builder = Builder(layout, masks, dtypes, compute, RunLoop(segment))
     used = tensors(roots)
@@ -133,10 +134,10 @@ def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], h
             )
 
 
-def _prepared(roots: list[Expr], layout: Layout, masks: Masks) -> list[Expr]:
+def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Mapping[Rank, int]) -> list[Expr]:
     """The graph as it is laid out: folds over whole tiles expanded, normal form, guards, masks."""
     roots = rewrite(roots, lambda x: _expanded(x, layout))
-    roots = normalise(bind_sizes(roots, layout.sizes), layout)
+    roots = normalise(bind_sizes(roots, sizes), layout)
     return masks.hoisted(Empties(layout).guarded(roots))
 
 

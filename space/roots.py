@@ -21,22 +21,40 @@ class Roots:
     halves: Halves
 
     def ranks(self) -> list[Rank]:
-        """The ranks that index or reduce something, in order of appearance, outputs' first."""
+        """The ranks that index or reduce something, in order of appearance, outputs' first.
+
+        A size that no rank iterates (a window's, say) is a number: it has no role.
+        """
         found: dict[Rank, None] = {r: None for ranks in self.outputs.values() for r in ranks}
         halves = {half for pair in self.halves.values() for half in pair}
         for x in topological(self.expressions):
             found.update(dict.fromkeys(r for r in _indices(x) if r not in halves))
         return list(found)
 
+    def numbers(self) -> list[Rank]:
+        """The sizes that are read and that no rank has."""
+        ranks = {*self.ranks(), *(half for pair in self.halves.values() for half in pair)}
+        return list(dict.fromkeys(r for x in topological(self.expressions) for r in _sizes(x) if r not in ranks))
+
 
 def _indices(x: Expr) -> Sequence[Rank]:
     match x:
         case Access():
             return x.index
-        case Iota() | Size() | Reduce() | Fold():
+        case Iota() | Reduce() | Fold():
             return (x.rank,)
         case Where():
-            return [*(t.rank for t in x.predicate.terms), *(r for r, _ in x.predicate.sizes)]
+            return [t.rank for t in x.predicate.terms]
+        case _:
+            return ()
+
+
+def _sizes(x: Expr) -> Sequence[Rank]:
+    match x:
+        case Size():
+            return (x.rank,)
+        case Where():
+            return [r for r, _ in x.predicate.sizes]
         case _:
             return ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .expr import Rank
 from .plan import Role
@@ -55,6 +55,14 @@ class Schedule:
         return schedule
 
 
+class Values(NamedTuple):
+    """What an input may hold: from `low` to below `high`; ordered: growing along the last axis."""
+
+    low: float
+    high: float
+    ordered: bool = False
+
+
 @dataclass(frozen=True)
 class Problem:
     """One computation at one size.
@@ -62,6 +70,7 @@ class Problem:
     workload: a label for people and for the cache key; nothing decides by it.
     cascade: the definition, as text (parsed where it is needed). sizes: every rank. dtypes: by tensor name,
     outputs too ("fp32", "fp16", "bf16", "int32", "bool"). params: values of the cascade's scalars.
+    values: what inputs may hold that do not take just anything; it decides nothing but what is drawn.
     """
 
     workload: str
@@ -69,3 +78,7 @@ class Problem:
     sizes: dict[Rank, int]
     dtypes: dict[str, str]
     params: dict[str, float] = field(default_factory=dict)
+    values: dict[str, Values] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", {name: Values(*v) for name, v in self.values.items()})

@@ -38,7 +38,7 @@ class Target:
     rows, streams: tile sizes to try for a row and for a streamed rank. longest_axis: a rank of at most so many
     elements may be one whole axis. padded: tiles are powers of two of at least 16. batched: batch ranks may be
     axes too. temporary: least and most elements of the largest tile between two products. descriptors: whether
-    tiles can be loaded by tensor descriptor.
+    tiles can be loaded by tensor descriptor. plain: what holds instead where nothing is multiplied as a matrix.
     """
 
     name: str
@@ -51,17 +51,33 @@ class Target:
     batched: bool
     temporary: tuple[int, int]
     descriptors: bool = False
+    plain: Target | None = None
 
     def axis(self, size: int) -> int:
         """The tile length of a whole axis."""
         return max(16, 1 << (size - 1).bit_length()) if self.padded else size
 
 
+PLAIN_TRITON = Target(
+    "triton", (1, 4, 16), (512, 1024, 2048, 4096), (4, 8, 16), (1, 2, 3), 2**14, True, False, (512, 2**14)
+)
+"""Without products nothing asks for square tiles: few rows, and of each as much as fits into the registers."""
+
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
         Target(
-            "triton", (16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3, 4), 512, True, False, (256, 2**15), True
+            "triton",
+            rows=(16, 32, 64, 128),
+            streams=(16, 32, 64, 128),
+            warps=(4, 8),
+            stages=(1, 2, 3, 4),
+            longest_axis=512,
+            padded=True,
+            batched=False,
+            temporary=(256, 2**15),
+            descriptors=True,
+            plain=PLAIN_TRITON,
         ),
         Target("torch", (64, 128, 256, 512), (128, 256, 512, 1024), (1,), (1,), 4096, False, True, (2**13, 2**23)),
     )
@@ -129,7 +145,7 @@ class Space:
                 return axis if point.get("batched") else Role("grid", None)
             case "row" | "resident":
                 tile = int(point.get(f"tile {rank}", WHOLE))
-                return axis if tile == WHOLE else Role("grid", tile)
+                return axis if tile == WHOLE else Role("grid", tile if tile > 1 else None)
             case "streamed" | "contracted":
                 tile = int(point.get(f"tile {rank}", WHOLE))
                 return axis if tile == WHOLE else Role("loop", tile)
@@ -179,7 +195,8 @@ class Tiles:
         kind, size, target = space.uses.kinds[rank], space.sizes[rank], space.target
         match kind:
             case "row":
-                values = _fitting(target.rows, size, target)
+                streamed = space.uses.products or space.uses.of("streamed")
+                values = _fitting(target.rows if streamed else target.streams, size, target)
             case "streamed":
                 values = _fitting(target.streams, size, target)
                 if rank not in space.uses.halves and size <= target.longest_axis:
@@ -337,6 +354,8 @@ def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:
     if missing:
         raise ValueError(f"every rank has a size of at least 1, but {missing} have none ({problem.sizes})")
     uses = rank_uses(roots.expressions, roots.halves, ranks, problem.sizes, target.longest_axis)
+    if not uses.products and target.plain:
+        target = target.plain
     reads = () if roots.halves else reads_of(roots.expressions, problem.dtypes)
     return Space(uses, {r: problem.sizes[r] for r in ranks}, target, reads)
 

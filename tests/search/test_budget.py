@@ -28,7 +28,7 @@ def posed(name: str, dtype: str = "fp32") -> Problem:
     """A registered workload at small sizes."""
     cascade = WORKLOADS[name]()
     ranks = cascade.ranks()
-    sizes = {r: SIZES.get(r, 4) for r in ranks}
+    sizes = cascade.equalised({r: SIZES.get(r, 4) for r in ranks})
     kinds = {t.name: t.kind for t in cascade.inputs.values()}
     dtypes = {n: {"int": "int32", "bool": "bool"}.get(kinds.get(n, "float"), dtype) for n in (*kinds, *cascade.outputs)}
     wanted = {x.name for e in cascade.einsums for x in topological([e.expr]) if type(x).__name__ == "Param"}

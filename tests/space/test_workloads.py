@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from eintune.search.inputs import draw_inputs
 from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
-from eintune.space.workloads import CAUSAL, SHIPPED, WORKLOADS, attention, attention_problem
+from eintune.space.modifiers import Causal, Documents, Softcap, Window
+from eintune.space.workloads import CAUSAL, SHIPPED, WORKLOADS, Attention, attention, attention_problem
 
 T = {"b": 2, "h": 2, "g": 3, "p": 5, "m": 7, "e": 4, "f": 6, "k": 3, "n": 4}
 
 
 def outputs(cascade: Cascade, params: dict[str, float] | None = None) -> tuple[dict[str, Any], np.ndarray]:
     rng = np.random.default_rng(0)
-    data = {n: rng.normal(size=[T[r] for r in t.ranks]) for n, t in cascade.inputs.items()}
+    sizes = cascade.equalised(T)
+    data = {n: rng.normal(size=[sizes[r] for r in t.ranks]) for n, t in cascade.inputs.items()}
+    data |= {n: rng.integers(0, T["m"], data[n].shape) for n, t in cascade.inputs.items() if t.kind == "int"}
     (result,) = run_cascade(cascade, data, params=params).values()
     return {n: torch.from_numpy(a) for n, a in data.items()}, result
 
@@ -39,20 +43,95 @@ def test_attention_is_pytorchs(causal: Any, grouped: bool) -> None:
 def test_the_other_definitions_are_pytorchs() -> None:
     functional = torch.nn.functional
     size = (T["m"],)
+
+    def six_operators(d: dict[str, Any]) -> Any:
+        return torch.exp(d["Q"] @ d["K"].T - d["Q"]).sqrt().reciprocal()
+
+    def long_chain(d: dict[str, Any]) -> Any:
+        k = functional.gelu(d["X"] @ d["U"] + d["B"]) @ d["V"] * d["C"] + d["D"]
+        r = (k.tanh() * (k.abs() + 1).sqrt() - 0.25).clamp(min=-0.5)
+        return functional.silu(r @ d["W"]) * 0.5 - d["Z"].sigmoid()
+
     wanted = {
         "softmax": lambda d: torch.softmax(d["X"], -1),
         "logsumexp": lambda d: torch.logsumexp(d["X"], -1),
         "variance": lambda d: d["X"].var(-1, unbiased=False),
         "layernorm": lambda d: functional.layer_norm(d["X"], size, d["W"], d["B"], 0.1),
         "rmsnorm": lambda d: functional.rms_norm(d["X"], size, d["W"], 0.1),
+        "rmsnorm_matmul": lambda d: functional.rms_norm(d["X"], size, d["W"], 0.1) @ d["U"],
+        "cross_entropy": lambda d: functional.cross_entropy(d["X"], d["T"], reduction="none"),
+        "linear_cross_entropy": lambda d: functional.cross_entropy(d["H"] @ d["E"].T, d["T"], reduction="none"),
         "gemm": lambda d: d["A"] @ d["B"],
+        "linear": lambda d: functional.gelu(d["X"] @ d["U"] + d["B"]),
         "linear_attention": lambda d: d["Q"] @ d["K"].T @ d["V"],
+        "gelu": lambda d: functional.gelu(d["X"]),
         "gelu_mlp": lambda d: functional.gelu(d["X"] @ d["U"] + d["B"]) @ d["W"],
+        "swiglu": lambda d: functional.silu(d["X"] @ d["WG"]) * (d["X"] @ d["WU"]),
+        "swiglu_mlp": lambda d: (functional.silu(d["X"] @ d["WG"]) * (d["X"] @ d["WU"])) @ d["WD"],
+        "six_operators": six_operators,
+        "same_operand": lambda d: torch.exp(d["S"] - d["S"]) + d["S"] * d["S"],
+        "long_chain": long_chain,
     }
     assert set(wanted) | {"attention"} == set(WORKLOADS)
     for name, want in wanted.items():
         data, got = outputs(WORKLOADS[name](), {"eps": 0.1})
         np.testing.assert_allclose(got, want(data).numpy(), rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("activation", WORKLOADS["linear"].options[-1].choices)
+def test_activations_are_pytorchs(activation: str) -> None:
+    known = {**vars(torch.nn.functional), "tanh": torch.tanh, "sigmoid": torch.sigmoid, "none": lambda x: x}
+    data, got = outputs(WORKLOADS["linear"](activation=activation))
+    want = known[activation](data["X"] @ data["U"] + data["B"])
+    np.testing.assert_allclose(got, want.numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_problem_follows_from_options() -> None:
+    posed = WORKLOADS["cross_entropy"].posed({"rows": 8, "vocab": 1000}, "bf16")
+    assert posed.problem.sizes == {"p": 8, "m": 1000}
+    assert posed.problem.dtypes == {"X": "bf16", "T": "int32", "L": "fp32"}
+    assert posed.problem.values == {"T": (0, 1000, False)}
+    assert posed.title == "Cross entropy: 8 rows, 1000 words, bf16"
+    assert posed.folder == "cross-entropy-r8-v1000-bf16"
+    norm = WORKLOADS["layernorm"].posed({"rows": 8, "cols": 5}, "fp64").problem
+    assert norm.params == {"eps": 1e-5} and set(norm.dtypes.values()) == {"fp64"}
+    labels = draw_inputs(posed.problem, "cpu")["T"]
+    assert labels.dtype == torch.int32 and int(labels.min()) >= 0 and 100 < int(labels.max()) < 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("softmax", {"vocab": 3}, "softmax has the options rows, cols, but got vocab"),
+        ("softmax", {"rows": 0}, r"`rows` must be a positive integer of at most 2\*\*31, but got 0"),
+        ("softmax", {"rows": 2**20, "cols": 2**20}, r"at most 2\*\*36 elements, but X has \[1048576, 1048576\]"),
+        ("linear", {"activation": "swish"}, r"`activation` must be one of \['gelu', .*but got 'swish'"),
+        ("attention", {"heads": 4}, "attention needs the options seq"),
+        ("attention", {"seq": 4, "heads": 4, "window_both": True}, "`window_both` needs a `window`"),
+        ("attention", {"seq": 4, "heads": 4, "sigmoid": True, "lse": True}, "need weights by softmax"),
+        ("attention", {"seq": 4, "heads": 4, "bias": "mp"}, "over some of the axes bhpm, in that order, but got 'mp'"),
+        ("attention", {"seq": 4, "heads": 4, "window": 0}, "`window` must be a positive integer, but got 0"),
+        ("attention", {"seq": 4, "heads": 4, "softcap": -1.0}, "`softcap` must be a positive number, but got -1.0"),
+    ],
+)
+def test_bad_options_are_one_line(name: str, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        WORKLOADS[name].posed(given, "fp32")
+    assert "\n" not in str(error.value)
+
+
+def test_an_attention_is_named_by_its_modifiers() -> None:
+    posed = WORKLOADS["attention"].posed(
+        {"seq": 64, "heads": 8, "kv_heads": 2, "causal": "top_left", "window": 16, "softcap": 30.0, "documents": True},
+        "bf16",
+    )
+    assert posed.title == (
+        "Attention: batch 1, 8 heads, 2 kv heads, length 64, head dim 128, bf16, "
+        "softcap 30, causal, window 16, documents"
+    )
+    assert posed.folder == "attention-b1-h8kv2-s64-d128-bf16-softcap-30-causal-w16-documents"
+    assert posed.problem.sizes["w"] == 16 and posed.problem.params["cap"] == 30.0
+    assert posed.about == Attention((Softcap(30.0), Causal(), Window(16), Documents()))
 
 
 def test_definitions_survive_their_text() -> None:

@@ -1,0 +1,327 @@
+"""What may be done to the scores of an attention: small pieces, each one change, freely combined.
+
+A piece that changes values (`Softcap`, `Slopes`, …) is applied in the order given; then come the filters, which
+say what a query does not see. A filter that is affine in positions is a `Where`, so that empty tiles are never
+visited and full ones not masked; one that reads a tensor is a `select`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+from .expr import NEG_INF, Expr, Iota, Param, Rank, Size, Where
+from .schedule import Values
+from .writer import apply, at_least_zero, given
+
+Align: TypeAlias = Literal["top_left", "lower_right"]
+ALIGN: tuple[Align, ...] = ("top_left", "lower_right")
+AXES = "bhpm"
+"""Batch, head, query and key: what a modifier's tensor may vary with."""
+WIDE = "fp32"
+"""The dtype of tensors with a number a head: they are small, and rounding them moves every score."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where scores stand. heads: the ranks of a query head (two where key heads are shared)."""
+
+    heads: tuple[Rank, ...] = ("h",)
+
+    def ranks(self, axes: str) -> tuple[Rank, ...]:
+        """The ranks of some of AXES; "h" stands for all head ranks."""
+        return tuple(r for a in axes for r in (self.heads if a == "h" else a))
+
+    def tensor(self, name: str, axes: str, kind: str = "float") -> Expr:
+        return given(name, self.ranks(axes), kind)
+
+
+@dataclass(frozen=True)
+class Modifier:
+    """One change to the scores.
+
+    filters: whether it says what is seen (those come after all that change values). tensors: the inputs it
+    reads, name to axes, in the order in which `eintune.attention` takes them.
+    """
+
+    filters: ClassVar[bool] = False
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        """The changed score. The score varies with the batch, the heads, p and m."""
+        raise NotImplementedError
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {}
+
+    @property
+    def sizes(self) -> Mapping[Rank, int]:
+        """Numbers that stand in its filters as sizes, so that one derivation serves all of them."""
+        return {}
+
+    @property
+    def params(self) -> Mapping[str, float]:
+        return {}
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        """Of its tensors that are not in the problem's own."""
+        return {}
+
+    @property
+    def values(self) -> Mapping[str, Values]:
+        """What its tensors hold when they are drawn."""
+        return {}
+
+    @property
+    def words(self) -> str:
+        """What a title says."""
+        return type(self).__name__.lower()
+
+    @property
+    def slug(self) -> str:
+        """What a folder's name says."""
+        return "-".join(self.words.split())
+
+
+# ---- values
+
+
+@dataclass(frozen=True)
+class HeadScale(Modifier):
+    """Each head's scores times a number of its own, HS[h]."""
+
+    tensors: ClassVar[Mapping[str, str]] = {"HS": "h"}
+    dtypes: ClassVar[Mapping[str, str]] = {"HS": WIDE}
+    values: ClassVar[Mapping[str, Values]] = {"HS": Values(0.5, 2.0)}
+    words: ClassVar[str] = "head scale"
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        return score * site.tensor("HS", "h")
+
+
+@dataclass(frozen=True)
+class Softcap(Modifier):
+    """cap * tanh(score / cap): scores stay between -cap and cap. Raises ValueError for a cap that is not positive."""
+
+    cap: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cap) and self.cap > 0):
+            raise ValueError(f"`softcap` must be a positive number, but got {self.cap!r}")
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        return apply("tanh", score / Param("cap")) * Param("cap")
+
+    @property
+    def params(self) -> Mapping[str, float]:
+        return {"cap": float(self.cap)}
+
+    @property
+    def words(self) -> str:
+        return f"softcap {self.cap:g}"
+
+
+@dataclass(frozen=True)
+class Slopes(Modifier):
+    """Attention with linear biases (Press et al., arXiv 2108.12409): score + slope * (m - p).
+
+    The slope of a head is SLOPE[h], or with `standard` 2^(-8 (h + 1) / heads), the paper's for a power of two.
+    """
+
+    standard: bool = False
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        return score + (Iota("m") - Iota("p")) * (self._standard(site) if self.standard else site.tensor("SLOPE", "h"))
+
+    @staticmethod
+    def _standard(site: Site) -> Expr:
+        head, count = _number_of(site.heads)
+        return apply("exp2", (head + 1.0) * -8.0 / count)
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {} if self.standard else {"SLOPE": "h"}
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        return {} if self.standard else {"SLOPE": WIDE}
+
+    @property
+    def values(self) -> Mapping[str, Values]:
+        return {} if self.standard else {"SLOPE": Values(2.0**-8, 0.7)}
+
+    @property
+    def words(self) -> str:
+        return "ALiBi with standard slopes" if self.standard else "ALiBi"
+
+    @property
+    def slug(self) -> str:
+        return "alibi-standard" if self.standard else "alibi"
+
+
+def _number_of(heads: Sequence[Rank]) -> tuple[Expr, Expr]:
+    """A head's number and how many there are: h, or h * |g| + g."""
+    first, *rest = heads
+    number: Expr = Iota(first)
+    count: Expr = Size(first)
+    for r in rest:
+        number, count = number * Size(r) + Iota(r), count * Size(r)
+    return number, count
+
+
+@dataclass(frozen=True)
+class Bias(Modifier):
+    """score + BIAS, a tensor over `axes`, some of b, h, p, m in that order (the others are broadcast)."""
+
+    axes: str = AXES
+
+    def __post_init__(self) -> None:
+        check_axes("bias", self.axes)
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        return score + site.tensor("BIAS", self.axes)
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {"BIAS": self.axes}
+
+    @property
+    def words(self) -> str:
+        return f"bias over {self.axes}"
+
+
+# ---- filters
+
+
+@dataclass(frozen=True)
+class Causal(Modifier):
+    """Query p sees key m where m <= p ("top_left"), or where m <= p + |m| - |p| ("lower_right").
+
+    Raises ValueError for another alignment.
+    """
+
+    align: Align = "top_left"
+    filters: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_align("causal", self.align)
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        return Where(at_least_zero(sizes=_shift(self.align, 1), m=-1, p=1), score, NEG_INF)
+
+    @property
+    def words(self) -> str:
+        return "causal" if self.align == "top_left" else "causal from the lower right"
+
+    @property
+    def slug(self) -> str:
+        return "causal" if self.align == "top_left" else "causal-lower-right"
+
+
+@dataclass(frozen=True)
+class Window(Modifier):
+    """Query p sees key m where p - m < size, and with `both` where m - p < size too.
+
+    align as of `Causal`: what counts as a query's own position. Raises ValueError for a size below 1.
+    """
+
+    size: int
+    both: bool = False
+    align: Align = "top_left"
+    filters: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"`window` must be a positive integer, but got {self.size!r}")
+        check_align("window", self.align)
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        before = at_least_zero(-1, {"w": 1, **_shift(self.align, -1)}, p=-1, m=1)
+        score = Where(before, score, NEG_INF)
+        if self.both:
+            score = Where(at_least_zero(-1, {"w": 1, **_shift(self.align, 1)}, m=-1, p=1), score, NEG_INF)
+        return score
+
+    @property
+    def sizes(self) -> Mapping[Rank, int]:
+        return {"w": self.size}
+
+    @property
+    def words(self) -> str:
+        sides = " to both sides" if self.both else ""
+        return f"window {self.size}{sides}" + ("" if self.align == "top_left" else " from the lower right")
+
+    @property
+    def slug(self) -> str:
+        return f"w{self.size}" + ("-both" if self.both else "") + ("" if self.align == "top_left" else "-lower-right")
+
+
+def _shift(align: Align, sign: int) -> dict[Rank, int]:
+    """What is added to p - m, times `sign`: |m| - |p| where the last query stands at the last key."""
+    return {"m": sign, "p": -sign} if align == "lower_right" else {}
+
+
+@dataclass(frozen=True)
+class Documents(Modifier):
+    """Query p sees key m where both belong to one document: DOCQ[b,p] = DOCK[b,m], whole numbers."""
+
+    filters: ClassVar[bool] = True
+    tensors: ClassVar[Mapping[str, str]] = {"DOCQ": "bp", "DOCK": "bm"}
+    dtypes: ClassVar[Mapping[str, str]] = dict.fromkeys(tensors, "int32")
+    values: ClassVar[Mapping[str, Values]] = dict.fromkeys(tensors, Values(0, 4, ordered=True))
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        same = apply("eq", site.tensor("DOCQ", "bp", "int"), site.tensor("DOCK", "bm", "int"))
+        return apply("select", same, score, NEG_INF)
+
+
+@dataclass(frozen=True)
+class Mask(Modifier):
+    """Query p sees key m where MASK is true, a tensor over `axes`, some of b, h, p, m in that order."""
+
+    axes: str = AXES
+    filters: ClassVar[bool] = True
+    dtypes: ClassVar[Mapping[str, str]] = {"MASK": "bool"}
+
+    def __post_init__(self) -> None:
+        check_axes("mask", self.axes)
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        return apply("select", site.tensor("MASK", self.axes, "bool"), score, NEG_INF)
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {"MASK": self.axes}
+
+    @property
+    def words(self) -> str:
+        return f"mask over {self.axes}"
+
+
+# ---- together
+
+
+def in_order(modifiers: Sequence[Modifier]) -> Iterator[Modifier]:
+    """What changes values, as given; then what filters. Raises ValueError where a kind comes twice."""
+    kinds = [type(m) for m in modifiers]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise ValueError(
+                f"a modifier stands once in an attention, but got {kind.__name__} {kinds.count(kind)} times"
+            )
+    yield from (m for m in modifiers if not m.filters)
+    yield from (m for m in modifiers if m.filters)
+
+
+def check_axes(name: str, axes: object) -> None:
+    """Raises ValueError for anything but some of AXES in their order."""
+    if not (isinstance(axes, str) and axes and axes == "".join(a for a in AXES if a in axes)):
+        raise ValueError(f"`{name}` must be over some of the axes {AXES}, in that order, but got {axes!r}")
+
+
+def check_align(name: str, align: object) -> None:
+    if align not in ALIGN:
+        raise ValueError(f"`{name}` must be aligned {' or '.join(ALIGN)}, but got {align!r}")
