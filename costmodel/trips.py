@@ -173,12 +173,15 @@ def _walk(plan: LoopPlan, block: Block, path: Path, scope: _Scope, found: Segmen
         if not isinstance(item, Loop):
             continue
         inner = frozenset[Rank]().union(*(mentioned(b) for b in all_bounds(item.body)))
+        entered = np.zeros(scope.owner.shape, bool)
         for number, segment in enumerate(item.segments):
             lo = bound_values(segment.lo, scope.first, scope.last)
             hi = bound_values(segment.hi, scope.first, scope.last)
             steps = np.broadcast_to(np.maximum(-(-(hi - lo) // item.tile), 0), scope.owner.shape)
             here = (*path, (id(item), number))
-            found[here] = Runs(scope.total(steps > 0), scope.total(steps))
+            found[here] = Runs(scope.total((steps > 0) & ~entered), scope.total(steps))
+            if item.joined:  # one loop, entered once
+                entered |= steps > 0
             if any(isinstance(x, Loop) for x in item.body.items):
                 below = _enter(plan, item, scope, lo, steps) if item.rank in inner else _repeat(scope, steps)
                 _walk(plan, item.body, here, below, found)

@@ -313,7 +313,7 @@ class _Counter:
 def _divided(loop: Loop) -> bool:
     """Whether a loop runs in segments of which some may be empty for some programs."""
     bounds = [b for s in loop.segments for b in (s.lo, s.hi)]
-    return len(loop.segments) > 1 and any(mentioned(b) for b in bounds)
+    return len(loop.segments) > 1 and not loop.joined and any(mentioned(b) for b in bounds)
 
 
 def _steps(values: Sequence[Value]) -> int:

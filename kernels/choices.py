@@ -145,7 +145,7 @@ def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Sc
 def unlikeness(a: Schedule, b: Schedule) -> float:
     """Doublings between the tile sizes, warps and stages of two schedules; any other difference counts four."""
     total = abs(math.log2(a.warps / b.warps)) + abs(math.log2(a.stages / b.stages))
-    total += 4.0 * ((a.segment, a.order, a.precision, a.loads) != (b.segment, b.order, b.precision, b.loads))
+    total += 4.0 * ((a.filters, a.order, a.precision, a.loads) != (b.filters, b.order, b.precision, b.loads))
     roles = dict(a.roles)
     for rank, role in b.roles:
         other = roles.get(rank)

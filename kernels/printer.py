@@ -13,6 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from ..space.expr import Predicate, Rank
@@ -70,11 +71,22 @@ def affine(p: Predicate, sizes: dict[Rank, int]) -> Affine:
     return tuple(sorted((r, c) for r, c in total.items() if c)), const
 
 
+@dataclass(frozen=True)
+class Optional:
+    """The branch of the loop over `rank` that holds the filters which `known` says are void elsewhere."""
+
+    rank: Rank
+    known: frozenset[Affine]
+    condition: str
+
+
 class Printer(ABC):
     """Prints one plan. Use an instance once: `source()` of the subclass drives it."""
 
     reserved: tuple[str, ...] = ()
     """Names that the generated module uses itself (imports, builtins)."""
+    branches = False
+    """Whether a joined loop is printed as one, its filters in a branch; else its segments are printed."""
 
     def __init__(self, plan: LoopPlan, schedule: Schedule) -> None:
         self.plan = plan
@@ -86,6 +98,7 @@ class Printer(ABC):
         self.shapes = _shapes(plan)
         self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest)
         self.known: frozenset[Affine] = self.always()
+        self._optional: Optional | None = None
         self.scopes: list[Scope] = [Scope(None, 1)]
         self._defined: dict[tuple[str, str], str] = {}
         self._text = self._value_names()
@@ -260,26 +273,68 @@ class Printer(ABC):
     # ---- the tree
 
     def block(self, b: Block) -> None:
-        """Print a block's values and loops in order."""
-        for item in b.items:
-            if isinstance(item, Loop):
-                self.loop(item)
-            else:
-                self.value(item)
+        """Print a block's values and loops in order; filters that stand in a branch, next to each other in one."""
+        for optional, group in groupby(b.items, self._is_optional):
+            if optional:
+                self._branch([v for v in group if isinstance(v, Value)])
+                continue
+            for item in group:
+                if isinstance(item, Loop):
+                    self.loop(item)
+                else:
+                    self.value(item)
 
     def loop(self, loop: Loop) -> None:
         """Print a loop: its carries' first values, then one `for` a segment over the same body."""
         for c in loop.carries:
             self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
-        for segment in loop.segments:
+        joined = loop.joined and self.branches
+        for segment in [_whole(loop)] if joined else loop.segments:
             low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
             if low != high:
+                optional = self._outside(loop) if joined else None
                 low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
-                self._segment(loop, segment, self.header(loop, low, high))
+                self._segment(loop, segment, self.header(loop, low, high), optional)
 
-    def _segment(self, loop: Loop, segment: Segment, header: str) -> None:
-        saved, text = self.known, dict(self._text)
+    def _outside(self, loop: Loop) -> Optional | None:
+        """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold."""
+        index = self.start[loop.rank] if self.tiled(loop.rank) else self.scalar[loop.rank]
+        n = next(n for n, s in enumerate(loop.segments) if s.known)
+        clear, conditions = loop.segments[n], []
+        if n > 0:
+            conditions.append(f"{index} < {self.here(f'{loop.rank}_clear_from', self.bounds.text(clear.lo))}")
+        if n < len(loop.segments) - 1:
+            conditions.append(f"{index} >= {self.here(f'{loop.rank}_clear_to', self.bounds.text(clear.hi))}")
+        known = frozenset(affine(p, self.plan.sizes) for p in clear.known)
+        return Optional(loop.rank, known, " or ".join(conditions)) if conditions else None
+
+    def _is_optional(self, item: Value | Loop) -> bool:
+        """Whether a value is a filter that stands in the current loop's branch: its argument has its shape."""
+        if not isinstance(item, Value) or self._optional is None or item.op != "where":
+            return False
+        p = filter_of(item)[0]
+        return not self.holds(p) and affine(p, self.plan.sizes) in self._optional.known and self._same_shape(item)
+
+    def _branch(self, filters: Sequence[Value]) -> None:
+        assert self._optional is not None
+        optional, depth = self._optional, self.scopes[-1].depth
+        for v in filters:
+            self.write(f"{self.name(v)} = {self.name(v.args[0])}")
+        self.write(f"if {optional.condition}:")
+        self.scopes.append(Scope(optional.rank, depth + 1))
+        for v in filters:
+            self.write(f"{self.name(v)} = {self.expression(v)}")
+        inner = self.scopes.pop()
+        self.scopes[-1].body += [*inner.head, *inner.body]
+
+    @staticmethod
+    def _same_shape(v: Value) -> bool:
+        return v.args[0].axes == v.axes and v.args[0].dtype == v.dtype
+
+    def _segment(self, loop: Loop, segment: Segment, header: str, optional: Optional | None) -> None:
+        saved, text, around = self.known, dict(self._text), self._optional
         self.known = saved | {affine(p, self.plan.sizes) for p in segment.known}
+        self._optional = optional
         outer = self.scopes[-1]
         self.scopes.append(Scope(loop.rank, outer.depth + 1))
         self.block(loop.body)
@@ -288,7 +343,7 @@ class Printer(ABC):
             self.write(f"{targets} = {', '.join(self.name(c.next) for c in loop.carries)}")
         inner = self.scopes.pop()
         outer.body += [INDENT * outer.depth + header, *inner.head, *inner.body]
-        self.known, self._text = saved, text
+        self.known, self._text, self._optional = saved, text, around
 
     def value(self, v: Value) -> None:
         """Print one value; a filter that is known to hold prints nothing."""
@@ -448,3 +503,8 @@ def _inline_constants(plan: LoopPlan) -> set[Value]:
         if not infix or all(a.op == "const" for a in item.args):
             elsewhere.update(item.args)
     return constants - elsewhere
+
+
+def _whole(loop: Loop) -> Segment:
+    """The segments of a joined loop as one, of which nothing is known."""
+    return Segment(loop.segments[0].lo, loop.segments[-1].hi, frozenset())

@@ -112,6 +112,7 @@ class TritonPrinter(Printer):
     """The Triton dialect."""
 
     reserved = ("triton", "tl", "kernel", "float", "program", *HELPERS)
+    branches = True
 
     def __init__(self, plan: LoopPlan, schedule: Schedule) -> None:
         super().__init__(plan, schedule)

@@ -244,7 +244,11 @@ def schedule_text(schedule: Schedule) -> str:
         ranks = [rank if r.tile is None else f"{rank}:{r.tile}" for rank, r in schedule.roles if r.outer == outer]
         parts += [f"{outer} {' '.join(ranks)}"] if ranks else []
     parts += [f"{schedule.warps} warps", f"{schedule.stages} stages"] if schedule.emitter != "torch" else []
-    parts += ["segmented"] if schedule.segment else []
+    parts += (
+        [{"segments": "segmented", "branch": "filters in a branch"}[schedule.filters]]
+        if schedule.filters != "every"
+        else []
+    )
     parts += [schedule.order] if schedule.order != "forward" else []
     parts += [f"loads by {schedule.loads}"] if schedule.loads != "pointer" else []
     parts += [schedule.precision] if schedule.precision != "ieee" else []

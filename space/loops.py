@@ -37,9 +37,9 @@ class Pass:
 
 @dataclass(frozen=True)
 class RunLoop:
-    """Fills one loop. split: whether the ranges without masks are segments of their own."""
+    """Fills one loop. filters: as in `Schedule`."""
 
-    split: bool
+    filters: str
 
     def __call__(self, builder: Builder, rank: Rank, group: list[Work], around: Scope) -> None:
         targets = [a for w in group for a in _arguments(w)]
@@ -55,10 +55,11 @@ class RunLoop:
             dict.fromkeys(_filters(body.block)),
             around.ranks,
             skips=lambda p: all(_skips(w, p, builder) for w in group),
-            split=self.split,
+            split=self.filters != "every",
         )
         role = builder.layout.roles[rank]
-        around.block.items.append(Loop(rank, role.tile or 1, bounds, tuple(this.carries), body.block))
+        joined = self.filters == "branch" and len(bounds) > 1
+        around.block.items.append(Loop(rank, role.tile or 1, bounds, tuple(this.carries), body.block, joined))
         _finish(this)
 
 

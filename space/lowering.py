@@ -43,7 +43,7 @@ def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPl
     shared between callers and not to be changed.
     """
     roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
-    return _planned(cascade, _Sized.of(problem), roles, schedule.segment)
+    return _planned(cascade, _Sized.of(problem), roles, schedule.filters)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _items(mapping: Mapping[str, T]) -> tuple[tuple[str, T], ...]:
 
 
 @lru_cache(maxsize=512)
-def _planned(cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ...], segment: bool) -> LoopPlan:
+def _planned(cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ...], filters: str) -> LoopPlan:
     source = roots_of(cascade)
     outputs, halves, ranks = source.outputs, source.halves, source.ranks()
     dtypes = dict(sized.dtypes)
@@ -78,7 +78,7 @@ def _planned(cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ..
     masks = Masks(layout)
     roots = _prepared(roots, layout, masks, numbers)
     compute = "fp64" if "fp64" in dtypes.values() else "fp32"
-    builder = Builder(layout, masks, dtypes, compute, RunLoop(segment))
+    builder = Builder(layout, masks, dtypes, compute, RunLoop(filters))
     used = tensors(roots)
     plan = LoopPlan(
         roles=roles,

@@ -160,13 +160,17 @@ class Segment:
 
 @dataclass(eq=False)
 class Loop:
-    """One pass over `rank` in steps of `tile`; the segments run one after the other over the same body."""
+    """One pass over `rank` in steps of `tile`; the segments run one after the other over the same body.
+
+    joined: as one loop in code, whose filters stand in a branch that the segments which know them do not take.
+    """
 
     rank: Rank
     tile: int
     segments: tuple[Segment, ...]
     carries: tuple[Carry, ...]
     body: Block
+    joined: bool = False
 
 
 @dataclass(eq=False)

@@ -25,7 +25,8 @@ def _block(block: Block, indent: str) -> Iterator[str]:
             yield indent + format_value(item)
             continue
         carries = ", ".join(f"{c.value.name}[{' '.join(c.value.axes)}] = {c.init:g}" for c in item.carries)
-        yield f"{indent}loop {item.rank} by {item.tile}" + (f" carrying {carries}" if carries else "")
+        joined = ", filters in a branch" if item.joined else ""
+        yield f"{indent}loop {item.rank} by {item.tile}" + (f" carrying {carries}" if carries else "") + joined
         yield from (f"{indent}  segment {_segment(item, i)}" for i in range(len(item.segments)))
         yield from _block(item.body, indent + "  ")
         if item.carries:

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from .expr import Rank
 from .plan import Role
 
+FILTERS = ("every", "segments", "branch")
+"""The settings of `Schedule.filters`."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -15,7 +18,9 @@ class Schedule:
 
     emitter: a key of the emitters' registry ("torch", "triton").
     roles: one per rank of the cascade. warps, stages: Triton's options (ignored by the torch emitter).
-    segment: run the part of a loop where every filter holds without masks (doubles the loop's code).
+    filters: where a loop's filters are evaluated, of which intervals say on what range they all hold: on "every"
+    tile; in "segments", one loop for each range (doubles the loop's code); or in a "branch" that one loop takes
+    outside that range (keeps one software pipeline).
     order: "forward" or "reverse" program order of the slowest tiled grid rank (reverse starts the longest
     programs of a causal grid first).
     precision: of products of fp32 operands on matrix units: "ieee", or "tf32" (only where the user allows it).
@@ -27,7 +32,7 @@ class Schedule:
     roles: tuple[tuple[Rank, Role], ...]
     warps: int = 4
     stages: int = 2
-    segment: bool = True
+    filters: str = "segments"
     order: str = "forward"
     precision: str = "ieee"
     loads: str = "pointer"

@@ -19,7 +19,7 @@ from .expr import Rank
 from .plan import Role
 from .rank_uses import RankUses, rank_uses
 from .roots import roots_of
-from .schedule import Problem, Schedule
+from .schedule import FILTERS, Problem, Schedule
 
 Setting: TypeAlias = int | bool | str
 """A value of a knob."""
@@ -131,7 +131,7 @@ class Space:
             roles=tuple((r, self._role(r, point)) for r in self.uses.kinds),
             warps=int(point["warps"]),
             stages=int(point["stages"]),
-            segment=bool(point["segment"]),
+            filters=str(point["filters"]),
             order=str(point["order"]),
             loads=str(point["loads"]),
         )
@@ -274,18 +274,21 @@ class Stages:
         return int(point["stages"]) <= max(counts)
 
 
-class Segment:
-    """A range of its own for the iterations without masks, where there is anything to mask.
+class Filters:
+    """Where filters are evaluated, if there are any.
 
-    It saves the masks and costs a second loop, with a pipeline of its own to fill. Where operators run one by one
-    there is no pipeline, and nothing to weigh.
+    Segments cost a second loop, with a software pipeline of its own to fill (and the compiler waits for each matrix
+    instruction where one loop hands its accumulators on to another): with a pipeline a branch is better. Where
+    operators run one by one there is no pipeline, and nothing to weigh.
     """
 
     def choices(self, space: Space) -> list[Choice]:
         uneven = any(space.sizes[r] % space.target.streams[-1] for r in space.uses.of("streamed"))
         if not (space.uses.filtered or uneven):
-            return [Choice("segment", (False,), False)]
-        return [Choice("segment", (True,) if space.target.batched else (False, True), True)]
+            return [Choice("filters", ("every",), "every")]
+        if space.target.batched:
+            return [Choice("filters", ("segments",), "segments")]
+        return [Choice("filters", ("every", "branch"), "branch")]
 
     def is_legal(self, space: Space, point: Point) -> bool:
         return True
@@ -328,7 +331,7 @@ def _is_index(space: Space, rank: Rank) -> bool:
     return space.uses.kinds[rank] in ("batch", "lane")
 
 
-KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Warps(), Stages(), Segment(), Order(), Loads())
+KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Warps(), Stages(), Filters(), Order(), Loads())
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 
 
@@ -383,7 +386,7 @@ def check_schedule(schedule: Schedule) -> None:
     _one_of("emitter", schedule.emitter, tuple(TARGETS))
     _one_of("warps", schedule.warps, (1, 2, 4, 8, 16))
     _one_of("stages", schedule.stages, tuple(range(1, 9)))
-    _one_of("segment", schedule.segment, (False, True))
+    _one_of("filters", schedule.filters, FILTERS)
     _one_of("order", schedule.order, ("forward", "reverse"))
     _one_of("precision", schedule.precision, ("ieee", "tf32"))
     _one_of("loads", schedule.loads, ("pointer", "descriptor"))

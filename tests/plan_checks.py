@@ -28,7 +28,7 @@ def padded(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def schedule_of(form: Form, sizes: dict[str, int], emitter: str, *, segment: bool = True) -> Schedule:
+def schedule_of(form: Form, sizes: dict[str, int], emitter: str, *, filters: str = "segments") -> Schedule:
     """Tiles of 16 for rows, 32 for loops, padded whole axes; with torch, scalar ranks are whole axes."""
     roles: dict[str, Role] = {}
     for r, n in sizes.items():
@@ -40,13 +40,13 @@ def schedule_of(form: Form, sizes: dict[str, int], emitter: str, *, segment: boo
             roles[r] = Role("grid", None)
         else:
             roles[r] = Role("grid", 16)
-    return Schedule(emitter, tuple(roles.items()), segment=segment)
+    return Schedule(emitter, tuple(roles.items()), filters=filters)
 
 
 def batched(schedule: Schedule, sizes: dict[str, int], ranks: str) -> Schedule:
     """The same schedule with some ranks as whole axes."""
     roles = tuple((r, Role(None, sizes[r]) if r in ranks else role) for r, role in schedule.roles)
-    return Schedule("torch", roles, segment=schedule.segment)
+    return Schedule("torch", roles, filters=schedule.filters)
 
 
 def problem_of(cascade: Cascade, sizes: dict[str, int], dtype: str, params: dict[str, float]) -> Problem:

@@ -27,7 +27,7 @@ from eintune.space.expr import (
     topological,
 )
 from eintune.space.plan import Role
-from eintune.space.schedule import Schedule
+from eintune.space.schedule import FILTERS, Schedule
 
 RANKS = ("a", "b", "c", "d")
 LENGTHS = (1, 3, 16, 17, 32, 40)
@@ -163,4 +163,4 @@ def schedules(draw: st.DrawFn, cascade: Cascade, sizes: dict[Rank, int]) -> Sche
         if r not in reduced:
             options += [st.just(Role("grid", None)), st.builds(Role, st.just("grid"), tile)]
         roles.append((r, draw(st.one_of(options))))
-    return Schedule("triton", tuple(roles), segment=draw(st.booleans()))
+    return Schedule("triton", tuple(roles), filters=draw(st.sampled_from(FILTERS)))

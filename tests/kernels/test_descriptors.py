@@ -44,7 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "grouped": {"heads": 6, "kv_heads": 2, "seq": 33, "dtype": "bf16"},
     "filtered from the end": {"causal": "lower_right", "seq": 33, "kv_seq": 50},
     "empty rows": {"causal": "lower_right", "seq": 50, "kv_seq": 33, "dtype": "fp16"},
-    "filtered, whole loop masked": {"causal": "top_left", "segment": False, "seq": 50},
+    "filtered, whole loop masked": {"causal": "top_left", "filters": "every", "seq": 50},
     "batches": {"batch": 3, "heads": 2, "seq": 33, "dtype": "bf16"},
 }
 
@@ -295,7 +295,7 @@ def test_ahead_of_time_is_the_launchs_own_specialisation() -> None:
 
 LARGE: dict[str, Any] = {
     "rows": 64, "columns": 64, "heads": 32, "seq": 2048, "head_dim": 128, "dtype": "bf16", "warps": 4, "stages": 3,
-    "causal": "top_left", "segment": False,
+    "causal": "top_left", "filters": "every",
 }  # fmt: skip
 
 

@@ -41,11 +41,11 @@ def worst(execute, definition: Cascade, computed: Cascade, sizes, params, schedu
     return max(relative_error(made[n], exact[n]) for n in exact)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "filters"), [("odd", "segments"), ("odd", "branch"), ("one", "segments")])
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
-def test_tabled_computations(form: Form, size: str, execute) -> None:
+def test_tabled_computations(form: Form, size: str, filters: str, execute) -> None:
     sizes = SIZES[size]
-    schedule = schedule_of(form, sizes, "triton")
+    schedule = schedule_of(form, sizes, "triton", filters=filters)
     assert worst(execute, form.definition, form.computed, sizes, form.params, schedule) < 3e-5
 
 

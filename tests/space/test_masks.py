@@ -65,9 +65,9 @@ def test_values_where_a_filter_is_false(x: Expr, beyond_tail: Outcome, where_fil
     assert masks.where_false(TRIANGLE).of(x) == where_filtered
 
 
-def plan_of(x: Expr, ranks: str, sizes: dict[str, int] = ODD, segment: bool = True) -> LoopPlan:
+def plan_of(x: Expr, ranks: str, sizes: dict[str, int] = ODD, filters: str = "segments") -> LoopPlan:
     c = cascade({"O": (x, ranks)})
-    return build_plan(c, problem_of(c, sizes, "fp32", {}), Schedule("triton", tuple(ROLES.items()), segment=segment))
+    return build_plan(c, problem_of(c, sizes, "fp32", {}), Schedule("triton", tuple(ROLES.items()), filters=filters))
 
 
 def masks_in(block: Block) -> list[tuple[str, float]]:

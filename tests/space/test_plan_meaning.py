@@ -11,7 +11,7 @@ from strategies import Drawn, computations
 
 from eintune.space.cascade import Cascade
 from eintune.space.lowering import IllegalPlan, build_plan
-from eintune.space.schedule import Schedule
+from eintune.space.schedule import FILTERS, Schedule
 
 
 def worst(definition: Cascade, computed: Cascade, sizes: dict[str, int], schedule: Schedule) -> float:
@@ -22,11 +22,11 @@ def worst(definition: Cascade, computed: Cascade, sizes: dict[str, int], schedul
     return max(relative_error(made[n], exact) for n, exact in meaning(definition, sizes, data, {}).items())
 
 
-@pytest.mark.parametrize("segment", [True, False])
+@pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize("form", forms(), ids=lambda f: f.name)
-def test_tabled_computations(form: Form, segment: bool) -> None:
+def test_tabled_computations(form: Form, filters: str) -> None:
     sizes = SIZES["odd"] | {"b": 1, "h": 2}
-    assert worst(form.definition, form.computed, sizes, schedule_of(form, sizes, "triton", segment=segment)) < 1e-12
+    assert worst(form.definition, form.computed, sizes, schedule_of(form, sizes, "triton", filters=filters)) < 1e-12
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
