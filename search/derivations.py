@@ -30,15 +30,19 @@ MAX_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class Derivations:
-    """origin: "shipped", "kept" (from an earlier run) or "derived"; statistics: what a derivation counted."""
+    """origin: "shipped", "kept" (from an earlier run) or "derived" and whether it was cut short; statistics: what
+    a derivation counted; complete: False if a limit of time cut it short."""
 
     variants: tuple[Variant, ...]
     origin: str
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool = True
 
 
 def derivations(definition: Cascade, folder: Path, *, fresh: bool = False, shipped: bool = True) -> Derivations:
     """The derived cascades of `definition`; `folder` keeps them between runs. `fresh` derives in any case.
+
+    A derivation that its limits of time cut short is used but not kept: the next run derives again.
 
     shipped: take the forms that come with the package, where it has them.
     """
@@ -50,7 +54,8 @@ def derivations(definition: Cascade, folder: Path, *, fresh: bool = False, shipp
     if kept is not None:
         return Derivations(kept, "kept")
     made = _derive(definition)
-    _write(path, text, made.variants)
+    if made.complete:
+        _write(path, text, made.variants)
     return made
 
 
@@ -64,7 +69,8 @@ def _derive(definition: Cascade) -> Derivations:
     )
     report = derivation.to_json()
     del report["cascades"]
-    return Derivations(_told_apart(variants), "derived", report)
+    origin = "derived" if derivation.complete else "derived, cut short by a limit of time"
+    return Derivations(_told_apart(variants), origin, report, derivation.complete)
 
 
 def _read_off(text: str) -> Variant:

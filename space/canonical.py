@@ -127,6 +127,8 @@ class _Join:
         match x:
             case Split() if (x.rank, x.outer, x.inner) == (s.rank, s.outer, s.inner):
                 return x.arg
+            case Map("add", (Map("mul", tiles), Iota(s.inner))) if set(tiles) == {Iota(s.outer), Size(s.inner)}:
+                return Iota(s.rank)
             case Reduce(rank=rank) | Fold(rank=rank) if rank in (s.outer, s.inner):
                 return self._reduction(x)
             case Where() if x.predicate.ranks & {s.outer, s.inner}:

@@ -14,7 +14,7 @@ from .cascade import Cascade, from_roots
 from .egraph import ClassId, EGraph, Limits, Statistics, saturate
 from .evaluate import evaluate
 from .expr import Access, Expr, Fold, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
-from .extract import Form, forms
+from .extract import Form, OutOfTime, forms
 from .laws import SplitOf, laws
 from .pointwise import Array
 from .safety import safe_part, unsafe
@@ -56,7 +56,8 @@ class Derivation:
     """All that came of one definition: its forms by passes, then work; the graph; what was left out and why.
 
     graph: all that the laws reached; `safe`: what of it may be computed; `forms`: those taken from it, best first.
-    unstable: nodes of the definition that can overflow and have no safe form. seconds: by stage.
+    unstable: nodes of the definition that can overflow and have no safe form. complete: False if a limit of time
+    cut it short, so that a quieter machine may find more. seconds: by stage.
     """
 
     definition: Cascade
@@ -67,6 +68,7 @@ class Derivation:
     forms: tuple[Form, ...]
     unstable: tuple[str, ...]
     dropped: Mapping[str, int]
+    complete: bool
     seconds: Mapping[str, float] = field(compare=False)
 
     @property
@@ -94,6 +96,7 @@ class Derivation:
             ],
             "unstable": list(self.unstable),
             "dropped": dict(self.dropped),
+            "complete": self.complete,
             "statistics": self.statistics.to_json(),
             "seconds": {k: round(v, 4) for k, v in self.seconds.items()},
         }
@@ -119,10 +122,20 @@ def derive(
     graph = saturate(exprs, table, splits, limits)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph)
-    found, dropped, taken = _distinct(cascade, safe, streams, keep, limits, stable=not needs_reference)
+    found = _Distinct(cascade, safe, streams)
+    if not needs_reference:
+        found.offer(cascade, 1.0)  # else its safe or only form comes from the graph
+    finished = found.extract(keep, limits.solving)
     clock.append(time.monotonic())
-    seconds = {"saturation": clock[1] - clock[0], "extraction and checks": clock[2] - clock[1]}
-    return Derivation(cascade, tuple(found), graph, safe, streams, tuple(taken), unstable, dropped, seconds)
+    seconds = {
+        "saturation": clock[1] - clock[0],
+        "extraction": clock[2] - clock[1] - found.checking,
+        "checks": found.checking,
+    }
+    complete = finished and graph.statistics.stopped != "seconds"
+    return Derivation(
+        cascade, found.ordered(), graph, safe, streams, tuple(found.taken), unstable, found.dropped, complete, seconds
+    )
 
 
 def _streams(exprs: Sequence[Expr]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
@@ -155,47 +168,47 @@ def _parts(rank: Rank, taken: set[Rank]) -> tuple[Rank, Rank]:
     return f"{letter}{n}", f"{letter}{n - 1}"
 
 
-def _distinct(
-    definition: Cascade,
-    graph: EGraph,
-    streams: Sequence[Stream],
-    keep: int,
-    limits: Limits,
-    *,
-    stable: bool,
-) -> tuple[list[Derived], Counter[str], list[Form]]:
-    names = class_names(definition, graph)
-    check = _Check(definition, graph.splits)
-    found: dict[tuple[str, bool], Derived] = {}
-    dropped: Counter[str] = Counter()
+class _Distinct:
+    """Collects the forms that really differ, each checked, and counts what was dropped and why."""
 
-    def offer(candidate: Cascade, work: float) -> None:
+    def __init__(self, definition: Cascade, graph: EGraph, streams: Sequence[Stream]) -> None:
+        self.definition, self.graph, self.streams = definition, graph, streams
+        self.names = class_names(definition, graph)
+        self.check = _Check(definition, graph.splits)
+        self.found: dict[tuple[str, bool], Derived] = {}
+        self.dropped: Counter[str] = Counter()
+        self.taken: list[Form] = []
+        self.checking = 0.0
+
+    def extract(self, keep: int, seconds: float) -> bool:
+        """Take forms from the graph until there are `keep`; whether time sufficed."""
+        try:
+            for form in forms(self.graph, self.streams, seconds):
+                self.taken.append(form)
+                self.offer(_written(self.definition, self.graph, form, self.names), form.work)
+                if len(self.found) >= keep:
+                    break
+        except OutOfTime:
+            return False
+        return True
+
+    def offer(self, candidate: Cascade, work: float) -> None:
+        """Keep a form unless it is idle or known. Raises DerivationError if it computes something else."""
         why, tiled = _idle(candidate)
         key = digest(candidate), tiled
-        if key in found:
+        if key in self.found:
             why = "another spelling of a form"
         if why:
-            dropped[why] += 1
+            self.dropped[why] += 1
             return
-        found[key] = Derived(
-            candidate,
-            total_passes(list(candidate.roots().values())),
-            signature(candidate),
-            key[0],
-            description(candidate),
-            work,
-            check(candidate),
-        )
+        start = time.monotonic()
+        error = self.check(candidate)
+        self.checking += time.monotonic() - start
+        passes_ = total_passes(list(candidate.roots().values()))
+        self.found[key] = Derived(candidate, passes_, signature(candidate), key[0], description(candidate), work, error)
 
-    if stable:
-        offer(definition, 1.0)  # else its safe or only form comes from the graph
-    taken: list[Form] = []
-    for form in forms(graph, streams, limits.solving):
-        taken.append(form)
-        offer(_written(definition, graph, form, names), form.work)
-        if len(found) >= keep:
-            break
-    return sorted(found.values(), key=lambda d: (d.passes, d.work)), dropped, taken
+    def ordered(self) -> tuple[Derived, ...]:
+        return tuple(sorted(self.found.values(), key=lambda d: (d.passes, d.work)))
 
 
 def _idle(candidate: Cascade) -> tuple[str | None, bool]:

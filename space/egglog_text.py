@@ -173,7 +173,7 @@ class Encoder:
         yield f"(datatype T {' '.join(heads)})"
         yield "(function free (T) i64 :merge (& old new))"
         yield "(relation positive (T))"
-        yield "(ruleset analysis) (ruleset laws) (ruleset opening)"
+        yield "(ruleset analysis) (ruleset laws) (ruleset opening) (ruleset arranging)"
         for facts, mask in self._free_rules():
             yield f"(rule ({facts}) ((set (free t) {mask})) :ruleset analysis)"
         for facts in _POSITIVE:
@@ -230,7 +230,11 @@ def program(symbols: Symbols, roots: Sequence[Expr], table: Sequence[Law]) -> tu
     """The whole program and the definition's nodes in tag order. Steps are run by `saturate`."""
     encoder = Encoder(symbols)
     body, nodes = encoder.definition(roots)
-    rules = [
-        line for i, law in enumerate(table) for line in encoder.law(law, i, "laws" if law.steps is None else "opening")
-    ]
+    rules = [line for i, law in enumerate(table) for line in encoder.law(law, i, _ruleset(law))]
     return "\n".join([*encoder.declarations(), *rules, *body]), nodes
+
+
+def _ruleset(law: Law) -> str:
+    if law.arranges:
+        return "arranging"
+    return "laws" if law.steps is None else "opening"

@@ -47,19 +47,21 @@ class SaturationError(RuntimeError):
 class Limits:
     """Bounds of one saturation.
 
-    steps: rounds of all laws. rows: nodes at which it stops after a step. seconds: time after which it stops
-    after a step. timeout: seconds after which the process is killed (a step that runs away).
-    solving: seconds after which no further form is looked for.
+    steps: rounds of all laws. rows: nodes at which it stops after a step. arranged: laws that only rearrange rest
+    where the next step, at the last one's growth, would exceed so many nodes. seconds: time after which it stops
+    after a step. timeout: seconds after which the process is killed (a step that runs away). solving: seconds
+    after which no further form is looked for.
     """
 
     steps: int = 16
     rows: int = 20_000
+    arranged: int = 4_000
     seconds: float = 2.5
     timeout: float = 20.0
     solving: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "seconds", "timeout", "solving"):
+        for name in ("steps", "rows", "arranged", "seconds", "timeout", "solving"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be greater than 0, but got {getattr(self, name)!r}")
 
@@ -219,8 +221,8 @@ def saturate(
         if isinstance(x, (Split, Unsplit)):
             symbols.view(x)
     text, nodes = program(symbols, roots, table)
-    request = {"program": text, "steps": limits.steps, "rows": limits.rows, "seconds": limits.seconds}
-    answer = _run(request, limits)
+    bounds = {name: getattr(limits, name) for name in ("steps", "rows", "arranged", "seconds")}
+    answer = _run({"program": text, **bounds}, limits)
     return _read(answer, symbols, nodes, roots, tuple(splits))
 
 

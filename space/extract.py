@@ -16,17 +16,13 @@ from typing import Any
 import pulp
 
 from .egraph import ClassId, EGraph, Node
-from .expr import Access, Const, Expr, Fold, Iota, Map, Param, Rank, Reduce, Size, Split, Unsplit
-from .traits import COSTLY, Stream, Trait, passes, traits
+from .expr import Expr, Fold, Rank, Reduce
+from .pruning import pruned
+from .traits import Stream, Trait, passes, traits
+from .work import WORK_LIMIT, Work
 
 PASS_WEIGHT = 64.0
 """Work of one more pass, in units of the definition's whole work: a form with fewer passes comes first."""
-WORK_LIMIT = 3.0
-"""A form that does more than this many times the definition's work is not handed on."""
-NOMINAL = 4.0
-"""The size of every rank when work is compared; a rank split in two counts as the product of its parts."""
-FAMILIAR = 0.75
-"""A node as the definition wrote it is preferred to another spelling of the same."""
 
 
 @dataclass(frozen=True)
@@ -44,42 +40,8 @@ class ExtractionError(RuntimeError):
     """No solver is there, or it failed."""
 
 
-def operation_cost(head: Expr) -> float:
-    """Relative cost of one element of a node; views and scalars are free."""
-    match head:
-        case Map():
-            return 4.0 if head.op in COSTLY else 2.0 if head.op == "div" else 1.0
-        case Reduce():
-            return 1.0
-        case Fold():
-            return 2.0
-        case Access() | Const() | Param() | Size() | Iota() | Split() | Unsplit():
-            return 0.0
-        case _:
-            return 0.5
-
-
-class Work:
-    """Symbolic work of a node: cost of an element times the nominal sizes of the ranks it goes over."""
-
-    def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
-        self.graph = graph
-        self.parts = {r for s in streams for r in (s.outer, s.inner) if r is not None}
-        leaves = [graph.free[c] for c, n in graph.nodes() if isinstance(n.head, Access)]
-        self.batch = frozenset[Rank]().union(*leaves).intersection(*leaves) if leaves else frozenset()
-
-    def below(self, n: Node) -> list[frozenset[Rank]]:
-        return [self.graph.free[k] for k in n.children]
-
-    def __call__(self, c: ClassId, n: Node) -> float:
-        size = 1.0
-        for r in self.graph.free[c].union(*self.below(n)) - self.batch:
-            size *= NOMINAL**0.5 if r in self.parts else NOMINAL
-        familiar = FAMILIAR if (c, n) in self.graph.familiar else 1.0
-        return operation_cost(n.head) * size * familiar
-
-    def definition(self) -> float:
-        return max(sum(self(c, n) for c, n in self.graph.familiar), 1e-9)
+class OutOfTime(ExtractionError):
+    """There may be more forms: the time was over before the solver had proven otherwise."""
 
 
 SOLVERS = ("HiGHS", "COIN_CMD", "PULP_CBC_CMD")
@@ -99,7 +61,7 @@ class Problem:
     """The integer program of one graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
-        graph = _affordable(_plain_tiles(_without_mirrors(graph), streams), streams)
+        graph = pruned(graph, streams)
         self.graph, self.streams = graph, tuple(streams)
         self.work = Work(graph, streams)
         self.scale = 1.0 / self.work.definition()
@@ -141,18 +103,11 @@ class Problem:
         most = passes([x for x, c in self.graph.defined.items() if c in self.graph.roots], s)
         if any(isinstance(x, Fold) and s.role(x.rank) for x in self.graph.defined):
             most += 2  # a fold may be written out: a reference, weights, and what divides by their sum
-        least = _least_levels(self.graph, s)
-        level = {c: self.model.add_variable(f"l{i}_{j}", least[c], most) for j, c in enumerate(self.graph.classes)}
-        for (c, n), x in self.node.items():
-            step = int(_is_barrier(n.head, s))
-            for k in dict.fromkeys(n.children):
-                if least[k] + step > most:
-                    self.model += x == 0
-                elif most + step > least[c]:
-                    self.model += level[c] >= level[k] + step - (most + step - least[c]) * (1 - x)
+        level = _Levels(self, f"l{i}", s, most)
         count = self.model.add_variable(f"p{i}", 0, most, cat="Integer")
         for r in self.graph.roots:
-            self.model += count >= level[r] + int(s.element(self.graph.free[r]))
+            reached = pulp.lpSum(level.at_least(r, t) for t in range(1, most + 1))
+            self.model += count >= reached + int(s.element(self.graph.free[r]))
         return count
 
     def _order(self) -> None:
@@ -193,10 +148,12 @@ class Problem:
                     self.model += z + tiled <= 1
 
     def solve(self, seconds: float) -> Form | None:
-        """The best form that no cut forbids; None if there is none, or none was proven the best in time."""
+        """The best form that no cut forbids; None if there is none. Raises OutOfTime if none was proven the best."""
         self.model.solve(solver(seconds))
-        if self.model.sol_status != pulp.LpSolutionOptimal:
+        if self.model.sol_status == pulp.LpSolutionInfeasible:
             return None
+        if self.model.sol_status != pulp.LpSolutionOptimal:
+            raise OutOfTime(f"a form must be proven the best within {seconds:.3g} s")
         picked = {c: n for (c, n), x in self.node.items() if (x.value() or 0) > 0.5}
         choice = _needed(picked, self.graph.roots)
         found: set[Trait] = set()
@@ -221,84 +178,83 @@ class Problem:
         self.model += pulp.lpSum(on + off) >= 1
 
 
+class _Levels:
+    """Which classes stand at or above which level of one stream, as variables between 0 and 1.
+
+    A variable a class and level is tighter than one level a class: no large constant stands in a constraint.
+    """
+
+    def __init__(self, problem: Problem, name: str, s: Stream, most: int) -> None:
+        self.problem, self.name, self.most = problem, name, most
+        self.step = {n: int(_is_barrier(n.head, s)) for _, n in problem.graph.nodes()}
+        self.least = _levels(problem.graph, self.step, min)
+        self.highest = _levels(problem.graph, self.step, max)
+        self.variables: dict[tuple[ClassId, int], Any] = {}
+        for c, nodes in problem.graph.classes.items():
+            for t in range(self.least[c] + 1, min(self.highest[c], most + 1) + 1):
+                self._rise(c, nodes, t)
+
+    def at_least(self, c: ClassId, t: int) -> Any:
+        """Whether the class stands at level `t` or above: a number where it is known, else a variable."""
+        if t <= self.least[c] or t > min(self.highest[c], self.most):
+            return int(t <= self.least[c])
+        if (c, t) not in self.variables:
+            name = f"{self.name}_{len(self.variables)}"
+            self.variables[c, t] = self.problem.model.add_variable(name, 0, 1)
+        return self.variables[c, t]
+
+    def _rise(self, c: ClassId, nodes: Sequence[Node], t: int) -> None:
+        """What lifts the class to level `t`: the choice of some nodes alone, of others with what is below them."""
+        alone: list[Any] = []
+        together: dict[tuple[ClassId, int], list[Any]] = {}
+        for n in nodes:
+            below = t - self.step[n]
+            x = self.problem.node[c, n]
+            if any(self.least[k] >= below for k in n.children):
+                alone.append(x)
+                continue
+            for k in dict.fromkeys(n.children):
+                if self.highest[k] >= below:
+                    together.setdefault((k, below), []).append(x)
+        reached, chosen = self.at_least(c, t), pulp.lpSum(alone)
+        self.problem.model += reached >= chosen
+        for (k, below), xs in together.items():
+            self.problem.model += reached + 1 >= chosen + pulp.lpSum(xs) + self.at_least(k, below)
+
+
 def forms(graph: EGraph, streams: Sequence[Stream], seconds: float = 20.0) -> Iterator[Form]:
     """Forms in order of passes, then work; each differs in traits from all before it and is not dominated.
 
-    Stops after `seconds`, or when there are no more.
+    Ends when there are no more. Raises OutOfTime after `seconds`.
     """
     if not all(graph.classes.get(r) for r in graph.roots):
         return
     end = time.monotonic() + seconds
     problem = Problem(graph, streams)
-    while time.monotonic() < end:
-        form = problem.solve(end - time.monotonic())
+    while (left := end - time.monotonic()) > 0:
+        form = problem.solve(left)
         if form is None:
             return
         yield form
         if not form.traits:
             return
         problem.forbid(form)
+    raise OutOfTime(f"all forms must be found within {seconds:g} s")
 
 
-def _without_mirrors(graph: EGraph) -> EGraph:
-    """Of `a * b` and `b * a` keep one, the definition's if it is there."""
-
-    def keep(c: ClassId) -> tuple[Node, ...]:
-        kept: dict[object, Node] = {}
-        for n in sorted(graph.classes[c], key=lambda n: (c, n) not in graph.familiar):
-            commutes = isinstance(n.head, Map) and n.head.op in ("add", "mul")
-            kept.setdefault((n.head, frozenset(n.children) if commutes else n.children), n)
-        return tuple(kept.values())
-
-    return graph.restrict({c: keep(c) for c in graph.classes})
-
-
-def _plain_tiles(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
-    """Within a tile all is at hand: it is reduced first, and plainly, since a fold there saves no pass."""
-    outer, inner = ({s.outer: s.inner for s in streams}, {s.inner for s in streams} - {None})
-
-    def early(n: Node) -> bool:
-        if not isinstance(n.head, (Reduce, Fold)) or outer.get(n.head.rank) is None:
-            return False
-        return any(outer[n.head.rank] in graph.free[k] for k in n.children)
-
-    def keep(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-        in_order = tuple(n for n in nodes if not early(n))
-        plain = tuple(n for n in in_order if not (isinstance(n.head, Fold) and n.head.rank in inner))
-        return plain or in_order
-
-    return graph.restrict({c: keep(ns) for c, ns in graph.classes.items()})
-
-
-def _affordable(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
-    """The nodes whose work, with the least work below them, does not already exceed the limit."""
-    work = Work(graph, streams)
-    limit = WORK_LIMIT * work.definition()
-    least = dict.fromkeys(graph.classes, float("inf"))
-
-    def total(c: ClassId, n: Node) -> float:
-        return work(c, n) + max((least[k] for k in n.children), default=0.0)
-
+def _levels(graph: EGraph, step: Mapping[Node, int], choose: Callable[[int, int], int]) -> dict[ClassId, int]:
+    """The barriers below each class in the form that has the fewest (`min`) or the most (`max`)."""
+    least = choose(0, 1) == 0
+    bound = len(graph.classes)
+    found = dict.fromkeys(graph.classes, bound if least else 0)
     changed = True
     while changed:
         changed = False
         for c, n in graph.nodes():
-            if (found := total(c, n)) < least[c] - 1e-9:
-                least[c], changed = found, True
-    return graph.restrict({c: tuple(n for n in ns if total(c, n) <= limit) for c, ns in graph.classes.items()})
-
-
-def _least_levels(graph: EGraph, s: Stream) -> dict[ClassId, int]:
-    """The fewest barriers below each class in any form."""
-    least = dict.fromkeys(graph.classes, len(graph.classes))
-    changed = True
-    while changed:
-        changed = False
-        for c, n in graph.nodes():
-            found = max((least[k] for k in n.children), default=0) + int(_is_barrier(n.head, s))
-            if found < least[c]:
-                least[c], changed = found, True
-    return least
+            level = min(max((found[k] for k in n.children), default=0) + step[n], bound)
+            if choose(level, found[c]) != found[c]:
+                found[c], changed = level, True
+    return found
 
 
 def _is_barrier(x: Expr, s: Stream) -> bool:

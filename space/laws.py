@@ -63,6 +63,8 @@ class Law:
     """`left = right` under `conditions`, applied left to right, and back if `both_ways`.
 
     steps: apply it in the first so many steps only (a law that could feed itself for ever); None means always.
+    arranges: it puts operands of one operator, or sums, into another order, of which there are exponentially many:
+    it rests where the graph is large (`Limits.arranged`).
     """
 
     name: str
@@ -71,6 +73,7 @@ class Law:
     conditions: tuple[Condition, ...] = ()
     both_ways: bool = False
     steps: int | None = None
+    arranges: bool = False
 
 
 def variable(name: str) -> Expr:
@@ -104,23 +107,23 @@ def _max(r: Rank, x: Expr) -> Expr:
 
 
 GENERAL: tuple[Law, ...] = (
-    Law("commute", A * B, B * A),
-    Law("commute", A + B, B + A),
-    Law("commute", Map("max", (A, B)), Map("max", (B, A))),
+    Law("commute", A * B, B * A, arranges=True),
+    Law("commute", A + B, B + A, arranges=True),
+    Law("commute", Map("max", (A, B)), Map("max", (B, A)), arranges=True),
     Law("identity", A * 1.0, A),
     Law("identity", A / 1.0, A),
     Law("identity", A + 0.0, A),
     Law("identity", A - 0.0, A),
-    Law("associate", (A * B) * C, A * (B * C), both_ways=True),
+    Law("associate", (A * B) * C, A * (B * C), both_ways=True, arranges=True),
     Law("division", (A / D) * V, (A * V) / D, both_ways=True),
     Law("division", (A / C) / D, A / (C * D)),
     Law("division", _sum(R, Y / U), _sum(R, Y) / U, (Absent((R,), (U,)),), both_ways=True),
-    Law("distribute", _sum(R, Y * U), _sum(R, Y) * U, (Absent((R,), (U,)),), both_ways=True),
+    Law("distribute", _sum(R, Y * U), _sum(R, Y) * U, (Absent((R,), (U,)),), both_ways=True, arranges=True),
     Law("linearity", _sum(R, A + B), _sum(R, A) + _sum(R, B)),
     Law("linearity", _sum(R, A - B), _sum(R, A) - _sum(R, B)),
     Law("linearity", _sum(R, U), U * Size(R), (Absent((R,), (U,)),)),
-    Law("exchange", _sum(R, _sum(Q, X)), _sum(Q, _sum(R, X)), (Differ(R, Q),)),
-    Law("exchange", _max(R, _max(Q, X)), _max(Q, _max(R, X)), (Differ(R, Q),)),
+    Law("exchange", _sum(R, _sum(Q, X)), _sum(Q, _sum(R, X)), (Differ(R, Q),), arranges=True),
+    Law("exchange", _max(R, _max(Q, X)), _max(Q, _max(R, X)), (Differ(R, Q),), arranges=True),
     Law("binomial", (A - B) * (A - B), (A * A - 2.0 * (A * B)) + B * B),
     Law("exponential", _exp(A - B) * _exp(B - C), _exp(A - C)),
     Law("logarithm", _log(A * _exp(B)), _log(A) + B),

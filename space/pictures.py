@@ -8,8 +8,8 @@ from pathlib import Path
 from .cascade_pictures import cascade_dot
 from .derive import Derivation, class_names
 from .egraph_pictures import egraph_dot
-from .extract import Work
 from .svg import draw
+from .work import Work
 
 LEGEND = "orange: must see all of the rank; a dashed arrow: computed again"
 

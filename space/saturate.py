@@ -10,13 +10,13 @@ import json
 import sys
 import time
 from collections import Counter
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from typing import Any
 
 MEMORY_BYTES = 8 * 2**30
 """Address space of this process: a graph that needs more ends it, not the machine."""
 
-_STEP = "(run-schedule (saturate (run analysis)) (run laws))"
-_OPENING = "(run-schedule (saturate (run analysis)) (run opening) (run laws))"
 _CLOSING = "(run-schedule (saturate (run analysis)))"
 
 
@@ -24,29 +24,50 @@ def _tell(**record: Any) -> None:
     print(json.dumps(record), flush=True)
 
 
-def main() -> None:
-    """Run the request {program, steps, rows, seconds}; the engine's own messages go to stderr."""
-    _bound_memory()
-    from egglog import bindings
+def _engine() -> Any:
+    """The engine's extension module alone: its package brings in what only a person at a prompt needs."""
+    package = PathFinder.find_spec("egglog")
+    found = PathFinder.find_spec("bindings", package.submodule_search_locations) if package else None
+    if found is None or found.loader is None:
+        from egglog import bindings
 
+        return bindings
+    module = module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def _schedule(step: int, arranging: bool) -> str:
+    """The command for one step: analyses first, then every ruleset that takes part."""
+    parts = ["opening"] * (step == 0) + ["laws"] + ["arranging"] * arranging
+    return f"(run-schedule (saturate (run analysis)) {' '.join(f'(run {p})' for p in parts)})"
+
+
+def main() -> None:
+    """Run the request {program, steps, rows, arranged, seconds}; the engine's own messages go to stderr."""
+    _bound_memory()
+    bindings = _engine()
     request = json.load(sys.stdin)
     graph = bindings.EGraph()
     graph.run_program(*graph.parse_program(request["program"]))
     matches: Counter[str] = Counter()
     start, rows, still, stopped = time.monotonic(), 0, 0, "steps"
+    growth = 0.0  # by what factor the last step that rearranged did grow
     for step in range(request["steps"]):
-        reports = graph.run_program(*graph.parse_program(_STEP if step else _OPENING))
+        arranging = rows * growth <= request["arranged"]
+        reports = graph.run_program(*graph.parse_program(_schedule(step, arranging)))
         for output in reports:
             if isinstance(output, bindings.RunScheduleOutput):
                 for rule, count in output.report.num_matches_per_rule.items():
                     if "#" in rule:
                         matches[rule.partition("#")[0]] += count
         before, rows = rows, _rows(graph, bindings)
+        growth = rows / before if arranging and before else growth
         seconds = time.monotonic() - start
         _tell(step=step + 1, rows=rows, seconds=seconds)
         still = still + 1 if rows == before else 0
         if still == 2:  # once may be a union that hides a new row
-            stopped = "saturated"
+            stopped = "saturated" if arranging else "arranged"
             break
         if rows > request["rows"]:
             stopped = "rows"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from eintune.space.cascade import Cascade, Einsum
-from eintune.space.egraph import ClassId, EGraph, Node
+from eintune.space.egraph import ClassId, EGraph, Limits, Node, saturate
 from eintune.space.evaluate import evaluate
 from eintune.space.expr import (
     Access,
@@ -28,6 +29,7 @@ from eintune.space.expr import (
     tensors,
     topological,
 )
+from eintune.space.laws import laws
 
 SIZES = {"b": 2, "h": 1, "g": 2, "p": 4, "m": 6, "m1": 2, "m0": 3, "e": 3, "f": 5, "k": 4, "n": 3}
 
@@ -93,3 +95,43 @@ def renamed(cascade: Cascade, ranks: Mapping[Rank, Rank], names: Mapping[str, st
 def has(roots: Sequence[Expr], kind: type, **fields: object) -> bool:
     """Whether some node is a `kind` with these fields."""
     return any(isinstance(x, kind) and all(getattr(x, k) == v for k, v in fields.items()) for x in topological(roots))
+
+
+# ---- graphs that are small enough for brute force
+
+TEXTS = {
+    "chain": ("Yp = Xp,m * Zp\n", ("m",)),
+    "statistics": ("Gp = Xp,m :: \\/m max\nNp,m = e^(Xp,m - Gp)\nDp = Np,m\n", ("m",)),
+    "products": ("Sp,m = Qp,e * Km,e\nYp,f = Sp,m * Vm,f\n", ("m", "e")),
+    "quotient": ("Dp = Xp,m\nYp,f = Xp,m / Dp * Vm,f\n", ("m",)),
+}
+
+
+def graph_of(text: str, steps: int) -> EGraph:
+    roots = list(Cascade.parse(text).roots().values())
+    return saturate(roots, laws(), (), Limits(steps=steps))
+
+
+def every_choice(graph: EGraph) -> Iterator[dict[ClassId, Node]]:
+    """All acyclic choices of a node for each class that the roots need."""
+
+    def needed(pick: Mapping[ClassId, Node]) -> dict[ClassId, Node] | None:
+        order: dict[ClassId, Node] = {}
+
+        def go(c: ClassId, path: frozenset[ClassId]) -> bool:
+            if c in path:
+                return False
+            if c not in order:
+                if not all(go(k, path | {c}) for k in pick[c].children):
+                    return False
+                order[c] = pick[c]
+            return True
+
+        return order if all(go(r, frozenset()) for r in graph.roots) else None
+
+    seen = set()
+    for nodes in itertools.product(*graph.classes.values()):
+        choice = needed(dict(zip(graph.classes, nodes, strict=True)))
+        if choice is not None and (key := frozenset(choice.items())) not in seen:
+            seen.add(key)
+            yield choice

@@ -27,6 +27,8 @@ GENERIC_FILES = [
     "space/laws.py",
     "space/egraph.py",
     "space/extract.py",
+    "space/pruning.py",
+    "space/work.py",
     "space/safety.py",
     "space/canonical.py",
     "space/lowering*.py",

@@ -15,6 +15,7 @@ from eintune.search.derivations import Derivations, derivations, short_label
 from eintune.search.measurement import Measurement
 from eintune.search.samplers import distributions
 from eintune.search.study import Trial
+from eintune.space import extract
 from eintune.space.cascade import Cascade
 from eintune.space.schedule import Problem
 from eintune.space.workloads import attention_problem, softmax
@@ -131,6 +132,22 @@ def test_other_definitions_are_derived_once_and_kept(tmp_path: Path, monkeypatch
     monkeypatch.setattr(derivations_module, "_derive", lambda definition: pytest.fail("derived twice"))
     second = derivations(softmax(), tmp_path)
     assert second.origin == "kept" and second.variants == first.variants
+
+
+def test_a_derivation_that_was_cut_short_is_used_but_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = derivations(softmax(), tmp_path / "other")
+
+    def cut(self: extract.Problem, seconds: float) -> None:
+        raise extract.OutOfTime("a form must be proven the best within 0 s")
+
+    monkeypatch.setattr(extract.Problem, "solve", cut)
+    first = derivations(softmax(), tmp_path)
+    assert first.variants and not first.complete and "cut short" in first.origin
+    assert not list(tmp_path.glob("*.json"))
+    monkeypatch.undo()
+    second = derivations(softmax(), tmp_path)
+    assert second.origin == "derived" and second.complete and second.variants == whole.variants
+    assert len(list(tmp_path.glob("*.json"))) == 1
 
 
 @pytest.mark.parametrize("content", ["", '{"format": 2, "defin', "[]", '{"format": 1}', "\x00"])

@@ -14,6 +14,7 @@ from eintune.space.cascade import Cascade
 from eintune.space.derive import Derivation, DerivationError, Derived, _Check, derive
 from eintune.space.egraph import Limits
 from eintune.space.expr import Access, Const, Expr, Fold, Map, Reduce, Tensor, free, topological
+from eintune.space.extract import OutOfTime, Problem
 from eintune.space.traits import passes, streams_of
 from eintune.space.workloads import WORKLOADS, attention, linear_attention
 
@@ -233,6 +234,23 @@ def test_a_form_that_differs_is_refused() -> None:
     for text in (wrong, no_number, fewer_ranks):
         with pytest.raises(DerivationError, match="a derived cascade must equal its definition"):
             check(Cascade.parse(text))
+
+
+def test_a_derivation_that_time_cuts_short_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert derivation("softmax").complete
+    assert json.loads(json.dumps(derivation("softmax").to_json()))["complete"] is True
+
+    def cut(self: Problem, seconds: float) -> None:
+        raise OutOfTime("a form must be proven the best within 0 s")
+
+    monkeypatch.setattr(Problem, "solve", cut)
+    d = derive(WORKLOADS["softmax"]())
+    assert not d.complete
+    assert [x.cascade for x in d.cascades] == [WORKLOADS["softmax"]()]  # the definition itself is always there
+
+
+def test_a_saturation_that_time_cuts_short_is_not_complete() -> None:
+    assert not derive(attention(), limits=Limits(seconds=1e-9), keep=2).complete
 
 
 def test_bad_arguments_are_one_line() -> None:

@@ -3,64 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pulp
 import pytest
+from algebra_cases import TEXTS, every_choice, graph_of
 
 from eintune.space.cascade import Cascade
-from eintune.space.egraph import ClassId, EGraph, Limits, Node, saturate
+from eintune.space.egraph import ClassId, EGraph, Node
 from eintune.space.extract import (
     PASS_WEIGHT,
     SOLVERS,
-    WORK_LIMIT,
     ExtractionError,
     Form,
     Problem,
-    Work,
     components,
     forms,
     solver,
 )
-from eintune.space.laws import laws
 from eintune.space.traits import Stream, passes, traits_of
-
-TEXTS = {
-    "chain": ("Yp = Xp,m * Zp\n", ("m",)),
-    "statistics": ("Gp = Xp,m :: \\/m max\nNp,m = e^(Xp,m - Gp)\nDp = Np,m\n", ("m",)),
-    "products": ("Sp,m = Qp,e * Km,e\nYp,f = Sp,m * Vm,f\n", ("m", "e")),
-    "quotient": ("Dp = Xp,m\nYp,f = Xp,m / Dp * Vm,f\n", ("m",)),
-}
-
-
-def graph_of(text: str, steps: int) -> EGraph:
-    roots = list(Cascade.parse(text).roots().values())
-    return saturate(roots, laws(), (), Limits(steps=steps))
-
-
-def every_choice(graph: EGraph) -> Iterator[dict[ClassId, Node]]:
-    """All acyclic choices of a node for each class that the roots need."""
-
-    def needed(pick: Mapping[ClassId, Node]) -> dict[ClassId, Node] | None:
-        order: dict[ClassId, Node] = {}
-
-        def go(c: ClassId, path: frozenset[ClassId]) -> bool:
-            if c in path:
-                return False
-            if c not in order:
-                if not all(go(k, path | {c}) for k in pick[c].children):
-                    return False
-                order[c] = pick[c]
-            return True
-
-        return order if all(go(r, frozenset()) for r in graph.roots) else None
-
-    seen = set()
-    for nodes in itertools.product(*graph.classes.values()):
-        choice = needed(dict(zip(graph.classes, nodes, strict=True)))
-        if choice is not None and (key := frozenset(choice.items())) not in seen:
-            seen.add(key)
-            yield choice
+from eintune.space.work import WORK_LIMIT, Work
 
 
 def price(graph: EGraph, streams: Sequence[Stream], choice: Mapping[ClassId, Node]) -> tuple[float, float]:
