@@ -13,6 +13,7 @@ from ..space.cascade import Cascade
 from ..space.expr import Fold, Rank, Reduce, topological
 from ..space.lowering import build_plan
 from ..space.plan import Role
+from ..space.roots import roots_of
 from ..space.schedule import Problem, Schedule
 from .kernel import Kernel
 from .torch_emitter import DTYPES, emit
@@ -61,17 +62,21 @@ def _function(printed: Kernel, name: str) -> str:
 
 
 def _tiles(definition: Cascade, problem: Problem) -> Schedule:
-    """Reduced ranks and the last rank of an output whole, the rank before it in tiles, the others one by one."""
+    """Reduced ranks and the last rank of an output whole, the rank before it in tiles, the others one by one; a rank
+    that the definition itself goes over in tiles is a loop over two of them."""
     nodes = topological(definition.roots().values())
     outputs = [t.ranks for t in definition.outputs.values()]
     whole: set[Rank] = {x.rank for x in nodes if isinstance(x, (Reduce, Fold))}
     whole |= {ranks[-1] for ranks in outputs if ranks}
     whole |= {r for r in problem.sizes if not all(r in ranks for ranks in outputs)}
+    split = roots_of(definition).halves
     rows = {ranks[-2] for ranks in outputs if len(ranks) > 1} - whole
     roles: dict[Rank, Role] = {}
     for rank, size in problem.sizes.items():
         tiled = Role("grid", min(size, ROWS)) if rank in rows else Role("grid", None)
         roles[rank] = Role(None, size) if rank in whole else tiled
+        if rank in split:
+            roles[rank] = Role("loop", -(-size // 2))
     return Schedule("torch", tuple(roles.items()))
 
 

@@ -14,17 +14,18 @@ from collections.abc import Sequence
 from .cli_bench import BENCH
 from .cli_cache import CACHE
 from .cli_doctor import DOCTOR
+from .cli_graph import GRAPH, PASSES
 from .cli_judge import JUDGE
 from .cli_kernel import KERNEL, PLAN
 from .cli_options import Command, Failure, Parser, Usage, add_version
 from .cli_record import RECORD
 from .cli_report import REPLAY, REPORT
-from .cli_space import PASSES, SPACE
+from .cli_space import SPACE
 from .cli_tiles import TILES
 from .cli_tune import TUNE
 
 COMMANDS: tuple[Command, ...] = (
-    *(TUNE, BENCH, SPACE, PASSES, TILES, PLAN, KERNEL),
+    *(TUNE, BENCH, SPACE, PASSES, GRAPH, TILES, PLAN, KERNEL),
     *(REPORT, REPLAY, RECORD, JUDGE, CACHE, DOCTOR),
 )
 OVERVIEW = """\

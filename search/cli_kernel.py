@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cli_graph import add_problem_options, graph_problem
 from .cli_options import (
     Command,
     Failure,
@@ -24,25 +29,29 @@ from .cli_options import (
 
 if TYPE_CHECKING:
     from ..space.schedule import Problem
-    from .candidates import Candidate
+    from .candidates import Candidate, Variant
 
 PLAN_HELP = "Prints the loop plan of one candidate: every value, loop, segment and running value of its kernel."
 KERNEL_HELP = """\
 Prints the generated kernel of one candidate as a file that stands alone: it needs PyTorch (and Triton), not
-Eintune, and checks itself against float64 when it is run. The stored winner if there is one, else the model's
-first; --rank and --cascade choose another.
+Eintune, and checks itself against float64 when it is run. The model's first candidate; --rank and --cascade choose
+another. With FILE (a graph in any notation, docs/graphs.md) the kernel has that graph's own passes.
 """
 EXAMPLES = """\
 examples:
   eintune {name} --seq 2048 --heads 32
-  eintune {name} --seq 2048 --heads 32 --emitter triton --machine h200 --rank 2
+  eintune {name} --seq 2048 --heads 32 --machine h200 --rank 2
   eintune {name} --seq 2048 --heads 32 --cascade 3-pass
+  eintune {name} attention_2pass.egg --sizes e=64,p=1024,m=1024,f=64{check}
 """
+CHECK_SECONDS = 600.0
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """A problem, and which candidate."""
-    add_problem(parser)
+    parser.add_argument("file", nargs="?", metavar="FILE", help="a graph, in place of --seq and --heads")
+    add_problem(parser, required=False)
+    add_problem_options(parser.add_argument_group("the problem of FILE"))
     add_device(parser)
     add_cache(parser)
     parser.add_argument("--machine", metavar="NAME", help="price for this machine; default: this one")
@@ -50,23 +59,23 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cascade", metavar="TEXT", help="only cascades whose kind contains this text")
 
 
+def kernel_options(parser: argparse.ArgumentParser) -> None:
+    options(parser)
+    parser.add_argument("--check", action="store_true", help="run it on random data and compare with float64; no file")
+
+
 def chosen_candidate(chosen: argparse.Namespace) -> tuple[str, Problem, Candidate]:
     """The candidate that the options name: its title, its problem and itself."""
     from ..costmodel.machine import detect_machine, load_machine
     from .candidates import candidates
-    from .derivations import derivations
 
     cache = cache_of(chosen)
     with as_usage():
         machine = load_machine(chosen.machine) if chosen.machine else detect_machine(device_of(chosen))
-        dtype = "bf16" if machine.kind == "gpu" else "fp32"
-        problem = problem_of(chosen, dtype)
-        from ..space.cascade import Cascade
-
-        derived = derivations(Cascade.parse(problem.cascade), cache / "derived")
-        variants = [v for v in derived.variants if (chosen.cascade or "").lower() in v.label.lower()]
+        title, problem, every = _problem(chosen, "bf16" if machine.kind == "gpu" else "fp32", cache)
+        variants = [v for v in every if (chosen.cascade or "").lower() in v.label.lower()]
         if not variants:
-            kinds = ", ".join(v.label for v in derived.variants)
+            kinds = ", ".join(v.label for v in every)
             raise Usage(f"--cascade must be part of one of: {kinds}; but got {chosen.cascade!r}")
         emitter = emitter_of(problem, machine.kind)
         found = candidates(variants, problem, machine, emitter)
@@ -76,7 +85,21 @@ def chosen_candidate(chosen: argparse.Namespace) -> tuple[str, Problem, Candidat
     rank = chosen.rank or 1
     if rank > len(found.kept):
         raise Usage(f"--rank must be from 1 to {len(found.kept)} here, but got {rank}")
-    return title_of(chosen, dtype), problem, found.kept[rank - 1]
+    return title, problem, found.kept[rank - 1]
+
+
+def _problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[str, Problem, tuple[Variant, ...]]:
+    """The problem, its title, and the cascades to choose from."""
+    if chosen.file is not None:
+        return graph_problem(chosen, dtype, cache)
+    from ..space.cascade import Cascade
+    from .derivations import derivations
+
+    if chosen.seq is None or chosen.heads is None:
+        raise Usage("a FILE or --seq and --heads are required")
+    problem = problem_of(chosen, dtype)
+    variants = derivations(Cascade.parse(problem.cascade), cache / "derived").variants
+    return title_of(chosen, dtype), problem, variants
 
 
 def _plan(chosen: argparse.Namespace) -> int:
@@ -96,11 +119,45 @@ def _kernel(chosen: argparse.Namespace) -> int:
 
     title, problem, candidate = chosen_candidate(chosen)
     print(f"{title}: {candidate.variant.label}, {candidate.kernel.emitter}", file=sys.stderr)
-    print(standalone(candidate.kernel, problem, Cascade.parse(problem.cascade)), end="")
+    text = standalone(candidate.kernel, problem, Cascade.parse(problem.cascade))
+    if not chosen.check:
+        print(text, end="")
+        return 0
+    return _checked(text, candidate.kernel.emitter)
+
+
+def _checked(text: str, emitter: str) -> int:
+    """Run the file in a process of its own: on a GPU, by the interpreter for Triton without one, or on the CPU."""
+    from ..costmodel.probe import cuda_is_available
+
+    interpreted = emitter == "triton" and not cuda_is_available()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.py"
+        path.write_text(text, encoding="utf-8")
+        environment = {**os.environ, **({"TRITON_INTERPRET": "1"} if interpreted else {})}
+        command = [sys.executable, "-P", str(path)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=environment, timeout=CHECK_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise Failure(f"the check did not end within {CHECK_SECONDS:g} s") from None
+    print(done.stdout, end="")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["its outputs differ from the definition"])[-1]
+        raise Failure(f"the check failed: {last}")
+    print(f"right{' (by the interpreter)' if interpreted else ''}")
     return 0
 
 
-PLAN = Command("plan", "the loop plan of one candidate", options, _plan, PLAN_HELP, EXAMPLES.format(name="plan"))
+PLAN = Command(
+    "plan", "the loop plan of one candidate", options, _plan, PLAN_HELP, EXAMPLES.format(name="plan", check="")
+)
 KERNEL = Command(
-    "kernel", "a stand-alone file of one candidate", options, _kernel, KERNEL_HELP, EXAMPLES.format(name="kernel")
+    "kernel",
+    "a stand-alone file of one candidate",
+    kernel_options,
+    _kernel,
+    KERNEL_HELP,
+    EXAMPLES.format(name="kernel", check=" --check"),
 )

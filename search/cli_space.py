@@ -1,4 +1,4 @@
-"""`eintune space` and `eintune passes`: what may be computed, without a machine in sight."""
+"""`eintune space`: what may be computed, without a machine in sight."""
 
 from __future__ import annotations
 
@@ -32,15 +32,6 @@ examples:
   eintune space attention --sizes b=1,h=32,p=2048,m=2048,e=128,f=128   numbers too
   eintune space attention --laws        which laws each cascade needs
   eintune space my.edge                 a cascade of your own, in any notation (docs/notation.md)
-"""
-PASSES_HELP = """\
-Analyses a graph: barriers, dependency levels, memory passes over the streamed rank, what runs after the loop.
-"""
-PASSES_EXAMPLES = """\
-examples:
-  eintune passes attention
-  eintune passes cascade.edge           EDGE notation
-  eintune passes graph.egg              operator notation (M_…, R_…, T_…), or an egglog JSON
 """
 
 
@@ -131,27 +122,4 @@ def _draw(name: str, definition: Cascade, folder: Path) -> None:
         print(line, file=sys.stderr)
 
 
-# ---- passes
-
-
-def _passes_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "graph", metavar="FILE|WORKLOAD", help="a file (.edge, .egg, .json) or a built-in definition's name"
-    )
-    parser.add_argument("--rank", metavar="R", help="the streamed rank; default: found from the graph")
-    parser.add_argument("--causal", action="store_true")
-
-
-def _passes(chosen: argparse.Namespace) -> int:
-    from ..space.passes import analyse
-
-    _, computation = computation_of(chosen.graph, causal=chosen.causal)
-    with as_usage():
-        print(analyse(computation, chosen.rank))
-    return 0
-
-
 SPACE = Command("space", "the cascades that general laws derive", _space_options, _space, SPACE_HELP, SPACE_EXAMPLES)
-PASSES = Command(
-    "passes", "barriers, levels and memory passes of a graph", _passes_options, _passes, PASSES_HELP, PASSES_EXAMPLES
-)

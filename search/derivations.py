@@ -73,6 +73,11 @@ def _derive(definition: Cascade) -> Derivations:
     return Derivations(_told_apart(variants), origin, report, derivation.complete)
 
 
+def written(definition: Cascade) -> Variant:
+    """The definition itself as the one form."""
+    return _read_off(str(definition))
+
+
 def _read_off(text: str) -> Variant:
     """A form from its text alone: what it is follows from its graph."""
     cascade = Cascade.parse(text)

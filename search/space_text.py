@@ -25,7 +25,7 @@ def space_text(
     """
     parts = [_heading(name, derived)]
     for i, v in enumerate(derived.variants):
-        lines = [f"{i + 1}. {v.label}", *_facts(footprint(Cascade.parse(v.text)), sizes)]
+        lines = [f"{i + 1}. {v.label}", *(f"   {x}" for x in footprint_lines(footprint(Cascade.parse(v.text)), sizes))]
         if laws is not None:
             lines.append(f"   {_needed(laws[i], v.text == str(definition))}")
         lines += [f"     {line}" for line in v.text.strip().splitlines() if not line.startswith("results:")]
@@ -57,18 +57,22 @@ def _needed(laws: Sequence[str], defined: bool) -> str:
     return f"is not found without {', '.join(laws)}" if laws else "is found without any one of the laws"
 
 
-def _facts(f: Footprint, sizes: Sizes) -> list[str]:
-    """A cascade's passes, traffic and live footprint, one line each."""
+def footprint_lines(f: Footprint, sizes: Sizes) -> list[str]:
+    """A computation's passes, traffic and live footprint, one line each."""
     times: dict[int, list[str]] = {}
     for tensor, n in f.reads.items():
         times.setdefault(n, []).append(tensor)
     reads = ", ".join(f"{' '.join(names)} {_times(n)}" for n, names in sorted(times.items()))
-    moved = "unknown" if f.traffic is None else _counted(f.traffic, sizes)
-    lines = [f"   {plural(f.passes, 'pass', 'passes')} over {f.stream}" if f.stream else "   no pass"]
-    lines += [f"   moves {moved} elements: reads {reads}; writes {' '.join(f.writes)}"]
-    lines += [f"   holds {_counted(f.held, sizes)}"] if f.held.terms else []
+    lines = [f"{plural(f.passes, 'pass', 'passes')} over {f.stream}" if f.stream else "no pass"]
+    if f.traffic is None:
+        lines.append(
+            f"moves an unknown number of elements (some input's ranks are not written); writes {' '.join(f.writes)}"
+        )
+    else:
+        lines.append(f"moves {_counted(f.traffic, sizes)} elements: reads {reads}; writes {' '.join(f.writes)}")
+    lines += [f"holds {_counted(f.held, sizes)}"] if f.held.terms else []
     if again := [name for name in f.again if not PART.search(name)]:
-        lines.append(f"   computes again {' '.join(again)}, else holds {_counted(f.instead, sizes)} too")
+        lines.append(f"computes again {' '.join(again)}, else holds {_counted(f.instead, sizes)} too")
     return lines
 
 
@@ -105,13 +109,14 @@ def space_json(
 
 
 def _variant_json(v: Variant, sizes: Sizes) -> dict[str, Any]:
-    f = footprint(Cascade.parse(v.text))
+    named = {"signature": v.signature, "label": v.label, "digest": v.digest, "cascade": v.text}
+    return {**named, **footprint_json(footprint(Cascade.parse(v.text)), sizes), "passes": v.passes}
+
+
+def footprint_json(f: Footprint, sizes: Sizes) -> dict[str, Any]:
+    """A footprint as plain data."""
     return {
-        "passes": v.passes,
-        "signature": v.signature,
-        "label": v.label,
-        "digest": v.digest,
-        "cascade": v.text,
+        "passes": f.passes,
         "stream": f.stream,
         "reads": dict(f.reads),
         "writes": list(f.writes),

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
 
-from .cascade import Cascade
+from .cascade import Cascade, CascadeError
+from .expr import Rank
 from .iterative import IterativeCascade
+from .operator_builder import check_ranks
 from .operators import OperatorGraph
 
 _ITERATIVE = re.compile(r"^[ \t]*(?:until\b|⋄)", re.MULTILINE)
@@ -13,7 +18,43 @@ _OPERATORS = re.compile(r"=\s*[MRTF]_[a-z]\w*\s*\(")
 _PROGRAM = re.compile(r"(?:\s|;[^\n]*\n)*\(")
 
 
-def read_computation(text: str) -> Cascade | IterativeCascade | OperatorGraph:
+Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
+MAX_FILE_BYTES = 20 * 2**20
+
+
+def read(path: str | Path, *, ranks: Mapping[str, str] | None = None) -> Computation:
+    """What a file holds, in any notation (docs/notation.md); its form is told from its text.
+
+    ranks: of inputs for which an operator graph does not say them, `{"Q": "e,p"}`. Raises CascadeError for text
+    that is no computation, OSError for a file that cannot be read.
+    """
+    file = Path(path)
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise CascadeError(f"{file}: a file has at most {MAX_FILE_BYTES} bytes, but this has {file.stat().st_size}")
+    try:
+        found = read_computation(file.read_text("utf-8"))
+    except UnicodeDecodeError:
+        raise CascadeError(f"{file}: must be UTF-8 text") from None
+    return with_ranks(found, {n: rank_list(n, text) for n, text in (ranks or {}).items()})
+
+
+def rank_list(name: str, text: str) -> tuple[Rank, ...]:
+    """`e,p` as ranks. Raises CascadeError."""
+    found = tuple(r.strip() for r in text.split(",") if r.strip())
+    check_ranks(name, found)
+    return found
+
+
+def with_ranks(computation: Computation, ranks: Mapping[str, tuple[Rank, ...]]) -> Computation:
+    """An operator graph with the ranks of inputs that its text does not say. Raises CascadeError for other names."""
+    if not ranks:
+        return computation
+    if not isinstance(computation, OperatorGraph):
+        raise CascadeError("ranks are given for an operator graph's inputs; a cascade says those of all its tensors")
+    return computation.with_ranks(ranks)
+
+
+def read_computation(text: str) -> Computation:
     """EDGE notation, an iteration, operator assignments, an egglog program, or a serialised e-graph in JSON.
 
     The form is told from the text. Raises CascadeError as that notation's reader does.

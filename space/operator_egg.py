@@ -1,6 +1,7 @@
 """Operator notation in egglog: programs of `(let NAME (M_mul_emp Q K))`, and serialised e-graphs in JSON.
 
-A leaf is any other constructor: `(Tensor "Q" "e,p")` is an input (its ranks and its kind may be left out),
+A leaf is any other constructor: `(Tensor "Q" "e,p")` is an input (its ranks and its kind may be left out), and so
+is one without arguments, by the name that it is bound to (`(let Q (Input))`, else its own, `(Q)`);
 `(Num 0.5)`, `(Param "scale")`, `(Size "m")` and `(Index "m")` are values; M_where reads its filter from a string.
 """
 
@@ -49,6 +50,8 @@ def read_egg(text: str) -> OperatorGraph:
             match command:
                 case Call("let", (Name(name), value)):
                     reader.let(name.removeprefix("$"), value)
+                case Call("declare", (Name(name), Name(_))):
+                    reader.bound[name.removeprefix("$")] = builder.read(name.removeprefix("$"))
                 case Call(head) if _COMMANDS.fullmatch(head):
                     pass
                 case _:
@@ -86,6 +89,8 @@ class _Reader:
                 return self.bound[text]
             case Call(head) if _OPERATOR.fullmatch(head):
                 return self.operation(term, name)
+            case Call(head, ()):
+                return self.builder.read(name or head)
             case Call(head, children):
                 return leaf(head, children, self.builder)
 
@@ -282,6 +287,8 @@ class _Extraction:
             return string_of(op)
         if NUMBER.fullmatch(op):
             return float(op)
+        if not below:
+            return Call(self.lets.get(c, op), ())
         primitives = [self.best[k][1].op for k in below]
         return Call(op, tuple(string_of(p) if p.startswith('"') else float(p) for p in primitives if _is_primitive(p)))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, assert_never
 
 from .cascade import Cascade, CascadeError, Einsum
@@ -143,6 +143,19 @@ class OperatorGraph:
     def tiles(self, o: Operation) -> int | None:
         """The constant of a split: its number of tiles, where that is known."""
         return self.sizes.get(o.operator.ranks[1]) if (o.operator.kind, o.operator.op) == ("T", "split") else None
+
+    def with_ranks(self, ranks: Mapping[str, tuple[Rank, ...]]) -> OperatorGraph:
+        """The same graph with the ranks of inputs that are not written. Raises CascadeError for another name."""
+        unknown = sorted(set(ranks) - set(self.unranked()))
+        if unknown:
+            raise CascadeError(f"ranks are given for inputs without ({self.unranked()}), but got {unknown}")
+        known: dict[str, Operand] = {name: Access(Tensor(name, r), r) for name, r in ranks.items()}
+
+        def read(x: Operand) -> Operand:
+            return known.get(x, x) if isinstance(x, str) else x
+
+        operations = (replace(o, operands=tuple(read(x) for x in o.operands)) for o in self.operations)
+        return replace(self, operations=tuple(operations))
 
     def unranked(self) -> list[str]:
         """The inputs whose ranks are not written."""

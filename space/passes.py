@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Any, assert_never
 
 from .cascade import Cascade, CascadeError
 from .expr import Access, Expr, Iota, Predicate, Rank
@@ -58,6 +58,20 @@ class Stage:
             lines.append(f"  loads: {', '.join(self.loads)}")
         return "\n".join(lines)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            "place": self.place,
+            "number": self.number,
+            "level": self.level,
+            "operations": [
+                {"output": o.output, "operator": str(o.operator), "barrier": o.output in self.barriers}
+                for o in self.operations
+            ],
+            "loads": None if self.loads is None else list(self.loads),
+            "recomputed": [o.output for o in self.recomputed],
+        }
+
     def _label(self, o: Operation) -> str:
         tags = [" [GLOBAL_RED]"] if o.output in self.barriers else []
         tags += [" [POST_LOOP]"] if self.place == "after" else []
@@ -76,6 +90,15 @@ class PassReport:
     passes: int
     stages: tuple[Stage, ...]
     ranks: Mapping[str, frozenset[Rank]] = field(default_factory=dict, compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; each stage has its operations, which of them are barriers, and what it loads."""
+        return {
+            "stream": self.stream,
+            "sync_levels": self.sync_levels,
+            "passes": self.passes,
+            "stages": [s.to_json() for s in self.stages],
+        }
 
     def __str__(self) -> str:
         levels = f"{self.sync_levels} sync level{'s'[: self.sync_levels != 1]}"

@@ -9,16 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .kernels.compiled import compile
+    from .kernels.generate import generate_kernel
     from .kernels.runtime import attention, scaled_dot_product_attention
     from .space.cascade import Cascade
+    from .space.formats import read
+    from .space.passes import analyse
 
 __version__ = "0.1.0"
-__all__ = ["Cascade", "__version__", "attention", "compile", "scaled_dot_product_attention"]
+__all__ = [
+    "Cascade",
+    "__version__",
+    "analyse",
+    "attention",
+    "compile",
+    "generate_kernel",
+    "read",
+    "scaled_dot_product_attention",
+]
 
 _HOMES = {
     "Cascade": ".space.cascade",
+    "analyse": ".space.passes",
     "attention": ".kernels.runtime",
     "compile": ".kernels.compiled",
+    "generate_kernel": ".kernels.generate",
+    "read": ".space.formats",
     "scaled_dot_product_attention": ".kernels.runtime",
 }
 

@@ -218,6 +218,21 @@ def test_inputs_without_ranks_are_read_but_make_no_cascade() -> None:
 
 
 @pytest.mark.parametrize(
+    "program",
+    [
+        "(let A (Input)) (let B (Input)) (let Z (M_add_m A B))",
+        "(declare A Tensor) (declare B Tensor) (let Z (M_add_m A B))",
+        "(let Z (M_add_m (A) (B)))",
+        '(let A (Make "A")) (let Z (M_add_m A (Make "B")))',
+    ],
+)
+def test_inputs_in_any_constructor(program: str) -> None:
+    g = read_egg(program)
+    assert g.unranked() == ["A", "B"]
+    assert to_cascade(g.with_ranks({"A": ("m",), "B": ()})) == parse_cascade("Zm = Am + B")
+
+
+@pytest.mark.parametrize(
     ("program", "message"),
     [
         ("(let A (M_exp_m B))", "command 1: B is not bound above"),
@@ -225,7 +240,7 @@ def test_inputs_without_ranks_are_read_but_make_no_cascade() -> None:
         ("(let A 1))", r"`\)` closes nothing"),
         ('(let A "m', "is no part of a program"),
         ("(lett A 1)", "command 1: expected"),
-        ("(let A (Foo))", "is no operator and no leaf"),
+        ("(let A (Foo 3))", "is no operator and no leaf"),
         ("(" * 200, "brackets nest at most 100 deep"),
     ],
 )

@@ -1,0 +1,184 @@
+"""A kernel straight from a graph: as it is written, not derived, under the schedule that the cost model likes best.
+
+graph = eintune.read("attention_2pass.egg")
+print(eintune.analyse(graph))
+kernel = eintune.generate_kernel(graph, {"e": 64, "p": 1024, "m": 1024, "f": 64})
+print(kernel.source)
+o = kernel(Q=q, K=k, V=v)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..costmodel.estimate import Estimate
+from ..costmodel.machine import Machine, detect_machine, load_machine
+from ..costmodel.probe import cuda_is_available
+from ..costmodel.resources import illegal, unsupported
+from ..costmodel.time import estimate_works
+from ..costmodel.work import Work, work
+from ..space.cascade import Cascade
+from ..space.expr import Rank
+from ..space.expr import params as parameters
+from ..space.iterative import IterativeCascade
+from ..space.lowering import IllegalPlan, build_plan
+from ..space.operators import OperatorGraph, to_cascade
+from ..space.plan import LoopPlan
+from ..space.roots import roots_of
+from ..space.schedule import Problem, Schedule
+from ..space.schedule_space import schedules
+from .eager import DTYPES
+from .emitters import EMITTERS, emit
+from .kernel import Kernel
+from .launch import Launch, load
+from .standalone import standalone
+
+DTYPE_OF_KIND = {"int": "int32", "bool": "bool"}
+PLANS = 200
+"""How many schedules are planned and priced, evenly over all of them."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One kernel and what it came from. Call it on tensors, in the order of `definition.inputs` or by name."""
+
+    definition: Cascade
+    problem: Problem
+    schedule: Schedule
+    plan: LoopPlan
+    kernel: Kernel
+    estimate: Estimate
+
+    @property
+    def source(self) -> str:
+        """The generated module's text."""
+        return self.kernel.source
+
+    def standalone(self) -> str:
+        """A file that runs this kernel on random data and compares it with the definition in float64."""
+        return standalone(self.kernel, self.problem, self.definition)
+
+    @cached_property
+    def _launch(self) -> Launch:
+        return load(self.kernel)
+
+    def __call__(self, *tensors: torch.Tensor, **named: torch.Tensor) -> Any:
+        """The output tensor, or a tuple of them. Raises ValueError for missing or surplus inputs, LaunchError for
+        a tensor of another shape, dtype or device than the kernel was generated for."""
+        names = list(self.definition.inputs)
+        given = dict(zip(names, tensors, strict=False)) | named
+        if set(given) != set(names) or len(given) != len(tensors) + len(named):
+            raise ValueError(
+                f"the kernel takes the inputs {names} once each, but got {len(tensors)} and {sorted(named)}"
+            )
+        device = next(iter(given.values())).device
+        made = {
+            a.name: torch.empty(a.shape, dtype=DTYPES[a.dtype], device=device)
+            for a in self.kernel.arguments
+            if a.output
+        }
+        every = given | made
+        self._launch([every[a.name] for a in self.kernel.arguments])
+        outputs = tuple(made[name] for name in self.definition.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def generate_kernel(
+    computation: Cascade | OperatorGraph | IterativeCascade,
+    sizes: Mapping[Rank, int],
+    *,
+    params: Mapping[str, float] | None = None,
+    dtype: str = "fp32",
+    emitter: str | None = None,
+    machine: str | None = None,
+) -> Generated:
+    """The kernel of a graph at one size: its passes are the graph's own.
+
+    sizes: of every rank. params: a number for each scalar. dtype: of inputs and outputs ("fp32", "bf16", …).
+    emitter: "triton" or "torch"; by default Triton where there is a GPU. machine: whose costs choose the schedule
+    ("h200", …); by default the GPU that is there, else an H200 for Triton and this CPU for PyTorch. Raises
+    ValueError (CascadeError, IllegalPlan, MachineError) naming what does not fit.
+    """
+    definition = definition_of(computation)
+    problem = problem_of(definition, sizes, params or {}, dtype)
+    emitter = emitter or ("triton" if cuda_is_available() else "torch")
+    if emitter not in EMITTERS:
+        raise ValueError(f"`emitter` must be one of {sorted(EMITTERS)}, but got {emitter!r}")
+    found = _cheapest(definition, problem, _machine(machine, emitter), emitter)
+    schedule, plan, estimate = found
+    return Generated(definition, problem, schedule, plan, emit(plan, schedule), estimate)
+
+
+def definition_of(computation: Cascade | OperatorGraph | IterativeCascade) -> Cascade:
+    """A computation as a cascade. Raises CascadeError for a graph whose inputs have no ranks, and for an iteration."""
+    match computation:
+        case OperatorGraph():
+            return to_cascade(computation)
+        case IterativeCascade():
+            raise ValueError("a kernel is made from a cascade or a graph, but got an iteration")
+        case Cascade():
+            return computation
+
+
+def problem_of(
+    definition: Cascade, sizes: Mapping[Rank, int], params: Mapping[str, float], dtype: str, name: str = "graph"
+) -> Problem:
+    """The problem of a cascade at one size. Raises ValueError for missing or surplus sizes and parameters."""
+    wanted = parameters(e.expr for e in definition.einsums)
+    if set(wanted) != set(params):
+        raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(params)}")
+    ranks = roots_of(definition).ranks()
+    if missing := [r for r in ranks if r not in sizes]:
+        raise ValueError(f"`sizes` must give every rank ({', '.join(ranks)}), but {', '.join(missing)} have none")
+    if wrong := {r: n for r, n in sizes.items() if n < 1}:
+        raise ValueError(f"sizes are at least 1, but got {wrong}")
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
+    tensors = {**definition.inputs, **definition.outputs}
+    dtypes = {n: DTYPE_OF_KIND.get(t.kind, dtype) for n, t in tensors.items()}
+    return Problem(name, str(definition), {r: int(sizes[r]) for r in ranks}, dtypes, dict(params))
+
+
+def _machine(name: str | None, emitter: str) -> Machine:
+    if name is not None:
+        return load_machine(name)
+    if emitter == "torch":
+        return load_machine("cpu")
+    return detect_machine("cuda") if cuda_is_available() else load_machine("h200")
+
+
+def _cheapest(
+    definition: Cascade, problem: Problem, machine: Machine, emitter: str
+) -> tuple[Schedule, LoopPlan, Estimate]:
+    every = schedules(definition, problem, emitter)
+    step = max(1, len(every) // PLANS)
+    planned = list(_planned(definition, problem, [s for s in every[::step] if unsupported(s, machine) is None]))
+    estimates = estimate_works([w for *_, w in planned], machine) if planned else []
+    legal = [
+        (e.seconds, i) for i, e in enumerate(estimates) if emitter == "torch" or illegal(e.resources, machine) is None
+    ]
+    if not legal:
+        raise ValueError(f"no schedule of the graph fits {machine.name} at the sizes {problem.sizes}")
+    _, best = min(legal)
+    schedule, plan, _ = planned[best]
+    return schedule, plan, estimates[best]
+
+
+def _planned(definition: Cascade, problem: Problem, every: list[Schedule]) -> Iterator[tuple[Schedule, LoopPlan, Work]]:
+    refused: IllegalPlan | None = None
+    made = 0
+    for schedule in every:
+        try:
+            plan = build_plan(definition, problem, schedule)
+        except IllegalPlan as error:
+            refused = error
+            continue
+        made += 1
+        yield schedule, plan, work(plan, schedule)
+    if not made and refused is not None:
+        raise refused

@@ -1,0 +1,211 @@
+"""Graphs that a user names: read in any notation, written in another, drawn, and posed as a problem."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .cli_options import Command, Options, as_usage, number
+from .cli_sizes import add_sizes
+from .cli_space import computation_of
+
+if TYPE_CHECKING:
+    from ..space.formats import Computation
+    from ..space.schedule import Problem
+    from .candidates import Variant
+
+GRAPH_HELP = """\
+Reads a computation in any notation (docs/graphs.md) and writes it in another: EDGE einsums, operators (M_…, R_…,
+T_…), a program for egglog, or Graphviz text; --svg draws it, with a frame a pass.
+"""
+GRAPH_EXAMPLES = """\
+examples:
+  eintune graph attention --as operators           a built-in definition
+  eintune graph attention_2pass.egg --as edge
+  eintune graph attention.json --ranks Q=e,p --ranks K=e,m --ranks V=f,m --svg attention.svg
+"""
+FORMS = ("edge", "unicode", "operators", "egg", "dot")
+
+
+def add_graph_options(parser: Options) -> None:
+    """What completes a graph: ranks of inputs, and axes for the whole of it."""
+    parser.add_argument(
+        "--ranks", action="append", default=[], metavar="Q=e,p", help="of an input whose ranks the file does not say"
+    )
+    parser.add_argument(
+        "--over", metavar="b,h", help="the same for every index of these new ranks, the first axes of all"
+    )
+
+
+def completed(title: str, given: Computation, chosen: argparse.Namespace) -> tuple[str, Computation]:
+    """A computation with what the options add to it."""
+    from ..space.batch import over
+    from ..space.formats import rank_list, with_ranks
+    from ..space.iterative import IterativeCascade
+    from ..space.operators import OperatorGraph, to_cascade
+
+    with as_usage():
+        given = with_ranks(given, {n: rank_list(n, ranks) for n, ranks in map(_named, chosen.ranks)})
+        if not chosen.over:
+            return title, given
+        if isinstance(given, IterativeCascade):
+            raise ValueError("--over is for cascades and graphs, but the file holds an iteration")
+        cascade = to_cascade(given) if isinstance(given, OperatorGraph) else given
+        return title, over(cascade, rank_list("--over", chosen.over))
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--ranks must be a name with its ranks, such as Q=e,p, but got {text!r}")
+    return name.strip(), value
+
+
+# ---- posed as a problem
+
+
+def add_problem_options(parser: Options) -> None:
+    """What makes a problem of a graph."""
+    add_sizes(parser, "of every rank of FILE")
+    parser.add_argument(
+        "--params", type=_params, default={}, metavar="NAME=X,…", help="values of FILE's scalars, such as scale=0.125"
+    )
+    parser.add_argument(
+        "--derive", action="store_true", help="all cascades that the laws derive of FILE, not itself alone"
+    )
+    add_graph_options(parser)
+
+
+def _params(text: str) -> dict[str, float]:
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
+            raise argparse.ArgumentTypeError(f"must be names with values, such as scale=0.125, but got {part!r}")
+        found[name.strip()] = number(value)
+    return found
+
+
+def graph_problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[str, Problem, tuple[Variant, ...]]:
+    """The problem that FILE and the options state, its title, and the cascades to choose from: FILE's own graph, or
+    with --derive all that it derives."""
+    from ..kernels.generate import definition_of, problem_of
+    from .derivations import derivations, written
+
+    title, computation = completed(*computation_of(chosen.file), chosen)
+    with as_usage():
+        definition = definition_of(computation)
+        problem = problem_of(definition, chosen.sizes, chosen.params, chosen.dtype or dtype, title)
+        variants = derivations(definition, cache / "derived").variants if chosen.derive else (written(definition),)
+    sizes = ", ".join(f"{r}={n}" for r, n in problem.sizes.items())
+    return f"{title}: {sizes}, {chosen.dtype or dtype}", problem, variants
+
+
+# ---- the command
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE|WORKLOAD", help="a file in any notation, or a built-in definition's name")
+    parser.add_argument("--as", choices=FORMS, dest="form", help="the notation to print; default: edge, without --svg")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it, a frame a pass")
+    add_graph_options(parser)
+
+
+def _graph(chosen: argparse.Namespace) -> int:
+    title, computation = completed(*computation_of(chosen.file), chosen)
+    with as_usage():
+        if chosen.form or not chosen.svg:
+            print(_written(computation, chosen.form or "edge", title))
+        if chosen.svg:
+            from ..space.svg import draw
+
+            path, problem = draw(_dot(computation, title), chosen.svg)
+            print(problem or path, file=sys.stderr)
+    return 0
+
+
+def _written(computation: Computation, form: str, title: str) -> str:
+    from ..space.iterative import IterativeCascade
+    from ..space.notation import format_cascade
+    from ..space.operator_egg import write_egg
+    from ..space.operator_text import write_operators
+    from ..space.operators import OperatorGraph, from_cascade, to_cascade
+
+    if form == "dot":
+        return _dot(computation, title).rstrip("\n")
+    if isinstance(computation, IterativeCascade):
+        if form != "edge":
+            raise ValueError(f"an iteration is written as edge or dot, but got --as {form}")
+        return str(computation)
+    if form in ("edge", "unicode"):
+        cascade = to_cascade(computation) if isinstance(computation, OperatorGraph) else computation
+        return format_cascade(cascade, unicode=form == "unicode")
+    graph = computation if isinstance(computation, OperatorGraph) else from_cascade(computation)
+    return write_operators(graph) if form == "operators" else write_egg(graph)
+
+
+def _dot(computation: Computation, title: str) -> str:
+    from ..space.cascade import Cascade
+    from ..space.cascade_pictures import cascade_dot, operators_dot
+    from ..space.iterative import IterativeCascade
+    from ..space.iterative_passes import one_iteration
+    from ..space.pictures import LEGEND
+
+    title = f"{title}\n{LEGEND}"
+    if isinstance(computation, Cascade):
+        return cascade_dot(computation, title)
+    return operators_dot(
+        one_iteration(computation) if isinstance(computation, IterativeCascade) else computation, title
+    )
+
+
+GRAPH = Command("graph", "a graph in another notation, or as a picture", _options, _graph, GRAPH_HELP, GRAPH_EXAMPLES)
+
+# ---- passes
+
+PASSES_HELP = """\
+Analyses a graph: barriers, dependency levels, memory passes over the streamed rank, what runs after the loop; and
+what it moves and holds.
+"""
+PASSES_EXAMPLES = """\
+examples:
+  eintune passes attention
+  eintune passes cascade.edge           EDGE notation
+  eintune passes graph.egg              operator notation (M_…, R_…, T_…), or an egglog JSON
+  eintune passes graph.json --json
+"""
+
+
+def _passes_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "graph", metavar="FILE|WORKLOAD", help="a file (.edge, .egg, .json) or a built-in definition's name"
+    )
+    parser.add_argument("--rank", metavar="R", help="the streamed rank; default: found from the graph")
+    parser.add_argument("--causal", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the stages with their operations, barriers and loads")
+    add_graph_options(parser)
+
+
+def _passes(chosen: argparse.Namespace) -> int:
+    from ..space.footprint import footprint
+    from ..space.passes import analyse
+    from .space_text import footprint_json, footprint_lines
+
+    _, computation = completed(*computation_of(chosen.graph, causal=chosen.causal), chosen)
+    with as_usage():
+        report, moved = analyse(computation, chosen.rank), footprint(computation, chosen.rank)
+    if chosen.json:
+        print(json.dumps({**report.to_json(), **footprint_json(moved, {})}, indent=1))
+    else:
+        print(report)
+        print("\n" + "\n".join(footprint_lines(moved, {})))
+    return 0
+
+
+PASSES = Command(
+    "passes", "barriers, levels and memory passes of a graph", _passes_options, _passes, PASSES_HELP, PASSES_EXAMPLES
+)

@@ -1,0 +1,127 @@
+"""Kernels straight from graphs, as a user asks for them: each with its graph's passes, all of them right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import eintune
+from eintune.kernels.generate import Generated
+from eintune.space.cascade import CascadeError
+from eintune.space.operator_egg import write_egg
+from eintune.space.operators import OperatorGraph
+from eintune.space.plan import IllegalPlan
+
+OPERATORS = Path(__file__).resolve().parent.parent / "operators"
+FILES = sorted(p.stem for p in OPERATORS.glob("*.txt"))
+SIZES = {"e": 16, "p": 40, "m": 96, "f": 8}
+
+
+def graph(name: str) -> OperatorGraph:
+    found = eintune.read(OPERATORS / f"{name}.txt")
+    assert isinstance(found, OperatorGraph)
+    return found
+
+
+def generated(name: str) -> Generated:
+    return eintune.generate_kernel(graph(name), SIZES, emitter="torch")
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {"Q": torch.randn(16, 40), "K": torch.randn(16, 96), "V": torch.randn(8, 96)}
+
+
+def expected(t: dict[str, torch.Tensor]) -> torch.Tensor:
+    q, k, v = (t[n].double() for n in "QKV")
+    return (torch.softmax(q.T @ k, -1) @ v.T).T
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_graph_gives_a_kernel_that_is_right(name: str, tensors: dict[str, torch.Tensor]) -> None:
+    made = generated(name)(**tensors)
+    torch.testing.assert_close(made.double(), expected(tensors), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_triton_kernels_have_the_graphs_loops(name: str) -> None:
+    long = {**SIZES, "m": 2048}  # no tile holds it
+    kernel = eintune.generate_kernel(graph(name), long, emitter="triton", machine="h200")
+    loops = len(list(kernel.plan.loops()))
+    assert kernel.source.count("tl.range(") == loops
+    passes = eintune.analyse(graph(name)).passes
+    assert loops == {"attention_2pass": 3}.get(name, passes)  # its denominator is one value a tile, computed again
+
+
+def test_positional_and_named_inputs_and_wrong_ones(tensors: dict[str, torch.Tensor]) -> None:
+    kernel = generated("attention_3pass")
+    q, k, v = tensors.values()
+    assert torch.equal(kernel(q, k, v), kernel(V=v, Q=q, K=k))
+    with pytest.raises(ValueError, match=r"takes the inputs \['Q', 'K', 'V'\] once each"):
+        kernel(q, k)
+    with pytest.raises(ValueError, match="once each"):
+        kernel(q, k, v, Q=q)
+    with pytest.raises(RuntimeError, match="V: the shape must be"):
+        kernel(q, k, k)
+
+
+def test_an_egglog_program_makes_the_same_kernel(tmp_path: Path) -> None:
+    (tmp_path / "a.egg").write_text(write_egg(graph("attention_2pass")))
+    again = eintune.generate_kernel(eintune.read(tmp_path / "a.egg"), SIZES, emitter="torch")
+    assert again.kernel.digest == generated("attention_2pass").kernel.digest
+
+
+def test_the_file_that_stands_alone_is_the_kernel() -> None:
+    kernel = generated("attention_1pass")
+    assert kernel.source.strip() in kernel.standalone()
+
+
+def test_scalars_and_other_dtypes() -> None:
+    cascade = eintune.Cascade.parse("Sp,m = Ap,e * Bm,e * scale\nZp,m = e^(Sp,m)")
+    kernel = eintune.generate_kernel(
+        cascade, {"p": 8, "m": 8, "e": 4}, params={"scale": 0.5}, dtype="fp64", emitter="torch"
+    )
+    a, b = torch.randn(8, 4, dtype=torch.float64), torch.randn(8, 4, dtype=torch.float64)
+    torch.testing.assert_close(kernel(a, b), torch.exp(0.5 * a @ b.T))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"sizes": {"e": 4}}, "`sizes` must give every rank"),
+        ({"sizes": {**SIZES, "m": 0}}, "sizes are at least 1"),
+        ({"params": {"scale": 1.0}}, r"`params` must give a number for each of \[\]"),
+        ({"dtype": "int4"}, "`dtype` must be one of"),
+        ({"emitter": "cuda"}, "`emitter` must be one of"),
+        ({"machine": "h900"}, "machine must be one of"),
+    ],
+)
+def test_what_does_not_fit_is_named(given: dict[str, object], says: str) -> None:
+    arguments: dict[str, object] = {"sizes": SIZES, "emitter": "torch", **given}
+    with pytest.raises(ValueError, match=says):
+        eintune.generate_kernel(graph("attention_3pass"), **arguments)  # type: ignore[arg-type]
+
+
+def test_graphs_without_ranks_and_iterations_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "g.egg").write_text('(let $Z (R_add_m (M_mul_mp (Input "A") (Input "B"))))')
+    path = tmp_path / "g.egg"
+    with pytest.raises(CascadeError, match="the ranks of A, B are not written"):
+        eintune.generate_kernel(eintune.read(path), {"m": 4, "p": 4})
+    whole = eintune.read(path, ranks={"A": "m,p", "B": "m"})
+    a, b = torch.randn(4, 6), torch.randn(4)
+    made = eintune.generate_kernel(whole, {"m": 4, "p": 6}, emitter="torch")(A=a, B=b)
+    torch.testing.assert_close(made, (a * b[:, None]).sum(0))
+    with pytest.raises(CascadeError, match=r"inputs without \(\['A', 'B'\]\), but got \['C'\]"):
+        eintune.read(path, ranks={"C": "m"})
+    with pytest.raises(CascadeError, match="A: ranks are"):
+        eintune.read(path, ranks={"A": "m,M"})
+
+
+def test_no_schedule_is_an_error_of_its_own() -> None:
+    cascade = eintune.Cascade.parse("Zp,m = Ap,m * Bp,m")
+    kernel = eintune.generate_kernel(cascade, {"p": 1, "m": 1}, emitter="torch")
+    assert kernel(torch.ones(1, 1), torch.ones(1, 1)).item() == 1.0
+    assert issubclass(IllegalPlan, ValueError)

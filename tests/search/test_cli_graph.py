@@ -1,0 +1,143 @@
+"""`eintune graph`, `passes` and `kernel` on files: every notation in and out, kernels that are run and checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eintune.search.cli import main
+from eintune.space.cascade import Cascade
+from eintune.space.operator_egg import read_egg
+from eintune.space.operator_text import read_operators
+
+TESTS = Path(__file__).resolve().parent.parent
+OPERATORS = TESTS / "operators"
+TWO_PASS = str(OPERATORS / "attention_2pass_deferred.txt")
+SIZES = "e=16,p=32,m=64,f=16"
+UNRANKED = '(let $Z (R_add_m (M_mul_mp (Input "A") (Input "B"))))\n'
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EINTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert code == 0 or len(err.splitlines()) == 1, err
+    return err if code else out
+
+
+# ---- graph
+
+
+def test_a_graph_in_every_notation(capsys: pytest.CaptureFixture[str]) -> None:
+    graph = read_operators(Path(TWO_PASS).read_text())
+    assert read_egg(said(capsys, "graph", TWO_PASS, "--as", "egg")).operations
+    assert read_operators(said(capsys, "graph", TWO_PASS, "--as", "operators")) == graph
+    edge = Cascade.parse(said(capsys, "graph", TWO_PASS))
+    assert Cascade.parse(said(capsys, "graph", TWO_PASS, "--as", "unicode")) == edge
+    assert "pass 2 over m" in said(capsys, "graph", TWO_PASS, "--as", "dot")
+
+
+def test_a_definition_and_an_iteration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "M_exp" in said(capsys, "graph", "softmax", "--as", "operators")
+    iteration = str(TESTS / "cascades" / "attention_1pass_iterative.edge")
+    assert "until" in said(capsys, "graph", iteration)
+    assert "digraph" in said(capsys, "graph", iteration, "--as", "dot")
+    assert "an iteration is written as edge or dot" in said(capsys, "graph", iteration, "--as", "egg", code=2)
+
+
+def test_a_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "graph", TWO_PASS, "--svg", str(tmp_path / "two.svg")) == ""
+    assert list(tmp_path.glob("two.*"))
+
+
+def test_new_axes_stand_first(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "graph", TWO_PASS, "--over", "b,h")
+    assert "BQKb,h,m1,m0,p = Qb,h,e,p * BKb,h,e,m1,m0" in text
+    assert "new ranks are" in said(capsys, "graph", TWO_PASS, "--over", "m", code=2)
+
+
+def test_ranks_that_a_file_does_not_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "z.egg"
+    path.write_text(UNRANKED)
+    assert "the ranks of A, B are not written" in said(capsys, "graph", str(path), code=2)
+    text = said(capsys, "graph", str(path), "--ranks", "A=m,p", "--ranks", "B=m")
+    assert text == "Zp = Am,p * Bm\n"
+    assert "must be a name with its ranks" in said(capsys, "graph", str(path), "--ranks", "A", code=2)
+    assert "moves an unknown number" in said(capsys, "passes", str(path))
+
+
+# ---- passes
+
+
+def test_passes_say_what_is_moved_and_held(capsys: pytest.CaptureFixture[str]) -> None:
+    told = said(capsys, "passes", TWO_PASS)
+    assert "Pass Analysis: 3 sync levels, 2 memory passes" in told
+    assert "M_div_fp [POST_LOOP]" in told
+    assert "reads Q V once, K twice; writes AV" in told
+    assert "holds p·(f + 2·m1 + 2)" in told
+
+
+def test_passes_as_data(capsys: pytest.CaptureFixture[str]) -> None:
+    data = json.loads(said(capsys, "passes", TWO_PASS, "--json"))
+    assert (data["passes"], data["sync_levels"], data["stream"]) == (2, 3, "m")
+    assert [s["place"] for s in data["stages"]] == ["pass", "pass", "after"]
+    assert [s["loads"] for s in data["stages"]] == [["K"], ["K", "V"], []]
+    barriers = [o["output"] for s in data["stages"] for o in s["operations"] if o["barrier"]]
+    assert barriers == ["GM", "NV", "GD"]
+    assert data["holds"]["formula"] == "p·(f + 2·m1 + 2)"
+
+
+# ---- kernels
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in OPERATORS.glob("*.txt")))
+def test_the_kernel_of_a_graph_is_run_and_checked(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = said(capsys, "kernel", str(OPERATORS / f"{name}.txt"), "--sizes", SIZES, "--check", "--device", "cpu")
+    assert told.splitlines()[-1] == "right"
+    assert "AV: rms error" in told
+
+
+@pytest.mark.interpreter
+def test_triton_without_a_gpu_is_checked_by_its_interpreter(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = f"{SIZES},b=1,h=2"
+    arguments = ("--sizes", sizes, "--over", "b,h", "--machine", "h200", "--dtype", "fp16", "--check")
+    assert "right" in said(capsys, "kernel", TWO_PASS, *arguments).splitlines()[-1]
+
+
+def test_the_plan_and_the_derived_forms_of_a_graph(capsys: pytest.CaptureFixture[str]) -> None:
+    three = str(OPERATORS / "attention_3pass.txt")
+    plan = said(capsys, "plan", three, "--sizes", SIZES, "--machine", "h200")
+    assert "3-pass" in plan.splitlines()[1]
+    derived = said(capsys, "plan", three, "--sizes", SIZES, "--machine", "h200", "--derive", "--cascade", "1-pass")
+    assert "1-pass" in derived.splitlines()[1]
+
+
+def test_scalars_of_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.edge").write_text("Sp,m = Ap,e * Bm,e * scale")
+    arguments = ("kernel", "s.edge", "--sizes", "p=8,m=8,e=8", "--device", "cpu")
+    assert "0.25" in said(capsys, *arguments, "--params", "scale=0.25")
+    assert "`params` must give a number for each of ['scale']" in said(capsys, *arguments, code=2)
+    assert "such as scale=0.125, but got 'scale'" in said(capsys, *arguments, "--params", "scale", code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("kernel",), "a FILE or --seq and --heads are required"),
+        (("kernel", "none.egg", "--sizes", "m=4"), "must be a file or one of"),
+        (("kernel", TWO_PASS), "`sizes` must give every rank"),
+        (("kernel", TWO_PASS, "--sizes", "e=4"), "`sizes` must give every rank"),
+        (("graph", "none.egg"), "must be a file or one of"),
+        (("graph", TWO_PASS, "--as", "latex"), "invalid choice: 'latex'"),
+        (("kernel", str(TESTS / "cascades" / "attention_1pass_iterative.edge"), "--sizes", "m=4"), "iteration"),
+    ],
+)
+def test_wrong_use(arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert says in said(capsys, *arguments, code=2)
