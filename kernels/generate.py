@@ -132,11 +132,14 @@ def problem_of(
     wanted = parameters(e.expr for e in definition.einsums)
     if set(wanted) != set(params):
         raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(params)}")
-    ranks = roots_of(definition).ranks()
+    roots = roots_of(definition)
+    ranks = [*roots.ranks(), *roots.numbers()]
     if missing := [r for r in ranks if r not in sizes]:
         raise ValueError(f"`sizes` must give every rank ({', '.join(ranks)}), but {', '.join(missing)} have none")
     if wrong := {r: n for r, n in sizes.items() if n < 1}:
         raise ValueError(f"sizes are at least 1, but got {wrong}")
+    if definition.equalised(sizes) != dict(sizes):
+        raise ValueError(f"ranks that index one axis of an input must have one size, but got {dict(sizes)}")
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
     tensors = {**definition.inputs, **definition.outputs}

@@ -18,10 +18,10 @@ from .cli_options import (
     as_usage,
     cache_of,
     device_of,
-    emitter_of,
     positive,
     seconds,
 )
+from .cli_problem import emitter_of
 
 if TYPE_CHECKING:
     from ..costmodel.machine import Machine

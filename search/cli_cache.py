@@ -12,11 +12,10 @@ from .cli_options import (
     Usage,
     add_cache,
     add_device,
-    add_problem,
     cache_of,
     device_of,
-    problem_of,
 )
+from .cli_problem import add_problem, problem_of
 
 DESCRIPTION = """\
   list     one line a stored winner

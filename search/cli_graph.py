@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli_options import Command, Options, as_usage, number
-from .cli_sizes import add_sizes
+from .cli_options import Command, Options, as_usage
 from .cli_space import computation_of
 
 if TYPE_CHECKING:
@@ -69,25 +67,11 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def add_problem_options(parser: Options) -> None:
-    """What makes a problem of a graph."""
-    add_sizes(parser, "of every rank of FILE")
-    parser.add_argument(
-        "--params", type=_params, default={}, metavar="NAME=X,…", help="values of FILE's scalars, such as scale=0.125"
-    )
+    """What makes a problem of a graph, besides its --sizes and --params."""
     parser.add_argument(
         "--derive", action="store_true", help="all cascades that the laws derive of FILE, not itself alone"
     )
     add_graph_options(parser)
-
-
-def _params(text: str) -> dict[str, float]:
-    found = {}
-    for part in filter(None, text.split(",")):
-        name, equals, value = part.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
-            raise argparse.ArgumentTypeError(f"must be names with values, such as scale=0.125, but got {part!r}")
-        found[name.strip()] = number(value)
-    return found
 
 
 def graph_problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[str, Problem, tuple[Variant, ...]]:

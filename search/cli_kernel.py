@@ -17,15 +17,12 @@ from .cli_options import (
     Usage,
     add_cache,
     add_device,
-    add_problem,
     as_usage,
     cache_of,
     device_of,
-    emitter_of,
     positive,
-    problem_of,
-    title_of,
 )
+from .cli_problem import add_problem, emitter_of, posed_of
 
 if TYPE_CHECKING:
     from ..space.schedule import Problem
@@ -34,14 +31,15 @@ if TYPE_CHECKING:
 PLAN_HELP = "Prints the loop plan of one candidate: every value, loop, segment and running value of its kernel."
 KERNEL_HELP = """\
 Prints the generated kernel of one candidate as a file that stands alone: it needs PyTorch (and Triton), not
-Eintune, and checks itself against float64 when it is run. The model's first candidate; --rank and --cascade choose
+Eintune, and checks itself against float64 when it is run. The model's first candidate; --rank and --form choose
 another. With FILE (a graph in any notation, docs/graphs.md) the kernel has that graph's own passes.
 """
 EXAMPLES = """\
 examples:
   eintune {name} --seq 2048 --heads 32
   eintune {name} --seq 2048 --heads 32 --machine h200 --rank 2
-  eintune {name} --seq 2048 --heads 32 --cascade 3-pass
+  eintune {name} --seq 2048 --heads 32 --form 3-pass
+  eintune {name} --workload rmsnorm_matmul --rows 4096
   eintune {name} attention_2pass.egg --sizes e=64,p=1024,m=1024,f=64{check}
 """
 CHECK_SECONDS = 600.0
@@ -49,14 +47,14 @@ CHECK_SECONDS = 600.0
 
 def options(parser: argparse.ArgumentParser) -> None:
     """A problem, and which candidate."""
-    parser.add_argument("file", nargs="?", metavar="FILE", help="a graph, in place of --seq and --heads")
-    add_problem(parser, required=False)
+    parser.add_argument("file", nargs="?", metavar="FILE", help="a graph, in place of a workload")
+    add_problem(parser)
     add_problem_options(parser.add_argument_group("the problem of FILE"))
     add_device(parser)
     add_cache(parser)
     parser.add_argument("--machine", metavar="NAME", help="price for this machine; default: this one")
     parser.add_argument("--rank", type=positive, default=None, metavar="N", help="the model's N-th candidate")
-    parser.add_argument("--cascade", metavar="TEXT", help="only cascades whose kind contains this text")
+    parser.add_argument("--form", metavar="TEXT", help="only cascades whose kind contains this text")
 
 
 def kernel_options(parser: argparse.ArgumentParser) -> None:
@@ -73,10 +71,10 @@ def chosen_candidate(chosen: argparse.Namespace) -> tuple[str, Problem, Candidat
     with as_usage():
         machine = load_machine(chosen.machine) if chosen.machine else detect_machine(device_of(chosen))
         title, problem, every = _problem(chosen, "bf16" if machine.kind == "gpu" else "fp32", cache)
-        variants = [v for v in every if (chosen.cascade or "").lower() in v.label.lower()]
+        variants = [v for v in every if (chosen.form or "").lower() in v.label.lower()]
         if not variants:
             kinds = ", ".join(v.label for v in every)
-            raise Usage(f"--cascade must be part of one of: {kinds}; but got {chosen.cascade!r}")
+            raise Usage(f"--form must be part of one of: {kinds}; but got {chosen.form!r}")
         emitter = emitter_of(problem, machine.kind)
         found = candidates(variants, problem, machine, emitter)
     if not found.kept:
@@ -95,11 +93,8 @@ def _problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[str, 
     from ..space.cascade import Cascade
     from .derivations import derivations
 
-    if chosen.seq is None or chosen.heads is None:
-        raise Usage("a FILE or --seq and --heads are required")
-    problem = problem_of(chosen, dtype)
-    variants = derivations(Cascade.parse(problem.cascade), cache / "derived").variants
-    return title_of(chosen, dtype), problem, variants
+    posed = posed_of(chosen, dtype)
+    return posed.title, posed.problem, derivations(Cascade.parse(posed.problem.cascade), cache / "derived").variants
 
 
 def _plan(chosen: argparse.Namespace) -> int:

@@ -12,19 +12,15 @@ from .cli_options import (
     Failure,
     add_cache,
     add_device,
-    add_problem,
     cache_of,
     device_of,
-    emitter_of,
-    folder_of,
     positive,
-    problem_of,
-    title_of,
 )
+from .cli_problem import add_problem, emitter_of, posed_of
 
 if TYPE_CHECKING:
     from ..costmodel.machine import Machine
-    from ..space.schedule import Problem
+    from ..space.workload import Posed
     from .progress import Progress
     from .recorded_space import RecordedSpace
 
@@ -64,20 +60,20 @@ def _record(chosen: argparse.Namespace) -> int:
     progress = Progress(None if chosen.quiet else sys.stderr)
     device = device_of(chosen)
     dtype = "bf16" if device == "cuda" else "fp32"
-    problem = problem_of(chosen, dtype)
-    emitter_of(problem, "gpu" if device == "cuda" else "cpu")
+    posed = posed_of(chosen, dtype)
+    emitter_of(posed.problem, "gpu" if device == "cuda" else "cpu")
     cache = cache_of(chosen)
     machine = detect_machine(device)
-    space = _measured(chosen, problem, machine, device, cache, progress)
-    name = folder_of(chosen, dtype).removeprefix("attention-")
+    space = _measured(chosen, posed, machine, device, cache, progress)
+    name = posed.folder.removeprefix("attention-")
     path = chosen.out / f"{name}.json.gz"
     save(space, path)
-    print(f"{title_of(chosen, dtype)}\n{_summary(space)}\n{path}")
+    print(f"{posed.title}\n{_summary(space)}\n{path}")
     return 0
 
 
 def _measured(
-    chosen: argparse.Namespace, problem: Problem, machine: Machine, device: str, cache: Path, progress: Progress
+    chosen: argparse.Namespace, posed: Posed, machine: Machine, device: str, cache: Path, progress: Progress
 ) -> RecordedSpace:
     from datetime import UTC, datetime
 
@@ -86,11 +82,12 @@ def _measured(
     from .clocks import sm_clock
     from .derivations import derivations
     from .measure import Measurer
-    from .peers import attention_peers
     from .policy import Policy
     from .recorded_space import RecordedSpace, draw, entries_of
     from .tune import versions
+    from .tuning_peers import tuning_peers
 
+    problem = posed.problem
     started = datetime.now(UTC).isoformat(timespec="seconds")
     emitter = "triton" if device == "cuda" else "torch"
     with progress.stage("plan"):
@@ -110,7 +107,7 @@ def _measured(
             between=lambda: clocks.extend(sm_clock(device)),
         )
         clocks.extend(sm_clock(device))
-        compared = measurer.compare([], attention_peers(device, "top_left" if chosen.causal else None))
+        compared = measurer.compare([], tuning_peers(posed, device))
     return RecordedSpace(
         problem=problem,
         machine=machine.name,

@@ -1,4 +1,4 @@
-"""`tune`: find the fastest kernel for attention at one size, keep it, and say what it is worth."""
+"""`tune`: find the fastest kernel for a computation at one size, keep it, and say what it is worth."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from .cli_options import (
     Usage,
     add_cache,
     add_device,
-    add_problem,
     add_version,
     as_usage,
     cache_of,
     device_of,
-    emitter_of,
-    folder_of,
     positive,
-    problem_of,
     seconds,
-    title_of,
 )
+from .cli_problem import add_problem, emitter_of, posed_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..costmodel.estimate import Resources
     from ..costmodel.machine import Machine
-    from ..space.schedule import Problem
+    from ..space.workload import Posed
     from .candidates import Candidate
     from .progress import Progress
 
 DESCRIPTION = """\
-Derives every way of computing attention from its naive definition, predicts which are fast on this machine,
-generates and measures those, and keeps the fastest for `eintune.attention`. With a CUDA GPU the kernels are
-Triton; without one the same plans run as tiled PyTorch on the CPU.
+Derives every way of computing a workload (attention, unless --workload names another) from its naive definition,
+predicts which are fast on this machine, generates and measures those, and keeps the fastest for
+`eintune.attention` and `eintune.compile`. With a CUDA GPU the kernels are Triton; without one the same plans run
+as tiled PyTorch on the CPU.
 """
 EXAMPLES = """\
 examples:
   tune --seq 2048 --heads 32                       head dim 128, batch 1, bf16 on a GPU and fp32 on a CPU
   tune --seq 4096 --heads 32 --kv-heads 8 --causal
   tune --seq 1 --kv-seq 8192 --heads 32 --kv-heads 8 --batch 16
+  tune --seq 2048 --heads 32 --causal --window 256 --softcap 30 --alibi      modifiers combine freely
+  tune --workload layernorm --rows 8192 --cols 4096                            --list-workloads has them all
+  tune --cascade mine.edge --sizes p=4096,m=1024 --params eps=1e-5              a definition of your own
   tune --seq 2048 --heads 32 --plan-only --machine h200   ranking and exact resources, without a GPU
 exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C (the same command then goes on)
 """
@@ -95,20 +95,20 @@ def action(chosen: argparse.Namespace) -> int:
     device = device_of(chosen) if not chosen.plan_only or chosen.machine is None else "cpu"
     machine_kind = _named_kind(chosen)
     dtype = "bf16" if (machine_kind or ("gpu" if device == "cuda" else "cpu")) == "gpu" else "fp32"
-    problem = problem_of(chosen, dtype)
+    posed = posed_of(chosen, dtype)
     _check_sampler(chosen)
     if chosen.plan_only:
-        return _plan_only(chosen, problem, dtype, device, progress)
+        return _plan_only(chosen, posed, device, progress)
     if machine_kind is not None and (machine_kind == "gpu") != (device == "cuda"):
         raise Usage(
             f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a {machine_kind}; "
             "add --plan-only to price for a machine that is not here"
         )
-    emitter_of(problem, "gpu" if device == "cuda" else "cpu")
+    emitter_of(posed.problem, "gpu" if device == "cuda" else "cpu")
     cache = cache_of(chosen)
-    if not chosen.retune and _answered(chosen, problem, dtype, device, cache):
+    if not chosen.retune and _answered(chosen, posed, device, cache):
         return 0
-    return _search(chosen, problem, dtype, device, cache, progress)
+    return _search(chosen, posed, device, cache, progress)
 
 
 def _named_kind(chosen: argparse.Namespace) -> str | None:
@@ -142,20 +142,20 @@ def _machine(chosen: argparse.Namespace, device: str, progress: Progress) -> Mac
 # ---- without measuring
 
 
-def _plan_only(chosen: argparse.Namespace, problem: Problem, dtype: str, device: str, progress: Progress) -> int:
+def _plan_only(chosen: argparse.Namespace, posed: Posed, device: str, progress: Progress) -> int:
     from .terminal import plan_text
     from .tune import plan_candidates
 
     cache = cache_of(chosen)
     machine = _machine(chosen, device, progress)
-    emitter = emitter_of(problem, machine.kind)
+    emitter = emitter_of(posed.problem, machine.kind)
     with as_usage():
-        planned = plan_candidates(problem, machine, emitter, cache=cache, fresh=chosen.retune, progress=progress)
+        planned = plan_candidates(posed.problem, machine, emitter, cache=cache, fresh=chosen.retune, progress=progress)
     if not planned.space.kept:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in planned.space.left_out.items())
         raise Failure(f"no candidate is left on {machine.name}: {reasons}")
     exact = _compiled(planned.space.kept[: chosen.top], machine, progress) if emitter == "triton" else []
-    print(plan_text(title_of(chosen, dtype), planned, chosen.top, exact))
+    print(plan_text(posed.title, planned, chosen.top, exact))
     if chosen.json:
         from .terminal import plan_json
 
@@ -177,15 +177,15 @@ def _compiled(top: Sequence[Candidate], machine: Machine, progress: Progress) ->
 # ---- from the cache
 
 
-def _answered(chosen: argparse.Namespace, problem: Problem, dtype: str, device: str, cache: Path) -> bool:
+def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path) -> bool:
     from .terminal import record_text
     from .tune import stored
 
-    key, record = stored(problem, device, cache)
+    key, record = stored(posed.problem, device, cache)
     if record is None:
         return False
     path = cache / "records" / key.file_name
-    print(record_text(title_of(chosen, dtype), key, record, path))
+    print(record_text(posed.title, key, record, path))
     if chosen.json:
         _write_json(chosen.json, {"cached": True, "key": key.to_json(), "record": record.to_json()})
     return True
@@ -194,36 +194,34 @@ def _answered(chosen: argparse.Namespace, problem: Problem, dtype: str, device: 
 # ---- the search
 
 
-def _search(
-    chosen: argparse.Namespace, problem: Problem, dtype: str, device: str, cache: Path, progress: Progress
-) -> int:
+def _search(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path, progress: Progress) -> int:
     from ..kernels.cache import CacheWriteError
     from .measure import MeasureError
-    from .peers import attention_peers
     from .report import ReportError, write_report
     from .terminal import result_text
     from .tune import EFFORT, NothingWorked, tune
+    from .tuning_peers import tuning_peers
 
     machine = _machine(chosen, device, progress)
     effort = EFFORT[device]
     effort = replace(effort, trials=chosen.trials or effort.trials, seconds=chosen.budget or effort.seconds)
     try:
         result = tune(
-            problem,
+            posed.problem,
             device=device,
             machine=machine,
             cache=cache,
             effort=effort,
-            peers=attention_peers(device, "top_left" if chosen.causal else None),
+            peers=tuning_peers(posed, device),
             fresh=chosen.retune,
             sampler=chosen.sampler,
-            title=title_of(chosen, dtype),
+            title=posed.title,
             command=chosen.command_line,
             progress=progress,
         )
     except (NothingWorked, MeasureError, CacheWriteError) as error:
         raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
-    folder = chosen.results / machine_folder(machine.name, machine.title) / folder_of(chosen, dtype)
+    folder = chosen.results / machine_folder(machine.name, machine.title) / posed.folder
     complaint = ""
     with progress.stage("report"):
         try:
@@ -250,4 +248,4 @@ def _write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-TUNE = Command("tune", "find the fastest kernel for attention and keep it", options, action, DESCRIPTION, EXAMPLES)
+TUNE = Command("tune", "find the fastest kernel and keep it", options, action, DESCRIPTION, EXAMPLES)

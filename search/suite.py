@@ -10,9 +10,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
+from ..space.modifiers import Causal
 from ..space.schedule import Problem
 from .bench_case import STATES, State
-from .cli_options import Parser, Usage, add_problem, folder_of, problem_of, title_of
+from .cli_options import Parser, Usage
+from .cli_problem import add_problem, posed_of
 
 MAX_BYTES = 2**20
 KEYS = ("title", "peers", "against", "copy", "states", "cases")
@@ -110,12 +112,12 @@ def _stated(text: str, dtype: str) -> Stated:
     parser = Parser(prog="eintune tune", add_help=False)
     add_problem(parser)
     try:
-        options = parser.parse_args(shlex.split(text))
-        problem = problem_of(options, dtype)
+        posed = posed_of(parser.parse_args(shlex.split(text)), dtype)
     except (Usage, ValueError) as error:
         raise Usage(f"case {text!r}: {error}") from None
-    causal = "top_left" if options.causal else None
-    return Stated(text, folder_of(options, dtype), title_of(options, dtype), problem, causal)
+    modifiers = getattr(posed.about, "modifiers", ())
+    causal = next((m.align for m in modifiers if isinstance(m, Causal)), None)
+    return Stated(text, posed.folder, posed.title, posed.problem, causal)
 
 
 def with_states(suite: Suite, states: tuple[State, ...]) -> Suite:

@@ -101,7 +101,10 @@ class Attention:
 
 
 def attention(*, causal: CausalMode = None, grouped: bool = False) -> Cascade:
-    """AV = softmax_m(scale * Q K^T) V: see `Attention.cascade`. Raises ValueError for another `causal`."""
+    """AV = softmax_m(scale * Q K^T) V, the scores with any of the modifiers.
+
+    See `Attention.cascade`, which also takes those. Raises ValueError for another `causal`.
+    """
     return Attention(of_causal(causal)).cascade(grouped=grouped)
 
 

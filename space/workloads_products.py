@@ -13,7 +13,7 @@ from .writer import Writer, apply, exp, given, total
 ROWS = size("rows", "p", 4096)
 INNER = size("inner", "e", 1024, short="k", words="inner")
 COLUMNS = size("cols", "m", 4096, words="columns")
-OUT = size("out", "f", 1024, short="n", words="outputs")
+OUT = size("outputs", "f", 1024, short="n", words="outputs")
 
 
 def _gelu(x: Expr) -> Expr:
@@ -99,8 +99,8 @@ def swiglu_mlp() -> Cascade:
 @workload(
     size("queries", "p", 2048),
     size("keys", "m", 2048),
-    size("head-dim", "e", 64, short="d", words="head dim"),
-    size("value-dim", "f", 64, short="f", words="value dim"),
+    size("head_dim", "e", 64, short="d", words="head dim"),
+    size("value_dim", "f", 64, short="f", words="value dim"),
 )
 def linear_attention() -> Cascade:
     """AV = (Q K^T) V without a softmax, written in the order that is quadratic in the length."""
@@ -145,7 +145,7 @@ def same_operand() -> Cascade:
     size("inner", "e", 64, short="k", words="inner"),
     size("cols", "m", 256, words="columns"),
     size("mid", "n", 64, words="middle"),
-    size("out", "f", 64, short="f", words="outputs"),
+    size("outputs", "f", 64, short="f", words="outputs"),
 )
 def long_chain() -> Cascade:
     """Twenty operators, three of them products: Y = silu(tanh(gelu(X U + B) V * C + D) * |..| W) / 2 + Z."""

@@ -73,7 +73,7 @@ def rmsnorm() -> Cascade:
     return let.done()
 
 
-@workload(ROWS, COLUMNS, size("out", "f", 4096, short="n", words="outputs"), params=EPSILON)
+@workload(ROWS, COLUMNS, size("outputs", "f", 4096, short="n", words="outputs"), params=EPSILON)
 def rmsnorm_matmul() -> Cascade:
     """Y = (X / sqrt(mean X^2 + eps) * W) U: the norm of a row, then a product with it."""
     let = Writer()

@@ -96,11 +96,53 @@ def test_measuring_for_a_machine_that_is_not_here(complaint: Complaint) -> None:
         (("passes", "missing.edge"), "WORKLOAD must be a file or one of"),
         (("cache", "forget"), "invalid choice: 'forget'"),
         (("cache", "show", "nothing"), "see `eintune cache list`"),
-        (("kernel", *SIZE, "--cascade", "zero-pass"), "--cascade must be part of one of: 1-pass"),
+        (("kernel", *SIZE, "--form", "zero-pass"), "--form must be part of one of: 1-pass"),
+        (("plan", "--workload", "softmax", "--seq", "3"), "softmax takes no --seq; it has [--rows 4096] [--cols 4096]"),
+        (("plan", *SIZE, "--rows", "3"), "attention takes no --rows; it has --seq N --heads N"),
+        (("plan", *SIZE, "--params", "eps=1"), "--params must name one of ['scale'], but got eps"),
+        (("plan", *SIZE, "--params", "1=eps"), "must be names with values, such as scale=0.125, but got '1=eps'"),
+        (("plan", *SIZE, "--sizes", "m=3"), "--sizes are of --cascade"),
+        (("plan", *SIZE, "--cascade", "none.edge"), "--cascade stands instead of a workload, but got --"),
+        (("plan", "--cascade", "none.edge"), "--cascade must be a file, but got 'none.edge'"),
+        (("plan", *SIZE, "--bias", "mp"), "over some of the axes bhpm, in that order, but got 'mp'"),
+        (("plan", *SIZE, "--window-both"), "`window_both` needs a `window`"),
+        (("plan", *SIZE, "--sigmoid", "--sinks"), "need weights by softmax"),
+        (("plan", *SIZE, "--causal", "up"), "invalid choice: 'up'"),
     ],
 )
 def test_wrong_usage_of_other_commands(complaint: Complaint, arguments: tuple[str, ...], says: str) -> None:
     assert says in complaint(*arguments, code=2)
+
+
+def test_a_cascade_of_ones_own_has_sizes(complaint: Complaint, tmp_path: Path) -> None:
+    (tmp_path / "mine.edge").write_text("Zm,n = Ak,m * Bk,n * alpha\n")
+    plan = ("plan", "--cascade", "mine.edge", "--machine", "h200")
+    assert "a number for each of ['alpha']" in complaint(*plan, code=2)
+    given = (*plan, "--params", "alpha=0.5", "--sizes")
+    assert "but k have none" in complaint(*given, "m=64,n=64", code=2)
+    assert main([*given, "m=64,n=64,k=32"]) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (*SIZE, "--causal", "--window", "8", "--softcap", "30", "--alibi", "--documents", "--sinks", "--lse"),
+        (*SIZE, "--bias", "hpm", "--mask", "--kv-heads", "1", "--value-dim", "32", "--head-scale"),
+        ("--workload", "layernorm", "--rows", "64", "--cols", "100"),
+        ("--workload", "linear", "--rows", "64", "--inner", "32", "--cols", "64", "--activation", "silu"),
+    ],
+)
+def test_any_workload_is_planned(options: tuple[str, ...], cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *options, "--machine", "h200"]) == 0
+    assert "\nstore " in capsys.readouterr().out.replace("  ", "")
+
+
+def test_the_list_of_workloads(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", "--list-workloads"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "cross_entropy\n  L = log sum exp X" in out and "[--vocab 128256]" in out and "--seq N --heads N" in out
 
 
 def test_dtypes_and_machines_that_do_not_go_together(complaint: Complaint) -> None:

@@ -115,7 +115,7 @@ def test_the_plan_and_the_derived_forms_of_a_graph(capsys: pytest.CaptureFixture
     three = str(OPERATORS / "attention_3pass.txt")
     plan = said(capsys, "plan", three, "--sizes", SIZES, "--machine", "h200")
     assert "3-pass" in plan.splitlines()[1]
-    derived = said(capsys, "plan", three, "--sizes", SIZES, "--machine", "h200", "--derive", "--cascade", "1-pass")
+    derived = said(capsys, "plan", three, "--sizes", SIZES, "--machine", "h200", "--derive", "--form", "1-pass")
     assert "1-pass" in derived.splitlines()[1]
 
 
@@ -130,7 +130,7 @@ def test_scalars_of_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("kernel",), "a FILE or --seq and --heads are required"),
+        (("kernel",), "are required: --seq, --heads"),
         (("kernel", "none.egg", "--sizes", "m=4"), "must be a file or one of"),
         (("kernel", TWO_PASS), "`sizes` must give every rank"),
         (("kernel", TWO_PASS, "--sizes", "e=4"), "`sizes` must give every rank"),
