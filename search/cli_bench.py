@@ -47,7 +47,7 @@ The device's state: with --cool it idles for 0.25 s before each turn of a varian
 for 0.5 s; each has tables of its own. Without either, a GPU is timed in both; on a CPU all variants take turns.
 exit codes: 0, 1 where one of our kernels failed, 2 for wrong usage, 130 for Ctrl-C
 """
-VARIANTS = ("decode",)
+VARIANTS = ("variants", "chains", "decode")
 """The suites of what libraries do not ship as it stands."""
 LENGTHS = (256, 512, 1024, 2048)
 TRIALS = {"cuda": 24, "cpu": 8}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
-from ..space.modifiers import Causal
 from ..space.schedule import Problem
 from .bench_case import STATES, State
 from .cli_options import Parser, Usage
@@ -40,13 +39,14 @@ class Suite:
 
 @dataclass(frozen=True)
 class Stated:
-    """A case as stated: its options in full, a short name, a title, and the problem."""
+    """A case as stated: its options in full, a short name, a title, the problem, and what attention it is, where it
+    is one."""
 
     text: str
     name: str
     title: str
     problem: Problem
-    causal: str | None
+    about: Any
 
 
 def built_in() -> tuple[str, ...]:
@@ -115,11 +115,4 @@ def _stated(text: str, dtype: str) -> Stated:
         posed = posed_of(parser.parse_args(shlex.split(text)), dtype)
     except (Usage, ValueError) as error:
         raise Usage(f"case {text!r}: {error}") from None
-    modifiers = getattr(posed.about, "modifiers", ())
-    causal = next((m.align for m in modifiers if isinstance(m, Causal)), None)
-    return Stated(text, posed.folder, posed.title, posed.problem, causal)
-
-
-def with_states(suite: Suite, states: tuple[State, ...]) -> Suite:
-    """The suite with other states, where some are given."""
-    return replace(suite, states=states) if states else suite
+    return Stated(text, posed.folder, posed.title, posed.problem, posed.about)

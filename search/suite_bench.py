@@ -14,10 +14,9 @@ import pandas as pd
 from ..costmodel.machine import Machine
 from ..kernels.notices import one_line
 from .bench_case import WINNER, Case, Found, Options, Row, State, measure_case
-from .ceilings import least_bytes
+from .ceilings import copy_peer, least_bytes
 from .measurement import Measurement
-from .peers import missing_peers
-from .problem_peers import peers_of
+from .peers import missing_peers, peers_of
 from .progress import Progress
 from .suite import Stated, Suite
 
@@ -115,9 +114,10 @@ def _measure(
     started = time.monotonic()
     missing = missing_peers(options.peers, device)
     try:
-        peers, refused = peers_of(case, [n for n in options.peers if n not in missing], copy=suite.copy)
+        peers, refused = peers_of(case.problem, case.about, [n for n in options.peers if n not in missing])
         missing |= refused
-        found = measure_case(Case(case.problem, peers), options, machine, device, cache, progress)
+        peers += [copy_peer()] if suite.copy else []
+        found = measure_case(Case(case.problem, tuple(peers)), options, machine, device, cache, progress)
     except Exception as error:  # whatever it is, the other cases are still worth measuring
         failed = Measurement("", "run-error", message=one_line(error))
         found = Found((Row(0, WINNER, True, options.states[0], failed, math.nan),), f"not measured: {failed.message}")

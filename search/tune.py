@@ -231,7 +231,8 @@ def _finals(
         measured = measurer.compare([t.point.kernel for t in finalists], peers)
     timed = [(t, measured[t.point.key]) for t in finalists if measured[t.point.key].status == "ok"]
     if not timed:
-        raise NothingWorked(f"none of {plural(len(finalists), 'finalist')} was right when it was timed again")
+        lost = "; ".join(f"{m.status}: {m.message}" for m in (measured[t.point.key] for t in finalists))
+        raise NothingWorked(f"none of {plural(len(finalists), 'finalist')} was right when it was timed again: {lost}")
     winner, final = min(timed, key=lambda pair: pair[1].seconds)
     return winner, final, {p.label: measured[p.label] for p in peers}
 

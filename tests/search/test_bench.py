@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,21 +21,9 @@ from eintune.search.bench_plots import lines_of, picture
 from eintune.search.bench_text import correctness_text, times_text
 from eintune.search.bench_variants import picks
 from eintune.search.cli import main
-from eintune.search.inputs import draw_inputs
 from eintune.search.measurement import Measurement
-from eintune.search.peers import (
-    PEERS,
-    Unavailable,
-    attention_peers,
-    compiled,
-    eager,
-    flash_attention_4,
-    flex,
-    missing_peers,
-    sdpa,
-)
+from eintune.search.peers import PEERS
 from eintune.search.policy import PAUSES, Policy
-from eintune.search.reference import reference
 from eintune.search.timing import LONGEST_BURST, Sampler, in_turns
 from eintune.search.tune import describe
 from eintune.space.workloads import attention_problem
@@ -172,90 +159,6 @@ def test_wrong_usage(complaint: Complaint, options: tuple[str, ...], says: str) 
 def test_a_gpu_that_is_not_here(complaint: Complaint) -> None:
     assert "--device must be auto or cpu" in complaint("--device", "cuda")
     assert "kind (cpu), but h200 is a gpu" in complaint("--machine", "h200")
-
-
-# ---- peers
-
-
-@pytest.mark.parametrize("causal", [None, "top_left", "lower_right"])
-@pytest.mark.parametrize("kv_heads", [1, 4])
-def test_the_definition_in_pytorch_is_right(causal: str | None, kv_heads: int) -> None:
-    wanted = attention_problem(
-        batch=1, heads=4, kv_heads=kv_heads, seq=5, kv_seq=9, head_dim=8, dtype="fp32", causal=causal, scale=0.3
-    )
-    inputs = draw_inputs(wanted, "cpu")
-    exact = reference(wanted, inputs)
-    assert exact.fault(eager(wanted, inputs, causal=causal)()) == ""
-    other = {None: "top_left", "top_left": "lower_right", "lower_right": None}[causal]
-    assert "but the budget is" in exact.fault(eager(wanted, inputs, causal=other)())
-
-
-@pytest.mark.filterwarnings("ignore:flex_attention called without")
-@pytest.mark.parametrize("factory", [flex, compiled], ids=["flex", "compiled"])
-def test_what_is_handed_to_the_compiler(factory: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile itself is PyTorch's matter (and takes long): here what it compiles runs as it is."""
-    import torch._dynamo.config
-
-    modes: list[object] = []
-
-    def uncompiled(function: Callable[..., object], **options: object) -> Callable[..., object]:
-        if "backend" not in options:  # with one, FlexAttention calls it itself
-            modes.append((options["dynamic"], options.get("mode")))
-        return function
-
-    monkeypatch.setattr(torch, "compile", uncompiled)
-    wanted = attention_problem(
-        batch=1, heads=4, kv_heads=2, seq=5, kv_seq=9, head_dim=16, dtype="fp32", causal="lower_right"
-    )
-    inputs = draw_inputs(wanted, "cpu")
-    options = {"mode": "max-autotune-no-cudagraphs"} if factory is flex else {}
-    config: Any = torch._dynamo.config
-    with config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
-        run = factory(wanted, inputs, causal="lower_right", **options)
-        assert callable(run) and reference(wanted, inputs).fault(run()) == ""
-        assert modes == [(False, options.get("mode"))]
-        assert config.recompile_limit >= 64 and config.fail_on_recompile_limit_hit
-
-
-def test_flash_attention_gets_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library is not here: a stand-in with its signature and layout."""
-    import sys
-    import types
-
-    def flash_attn_func(q, k, v, softmax_scale, causal):  # type: ignore[no-untyped-def]
-        assert q.is_contiguous() and q.shape == (1, 9, 4, 8) and k.shape == (1, 9, 2, 8)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        out = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=causal, scale=softmax_scale, enable_gqa=True
-        )
-        return out.transpose(1, 2), None
-
-    module = types.ModuleType("flash_attn.cute")
-    module.flash_attn_func = flash_attn_func  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
-    monkeypatch.setitem(sys.modules, "flash_attn.cute", module)
-    size = {"batch": 1, "heads": 4, "kv_heads": 2, "kv_seq": 9, "head_dim": 8, "dtype": "fp32"}
-    for causal in (None, "top_left"):
-        wanted = attention_problem(**size, seq=9, causal=causal)  # type: ignore[arg-type]
-        inputs = draw_inputs(wanted, "cpu")
-        assert reference(wanted, inputs).fault(flash_attention_4(wanted, inputs, causal=causal)()) == ""
-    longer = attention_problem(**size, seq=5, causal="top_left")  # type: ignore[arg-type]
-    with pytest.raises(Unavailable, match="aligned to the last query"):
-        flash_attention_4(longer, draw_inputs(longer, "cpu"), causal="top_left")
-
-
-def test_a_backend_says_why_it_does_not_run() -> None:
-    wanted = attention_problem(batch=1, heads=2, kv_heads=2, seq=8, kv_seq=8, head_dim=8, dtype="fp32")
-    with pytest.raises((Unavailable, RuntimeError), match=r"(?i)backend|kernel"):
-        sdpa(wanted, draw_inputs(wanted, "cpu"), backend="sdpa-cudnn", causal=None)
-
-
-def test_peers_that_cannot_run_here() -> None:
-    missing = missing_peers(tuple(PEERS), "cpu")
-    assert set(missing) == {"sdpa-cudnn", "sdpa-efficient", "flash-attn-4"}
-    if "flash-attn-4" in missing_peers(tuple(PEERS), "cuda"):
-        assert missing_peers(["flash-attn-4"], "cuda") == {"flash-attn-4": "not installed (no module flash_attn.cute)"}
-    assert [p.label for p in attention_peers("cuda", None, tuple(PEERS))] == list(PEERS)
 
 
 # ---- states of the device

@@ -14,12 +14,13 @@ import torch
 
 from eintune.kernels.choices import make_kernel
 from eintune.kernels.kernel import Argument, Kernel
+from eintune.search.attention_peer import sdpa
 from eintune.search.child import Child
 from eintune.search.device_lock import device_lock
 from eintune.search.inputs import draw_inputs
 from eintune.search.measure import MeasureError, Measurer
 from eintune.search.measurement import Measurement
-from eintune.search.peers import attention_peers, sdpa
+from eintune.search.peers import attention_peers
 from eintune.search.policy import Policy
 from eintune.search.reference import reference
 from eintune.search.tasks import Check, Peer, Prepare

@@ -56,11 +56,18 @@ def test_the_suites_that_come_with_the_package(name: str) -> None:
 
 
 def test_the_nine_cases_of_attention() -> None:
-    sizes = [(c.problem.sizes, c.causal) for c in stated(load_suite("attention").cases, "bf16")]
-    shapes = {(s["b"], s["h"] * s.get("g", 1), s["h"], s["p"], s["e"], causal is not None) for s, causal in sizes}
+    sizes = [(c.problem.sizes, bool(c.about.modifiers)) for c in stated(load_suite("attention").cases, "bf16")]
+    shapes = {(s["b"], s["h"] * s.get("g", 1), s["h"], s["p"], s["e"], causal) for s, causal in sizes}
     square = [(1, 2048, 128), (4, 2048, 128), (4, 2048, 64), (1, 8192, 128)]
     wanted = {(b, 32, 32, s, d, causal) for b, s, d in square for causal in (False, True)}
     assert shapes == wanted | {(4, 32, 8, 4096, 128, True)}
+
+
+def test_the_variants_of_attention() -> None:
+    cases = stated(load_suite("variants").cases, "bf16")
+    kinds = {(c.problem.sizes["h"], c.problem.sizes["p"], c.about.words) for c in cases}
+    words = ("causal, window 1024", "softcap 30, causal", "ALiBi, causal", "causal, documents", "causal, sinks")
+    assert kinds == {(h, p, w) for h, p in ((32, 2048), (8, 4096)) for w in words}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,11 @@ def test_a_suite_states_its_rules(text: str, says: str) -> None:
     ("options", "says"),
     [
         (("--suite", "fastest"), "must be a TOML file or one of attention, "),
-        (("--case", "--heads 2"), "case '--heads 2': "),
+        (("--case", "--heads 2"), "case '--heads 2': the following arguments are required: --seq"),
+        (("--case", "--workload tea"), "case '--workload tea': "),
+        (("--case", f"{ONE} --window 0"), "but got '0'"),
+        (("--case", f"{ONE} --sigmoid --sinks"), "need weights by softmax"),
+        (("--case", "--workload softmax --heads 2"), "softmax takes no --heads"),
         (("--case", f"{ONE} --kv-heads 3"), "must be a multiple of `kv_heads`"),
         (("--case", ONE, "--case", f"{ONE} --batch 1"), "cases must differ"),
         (("--case", ONE, "--peers", "fastest"), "but got 'fastest'"),
