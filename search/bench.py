@@ -86,6 +86,9 @@ class Result:
         return [r for r in self.rows if r.ours and r.measurement.status != "ok"]
 
 
+Heard = Callable[[Sequence[Row], Mapping[int, str]], None]
+
+
 def bench(
     setting: Setting,
     options: Options,
@@ -93,9 +96,10 @@ def bench(
     cache: Path,
     *,
     progress: Progress,
-    heard: Callable[[int, list[Row]], None] = lambda length, rows: None,
+    heard: Heard = lambda rows, notes: None,
 ) -> tuple[list[Row], dict[int, str]]:
-    """All rows, and where each length's winner comes from; `heard` gets each length's rows when they are there.
+    """All rows, and where each length's winner comes from; `heard` gets those so far after each length, so that they
+    can be kept.
 
     A length at which nothing can be measured (its reference does not fit in memory) has no rows, and a note.
     Raises MeasureError where that is so at every length.
@@ -114,7 +118,7 @@ def bench(
             continue
         notes[length] = found.note
         rows += found.rows
-        heard(length, list(found.rows))
+        heard(rows, notes)
     return rows, notes
 
 

@@ -44,6 +44,11 @@ STATES: dict[State, str] = {
 }
 
 
+def usual_states(device: str) -> tuple[State, ...]:
+    """The states that are timed unless others are asked for: a GPU's clock follows its load, a CPU's hardly."""
+    return ("cool", "hot") if device == "cuda" else ("interleaved",)
+
+
 @dataclass(frozen=True)
 class Options:
     """How: the states, the peers by name, untimed calls and samples of each variant, candidates measured to choose

@@ -13,20 +13,22 @@ from typing import Any
 import pandas as pd
 
 from .bench import Result
-from .bench_case import STATES, Row, best, reference_winner
+from .bench_case import STATES, Row, best, reference_winner, usual_states
 
 FORMAT = 1
 
 
 def stem(result: Result) -> str:
-    """kernel_benchmark_h32_d64, and whatever is not usual: causal, kv heads, batch, dtype."""
+    """kernel_benchmark_h32_d64, and whatever is not usual: kv heads, batch, dtype, causal, the states."""
     s = result.setting
     usual = "bf16" if s.device == "cuda" else "fp32"
+    states = result.options.states
     parts = [f"kernel_benchmark_h{s.heads}_d{s.head_dim}"]
     parts += [f"kv{s.kv_heads}"] if s.kv_heads != s.heads else []
     parts += [f"b{s.batch}"] if s.batch != 1 else []
     parts += [s.dtype] if s.dtype != usual else []
     parts += ["causal"] if s.causal else []
+    parts += states if states != usual_states(s.device) else []
     return "_".join(parts)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +141,7 @@ def action(chosen: argparse.Namespace) -> int:
     cache = cache_of(chosen)
     machine = machine_of(chosen, device, progress)
     result = _run(chosen, setting, how, missing, machine, cache, progress)
-    _report(chosen, result)
+    _report(chosen, machine, result)
     return 1 if result.wrong else 0
 
 
@@ -179,9 +181,11 @@ def options_of(chosen: argparse.Namespace, device: str) -> Options:
 
 
 def _states(chosen: argparse.Namespace, device: str) -> tuple[State, ...]:
+    from .bench_case import usual_states
+
     both: tuple[State, ...] = ("cool", "hot")
     asked: tuple[State, ...] = tuple(s for s in both if getattr(chosen, s))
-    return asked or (both if device == "cuda" else ("interleaved",))
+    return asked or usual_states(device)
 
 
 def _peers(chosen: argparse.Namespace) -> tuple[str, ...]:
@@ -224,16 +228,34 @@ def _run(
     from ..kernels.platform import platform_of
     from .bench import Result, bench, summary
     from .bench_case import Row
+    from .bench_files import write
     from .bench_text import HEADING, correctness_text, heading
     from .measure import MeasureError
     from .tune import describe, versions
 
-    started = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     print(f"{heading(HEADING)}\n{setting.title}; each against the definition in float64\n")
+    empty = Result(
+        setting=setting,
+        options=how,
+        machine=describe(machine, setting.problem(setting.lengths[0])),
+        versions=versions(platform_of(setting.device)),
+        command=chosen.command_line,
+        started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        rows=(),
+        missing=missing,
+        notes={},
+    )
 
-    def heard(length: int, rows: list[Row]) -> None:
-        print(correctness_text(f"length {length}", rows) + "\n", flush=True)
-        progress.say(f"length {length}: {summary(rows)}")
+    def so_far(rows: Sequence[Row], notes: Mapping[int, str]) -> Result:
+        return replace(empty, rows=tuple(rows), notes=dict(notes), stages=dict(progress.stages))
+
+    def heard(rows: Sequence[Row], notes: Mapping[int, str]) -> None:
+        length = rows[-1].length
+        made = [r for r in rows if r.length == length]
+        print(correctness_text(f"length {length}", made) + "\n", flush=True)
+        progress.say(f"length {length}: {summary(made)}")
+        with progress.stage("write"):  # an interrupted run leaves what it measured
+            write(so_far(rows, notes), _folder(chosen, machine))
 
     try:
         with progress.stage("bench"):
@@ -241,27 +263,22 @@ def _run(
     except (MeasureError, CacheWriteError) as error:
         raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
     progress.become("write")
-    return Result(
-        setting=setting,
-        options=how,
-        machine=describe(machine, setting.problem(setting.lengths[0])),
-        versions=versions(platform_of(setting.device)),
-        command=chosen.command_line,
-        started=started,
-        rows=tuple(rows),
-        missing=missing,
-        notes=notes,
-        stages=dict(progress.stages),
-    )
+    return so_far(rows, notes)
 
 
-def _report(chosen: argparse.Namespace, result: Result) -> None:
-    from .bench_files import to_json, write
-    from .bench_text import times_text
+def _folder(chosen: argparse.Namespace, machine: Machine) -> Path:
     from .cli_tune import machine_folder
 
+    folder: Path = chosen.results / machine_folder(machine.name, machine.title)
+    return folder
+
+
+def _report(chosen: argparse.Namespace, machine: Machine, result: Result) -> None:
+    from .bench_files import to_json, write
+    from .bench_text import times_text
+
     print(times_text(result), flush=True)
-    paths = write(result, chosen.results / machine_folder(str(result.machine["name"]), str(result.machine["title"])))
+    paths = write(result, _folder(chosen, machine))
     print("\n" + "\n".join(f"wrote {path}" for path in paths))
     if chosen.json:
         data: Any = to_json(result)

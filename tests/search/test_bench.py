@@ -315,12 +315,15 @@ def test_flops_count_the_pairs_that_are_seen() -> None:
 
 
 def test_names_of_files_tell_unusual_settings_apart() -> None:
-    def name(**changes: object) -> str:
-        return stem(replace(result(row("sdpa", 1.0)), setting=replace(SETTING, **changes)))  # type: ignore[arg-type]
+    def name(states: tuple[str, ...] = ("cool", "hot"), **changes: object) -> str:
+        rows = [row("sdpa", 1.0, state=s) for s in states]
+        return stem(replace(result(*rows), setting=replace(SETTING, **changes)))  # type: ignore[arg-type]
 
     assert name(heads=32, kv_heads=32) == "kernel_benchmark_h32_d64"
     assert name(causal=True) == "kernel_benchmark_h4_d64_causal"
     assert name(kv_heads=2, batch=4, dtype="fp16") == "kernel_benchmark_h4_d64_kv2_b4_fp16"
+    assert name(("hot",), causal=True) == "kernel_benchmark_h4_d64_causal_hot"
+    assert name(("interleaved",), device="cpu", dtype="fp32") == "kernel_benchmark_h4_d64"
 
 
 def test_the_picture_has_two_panels_a_state_and_only_what_ran(tmp_path: Path) -> None:
