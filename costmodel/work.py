@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from ..space.expr import Predicate, Rank
+from ..space.expr import Part, Predicate, Rank
 from ..space.plan import Block, Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from ..space.tile_ir import Region
@@ -279,35 +279,54 @@ class _Counter:
         """The mean share of a tile that lies inside the tensor."""
         return prod(self.plan.sizes[a] / (tiles(self.plan, a) * self.plan.length(a)) for a in axes)
 
-    def _name_and_ranks(self, v: Value) -> tuple[str, tuple[Rank, ...]]:
-        assert isinstance(v.attr, tuple), f"a {v.op}'s attr is (tensor, ranks), but got {v.attr!r}"
-        name, ranks = v.attr
-        return str(name), tuple(ranks)
+    def _name_and_index(self, v: Value) -> tuple[str, tuple[Rank | Part | None, ...]]:
+        assert isinstance(v.attr, tuple), f"a {v.op}'s attr is (tensor, index), but got {v.attr!r}"
+        name, index = v.attr
+        return str(name), tuple(index)
 
     def _width(self, v: Value) -> int:
-        name, _ = self._name_and_ranks(v)
+        name, _ = self._name_and_index(v)
         return DTYPE_BYTES[self.plan.dtypes.get(name, v.dtype)]
 
     def _request(self, v: Value, executions: float) -> None:
-        name, ranks = self._name_and_ranks(v)
+        name, _ = self._name_and_index(v)
         tile = v.args[0] if v.op == "store" else v
-        key = name, frozenset(r for r in ranks if r in self.plan.grid)
+        places = list(self._places(v))
+        key = name, frozenset(r for r, _ in places if r in self.plan.grid)
         nbytes = tile_elements(self.plan, tile) * self._width(v) * self._valid(tile.axes)
         self.requested[key] = self.requested.get(key, 0.0) + nbytes * executions
-        span = prod(
-            (self.plan.roles[r].tile or 1) * (self._valid((r,)) if self.plan.roles[r].tile else 1)
-            if r in self.plan.grid
-            else self.plan.sizes[r]
-            for r in ranks
-        )
-        self.distinct[key] = max(self.distinct.get(key, 0.0), span * self._width(v))
+        span = prod(length for _, length in places) * self._width(v)
+        self.distinct[key] = max(self.distinct.get(key, 0.0), span)
+
+    def _places(self, v: Value) -> Iterator[tuple[Rank, float]]:
+        """The ranks that an access varies with, and how many different places a program visits along each; what is
+        looked up in a table is as different as the table's index."""
+        _, index = self._name_and_index(v)
+        numbers = iter(v.args)
+        for i in index:
+            match i:
+                case None:
+                    yield from self._places(next(numbers))
+                case Part():
+                    count = self._visited(i.rank)
+                    yield i.rank, max(count / i.by, 1.0) if i.op == "//" else min(count, i.by)
+                case str():
+                    yield i, self._visited(i)
+
+    def _visited(self, rank: Rank) -> float:
+        """How many indices of a rank a program visits, on average."""
+        tile = self.plan.roles[rank].tile
+        if rank not in self.plan.grid:
+            return self.plan.sizes[rank]
+        return tile * self._valid((rank,)) if tile else 1
 
     def streams(self) -> Iterator[Stream]:
         """One stream a tensor and way of indexing it; call after `phases`."""
         counts = {r: tiles(self.plan, r) for r in self.plan.grid}
         for (name, ranks), requested in self.requested.items():
             distinct = min(self.distinct[name, ranks], requested) or 1.0
-            yield Stream(name, ranks, distinct, requested, distinct * prod(counts[r] for r in ranks))
+            total = distinct * prod(counts[r] for r in ranks)
+            yield Stream(name, ranks, distinct, requested, total)
 
 
 def _divided(loop: Loop) -> bool:

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from ..space.cascade import Cascade
-from ..space.expr import Access, Rank, Split, Unsplit, free, topological
+from ..space.expr import Rank, Split, Unsplit, free, topological
+from ..space.indexed import completed, limits, reach, shapes
 from .eager import run_eager
 
 TOLERANCE = 1e-9
 """Relative to the largest value: float64 rounding of a few dozen operations is far below it."""
 OUTER, INNER = 2, 3
 """Sizes of the halves of a split rank."""
+ROWS = 4
+"""Length of an axis that an index tensor addresses."""
 
 
 def agrees(derived: Cascade, definition: Cascade, params: Mapping[str, float]) -> bool:
@@ -53,26 +56,34 @@ def _sizes(*cascades: Cascade) -> dict[Rank, int]:
             if isinstance(x, (Split, Unsplit)):
                 halves[x.rank] = (x.outer, x.inner)
     sizes = dict(zip(ranks, itertools.cycle((2, 3, 4, 5)), strict=False))
+    bodies = [e.expr for c in cascades for e in c.einsums]
+    least = reach(bodies)
+    sizes = {r: max(n, least.get(r, n)) for r, n in sizes.items()}
     for rank, (outer, inner) in halves.items():
-        sizes |= {outer: OUTER, inner: INNER, rank: OUTER * INNER}
+        tiles = max(OUTER, -(-least.get(rank, 1) // INNER))
+        sizes |= {outer: tiles, inner: INNER, rank: tiles * INNER}
     for cascade in cascades:
         sizes = cascade.equalised(sizes)
-    return sizes
+    return completed(bodies, sizes, ROWS)
 
 
 def _data(definition: Cascade, sizes: Mapping[Rank, int]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
+    bodies = [e.expr for e in definition.einsums]
+    below = limits(bodies, sizes)
     data: dict[str, Tensor] = {}
-    for x in topological(e.expr for e in definition.einsums):
-        if isinstance(x, Access) and x.tensor.name in definition.inputs and x.tensor.name not in data:
-            shape = [sizes[r] for r in x.index]
-            drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-            match x.tensor.kind:
-                case "int":
-                    drawn = (drawn.abs() * 2).floor().to(torch.int32)
-                case "bool":
-                    drawn = drawn > 0
-                case _:
-                    pass
-            data[x.tensor.name] = drawn
+    for name, shape in shapes(bodies, sizes).items():
+        if name not in definition.inputs:
+            continue
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        match definition.inputs[name].kind:
+            case "int" if name in below:
+                drawn = torch.randint(0, below[name], shape, generator=generator)
+            case "int":
+                drawn = (drawn.abs() * 2).floor().to(torch.int32)
+            case "bool":
+                drawn = drawn > 0
+            case _:
+                pass
+        data[name] = drawn
     return data

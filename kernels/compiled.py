@@ -115,7 +115,7 @@ class CompiledCascade:
         for n, t in given.items():
             if t.device != inputs[0].device:
                 raise ValueError(f"all inputs must be on one device, but {n} is on {t.device}, not {inputs[0].device}")
-        found = infer_sizes(self.cascade, {n: t.shape for n, t in given.items()}) | self.sizes
+        found = infer_sizes(self.cascade, {n: t.shape for n, t in given.items()}, self.sizes)
         missing = [r for r in self.cascade.ranks() if r not in found]
         if missing:
             raise ValueError(f"`sizes` must give the ranks that index no input, but {missing} have no size")

@@ -21,9 +21,11 @@ from ..space.expr import (
     Const,
     Expr,
     Fold,
+    Gather,
     Iota,
     Map,
     Param,
+    Part,
     Predicate,
     Rank,
     Reduce,
@@ -31,6 +33,7 @@ from ..space.expr import (
     Split,
     Unsplit,
     Where,
+    indexing_ranks,
 )
 
 DTYPES: dict[str, torch.dtype] = {
@@ -98,6 +101,9 @@ class _Run:
         match x:
             case Access():
                 return self.read(x)
+            case Gather():
+                found = self.gather(x)
+                return Tile(self.number(found), indexing_ranks(x))
             case Const():
                 return Tile(x.value)
             case Param():
@@ -140,6 +146,31 @@ class _Run:
             if rank in self.index:
                 t = t.index_select(axis, self.index[rank].to(t.device))
         return Tile(self.number(t), x.index)
+
+    def gather(self, x: Access | Gather) -> Tensor:
+        """The elements that an indexed access reads, axes in the order of its ranks."""
+        t = self.data[x.tensor.name]
+        ranks = indexing_ranks(x)
+        places = []
+        for axis, i in enumerate(x.index):
+            match i:
+                case str():
+                    place = Tile(self.positions(i), (i,))
+                case Part():
+                    at = self.positions(i.rank)
+                    place = Tile(at // i.by if i.op == "//" else at % i.by, (i.rank,))
+                case Access() | Gather():
+                    place = Tile(self.gather(i).long(), indexing_ranks(i))
+            self.check(place, t.shape[axis], f"{x.tensor.name}: axis {x.tensor.ranks[axis]}")
+            places.append(_aligned(place, ranks, self.device))
+        return t[tuple(places)]
+
+    @staticmethod
+    def check(place: Tile, length: int, what: str) -> None:
+        """Raises IndexError for an index beyond an axis: PyTorch would count a negative one from the end."""
+        assert isinstance(place.data, Tensor)
+        if place.data.numel() and not bool(((place.data >= 0) & (place.data < length)).all()):
+            raise IndexError(f"{what} is addressed within 0..{length - 1} only")
 
     def map(self, op: str, args: Sequence[Tile]) -> Tile:
         ranks = _union(args)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from ..space.expr import Predicate, Rank
+from ..space.expr import Part, Predicate, Rank
+from ..space.layout import within_part
 from ..space.plan import Block, Loop, LoopPlan, Segment, Value
 from ..space.pointwise import POINTWISE
 from ..space.schedule import Schedule
@@ -249,6 +250,28 @@ class Printer(ABC):
             return self.scalar[rank]
         return self.index(rank) + self.broadcast((rank,), axes)
 
+    def within(self, part: Part) -> bool:
+        """Whether a tile lies within one stretch of `part.by` elements."""
+        return within_part(part, self.plan.roles[part.rank].tile or 1, self.plan.sizes[part.rank])
+
+    def part_of_first(self, part: Part) -> str:
+        """The part of the first index of a rank's tile (of its index, if it has no tile); "0" where it is that."""
+        rank, size = part.rank, self.plan.sizes[part.rank]
+        first = self.start[rank] if self.tiled(rank) else self.scalar[rank]
+        if size <= part.by:
+            return "0" if part.op == "//" else first
+        if first == "0" or part.by == 1:
+            return "0" if first == "0" or part.op == "%" else first
+        if part.op == "%" and (self.plan.roles[rank].tile or 1) % part.by == 0:
+            return "0"
+        return f"{first} {part.op} {part.by}"
+
+    def part_at(self, part: Part, axes: tuple[Rank, ...]) -> str:
+        """The parts of the indices of a rank as an operand over `axes`."""
+        if not self.tiled(part.rank):
+            return self.part_of_first(part)
+        return f"({self.index(part.rank)} {part.op} {part.by}){self.broadcast((part.rank,), axes)}"
+
     # ---- filters
 
     def condition(self, p: Predicate, axes: tuple[Rank, ...]) -> str:
@@ -447,8 +470,8 @@ def number_of(v: Value) -> float:
     return float(v.attr)
 
 
-def access(v: Value) -> tuple[str, tuple[Rank, ...]]:
-    """The tensor and the ranks that index it, of a "load" or a "store"."""
+def access(v: Value) -> tuple[str, tuple[Rank | Part | None, ...]]:
+    """The tensor and what addresses each of its axes, of a "load" or a "store" (see `plan.Value`)."""
     name, index = pair_of(v)
     return str(name), tuple(index)
 
@@ -456,7 +479,10 @@ def access(v: Value) -> tuple[str, tuple[Rank, ...]]:
 def _shapes(plan: LoopPlan) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor argument, from the ranks that index it."""
     ranks: dict[str, tuple[Rank, ...]] = {n: t.ranks for n, t in plan.inputs.items()} | plan.outputs
-    ranks |= dict(access(x) for x in items(plan.root) if isinstance(x, Value) and x.op in ("load", "store"))
+    for x in items(plan.root):
+        if isinstance(x, Value) and x.op in ("load", "store"):
+            name, index = access(x)
+            ranks[name] = tuple(i if isinstance(i, str) else own for i, own in zip(index, ranks[name], strict=True))
     return {name: tuple(plan.sizes[r] for r in index) for name, index in ranks.items()}
 
 

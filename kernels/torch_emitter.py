@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..space.expr import Rank
+from ..space.expr import Part, Rank
 from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
+from .bound_text import parenthesised
 from .kernel import Argument, Kernel
 from .printer import INDENT, Affine, Printer, access, filter_of, literal, number_of, pair_of, summary
 from .storage import Storage
@@ -141,14 +142,55 @@ class TorchPrinter(Printer):
 
     def load(self, v: Value) -> str:
         tensor, index = access(v)
-        text = f"{self.tensor[tensor]}[{', '.join(map(self._slice, index))}]" if index else self.tensor[tensor]
-        return self._arranged(text, self._axes(index), v.axes)
+        if not index:
+            return self.tensor[tensor]
+        numbers = iter(v.args)
+        items = [self._item(i, next(numbers) if i is None else None) for i in index]
+        wide = tuple(q for q in v.axes if any(q in axes for _, axes, looked_up in items if looked_up))
+        texts = [text + (self.broadcast(axes, wide) if looked_up else "") for text, axes, looked_up in items]
+        axes = self._axes_of([(found, looked_up) for _, found, looked_up in items if found], wide)
+        loaded = self._arranged(
+            f"{self.tensor[tensor]}[{', '.join(texts)}]", axes, tuple(q for q in v.axes if q in axes)
+        )
+        if len(axes) == len(v.axes):
+            return loaded
+        lengths = ", ".join(self._length(q) for q in v.axes)
+        return f"{loaded}{self.broadcast(tuple(q for q in v.axes if q in axes), v.axes)}.expand({lengths})"
+
+    def _item(self, i: Rank | Part | None, number: Value | None) -> tuple[str, tuple[Rank, ...], bool]:
+        """What stands for one axis of a tensor, the tile axes that it gives, and whether it is a list of indices."""
+        match i:
+            case None:
+                assert number is not None
+                return self.name(number), number.axes, bool(number.axes)
+            case Part() if self.tiled(i.rank) and not self.within(i):
+                return self.part_at(i, (i.rank,)), (i.rank,), True
+            case Part() if i.op == "%" and self.tiled(i.rank):
+                first = self.part_of_first(i)
+                return f"{first}:{first} + {parenthesised(self._length(i.rank))}", (i.rank,), False
+            case Part():
+                return self.part_of_first(i), (), False
+            case _:
+                return self._slice(i), self._axes((i,)), False
+
+    @staticmethod
+    def _axes_of(found: Sequence[tuple[tuple[Rank, ...], bool]], wide: tuple[Rank, ...]) -> tuple[Rank, ...]:
+        """The axes of what PyTorch's indexing gives: lists of indices become the axes `wide`, where they stand
+        side by side, and else in front."""
+        lists = [n for n, (_, looked_up) in enumerate(found) if looked_up]
+        plain = [(axes[0], n) for n, (axes, looked_up) in enumerate(found) if not looked_up]
+        if not lists:
+            return tuple(q for q, _ in plain)
+        together = lists == list(range(lists[0], lists[0] + len(lists)))
+        place = lists[0] if together else 0
+        return (*(q for q, n in plain if n < place), *wide, *(q for q, n in plain if n >= place))
 
     def _axes(self, index: Sequence[Rank]) -> tuple[Rank, ...]:
         return tuple(r for r in index if self.plan.roles[r].tile)
 
     def store(self, v: Value) -> str:
-        output, index = access(v)
+        output, places = access(v)
+        index = [str(r) for r in places]
         (value,) = v.args
         text = self.use(value, v.axes)
         if value.axes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..space.descriptors import Read, block_of
-from ..space.expr import Rank
+from ..space.expr import Part, Rank
 from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from .kernel import Argument, Descriptor, Kernel
@@ -203,31 +203,63 @@ class TritonPrinter(Printer):
         """The loop rank in whose scope the rank's index is known; None for the program."""
         return rank if self.plan.roles[rank].outer == "loop" else None
 
-    def _address(self, tensor: str, index: tuple[Rank, ...], axes: tuple[Rank, ...]) -> str:
-        """Pointers to a tile: the program's part of the tensor, the loops' part, and the tile's offsets."""
+    def _address(self, tensor: str, index: Sequence[Rank | Part | None], v: Value) -> str:
+        """Pointers to a tile: the program's part of the tensor, what is looked up, the loops' part, the tile's
+        offsets."""
         by_home: dict[Rank | None, list[str]] = {None: []}
-        tile: list[str] = []
-        for rank, stride in zip(index, self._strides[tensor], strict=True):
-            if (wide := self._wide(rank)) != "0":
-                by_home.setdefault(self._home(rank), []).append(f"{wide} * {stride}")
-            if self.tiled(rank):
-                self._static.add(stride)
-                tile.append(f"{self._lanes(rank)}{self.broadcast((rank,), axes)} * {stride}")
+        tile: dict[Rank, str] = {}
+        looked_up: list[str] = []
+        numbers = iter(v.args)
+        for item, stride in zip(index, self._strides[tensor], strict=True):
+            match item:
+                case None:
+                    number = next(numbers)
+                    wide = f"tl.cast({self.name(number)}, tl.int64){self.broadcast(number.axes, v.axes)}"
+                    looked_up.append(f"{wide} * {stride}")
+                    tile |= {q: tile.get(q, "") for q in number.axes}
+                case Part() if self.tiled(item.rank) and not self.within(item):
+                    self._static.add(stride)
+                    at = self.part_at(item, v.axes)
+                    looked_up.append(f"{at if item.op == '%' else f'tl.cast({at}, tl.int64)'} * {stride}")
+                    tile.setdefault(item.rank, "")
+                case _:
+                    rank, wide = (item, self._wide(item)) if isinstance(item, str) else self._wide_part(item)
+                    if wide != "0":
+                        by_home.setdefault(self._home(rank), []).append(f"{wide} * {stride}")
+                    if self.tiled(rank) and not (isinstance(item, Part) and item.op == "//"):
+                        self._static.add(stride)
+                        tile[rank] = f"{self._lanes(rank)}{self.broadcast((rank,), v.axes)} * {stride}"
+        for q in v.axes:  # nothing but a quotient that is one number for the whole tile
+            tile.setdefault(q, f"{self._lanes(q)}{self.broadcast((q,), v.axes)} * 0")
         name = self.tensor[tensor]
         base = name
         if by_home[None]:
             base = self.define(f"{name}_part", f"{name} + {' + '.join(by_home.pop(None))}", None)
         loops = [term for home, terms in by_home.items() if home for term in terms]
-        offsets = [self.define(f"{name}_tile", " + ".join(tile), None)] if tile else []
-        return " + ".join([base, *loops, *offsets])
+        lanes = " + ".join(filter(None, tile.values()))
+        offsets = [self.define(f"{name}_tile", lanes, None)] if lanes else []
+        return " + ".join([base, *looked_up, *loops, *offsets])
+
+    def _wide_part(self, part: Part) -> tuple[Rank, str]:
+        """A part that is one number for a tile (a remainder: of its first index), in 64 bits."""
+        first = self.part_of_first(part)
+        return part.rank, first if first == "0" else f"tl.cast({first}, tl.int64)"
 
     def _wide(self, rank: Rank) -> str:
         name = self.start[rank] if self.tiled(rank) else self.scalar[rank]
         return name if name == "0" else self.define(f"{name}_wide", f"tl.cast({name}, tl.int64)", self._home(rank))
 
-    def _valid(self, index: tuple[Rank, ...], axes: tuple[Rank, ...]) -> str:
-        """The mask of a tile's valid lanes; empty where all are."""
-        return " & ".join(f"({self.at(r, axes)} < {self.plan.sizes[r]})" for r in index if not self._fits(r))
+    def _valid(self, tensor: str, index: Sequence[Rank | Part | None], v: Value) -> str:
+        """The mask of a tile's valid lanes; empty where all are. A number that was looked up is never trusted."""
+        ranks = [i.rank if isinstance(i, Part) else i for i in index if i is not None]
+        lanes = [r for r in dict.fromkeys([*ranks, *v.axes]) if r in v.axes and not self._fits(r)]
+        conditions = [f"({self.at(r, v.axes)} < {self.plan.sizes[r]})" for r in lanes]
+        numbers = iter(v.args)
+        for i, size in zip(index, self.shapes[tensor], strict=True):
+            if i is None:
+                number = self.use(next(numbers), v.axes)
+                conditions.append(f"({number} >= 0) & ({number} < {size})")
+        return " & ".join(conditions)
 
     def _fits(self, rank: Rank) -> bool:
         """Whether no lane of the current tile lies beyond the rank's end."""
@@ -239,9 +271,10 @@ class TritonPrinter(Printer):
 
     def load(self, v: Value) -> str:
         tensor, index = access(v)
-        if block := self._block(tensor, index, v.axes):
-            return self._described(tensor, index, block)
-        address, valid = self._address(tensor, index, v.axes), self._valid(index, v.axes)
+        ranks = tuple(i for i in index if isinstance(i, str))
+        if ranks == index and (block := self._block(tensor, ranks, v.axes)):
+            return self._described(tensor, ranks, block)
+        address, valid = self._address(tensor, index, v), self._valid(tensor, index, v)
         return f"tl.load({address}, mask={valid}, other=0.0)" if valid else f"tl.load({address})"
 
     def _block(self, tensor: str, index: tuple[Rank, ...], axes: tuple[Rank, ...]) -> tuple[int, ...] | None:
@@ -265,7 +298,7 @@ class TritonPrinter(Printer):
     def store(self, v: Value) -> str:
         output, index = access(v)
         (value,) = v.args
-        address, valid = self._address(output, index, v.axes), self._valid(index, v.axes)
+        address, valid = self._address(output, index, v), self._valid(output, index, v)
         text = self.use(value, v.axes)
         if value.dtype != self.plan.dtypes[output]:
             text = f"{text}.to({DTYPES[self.plan.dtypes[output]]})"

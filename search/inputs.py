@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..kernels.eager import DTYPES
 from ..space.cascade import Cascade
-from ..space.expr import Access, topological
+from ..space.indexed import limits, shapes
 from ..space.schedule import Problem, Values
 
 INTEGERS = Values(0, 4, ordered=True)
@@ -17,28 +18,37 @@ INTEGERS = Values(0, 4, ordered=True)
 
 
 def input_shapes(cascade: Cascade, problem: Problem) -> dict[str, tuple[int, ...]]:
-    """The shape of every input in elements, by the ranks that index it."""
-    return {
-        x.tensor.name: tuple(problem.sizes[r] for r in x.index)
-        for x in topological(e.expr for e in cascade.einsums)
-        if isinstance(x, Access) and x.tensor.name in cascade.inputs
-    }
+    """The shape of every input in elements, by the ranks that index it or its own names for its axes."""
+    every = shapes((e.expr for e in cascade.einsums), problem.sizes)
+    return {name: shape for name, shape in every.items() if name in cascade.inputs}
 
 
 def draw_inputs(problem: Problem, device: torch.device | str, seed: int = 0) -> dict[str, Tensor]:
     """One tensor per input: what `problem.values` says, else floats from a standard normal, small integers, fair
     booleans.
 
-    Numbers are drawn on the CPU in float32 and rounded to the input's dtype, so that every device and every
-    worker sees the same ones. Raises KeyError for a dtype that has no PyTorch name.
+    Integers that address an axis are a permutation of it where it is long enough (each page is used once, in no
+    order); those that an index is compared with, such as lengths, are drawn from all that it can be. Numbers are
+    drawn on the CPU in float32 and rounded to the input's dtype, so that every device and every worker sees the same
+    ones. Raises KeyError for a dtype that has no PyTorch name.
     """
     cascade = Cascade.parse(problem.cascade)
     generator = torch.Generator().manual_seed(seed)
-    shapes = input_shapes(cascade, problem)
-    return {
-        name: _draw(shapes[name], DTYPES[problem.dtypes[name]], problem.values.get(name), generator).to(device)
-        for name in sorted(cascade.inputs)
-    }
+    shape_of = input_shapes(cascade, problem)
+    below = limits((e.expr for e in cascade.einsums), problem.sizes)
+
+    def drawn(name: str) -> Tensor:
+        if name in below and name not in problem.values:
+            return _indices(shape_of[name], below[name], generator)
+        return _draw(shape_of[name], DTYPES[problem.dtypes[name]], problem.values.get(name), generator)
+
+    return {name: drawn(name).to(device=device, dtype=DTYPES[problem.dtypes[name]]) for name in sorted(cascade.inputs)}
+
+
+def _indices(shape: Sequence[int], below: int, generator: torch.Generator) -> Tensor:
+    if (count := math.prod(shape)) <= below:
+        return torch.randperm(below, generator=generator)[:count].reshape(tuple(shape))
+    return torch.randint(0, below, shape, generator=generator)
 
 
 def _draw(shape: Sequence[int], dtype: torch.dtype, values: Values | None, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .contraction import Product, arrange
-from .expr import Access, Const, Expr, Fold, Iota, Map, Rank, Reduce, Where, children, topological
+from .expr import Access, Const, Expr, Fold, Gather, Iota, Map, Part, Rank, Reduce, Where, children, topological
 from .layout import Layout, Shape
 from .masks import Masks
 from .normal_form import factors
@@ -170,6 +170,8 @@ class Builder:
             case Access():
                 name = x.tensor.name
                 return self.emit("load", (), (name, x.index), home, axes=axes, dtype=self.dtypes[name])
+            case Gather():
+                return self._gather(x, axes, home)
             case Const():
                 return self.emit("const", (), x.value, home)
             case Iota():
@@ -189,6 +191,20 @@ class Builder:
                 return self.reduce(x.op, arg, axis)
             case _:
                 raise IllegalPlan(f"{type(x).__name__} over a tile is not expanded")
+
+    def _gather(self, x: Access | Gather, axes: tuple[Rank, ...], home: Scope) -> Value:
+        """A load whose address needs numbers that are loaded first, each as wide and as far out as it can be."""
+        args: list[Value] = []
+        index: list[Rank | Part | None] = []
+        for i in x.index:
+            if isinstance(i, (str, Part)):
+                index.append(i)
+                continue
+            shape = self.layout.of_index(i)
+            args.append(self._gather(i, self.layout.ordered(shape.axes), home.outermost(shape.loops)))
+            index.append(None)
+        name = x.tensor.name
+        return self.emit("load", tuple(args), (name, tuple(index)), home, axes=axes, dtype=self.dtypes[name])
 
     def _map(self, x: Map, home: Scope) -> Value:
         args = tuple(self.value(a, home) for a in x.args)

@@ -18,9 +18,12 @@ from .expr import (
     Const,
     Expr,
     Fold,
+    Gather,
+    Index,
     Iota,
     Map,
     Param,
+    Part,
     Predicate,
     Rank,
     Reduce,
@@ -253,7 +256,7 @@ class _Arithmetic:
             below = " ".join(self.shapes[a] for a in children(node))
             text = f"{_head(node, self._name)}({below})"
             # inputs last, so that a product reads `weight * V`; long texts as a hash
-            last = "~" if isinstance(node, (Access, Param)) else ""
+            last = "~" if isinstance(node, (Access, Gather, Param)) else ""
             self.shapes[node] = last + (text if len(text) < 80 else _hash(text, 16))
         return self.shapes[x]
 
@@ -280,6 +283,9 @@ def _head(x: Expr, name: Callable[[str, str], str]) -> str:
     match x:
         case Access():
             return f"{name('t', x.tensor.name)}:{x.tensor.kind}[{','.join(map(r, x.index))}]"
+        case Gather():
+            items = (_item(i, name) for i in x.index)
+            return f"{name('t', x.tensor.name)}:{x.tensor.kind}[{','.join(items)}]"
         case Const():
             return repr(x.value)
         case Param():
@@ -298,6 +304,16 @@ def _head(x: Expr, name: Callable[[str, str], str]) -> str:
             return f"where {terms} {[(r(a), c) for a, c in p.sizes]} {p.const} {x.fill}"
         case Split() | Unsplit():
             return f"{type(x).__name__} {r(x.rank)} {r(x.outer)} {r(x.inner)}"
+
+
+def _item(i: Index, name: Callable[[str, str], str]) -> str:
+    match i:
+        case str():
+            return name("r", i)
+        case Part():
+            return f"{name('r', i.rank)}{i.op}{i.by}"
+        case Access() | Gather():
+            return _head(i, name)
 
 
 def _hash(text: str, digits: int) -> str:

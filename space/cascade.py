@@ -10,7 +10,10 @@ from .expr import (
     Access,
     Expr,
     Fold,
+    Gather,
+    Index,
     Iota,
+    Part,
     Predicate,
     Rank,
     Reduce,
@@ -20,8 +23,11 @@ from .expr import (
     Term,
     Unsplit,
     Where,
+    access,
     children,
     free,
+    indexing_ranks,
+    reads,
     rewrite,
     tensors,
     topological,
@@ -68,6 +74,7 @@ class Cascade:
             for name in tensors([e.expr]):
                 if name in later:
                     raise CascadeError(f"einsum {e.output.name}: reads {name}, which is defined later or is itself")
+            _check_gathers(e, seen)
             seen.add(e.output.name)
         for name in self.results:
             if name not in seen:
@@ -116,8 +123,8 @@ class Cascade:
         for e in self.einsums:
             order.update(dict.fromkeys(e.output.ranks))
             for x in topological([e.expr]):
-                if isinstance(x, Access):
-                    order.update(dict.fromkeys(x.index))
+                if isinstance(x, (Access, Gather)):
+                    order.update(dict.fromkeys(indexing_ranks(x)))
                 elif isinstance(x, (Iota, Size)):
                     order[x.rank] = None
                 elif isinstance(x, Where):
@@ -133,9 +140,10 @@ class Cascade:
                 r = first[r]
             return r
 
-        for x in topological(e.expr for e in self.einsums):
-            if isinstance(x, Access) and x.tensor.name in self.inputs:
-                for a, b in zip(self.inputs[x.tensor.name].ranks, x.index, strict=True):
+        for x in reads(e.expr for e in self.einsums):
+            if x.tensor.name in self.inputs:
+                axes = zip(self.inputs[x.tensor.name].ranks, x.index, strict=True)
+                for a, b in ((own, i) for own, i in axes if isinstance(i, str)):
                     low, high = sorted((find(first.setdefault(a, a)), find(b)), key=list(first).index)
                     first[high] = low
         return {r: find(r) for r in first}
@@ -143,6 +151,37 @@ class Cascade:
     def equalised(self, sizes: Mapping[Rank, int]) -> dict[Rank, int]:
         """The sizes, with one number (the first rank's) for ranks that must have the same size."""
         return dict(sizes) | {r: sizes[first] for r, first in self.same_sizes().items() if r in sizes}
+
+
+def _check_gathers(e: Einsum, made: set[str]) -> None:
+    """Raises CascadeError for an indexed access that nothing could evaluate."""
+    for x in reads([e.expr]):
+        if not isinstance(x, Gather):
+            continue
+        where = f"einsum {e.output.name}: {x.tensor.name}[…]"
+        tables = [i for i in x.index if isinstance(i, (Access, Gather))]
+        for read in (x, *tables):
+            if read.tensor.name in made:
+                raise CascadeError(
+                    f"{where}: an indexed access reads inputs only, but an einsum defines {read.tensor.name}"
+                )
+            if len(read.index) != len(read.tensor.ranks):
+                raise CascadeError(
+                    f"{where}: {read.tensor.name} has {len(read.tensor.ranks)} axes {list(read.tensor.ranks)}, but "
+                    f"{len(read.index)} are addressed"
+                )
+        for table in tables:
+            if table.tensor.kind != "int":
+                raise CascadeError(
+                    f"{where}: an axis is addressed by elements of an int tensor, but {table.tensor.name} is "
+                    f"{table.tensor.kind}"
+                )
+        for i in x.index:
+            if isinstance(i, Part) and (i.op not in ("//", "%") or i.by < 1):
+                raise CascadeError(
+                    f"{where}: a part of a rank is its quotient // or remainder % by a positive number, but got "
+                    f"{i.rank} {i.op} {i.by}"
+                )
 
 
 def _inline(x: Expr, made: Mapping[str, Einsum]) -> Expr | None:
@@ -168,6 +207,8 @@ def rename(x: Expr, names: Mapping[Rank, Rank]) -> Expr:
         match node:
             case Access():
                 new: Expr = Access(node.tensor, tuple(to(r, r) for r in node.index))
+            case Gather():
+                new = _renamed_gather(node, active)
             case Iota():
                 new = Iota(to(node.rank, node.rank))
             case Where():
@@ -192,6 +233,19 @@ def rename(x: Expr, names: Mapping[Rank, Rank]) -> Expr:
         return new
 
     return go(x, dict(names))
+
+
+def _renamed_gather(x: Access | Gather, names: Mapping[Rank, Rank]) -> Access | Gather:
+    index: list[Index] = []
+    for i in x.index:
+        match i:
+            case str():
+                index.append(names.get(i, i))
+            case Part():
+                index.append(Part(i.op, names.get(i.rank, i.rank), i.by))
+            case Access() | Gather():
+                index.append(_renamed_gather(i, names))
+    return access(x.tensor, tuple(index))
 
 
 def from_roots(roots: Mapping[str, tuple[Expr, tuple[Rank, ...]]], names: Mapping[Expr, str] | None = None) -> Cascade:
@@ -253,8 +307,8 @@ def _rank_order(nodes: Iterable[Expr], outputs: Iterable[tuple[Rank, ...]]) -> l
         order.update(dict.fromkeys(ranks[:-1]))
         innermost.update(dict.fromkeys(ranks[-1:]))
     for x in nodes:
-        if isinstance(x, Access):
-            order.update(dict.fromkeys(x.index))
+        if isinstance(x, (Access, Gather)):
+            order.update(dict.fromkeys(indexing_ranks(x)))
         elif isinstance(x, (Split,)):
             order.update(dict.fromkeys((x.outer, x.inner)))
         else:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from .cascade import Cascade
-from .expr import Access, Expr, Iota, Rank, Size, Tensor, Where, rewrite, topological
+from .expr import Access, Expr, Gather, Iota, Rank, Size, Tensor, Where, indexing_ranks, rewrite, tensors, topological
 from .notation_printer import write_expression
 from .operator_text import write_operand
 from .operators import PART, Operation, OperatorGraph
@@ -32,8 +32,7 @@ def cascade_dot(cascade: Cascade, title: str = "") -> str:
         name = e.output.name
         expr = rewrite([e.expr], lambda x: _without(x, batch))[0]
         boxes[name] = _box(name, _ranks(e.output, batch), write_expression(expr), _colour(homes[name]))
-        reads = dict.fromkeys(x.tensor.name for x in topological([e.expr]) if isinstance(x, Access))
-        edges += [(read, name) for read in reads]
+        edges += [(read, name) for read in tensors([e.expr])]
     return _picture(report, boxes, edges, homes, title)
 
 
@@ -45,28 +44,29 @@ def operators_dot(graph: OperatorGraph, title: str = "") -> str:
     edges: list[tuple[str, str]] = []
     for o in graph.operations:
         for x in dict.fromkeys(o.operands):
-            if isinstance(x, Access):
-                boxes.setdefault(x.tensor.name, _box(x.tensor.name, ",".join(x.tensor.ranks), None, INPUT))
+            if isinstance(x, (Access, Gather)):
+                for name, tensor in tensors([x]).items():
+                    boxes.setdefault(name, _box(name, ",".join(tensor.ranks), None, INPUT))
+                    edges.append((name, o.output))
             elif isinstance(x, str):
                 boxes.setdefault(x, _box(x, "?", None, INPUT))
-            if isinstance(x, (Access, str)):
-                edges.append((x.tensor.name if isinstance(x, Access) else x, o.output))
+                edges.append((x, o.output))
         boxes[o.output] = _box(o.output, "", _call(o, graph), _colour(homes[o.output]))
     return _picture(report, boxes, edges, homes, title)
 
 
 def _call(o: Operation, graph: OperatorGraph) -> str:
     """An operation's name, and the numbers and filters that it reads."""
-    rest = [write_operand(x) for x in o.operands if not isinstance(x, (str, Access))]
+    rest = [write_operand(x) for x in o.operands if not isinstance(x, (str, Access, Gather))]
     rest += [str(tiles)] if (tiles := graph.tiles(o)) else []
     return f"{o.operator}({', '.join(rest)})" if rest else str(o.operator)
 
 
 def _batch(cascade: Cascade) -> frozenset[Rank]:
     """The ranks that every input and einsum has, as an axis and nothing else."""
-    tensors = [*cascade.inputs.values(), *(e.output for e in cascade.einsums)]
+    every = [*cascade.inputs.values(), *(e.output for e in cascade.einsums)]
     nodes = topological(e.expr for e in cascade.einsums)
-    common = frozenset.intersection(*(frozenset(t.ranks) for t in tensors))
+    common = frozenset.intersection(*(frozenset(t.ranks) for t in every))
     used = {r for x in nodes for r in _named(x)}
     return frozenset(r for r in common if r not in used) if len(cascade.inputs) > 1 else frozenset()
 
@@ -78,6 +78,8 @@ def _named(x: Expr) -> frozenset[Rank]:
             return frozenset((x.rank,))
         case Where():
             return x.predicate.ranks
+        case Gather():
+            return frozenset(indexing_ranks(x))
         case _:
             return frozenset()
 

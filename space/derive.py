@@ -13,8 +13,9 @@ from .canonical import canonical, description, digest, mixed, signature, spelled
 from .cascade import Cascade, from_roots
 from .egraph import ClassId, EGraph, Limits, Statistics, saturate
 from .evaluate import evaluate
-from .expr import Access, Expr, Fold, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
+from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
 from .extract import Form, OutOfTime, forms
+from .indexed import completed, limits, reach, shapes
 from .laws import SplitOf, laws
 from .pointwise import Array
 from .safety import safe_part, unsafe
@@ -24,6 +25,8 @@ TOLERANCE = 1e-8
 """Largest relative error in float64 between a derived cascade and its definition."""
 _SIZES = (2, 3, 4, 5, 7, 6)
 _OUTER, _INNER = 3, 5
+_ROWS = 4
+"""Length of an axis that an index tensor addresses."""
 
 
 class DerivationError(RuntimeError):
@@ -232,7 +235,7 @@ def class_names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
     for name, x in every.roots().items():
         names.setdefault(graph.defined[x], name)
     for x, c in graph.defined.items():
-        if isinstance(x, Access):
+        if isinstance(x, (Access, Gather)):
             names.setdefault(c, x.tensor.name)
     for c, n in graph.nodes():
         if isinstance(n.head, Split) and n.children[0] in names and c not in names:
@@ -244,7 +247,7 @@ def _written(definition: Cascade, graph: EGraph, form: Form, names: Mapping[Clas
     made = graph.decode(form.choice)
     called: dict[Expr, str] = {}
     for c, x in made.items():
-        if c in names and not isinstance(x, (Access, Param)):
+        if c in names and not isinstance(x, (Access, Gather, Param)):
             called.setdefault(x, names[c])
     outputs = {
         name: (made[root], tensor.ranks)
@@ -264,18 +267,23 @@ class _Check:
     def _sizes(self, splits: Sequence[SplitOf]) -> dict[Rank, int]:
         same = self.definition.same_sizes()
         sizes = {r: _SIZES[i % len(_SIZES)] for i, r in enumerate(self.definition.ranks())}
+        bodies = [e.expr for e in self.definition.einsums]
+        least = reach(bodies)
+        sizes = {r: max(n, least.get(r, n)) for r, n in sizes.items()}
         for s in splits:
-            sizes |= {s.outer: _OUTER, s.inner: _INNER, same.get(s.rank, s.rank): _OUTER * _INNER}
-        return sizes | {r: sizes[first] for r, first in same.items()}
+            tiles = max(_OUTER, -(-least.get(s.rank, 1) // _INNER))
+            sizes |= {s.outer: tiles, s.inner: _INNER, same.get(s.rank, s.rank): tiles * _INNER}
+        return completed(bodies, sizes | {r: sizes[first] for r, first in same.items()}, _ROWS)
 
     def _trials(self) -> Iterator[tuple[dict[str, Array], dict[str, float], list[Array]] | None]:
-        inputs = self.definition.inputs
+        inputs, bodies = self.definition.inputs, [e.expr for e in self.definition.einsums]
+        shape_of, below = shapes(bodies, self.sizes), limits(bodies, self.sizes)
         nodes = topological(list(self.definition.roots().values()))
         scalars = list(dict.fromkeys(x.name for x in nodes if isinstance(x, Param)))
         for seed, sign in ((0, 1.0), (1, -1.0)):
             random = np.random.default_rng(seed)
             values = {p: sign * float(random.uniform(0.3, 1.5)) for p in scalars}
-            data = {n: _draw(random, t.kind, [self.sizes[r] for r in t.ranks]) for n, t in inputs.items()}
+            data = {n: _draw(random, t.kind, shape_of[n], below.get(n, 3)) for n, t in inputs.items()}
             wanted = self._values(self.definition, data, values)
             # a negative parameter may leave the definition's domain (a square root)
             yield (data, values, wanted) if all(np.isfinite(a).all() for a in wanted) else None
@@ -307,11 +315,11 @@ class _Check:
         return worst
 
 
-def _draw(random: np.random.Generator, kind: str, shape: list[int]) -> Array:
+def _draw(random: np.random.Generator, kind: str, shape: tuple[int, ...], below: int) -> Array:
     match kind:
         case "bool":
             return random.integers(0, 2, shape).astype(np.bool_)
         case "int":
-            return random.integers(0, 3, shape)
+            return random.integers(0, below, shape)
         case _:
             return random.normal(size=shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .expr import Access, Expr, Rank, topological
+from .expr import Access, Expr, Rank, indexing_ranks, reads
 
 UNIT = 16
 """Bytes: what addresses, strides and innermost blocks are multiples of."""
@@ -44,6 +44,9 @@ def block_of(read: Read, sizes: Mapping[Rank, int], tile: Callable[[Rank], int |
 
 
 def reads_of(roots: Sequence[Expr], dtypes: Mapping[str, str]) -> tuple[Read, ...]:
-    """What some expressions read, each once."""
-    reads = (Read(x.index, dtypes.get(x.tensor.name, "")) for x in topological(roots) if isinstance(x, Access))
-    return tuple(dict.fromkeys(reads))
+    """What some expressions read, each once. An indexed access is of no dtype that a descriptor loads: its rows lie
+    where a table says."""
+    found = (
+        Read(indexing_ranks(x), dtypes.get(x.tensor.name, "") if isinstance(x, Access) else "") for x in reads(roots)
+    )
+    return tuple(dict.fromkeys(found))

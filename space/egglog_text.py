@@ -19,6 +19,7 @@ from .expr import (
     Const,
     Expr,
     Fold,
+    Gather,
     Iota,
     Map,
     Param,
@@ -93,7 +94,7 @@ class Encoder:
         match x:
             case Access() if is_variable(x):
                 return x.tensor.name[1:]
-            case Access() | Param() | Iota():
+            case Access() | Gather() | Param() | Iota():
                 return f"(leaf {self.symbols.leaf(x)})"
             case Const():
                 return f"(num {_float(x.value)})"
@@ -123,7 +124,7 @@ class Encoder:
         for i, x in enumerate(nodes):
             lines.append(f"(let $n{i} {self.term(x, known)})")
             lines.append(f"(union (tag {i}) $n{i})")
-            if isinstance(x, (Access, Param, Iota)):
+            if isinstance(x, (Access, Gather, Param, Iota)):
                 lines.append(f"(set (free $n{i}) {self.symbols.mask(free(x))})")
             known[x] = f"$n{i}"
         return lines, nodes

@@ -16,6 +16,7 @@ from .expr import (
     Const,
     Expr,
     Fold,
+    Gather,
     Iota,
     Map,
     Param,
@@ -32,6 +33,7 @@ from .expr import (
     with_children,
 )
 from .laws import Law, SplitOf
+from .notation_printer import write_expression
 from .pointwise import POINTWISE
 
 ClassId = str
@@ -182,6 +184,8 @@ def label(head: Expr) -> str:
     match head:
         case Access():
             return f"{head.tensor.name}[{','.join(head.index)}]"
+        case Gather():
+            return write_expression(head)
         case Const():
             return f"{head.value:g}"
         case Size():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from .egraph import ClassId, EGraph, Node, label
-from .expr import Access, Const, Fold, Iota, Map, Param, Rank, Reduce, Size, Split, Unsplit, Where
+from .expr import Access, Const, Fold, Gather, Iota, Map, Param, Rank, Reduce, Size, Split, Unsplit, Where
 from .notation_filter import write_predicate
 from .operators import in_order
 from .pointwise import POINTWISE
@@ -86,7 +86,7 @@ def _from_roots(graph: EGraph, nodes: Mapping[ClassId, Sequence[Node]]) -> list[
 
 
 def _is_input(n: Node) -> bool:
-    return isinstance(n.head, Access)
+    return isinstance(n.head, (Access, Gather))
 
 
 @dataclass
@@ -112,7 +112,7 @@ class _Writer:
         number = 0
         for c in self.boxes:
             head = self.shown[c][0].head
-            if isinstance(head, Access):
+            if isinstance(head, (Access, Gather)):
                 self.names[c] = head.tensor.name
             elif c not in self.names:
                 number += 1
@@ -158,7 +158,7 @@ class _Writer:
                 return f"{args[0]} in tiles ({n.head.rank} → {n.head.outer},{n.head.inner})"
             case Unsplit():
                 return f"{args[0]} joined ({n.head.outer},{n.head.inner} → {n.head.rank})"
-            case Access() | Const() | Param() | Size() | Iota():
+            case Access() | Gather() | Const() | Param() | Size() | Iota():
                 return label(n.head)
             case _:
                 assert_never(n.head)

@@ -12,9 +12,11 @@ from .expr import (
     Const,
     Expr,
     Fold,
+    Gather,
     Iota,
     Map,
     Param,
+    Part,
     Predicate,
     Rank,
     Reduce,
@@ -23,9 +25,11 @@ from .expr import (
     Unsplit,
     Where,
     free,
+    reads,
     topological,
 )
 from .folds import ACTIONS, fold
+from .indexed import axes, check_parts, whole
 from .pointwise import POINTWISE, REDUCTIONS, Array
 
 
@@ -39,7 +43,7 @@ def evaluate(
 
     data: one array per tensor name, axes as the tensor declares them. sizes: every rank that is iterated.
     Returns, for each root, a float64 (or bool) array and its axes' ranks (sorted by name; a scalar has none).
-    Raises KeyError for a tensor, size or parameter without a value.
+    Raises KeyError for a tensor, size or parameter without a value, IndexError for an index beyond its axis.
     """
     order = sorted({r for x in topological(roots) for r in _ranks(x)})
     axis = {r: i for i, r in enumerate(order)}
@@ -57,8 +61,31 @@ def evaluate(
             total = total + step * along(t.rank, np.arange(sizes[t.rank]))
         return total >= 0
 
+    def gather(x: Access | Gather) -> Array:
+        """The elements that an access reads, one axis a rank; integers stay."""
+        places = []
+        for i, own, n in zip(x.index, x.tensor.ranks, np.shape(data[x.tensor.name]), strict=True):
+            match i:
+                case str():
+                    place = along(i, np.arange(sizes[i]))
+                case Part():
+                    place = along(i.rank, (np.floor_divide if i.op == "//" else np.mod)(np.arange(sizes[i.rank]), i.by))
+                case Access() | Gather():
+                    place = gather(i)
+            if place.size and not (place.min() >= 0 and place.max() < n):
+                raise IndexError(
+                    f"{x.tensor.name}: axis {own} is addressed within 0..{n - 1} only, but got "
+                    f"{place.min()}..{place.max()}"
+                )
+            places.append(place)
+        found: Array = np.asarray(data[x.tensor.name])[tuple(places)]
+        return found
+
     def go(x: Expr) -> Array:
         match x:
+            case Gather():
+                a = gather(x)
+                return a.astype(np.float64) if a.dtype != np.bool_ else a
             case Access():
                 a = np.asarray(data[x.tensor.name])
                 a = a.astype(np.float64) if a.dtype != np.bool_ else a
@@ -152,7 +179,7 @@ def run_cascade(
 
     `sizes` may be left out where every rank indexes an input; given sizes add to those.
     """
-    known = infer_sizes(cascade, {n: np.shape(a) for n, a in data.items()}) | dict(sizes or {})
+    known = infer_sizes(cascade, {n: np.shape(a) for n, a in data.items()}, sizes)
     roots = cascade.roots()
     values = evaluate(list(roots.values()), data, known, params)
     results = {}
@@ -166,20 +193,29 @@ def run_cascade(
     return results
 
 
-def infer_sizes(cascade: Cascade, shapes: Mapping[str, Sequence[int]]) -> dict[Rank, int]:
-    """The size of every rank that indexes an input. Raises ValueError naming the two tensors that disagree."""
+def infer_sizes(
+    cascade: Cascade, shapes: Mapping[str, Sequence[int]], given: Mapping[Rank, int] | None = None
+) -> dict[Rank, int]:
+    """The size of every rank that indexes an input, and of every axis that is addressed in another way.
+
+    `given` sizes are taken as they are. A rank that is not given and of which only parts address axes is as long as
+    its quotients' axes allow. Raises ValueError naming the two
+    tensors that disagree, or the part that goes beyond its axis.
+    """
     found: dict[Rank, tuple[int, str]] = {}
     roots = [e.expr for e in cascade.einsums]
-    for x in topological(roots):
-        if isinstance(x, Access) and x.tensor.name in cascade.inputs:
+    for x in reads(roots):
+        if x.tensor.name in cascade.inputs:
             name = x.tensor.name
             if name not in shapes:
                 raise ValueError(f"input {name} is missing (the cascade reads {sorted(cascade.inputs)})")
             if len(shapes[name]) != len(x.index):
-                raise ValueError(f"{name} has ranks {list(x.index)}, but its shape is {tuple(shapes[name])}")
-            for r, n in zip(x.index, shapes[name], strict=True):
+                raise ValueError(f"{name} has ranks {list(axes(x))}, but its shape is {tuple(shapes[name])}")
+            for r, n in zip(axes(x), shapes[name], strict=True):
                 if found.setdefault(r, (int(n), name))[0] != int(n):
                     raise ValueError(
                         f"rank {r} must have one size, but {found[r][1]} gives {found[r][0]} and {name} gives {n}"
                     )
-    return {r: n for r, (n, _) in found.items()}
+    sizes = whole(roots, {r: n for r, (n, _) in found.items()} | dict(given or {}))
+    check_parts(roots, sizes)
+    return sizes

@@ -104,6 +104,28 @@ class Access(_Node):
     index: tuple[Rank, ...]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a rank's index: its quotient `m // 64` (op "//") or its remainder `m % 64` (op "%") by a constant."""
+
+    op: str
+    rank: Rank
+    by: int
+
+
+@_node
+class Gather(_Node):
+    """`tensor[index]` where some axis is indexed by more than a rank: a part of one, or an element of an integer
+    tensor, `KC[BT[b,m//64],m%64,h,e]`.
+
+    A leaf: it reads inputs only, and no law looks into it. Such an axis has the length of the tensor's own name for
+    it. An index beyond an axis is an error of the data: the reference raises, a kernel reads no other memory.
+    """
+
+    tensor: Tensor
+    index: tuple[Index, ...]
+
+
 @_node
 class Const(_Node):
     """A number, free of every rank."""
@@ -226,7 +248,16 @@ class Unsplit(_Node):
     rank: Rank
 
 
-Expr: TypeAlias = Access | Const | Param | Size | Iota | Map | Reduce | Where | Fold | Split | Unsplit
+Index: TypeAlias = "Rank | Part | Access | Gather"
+"""What may stand for one axis of an indexed access."""
+
+Expr: TypeAlias = Access | Gather | Const | Param | Size | Iota | Map | Reduce | Where | Fold | Split | Unsplit
+
+
+def access(tensor: Tensor, index: tuple[Index, ...]) -> Access | Gather:
+    """`tensor[index]`, an `Access` where every axis is iterated by a rank of its own."""
+    ranks = tuple(i for i in index if isinstance(i, str))
+    return Access(tensor, ranks) if len(ranks) == len(index) else Gather(tensor, index)
 
 
 def _this(node: _Node) -> Expr:
@@ -285,6 +316,8 @@ def _free(x: Expr) -> frozenset[Rank]:
     match x:
         case Access():
             return frozenset(x.index)
+        case Gather():
+            return frozenset(indexing_ranks(x))
         case Iota():
             return frozenset((x.rank,))
         case Where():
@@ -297,6 +330,29 @@ def _free(x: Expr) -> frozenset[Rank]:
             return below - {x.outer, x.inner} | {x.rank} if below & {x.outer, x.inner} else below
         case _:
             return below
+
+
+def indexing_ranks(x: Access | Gather) -> tuple[Rank, ...]:
+    """The ranks that an access varies with, in the order of its axes, each once."""
+    found: dict[Rank, None] = {}
+    for i in x.index:
+        match i:
+            case str():
+                found[i] = None
+            case Part():
+                found[i.rank] = None
+            case Access() | Gather():
+                found.update(dict.fromkeys(indexing_ranks(i)))
+    return tuple(found)
+
+
+def reads(roots: Iterable[Expr]) -> Iterator[Access | Gather]:
+    """Every access of some expressions, each before those that its index reads."""
+    stack = [x for x in reversed(topological(roots)) if isinstance(x, (Access, Gather))]
+    while stack:
+        x = stack.pop()
+        yield x
+        stack += [i for i in reversed(x.index) if isinstance(i, (Access, Gather))]
 
 
 def topological(roots: Iterable[Expr], stop: Mapping[Expr, object] | None = None) -> list[Expr]:
@@ -340,7 +396,7 @@ def bind(roots: Iterable[Expr], params: Mapping[str, float]) -> list[Expr]:
 
 def tensors(roots: Iterable[Expr]) -> dict[str, Tensor]:
     """The tensors read, by name, in first-use order."""
-    return {x.tensor.name: x.tensor for x in topological(roots) if isinstance(x, Access)}
+    return {x.tensor.name: x.tensor for x in reads(roots)}
 
 
 def params(roots: Iterable[Expr]) -> list[str]:

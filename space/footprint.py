@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from .cascade import Cascade
-from .expr import Access, Rank
+from .expr import Access, Gather, Rank, free, tensors
 from .iterative import IterativeCascade
 from .operators import OperatorGraph, in_order
 from .passes import PassReport, Stage, analyse
@@ -114,8 +114,8 @@ def _tensors(
             outputs = {u.output.name: frozenset(u.output.ranks) for u in computation.after}
             return {n: frozenset(t.ranks) for n, t in computation.inputs.items()}, outputs
         case OperatorGraph():
-            read = [x for o in computation.operations for x in o.operands if isinstance(x, Access)]
-            inputs = {x.tensor.name: frozenset(x.tensor.ranks) for x in read}
+            read = (x for o in computation.operations for x in o.operands if isinstance(x, (Access, Gather)))
+            inputs = {name: frozenset(tensor.ranks) for name, tensor in tensors(read).items()}
             return inputs, {name: report.ranks[name] for name in computation.outputs}
 
 
@@ -142,9 +142,9 @@ def _references(stage: Stage, report: PassReport) -> Elements:
     """The running references of a pass's folds; folds over the same rank with the same reference share it."""
     found = {}
     for o in stage.operations:
-        if o.operator.kind == "F" and o.output in stage.barriers and isinstance(o.operands[0], (str, Access)):
+        if o.operator.kind == "F" and o.output in stage.barriers and isinstance(o.operands[0], (str, Access, Gather)):
             ref = o.operands[0]
-            ranks = report.ranks.get(ref, frozenset()) if isinstance(ref, str) else frozenset(ref.index)
+            ranks = report.ranks.get(ref, frozenset()) if isinstance(ref, str) else free(ref)
             found[o.operator.ranks[0], ref] = ranks - {o.operator.ranks[0]}
     return Elements.of(found.values())
 

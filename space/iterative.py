@@ -23,6 +23,7 @@ from .expr import (
     Const,
     Expr,
     Fold,
+    Gather,
     Iota,
     Predicate,
     Rank,
@@ -32,6 +33,7 @@ from .expr import (
     Unsplit,
     Where,
     free,
+    reads,
     rewrite,
     topological,
 )
@@ -170,6 +172,8 @@ def _check_reads(c: IterativeCascade) -> None:
         extra = free(s.expr) - set(s.output.ranks) - {c.here, c.next, c.last}
         if extra:
             _fail(s.output.name, f"ranks {sorted(extra)} are neither reduced nor on the left")
+        for lookup in (x for x in reads([s.expr]) if isinstance(x, Gather)):
+            _fail(s.output.name, f"an iteration addresses axes by ranks only, but {lookup.tensor.name} is looked up")
         for x in _accesses(s.expr):
             _check_read(c, s, x, known, defined - made if x.tensor.name not in states else set())
         made.add(s.output.name)

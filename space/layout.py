@@ -5,7 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .expr import Access, Expr, Fold, Iota, Predicate, Rank, Reduce, Term, Where, children, topological
+from .expr import (
+    Access,
+    Expr,
+    Fold,
+    Gather,
+    Index,
+    Iota,
+    Part,
+    Predicate,
+    Rank,
+    Reduce,
+    Term,
+    Where,
+    children,
+    indexing_ranks,
+    topological,
+)
 from .plan import IllegalPlan, Role
 from .views import Halves
 
@@ -63,6 +79,8 @@ class Layout:
         match x:
             case Access():
                 return self.of_ranks(x.index)
+            case Gather():
+                return self.of_ranks(indexing_ranks(x))
             case Iota():
                 return self.of_rank(x.rank)
             case Where():
@@ -71,6 +89,24 @@ class Layout:
                 return below - self.of_rank(x.rank)
             case _:
                 return below
+
+    def of_index(self, i: Index) -> Shape:
+        """What the number that addresses an axis varies with: a quotient that a tile lies within has no axis."""
+        match i:
+            case str():
+                return self.of_rank(i)
+            case Part():
+                shape = self.of_rank(i.rank)
+                return Shape(loops=shape.loops) if i.op == "//" and self.within(i) else shape
+            case Access() | Gather():
+                shape = Shape()
+                for part in i.index:
+                    shape |= self.of_index(part)
+                return shape
+
+    def within(self, part: Part) -> bool:
+        """Whether each tile of the rank lies within one stretch of `part.by` elements."""
+        return within_part(part, self.roles[part.rank].tile or 1, self.sizes[part.rank])
 
     def varies(self, x: Expr, rank: Rank) -> bool:
         """Whether a reduction of `x` over `rank` reduces anything."""
@@ -108,6 +144,11 @@ class Layout:
 
     def is_tail(self, p: Predicate) -> bool:
         return any(p == tail_predicate(r, n) for r, n in self.sizes.items())
+
+
+def within_part(part: Part, tile: int, size: int) -> bool:
+    """Whether tiles, which start at multiples of their length, lie within a stretch of `part.by` elements each."""
+    return part.by % tile == 0 or size <= part.by
 
 
 def tail_predicate(rank: Rank, size: int) -> Predicate:

@@ -16,6 +16,7 @@ from .builder import Builder, Scope, Sink
 from .cascade import Cascade
 from .empties import Empties
 from .expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
+from .indexed import check_parts
 from .layout import Layout
 from .loops import RunLoop, store
 from .masks import Masks
@@ -71,7 +72,11 @@ def _planned(cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ..
     roots = _bound(source.expressions, outputs, dtypes, dict(sized.params))
     roles = _roles(ranks, halves, dict(given))
     numbers = _sizes([*ranks, *source.numbers()], dict(sized.sizes))
-    sizes = {r: numbers[r] for r in ranks}
+    sizes = {r: numbers[r] for r in dict.fromkeys([*ranks, *source.axes()])}
+    try:
+        check_parts(roots, sizes)
+    except ValueError as error:
+        raise IllegalPlan(str(error)) from None
     order = rank_order(roots, outputs, ranks, batch_ranks(roots, halves))
     layout = Layout(roles, sizes, halves, order)
     _refuse_grid_reductions(roots, roles, halves)

@@ -16,6 +16,7 @@ from .expr import (
     Const,
     Expr,
     Fold,
+    Gather,
     Iota,
     Map,
     Predicate,
@@ -82,7 +83,7 @@ class Interpretation:
                 return x.value
             case Where() if x.predicate == self._predicate:
                 return x.fill
-            case Access():
+            case Access() | Gather():
                 return 0.0 if self._tail and inside else "finite"
             case Iota():
                 return "finite"

@@ -10,9 +10,12 @@ from .expr import (
     Const,
     Expr,
     Fold,
+    Gather,
+    Index,
     Iota,
     Map,
     Param,
+    Part,
     Predicate,
     Rank,
     Reduce,
@@ -22,8 +25,9 @@ from .expr import (
     Unsplit,
     Where,
 )
+from .expr import access as access_of
 from .notation_cursor import Cursor
-from .notation_filter import read_predicate
+from .notation_filter import read_integer, read_predicate
 from .notation_grammar import COMPARISON, FOLDS, INFIX, LEVEL_OF, PARAMETER, REDUCERS, VIEWS
 from .notation_lexer import RANK, Token
 from .pointwise import POINTWISE
@@ -111,15 +115,62 @@ class Expressions(Cursor):
         return -self.number_value() if self.take("-") else self.number_value()
 
     def access(self) -> Expr:
-        token = self.peek()
-        name, index = self.tensor("an operand")
+        start = self.at
+        x = self.indexed() if self.peek().kind == "bracketed" else None
+        if not isinstance(x, Gather):  # ranks only, which may stand without brackets
+            self.at = start
+            token = self.peek()
+            x = self.read(token, *self.tensor("an operand"))
+        if self.take(":"):  # EDGE's filter, Am,p:m<=p, restricts the iteration space of the whole einsum
+            self.filters.append(read_predicate(self))
+        return x
+
+    def read(self, token: Token, name: str, index: tuple[Rank, ...]) -> Access:
         known = self.scope.tensors.setdefault(name, Tensor(name, index))
         self.scope.read.setdefault(name, self.number)
         if len(known.ranks) != len(index):
             self.fail(f"{name} has {len(known.ranks)} ranks {list(known.ranks)}, but is read with {list(index)}", token)
-        if self.take(":"):  # EDGE's filter, Am,p:m<=p, restricts the iteration space of the whole einsum
-            self.filters.append(read_predicate(self))
         return Access(known, index)
+
+    def indexed(self) -> Access | Gather:
+        """`KC[BT[b,m//64],m%64,h,e]`: axes addressed by ranks, parts of ranks and elements of integer tensors."""
+        token = self.next()
+        index = self.brackets(
+            lambda: () if self.peek().text == "]" else self.index_items(), "a tensor's index", "[", "]"
+        )
+        ranks = tuple(i for i in index if isinstance(i, str))
+        if len(set(ranks)) != len(ranks):
+            self.fail(f"{token.text}: a rank indexes one axis only", token)
+        if len(ranks) == len(index):
+            return self.read(token, token.text, ranks)
+        known = self.scope.tensors.get(token.text)
+        if known is None:
+            self.fail(
+                f"{token.text} is addressed by more than ranks, so its axes need names: declare "
+                f"`input {token.text}[…]` on a line above",
+                token,
+            )
+        if len(known.ranks) != len(index):
+            self.fail(f"{token.text} has ranks {list(known.ranks)}, but {len(index)} axes are addressed", token)
+        self.scope.read.setdefault(token.text, self.number)
+        return access_of(known, index)
+
+    def index_items(self) -> tuple[Index, ...]:
+        items = [self.indexing_item()]
+        while self.take(","):
+            items.append(self.indexing_item())
+        return tuple(items)
+
+    def indexing_item(self) -> Index:
+        """`m`, `m//64`, `m%64` or `BT[b,j]`."""
+        if self.peek().kind == "bracketed":
+            return self.indexed()
+        if self.peek().kind == "tensor":
+            self.fail(f"inside an index a tensor's ranks stand in brackets: {self.peek().text}[…]", self.peek())
+        rank = self.rank("a tensor's index")
+        if not (part := self.take("//", "%")):
+            return rank
+        return Part(part.text, rank, read_integer(self))
 
     def word(self) -> Expr:
         """A function, a parameter, or a word that is none of those."""

@@ -38,7 +38,7 @@ def _read_side(line: Cursor) -> Predicate:
         coef = -1 if operator and operator.text == "-" else 1
         number = line.peek().kind == "number"
         if number:
-            coef *= _read_integer(line)
+            coef *= read_integer(line)
         if number and not line.take("*", "×"):
             const += coef
         elif line.peek().text == "|":
@@ -58,10 +58,13 @@ def _continues(line: Cursor) -> bool:
     return after.kind == "number" or after.text == "|" or line.index_starts(1)
 
 
-def _read_integer(line: Cursor) -> int:
+def read_integer(line: Cursor) -> int:
+    """A whole number of digits only."""
     token = line.next()
     if not (token.text.isascii() and token.text.isdigit()) or len(token.text) > MAX_DIGITS:
-        line.fail(f"a filter has whole numbers of at most {MAX_DIGITS} digits, but got {token.text!r}", token)
+        line.fail(
+            f"a filter or an index has whole numbers of at most {MAX_DIGITS} digits, but got {token.text!r}", token
+        )
     return int(token.text)
 
 

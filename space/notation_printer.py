@@ -11,9 +11,11 @@ from .expr import (
     Const,
     Expr,
     Fold,
+    Gather,
     Iota,
     Map,
     Param,
+    Part,
     Rank,
     Reduce,
     Size,
@@ -21,6 +23,8 @@ from .expr import (
     Tensor,
     Unsplit,
     Where,
+    indexing_ranks,
+    reads,
     topological,
 )
 from .notation_filter import write_predicate
@@ -110,6 +114,8 @@ def _text(x: Expr, done: dict[Expr, Text], unicode: bool) -> Text:
     match x:
         case Access():
             return Text(_named(Tensor(x.tensor.name, x.index)), ATOM, 1)
+        case Gather():
+            return Text(_indexed(x), ATOM, 1)
         case Const():
             return Text(_number(x.value), ATOM, 0)
         case Param():
@@ -219,6 +225,27 @@ def _named(t: Tensor) -> str:
     return name if t.kind == "float" else f"{name} : {t.kind}"
 
 
+def _indexed(x: Access | Gather) -> str:
+    """`KC[BT[b,m//64],m%64,h,e]`: always in brackets."""
+    ranks = [i for i in x.index if isinstance(i, str)]
+    if len(set(ranks)) != len(ranks):
+        raise CascadeError(f"{x.tensor.name}{ranks}: a rank indexes one axis only")
+    items = []
+    for i in x.index:
+        match i:
+            case str():
+                items.append(_rank(i))
+            case Part():
+                items.append(f"{_rank(i.rank)}{i.op}{i.by}")
+            case Access() | Gather():
+                items.append(_indexed(i))
+    if x.tensor.name in RESERVED or not IDENTIFIER.fullmatch(x.tensor.name):
+        raise CascadeError(
+            f"a tensor's name has letters, digits and _ and is no word of the notation: {x.tensor.name!r}"
+        )
+    return f"{x.tensor.name}[{','.join(items)}]"
+
+
 def write_declarations(statements: Iterable[tuple[Tensor, Expr]]) -> list[str]:
     """`input` lines for tensors of which the first use does not say all.
 
@@ -227,13 +254,11 @@ def write_declarations(statements: Iterable[tuple[Tensor, Expr]]) -> list[str]:
     pairs = list(statements)
     known = {output.name: output for output, _ in pairs}
     declared = []
-    for x in topological(expr for _, expr in pairs):
-        if not isinstance(x, Access):
-            continue
+    for x in reads(expr for _, expr in pairs):
         first = x.tensor.name not in known
         if known.setdefault(x.tensor.name, x.tensor) != x.tensor:
             raise CascadeError(f"{x.tensor.name} means two tensors: {known[x.tensor.name]} and {x.tensor}")
-        if first and Tensor(x.tensor.name, x.index) != x.tensor:
+        if first and (isinstance(x, Gather) or Tensor(x.tensor.name, x.index) != x.tensor):
             declared.append(x.tensor)
     return [f"input {_named(t)}" for t in declared]
 
@@ -243,8 +268,8 @@ def _check_ranks(cascade: Cascade) -> None:
     for e in cascade.einsums:
         for rank in e.output.ranks:
             _rank(rank)
-    for x in topological(e.expr for e in cascade.einsums):
-        for rank in x.index if isinstance(x, Access) else ():
+    for x in reads(e.expr for e in cascade.einsums):
+        for rank in indexing_ranks(x):
             _rank(rank)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from .cascade import CascadeError
-from .expr import Access, Const, Predicate, Rank, Tensor
+from .expr import Access, Const, Gather, Predicate, Rank, Tensor
 from .notation_cursor import Cursor
+from .notation_expression import Expressions, Scope
 from .notation_filter import read_predicate
 from .notation_grammar import KINDS
 from .notation_lexer import MAX_RANKS, RANK, statements
@@ -104,6 +105,17 @@ def check_ranks(name: str, ranks: tuple[Rank, ...]) -> None:
     wrong = [r for r in ranks if not RANK.fullmatch(r)]
     if wrong or len(set(ranks)) != len(ranks):
         raise CascadeError(f"{name}: ranks are [a-z][0-9]* and different from each other, but got {short(list(ranks))}")
+
+
+def gather_of(text: str, tensors: dict[str, Tensor]) -> Access | Gather:
+    """`KC[BT[b,m//64],m%64]`, an access to inputs that are declared; raises CascadeError."""
+    lines = statements(text)
+    if len(lines) != 1 or not lines[0][1] or lines[0][1][0].kind != "bracketed":
+        raise CascadeError(f"an indexed access is a tensor and its index in brackets, but got {short(repr(text))}")
+    line = Expressions(*lines[0], Scope(tensors=dict(tensors)))
+    x = line.indexed()
+    line.end()
+    return x
 
 
 def filter_of(text: str) -> Predicate:

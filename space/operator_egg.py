@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .cascade import CascadeError
-from .expr import Access, Const, Iota, Param, Predicate, Size
+from .expr import Access, Const, Gather, Iota, Param, Predicate, Size
 from .notation_filter import write_predicate
 from .notation_grammar import KINDS
 from .notation_lexer import MAX_CHARACTERS
@@ -155,6 +155,8 @@ def _written_leaf(x: Operand) -> str:
         case Access():
             kind = "" if x.tensor.kind == "float" else f",{x.tensor.kind}"
             return f'(Tensor "{x.tensor.name}" "{",".join(x.tensor.ranks)}{kind}")'
+        case Gather():
+            raise CascadeError(f"{x.tensor.name} is addressed by more than ranks, which egglog notation cannot say")
         case Const():
             return f"(Num {repr(x.value).replace('nan', 'NaN')})"
         case Param():

@@ -2,7 +2,8 @@
 
 A line is an assignment, `NAME_{e,p}` (an input with its ranks, `NAME_{p} : int` with its kind), or
 `results: NAME, …`. Outputs and operands may carry their ranks as a subscript too. An operand is a name, a number,
-a size `|m|`, an index value `index(m)`, a parameter `$scale` or, of M_where, a filter `m <= p`.
+a size `|m|`, an index value `index(m)`, a parameter `$scale`, an access `KC[BT[b,m//64],m%64]` to declared inputs
+or, of M_where, a filter `m <= p`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import re
 
 from .cascade import CascadeError
-from .expr import Access, Const, Iota, Param, Predicate, Rank, Size
+from .expr import Access, Const, Gather, Iota, Param, Predicate, Rank, Size, Tensor, tensors
 from .notation_filter import write_predicate
 from .notation_lexer import MAX_CHARACTERS
-from .operator_builder import Builder, filter_of, short
+from .notation_printer import write_expression
+from .operator_builder import Builder, filter_of, gather_of, short
 from .operators import Operand, Operation, OperatorGraph
 
 _SUBSCRIPTED = re.compile(r"([A-Za-z][A-Za-z0-9_]*?)_\{([a-z0-9, ]*)\}(?:\s*:\s*(\w+))?")
@@ -54,7 +56,7 @@ def _operands(text: str) -> list[str]:
     """The text between commas that stand in no bracket."""
     parts, depth = [""], 0
     for character in text:
-        depth += (character in "({") - (character in ")}")
+        depth += (character in "({[") - (character in ")}]")
         if character == "," and depth == 0:
             parts.append("")
         else:
@@ -81,6 +83,8 @@ def read_operand(text: str, builder: Builder) -> Operand:
         return Iota(match[1])
     if match := re.fullmatch(r"\$([A-Za-z_][A-Za-z0-9_]*)", text):
         return Param(match[1])
+    if "[" in text:
+        return gather_of(text, builder.tensors)
     if re.search(r"[<>≤≥]", text):
         return filter_of(text)
     return builder.read(*_subscript(text))
@@ -95,18 +99,14 @@ def write_operators(graph: OperatorGraph) -> str:
     return "\n".join(lines)
 
 
-def _inputs(graph: OperatorGraph) -> list[Access]:
-    found: dict[str, Access] = {}
-    for o in graph.operations:
-        for x in o.operands:
-            if isinstance(x, Access):
-                found.setdefault(x.tensor.name, x)
-    return list(found.values())
+def _inputs(graph: OperatorGraph) -> list[Tensor]:
+    leaves = (x for o in graph.operations for x in o.operands if isinstance(x, (Access, Gather)))
+    return list(tensors(leaves).values())
 
 
-def _declaration(x: Access) -> str:
-    kind = "" if x.tensor.kind == "float" else f" : {x.tensor.kind}"
-    return f"{x.tensor.name}_{{{','.join(x.tensor.ranks)}}}{kind}"
+def _declaration(x: Tensor) -> str:
+    kind = "" if x.kind == "float" else f" : {x.kind}"
+    return f"{x.name}_{{{','.join(x.ranks)}}}{kind}"
 
 
 def _assignment(o: Operation, tiles: int | None) -> str:
@@ -122,6 +122,8 @@ def write_operand(x: Operand) -> str:
         case Access():
             same = x.index == x.tensor.ranks
             return x.tensor.name if same else f"{x.tensor.name}_{{{','.join(x.index)}}}"
+        case Gather():
+            return write_expression(x)
         case Const():
             return repr(x.value).removesuffix(".0")
         case Param():

@@ -22,6 +22,7 @@ from .expr import (
     Const,
     Expr,
     Fold,
+    Gather,
     Iota,
     Map,
     Param,
@@ -95,7 +96,7 @@ _SHAPES: dict[str, tuple[frozenset[str], dict[str, list[list[int]]]]] = {
     "T": (frozenset({"split", "unsplit"}), {"split": [[1, 2]], "unsplit": [[2, 1]], "*": []}),
 }
 
-Operand: TypeAlias = str | Access | Const | Param | Size | Iota | Predicate
+Operand: TypeAlias = str | Access | Gather | Const | Param | Size | Iota | Predicate
 """A name (an operation's output, or an input whose ranks are not written), a leaf, or a filter."""
 
 
@@ -279,7 +280,7 @@ def operations_of(cascade: Cascade) -> tuple[Operation, ...]:
     return from_expressions(kept, names, axes).operations
 
 
-_LEAVES = (Access, Const, Param, Size, Iota)
+_LEAVES = (Access, Gather, Const, Param, Size, Iota)
 
 
 def _name_parts(name: str, root: Expr, names: dict[Expr, str], inputs: set[str]) -> None:
@@ -328,7 +329,7 @@ def _operation(x: Expr) -> tuple[Operator, tuple[Expr | Predicate, ...]]:
             return Operator("T", "split", (x.rank, x.outer, x.inner)), (x.arg,)
         case Unsplit():
             return Operator("T", "unsplit", (x.outer, x.inner, x.rank)), (x.arg,)
-        case Access() | Const() | Param() | Size() | Iota():
+        case Access() | Gather() | Const() | Param() | Size() | Iota():
             raise AssertionError("a leaf is no operation")
         case _:
             assert_never(x)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from .cascade import Cascade, CascadeError
-from .expr import Access, Expr, Iota, Predicate, Rank
+from .expr import Access, Expr, Gather, Iota, Predicate, Rank, indexing_ranks, reads
 from .iterative import IterativeCascade
 from .iterative_passes import one_iteration
 from .operators import Operation, OperatorGraph, from_expressions, in_order, operations_of
@@ -129,8 +129,8 @@ def _graph(computation: Cascade | OperatorGraph | IterativeCascade) -> tuple[Ope
         case IterativeCascade():
             return one_iteration(computation), list(computation.inputs)
         case OperatorGraph():
-            read = (x.tensor.name for o in computation.operations for x in o.operands if isinstance(x, Access))
-            return computation, list(dict.fromkeys(read))
+            leaves = [x for o in computation.operations for x in o.operands if isinstance(x, (Access, Gather))]
+            return computation, list(dict.fromkeys(x.tensor.name for x in reads(leaves)))
         case _:
             assert_never(computation)
 
@@ -173,8 +173,8 @@ def _ranks(graph: OperatorGraph) -> dict[str, _Ranks]:
 
 def _free(x: object, found: dict[str, _Ranks]) -> frozenset[Rank]:
     match x:
-        case Access():
-            return frozenset(x.index)
+        case Access() | Gather():
+            return frozenset(indexing_ranks(x))
         case Iota():
             return frozenset((x.rank,))
         case Predicate():
@@ -365,8 +365,8 @@ def _needed(
             continue
         visited[o.output] = o
         for x in o.operands:
-            if isinstance(x, Access):
-                loads.update({x.tensor.name: None} if members & set(x.index) else {})
+            if isinstance(x, (Access, Gather)):
+                loads.update({a.tensor.name: None for a in reads([x]) if members & set(indexing_ranks(a))})
             elif isinstance(x, str) and x not in by_name:
                 unknown = True
             elif isinstance(x, str) and x in t.streamed and not _kept(x, number, t):

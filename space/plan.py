@@ -119,7 +119,8 @@ class Value:
     """One SSA value: a tile with `axes` (ordered by the plan's rank order; none for a scalar).
 
     op and attr:
-      load    attr (tensor name, index ranks)          a tile of an input, invalid lanes 0
+      load    attr (tensor name, index)                a tile of an input, invalid lanes 0; for each axis the index
+                                                       has a rank, a Part of one, or None: the next of `args`
       store   attr (output name, ranks); args (value,)
       const   attr float; iota attr rank; carry (a loop's running value, set by its Carry)
       cast    to `dtype`
@@ -186,7 +187,8 @@ class LoopPlan:
     """One kernel.
 
     order: the global order of ranks; a value's axes follow it. grid: ranks that programs iterate, fastest
-    varying first. dtypes: by tensor name.
+    varying first. dtypes: by tensor name. sizes: of the ranks, and of the axes of inputs that are addressed by other
+    numbers than a rank's index, by their own names.
     """
 
     roles: dict[Rank, Role]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .expr import Predicate
+from .expr import Part, Predicate
 from .plan import Block, Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Loop, LoopPlan, Sum, Value
 
 
@@ -45,7 +45,8 @@ def format_value(v: Value) -> str:
     head = f"{v.name}[{' '.join(v.axes)}]:{v.dtype} = " if v.op != "store" else ""
     match v.op, v.attr:
         case (("load" | "store"), (str() as name, tuple() as ranks)):
-            place = f"{name}[{' '.join(ranks)}]"
+            place = f"{name}[{' '.join(_index(ranks, v))}]"
+            args = v.args[0].name if v.op == "store" else ""
             return f"{head}load {place}" if v.op == "load" else f"store {place} = {args}"
         case "where", (Predicate() as p, fill):
             return f"{head}where({format_predicate(p)}, {args}, {fill})"
@@ -59,6 +60,19 @@ def format_value(v: Value) -> str:
             return f"{head}{v.op}({args})"
         case _, attr:
             return f"{head}{v.op} {attr}"
+
+
+def _index(index: tuple[object, ...], v: Value) -> Iterator[str]:
+    """What addresses each axis: a rank, a part of one, or a value."""
+    args = iter(v.args)
+    for i in index:
+        match i:
+            case None:
+                yield next(args).name
+            case Part():
+                yield f"{i.rank}{i.op}{i.by}"
+            case _:
+                yield str(i)
 
 
 def format_predicate(p: Predicate) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .expr import Access, Expr, Rank, topological
+from .expr import Access, Expr, Gather, Rank, indexing_ranks, topological
 
 
 def rank_order(
@@ -14,7 +14,7 @@ def rank_order(
 
     Tensors that disagree are served in order of appearance, outputs first.
     """
-    tensors = [*outputs.values(), *(x.index for x in topological(roots) if isinstance(x, Access))]
+    tensors = [*outputs.values(), *(indexing_ranks(x) for x in topological(roots) if isinstance(x, (Access, Gather)))]
     after: dict[Rank, set[Rank]] = {r: set() for r in ranks}
     for index in tensors:
         for i, r in enumerate(index):

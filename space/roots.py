@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from .canonical import lowered
 from .cascade import Cascade
-from .expr import Access, Expr, Fold, Iota, Rank, Reduce, Size, Where, topological
+from .expr import Access, Expr, Fold, Gather, Iota, Rank, Reduce, Size, Where, indexing_ranks, reads, topological
+from .indexed import axes
 from .views import Halves, erase_views
 
 
@@ -34,13 +35,18 @@ class Roots:
     def numbers(self) -> list[Rank]:
         """The sizes that are read and that no rank has."""
         ranks = {*self.ranks(), *(half for pair in self.halves.values() for half in pair)}
-        return list(dict.fromkeys(r for x in topological(self.expressions) for r in _sizes(x) if r not in ranks))
+        read = [r for x in topological(self.expressions) for r in _sizes(x)]
+        return [r for r in dict.fromkeys([*read, *self.axes()]) if r not in ranks]
+
+    def axes(self) -> list[Rank]:
+        """The lengths of inputs' axes: ranks, and the inputs' own names for axes that no rank iterates."""
+        return list(dict.fromkeys(r for x in reads(self.expressions) for r in axes(x)))
 
 
 def _indices(x: Expr) -> Sequence[Rank]:
     match x:
-        case Access():
-            return x.index
+        case Access() | Gather():
+            return indexing_ranks(x)
         case Iota() | Reduce() | Fold():
             return (x.rank,)
         case Where():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .egraph import ClassId, EGraph, Node, label
-from .expr import Access, Const, Fold, Iota, Map, Reduce, Size, Split, Unsplit, Where
+from .expr import Access, Const, Fold, Gather, Iota, Map, Reduce, Size, Split, Unsplit, Where
 
 EXP_LIMIT = 64.0
 """An exponent up to this cannot overflow in fp32, nor can a sum of 2**30 such (e^64 is about 6e27)."""
@@ -74,7 +74,7 @@ class Bounds:
                 return 1.0, math.inf
             case Iota():
                 return 0.0, math.inf
-            case Access():
+            case Access() | Gather():
                 return (0.0, 1.0) if n.head.tensor.kind == "bool" else ANY
             case Where():
                 return min(args[0][0], n.head.fill), max(args[0][1], n.head.fill)

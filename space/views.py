@@ -9,7 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .expr import Access, Expr, Iota, Map, Predicate, Rank, Size, Split, Term, Unsplit, Where, rewrite, topological
+from .expr import (
+    Access,
+    Expr,
+    Gather,
+    Iota,
+    Map,
+    Predicate,
+    Rank,
+    Size,
+    Split,
+    Term,
+    Unsplit,
+    Where,
+    indexing_ranks,
+    rewrite,
+    topological,
+)
 from .plan import IllegalPlan
 
 Halves = dict[Rank, tuple[Rank, Rank]]
@@ -78,8 +94,8 @@ def _refuse_half_indices(roots: Iterable[Expr], halves: Halves) -> None:
     for x in topological(roots):
         used: set[Rank] = set()
         match x:
-            case Access():
-                used = parts & set(x.index)
+            case Access() | Gather():
+                used = parts & set(indexing_ranks(x))
             case Iota():
                 used = parts & {x.rank}
             case Where():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .egraph import ClassId, EGraph, Node
-from .expr import Access, Const, Expr, Fold, Iota, Map, Param, Rank, Reduce, Size, Split, Unsplit
+from .expr import Access, Const, Expr, Fold, Gather, Iota, Map, Param, Rank, Reduce, Size, Split, Unsplit
 from .traits import COSTLY, Stream
 
 WORK_LIMIT = 3.0
@@ -25,7 +25,7 @@ def operation_cost(head: Expr) -> float:
             return 1.0
         case Fold():
             return 2.0
-        case Access() | Const() | Param() | Size() | Iota() | Split() | Unsplit():
+        case Access() | Gather() | Const() | Param() | Size() | Iota() | Split() | Unsplit():
             return 0.0
         case _:
             return 0.5
@@ -37,7 +37,7 @@ class Work:
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
         self.graph = graph
         self.parts = {r for s in streams for r in (s.outer, s.inner) if r is not None}
-        leaves = [graph.free[c] for c, n in graph.nodes() if isinstance(n.head, Access)]
+        leaves = [graph.free[c] for c, n in graph.nodes() if isinstance(n.head, (Access, Gather))]
         self.batch = frozenset[Rank]().union(*leaves).intersection(*leaves) if leaves else frozenset()
 
     def below(self, n: Node) -> list[frozenset[Rank]]:

@@ -16,8 +16,11 @@ from eintune.space.expr import (
     Const,
     Expr,
     Fold,
+    Gather,
+    Index,
     Iota,
     Map,
+    Part,
     Predicate,
     Rank,
     Reduce,
@@ -26,6 +29,7 @@ from eintune.space.expr import (
     Tensor,
     Term,
     Where,
+    access,
 )
 
 Roots = dict[str, tuple[Expr, str]]
@@ -63,6 +67,15 @@ def forms() -> list[Form]:
 
 def t(name: str, ranks: str, kind: str = "float") -> Expr:
     return Access(Tensor(name, tuple(ranks), kind), tuple(ranks))
+
+
+def at(name: str, ranks: str, *index: Index, kind: str = "float") -> Expr:
+    """A tensor addressed by parts of ranks and by elements of integer tensors."""
+    return access(Tensor(name, tuple(ranks), kind), index)
+
+
+def number(name: str, ranks: str, *index: Index) -> Access | Gather:
+    return access(Tensor(name, tuple(ranks), "int"), index or tuple(ranks))
 
 
 def add(rank: Rank, x: Expr) -> Expr:
@@ -341,3 +354,38 @@ def reductions() -> Iterator[Form]:
     yield form("two outputs", {"Y": (f("exp", x * 0.1), "pm"), "Z": (top("m", x), "p"), "S": (add("m", x), "p")})
     logic = f("and", f("lt", x, 0.5), f("not", f("gt", x, t("Z", "p"))))
     yield form("logic", {"Y": (f("select", logic, f("floor", x), f("neg", x)), "pm")})
+
+
+@row
+def pages() -> Iterator[Form]:
+    """Keys and values in pages that a table names: pages that hold several tiles, one, a part of one, and neither."""
+    for page in (64, 32, 8, 24, 128):
+        lookup = number("BT", "bj", "b", Part("//", "m", page))
+        k = at("KC", "nshe", lookup, Part("%", "m", page), "h", "e")
+        v = at("VC", "nshf", lookup, Part("%", "m", page), "h", "f")
+        score = add("e", Q * k) * 0.3
+        yield from (
+            all_ways(f"pages of {page}", score, v)
+            if page == 64
+            else [form(f"pages of {page}", {"O": (three(score, v), "bhpf")}, {"O": (one(score, v), "bhpf")})]
+        )
+        inside = f("select", f("lt", Iota("m"), t("LEN", "b", "int")), score, NEG_INF)
+        yield form(f"lengths, pages of {page}", {"O": (three(inside, v), "bhpf")}, {"O": (one(inside, v), "bhpf")})
+
+
+@row
+def lookups() -> Iterator[Form]:
+    x = at("EMB", "ve", number("TOKEN", "p"), "e")
+    yield form("embedding", {"Y": (x, "pe")})
+    yield form("embedding product", {"Y": (add("e", x * t("W", "ej")), "pj")}, loop="e", whole="")
+    yield form("bag", {"Y": (add("m", at("EMB", "vf", number("TOKEN", "pm"), "f")), "pf")})
+    yield form(
+        "bag of a page", {"Y": (add("m", at("EMB", "vf", number("TOKEN", "pj", "p", Part("//", "m", 64)), "f")), "pf")}
+    )
+    yield form("lookup of a lookup", {"Y": (at("EMB", "vf", number("A", "w", number("B", "p")), "f"), "pf")})
+    yield form("repeated rows", {"Y": (add("m", t("X", "pm") * at("R", "kf", Part("//", "m", 5), "f")), "pf")})
+    yield form("cyclic rows", {"Y": (add("m", t("X", "pm") * at("R", "kf", Part("%", "m", 5), "f")), "pf")})
+    yield form("repeated heads", {"Y": (Q * at("R", "bke", "b", Part("//", "h", 2), "e"), "bhpe")})
+    yield form("two tables", {"Y": (at("X", "uvf", number("A", "p"), number("B", "m"), "f"), "pmf")})
+    yield form("two tables apart", {"Y": (at("X", "ufv", number("A", "p"), "f", number("B", "m")), "pmf")})
+    yield form("transposed rows", {"Y": (add("m", at("X", "fv", "f", number("A", "m")) * t("Z", "pm")), "pf")})

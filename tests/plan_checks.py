@@ -11,6 +11,7 @@ from eintune.kernels.kernel import Kernel
 from eintune.kernels.launch import load
 from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
+from eintune.space.indexed import completed, limits, shapes
 from eintune.space.lowering import build_plan
 from eintune.space.plan import Role
 from eintune.space.pointwise import Array
@@ -22,6 +23,10 @@ SIZES = {
     "tall": {"b": 1, "h": 1, "g": 3, "p": 70, "m": 17, "e": 20, "f": 8, "j": 50},
     "one": {"b": 1, "h": 1, "g": 1, "p": 1, "m": 1, "e": 1, "f": 1, "j": 1},
 }
+
+
+ROWS = 9
+"""Length of an axis that an index tensor addresses."""
 
 
 def padded(n: int) -> int:
@@ -50,6 +55,7 @@ def batched(schedule: Schedule, sizes: dict[str, int], ranks: str) -> Schedule:
 
 
 def problem_of(cascade: Cascade, sizes: dict[str, int], dtype: str, params: dict[str, float]) -> Problem:
+    sizes = completed((e.expr for e in cascade.einsums), sizes, ROWS)
     kinds = {"float": dtype, "int": "int32", "bool": "bool"}
     dtypes = {n: kinds[x.kind] for n, x in cascade.inputs.items()} | dict.fromkeys(cascade.outputs, dtype)
     return Problem("case", "", sizes, dtypes, params)
@@ -59,13 +65,15 @@ def data_for(cascade: Cascade, sizes: dict[str, int], seed: int = 0) -> dict[str
     """Random inputs; those of fp32 are exact in every dtype that is used."""
     random = np.random.default_rng(seed)
     data: dict[str, Array] = {}
+    bodies = [e.expr for e in cascade.einsums]
+    below, shape_of = limits(bodies, sizes), shapes(bodies, sizes)
     for name, tensor in cascade.inputs.items():
-        shape = [sizes[r] for r in tensor.ranks]
+        shape = shape_of[name]
         match tensor.kind:
             case "float":
                 data[name] = random.normal(size=shape).astype(np.float32).astype(np.float64)
             case "int":
-                data[name] = random.integers(0, 3, shape).astype(np.float64)
+                data[name] = random.integers(0, below.get(name, 3), shape)
             case _:
                 data[name] = random.random(shape) < 0.6
     return data
@@ -105,7 +113,7 @@ def relative_error(made: Array, exact: Array) -> float:
 def worst_error(form: Form, sizes: dict[str, int], schedule: Schedule, dtype: str = "fp64") -> float:
     """The largest relative error of a form's kernel against its definition."""
     problem = problem_of(form.definition, sizes, dtype, form.params)
-    data = data_for(form.definition, sizes)
+    data = data_for(form.definition, problem.sizes)
     kernel = emit(build_plan(form.computed, problem, schedule), schedule)
     made = run_kernel(kernel, data)
     exact = meaning(form.definition, sizes, data, form.params)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from eintune.space.expr import Predicate, Rank
+from eintune.space.expr import Part, Predicate, Rank
 from eintune.space.plan import Block, Loop, LoopPlan, Value, bound_value
 from eintune.space.pointwise import POINTWISE, REDUCTIONS, Array
 
@@ -74,8 +74,8 @@ class Program:
     def compute(self, v: Value) -> Array:
         args = [self.operand(a, v.axes) for a in v.args if v.op not in ("reduce", "dot")]
         match v.op, v.attr:
-            case "load", (str() as name, ranks):
-                return self.load(name, ranks, v.axes)
+            case "load", (str() as name, index):
+                return self.load(name, index, v)
             case "const", float() as x:
                 return np.array(x)
             case "iota", str() as rank:
@@ -120,15 +120,33 @@ class Program:
             valid = valid[..., None] & mask
         return np.ix_(*clipped), ranks, valid
 
-    def load(self, name: str, ranks: tuple[Rank, ...], axes: tuple[Rank, ...]) -> Array:
-        where, order, valid = self.place(ranks)
-        tile = np.where(valid, self.data[name][where], 0)
-        return self.arranged(tile, order, axes)
+    def load(self, name: str, index: tuple[Rank | Part | None, ...], v: Value) -> Array:
+        """A tile, 0 in lanes that lie beyond a rank's end or that a looked-up number takes out of the tensor."""
+        numbers = iter(v.args)
+        places: list[Array] = []
+        valid = np.array(True)
+        for rank in v.axes:
+            valid = valid & self.along(rank, v.axes, self.lanes(rank) < self.plan.sizes[rank])
+        for i, n in zip(index, self.data[name].shape, strict=True):
+            match i:
+                case None:
+                    place = self.operand(next(numbers), v.axes).astype(int)
+                    valid = valid & (place >= 0) & (place < n)
+                case Part():
+                    place = self.part(i, v.axes)
+                case _:
+                    place = self.along(i, v.axes, self.lanes(i))
+            places.append(np.clip(place, 0, n - 1))
+        every = np.broadcast_arrays(*places, np.empty([self.plan.length(q) for q in v.axes]))[:-1]
+        return np.where(valid, self.data[name][tuple(every)], 0)
 
-    def arranged(self, tile: Array, ranks: tuple[Rank, ...], axes: tuple[Rank, ...]) -> Array:
-        scalar = tuple(i for i, r in enumerate(ranks) if r not in axes)
-        kept = [r for r in ranks if r in axes]
-        return tile.squeeze(scalar).transpose([kept.index(q) for q in axes])
+    def part(self, part: Part, axes: tuple[Rank, ...]) -> Array:
+        lanes = self.lanes(part.rank)
+        found: Array = lanes // part.by if part.op == "//" else lanes % part.by
+        if part.rank in axes:
+            return self.along(part.rank, axes, found)
+        assert len(set(found[lanes < self.plan.sizes[part.rank]])) == 1, f"{part} is one number for a tile"
+        return found[0]
 
     def store(self, v: Value) -> None:
         assert isinstance(v.attr, tuple)

@@ -14,8 +14,10 @@ from eintune.space.expr import (
     Const,
     Expr,
     Fold,
+    Index,
     Iota,
     Map,
+    Part,
     Predicate,
     Rank,
     Reduce,
@@ -23,15 +25,19 @@ from eintune.space.expr import (
     Tensor,
     Term,
     Where,
+    access,
     free,
     topological,
 )
+from eintune.space.indexed import completed
 from eintune.space.plan import Role
 from eintune.space.schedule import FILTERS, Schedule
 
 RANKS = ("a", "b", "c", "d")
 LENGTHS = (1, 3, 16, 17, 32, 40)
 MOST_AXES = 3
+ROWS = 7
+"""Length of an axis that an index tensor addresses."""
 TILES = (16, 32)
 
 UNARY = ("tanh", "sigmoid", "neg", "abs", "silu", "erf")
@@ -47,12 +53,39 @@ class Drawn:
     schedule: Schedule
 
 
-def inputs() -> st.SearchStrategy[list[Expr]]:
-    """Two to four tensors over one to three ranks each."""
+@st.composite
+def inputs(draw: st.DrawFn) -> list[Expr]:
+    """Two to four tensors over one to three ranks each, some of them addressed by more than a rank."""
     ranks = st.lists(st.sampled_from(RANKS), min_size=1, max_size=3, unique=True).map(tuple)
-    return st.lists(ranks, min_size=2, max_size=4).map(
-        lambda all_ranks: [Access(Tensor(f"T{i}", r), r) for i, r in enumerate(all_ranks)]
-    )
+    every = draw(st.lists(ranks, min_size=2, max_size=4))
+    return [
+        draw(reads(f"T{i}", r)) if draw(st.booleans()) else Access(Tensor(f"T{i}", r), r) for i, r in enumerate(every)
+    ]
+
+
+@st.composite
+def reads(draw: st.DrawFn, name: str, ranks: tuple[Rank, ...]) -> Expr:
+    """A tensor addressed along each rank by its index, a part of it, its page and place, or a number looked up."""
+    index: list[Index] = []
+    for r in ranks:
+        by = draw(st.sampled_from([1, 4, 5, 16, 32, 48]))
+        whole = Access(Tensor(f"{name}I{r}", (r,), "int"), (r,))
+        page = access(Tensor(f"{name}I{r}", ("n9",), "int"), (Part("//", r, by),))
+        match draw(st.sampled_from(["rank", "quotient", "remainder", "both", "number", "page"])):
+            case "rank":
+                index.append(r)
+            case "quotient":
+                index.append(Part("//", r, by))
+            case "remainder":
+                index.append(Part("%", r, by))
+            case "both":
+                index += [Part("//", r, by), Part("%", r, by)]
+            case "number":
+                index.append(whole)
+            case _:
+                index += [page, Part("%", r, by)]
+    own = tuple(i if isinstance(i, str) else f"n{name[1:]}{k}" for k, i in enumerate(index))
+    return access(Tensor(name, own), tuple(index))
 
 
 @st.composite
@@ -148,6 +181,7 @@ def computations(draw: st.DrawFn) -> Drawn:
     roots = {f"Y{i}": (x, tuple(draw(st.permutations(sorted(free(x)))))) for i, x in enumerate(outputs[:2])}
     cascade = from_roots(roots)
     sizes = {r: draw(st.sampled_from(LENGTHS)) for r in RANKS}
+    sizes = completed((e.expr for e in cascade.einsums), sizes, ROWS)
     return Drawn(cascade, sizes, draw(schedules(cascade, sizes)))
 
 

@@ -28,7 +28,7 @@ def worst(execute, definition: Cascade, computed: Cascade, sizes, params, schedu
     """The largest error of the fp32 kernel, relative to the largest magnitude."""
     problem = problem_of(definition, sizes, "fp32", params)
     kernel = emit(build_plan(computed, problem, schedule), schedule)
-    data = data_for(definition, sizes)
+    data = data_for(definition, problem.sizes)
     tensors = [
         torch.full(a.shape, float("nan"), dtype=DTYPES[a.dtype])
         if a.output

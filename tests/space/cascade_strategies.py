@@ -10,9 +10,11 @@ from eintune.space.expr import (
     Const,
     Expr,
     Fold,
+    Index,
     Iota,
     Map,
     Param,
+    Part,
     Predicate,
     Reduce,
     Size,
@@ -21,6 +23,7 @@ from eintune.space.expr import (
     Term,
     Unsplit,
     Where,
+    access,
     free,
 )
 from eintune.space.folds import ACTIONS
@@ -40,6 +43,24 @@ predicates = st.builds(
 )
 parameters = st.sampled_from(["scale", "eps_2", "S", "m", "e", "max", "Q1x", "_y", "results"]).map(Param)
 three_ranks = st.lists(ranks, min_size=3, max_size=3, unique=True)
+
+
+@st.composite
+def lookups(draw: st.DrawFn, inputs: list[Tensor], depth: int = 2) -> Expr:
+    """A tensor addressed by ranks, parts of ranks and elements of integer tensors."""
+    tensor = draw(st.sampled_from(inputs))
+    tables = [t for t in inputs if t.kind == "int"]
+    free_ranks = list(draw(st.permutations(RANKS)))
+    index: list[Index] = []
+    for _ in tensor.ranks:
+        match draw(st.sampled_from(["rank", "part", "table"])):
+            case "part":
+                index.append(Part(draw(st.sampled_from(["//", "%"])), draw(ranks), draw(st.integers(1, 10**12))))
+            case "table" if tables and depth:
+                index.append(draw(lookups(tables, depth - 1)))
+            case _:
+                index.append(free_ranks.pop())
+    return access(tensor, tuple(index))
 
 
 def pointwise(children: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
@@ -65,12 +86,15 @@ def cascades(draw: st.DrawFn) -> Cascade:
     kinds = st.sampled_from(["float", "float", "int", "bool"])
     names = ("A", "KV", "Bias", "x1")
     known = [Tensor(n, draw(rank_lists), draw(kinds)) for n in names]
+    inputs = list(known)
     einsums: list[Einsum] = []
     for name in draw(st.permutations(["Z", "OUT", "Y_2"]))[: draw(st.integers(1, 3))]:
         accesses = st.sampled_from(known).flatmap(
             lambda t: st.permutations(RANKS).map(lambda r: Access(t, tuple(r[: len(t.ranks)])))
         )
-        leaves = st.one_of(accesses, accesses, floats.map(Const), parameters, ranks.map(Size), ranks.map(Iota))
+        leaves = st.one_of(
+            accesses, accesses, lookups(inputs), floats.map(Const), parameters, ranks.map(Size), ranks.map(Iota)
+        )
         expr = draw(st.recursive(leaves, larger, max_leaves=8))
         for rank in draw(st.lists(ranks, max_size=2)):
             expr = Reduce(draw(st.sampled_from(sorted(REDUCTIONS))), rank, expr)

@@ -16,8 +16,9 @@ from eintune.space.schedule import FILTERS, Schedule
 
 def worst(definition: Cascade, computed: Cascade, sizes: dict[str, int], schedule: Schedule) -> float:
     """The largest relative error of the plan, run as it is defined."""
-    plan = build_plan(computed, problem_of(definition, sizes, "fp64", {}), schedule)
-    data = data_for(definition, sizes)
+    problem = problem_of(definition, sizes, "fp64", {})
+    plan = build_plan(computed, problem, schedule)
+    data = data_for(definition, problem.sizes)
     made = run_plan(plan, data)
     return max(relative_error(made[n], exact) for n, exact in meaning(definition, sizes, data, {}).items())
 

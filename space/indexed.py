@@ -1,0 +1,110 @@
+"""What indexed accesses ask of tensors: the lengths of their axes, and which numbers an index tensor may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from .expr import Access, Expr, Gather, Iota, Map, Part, Rank, reads, topological
+
+LARGEST_TRIED = 1024
+"""A part by more is not tried out to where it begins again: text may come from anywhere."""
+
+
+def axes(x: Access | Gather) -> tuple[Rank, ...]:
+    """The name of each axis' length: the rank that iterates it, or the tensor's own name for it."""
+    return tuple(i if isinstance(i, str) else own for i, own in zip(x.index, x.tensor.ranks, strict=True))
+
+
+def shapes(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that is read. Raises KeyError for a rank or an axis without a size."""
+    return {x.tensor.name: tuple(sizes[r] for r in axes(x)) for x in reads(roots)}
+
+
+def limits(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> dict[str, int]:
+    """What the elements of an integer tensor lie below, where that is known: those that address an axis, and those
+    that the index along a rank is compared with (lengths, say, of at most all of it)."""
+    wanted = list(roots)
+    found: dict[str, int] = {}
+    for x in reads(wanted):
+        for i, own in zip(x.index, x.tensor.ranks, strict=True):
+            if isinstance(i, (Access, Gather)):
+                found[i.tensor.name] = min(sizes[own], found.get(i.tensor.name, sizes[own]))
+    for name, rank in _compared(wanted):
+        found.setdefault(name, sizes[rank] + 1)
+    return found
+
+
+def _compared(roots: Iterable[Expr]) -> Iterator[tuple[str, Rank]]:
+    for x in topological(roots):
+        match x:
+            case Map("lt" | "le" | "gt" | "ge", (Iota(rank), (Access() | Gather()) as limit)) if _is_int(limit):
+                yield limit.tensor.name, rank
+            case Map("lt" | "le" | "gt" | "ge", ((Access() | Gather()) as limit, Iota(rank))) if _is_int(limit):
+                yield limit.tensor.name, rank
+
+
+def _is_int(x: Access | Gather) -> bool:
+    return x.tensor.kind == "int"
+
+
+def parts(roots: Iterable[Expr]) -> dict[Rank, dict[Part, None]]:
+    """The parts of ranks that address axes, by the axis' name."""
+    found: dict[Rank, dict[Part, None]] = {}
+    for x in reads(roots):
+        for i, own in zip(x.index, x.tensor.ranks, strict=True):
+            if isinstance(i, Part):
+                found.setdefault(own, {})[i] = None
+    return found
+
+
+def length(part: Part, size: int) -> int:
+    """How many different numbers a part of the index along a rank of `size` elements takes."""
+    return -(-size // part.by) if part.op == "//" else min(part.by, size)
+
+
+def check_parts(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> None:
+    """Raises ValueError where a quotient or remainder goes beyond the axis that it addresses.
+
+    A rank without a size is not looked at.
+    """
+    for axis, found in parts(roots).items():
+        for p in found:
+            needed = length(p, sizes.get(p.rank, 1))
+            if needed > sizes[axis]:
+                raise ValueError(
+                    f"{p.rank} {p.op} {p.by} addresses {needed} elements of axis {axis} for |{p.rank}| = "
+                    f"{sizes[p.rank]}, but the axis has {sizes[axis]}"
+                )
+
+
+def reach(roots: Iterable[Expr]) -> dict[Rank, int]:
+    """For each rank of which parts address axes, a size at which its quotients differ (1 where that is too large to
+    try out)."""
+    found: dict[Rank, int] = {}
+    for every in parts(roots).values():
+        for p in every:
+            found[p.rank] = max(found.get(p.rank, 1), p.by + 2 if p.by <= LARGEST_TRIED else 1)
+    return found
+
+
+def completed(roots: Iterable[Expr], sizes: Mapping[Rank, int], rows: int) -> dict[Rank, int]:
+    """The sizes with one for each axis that has none: as long as parts address it, `rows` for a table."""
+    wanted = list(roots)
+    full = dict(sizes)
+    for axis, found in parts(wanted).items():
+        if axis not in sizes:
+            full[axis] = max(length(p, sizes[p.rank]) for p in found)
+    for x in reads(wanted):
+        for r in axes(x):
+            full.setdefault(r, rows)
+    return full
+
+
+def whole(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> dict[Rank, int]:
+    """The sizes with one for each rank that only its parts give: what the axes of its quotients hold."""
+    full = dict(sizes)
+    for axis, found in parts(roots).items():
+        for p in found:
+            if p.op == "//" and p.rank not in sizes and axis in sizes:
+                full[p.rank] = min(full.get(p.rank, sizes[axis] * p.by), sizes[axis] * p.by)
+    return full
