@@ -44,7 +44,7 @@ CROSSING = 4
 SERIAL_STEPS = 0.6
 """Latency of one matrix instruction that is waited for, in steps."""
 LOAD_SLOTS = 4
-"""Issue slots of a thread's load: the copy, its 64-bit address, its filter."""
+"""Issue slots of a thread's load: the copy, its 64-bit address, its filter. A tensor descriptor takes none."""
 LOAD_BYTES = 16
 """Of one thread's load."""
 EVEN = 1.05
@@ -198,7 +198,8 @@ def _unit_seconds(phase: Phase, counted: Work, at: Placement, machine: Machine) 
     # what products read counts with them, what is loaded with the L2 cache that it comes from
     read = sum(p.right_bytes + (0 if p.computed else p.left_bytes) for p in phase.products)
     shared = max(t.shared_bytes - read - t.l2_bytes, 0.0) + spilled + sum(x.exchanged for x in layouts)
-    slots = t.fma_flops * copies + FLOPS_PER_SLOT * LOAD_SLOTS * t.l2_bytes / LOAD_BYTES
+    copied = 0.0 if counted.described and phase.looped else t.l2_bytes / LOAD_BYTES
+    slots = t.fma_flops * copies + FLOPS_PER_SLOT * LOAD_SLOTS * copied
     return [
         sum(x.seconds for x in layouts),
         slots / machine.fma_flops * sms,

@@ -86,7 +86,8 @@ class Work:
 
     grid: (rank, tiles), fastest varying first. profiles: relative length (mean 1) of the longest program in each of
     some even bins of the launch order, started forward and in reverse. longest: the longest program over the mean.
-    warps, stages, reverse: of the schedule; all else depends on the plan alone.
+    warps, stages, reverse, described (tiles loaded by tensor descriptor): of the schedule; all else depends on the plan
+    alone.
     """
 
     programs: int
@@ -99,6 +100,7 @@ class Work:
     warps: int
     stages: int
     reverse: bool
+    described: bool
 
     @property
     def profile(self) -> tuple[float, ...]:
@@ -106,8 +108,15 @@ class Work:
         return self.profiles[self.reverse]
 
     def under(self, schedule: Schedule) -> Work:
-        """The same plan's work under a schedule that differs in warps, stages or order only: no counting again."""
-        return replace(self, warps=schedule.warps, stages=schedule.stages, reverse=schedule.order == "reverse")
+        """The same plan's work under a schedule that differs in warps, stages, order or loads only: no counting
+        again."""
+        return replace(
+            self,
+            warps=schedule.warps,
+            stages=schedule.stages,
+            reverse=schedule.order == "reverse",
+            described=schedule.loads == "descriptor",
+        )
 
     @property
     def traffic(self) -> Traffic:
@@ -136,6 +145,7 @@ def work(plan: LoopPlan, schedule: Schedule) -> Work:
         warps=schedule.warps,
         stages=schedule.stages,
         reverse=schedule.order == "reverse",
+        described=schedule.loads == "descriptor",
     )
 
 

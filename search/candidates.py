@@ -69,6 +69,12 @@ class Candidate:
     def group(self) -> str:
         return self.variant.digest
 
+    @property
+    def shape(self) -> str:
+        """Tiles and warps in a few words."""
+        roles = ", ".join(f"{rank} {role_text(r.outer, r.tile)}" for rank, r in self.schedule.roles)
+        return f"{roles}, {self.schedule.warps} warps"
+
     @cached_property
     def knobs(self) -> Mapping[str, str]:
         """The cascade's digest and every field of the schedule, as texts."""

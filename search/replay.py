@@ -24,6 +24,11 @@ class Recorded:
     prior: float
     measurement: Measurement
 
+    @property
+    def shape(self) -> str:
+        """Tiles and warps."""
+        return ", ".join(text for name, text in self.knobs.items() if name == "warps" or text.split()[-1].isdigit())
+
 
 def recorded(run: Run) -> list[Recorded]:
     """The candidates of a run, with their knobs read back from the schedule's line. Failures too."""

@@ -21,12 +21,15 @@ Space = dict[str, BaseDistribution]
 
 
 class Point(Protocol):
-    """What a study searches over. `key` identifies the generated source, `group` the derived cascade."""
+    """What a study searches over. `key` identifies the generated source, `group` the derived cascade, `shape` the
+    tiles."""
 
     @property
     def key(self) -> str: ...
     @property
     def group(self) -> str: ...
+    @property
+    def shape(self) -> str: ...
     @property
     def knobs(self) -> Knobs: ...
 

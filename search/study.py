@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from .journal import JournalError, open_storage, reap
 from .measurement import Measurement
+from .residuals import corrected
 from .samplers import OverPoints, Point, Strategy, distributions
 
 PENALTY = 10.0
@@ -162,7 +163,7 @@ class Study(Generic[P]):
         batch = max((t.batch for t in self._trials), default=-1) + 1
         pace = 0.0
         while True:
-            predict = refit(self._trials) if self._trials else prior
+            predict = corrected(refit(self._trials), self._timed()) if self._trials else prior
             predicted = {p.key: predict(p) for p in self._points}
             ranked = sorted(self._open(), key=lambda p: predicted[p.key])
             left = limits.seconds - (self._clock() - started)
@@ -181,6 +182,9 @@ class Study(Generic[P]):
                 self._tell(trial, told)
                 progress(told, self._outcome("", len(ranked)))
             batch += 1
+
+    def _timed(self) -> list[tuple[P, float]]:
+        return [(t.point, t.measurement.seconds) for t in self._trials if t.ok]
 
     # ---- ask
 
@@ -260,15 +264,15 @@ class Study(Generic[P]):
 
 
 def openers(ranked: Sequence[P], count: int) -> list[P]:
-    """The first batch: the best predicted point, then the best of every other group while there is room (so
-    that the model is fitted to all kinds), then the ranking."""
-    best_of: dict[str, P] = {}
+    """The first batch: the best predicted point, then the best of every other group while there is room, and the
+    best of every other shape (so that the model is fitted to all kinds), then the ranking."""
+    best_of_group, best_of_shape = dict[str, P](), dict[str, P]()
     for point in ranked:
-        best_of.setdefault(point.group, point)
+        best_of_group.setdefault(point.group, point)
+        best_of_shape.setdefault(point.shape, point)
     room = max(count // 2, 1)
-    chosen = list(best_of.values())[:room]
-    keys = {p.key for p in chosen}
-    return (chosen + [p for p in ranked if p.key not in keys])[:count]
+    wanted = [*list(best_of_group.values())[:room], *best_of_shape.values(), *ranked]
+    return list({p.key: p for p in wanted}.values())[:count]
 
 
 def error_band(trials: Sequence[Trial[P]]) -> float | None:

@@ -28,6 +28,10 @@ class MadeUp:
     group: str
     knobs: dict[str, str]
 
+    @property
+    def shape(self) -> str:
+        return f"{self.knobs['tile']}-{self.knobs['warps']}"
+
 
 POINTS = [
     MadeUp(f"{cascade}-{tile}-{warps}", cascade, {"cascade": cascade, "tile": tile, "warps": warps})
@@ -128,6 +132,11 @@ def test_the_first_batch_holds_the_best_of_several_groups() -> None:
     assert first[0] is ranked[0]
     assert {p.group for p in first} == {"one", "two", "three"}
     assert len(first) == len({p.key for p in first}) == 6
+
+
+def test_the_first_batch_holds_the_best_of_several_shapes() -> None:
+    first = openers(sorted(POINTS, key=lambda p: MODEL[p.key]), 11)
+    assert len({p.shape for p in first}) == 8
 
 
 def test_predictions_are_made_before_the_point_was_seen(tmp_path: Path) -> None:
