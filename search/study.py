@@ -163,11 +163,13 @@ class Study(Generic[P]):
         batch = max((t.batch for t in self._trials), default=-1) + 1
         pace = 0.0
         while True:
-            predict = corrected(refit(self._trials), self._timed()) if self._trials else prior
+            fitted = refit(self._trials) if self._trials else prior
+            predict = corrected(fitted, self._timed())
             predicted = {p.key: predict(p) for p in self._points}
+            least = {p.key: min(predicted[p.key], fitted(p)) for p in self._points}
             ranked = sorted(self._open(), key=lambda p: predicted[p.key])
             left = limits.seconds - (self._clock() - started)
-            stopped = self._finished(ranked, predicted, limits, left - pace / 2)
+            stopped = self._finished(ranked, least, limits, left - pace / 2)
             if stopped:
                 return self._outcome(stopped, len(ranked))
             affordable = max(int(min(left / pace, limits.batch)), 1) if pace else limits.batch
@@ -239,7 +241,8 @@ class Study(Generic[P]):
 
     # ---- stop
 
-    def _finished(self, ranked: Sequence[P], predicted: dict[str, float], limits: Limits, left: float) -> str | None:
+    def _finished(self, ranked: Sequence[P], least: dict[str, float], limits: Limits, left: float) -> str | None:
+        """Why the study ends, if it does; `least`: of what the model says with and without its neighbours."""
         if not ranked:
             return "every candidate was measured"
         if len(self._trials) >= limits.trials:
@@ -250,12 +253,13 @@ class Study(Generic[P]):
         band = error_band(self._trials)
         if best is None or band is None or not limits.until_sure:
             return None
-        floor = predicted[ranked[0].key] * math.exp(-CONFIDENCE * band)
+        hope = min(least[p.key] for p in ranked)
+        floor = hope * math.exp(-CONFIDENCE * band)
         target = best.measurement.seconds * (1 - noise(self._trials))
         if floor < target:
             return None
         return (
-            f"no candidate left can win: the best is predicted at {_ms(predicted[ranked[0].key])}, "
+            f"no candidate left can win: the best is predicted at {_ms(hope)}, "
             f"at the least {_ms(floor)}, against {_ms(best.measurement.seconds)} measured"
         )
 

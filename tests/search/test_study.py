@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from eintune.search.journal import JournalError, open_storage
 from eintune.search.measurement import Measurement
+from eintune.search.residuals import corrected
 from eintune.search.samplers import STRATEGIES, nearest, strategy
 from eintune.search.study import Limits, Outcome, Study, Trial, error_band, noise, openers
 
@@ -145,7 +146,8 @@ def test_predictions_are_made_before_the_point_was_seen(tmp_path: Path) -> None:
     assert all(t.predicted == MODEL[t.point.key] == t.prior for t in first)
     for t in outcome.trials:
         earlier = [u for u in outcome.trials if u.batch < t.batch]
-        assert t.predicted == pytest.approx(refit(earlier)(t.point))
+        expected = corrected(refit(earlier), [(u.point, u.measurement.seconds) for u in earlier])
+        assert t.predicted == pytest.approx(expected(t.point))
 
 
 def test_failures_are_results_with_a_penalty_and_a_broken_constraint(tmp_path: Path) -> None:
