@@ -102,7 +102,7 @@ class Calibration:
                 launch_seconds=_within("launch_seconds", machine.launch_seconds),
                 error=0.2,
             ),
-        }[machine.kind]
+        }["cpu" if machine.kind == "cpu" else "gpu"]
         return replace(kind, **dict(machine.calibration))
 
     def to_json(self) -> dict[str, float]:

@@ -20,6 +20,26 @@ class MachineError(ValueError):
 
 
 @dataclass(frozen=True)
+class CoreGrid:
+    """A grid of cores, each with a memory of its own, that work on square tiles (`cores`).
+
+    rows, columns: of cores. tile: elements along a side. destination_tiles: tiles that a core's registers hold.
+    l1_bytes: of a core. l1_bytes_per_clock, noc_bytes_per_clock: of a core, to its memory and to the network.
+    multicast: whether one read from memory can serve a row of cores. target: whose tile sizes are tried.
+    """
+
+    rows: int
+    columns: int
+    tile: int
+    destination_tiles: int
+    l1_bytes: int
+    l1_bytes_per_clock: float
+    noc_bytes_per_clock: float
+    multicast: bool
+    target: str
+
+
+@dataclass(frozen=True)
 class Machine:
     """What a cost model needs to know of one machine.
 
@@ -30,12 +50,12 @@ class Machine:
     must own for the full matrix rate; fewer run at `narrow_matrix_fraction` of it. special_per_clock: exp, log,
     reciprocal per clock and SM. operator_seconds: overhead of one PyTorch operator (CPU; 0 on a GPU).
     tensor_descriptors: whether the hardware loads tiles by tensor descriptor.
-    calibration: this machine's starting values of the model's parameters, by name.
+    calibration: this machine's starting values of the model's parameters, by name. grid: of a machine of cores.
     """
 
     name: str
     title: str
-    kind: Literal["gpu", "cpu"]
+    kind: Literal["gpu", "cpu", "cores"]
     architecture: str
     sms: int
     cores: int
@@ -63,6 +83,7 @@ class Machine:
     power: str = ""
     tensor_descriptors: bool = False
     calibration: tuple[tuple[str, float], ...] = field(default=())
+    grid: CoreGrid | None = None
 
     def tensor_rate(self, dtype: str) -> float:
         """FLOP/s of a matrix product of this dtype. Raises MachineError for a dtype it has no unit for."""
@@ -121,14 +142,17 @@ def _read(name: str) -> dict[str, Any]:
 
 def parse_machine(name: str, data: Mapping[str, Any]) -> Machine:
     """A machine from TOML data: top-level fields, then `[datasheet]`, then `[measured]` over it."""
-    merged: dict[str, Any] = {k: v for k, v in data.items() if k not in ("datasheet", "measured", "devices")}
+    merged: dict[str, Any] = {k: v for k, v in data.items() if k not in ("datasheet", "measured", "devices", "grid")}
     for table in ("datasheet", "measured"):
         for key, value in data.get(table, {}).items():
             merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
     try:
-        return Machine(name=name, **_checked(name, {k: _frozen(v) for k, v in merged.items()}))
+        grid = CoreGrid(**data["grid"]) if "grid" in data else None
+        return Machine(name=name, **_checked(name, {k: _frozen(v) for k, v in merged.items()}), grid=grid)
     except TypeError as error:
-        raise MachineError(f"machine {name}: {error}".replace("Machine.__init__() ", "")) from None
+        raise MachineError(
+            f"machine {name}: {error}".replace("Machine.__init__() ", "").replace("CoreGrid.__init__() ", "grid: ")
+        ) from None
 
 
 def machine_for_device(title: str) -> str | None:

@@ -207,7 +207,7 @@ def machine_of(chosen: argparse.Namespace, device: str, progress: Progress) -> M
 
     with as_usage(), progress.stage("machine"):
         machine = load_machine(chosen.machine) if chosen.machine else detect_machine(device)
-    if (machine.kind == "gpu") != (device == "cuda"):
+    if machine.kind != ("gpu" if device == "cuda" else "cpu"):
         raise Usage(
             f"--machine must be of the measured device's kind ({device}), but {machine.name} is a {machine.kind}"
         )

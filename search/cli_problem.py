@@ -183,6 +183,8 @@ def emitter_of(problem: Problem, kind: str) -> str:
     """The emitter for a machine's kind ("gpu", "cpu"). Raises Usage for a dtype that it has no kernels in."""
     if kind == "cpu":
         return "torch"
+    if kind == "cores":
+        raise Usage("no kernels are emitted for a machine of cores; `tune --plan-only` ranks plans for it")
     if "fp64" in problem.dtypes.values():
         raise Usage("--dtype must be one of bf16, fp16, fp32 on a GPU, but got fp64 (--device cpu has it)")
     return "triton"

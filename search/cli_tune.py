@@ -94,12 +94,12 @@ def action(chosen: argparse.Namespace) -> int:
     progress = Progress(None if chosen.quiet else sys.stderr)
     device = device_of(chosen) if not chosen.plan_only or chosen.machine is None else "cpu"
     machine_kind = _named_kind(chosen)
-    dtype = "bf16" if (machine_kind or ("gpu" if device == "cuda" else "cpu")) == "gpu" else "fp32"
+    dtype = "fp32" if (machine_kind or ("gpu" if device == "cuda" else "cpu")) == "cpu" else "bf16"
     posed = posed_of(chosen, dtype)
     _check_sampler(chosen)
     if chosen.plan_only:
         return _plan_only(chosen, posed, device, progress)
-    if machine_kind is not None and (machine_kind == "gpu") != (device == "cuda"):
+    if machine_kind not in (None, "gpu" if device == "cuda" else "cpu"):
         raise Usage(
             f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a {machine_kind}; "
             "add --plan-only to price for a machine that is not here"
@@ -148,6 +148,8 @@ def _plan_only(chosen: argparse.Namespace, posed: Posed, device: str, progress: 
 
     cache = cache_of(chosen)
     machine = _machine(chosen, device, progress)
+    if machine.grid is not None:
+        return _plan_cores(chosen, posed, machine, progress)
     emitter = emitter_of(posed.problem, machine.kind)
     with as_usage():
         planned = plan_candidates(posed.problem, machine, emitter, cache=cache, fresh=chosen.retune, progress=progress)
@@ -160,6 +162,24 @@ def _plan_only(chosen: argparse.Namespace, posed: Posed, device: str, progress: 
         from .terminal import plan_json
 
         _write_json(chosen.json, plan_json(planned, chosen.top, exact))
+    return 0
+
+
+def _plan_cores(chosen: argparse.Namespace, posed: Posed, machine: Machine, progress: Progress) -> int:
+    from .core_plans import core_plans
+    from .core_text import core_json, core_text
+    from .tune import derived_forms
+
+    with as_usage():
+        derived = derived_forms(posed.problem, cache_of(chosen), chosen.retune, progress)
+        with progress.stage("price"):
+            plans = core_plans(derived.variants, posed.problem, machine)
+    if not plans.kept:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in plans.left_out.items())
+        raise Failure(f"no plan fits a core of {machine.name}: {reasons}")
+    print(core_text(posed.title, plans, len(derived.variants), chosen.top))
+    if chosen.json:
+        _write_json(chosen.json, core_json(plans, chosen.top))
     return 0
 
 

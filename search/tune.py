@@ -89,6 +89,20 @@ def plan_candidates(
     progress: Progress,
 ) -> Planned:
     """The derived cascades under every schedule, priced and pruned: all that needs no device."""
+    derived = derived_forms(problem, cache, fresh, progress)
+    with progress.stage("price"):
+        space = candidates(derived.variants, problem, machine, emitter, at_most=kept)
+        progress.say(
+            f"{plural(space.considered, 'candidate')} = cascades x {plural(space.schedules, 'schedule')}; "
+            f"{len(space.kept):,} worth measuring on {machine.title}"
+        )
+        for reason, count in space.left_out.items():
+            progress.say(f"  {count:>6,} left out: {reason}")
+    return Planned(problem, machine, derived, space)
+
+
+def derived_forms(problem: Problem, cache: Path, fresh: bool, progress: Progress) -> Derivations:
+    """The derived cascades of a problem's definition."""
     with progress.stage("derive"):
         derived = derivations(Cascade.parse(problem.cascade), cache / "derived", fresh=fresh, shipped=False)
         if counted := derived.statistics.get("statistics"):
@@ -99,15 +113,7 @@ def plan_candidates(
         progress.say(f"{plural(len(derived.variants), 'cascade')} ({derived.origin}), each checked in float64:")
         for variant in derived.variants:
             progress.say(f"  {variant.label}")
-    with progress.stage("price"):
-        space = candidates(derived.variants, problem, machine, emitter, at_most=kept)
-        progress.say(
-            f"{plural(space.considered, 'candidate')} = cascades x {plural(space.schedules, 'schedule')}; "
-            f"{len(space.kept):,} worth measuring on {machine.title}"
-        )
-        for reason, count in space.left_out.items():
-            progress.say(f"  {count:>6,} left out: {reason}")
-    return Planned(problem, machine, derived, space)
+    return derived
 
 
 def stored(problem: Problem, device: str, cache: Path) -> tuple[Key, Record | None]:

@@ -39,6 +39,7 @@ class Target:
     elements may be one whole axis. padded: tiles are powers of two of at least 16. batched: batch ranks may be
     axes too. temporary: least and most elements of the largest tile between two products. descriptors: whether
     tiles can be loaded by tensor descriptor. plain: what holds instead where nothing is multiplied as a matrix.
+    side: tiles are made of squares of so many elements a side.
     """
 
     name: str
@@ -52,9 +53,12 @@ class Target:
     temporary: tuple[int, int]
     descriptors: bool = False
     plain: Target | None = None
+    side: int = 0
 
     def axis(self, size: int) -> int:
         """The tile length of a whole axis."""
+        if self.side:
+            return -(-size // self.side) * self.side
         return max(16, 1 << (size - 1).bit_length()) if self.padded else size
 
 
@@ -78,6 +82,18 @@ TARGETS: dict[str, Target] = {
             temporary=(256, 2**15),
             descriptors=True,
             plain=PLAIN_TRITON,
+        ),
+        Target(
+            "tensix",
+            rows=(32, 64, 128, 256),
+            streams=(32, 64, 128, 256),
+            warps=(1,),
+            stages=(1, 2),
+            longest_axis=512,
+            padded=True,
+            batched=False,
+            temporary=(32, 2**16),
+            side=32,
         ),
         Target("torch", (64, 128, 256, 512), (128, 256, 512, 1024), (1,), (1,), 4096, False, True, (2**13, 2**23)),
     )
