@@ -136,7 +136,7 @@ def attention_problem(
     """
     value_dim = head_dim if value_dim is None else value_dim
     numbers = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "seq": seq, "kv_seq": kv_seq}
-    _check_sizes({**numbers, "head_dim": head_dim, "value_dim": value_dim})
+    check_sizes({**numbers, "head_dim": head_dim, "value_dim": value_dim})
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
@@ -167,7 +167,8 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
     return Problem("attention", str(cascade), bound, dtypes, numbers, values)
 
 
-def _check_sizes(numbers: Mapping[str, int]) -> None:
+def check_sizes(numbers: Mapping[str, int]) -> None:
+    """Raises ValueError, with the rule, the value and the valid options, for sizes of no attention."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer, but got {value!r}")

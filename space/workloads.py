@@ -6,7 +6,7 @@ one of the `workloads_*` modules. Everything fast is derived from these definiti
 
 from __future__ import annotations
 
-from . import workloads_attention, workloads_products, workloads_rows
+from . import workloads_attention, workloads_paged, workloads_products, workloads_rows
 from .attention import CAUSAL, SHIPPED, Attention, attention, attention_problem
 from .workload import WORKLOADS, Option, Posed, Workload
 from .workloads_products import linear_attention
@@ -26,6 +26,7 @@ __all__ = [
     "logsumexp",
     "softmax",
     "workloads_attention",
+    "workloads_paged",
     "workloads_products",
     "workloads_rows",
 ]

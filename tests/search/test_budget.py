@@ -16,6 +16,7 @@ from eintune.search.reference import kept_ranks, reference, sample_positions
 from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
 from eintune.space.expr import Access, topological
+from eintune.space.indexed import completed
 from eintune.space.pointwise import POINTWISE, REDUCTIONS
 from eintune.space.schedule import Problem
 from eintune.space.workloads import WORKLOADS, attention_problem
@@ -29,6 +30,7 @@ def posed(name: str, dtype: str = "fp32") -> Problem:
     cascade = WORKLOADS[name]()
     ranks = cascade.ranks()
     sizes = cascade.equalised({r: SIZES.get(r, 4) for r in ranks})
+    sizes = completed((e.expr for e in cascade.einsums), sizes, rows=5)
     kinds = {t.name: t.kind for t in cascade.inputs.values()}
     dtypes = {n: {"int": "int32", "bool": "bool"}.get(kinds.get(n, "float"), dtype) for n in (*kinds, *cascade.outputs)}
     wanted = {x.name for e in cascade.einsums for x in topological([e.expr]) if type(x).__name__ == "Param"}

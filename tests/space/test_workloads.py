@@ -11,6 +11,7 @@ import torch
 from eintune.search.inputs import draw_inputs
 from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
+from eintune.space.indexed import completed, limits, shapes
 from eintune.space.modifiers import Causal, Documents, Softcap, Window
 from eintune.space.workloads import CAUSAL, SHIPPED, WORKLOADS, Attention, attention, attention_problem
 
@@ -20,9 +21,13 @@ T = {"b": 2, "h": 2, "g": 3, "p": 5, "m": 7, "e": 4, "f": 6, "k": 3, "n": 4}
 def outputs(cascade: Cascade, params: dict[str, float] | None = None) -> tuple[dict[str, Any], np.ndarray]:
     rng = np.random.default_rng(0)
     sizes = cascade.equalised(T)
-    data = {n: rng.normal(size=[sizes[r] for r in t.ranks]) for n, t in cascade.inputs.items()}
-    data |= {n: rng.integers(0, T["m"], data[n].shape) for n, t in cascade.inputs.items() if t.kind == "int"}
-    (result,) = run_cascade(cascade, data, params=params).values()
+    bodies = [e.expr for e in cascade.einsums]
+    sizes = completed(bodies, sizes, rows=9)
+    below, shape_of = limits(bodies, sizes), shapes(bodies, sizes)
+    data = {n: rng.normal(size=shape_of[n]) for n in cascade.inputs}
+    integers = [n for n, t in cascade.inputs.items() if t.kind == "int"]
+    data |= {n: rng.integers(0, below.get(n, T["m"]), shape_of[n]) for n in integers}
+    (result,) = run_cascade(cascade, data, sizes, params=params).values()
     return {n: torch.from_numpy(a) for n, a in data.items()}, result
 
 
@@ -52,6 +57,13 @@ def test_the_other_definitions_are_pytorchs() -> None:
         r = (k.tanh() * (k.abs() + 1).sqrt() - 0.25).clamp(min=-0.5)
         return functional.silu(r @ d["W"]) * 0.5 - d["Z"].sigmoid()
 
+    def paged(d: dict[str, Any]) -> Any:
+        table, one = d["BT"].long(), torch.nn.functional.scaled_dot_product_attention
+        k, v = (d[n][table].flatten(1, 2)[:, : T["m"]].transpose(1, 2) for n in ("KC", "VC"))
+        keep = torch.arange(T["m"]) < d["L"][:, None, None, None]
+        found = one(d["Q"], k, v, attn_mask=keep, scale=0.3)
+        return torch.where(d["L"][:, None, None, None] > 0, found, 0.0)
+
     wanted = {
         "softmax": lambda d: torch.softmax(d["X"], -1),
         "logsumexp": lambda d: torch.logsumexp(d["X"], -1),
@@ -71,10 +83,12 @@ def test_the_other_definitions_are_pytorchs() -> None:
         "six_operators": six_operators,
         "same_operand": lambda d: torch.exp(d["S"] - d["S"]) + d["S"] * d["S"],
         "long_chain": long_chain,
+        "embedding": lambda d: functional.embedding(d["T"], d["E"]),
+        "paged_attention": paged,
     }
     assert set(wanted) | {"attention"} == set(WORKLOADS)
     for name, want in wanted.items():
-        data, got = outputs(WORKLOADS[name](), {"eps": 0.1})
+        data, got = outputs(WORKLOADS[name](), {"eps": 0.1, "scale": 0.3})
         np.testing.assert_allclose(got, want(data).numpy(), rtol=1e-9, atol=1e-12, err_msg=name)
 
 
@@ -110,6 +124,8 @@ def test_a_problem_follows_from_options() -> None:
         ("attention", {"seq": 4, "heads": 4, "window_both": True}, "`window_both` needs a `window`"),
         ("attention", {"seq": 4, "heads": 4, "sigmoid": True, "lse": True}, "need weights by softmax"),
         ("attention", {"seq": 4, "heads": 4, "bias": "mp"}, "over some of the axes bhpm, in that order, but got 'mp'"),
+        ("paged_attention", {"heads": 4, "kv_seq": 9, "page": 0}, "`page` must be a positive integer, but got 0"),
+        ("paged_attention", {"heads": 4, "kv_seq": 9, "kv_heads": 3}, "`heads` must be a multiple of `kv_heads`"),
         ("attention", {"seq": 4, "heads": 4, "window": 0}, "`window` must be a positive integer, but got 0"),
         ("attention", {"seq": 4, "heads": 4, "softcap": -1.0}, "`softcap` must be a positive number, but got -1.0"),
     ],

@@ -1,0 +1,112 @@
+"""Keys and values in pages, with a length a sequence: derived forms by every emitter, against float64."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from kernel_forms import Case, errors
+
+from eintune.kernels.kernel import Kernel
+from eintune.kernels.launch import interpreted
+from eintune.kernels.offline import compile_kernel
+from eintune.search.inputs import draw_inputs
+from eintune.space.cascade import Cascade
+from eintune.space.derive import derive
+from eintune.space.plan import Role
+from eintune.space.schedule import Problem, Schedule
+from eintune.space.workloads import WORKLOADS
+
+EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
+LENGTHS = [0, 1, 37, 64, 100]
+
+
+@cache
+def one_pass(text: str) -> Cascade:
+    return derive(Cascade.parse(text)).cascades[0].cascade
+
+
+def pages_case(emitter: str, page: int, tile: int, dtype: str = "fp32", **more: object) -> Case:
+    given = {"heads": 6, "kv_heads": 2, "batch": len(LENGTHS), "kv_seq": 100, "head_dim": 32, "page": page, **more}
+    problem = WORKLOADS["paged_attention"].posed(given, dtype).problem
+    roles = {r: Role("grid", None) for r in "bhp"} | {"g": Role(None, 16), "m": Role("loop", tile)}
+    for r in "ef":
+        roles[r] = Role(None, max(16, problem.sizes[r]))
+    return Case(one_pass(problem.cascade), problem, Schedule(emitter, tuple(roles.items())))
+
+
+def tensors_of(problem: Problem, kernel: Kernel) -> list[torch.Tensor]:
+    """Inputs with the lengths above and pages of NaN where the table never points."""
+    data = draw_inputs(problem, "cpu")
+    data["L"] = torch.tensor(LENGTHS[: len(data["L"])], dtype=torch.int32)
+    for cache_name in ("KC", "VC"):
+        unused = torch.ones(problem.sizes["n"], dtype=torch.bool)
+        unused[data["BT"].flatten().long()] = False
+        data[cache_name][unused] = torch.nan
+    outputs = {a.name: torch.full(a.shape, torch.nan, dtype=data["Q"].dtype) for a in kernel.arguments if a.output}
+    return [{**data, **outputs}[a.name] for a in kernel.arguments]
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("tile", [16, 32])
+@pytest.mark.parametrize("page", [64, 32, 16, 24, 7, 128])
+def test_pages_and_tiles(page: int, tile: int, emitter: str, execute) -> None:
+    case = pages_case(emitter, page, tile)
+    kernel = case.kernel
+    tensors = tensors_of(case.problem, kernel)
+    execute(kernel, tensors)
+    assert not errors(case, kernel, tensors)
+    assert not tensors[-1][0].any(), "a sequence without keys is 0"
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("more", [{"dtype": "bf16"}, {"dtype": "fp16", "seq": 3}, {"kv_heads": 6, "value_dim": 16}])
+def test_other_problems(more: dict[str, object], emitter: str, execute) -> None:
+    case = pages_case(emitter, 32, 16, **more)  # type: ignore[arg-type]
+    if "g" not in case.problem.sizes:
+        roles = tuple((r, x) for r, x in case.schedule.roles if r not in "gp")
+        case = replace(case, schedule=replace(case.schedule, roles=(*roles, ("p", Role("grid", 16)))))
+    kernel = case.kernel
+    tensors = tensors_of(case.problem, kernel)
+    execute(kernel, tensors)
+    assert not errors(case, kernel, tensors)
+
+
+@pytest.mark.interpreter
+def test_a_table_that_points_nowhere_reads_nothing(execute) -> None:
+    """What a sequence does not reach may be padded with anything."""
+    case = pages_case("triton", 32, 16)
+    kernel = case.kernel
+    tensors = tensors_of(case.problem, kernel)
+    execute(kernel, tensors)
+    table = next(t for a, t in zip(kernel.arguments, tensors, strict=True) if a.name == "BT")
+    made, used = tensors[-1].clone(), torch.tensor([-(-n // 32) for n in LENGTHS])
+    beyond = torch.arange(table.shape[1]) >= used[:, None]
+    for padding in (-1, 2**31 - 1):
+        table[beyond] = padding
+        execute(kernel, tensors)
+        assert torch.equal(tensors[-1], made)
+
+
+def test_a_tile_within_a_page_looks_its_page_up_once() -> None:
+    within = pages_case("triton", 64, 32).kernel.source
+    assert "bt = tl.load(BT_part + tl.cast(m_first // 64, tl.int64) * stride_BT_j)" in within
+    assert "(i_m %" not in within and "lane_m[:, None] * stride_KC_s" in within
+    across = pages_case("triton", 16, 32).kernel.source
+    assert "tl.cast(bt, tl.int64)[:, None] * stride_KC_n + (i_m % 16)[:, None] * stride_KC_s" in across
+    assert "KC[bt, m_first % 64:m_first % 64 + (m_end - m_first), h, :]" in pages_case("torch", 64, 32).kernel.source
+
+
+@pytest.mark.offline
+@pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process interprets, it cannot compile")
+@pytest.mark.parametrize("tile", [64, 128])
+def test_compiled_loads_run_ahead_16_bytes_at_a_time(tile: int, tmp_path: Path) -> None:
+    case = pages_case("triton", 64, tile, "bf16", kv_seq=8192, heads=32, kv_heads=8, batch=16, head_dim=128)
+    made = compile_kernel(replace(case.kernel, stages=2), "sm_90", cache_dir=tmp_path)
+    widths = re.findall(r"cp\.async\.\w+\.shared\.global[^\n]*, (0x\w+|\d+),", made.assembly)
+    assert widths and {int(n, 0) for n in widths} == {16}
+    assert "mma" in made.assembly and made.resources.spill_bytes == 0
