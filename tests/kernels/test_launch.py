@@ -17,7 +17,7 @@ from kernel_forms import attention_case, errors, inputs
 
 from eintune.kernels.emitters import EMITTERS, emit
 from eintune.kernels.interpreter import rounded, widened
-from eintune.kernels.launch import LaunchError, TritonLaunch, _layout, interpreted, load, module_of
+from eintune.kernels.launch import LaunchError, TritonLaunch, interpreted, layout_of, load, module_of
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
 
@@ -122,7 +122,7 @@ def test_a_bound_launch_looks_at_alignment_only(one_gpu: None) -> None:
     compiled = Compiled(takes=9 + 4 + 16)
     strides = [s for t in tensors for s in t.stride()]
     pointers = [t.data_ptr() for t in tensors]
-    launch._direct[_layout(tensors, pointers)] = launch._bind(compiled, 0, strides)
+    launch._direct[layout_of(tensors, pointers)] = launch._bind(compiled, 0, strides)
     call = launch.bound(tensors)
     call(tensors)
     assert compiled.direct[0][9:] == (*pointers, *strides)
