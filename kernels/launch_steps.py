@@ -51,14 +51,18 @@ class StepsLaunch:
 
     def _by_address(self, tensors: Sequence[torch.Tensor], given: Sequence[Sequence[torch.Tensor]]) -> Call | None:
         """All launches for tensors of this layout, which need no more of a workspace than where it lies."""
-        import torch
-
         device = tensors[0].device
         if self.kernel.emitter == "torch" or device.type != "cuda":
             return None
         calls = [launch.bound(mine) for launch, mine in zip(self._steps, given, strict=True)]
         if any(call is launch for call, launch in zip(calls, self._steps, strict=True)):
             return None  # a tensor that is not aligned, say
+        return self._launcher(calls, device)
+
+    def _launcher(self, calls: Sequence[Call], device: torch.device) -> Call:
+        """The steps' own launchers, one after the other, over one buffer."""
+        import torch
+
         steps, offsets, nbytes = list(zip(calls, self._positions, strict=True)), self._offsets, self._nbytes
 
         def launch(tensors: Sequence[torch.Tensor]) -> None:
