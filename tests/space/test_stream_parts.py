@@ -41,11 +41,13 @@ def run_program(program: Program, data: dict[str, Array]) -> dict[str, Array]:
 
 
 def worst(form: Form, sizes: dict[str, int], schedule: Schedule) -> float:
-    program = build_program(form.computed, problem_of(form.definition, sizes, "fp64", form.params), schedule)
+    problem = problem_of(form.definition, sizes, "fp64", form.params)
+    program = build_program(form.computed, problem, schedule)
     assert len(program.kernels) > 1
-    data = data_for(form.definition, sizes)
+    data = data_for(form.definition, problem.sizes)
     made = run_program(program, data)
-    return max(relative_error(made[n], x) for n, x in meaning(form.definition, sizes, data, form.params).items())
+    exact = meaning(form.definition, problem.sizes, data, form.params)
+    return max(relative_error(made[n], x) for n, x in exact.items())
 
 
 def reduces(form: Form) -> bool:
