@@ -7,7 +7,7 @@ out, and is compared with what was measured there.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ import pandas as pd
 from ..costmodel.calibration import Calibration, fit_terms
 from ..costmodel.estimate import Estimate
 from ..costmodel.machine import Machine
-from ..costmodel.terms import Terms, terms
+from ..costmodel.terms import Terms, place, terms
 from ..costmodel.time import estimate_works
 from ..costmodel.work import Work
 from .accuracy import Accuracy, accuracy, regret, right, spearman
 from .candidates import schedule_text
 from .recorded_space import RecordedSpace, SpaceError, load
+from .tune import describe
 
 SUFFIX = ".json.gz"
 NEAR = 2.0
@@ -74,11 +75,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judgement:
-    """rows: one for each candidate (see `judge`). calibration: fitted to all spaces together."""
+    """rows: one for each candidate (see `judge`). calibration: fitted to all spaces together. machine: as
+    `tune.describe` has it."""
 
     rows: pd.DataFrame
     verdicts: tuple[Verdict, ...]
     calibration: Calibration
+    machine: Mapping[str, Any]
 
     def reached(self) -> list[tuple[Target, float]]:
         """Each target and the figure reached."""
@@ -155,11 +158,12 @@ def judge(spaces: Sequence[NamedSpace], machine: Machine) -> Judgement:
         frames.append(frame)
         verdicts.append(_verdict(named.name, frame))
     together = fit_terms(_joined(placed), np.concatenate(times), start)
-    return Judgement(pd.concat(frames, ignore_index=True), tuple(verdicts), together)
+    about = describe(machine, spaces[0].space.problem)
+    return Judgement(pd.concat(frames, ignore_index=True), tuple(verdicts), together, about)
 
 
 def _terms(works: Sequence[Work], machine: Machine) -> Terms:
-    return terms(works, machine)
+    return terms(works, machine, [place(w, machine) for w in works])
 
 
 def _joined(parts: Sequence[Terms]) -> Terms:

@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from .accuracy import random_regret, regret, right
 from .judging import Judgement, by_passes
-from .plots import GREY, Look, error_by_unit, parity
+from .plots import GREY, HEIGHT, WIDTH, Look, error_by_unit, legend_below, parity, roofline
 
 KS = (1, 2, 4, 8, 16, 32)
+RANDOM = "drawn at random (mean)"
 
 
 def pictures(judgement: Judgement) -> dict[str, Figure]:
@@ -18,11 +19,12 @@ def pictures(judgement: Judgement) -> dict[str, Figure]:
     rows = judgement.rows
     problems = rows.assign(label=rows["space"])
     return {
-        "judged-parity-problems": parity(problems, Look.of(problems)),
-        "judged-parity-cascades": parity(rows, Look.of(rows)),
+        "judged-parity-problems": parity(problems, Look.of(problems), "by problem"),
+        "judged-parity-cascades": parity(rows, Look.of(rows), "by cascade"),
         "judged-regret": regret_by_problem(rows),
         "judged-passes": passes(rows),
-        "judged-error": error_by_unit(problems, Look.of(problems)),
+        "judged-error": error_by_unit(rows, Look.of(rows)),
+        "judged-roofline": roofline(problems, Look.of(problems), judgement.machine),
     }
 
 
@@ -32,14 +34,23 @@ def regret_by_problem(rows: pd.DataFrame) -> Figure:
     for name, frame in right(rows).groupby("space"):
         for k in (k for k in KS if k <= len(frame)):
             points.append({"k": k, "regret": 100 * regret(frame, "predicted", k), "space": str(name)})
-            points.append({"k": k, "regret": 100 * random_regret(frame, k), "space": "drawn at random (mean)"})
+            points.append({"k": k, "regret": 100 * random_regret(frame, k), "space": RANDOM})
     table = pd.DataFrame(points).groupby(["space", "k"], as_index=False).mean()
-    look = Look.of(table.rename(columns={"space": "label"}))
-    figure = Figure(figsize=(7.0, 5.6), layout="constrained")
+    look = Look.of(table[table["space"] != RANDOM].rename(columns={"space": "label"}))
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots()
     axes.axhline(3, color=GREY, linewidth=1, linestyle="--", label="3%")
+    drawn = table[table["space"] == RANDOM]
+    axes.plot(drawn["k"], drawn["regret"], color="#111111", linewidth=2, linestyle=":", label=RANDOM)
     sns.lineplot(
-        data=table, x="k", y="regret", hue="space", style="space", markers=look.marks, palette=look.colours, ax=axes
+        data=table[table["space"] != RANDOM],
+        x="k",
+        y="regret",
+        hue="space",
+        style="space",
+        markers=look.marks,
+        palette=look.colours,
+        ax=axes,
     )
     axes.set(xscale="log", xlabel="candidates measured, k", ylabel="slower than the best, %", title="Regret at k")
     axes.set_yscale("symlog", linthresh=3)
@@ -48,7 +59,7 @@ def regret_by_problem(rows: pd.DataFrame) -> Figure:
     axes.set_yticks([0, 1, 3, 10, 30, 100, 300], ["0", "1", "3", "10", "30", "100", "300"])
     axes.set_ylim(bottom=-0.3)
     axes.minorticks_off()
-    _legend(figure)
+    legend_below(figure, axes)
     return figure
 
 
@@ -58,18 +69,10 @@ def passes(rows: pd.DataFrame) -> Figure:
     table["bar"] = table["passes"].map(lambda n: f"{n} pass{'es' if n > 1 else ''}") + ", " + table["which"]
     colours = dict(zip(sorted(table["bar"].unique()), sns.color_palette("Paired"), strict=False))
     count = table["space"].nunique()
-    figure = Figure(figsize=(7.0, max(3.2, 0.62 * count + 1.6)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, max(2.6, 0.46 * count + 1.0)), layout="constrained")
     axes = figure.subplots()
     sns.barplot(data=table, y="space", x="times", hue="bar", hue_order=list(colours), palette=colours, ax=axes)
     axes.axvline(1, color=GREY, linewidth=1)
     axes.set(xlabel="best time over the best of one pass", ylabel="", title="What more passes cost")
-    _legend(figure, 3)
+    legend_below(figure, axes, 3)
     return figure
-
-
-def _legend(figure: Figure, columns: int = 2) -> None:
-    axes = figure.axes[0]
-    handles, labels = axes.get_legend_handles_labels()
-    if (own := axes.get_legend()) is not None:
-        own.remove()
-    figure.legend(handles, labels, loc="outside lower center", ncol=columns, fontsize=9, frameon=False)

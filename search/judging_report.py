@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from . import page, plots
 from .accuracy import error_by, right
 from .judging import (
@@ -38,6 +40,7 @@ CAPTIONS = {
     "judged-regret": "The model's first k candidates of a problem hold one this close to its best of all drawn.",
     "judged-passes": "Whether fewer passes win where the model says so, and by how much.",
     "judged-error": "Measured over predicted by the unit that the model says is busiest.",
+    "judged-roofline": "Achieved rate over arithmetic intensity. Operations and bytes are the plans' own counts.",
 }
 LIMITS = (
     "Only the calibration is held out: the model's form and its constants were chosen with spaces of this kind in "
@@ -142,7 +145,7 @@ def write_judgement(judgement: Judgement, spaces: Sequence[NamedSpace], director
 
 def html(judgement: Judgement, spaces: Sequence[NamedSpace], images: Mapping[str, bytes]) -> str:
     """The page."""
-    title = f"The cost model, judged on {plural(len(spaces), 'problem')} of {spaces[0].space.machine}"
+    title = f"The cost model, judged on {plural(len(spaces), 'problem')} of the {judgement.machine['title']}"
     rows = [verdict_cells(v) for v in judgement.verdicts] + summary_cells(judgement.verdicts)
     short = judgement.short() or ["Nothing: every target is reached, in each problem and over all."]
     captioned = [(data, CAPTIONS[name], CAPTIONS[name]) for name, data in images.items()]
@@ -153,8 +156,9 @@ def html(judgement: Judgement, spaces: Sequence[NamedSpace], images: Mapping[str
             page.tiles(_tiles(judgement)),
             page.lead(paragraph(judgement)),
             page.section("Each problem, left out", page.table(HEADER, rows, range(1, len(HEADER)))),
-            page.section("What falls short", page.lead(" ".join(short)), page.lead(LIMITS)),
+            page.section("What falls short", page.items(short), page.lead(LIMITS)),
             page.section("Pictures", page.pictures(captioned)),
+            page.section("Whether fewer passes win", _passes(judgement.rows)),
             page.section("Error by limiting unit", _errors(judgement)),
             page.section("The spaces", _spaces(spaces)),
             page.section("Calibration fitted to all of them", _calibration(judgement)),
@@ -174,6 +178,23 @@ def _errors(judgement: Judgement) -> str:
     return page.table(["limited by", "count", "measured / predicted", "rms factor"], rows, (1, 2, 3))
 
 
+def _passes(rows: pd.DataFrame) -> str:
+    """By problem: which number of passes was fastest, which the model said, and what more cost over the fewest."""
+    table = by_passes(rows)
+    counts = sorted(table["passes"].unique())
+    header = ["problem", "fastest", "the model says"]
+    for n in counts[1:]:
+        header += [f"{plural(int(n), 'pass', 'passes')} over {counts[0]}, measured", "predicted"]
+    lines = []
+    for space, group in table.groupby("space", sort=False):
+        by = group.set_index("passes")
+        won, said = (plural(int(by[name].idxmin()), "pass", "passes") for name in ("measured", "predicted"))
+        there = [n if n in by.index else None for n in counts[1:]]
+        ratios = [f"{by.loc[n, c]:.2f}x" if n else "-" for n in there for c in ("measured", "predicted")]
+        lines.append([str(space), won, said, *ratios])
+    return page.table(header, lines, range(3, len(header)))
+
+
 def _spaces(spaces: Sequence[NamedSpace]) -> str:
     rows = []
     for name, s in ((n.name, n.space) for n in spaces):
@@ -182,9 +203,9 @@ def _spaces(spaces: Sequence[NamedSpace]) -> str:
         drawn = f"{len(s.entries)} of {s.drawn_from:,}, seed {s.seed}"
         clocks = f"{min(s.clocks)} to {max(s.clocks)} MHz" if s.clocks else "-"
         failed = f"{len(s.entries) - len(s.ran)}"
-        rows.append([name, drawn, failed, milliseconds(best), peers, clocks, s.started[:16]])
+        rows.append([name, drawn, failed, milliseconds(best), peers, clocks, s.started[:10]])
     header = ["problem", "drawn", "failed", "best", "others in the same run", "SM clock between batches", "recorded"]
-    return page.table(header, rows, (2, 3)) + page.lead(
+    return page.table(header, rows, (2, 3), texts=(4,)) + page.lead(
         "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(spaces[0].space.versions.items())) + "."
     )
 

@@ -17,19 +17,27 @@ h2 { font-size: 1.12rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ddd; pa
 .lead { max-width: 75ch; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1rem 0; }
 .tile { border: 1px solid #ddd; border-radius: .4rem; padding: .6rem .8rem; }
-.tile b { display: block; font-size: 1.25rem; } .tile span { color: #555; font-size: .85rem; }
+.tile b { display: block; font-size: 1.15rem; white-space: nowrap; } .tile span { color: #555; font-size: .85rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
 figure { margin: 0; border: 1px solid #e4e4e4; border-radius: .4rem; padding: .5rem; }
 figure img { width: 100%; height: auto; display: block; }
 figcaption { color: #444; font-size: .88rem; padding: .3rem .2rem 0; }
-.scroll { overflow-x: auto; margin: .8rem 0; }
+.scroll { overflow-x: auto; margin: .8rem 0;
+  background: linear-gradient(to left, #fff 30%, #fff0) right / 2.5rem 100% no-repeat local,
+    linear-gradient(to left, #0003, #fff0) right / .8rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: left; white-space: nowrap; }
 th { border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; }
+td.w { white-space: normal; min-width: 14rem; }
 tr.win td { font-weight: 600; background: #f2f8f2; }
 pre { background: #f6f6f6; border: 1px solid #e4e4e4; border-radius: .4rem; padding: .7rem; overflow-x: auto;
   font-size: .85rem; line-height: 1.4; }
 details summary { cursor: pointer; } code { overflow-wrap: anywhere; }
+@media (max-width: 620px) {
+  body { padding: .8rem; font-size: 15px; } figure { padding: .2rem; }
+  table { font-size: .78rem; } th, td { padding: .22rem .4rem; } td.w { min-width: 11rem; }
+  th { white-space: normal; vertical-align: bottom; }
+}
 """
 
 
@@ -73,16 +81,25 @@ def pictures(items: Iterable[tuple[bytes, str, str]]) -> str:
     return f'<div class="pictures">{inner}</div>' if inner else ""
 
 
+def items(lines: Iterable[str]) -> str:
+    """A list."""
+    inner = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="lead">{inner}</ul>' if inner else ""
+
+
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = (), win: int | None = None
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Iterable[int] = (),
+    win: int | None = None,
+    texts: Iterable[int] = (),
 ) -> str:
-    """A table that scrolls sideways on a narrow screen. `numbers`: right-aligned columns; `win`: bold row."""
-    right = set(numbers)
+    """A table that scrolls sideways on a narrow screen, with a shade where more of it is hidden. `numbers`:
+    right-aligned columns; `texts`: columns that may be wrapped; `win`: bold row."""
+    kinds = {**dict.fromkeys(numbers, " class=n"), **dict.fromkeys(texts, " class=w")}
 
     def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if i in right else ''}>{escape(value)}</{tag}>" for i, value in enumerate(values)
-        )
+        return "".join(f"<{tag}{kinds.get(i, '')}>{escape(value)}</{tag}>" for i, value in enumerate(values))
 
     body = "\n".join(f"<tr{' class=win' if i == win else ''}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
     return f'<div class="scroll"><table><tr>{cells("th", header)}</tr>\n{body}</table></div>' if body else ""

@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from .accuracy import random_regret, regret, right
@@ -34,7 +35,17 @@ def style() -> None:
     )
 
 
-def _figure(width: float = 7.0, height: float = 5.6) -> tuple[Figure, Axes]:
+WIDTH, HEIGHT = 5.6, 4.2
+"""Inches, without the legend: so small that letters can still be read where a page is as narrow as a phone."""
+LINE = 0.19
+"""Inches of a line of the legend."""
+LONG = 34
+"""Characters of a label above which a legend has one column."""
+MANY = 300
+"""Points above which marks are small and transparent."""
+
+
+def _figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
@@ -66,21 +77,32 @@ def _scatter(axes: Axes, frame: pd.DataFrame, x: str, y: str, look: Look) -> Non
         style_order=there,
         markers=look.marks,
         palette=look.colours,
-        s=70,
-        alpha=0.9,
+        s=18 if len(frame) > MANY else 60,
+        alpha=0.6 if len(frame) > MANY else 0.9,
+        linewidth=0.2 if len(frame) > MANY else 0.8,
         ax=axes,
     )
 
 
-def _legend_below(figure: Figure, axes: Axes, columns: int = 2) -> None:
+def legend_below(figure: Figure, axes: Axes, columns: int = 2) -> None:
+    """The legend under the picture, in as many columns as its labels leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     if (own := axes.get_legend()) is not None:
         own.remove()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncol=columns, fontsize=9, frameon=False)
+    if not handles:
+        return
+    ncol = 1 if max(map(len, labels)) > LONG else columns
+    figure.set_figheight(figure.get_figheight() + LINE * math.ceil(len(labels) / ncol))
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncol=ncol, fontsize=9, frameon=False, columnspacing=1.2
+    )
+    for handle in legend.legend_handles:
+        if isinstance(handle, Line2D):
+            handle.set_alpha(1.0)
+            handle.set_markersize(min(float(handle.get_markersize()), 8.0))
 
 
-def parity(frame: pd.DataFrame, look: Look) -> Figure:
+def parity(frame: pd.DataFrame, look: Look, by: str = "") -> Figure:
     """Predicted (just before measuring) against measured milliseconds, by cascade; on the diagonal is right."""
     ok = right(frame)
     points = pd.DataFrame(
@@ -93,10 +115,11 @@ def parity(frame: pd.DataFrame, look: Look) -> Figure:
     axes.fill_between(line, line / 1.25, line * 1.25, color=GREY, alpha=0.12, linewidth=0, label="within 25%")
     axes.plot(line, line, color=GREY, linewidth=1, label="predicted = measured")
     _scatter(axes, points, "predicted, ms", "measured, ms", look)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), title="Predicted against measured")
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    axes.set(title=f"Predicted against measured{by and ', ' + by}")
     axes.set_aspect("equal")
     plain_ticks(axes)
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -110,7 +133,7 @@ def error_by_unit(frame: pd.DataFrame, look: Look) -> Figure:
     axes.axhspan(1 / 1.25, 1.25, color=GREY, alpha=0.12, linewidth=0)
     axes.axhline(1, color=GREY, linewidth=1)
     sns.stripplot(
-        data=points, x="limited by", y="ratio", hue="label", palette=look.colours, ax=axes, size=7, jitter=0.18
+        data=points, x="limited by", y="ratio", hue="label", palette=look.colours, ax=axes, **_dots(len(points))
     )
     sns.pointplot(
         data=points,
@@ -121,16 +144,22 @@ def error_by_unit(frame: pd.DataFrame, look: Look) -> Figure:
         errorbar=("pi", 50),
         linestyle="none",
         marker="_",
-        markersize=28,
-        color="#222222",
-        err_kws={"linewidth": 1.2},
+        markersize=30,
+        markeredgewidth=2.2,
+        color="#111111",
+        err_kws={"linewidth": 2.0, "zorder": 9},
+        zorder=10,
         label="median, middle half",
     )
     spread = max(2.0, float(np.exp(np.abs(np.log(points["ratio"])).max())) * 1.1)
     axes.set(yscale="log", ylim=(1 / spread, spread), ylabel="measured / predicted", title="Error by limiting unit")
     plain_ticks(axes, y_only=True)
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
+
+
+def _dots(count: int) -> dict[str, float]:
+    return {"size": 3, "jitter": 0.28, "alpha": 0.5} if count > MANY else {"size": 7, "jitter": 0.18}
 
 
 def regret_at_k(frame: pd.DataFrame) -> Figure:
@@ -151,7 +180,7 @@ def regret_at_k(frame: pd.DataFrame) -> Figure:
     axes.set(xlabel="candidates measured, k", ylabel="slower than the best, %", title="Regret at k")
     axes.set_ylim(bottom=-0.02 * max(float(points["regret"].max()), 1.0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -172,7 +201,7 @@ def progress(frame: pd.DataFrame, look: Look, peer: tuple[str, float] | None) ->
     axes.set(xlabel="trial", ylabel="milliseconds", yscale="log", title="The search")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_ticks(axes, y_only=True)
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -210,15 +239,15 @@ def roofline(frame: pd.DataFrame, look: Look, machine: Mapping[str, Any]) -> Fig
         ylabel="TFLOP/s",
         title=f"Roofline, {machine['title']} ({speed})",
     )
-    plain_ticks(axes, y_only=True)
-    _legend_below(figure, axes)
+    plain_ticks(axes)
+    legend_below(figure, axes)
     return figure
 
 
 def stages(seconds: Mapping[str, float]) -> Figure:
     """Where the wall time of the run went."""
     table = pd.DataFrame({"stage": list(seconds), "seconds": list(seconds.values())})
-    figure, axes = _figure(7, 0.55 * len(table) + 1.4)
+    figure, axes = _figure(WIDTH, 0.42 * len(table) + 1.3)
     sns.barplot(data=table, y="stage", x="seconds", ax=axes, color="#4c72b0", width=0.65)
     for i, value in enumerate(table["seconds"]):
         axes.text(value, i, f" {value:.2f} s", va="center", fontsize=9)

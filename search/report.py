@@ -85,6 +85,7 @@ def html(run: Run, frame: pd.DataFrame, images: Mapping[str, bytes]) -> str:
             page.section("The winner", *_winner(run)),
             page.section("The model and the search", page.pictures(_captioned(images)), _accuracy(frame)),
             page.section("Error by limiting unit", _errors(frame)),
+            page.section("Whether fewer passes win", _passes(frame)),
             page.section("Candidates", _candidates(run, frame)),
             page.section("The space", _space(run)),
             page.section("Machine and versions", _machine(run)),
@@ -190,6 +191,31 @@ def _errors(frame: pd.DataFrame) -> str:
     return page.table(["limited by", "count", "measured / predicted", "rms factor"], rows, (1, 2, 3))
 
 
+def _passes(frame: pd.DataFrame) -> str:
+    """The best of each number of passes, as measured and as predicted before any measurement."""
+    ok = right(frame)
+    if ok.empty:
+        return ""
+    best = ok.groupby("passes").agg(seconds=("seconds", "min"), prior=("prior", "min"), count=("seconds", "size"))
+    first = best.iloc[0]
+    rows = [
+        [
+            plural(int(n), "pass", "passes"),
+            f"{r['count']:.0f}",
+            milliseconds(r["seconds"]),
+            f"{r['seconds'] / first['seconds']:.2f}x",
+            milliseconds(r["prior"]),
+            f"{r['prior'] / first['prior']:.2f}x",
+        ]
+        for n, r in best.iterrows()
+    ]
+    header = ["", "measured", "best time", "over the fewest", "best predicted", "over the fewest"]
+    agree = best["seconds"].idxmin() == best["prior"].idxmin()
+    told = f"The fastest has {plural(int(best['seconds'].idxmin()), 'pass', 'passes')}, as the model said before."
+    other = f"The model said {plural(int(best['prior'].idxmin()), 'pass', 'passes')} before."
+    return page.table(header, rows, range(1, 6)) + page.lead(told if agree else f"{told.split(',')[0]}. {other}")
+
+
 def _candidates(run: Run, frame: pd.DataFrame) -> str:
     ordered = frame.sort_values("seconds", na_position="last").head(SHOWN)
     compiled = bool(frame["registers"].notna().any())
@@ -211,7 +237,8 @@ def _candidates(run: Run, frame: pd.DataFrame) -> str:
     keys = ordered["key"].to_list()
     left = len(frame) - len(ordered)
     note = page.lead(f"{plural(left, 'more row')} in {MEASUREMENTS}.") if left else ""
-    return page.table(header, rows, (2, 3, 4, 6, 7, 8), keys.index(winner) if winner in keys else None) + note
+    win = keys.index(winner) if winner in keys else None
+    return page.table(header, rows, (2, 3, 4, 6, 7, 8), win, texts=(0, 1)) + note
 
 
 def _compiled(row: Any) -> list[str]:
@@ -221,7 +248,9 @@ def _compiled(row: Any) -> list[str]:
 
 def _space(run: Run) -> str:
     left_out = run.space.get("left_out", {})
-    reasons = page.table(["left out because", "candidates"], [[k, f"{n:,}"] for k, n in left_out.items()], (1,))
+    reasons = page.table(
+        ["left out because", "candidates"], [[k, f"{n:,}"] for k, n in left_out.items()], (1,), texts=(0,)
+    )
     texts = [
         page.folded(f"{c['label']} ({plural(int(c['passes']), 'pass', 'passes')})", page.code(c["text"]))
         for c in run.space["cascades"]

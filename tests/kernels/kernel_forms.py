@@ -12,8 +12,8 @@ from eintune.kernels.kernel import Kernel
 from eintune.search.budget import budget, error
 from eintune.space.cascade import Cascade, from_roots
 from eintune.space.expr import Const, Expr, Fold, Map, Reduce, rewrite
-from eintune.space.lowering import build_program
-from eintune.space.plan import LoopPlan, Program, Role
+from eintune.space.lowering import build_plan
+from eintune.space.plan import LoopPlan, Role
 from eintune.space.schedule import Problem, Schedule
 from eintune.space.workloads import attention_problem
 
@@ -27,17 +27,12 @@ class Case:
     schedule: Schedule
 
     @property
-    def program(self) -> Program:
-        return build_program(self.cascade, self.problem, self.schedule)
-
-    @property
     def plan(self) -> LoopPlan:
-        (plan,) = self.program.kernels
-        return plan
+        return build_plan(self.cascade, self.problem, self.schedule)
 
     @property
     def kernel(self) -> Kernel:
-        return emit(self.program, self.schedule)
+        return emit(self.plan, self.schedule)
 
     def on(self, emitter: str) -> Case:
         return replace(self, schedule=replace(self.schedule, emitter=emitter))
@@ -84,10 +79,9 @@ def attention_case(
     dtype: str = "fp32",
     scale: float | None = None,
     batch: int = 1,
-    parts: int = 1,
     **schedule: object,
 ) -> Case:
-    """Attention in 1, 2 or 3 passes with tiles of `rows` queries and `columns` keys, the keys in `parts` parts."""
+    """Attention in 1, 2 or 3 passes with tiles of `rows` queries and `columns` keys."""
     problem = attention_problem(
         batch=batch,
         heads=heads,
@@ -100,7 +94,7 @@ def attention_case(
         causal=causal,  # type: ignore[arg-type]
         scale=scale,
     )
-    roles = {"p": Role("grid", rows), "m": Role("loop", columns, parts)}
+    roles = {"p": Role("grid", rows), "m": Role("loop", columns)}
     for r, n in problem.sizes.items():
         roles.setdefault(r, Role(None, power(n)) if r in "ef" else Role("grid", None))
     made = Schedule(emitter, tuple(roles.items()), **schedule)  # type: ignore[arg-type]

@@ -83,11 +83,14 @@ def test_the_files_hold_what_was_judged(spaces: list[NamedSpace], judged: Judgem
     rows = pd.read_csv(tmp_path / "out" / CANDIDATES)
     assert len(rows) == sum(len(s.space.entries) for s in spaces)
     pictures = sorted(p.name for p in written.parent.glob("*.png"))
-    assert len(pictures) == 5 and all(p.startswith("judged-") for p in pictures)
+    assert len(pictures) == 6 and all(p.startswith("judged-") for p in pictures)
     page = written.read_text()
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert "http" not in page.replace("http-equiv", "")
     HTMLParser().feed(page)
+    assert "Whether fewer passes win" in page and f"of the {MACHINE.title}" in page
+    for name in SIZES:
+        assert f"<td>{name}</td><td>1 pass</td>" in page
 
 
 def test_the_paragraph_says_the_figures(judged: Judgement) -> None:

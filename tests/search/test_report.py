@@ -197,6 +197,7 @@ def test_the_page_is_whole_and_stands_alone(written: Path) -> None:
     assert '<meta name="viewport"' in text
     assert "length 2048 &lt;&amp;&gt;" in text and "spills too many registers" in text
     assert "timeout" in text and "0.80x" in text and "1.25x" in text
+    assert "Whether fewer passes win" in text and re.search(r"The fastest has \d pass", text)
 
 
 def test_runs_with_little_in_them_have_a_report_too(tmp_path: Path) -> None:
