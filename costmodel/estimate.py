@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,6 +36,17 @@ class Resources:
     spill_bytes: int
     warps: int
     exact: bool = False
+
+
+def most(needs: Sequence[Resources]) -> Resources:
+    """Of each resource what the neediest of several kernels takes."""
+    return Resources(
+        max(n.shared_bytes for n in needs),
+        max(n.registers_per_thread for n in needs),
+        max(n.spill_bytes for n in needs),
+        max(n.warps for n in needs),
+        all(n.exact for n in needs),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Work on a machine as arrays: seconds of each unit at its full rate, ready for any calibration.
 
-One row is one candidate, one column of it a phase. Everything that a calibration does not change is computed
-once; `Terms.seconds` is then a few array operations for hundreds of candidates.
+One row is one launch, one column of it a phase; a candidate is one launch, or several one after the other.
+Everything that a calibration does not change is computed once; `Terms.seconds` is then a few array operations for
+hundreds of candidates.
 
 The model. R programs share a multiprocessor. In one execution of a phase each needs the matrix unit (or, where
 that takes longer, shared memory, from which its operands come), the fp32 lanes and the special-function unit for
@@ -85,6 +86,7 @@ def _streamed(phase: Phase, machine: Machine) -> list[int]:
 class Terms:
     """Arrays over candidates (rows), phases and units.
 
+    A row is one launch; `first` is 1 where it is the first of a candidate and 0 where it follows in one.
     units: (rows, phases, units) seconds of one program that has an SM to itself, at full rates. executions, steps,
     pipelined (1 where loads run beside the rest, else 0): (rows, phases). hbm: seconds for all bytes. sms: a number;
     programs, per_sm, groups (of four warps on an SM), longest, ending (relative lengths): (rows,).
@@ -102,20 +104,27 @@ class Terms:
     groups: Floats
     longest: Floats
     ending: Floats
+    first: Floats
 
     @property
     def count(self) -> int:
         """The number of candidates."""
-        return len(self.programs)
+        return int(self.first.sum())
+
+    def by_candidate(self, launches: Floats) -> Floats:
+        """Sums of what launches take, over those of each candidate."""
+        if self.first.all():
+            return launches
+        sums: Floats = np.add.reduceat(launches, np.flatnonzero(self.first), axis=0)
+        return sums
 
     def unit_seconds(self, c: Calibration) -> Floats:
-        """(rows, units) seconds of the whole launch by unit, each alone and all SMs busy."""
+        """(candidates, units) seconds of all launches by unit, each alone and all SMs busy."""
         per_program = (self._scaled(c) * self.executions[:, :, None]).sum(axis=1)
-        seconds: Floats = per_program * (self.programs / self.sms)[:, None]
-        return seconds
+        return self.by_candidate(per_program * (self.programs / self.sms)[:, None])
 
     def seconds(self, c: Calibration) -> Floats:
-        """(rows,) predicted seconds of the launch."""
+        """(candidates,) predicted seconds of all launches."""
         rows = self.programs
         last = np.minimum(np.maximum(np.ceil(rows / self.sms), 1), self.per_sm)
         slots = self.per_sm * self.sms
@@ -128,7 +137,7 @@ class Terms:
         packed = rows / slots * together + np.where(rows > slots, 0.5 * self.ending * fewer, 0.0)
         uneven = np.maximum(packed, self.longest * self._together(c, last))
         compute = np.where(self.longest <= EVEN, even, uneven)
-        return _soft_max(compute, self.hbm / c.memory_efficiency) + c.launch_seconds
+        return self.by_candidate(_soft_max(compute, self.hbm / c.memory_efficiency) + c.launch_seconds)
 
     def _scaled(self, c: Calibration) -> Floats:
         memory = c.memory_efficiency
@@ -155,9 +164,12 @@ def _soft_max(a: Floats, b: Floats) -> Floats:
     return result
 
 
-def terms(works: Sequence[Work], machine: Machine, placements: Sequence[Placement] | None = None) -> Terms:
-    """Candidates on a machine, in the order given."""
-    placed = list(placements) if placements is not None else [place(w, machine) for w in works]
+def terms(
+    candidates: Sequence[Work], machine: Machine, placements: Sequence[Sequence[Placement]] | None = None
+) -> Terms:
+    """Candidates on a machine, in the order given. placements: of the launches of each."""
+    works = [w for c in candidates for w in c.launches]
+    placed = [place(w, machine) for w in works] if placements is None else [p for ps in placements for p in ps]
     width = max((len(w.phases) for w in works), default=1)
     units = np.zeros((len(works), width, len(UNITS)))
     executions, steps, waits, pipelined = (np.zeros((len(works), width)) for _ in range(4))
@@ -182,6 +194,7 @@ def terms(works: Sequence[Work], machine: Machine, placements: Sequence[Placemen
         groups=np.array([n * _groups(w, machine) for n, w in zip(per_sm, works, strict=True)]),
         longest=np.array([w.longest for w in works]),
         ending=np.array([_ending(w, n * machine.sms) for w, n in zip(works, per_sm, strict=True)]),
+        first=np.array([float(i == 0) for c in candidates for i in range(1 + len(c.then))]),
     )
 
 

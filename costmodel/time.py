@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..space.plan import LoopPlan
+from ..space.plan import LoopPlan, Program
 from ..space.schedule import Schedule
 from .calibration import Calibration
-from .estimate import Estimate, Resources
+from .estimate import Estimate, Resources, most
 from .machine import Machine
 from .terms import UNITS, Placement, place, terms
 from .work import Work, work
 
 
 def estimate(
-    plan: LoopPlan,
+    plan: LoopPlan | Program,
     schedule: Schedule,
     machine: Machine,
     calibration: Calibration | None = None,
@@ -41,13 +41,16 @@ def estimate_works(
     calibration: Calibration | None = None,
     resources: Sequence[Resources | None] | None = None,
 ) -> list[Estimate]:
-    """Price many candidates at once, in the order given."""
+    """Price many candidates at once, in the order given. resources: of a program of several launches, its first's."""
     chosen = calibration or Calibration.of(machine)
     given = resources or [None] * len(counted)
-    placed = [place(w, machine, r) for w, r in zip(counted, given, strict=True)]
+    placed = [
+        [place(step, machine, r if i == 0 else None) for i, step in enumerate(w.launches)]
+        for w, r in zip(counted, given, strict=True)
+    ]
     rows = terms(counted, machine, placed)
     seconds, units = rows.seconds(chosen), rows.unit_seconds(chosen)
-    hbm = rows.hbm / chosen.memory_efficiency
+    hbm = rows.by_candidate(rows.hbm) / chosen.memory_efficiency
     return [
         _answer(w, p, float(t), (*map(float, u), float(h)), chosen)
         for w, p, t, u, h in zip(counted, placed, seconds, units, hbm, strict=True)
@@ -55,16 +58,18 @@ def estimate_works(
 
 
 def _answer(
-    counted: Work, placed: Placement, seconds: float, by_unit: tuple[float, ...], calibration: Calibration
+    counted: Work, placed: Sequence[Placement], seconds: float, by_unit: tuple[float, ...], calibration: Calibration
 ) -> Estimate:
-    named = (*zip((*UNITS, "hbm"), by_unit, strict=True), ("launch", calibration.launch_seconds))
+    """One candidate's estimate; programs and waves are those of its first launch."""
+    launch_seconds = len(placed) * calibration.launch_seconds
+    named = (*zip((*UNITS, "hbm"), by_unit, strict=True), ("launch", launch_seconds))
     return Estimate(
         seconds=seconds,
-        traffic=replace(counted.traffic, hbm_bytes=placed.hbm_bytes),
-        resources=placed.resources,
+        traffic=replace(counted.traffic, hbm_bytes=sum(p.hbm_bytes for p in placed)),
+        resources=most([p.resources for p in placed]),
         programs=counted.programs,
-        programs_per_sm=placed.per_sm,
-        waves=placed.waves,
+        programs_per_sm=placed[0].per_sm,
+        waves=placed[0].waves,
         limiter=max(named, key=lambda pair: pair[1])[0],
         unit_seconds=named,
     )

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from ..space.expr import Part, Predicate, Rank
-from ..space.plan import Block, Loop, LoopPlan, Value
+from ..space.plan import Block, Loop, LoopPlan, Program, Value
 from ..space.schedule import Schedule
 from ..space.tile_ir import Region
 from .estimate import Traffic
@@ -82,12 +82,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class Work:
-    """All counts of one kernel launch.
+    """All counts of one kernel launch, and of those that follow it (`then`).
 
     grid: (rank, tiles), fastest varying first. profiles: relative length (mean 1) of the longest program in each of
     some even bins of the launch order, started forward and in reverse. longest: the longest program over the mean.
     warps, stages, reverse, described (tiles loaded by tensor descriptor): of the schedule; all else depends on the plan
-    alone.
+    alone. then: later launches of one program.
     """
 
     programs: int
@@ -101,6 +101,12 @@ class Work:
     stages: int
     reverse: bool
     described: bool
+    then: tuple[Work, ...] = ()
+
+    @property
+    def launches(self) -> tuple[Work, ...]:
+        """All launches of the program, each by itself, in order."""
+        return (replace(self, then=()), *self.then) if self.then else (self,)
 
     @property
     def profile(self) -> tuple[float, ...]:
@@ -116,6 +122,7 @@ class Work:
             stages=schedule.stages,
             reverse=schedule.order == "reverse",
             described=schedule.loads == "descriptor",
+            then=tuple(w.under(schedule) for w in self.then),
         )
 
     @property
@@ -124,11 +131,17 @@ class Work:
         total = Traffic(hbm_bytes=sum(s.total_bytes for s in self.streams))
         for phase in self.phases:
             total = total + phase.traffic * (phase.executions * self.programs)
-        return total
+        return sum((w.traffic for w in self.then), total)
 
 
-def work(plan: LoopPlan, schedule: Schedule) -> Work:
-    """Count a plan's work. Takes about two milliseconds; `Work.under` serves the plan's other schedules."""
+def work(plan: LoopPlan | Program, schedule: Schedule) -> Work:
+    """Count a plan's or a program's work. Takes about two milliseconds a plan; `Work.under` serves its other
+    schedules."""
+    first, *then = [_counted(p, schedule) for p in Program.of(plan).kernels]
+    return replace(first, then=tuple(then)) if then else first
+
+
+def _counted(plan: LoopPlan, schedule: Schedule) -> Work:
     every = trips(plan, whole_grid(plan))
     counter = _Counter(plan, schedule, regions(plan))
     phases = tuple(counter.phases(every))
@@ -302,7 +315,8 @@ class _Counter:
         name, _ = self._name_and_index(v)
         tile = v.args[0] if v.op == "store" else v
         places = list(self._places(v))
-        key = name, frozenset(r for r, _ in places if r in self.plan.grid)
+        varies = (self.plan.parts[r].rank if r in self.plan.parts else r for r, _ in places)
+        key = name, frozenset(r for r in varies if r in self.plan.grid)
         nbytes = tile_elements(self.plan, tile) * self._width(v) * self._valid(tile.axes)
         self.requested[key] = self.requested.get(key, 0.0) + nbytes * executions
         span = prod(length for _, length in places) * self._width(v)
@@ -326,6 +340,8 @@ class _Counter:
     def _visited(self, rank: Rank) -> float:
         """How many indices of a rank a program visits, on average."""
         tile = self.plan.roles[rank].tile
+        if rank in self.plan.parts:
+            return min(self.plan.parts[rank].length, self.plan.sizes[rank])
         if rank not in self.plan.grid:
             return self.plan.sizes[rank]
         return tile * self._valid((rank,)) if tile else 1

@@ -66,9 +66,9 @@ def make_kernel(text: str, problem: Problem, schedule: Schedule) -> Kernel:
 
     Raises ValueError (CascadeError, IllegalPlan) where the text, the plan or the target does not allow it.
     """
-    from ..space.lowering import build_plan
+    from ..space.lowering import build_program
 
-    return emit(build_plan(_parsed(text), problem, schedule), schedule)
+    return emit(build_program(_parsed(text), problem, schedule), schedule)
 
 
 @functools.lru_cache(maxsize=64)
@@ -121,7 +121,7 @@ def _from_record(
             return None
         schedule = record.schedule if exact else nearest_schedule(record.schedule, cascade, problem)
         kernel = make_kernel(record.cascade, problem, schedule)
-        if not kernel.descriptors:
+        if not kernel.described:
             return kernel, None
         return kernel, make_kernel(record.cascade, problem, replace(schedule, loads="pointer"))
     except (ValueError, KeyError, RecursionError) as error:
@@ -152,7 +152,7 @@ def unlikeness(a: Schedule, b: Schedule) -> float:
         if other is None or other.outer != role.outer or (other.tile is None) != (role.tile is None):
             total += 4.0
         elif role.outer is not None and role.tile and other.tile:
-            total += abs(math.log2(role.tile / other.tile))
+            total += abs(math.log2(role.tile / other.tile)) + abs(math.log2(role.parts / other.parts))
     return total
 
 
@@ -199,7 +199,7 @@ def ranked(problem: Problem, device: torch.device, emitter: str) -> list[tuple[s
     from ..costmodel.resources import illegal
     from ..costmodel.time import estimate_works
     from ..costmodel.work import Work, work
-    from ..space.lowering import IllegalPlan, build_plan
+    from ..space.lowering import IllegalPlan, build_program
     from ..space.schedule_space import schedules
 
     machine = _machine(device)
@@ -209,7 +209,7 @@ def ranked(problem: Problem, device: torch.device, emitter: str) -> list[tuple[s
         every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer"]  # run on any tensors
         for schedule in _spread(every, SCHEDULES):
             try:
-                found.append((text, schedule, work(build_plan(cascade, problem, schedule), schedule)))
+                found.append((text, schedule, work(build_program(cascade, problem, schedule), schedule)))
             except IllegalPlan:
                 continue
     estimates = estimate_works([w for _, _, w in found], machine) if found else []

@@ -112,9 +112,11 @@ class _Child:
 
 def kernel_of(data: dict[str, Any]) -> Kernel:
     """A kernel from its `asdict`, through JSON."""
-    arguments = tuple(Argument(**{**a, "shape": tuple(a["shape"])}) for a in data["arguments"])
-    descriptors = tuple(Descriptor(d["argument"], tuple(d["block"])) for d in data["descriptors"])
-    return Kernel(**{**data, "arguments": arguments, "grid": tuple(data["grid"]), "descriptors": descriptors})
+    found: dict[str, Any] = {"grid": tuple(data["grid"]), "steps": tuple(map(kernel_of, data["steps"]))}
+    for name in ("arguments", "workspaces"):
+        found[name] = tuple(Argument(**{**a, "shape": tuple(a["shape"])}) for a in data[name])
+    found["descriptors"] = tuple(Descriptor(d["argument"], tuple(d["block"])) for d in data["descriptors"])
+    return Kernel(**{**data, **found})
 
 
 def main() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from ..space.plan import LoopPlan
+from ..space.plan import LoopPlan, Program
 from ..space.schedule import Schedule
 from .kernel import Kernel
 
@@ -25,16 +26,40 @@ class Emitter:
     needs_cuda: bool
     missing: Callable[[], str | None]
 
-    def __call__(self, plan: LoopPlan, schedule: Schedule) -> Kernel:
-        """The kernel of a plan. Raises ValueError for a plan that the target cannot express."""
-        kernel = importlib.import_module(f".{self.module}", __package__).emit(plan, schedule)
-        assert isinstance(kernel, Kernel)
-        return kernel
+    def __call__(self, plan: LoopPlan | Program, schedule: Schedule) -> Kernel:
+        """The kernel of a plan, or of all plans of a program. Raises ValueError for what the target cannot express."""
+        emit = importlib.import_module(f".{self.module}", __package__).emit
+        program = Program.of(plan)
+        first, *rest = [emit(p, schedule, name) for p, name in zip(program.kernels, _entries(), strict=False)]
+        assert isinstance(first, Kernel)
+        return _joined(program, (first, *rest)) if rest else first
 
     @property
     def available(self) -> bool:
         """Whether this machine can run what it prints."""
         return self.missing() is None
+
+
+def _entries() -> Iterator[str]:
+    """What the functions of one module are called."""
+    yield "kernel"
+    yield from (f"kernel_{n}" for n in itertools.count(2))
+
+
+def _joined(program: Program, kernels: Sequence[Kernel]) -> Kernel:
+    """Several kernels as one: their functions in one module, and what is passed between them."""
+    first, *rest = [k.source for k in kernels]
+    later = ["\n".join(x for x in text.splitlines() if not x.startswith("import ")) for text in rest]
+    source = "\n\n".join([first, *later]) + "\n"
+    known = {a.name: a for k in kernels for a in k.arguments}
+    names = [*program.inputs, *program.outputs]
+    return replace(
+        kernels[0],
+        source=source,
+        arguments=tuple(replace(known[n], output=n in program.outputs) for n in names),
+        workspaces=tuple(known[n] for n in program.workspaces),
+        steps=tuple(replace(k, source=source) for k in kernels),
+    )
 
 
 def _triton_missing() -> str | None:
@@ -58,8 +83,8 @@ EMITTERS: dict[str, Emitter] = {
 }
 
 
-def emit(plan: LoopPlan, schedule: Schedule) -> Kernel:
-    """The kernel of a plan by the schedule's own emitter. Raises ValueError for one that does not exist."""
+def emit(plan: LoopPlan | Program, schedule: Schedule) -> Kernel:
+    """The kernel of a plan or a program by the schedule's own emitter. Raises ValueError for an unknown one."""
     if schedule.emitter not in EMITTERS:
         raise ValueError(f"`emitter` must be one of {sorted(EMITTERS)}, but got {schedule.emitter!r}")
     return EMITTERS[schedule.emitter](plan, schedule)

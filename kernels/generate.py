@@ -26,9 +26,9 @@ from ..space.cascade import Cascade
 from ..space.expr import Rank
 from ..space.expr import params as parameters
 from ..space.iterative import IterativeCascade
-from ..space.lowering import IllegalPlan, build_plan
+from ..space.lowering import IllegalPlan, build_program
 from ..space.operators import OperatorGraph, to_cascade
-from ..space.plan import LoopPlan
+from ..space.plan import Program
 from ..space.roots import roots_of
 from ..space.schedule import Problem, Schedule
 from ..space.schedule_space import schedules
@@ -50,7 +50,7 @@ class Generated:
     definition: Cascade
     problem: Problem
     schedule: Schedule
-    plan: LoopPlan
+    plan: Program
     kernel: Kernel
     estimate: Estimate
 
@@ -157,7 +157,7 @@ def _machine(name: str | None, emitter: str) -> Machine:
 
 def _cheapest(
     definition: Cascade, problem: Problem, machine: Machine, emitter: str
-) -> tuple[Schedule, LoopPlan, Estimate]:
+) -> tuple[Schedule, Program, Estimate]:
     every = schedules(definition, problem, emitter)
     step = max(1, len(every) // PLANS)
     planned = list(_planned(definition, problem, [s for s in every[::step] if unsupported(s, machine) is None]))
@@ -172,12 +172,12 @@ def _cheapest(
     return schedule, plan, estimates[best]
 
 
-def _planned(definition: Cascade, problem: Problem, every: list[Schedule]) -> Iterator[tuple[Schedule, LoopPlan, Work]]:
+def _planned(definition: Cascade, problem: Problem, every: list[Schedule]) -> Iterator[tuple[Schedule, Program, Work]]:
     refused: IllegalPlan | None = None
     made = 0
     for schedule in every:
         try:
-            plan = build_plan(definition, problem, schedule)
+            plan = build_program(definition, problem, schedule)
         except IllegalPlan as error:
             refused = error
             continue

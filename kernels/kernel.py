@@ -39,6 +39,10 @@ class Kernel:
     The triton entry is a `@triton.jit` function that takes the tensors, then every stride of every tensor
     in the same order, then a tensor descriptor for each of `descriptors`; `grid` is its launch grid, `warps` and
     `stages` its options.
+
+    steps: where several are launched one after the other, each as a kernel of its own: they share the source, and
+    name as arguments what they take of the program's arguments and `workspaces`. What is said above of one entry is
+    then said of the first.
     """
 
     emitter: str
@@ -49,10 +53,23 @@ class Kernel:
     warps: int = 4
     stages: int = 1
     descriptors: tuple[Descriptor, ...] = ()
+    workspaces: tuple[Argument, ...] = ()
+    steps: tuple[Kernel, ...] = ()
+
+    @property
+    def launches(self) -> tuple[Kernel, ...]:
+        """The steps; the kernel itself where it is one."""
+        return self.steps or (self,)
+
+    @property
+    def described(self) -> bool:
+        """Whether tensors are passed as tensor descriptors, which not all tensors allow."""
+        return any(step.descriptors for step in self.launches)
 
     @property
     def digest(self) -> str:
         """sha256 of everything that decides what runs, hex."""
         parts = (self.emitter, self.source, self.entry, self.arguments, self.grid, self.warps, self.stages)
         text = repr((*parts, self.descriptors) if self.descriptors else parts)  # records from before stay valid
+        text += "".join(step.digest for step in self.steps)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -52,6 +52,10 @@ def load(kernel: Kernel) -> Launch:
     It raises LaunchError, at the call, for a wrong shape, dtype or device, and for a tensor that lies in memory as
     no tensor descriptor allows where the kernel takes one.
     """
+    if kernel.steps:
+        from .launch_steps import StepsLaunch
+
+        return StepsLaunch(kernel)
     match kernel.emitter:
         case "torch":
             return TorchLaunch(kernel)
@@ -68,7 +72,7 @@ def check(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
     for a, t in zip(kernel.arguments, tensors, strict=True):
         if tuple(t.shape) != a.shape:
             raise LaunchError(f"{a.name}: the shape must be {list(a.shape)}, but got {list(t.shape)}")
-        if _dtypes()[a.dtype] != t.dtype:
+        if dtypes()[a.dtype] != t.dtype:
             raise LaunchError(f"{a.name}: the dtype must be {a.dtype}, but got {t.dtype}")
         if t.device != tensors[0].device:
             raise LaunchError(
@@ -77,7 +81,8 @@ def check(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
 
 
 @functools.cache
-def _dtypes() -> dict[str, Any]:
+def dtypes() -> dict[str, Any]:
+    """PyTorch's dtypes by name."""
     import torch
 
     return {
@@ -162,7 +167,7 @@ class TritonLaunch:
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
         pointers = [t.data_ptr() for t in tensors]
-        layout = _layout(tensors, pointers)
+        layout = layout_of(tensors, pointers)
         direct = self._direct.get(layout)
         if direct is None:
             self._first(layout, tensors)
@@ -172,7 +177,7 @@ class TritonLaunch:
     def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
         """As `Launch.bound`: what is left of a call's cost is the pointers. Does not run anything by itself."""
         pointers = [t.data_ptr() for t in tensors]
-        direct = self._direct.get(_layout(tensors, pointers))
+        direct = self._direct.get(layout_of(tensors, pointers))
         if direct is None or any(p % ALIGNMENT for p in pointers):
             return self
 
@@ -270,7 +275,7 @@ class EitherLaunch:
         return self
 
 
-def _layout(tensors: Sequence[torch.Tensor], pointers: list[int]) -> Hashable:
+def layout_of(tensors: Sequence[torch.Tensor], pointers: list[int]) -> Hashable:
     """What a compiled kernel was specialised for, and what its source relies on."""
     return tuple(
         (t.shape, t.stride(), t.dtype, p % ALIGNMENT, t.get_device()) for t, p in zip(tensors, pointers, strict=True)

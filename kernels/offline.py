@@ -13,12 +13,12 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..costmodel.estimate import Resources
+from ..costmodel.estimate import Resources, most
 from .kernel import Kernel
 from .launch import interpreted, module_of
 
@@ -73,6 +73,10 @@ def compile_kernel(
     from triton.compiler import ASTSource
 
     target = _target(architecture)
+    if kernel.steps:
+        if strides is not None:
+            raise CompileError("strides are given for one kernel, but several steps have workspaces between them")
+        return _together([compile_kernel(step, architecture, cache_dir=cache_dir) for step in kernel.steps])
     function = getattr(module_of(kernel), kernel.entry)
     signature, constants, attributes = specialise(kernel, function, strides or contiguous(kernel))
     options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
@@ -86,6 +90,16 @@ def compile_kernel(
     if target.backend == "cuda":
         return Compiled(_cuda_resources(made, kernel.warps), made.asm["ptx"], made.asm["ttgir"], seconds)
     return Compiled(_hip_resources(made, kernel.warps), made.asm["amdgcn"], made.asm["ttgir"], seconds)
+
+
+def _together(made: Sequence[Compiled]) -> Compiled:
+    """Several steps as one: of each resource what the neediest step takes."""
+    return Compiled(
+        most([m.resources for m in made]),
+        "\n".join(m.assembly for m in made),
+        "\n".join(m.ttgir for m in made),
+        sum(m.seconds for m in made),
+    )
 
 
 def _target(architecture: str) -> Any:

@@ -89,10 +89,11 @@ class Printer(ABC):
     branches = False
     """Whether a joined loop is printed as one, its filters in a branch; else its segments are printed."""
 
-    def __init__(self, plan: LoopPlan, schedule: Schedule) -> None:
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
         self.plan = plan
         self.schedule = schedule
-        self.names = Names(self.reserved)
+        self.entry = entry
+        self.names = Names((*self.reserved, entry))
         self.tensor = {n: self.names.fresh(n) for n in (*plan.inputs, *plan.outputs)}
         self.scalar = {r: self._rank_name(r, r) for r in plan.order if not self.tiled(r)}
         self.start = {r: self._rank_name(r, f"{r}_first") for r in plan.order if self.tiled(r)}

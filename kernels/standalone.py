@@ -96,24 +96,38 @@ def _data(kernel: Kernel, definition: Kernel) -> str:
 
 
 def _launch(kernel: Kernel) -> str:
+    steps = "\n".join(f"    {line}" for line in [*_workspaces(kernel), *map(_step, kernel.launches)])
     if kernel.emitter == "torch":
-        return f"\ndef run(tensors):\n    {kernel.entry}(*tensors)\n\n\nDEVICE = 'cpu'\n"
-    grid = ", ".join(map(str, kernel.grid))
-    made = [f"TensorDescriptor.from_tensor(tensors[{d.argument}], {list(d.block)})" for d in kernel.descriptors]
-    return TRITON.format(
-        imports="\nfrom triton.tools.tensor_descriptor import TensorDescriptor\n\n" if made else "",
-        descriptors=f", {', '.join(made)}" if made else "",
-        entry=kernel.entry,
-        grid=f"({grid},)",
-        warps=kernel.warps,
-        stages=kernel.stages,
-    )
+        return f"\ndef run(tensors):\n{_tensors(kernel)}{steps}\n\n\nDEVICE = 'cpu'\n"
+    imports = "\nfrom triton.tools.tensor_descriptor import TensorDescriptor\n\n" if kernel.described else ""
+    return TRITON.format(imports=imports, tensors=_tensors(kernel), steps=steps)
+
+
+def _tensors(kernel: Kernel) -> str:
+    return f"    {', '.join(a.name for a in kernel.arguments)}, = tensors\n"
+
+
+def _workspaces(kernel: Kernel) -> list[str]:
+    return [
+        f"{a.name} = torch.empty({a.shape}, dtype={DTYPES[a.dtype]}, device=tensors[0].device)"
+        for a in kernel.workspaces
+    ]
+
+
+def _step(step: Kernel) -> str:
+    """The launch of one kernel of the module, as one line."""
+    names = [a.name for a in step.arguments]
+    if step.emitter == "torch":
+        return f"{step.entry}({', '.join(names)})"
+    strides = [f"*{n}.stride()" for n in names]
+    made = [f"TensorDescriptor.from_tensor({names[d.argument]}, {list(d.block)})" for d in step.descriptors]
+    options = [f"num_warps={step.warps}", f"num_stages={step.stages}"]
+    return f"{step.entry}[({', '.join(map(str, step.grid))},)]({', '.join([*names, *strides, *made, *options])})"
 
 
 TRITON = """{imports}
 def run(tensors):
-    strides = [s for t in tensors for s in t.stride()]
-    {entry}[{grid}](*tensors, *strides{descriptors}, num_warps={warps}, num_stages={stages})
+{tensors}{steps}
 
 
 if torch.cuda.is_available():

@@ -57,13 +57,13 @@ IN_PLACE = {
 """Operators whose first operand may be overwritten by the result."""
 
 
-def emit(plan: LoopPlan, schedule: Schedule) -> Kernel:
-    """The kernel of a plan: a function of the tensors (outputs last) that fills the outputs."""
-    printer = TorchPrinter(plan, schedule)
+def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
+    """The kernel of a plan: a function `entry` of the tensors (outputs last) that fills the outputs."""
+    printer = TorchPrinter(plan, schedule, entry)
     return Kernel(
         emitter="torch",
         source=printer.source(),
-        entry="kernel",
+        entry=entry,
         arguments=tuple(Argument(n, printer.shapes[n], plan.dtypes[n], n in plan.outputs) for n in printer.tensor),
         grid=(plan.programs(),),
     )
@@ -72,10 +72,10 @@ def emit(plan: LoopPlan, schedule: Schedule) -> Kernel:
 class TorchPrinter(Printer):
     """The PyTorch dialect."""
 
-    reserved = ("torch", "kernel", "range", "min", "max", "float")
+    reserved = ("torch", "range", "min", "max", "float")
 
-    def __init__(self, plan: LoopPlan, schedule: Schedule) -> None:
-        super().__init__(plan, schedule)
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
+        super().__init__(plan, schedule, entry)
         self._compute = "fp64" if "fp64" in plan.dtypes.values() else "fp32"
         self._storage = Storage(plan)
         self._iterated = [r for r in reversed(plan.grid) if "0" not in (self.start.get(r), self.scalar.get(r))]
@@ -92,7 +92,7 @@ class TorchPrinter(Printer):
                 "import torch",
                 "\n",
                 "@torch.inference_mode()",
-                f"def kernel({', '.join(self.tensor.values())}):",
+                f"def {self.entry}({', '.join(self.tensor.values())}):",
                 *self._programs(),
                 *self.finish(),
                 "",

@@ -82,16 +82,16 @@ REDUCTIONS = {
 }
 
 
-def emit(plan: LoopPlan, schedule: Schedule) -> Kernel:
-    """The kernel of a plan. Raises ValueError for a tile that is not a power of two or a product of too many
-    axes, which Triton cannot express."""
+def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
+    """The kernel of a plan, a function `entry`. Raises ValueError for a tile that is not a power of two or a product
+    of too many axes, which Triton cannot express."""
     _check(plan)
-    printer = TritonPrinter(plan, schedule)
+    printer = TritonPrinter(plan, schedule, entry)
     source = printer.source()
     return Kernel(
         emitter="triton",
         source=source,
-        entry="kernel",
+        entry=entry,
         arguments=printer.arguments(),
         grid=(plan.programs(),),
         warps=schedule.warps,
@@ -111,11 +111,11 @@ def _check(plan: LoopPlan) -> None:
 class TritonPrinter(Printer):
     """The Triton dialect."""
 
-    reserved = ("triton", "tl", "kernel", "float", "program", *HELPERS)
+    reserved = ("triton", "tl", "float", "program", *HELPERS)
     branches = True
 
-    def __init__(self, plan: LoopPlan, schedule: Schedule) -> None:
-        super().__init__(plan, schedule)
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
+        super().__init__(plan, schedule, entry)
         self._strides = {
             name: [self.names.fresh(f"stride_{self.tensor[name]}_{r}") for r in ranks]
             for name, ranks in self._argument_ranks().items()
@@ -144,7 +144,7 @@ class TritonPrinter(Printer):
                 "\n",
                 *helpers,
                 "@triton.jit",
-                "def kernel(",
+                f"def {self.entry}(",
                 *(f"    {', '.join(line)}," for line in parameters),
                 "):",
                 *body,

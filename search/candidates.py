@@ -17,8 +17,8 @@ from ..costmodel.work import Work, work
 from ..kernels.emitters import EMITTERS
 from ..kernels.kernel import Kernel
 from ..space.cascade import Cascade
-from ..space.lowering import IllegalPlan, build_plan
-from ..space.plan import LoopPlan
+from ..space.lowering import IllegalPlan, build_program
+from ..space.plan import Program
 from ..space.schedule import Problem, Schedule
 from ..space.schedule_space import schedules
 from .study import Trial
@@ -53,7 +53,7 @@ class Candidate:
 
     variant: Variant
     schedule: Schedule
-    plan: LoopPlan
+    plan: Program
     work: Work
     estimate: Estimate
 
@@ -79,7 +79,7 @@ class Candidate:
     def knobs(self) -> Mapping[str, str]:
         """The cascade's digest and every field of the schedule, as texts."""
         fields = self.schedule.to_json()
-        roles = {rank: role_text(outer, tile) for rank, (outer, tile) in fields.pop("roles").items()}
+        roles = {rank: role_text(*role) for rank, role in fields.pop("roles").items()}
         return {"cascade": self.group, **roles, **{name: str(value) for name, value in fields.items()}}
 
 
@@ -147,14 +147,14 @@ def _supported(every: Sequence[Schedule], machine: Machine, left_out: Counter[st
     return [s for s, reason in zip(every, reasons, strict=True) if reason is None]
 
 
-_Planned = tuple[Variant, Schedule, LoopPlan, Work]
+_Planned = tuple[Variant, Schedule, Program, Work]
 
 
 def _plans(
     variant: Variant, cascade: Cascade, problem: Problem, every: Sequence[Schedule], left_out: Counter[str]
 ) -> Iterator[_Planned]:
     """The plans of one cascade, counted. Schedules that differ in warps, stages, order, loads only share one."""
-    made: dict[Schedule, tuple[LoopPlan, Work] | IllegalPlan] = {}
+    made: dict[Schedule, tuple[Program, Work] | IllegalPlan] = {}
     for schedule in every:
         shared = replace(schedule, warps=4, stages=1, order="forward", loads="pointer")
         if shared not in made:
@@ -166,9 +166,9 @@ def _plans(
                 yield variant, schedule, plan, counted.under(schedule)
 
 
-def _plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> tuple[LoopPlan, Work] | IllegalPlan:
+def _plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> tuple[Program, Work] | IllegalPlan:
     try:
-        plan = build_plan(cascade, problem, schedule)
+        plan = build_program(cascade, problem, schedule)
     except IllegalPlan as error:
         return error
     return plan, work(plan, schedule)
@@ -237,9 +237,10 @@ class Model:
         return lambda point: seconds[point.key]
 
 
-def role_text(outer: str | None, tile: int | None) -> str:
-    """A rank's role in two words: "loop 64", "grid 128", "grid" (one index a program), "whole 64"."""
-    return f"{outer or 'whole'}{'' if tile is None else f' {tile}'}"
+def role_text(outer: str | None, tile: int | None, parts: int = 1) -> str:
+    """A rank's role in few words: "loop 64", "grid 128", "grid" (one index a program), "whole 64", "loop 64 / 8"
+    (in eight parts)."""
+    return f"{outer or 'whole'}{'' if tile is None else f' {tile}'}{f' / {parts}' if parts > 1 else ''}"
 
 
 def schedule_text(schedule: Schedule) -> str:
@@ -249,6 +250,7 @@ def schedule_text(schedule: Schedule) -> str:
     for outer in ("grid", "loop"):
         ranks = [rank if r.tile is None else f"{rank}:{r.tile}" for rank, r in schedule.roles if r.outer == outer]
         parts += [f"{outer} {' '.join(ranks)}"] if ranks else []
+    parts += [f"{rank} in {r.parts} parts" for rank, r in schedule.roles if r.parts > 1]
     parts += [f"{schedule.warps} warps", f"{schedule.stages} stages"] if schedule.emitter != "torch" else []
     parts += (
         [{"segments": "segmented", "branch": "filters in a branch"}[schedule.filters]]

@@ -18,7 +18,7 @@ import pandas as pd
 from ..costmodel.calibration import Calibration, fit_terms
 from ..costmodel.estimate import Estimate
 from ..costmodel.machine import Machine
-from ..costmodel.terms import Terms, place, terms
+from ..costmodel.terms import Terms, terms
 from ..costmodel.time import estimate_works
 from ..costmodel.work import Work
 from .accuracy import Accuracy, accuracy, regret, right, spearman
@@ -163,7 +163,7 @@ def judge(spaces: Sequence[NamedSpace], machine: Machine) -> Judgement:
 
 
 def _terms(works: Sequence[Work], machine: Machine) -> Terms:
-    return terms(works, machine, [place(w, machine) for w in works])
+    return terms(works, machine)
 
 
 def _joined(parts: Sequence[Terms]) -> Terms:

@@ -18,7 +18,7 @@ from ..costmodel.machine import Machine
 from ..costmodel.resources import illegal
 from ..costmodel.work import Work, work
 from ..space.cascade import Cascade
-from ..space.lowering import build_plan
+from ..space.lowering import build_program
 from ..space.schedule import Problem, Schedule
 from .candidates import Candidate, Variant, everything
 from .measurement import Measurement
@@ -60,7 +60,7 @@ class RecordedSpace:
     def works(self) -> list[Work]:
         """The counted work of every entry, planned anew."""
         parsed = [Cascade.parse(str(c["text"])) for c in self.cascades]
-        return [work(build_plan(parsed[e.cascade], self.problem, e.schedule), e.schedule) for e in self.entries]
+        return [work(build_program(parsed[e.cascade], self.problem, e.schedule), e.schedule) for e in self.entries]
 
     @property
     def ran(self) -> list[int]:

@@ -2,7 +2,7 @@
 
 A filter may leave a row without elements: its maximum is -inf and its sum 0. The language says that such
 differences are -inf and such quotients 0 (see `expr`); plain subtraction and division say NaN. A guard is
-inserted exactly where these cases can be reached; inputs are taken to be finite.
+inserted exactly where these cases can be reached; inputs are finite, except what another kernel left in workspaces.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-from .expr import Const, Expr, Fold, Iota, Map, Predicate, Rank, Reduce, Size, Where, rewrite
+from .expr import Access, Const, Expr, Fold, Iota, Map, Predicate, Rank, Reduce, Size, Where, rewrite
 from .intervals import leaves_an_element
 from .layout import Layout
 from .normal_form import oriented, scaled, times
@@ -41,6 +41,8 @@ class Empties:
         match x:
             case Const():
                 return x.value == NEG_INF
+            case Access():
+                return x.tensor.name in self._layout.infinite
             case Where():
                 # A tile that is visited has a valid element, so a tail makes no row empty.
                 return (x.fill == NEG_INF and not self._layout.is_tail(x.predicate)) or go(x.arg)

@@ -23,6 +23,9 @@ from .pointwise import Array
 
 Reference = tuple[Array, ...]
 
+LOG2_E = math.log2(math.e)
+LN_2 = math.log(2.0)
+
 
 @dataclass(frozen=True)
 class Action:
@@ -36,6 +39,9 @@ class Action:
     transport: an accumulator `a` that was relative to `old`, taken relative to `new`.
     reference_of: the finished reference over a rank, as an expression of the score (for the law's left side).
     weight_of: the weight of a score relative to a finished reference, as an expression (for the law).
+    kept: what one part of a divided rank keeps of its reference, as an expression of the rank and the score.
+    merged: the fold over all parts, as an expression: of the rank over parts, the number of a part's elements, what
+    it kept, and its accumulator. That is sum(act(r <- r_part) A_part), the references combined to r.
     linear: whether transport is linear in the accumulator, so that a fold may carry any argument; else the
     argument is 1. Then weights compose too: weight(a, c) * weight(c, g) = weight(a, g).
     """
@@ -48,6 +54,8 @@ class Action:
     transport: Callable[[Array, Reference, Reference], Array]
     reference_of: Callable[[str, Expr], Expr]
     weight_of: Callable[[Expr, Expr], Expr]
+    kept: Callable[[str, Expr], Expr]
+    merged: Callable[[str, Expr, Expr, Expr], Expr]
     linear: bool
 
 
@@ -58,6 +66,17 @@ def _finite(m: Array) -> Array:
 def _mean(a: Reference, b: Reference) -> Reference:
     n = a[0] + b[0]
     return n, (a[0] * a[1] + b[0] * b[1]) / np.where(n == 0, 1.0, n)
+
+
+def _scaled(rank: str, count: Expr, kept: Expr, a: Expr) -> Expr:
+    """Maxima are kept times log2(e), as kernels carry them: then parts are scaled by what they were relative to."""
+    c = kept * LN_2
+    return Reduce("add", rank, a * Map("exp", (c - Reduce("max", rank, c),)))
+
+
+def _translated(rank: str, count: Expr, kept: Expr, a: Expr) -> Expr:
+    mean = Reduce("add", rank, kept) / Reduce("add", rank, count)
+    return Reduce("add", rank, a + count * ((kept / count - mean) * (kept / count - mean)))
 
 
 ACTIONS: dict[str, Action] = {
@@ -72,6 +91,8 @@ ACTIONS: dict[str, Action] = {
             transport=lambda a, old, new: a * np.exp(old[0] - _finite(new[0])),
             reference_of=lambda rank, c: Reduce("max", rank, c),
             weight_of=lambda c, g: Map("exp", (c - g,)),
+            kept=lambda rank, c: Reduce("max", rank, c) * LOG2_E,
+            merged=_scaled,
             linear=True,
         ),
         Action(
@@ -83,6 +104,8 @@ ACTIONS: dict[str, Action] = {
             transport=lambda a, old, new: a + old[0] * (old[1] - new[1]) ** 2,
             reference_of=lambda rank, c: Reduce("add", rank, c) / Size(rank),
             weight_of=lambda c, g: (c - g) * (c - g),
+            kept=lambda rank, c: Reduce("add", rank, c),
+            merged=_translated,
             linear=False,
         ),
     )

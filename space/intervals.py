@@ -41,8 +41,9 @@ def segments(
     """
     size, tile = layout.sizes[rank], layout.roles[rank].tile or 1
     ranges = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around))}
-    low: list[Bound] = [Lit(0), *(r.any_lo for p, r in ranges.items() if skips(p))]
-    high: list[Bound] = [Lit(size), *(r.any_hi for p, r in ranges.items() if skips(p))]
+    start, stop = _span(layout, rank)
+    low: list[Bound] = [*start, *(r.any_lo for p, r in ranges.items() if skips(p))]
+    high: list[Bound] = [*stop, *(r.any_hi for p, r in ranges.items() if skips(p))]
     whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around)
     if size % tile and whole:
         ranges[tail_predicate(rank, size)] = whole
@@ -51,9 +52,18 @@ def segments(
         return (Segment(lo, hi, frozenset()),)
     known = frozenset(ranges)
     begin = greatest([lo, least([greatest([r.all_lo for r in ranges.values()]), ceil_to(hi, tile)])])
-    end = greatest([begin, least([Lit(size), *(r.all_hi for r in ranges.values())])])
+    end = greatest([begin, least([*stop, *(r.all_hi for r in ranges.values())])])
     parts = (Segment(lo, begin, frozenset()), Segment(begin, end, known), Segment(end, hi, frozenset()))
     return tuple(s for s in parts if s.lo != s.hi) or (Segment(lo, hi, frozenset()),)
+
+
+def _span(layout: Layout, rank: Rank) -> tuple[list[Bound], list[Bound]]:
+    """Where a loop starts (the greatest of these) and stops (the least): of its rank, or of the program's part."""
+    size, part = layout.sizes[rank], layout.parts.get(rank)
+    if part is None:
+        return [Lit(0)], [Lit(size)]
+    ends: list[Bound] = [Lit(size)] if size % part.length else []
+    return [total([(part.length, First(part.rank))], 0)], [total([(part.length, First(part.rank))], part.length), *ends]
 
 
 def _range(layout: Layout, p: Predicate, rank: Rank, size: int, tile: int, around: frozenset[Rank]) -> Range | None:

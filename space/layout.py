@@ -22,7 +22,7 @@ from .expr import (
     indexing_ranks,
     topological,
 )
-from .plan import IllegalPlan, Role
+from .plan import IllegalPlan, LoopPart, Role
 from .views import Halves
 
 
@@ -44,16 +44,27 @@ class Shape:
 
 
 class Layout:
-    """Roles, sizes and splits of one plan, and the shape of every expression under them."""
+    """Roles, sizes and splits of one plan, and the shape of every expression under them.
+
+    parts: of the split ranks whose outer half programs iterate. infinite: names of inputs that may hold -inf.
+    """
 
     def __init__(
-        self, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int], halves: Halves, order: tuple[Rank, ...]
+        self,
+        roles: Mapping[Rank, Role],
+        sizes: Mapping[Rank, int],
+        halves: Halves,
+        order: tuple[Rank, ...],
+        parts: Mapping[Rank, LoopPart] | None = None,
+        infinite: frozenset[str] = frozenset(),
     ) -> None:
         self.roles, self.sizes, self.order = dict(roles), dict(sizes), order
+        self.parts, self.infinite = dict(parts or {}), infinite
         self._reduced = {r: _shape_of_role(r, role) for r, role in roles.items()}
         for rank, (outer, inner) in halves.items():
-            self._reduced[outer] = Shape(loops=self._reduced[rank].loops)
-            self._reduced[inner] = Shape(axes=self._reduced[rank].axes)
+            whole = self._reduced[rank]
+            self._reduced[outer] = Shape() if rank in self.parts else Shape(loops=whole.loops)
+            self._reduced[inner] = whole if rank in self.parts else Shape(axes=whole.axes)
         self._halves = halves
         self._shapes: dict[Expr, Shape] = {}
 
@@ -116,7 +127,8 @@ class Layout:
         """The number of elements of a rank; that of half a split rank where every tile is full."""
         for whole, (outer, inner) in self._halves.items():
             if rank in (outer, inner):
-                tile, size = self.roles[whole].tile or 1, self.sizes[whole]
+                part, size = self.parts.get(whole), self.sizes[whole]
+                tile = part.length if part else self.roles[whole].tile or 1
                 if size % tile:
                     raise IllegalPlan(f"elements of {rank} are counted, so {tile} must divide |{whole}| = {size}")
                 return tile if rank == inner else size // tile

@@ -1,4 +1,4 @@
-"""From a cascade, a problem and a schedule to the loop plan of one kernel.
+"""From a cascade, a problem and a schedule to the loop plans of its kernels: one, unless a loop runs in parts.
 
 Everything follows from the graph. Passes are the levels of reductions over a looped rank; hoisting and sinking
 come from placing each value by its loops; composite folds become running values; sums of products become matrix
@@ -21,30 +21,41 @@ from .layout import Layout
 from .loops import RunLoop, store
 from .masks import Masks
 from .normal_form import bind_sizes, normalise
-from .plan import IllegalPlan, LoopPlan, Role
+from .part_roles import Placed, placed
+from .plan import IllegalPlan, LoopPlan, Program, Role
 from .plan_check import check
 from .rank_order import rank_order
 from .rank_uses import batch_ranks
-from .roots import roots_of
+from .roots import Roots, roots_of
 from .schedule import Problem, Schedule
+from .schedule_space import merged_elements
+from .stream_parts import stages
 from .tile_folds import expand
 from .views import Halves
 
-__all__ = ["IllegalPlan", "build_plan"]
+__all__ = ["IllegalPlan", "build_plan", "build_program"]
 
 T = TypeVar("T")
 Outputs = Mapping[str, tuple[Rank, ...]]
 
 
-def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPlan:
-    """The plan of the cascade's outputs under the schedule's roles.
+def build_program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
+    """The kernels of the cascade's outputs under the schedule's roles.
 
-    The schedule gives every rank a role; a rank that stays split has one role as a whole (a tiled loop).
-    Raises IllegalPlan for a cascade that these roles cannot lay out, with the rule and the value. A plan is
-    shared between callers and not to be changed.
+    The schedule gives every rank a role; a rank that stays split has one role as a whole (a tiled loop). A loop in
+    parts is cut (`stream_parts`), all else is one kernel. Raises IllegalPlan for a cascade that these roles cannot
+    lay out, with the rule and the value. Plans are shared between callers and not to be changed.
     """
     roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
-    return _planned(cascade, _Sized.of(problem), roles, schedule.filters)
+    return _planned(cascade, _Sized.of(problem), roles, schedule.filters, merged_elements(schedule.emitter))
+
+
+def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPlan:
+    """As `build_program`, of one kernel. Raises IllegalPlan too where the roles need several."""
+    program = build_program(cascade, problem, schedule)
+    if len(program.kernels) > 1:
+        raise IllegalPlan(f"a plan is one kernel, but these roles need {len(program.kernels)}: {schedule.roles}")
+    return program.kernels[0]
 
 
 @dataclass(frozen=True)
@@ -65,38 +76,66 @@ def _items(mapping: Mapping[str, T]) -> tuple[tuple[str, T], ...]:
 
 
 @lru_cache(maxsize=512)
-def _planned(cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ...], filters: str) -> LoopPlan:
+def _planned(
+    cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ...], filters: str, merged: int
+) -> Program:
     source = roots_of(cascade)
-    outputs, halves, ranks = source.outputs, source.halves, source.ranks()
-    dtypes = dict(sized.dtypes)
-    roots = _bound(source.expressions, outputs, dtypes, dict(sized.params))
-    roles = _roles(ranks, halves, dict(given))
-    numbers = _sizes([*ranks, *source.numbers()], dict(sized.sizes))
-    sizes = {r: numbers[r] for r in dict.fromkeys([*ranks, *source.axes()])}
-    try:
-        check_parts(roots, sizes)
-    except ValueError as error:
-        raise IllegalPlan(str(error)) from None
-    order = rank_order(roots, outputs, ranks, batch_ranks(roots, halves))
-    layout = Layout(roles, sizes, halves, order)
-    _refuse_grid_reductions(roots, roles, halves)
-    masks = Masks(layout)
-    roots = _prepared(roots, layout, masks, numbers)
-    compute = "fp64" if "fp64" in dtypes.values() else "fp32"
-    builder = Builder(layout, masks, dtypes, compute, RunLoop(filters))
-    used = tensors(roots)
-    plan = LoopPlan(
-        roles=roles,
-        sizes=sizes,
-        order=order,
-        grid=_grid(order, roles),
-        root=_tree(roots, outputs, builder).block,
-        inputs={n: t for n, t in cascade.inputs.items() if n in used},
-        outputs=outputs,
-        dtypes={n: dtypes[n] for n in (*used, *outputs)},
-    )
-    check(plan)
-    return plan
+    dtypes, sizes, roles = dict(sized.dtypes), dict(sized.sizes), dict(given)
+    expressions = _bound(source.expressions, source.outputs, dtypes, dict(sized.params))
+    source = Roots(tuple(expressions), source.outputs, source.halves)
+    lowering = _Lowering(dtypes, list(cascade.inputs), filters)
+    divided = [r for r, role in roles.items() if role.parts > 1]
+    if len(divided) > 1:
+        raise IllegalPlan(f"one rank of a plan is in parts, but {divided} are")
+    kernels = [Placed(source, roles, sizes, {})]
+    if divided:
+        _sizes([*source.ranks(), *source.numbers(), *source.axes()], sizes)
+        kernels = list(placed(stages(source, divided[0]), divided[0], roles, sizes, merged))
+    return Program(tuple(lowering.plan(k) for k in kernels))
+
+
+class _Lowering:
+    """Plans the kernels of one program in order. inputs: the program's, in order."""
+
+    def __init__(self, dtypes: Mapping[str, str], inputs: Sequence[str], filters: str) -> None:
+        self._dtypes, self._inputs, self._filters = dict(dtypes), list(inputs), filters
+        self._compute = "fp64" if "fp64" in dtypes.values() else "fp32"
+        self._infinite: frozenset[str] = frozenset()
+        """Workspaces that may hold -inf."""
+
+    def plan(self, kernel: Placed) -> LoopPlan:
+        """One kernel. What it writes and has no dtype is a workspace in the compute dtype."""
+        source, outputs, halves = kernel.roots.expressions, kernel.roots.outputs, kernel.roots.halves
+        ranks = kernel.roots.ranks()
+        roles = _roles(ranks, halves, kernel.roles)
+        numbers = _sizes([*ranks, *kernel.roots.numbers()], kernel.sizes)
+        sizes = {r: numbers[r] for r in dict.fromkeys([*ranks, *kernel.roots.axes()])}
+        try:
+            check_parts(source, sizes)
+        except ValueError as error:
+            raise IllegalPlan(str(error)) from None
+        order = rank_order(source, outputs, ranks, batch_ranks(source, halves))
+        layout = Layout(roles, sizes, halves, order, kernel.parts, self._infinite)
+        _refuse_grid_reductions(source, roles, halves)
+        masks = Masks(layout)
+        roots = _prepared(list(source), layout, masks, numbers)
+        self._dtypes = dict.fromkeys(outputs, self._compute) | self._dtypes
+        builder = Builder(layout, masks, self._dtypes, self._compute, RunLoop(self._filters))
+        used = tensors(roots)
+        plan = LoopPlan(
+            roles=roles,
+            sizes=sizes,
+            order=order,
+            grid=_grid(order, roles),
+            root=_tree(roots, outputs, builder).block,
+            inputs={n: used[n] for n in dict.fromkeys([*self._inputs, *used]) if n in used},
+            outputs=outputs,
+            dtypes={n: self._dtypes[n] for n in (*used, *outputs)},
+            parts=dict(kernel.parts),
+        )
+        check(plan)
+        self._infinite |= {n for n, x in zip(outputs, roots, strict=True) if masks.reaches_neg_inf(x)}
+        return plan
 
 
 def _bound(

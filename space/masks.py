@@ -84,7 +84,8 @@ class Interpretation:
             case Where() if x.predicate == self._predicate:
                 return x.fill
             case Access() | Gather():
-                return 0.0 if self._tail and inside else "finite"
+                beyond = self._tail and inside
+                return 0.0 if beyond else "bounded" if self._empties.reaches_neg_inf(x) else "finite"
             case Iota():
                 return "finite"
             case Where():
@@ -241,6 +242,10 @@ class Masks:
             return parts
         outcome = self.where_false(tail).of
         return [f if _finite(outcome(f)) else Where(tail, f, 0.0) for f in parts]
+
+    def reaches_neg_inf(self, x: Expr) -> bool:
+        """Whether an element may be -inf."""
+        return self._empties.reaches_neg_inf(x)
 
     def starts_empty(self, score: Expr, rank: Rank) -> bool:
         """Whether a running maximum of the score over `rank` needs a guard."""

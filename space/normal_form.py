@@ -11,11 +11,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from .expr import Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size, Term, Where, rewrite
+from .folds import LN_2, LOG2_E
 from .layout import Layout
 from .plan import IllegalPlan
-
-LOG2_E = math.log2(math.e)
-LN_2 = math.log(2.0)
 
 ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "add": lambda a, b: a + b,

@@ -3,7 +3,7 @@
 A plan is hardware-free, workload-free and printable (`str(plan)`). The cost model prices it; every emitter
 prints code from it. Invariants (`check`): a value stands in the outermost block that holds its loop ranks; a
 carry's axes equal its next's; the invalid lanes of a reduced tile hold the reduction's identity; no reduction
-runs over a rank whose role is "grid" (a plan is cut into two kernels there).
+runs over a rank whose role is "grid" (it is cut there: a `Program` has a plan for the parts and one that merges them).
 """
 
 from __future__ import annotations
@@ -26,10 +26,20 @@ class Role:
     outer: "grid" (programs iterate it), "loop" (one program iterates it), or None (all of it at once).
     tile: length of the tile axis; None means the rank is a scalar index inside the program (no axis).
     (None, tile) is a whole axis, padded to `tile`.
+    parts: a loop may be divided into so many parts, each run by a program of its own; another kernel merges them.
     """
 
     outer: Literal["grid", "loop"] | None
     tile: int | None
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class LoopPart:
+    """The part of a loop that a program runs: [rank * length, (rank + 1) * length), `rank` being a grid rank."""
+
+    rank: Rank
+    length: int
 
 
 # ---- integer bounds of loops and of the ranges where a filter is known to hold
@@ -188,7 +198,7 @@ class LoopPlan:
 
     order: the global order of ranks; a value's axes follow it. grid: ranks that programs iterate, fastest
     varying first. dtypes: by tensor name. sizes: of the ranks, and of the axes of inputs that are addressed by other
-    numbers than a rank's index, by their own names.
+    numbers than a rank's index, by their own names. parts: of the loops that run over a part of their rank.
     """
 
     roles: dict[Rank, Role]
@@ -199,6 +209,7 @@ class LoopPlan:
     inputs: dict[str, Tensor]
     outputs: dict[str, tuple[Rank, ...]]
     dtypes: dict[str, str]
+    parts: dict[Rank, LoopPart] = field(default_factory=dict)
 
     def __str__(self) -> str:
         from .plan_text import format_plan
@@ -228,3 +239,40 @@ class LoopPlan:
         tile = self.roles[axis].tile
         assert tile is not None, f"rank {axis} has no tile axis"
         return tile
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Kernels that run one after the other. What one writes and the program does not give is a workspace of later
+    ones; the last one writes the program's outputs."""
+
+    kernels: tuple[LoopPlan, ...]
+
+    def __str__(self) -> str:
+        from .plan_text import format_program
+
+        return format_program(self)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the kernels read and none of them writes."""
+        return {n: t for k in self.kernels for n, t in k.inputs.items() if n not in self.workspaces}
+
+    @property
+    def outputs(self) -> dict[str, tuple[Rank, ...]]:
+        return self.kernels[-1].outputs
+
+    @property
+    def workspaces(self) -> dict[str, LoopPlan]:
+        """What is written for a later kernel, with the plan that writes it."""
+        return {n: k for k in self.kernels[:-1] for n in k.outputs}
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """By tensor name, workspaces too."""
+        return {n: d for k in self.kernels for n, d in k.dtypes.items()}
+
+    @classmethod
+    def of(cls, plan: LoopPlan | Program) -> Program:
+        """A plan as a program of one kernel."""
+        return plan if isinstance(plan, Program) else cls((plan,))

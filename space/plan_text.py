@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .expr import Part, Predicate
-from .plan import Block, Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Loop, LoopPlan, Sum, Value
+from .plan import Block, Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Loop, LoopPlan, Program, Sum, Value
 
 
 def format_plan(plan: LoopPlan) -> str:
     """The grid, then one line a value, loops indented."""
     roles = ", ".join(f"{r}={plan.sizes[r]}:{_role(plan, r)}" for r in plan.order)
     return "\n".join([f"ranks {roles}", f"grid {' '.join(plan.grid) or '-'}", *_block(plan.root, "")])
+
+
+def format_program(program: Program) -> str:
+    """The plans in order, each under what it writes where there are several."""
+    if len(program.kernels) == 1:
+        return format_plan(program.kernels[0])
+    titles = [f"kernel {i}: {' '.join(k.outputs)}" for i, k in enumerate(program.kernels, 1)]
+    return "\n\n".join(f"{title}\n{format_plan(k)}" for title, k in zip(titles, program.kernels, strict=True))
 
 
 def _role(plan: LoopPlan, rank: str) -> str:

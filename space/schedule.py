@@ -43,7 +43,9 @@ class Schedule:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; `from_json` gives the same schedule back."""
         data = asdict(self)
-        data["roles"] = {r: [role.outer, role.tile] for r, role in self.roles}
+        data["roles"] = {
+            r: [role.outer, role.tile, *([role.parts] if role.parts > 1 else [])] for r, role in self.roles
+        }
         return data
 
     @classmethod
@@ -52,7 +54,7 @@ class Schedule:
         from .schedule_space import check_schedule
 
         try:
-            roles = tuple((str(r), Role(outer, tile)) for r, (outer, tile) in data["roles"].items())
+            roles = tuple((str(r), Role(*role)) for r, role in data["roles"].items())
             schedule = cls(**{**data, "roles": roles})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not a schedule: {error}") from None

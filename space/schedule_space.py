@@ -16,6 +16,7 @@ from typing import Protocol, TypeAlias
 from .cascade import Cascade
 from .descriptors import Read, block_of, reads_of
 from .expr import Rank
+from .part_roles import part_length
 from .plan import Role
 from .rank_uses import RankUses, rank_uses
 from .roots import roots_of
@@ -37,9 +38,10 @@ class Target:
 
     rows, streams: tile sizes to try for a row and for a streamed rank. longest_axis: a rank of at most so many
     elements may be one whole axis. padded: tiles are powers of two of at least 16. batched: batch ranks may be
-    axes too. temporary: least and most elements of the largest tile between two products. descriptors: whether
-    tiles can be loaded by tensor descriptor. plain: what holds instead where nothing is multiplied as a matrix.
-    side: tiles are made of squares of so many elements a side.
+    axes too. temporary: least and most elements of the largest tile between two products. parts: of a streamed rank,
+    to be run by programs of their own where there are fewer than `few` without; merged: most elements of a tile that
+    merges them. descriptors: whether tiles can be loaded by tensor descriptor. plain: what holds instead where nothing
+    is multiplied as a matrix. side: tiles are made of squares of so many elements a side.
     """
 
     name: str
@@ -54,6 +56,9 @@ class Target:
     descriptors: bool = False
     plain: Target | None = None
     side: int = 0
+    parts: tuple[int, ...] = (1,)
+    few: int = 0
+    merged: int = 2**13
 
     def axis(self, size: int) -> int:
         """The tile length of a whole axis."""
@@ -63,7 +68,18 @@ class Target:
 
 
 PLAIN_TRITON = Target(
-    "triton", (1, 4, 16), (512, 1024, 2048, 4096), (4, 8, 16), (1, 2, 3), 2**14, True, False, (512, 2**14)
+    name="triton",
+    rows=(1, 4, 16),
+    streams=(512, 1024, 2048, 4096),
+    warps=(4, 8, 16),
+    stages=(1, 2, 3),
+    longest_axis=2**14,
+    padded=True,
+    batched=False,
+    temporary=(512, 2**14),
+    parts=(1, 2, 4, 8, 16, 32, 64),
+    few=512,
+    merged=2**13,
 )
 """Without products nothing asks for square tiles: few rows, and of each as much as fits into the registers."""
 
@@ -71,7 +87,7 @@ TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
         Target(
-            "triton",
+            name="triton",
             rows=(16, 32, 64, 128),
             streams=(16, 32, 64, 128),
             warps=(4, 8),
@@ -80,11 +96,14 @@ TARGETS: dict[str, Target] = {
             padded=True,
             batched=False,
             temporary=(256, 2**15),
+            parts=(1, 2, 4, 8, 16, 32, 64),
+            few=512,
+            merged=2**13,
             descriptors=True,
             plain=PLAIN_TRITON,
         ),
         Target(
-            "tensix",
+            name="tensix",
             rows=(32, 64, 128, 256),
             streams=(32, 64, 128, 256),
             warps=(1,),
@@ -95,9 +114,27 @@ TARGETS: dict[str, Target] = {
             temporary=(32, 2**16),
             side=32,
         ),
-        Target("torch", (64, 128, 256, 512), (128, 256, 512, 1024), (1,), (1,), 4096, False, True, (2**13, 2**23)),
+        Target(
+            name="torch",
+            rows=(64, 128, 256, 512),
+            streams=(128, 256, 512, 1024),
+            warps=(1,),
+            stages=(1,),
+            longest_axis=4096,
+            padded=False,
+            batched=True,
+            temporary=(2**13, 2**23),
+            parts=(1, 2),
+            few=2,
+            merged=2**21,
+        ),
     )
 }
+
+
+def merged_elements(emitter: str) -> int:
+    """Most elements of a tile that merges parts."""
+    return TARGETS[emitter].merged if emitter in TARGETS else min(t.merged for t in TARGETS.values())
 
 
 @dataclass(frozen=True)
@@ -164,7 +201,7 @@ class Space:
                 return axis if tile == WHOLE else Role("grid", tile if tile > 1 else None)
             case "streamed" | "contracted":
                 tile = int(point.get(f"tile {rank}", WHOLE))
-                return axis if tile == WHOLE else Role("loop", tile)
+                return axis if tile == WHOLE else Role("loop", tile, int(point.get(f"parts {rank}", 1)))
 
     def length(self, rank: Rank, point: Point) -> int:
         """Elements of the rank in one tile."""
@@ -257,6 +294,38 @@ class Batched:
         return True
 
 
+class Parts:
+    """Whether programs share the longest streamed rank, each running a part of it, where there are few programs.
+
+    What the parts leave is merged by another kernel, so they must be few enough to leave little.
+    """
+
+    MOST = 4096
+    """Programs beyond which more of them serve nobody."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        streamed = [] if space.uses.halves else space.uses.of("streamed")
+        if not streamed:
+            return []
+        longest = max(streamed, key=lambda r: space.sizes[r])
+        tiles = -(-space.sizes[longest] // space.target.streams[0])
+        values = tuple(n for n in space.target.parts if n == 1 or 2 * n <= tiles)
+        return [Choice(f"parts {longest}", values, 1)] if len(values) > 1 else []
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        for rank in space.uses.of("streamed"):
+            parts, tile = int(point.get(f"parts {rank}", 1)), int(point.get(f"tile {rank}", WHOLE))
+            if parts > 1 and not (tile and self._divides(space, point, -(-space.sizes[rank] // tile), parts)):
+                return False
+        return True
+
+    def _divides(self, space: Space, point: Point, tiles: int, parts: int) -> bool:
+        """Whether every part has two tiles of its own, and the grid is short without them."""
+        roles = [(space.sizes[r], space._role(r, point)) for r in space.uses.kinds]
+        programs = math.prod(-(-n // (role.tile or 1)) for n, role in roles if role.outer == "grid")
+        return 2 * parts <= tiles and programs < space.target.few and programs * parts <= self.MOST
+
+
 class Warps:
     """Warps of a program."""
 
@@ -285,8 +354,8 @@ class Stages:
         """No more stages than the longest loop has iterations."""
         counts = [1]
         for r in (*space.uses.of("streamed"), *space.uses.of("contracted")):
-            tile = int(point.get(f"tile {r}", WHOLE))
-            counts.append(-(-space.sizes[r] // tile) if tile else 1)
+            tile, parts = int(point.get(f"tile {r}", WHOLE)), int(point.get(f"parts {r}", 1))
+            counts.append(part_length(space.sizes[r], tile, parts) // tile if tile else 1)
         return int(point["stages"]) <= max(counts)
 
 
@@ -347,7 +416,7 @@ def _is_index(space: Space, rank: Rank) -> bool:
     return space.uses.kinds[rank] in ("batch", "lane")
 
 
-KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Warps(), Stages(), Filters(), Order(), Loads())
+KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Parts(), Warps(), Stages(), Filters(), Order(), Loads())
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 
 
@@ -394,6 +463,7 @@ def default_schedule(cascade: Cascade, problem: Problem, emitter: str) -> Schedu
 # ---- untrusted data
 
 LONGEST_TILE = 2**20
+MOST_PARTS = 2**10
 RANK = re.compile(r"[a-z][0-9]*")
 
 
@@ -420,6 +490,8 @@ def _check_role(rank: Rank, role: Role) -> None:
     whole = type(role.tile) is int and 1 <= role.tile <= LONGEST_TILE
     if not whole and role.tile is not None:
         raise ValueError(f"tile of rank {rank} must be None or 1 to {LONGEST_TILE}, but got {role.tile!r}")
+    if type(role.parts) is not int or not 1 <= role.parts <= MOST_PARTS or (role.parts > 1 and role.outer != "loop"):
+        raise ValueError(f"a loop has 1 to {MOST_PARTS} parts and no other rank has any, but {rank} is {role}")
     if role.outer is None and role.tile is None:
         raise ValueError(f"rank {rank} must have an outer iteration or a tile, but has neither")
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from .contraction import Product
 from .expr import Const, Expr, Rank, Reduce, Where
-from .folds import ACTIONS
-from .normal_form import LOG2_E, oriented
+from .folds import ACTIONS, LOG2_E
+from .normal_form import oriented
 from .plan import Value
 
 if TYPE_CHECKING:

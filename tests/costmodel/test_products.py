@@ -60,7 +60,7 @@ def steps_and_waits(stages: int, *, filtered: bool) -> tuple[float, float]:
     """Of the first loop segment of one pass, filtered ones in two segments."""
     s = schedule(64, 64, stages=stages)
     counted = work(plan("one", problem(1, 32, 2048, 128), s, filtered=filtered), s)
-    made = terms([counted], H200, [place(counted, H200)])
+    made = terms([counted], H200, [[place(counted, H200)]])
     return float(made.steps[0, 1]), float(made.waits[0, 1] / counted.phases[1].executions)
 
 

@@ -12,8 +12,8 @@ from eintune.kernels.kernel import Kernel
 from eintune.search.budget import budget, error
 from eintune.space.cascade import Cascade, from_roots
 from eintune.space.expr import Const, Expr, Fold, Map, Reduce, rewrite
-from eintune.space.lowering import build_plan
-from eintune.space.plan import LoopPlan, Role
+from eintune.space.lowering import build_program
+from eintune.space.plan import LoopPlan, Program, Role
 from eintune.space.schedule import Problem, Schedule
 from eintune.space.workloads import attention_problem
 
@@ -27,12 +27,17 @@ class Case:
     schedule: Schedule
 
     @property
+    def program(self) -> Program:
+        return build_program(self.cascade, self.problem, self.schedule)
+
+    @property
     def plan(self) -> LoopPlan:
-        return build_plan(self.cascade, self.problem, self.schedule)
+        (plan,) = self.program.kernels
+        return plan
 
     @property
     def kernel(self) -> Kernel:
-        return emit(self.plan, self.schedule)
+        return emit(self.program, self.schedule)
 
     def on(self, emitter: str) -> Case:
         return replace(self, schedule=replace(self.schedule, emitter=emitter))
@@ -79,9 +84,10 @@ def attention_case(
     dtype: str = "fp32",
     scale: float | None = None,
     batch: int = 1,
+    parts: int = 1,
     **schedule: object,
 ) -> Case:
-    """Attention in 1, 2 or 3 passes with tiles of `rows` queries and `columns` keys."""
+    """Attention in 1, 2 or 3 passes with tiles of `rows` queries and `columns` keys, the keys in `parts` parts."""
     problem = attention_problem(
         batch=batch,
         heads=heads,
@@ -94,7 +100,7 @@ def attention_case(
         causal=causal,  # type: ignore[arg-type]
         scale=scale,
     )
-    roles = {"p": Role("grid", rows), "m": Role("loop", columns)}
+    roles = {"p": Role("grid", rows), "m": Role("loop", columns, parts)}
     for r, n in problem.sizes.items():
         roles.setdefault(r, Role(None, power(n)) if r in "ef" else Role("grid", None))
     made = Schedule(emitter, tuple(roles.items()), **schedule)  # type: ignore[arg-type]

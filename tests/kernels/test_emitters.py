@@ -43,6 +43,18 @@ CASES = {
     "fp16": {"dtype": "fp16", "seq": 50},
     "bf16": {"dtype": "bf16", "seq": 50, "causal": "top_left"},
     "batches": {"batch": 3, "heads": 2, "seq": 33},
+    "in parts": {"parts": 3, "seq": 40, "kv_seq": 100},
+    "in parts, filtered": {"parts": 4, "causal": "top_left", "seq": 70, "heads": 1},
+    "in parts, filtered in a branch": {
+        "parts": 2,
+        "causal": "lower_right",
+        "filters": "branch",
+        "seq": 33,
+        "kv_seq": 77,
+    },
+    "in parts, empty rows": {"parts": 2, "causal": "lower_right", "seq": 100, "kv_seq": 33, "heads": 1},
+    "in parts, one query a head": {"parts": 8, "heads": 4, "kv_heads": 1, "seq": 1, "kv_seq": 500, "rows": 16},
+    "in parts, of which there is one": {"parts": 5, "seq": 20, "kv_seq": 10, "dtype": "fp16"},
 }
 
 

@@ -6,6 +6,8 @@ import inspect
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ from kernel_forms import attention_case, errors, inputs
 
 from eintune.kernels.emitters import EMITTERS, emit
 from eintune.kernels.interpreter import rounded, widened
-from eintune.kernels.launch import LaunchError, TritonLaunch, _layout, interpreted, load, module_of
+from eintune.kernels.launch import LaunchError, TritonLaunch, interpreted, layout_of, load, module_of
+from eintune.kernels.launch_steps import StepsLaunch
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
 
@@ -122,7 +125,7 @@ def test_a_bound_launch_looks_at_alignment_only(one_gpu: None) -> None:
     compiled = Compiled(takes=9 + 4 + 16)
     strides = [s for t in tensors for s in t.stride()]
     pointers = [t.data_ptr() for t in tensors]
-    launch._direct[_layout(tensors, pointers)] = launch._bind(compiled, 0, strides)
+    launch._direct[layout_of(tensors, pointers)] = launch._bind(compiled, 0, strides)
     call = launch.bound(tensors)
     call(tensors)
     assert compiled.direct[0][9:] == (*pointers, *strides)
@@ -131,6 +134,49 @@ def test_a_bound_launch_looks_at_alignment_only(one_gpu: None) -> None:
     if not interpreted():
         with pytest.raises(LaunchError, match="needs tensors on a CUDA device"):  # the general way
             call([shifted, *tensors[1:]])
+
+
+def test_steps_share_one_buffer_and_launch_by_address() -> None:
+    case = attention_case(1, seq=20, kv_seq=80, parts=2)
+    kernel, tensors = case.kernel, inputs(case)
+    assert [a.name for a in kernel.arguments] == ["Q", "K", "V", "AV"]
+    assert [a.name for a in kernel.workspaces] == ["REFERENCE", "SUM", "SUMB"]
+    launch = load(kernel)
+    assert isinstance(launch, StepsLaunch) and launch.bound(tensors) is launch
+    given: list[list[int]] = []
+
+    def step(tensors: Any) -> None:
+        given.append([t.data_ptr() for t in tensors])
+
+    launch._launcher([step, step], torch.device("cpu"))(tensors)
+    first, second = given
+    q, k, v, out = (t.data_ptr() for t in tensors)
+    assert first[:3] == [q, k, v] and second[-1] == out
+    assert sorted(first[3:]) == sorted(second[:-1]) and len(set(first[3:])) == 3
+    starts = dict(zip([a.name for a in kernel.steps[0].arguments[3:]], first[3:], strict=True))
+    sizes = {a.name: prod(a.shape) * 4 for a in kernel.workspaces}
+    ends = sorted((at, at + sizes[name]) for name, at in starts.items())
+    assert all(at % 16 == ends[0][0] % 16 for at, _ in ends)
+    assert all(end <= after for (_, end), (after, _) in pairwise(ends))
+
+
+@pytest.mark.gpu
+@CUDA
+def test_repeated_steps_on_a_gpu_and_in_a_graph() -> None:
+    case = attention_case(1, dtype="fp16", heads=4, kv_heads=2, seq=3, kv_seq=700, head_dim=64, parts=4, rows=16)
+    kernel = case.kernel
+    run = load(kernel)
+    for seed in range(3):
+        tensors = [t.cuda() for t in inputs(case, seed)]
+        run(tensors)
+        assert not errors(case, kernel, [t.cpu() for t in tensors])
+    assert isinstance(run, StepsLaunch) and len(run._ready) == 1 and run.bound(tensors) is not run
+    tensors[-1].fill_(float("nan"))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run.bound(tensors)(tensors)
+    graph.replay()
+    assert not errors(case, kernel, [t.cpu() for t in tensors])
 
 
 def test_a_bound_torch_kernel_runs() -> None:

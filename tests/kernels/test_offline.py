@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from kernel_forms import attention_case
 
-from eintune.kernels.compile_pool import Failure, compile_many
+from eintune.kernels.compile_pool import Failure, compile_many, kernel_of
 from eintune.kernels.kernel import Kernel
 from eintune.kernels.launch import interpreted
 from eintune.kernels.offline import CompileError, compile_kernel, compile_offline, contiguous
+from eintune.space.plan import Role
 
 pytestmark = [
     pytest.mark.offline,
@@ -55,6 +57,23 @@ def test_good_configurations_use_the_matrix_unit_and_do_not_spill(name: str, cac
     assert "cp.async.cg.shared.global" in made.assembly  # loads run ahead of the products
     assert made.resources.exact and made.resources.spill_bytes == 0
     assert made.resources.registers_per_thread <= 255 and made.resources.shared_bytes <= SHARED_LIMIT
+
+
+def test_one_query_over_keys_in_parts(cache: Path) -> None:
+    """Eight programs for each key head; a group's queries are the rows of one product."""
+    case = attention_case(heads=32, kv_heads=8, seq=1, kv_seq=8192, head_dim=128, dtype="bf16", columns=64, parts=8)
+    roles = {**dict(case.schedule.roles), "g": Role("grid", 16), "p": Role("grid", None)}
+    case = replace(case, schedule=replace(case.schedule, roles=tuple(roles.items()), stages=3))
+    first, second = case.kernel.steps
+    assert first.source.count("tl.dot(") == 2 and first.source == second.source == case.kernel.source
+    made = [compile_kernel(step, "sm_90", cache_dir=cache) for step in (first, second)]
+    assert "cp.async.cg.shared.global" in made[0].assembly and "mma" in made[0].assembly
+    assert [m.resources.spill_bytes for m in made] == [0, 0]
+    together = compile_offline(case.kernel, "sm_90", cache_dir=cache)
+    assert together == made[0].resources and made[1].resources.shared_bytes < 2**14
+    (pooled,) = compile_many([case.kernel], "sm_90", workers=1, cache_dir=cache)
+    assert pooled == together
+    assert kernel_of(json.loads(json.dumps(asdict(case.kernel)))) == case.kernel
 
 
 @pytest.mark.parametrize("passes", [2, 3])

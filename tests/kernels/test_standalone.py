@@ -16,6 +16,8 @@ from eintune.space.cascade import Cascade
 FORMS = {
     "torch, bf16": {"emitter": "torch", "dtype": "bf16", "seq": 300},
     "triton, fp32": {"seq": 40, "causal": "top_left"},
+    "torch, in parts": {"emitter": "torch", "seq": 5, "kv_seq": 300, "parts": 4},
+    "triton, in parts": {"seq": 5, "kv_seq": 70, "parts": 2, "passes": 2},
     "triton, fp16, grouped": {"dtype": "fp16", "seq": 33, "heads": 4, "kv_heads": 2, "passes": 3},
 }
 

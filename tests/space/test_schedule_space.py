@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from eintune.space.cascade import Cascade
-from eintune.space.lowering import build_plan
+from eintune.space.lowering import build_program
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule
 from eintune.space.schedule_space import (
@@ -33,6 +34,20 @@ def test_the_usual_case_has_a_space_of_workable_size(causal: str | None) -> None
     cascade, problem = attention(causal=causal)
     assert 50 <= len(schedules(cascade, problem, "triton")) <= 800
     assert 10 <= len(schedules(cascade, problem, "torch")) <= 60
+    for emitter in TARGETS:
+        assert all(role.parts == 1 for s in schedules(cascade, problem, emitter) for _, role in s.roles)
+
+
+@pytest.mark.parametrize(("batch", "emitter", "offered"), [(1, "triton", 64), (16, "triton", 32), (1, "torch", 2)])
+def test_a_short_grid_may_share_the_streamed_rank(batch: int, emitter: str, offered: int) -> None:
+    cascade, problem = attention(batch=batch, kv_heads=8, seq=1, kv_seq=8192)
+    every = schedules(cascade, problem, emitter)
+    for s in every:
+        check_schedule(s)
+        assert Schedule.from_json(json.loads(json.dumps(s.to_json()))) == s
+    found = {s.role("m").parts for s in every}
+    assert found == {n for n in TARGETS[emitter].parts if n <= offered}
+    assert all(-(-8192 // s.role("m").tile) >= 2 * s.role("m").parts for s in every if s.role("m").parts > 1)  # type: ignore[operator]
 
 
 def test_roles_follow_from_what_the_graph_does_with_a_rank() -> None:
@@ -68,10 +83,10 @@ def test_every_size_has_schedules_that_can_be_planned(size: int, head_dim: int) 
         assert found
         for schedule in found[:: max(1, len(found) // 8)]:
             check_schedule(schedule)
-            plan = build_plan(cascade, problem, schedule)
+            build_program(cascade, problem, schedule)
             if target.padded:
-                assert all(r.tile is None or r.tile >= 16 for r in plan.roles.values())
-                whole = [r.tile for r in plan.roles.values() if r.tile is not None]
+                assert all(r.tile is None or r.tile >= 16 for _, r in schedule.roles)
+                whole = [r.tile for _, r in schedule.roles if r.tile is not None]
                 assert all(t % target.side == 0 if target.side else t & (t - 1) == 0 for t in whole)
 
 
@@ -105,7 +120,7 @@ def test_every_definition_has_schedules_that_can_be_planned(name: str, emitter: 
     found = schedules(cascade, problem, emitter)
     assert len(found) == len(set(found)) > 1
     for schedule in found[:: max(1, len(found) // 4)]:
-        build_plan(cascade, problem, schedule)
+        build_program(cascade, problem, schedule)
 
 
 @pytest.mark.parametrize("emitter", TARGETS)
@@ -157,7 +172,7 @@ def test_a_rank_that_stays_split_is_always_a_loop() -> None:
         found = schedules(c, problem_of(c, sizes, "fp32", {}), emitter)
         assert found
         assert {dict(s.roles)["m"].outer for s in found} == {"loop"}
-        build_plan(c, problem_of(c, sizes, "fp32", {}), found[0])
+        build_program(c, problem_of(c, sizes, "fp32", {}), found[0])
 
 
 def test_an_unknown_emitter_is_named_with_the_valid_ones() -> None:
