@@ -15,6 +15,7 @@ from .cli_bench import BENCH
 from .cli_cache import CACHE
 from .cli_doctor import DOCTOR
 from .cli_graph import GRAPH, PASSES
+from .cli_growth import GROWTH
 from .cli_judge import JUDGE
 from .cli_kernel import KERNEL, PLAN
 from .cli_options import Command, Failure, Parser, Usage, add_version
@@ -26,7 +27,7 @@ from .cli_tune import TUNE
 
 COMMANDS: tuple[Command, ...] = (
     *(TUNE, BENCH, SPACE, PASSES, GRAPH, TILES, PLAN, KERNEL),
-    *(REPORT, REPLAY, RECORD, JUDGE, CACHE, DOCTOR),
+    *(REPORT, REPLAY, RECORD, JUDGE, GROWTH, CACHE, DOCTOR),
 )
 OVERVIEW = """\
 examples:
