@@ -50,9 +50,9 @@ class Limits:
     """Bounds of one saturation.
 
     steps: rounds of all laws. rows: nodes at which it stops after a step. arranged: laws that only rearrange rest
-    where the next step, at the last one's growth, would exceed so many nodes. seconds: time after which it stops
-    after a step. timeout: seconds after which the process is killed (a step that runs away). solving: seconds
-    after which no further form is looked for.
+    where the next step, at the last one's growth, would exceed so many nodes. seconds: processor time after which
+    it stops after a step. timeout: seconds by the clock after which the process is killed (a step that runs away).
+    solving: seconds of processor time after which no further form is looked for.
     """
 
     steps: int = 16

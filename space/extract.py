@@ -23,6 +23,8 @@ from .work import WORK_LIMIT, Work
 
 PASS_WEIGHT = 64.0
 """Work of one more pass, in units of the definition's whole work: a form with fewer passes comes first."""
+PATIENCE = 5.0
+"""Seconds by the clock that the solver gets for a second of processor time: it knows no other limit."""
 
 
 @dataclass(frozen=True)
@@ -225,14 +227,15 @@ class _Levels:
 def forms(graph: EGraph, streams: Sequence[Stream], seconds: float = 20.0) -> Iterator[Form]:
     """Forms in order of passes, then work; each differs in traits from all before it and is not dominated.
 
-    Ends when there are no more. Raises OutOfTime after `seconds`.
+    Ends when there are no more. Raises OutOfTime after `seconds` of this process's own time, so that what is found
+    does not depend on what else the machine does.
     """
     if not all(graph.classes.get(r) for r in graph.roots):
         return
-    end = time.monotonic() + seconds
+    end = time.process_time() + seconds
     problem = Problem(graph, streams)
-    while (left := end - time.monotonic()) > 0:
-        form = problem.solve(left)
+    while (left := end - time.process_time()) > 0:
+        form = problem.solve(left * PATIENCE)
         if form is None:
             return
         yield form

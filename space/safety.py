@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from .egraph import ClassId, EGraph, Node, label
 from .expr import Access, Const, Fold, Gather, Iota, Map, Reduce, Size, Split, Unsplit, Where
+from .vanishing import may_be_empty, vanishing
 
 EXP_LIMIT = 64.0
 """An exponent up to this cannot overflow in fp32, nor can a sum of 2**30 such (e^64 is about 6e27)."""
@@ -164,8 +165,19 @@ def unsafe(graph: EGraph) -> Iterator[Unsafe]:
     """Every node that can overflow, divide by 0 or cancel."""
     bounds = Bounds(graph)
     dividing = {n.children[1] for _, n in graph.familiar if _op(n) == "div"}
+    divisors = {n.children[1] for _, n in graph.nodes() if _op(n) == "div"}
+    empty = {
+        d: vanishing(graph, d, lambda k: bounds.of[k][0] >= 0, bounds.at_least)
+        for d in divisors
+        if may_be_empty(graph, d)
+    }
     for c, n in graph.nodes():
-        reason = _reason(c, n, bounds, dividing, (c, n) in graph.familiar)
+        familiar = (c, n) in graph.familiar
+        reason = _reason(c, n, bounds, dividing, familiar)
+        if reason is None and _op(n) == "div" and not familiar:
+            zero = empty.get(n.children[1])
+            if zero is not None and n.children[0] not in zero:
+                reason = "the divisor is 0 in an empty row, and the dividend is not"
         if reason:
             yield Unsafe(c, n, reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,9 +35,18 @@ from eintune.space.laws import laws
 SIZES = {"b": 2, "h": 1, "g": 2, "p": 4, "m": 6, "m1": 2, "m0": 3, "e": 3, "f": 5, "k": 4, "n": 3}
 
 
-def data_for(roots: Sequence[Expr], seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def data_for(
+    roots: Sequence[Expr], seed: int = 0, sizes: Mapping[Rank, int] = SIZES
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Random inputs: floats from a normal, integers from 0 to 3, fair booleans."""
     rng = np.random.default_rng(seed)
-    found = {n: rng.normal(size=[SIZES[r] for r in t.ranks]) for n, t in tensors(roots).items()}
+
+    def drawn(t: Tensor) -> np.ndarray:
+        shape = [sizes[r] for r in t.ranks]
+        whole = {"int": rng.integers(0, 4, shape), "bool": rng.random(shape) < 0.5}
+        return whole.get(t.kind, rng.normal(size=shape))
+
+    found = {n: drawn(t) for n, t in tensors(roots).items()}
     return found, {p: float(rng.uniform(0.3, 1.2)) for p in params(roots)}
 
 
@@ -44,21 +54,72 @@ def value(root: Expr, data: Mapping[str, np.ndarray], scalars: Mapping[str, floa
     return evaluate([root], data, SIZES, scalars)[0][0]
 
 
+class RandomTerms:
+    """Terms drawn from a graph: the cheapest under random weights of nodes, which is acyclic (Knuth, by a heap)."""
+
+    def __init__(self, graph: EGraph) -> None:
+        self.graph = graph
+        self.nodes = list(graph.nodes())
+        self.users: dict[ClassId, list[int]] = {}
+        for i, (_, n) in enumerate(self.nodes):
+            for k in dict.fromkeys(n.children):
+                self.users.setdefault(k, []).append(i)
+
+    def choice(self, seed: int) -> dict[ClassId, Node]:
+        """One node a class."""
+        rng = random.Random(seed)
+        total = [rng.random() ** -6 for _ in self.nodes]
+        missing = [len(set(n.children)) for _, n in self.nodes]
+        heap = [(total[i], i) for i, count in enumerate(missing) if not count]
+        heapq.heapify(heap)
+        chosen: dict[ClassId, Node] = {}
+        while heap:
+            cost, i = heapq.heappop(heap)
+            c, n = self.nodes[i]
+            if c in chosen:
+                continue
+            chosen[c] = n
+            for j in self.users.get(c, ()):
+                total[j] += cost
+                missing[j] -= 1
+                if not missing[j]:
+                    heapq.heappush(heap, (total[j], j))
+        return chosen
+
+    def draw(self, seed: int) -> tuple[Expr, ...]:
+        """A term for each root."""
+        made = self.graph.decode(self.choice(seed))
+        return tuple(made[r] for r in self.graph.roots)
+
+
 def random_choice(graph: EGraph, seed: int) -> dict[ClassId, Node]:
-    """One node a class, acyclic: the cheapest under random node weights (Knuth's algorithm by rounds)."""
-    rng = random.Random(seed)
-    weight = {key: rng.random() ** -6 for key in graph.nodes()}
-    cost: dict[ClassId, float] = {}
-    choice: dict[ClassId, Node] = {}
-    changed = True
-    while changed:
-        changed = False
-        for (c, n), w in weight.items():
-            if all(k in cost for k in n.children):
-                total = w + sum(cost[k] for k in n.children)
-                if total < cost.get(c, float("inf")) * (1 - 1e-12):
-                    cost[c], choice[c], changed = total, n, True
-    return choice
+    """One node a class, acyclic."""
+    return RandomTerms(graph).choice(seed)
+
+
+def different_terms(
+    roots: Sequence[Expr], graph: EGraph, wanted: int, most: int, sizes: Mapping[Rank, int] | None = None
+) -> int:
+    """Draws until there are `wanted` different terms, at most `most` times; compares each with the definition on
+    random data; returns how many there were."""
+    terms, seen = RandomTerms(graph), dict[tuple[Expr, ...], None]()
+    for seed in range(most):
+        seen.setdefault(terms.draw(seed))
+        if len(seen) >= wanted:
+            break
+    every = SIZES | dict(sizes or {})
+    data, scalars = data_for(roots, sizes=every)
+    exact = evaluate(roots, data, every, scalars)
+    drawn = list(seen)
+    for start in range(0, len(drawn), 50):  # terms share most of their parts: many together cost little more than one
+        batch = drawn[start : start + 50]
+        made = evaluate([x for term in batch for x in term], data, every, scalars)
+        for i, (got, ranks) in enumerate(made):
+            want, have = exact[i % len(roots)]
+            assert set(ranks) <= set(have)
+            shape = [every[r] if r in ranks else 1 for r in have]
+            np.testing.assert_allclose(np.broadcast_to(got.reshape(shape), want.shape), want, rtol=1e-7, atol=1e-10)
+    return len(seen)
 
 
 def renamed(cascade: Cascade, ranks: Mapping[Rank, Rank], names: Mapping[str, str]) -> Cascade:

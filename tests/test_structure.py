@@ -29,6 +29,7 @@ GENERIC_FILES = [
     "space/extract.py",
     "space/pruning.py",
     "space/work.py",
+    "space/vanishing.py",
     "space/safety.py",
     "space/canonical.py",
     "space/lowering*.py",

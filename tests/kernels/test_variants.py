@@ -1,0 +1,105 @@
+"""Attentions with any modifiers and shapes, every emitter: within the derived budget, rows that see nothing too."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from attention_variants import ALONE, combinations
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernel_forms import DTYPES, Case, errors, power
+
+from eintune.search.inputs import draw_inputs
+from eintune.space.attention import Attention, posed
+from eintune.space.cascade import Cascade
+from eintune.space.derive import derive
+from eintune.space.plan import Role
+from eintune.space.schedule import FILTERS, Schedule
+
+EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
+SIZES = {"b": 2, "h": 2, "p": 37, "m": 21, "e": 20, "f": 24}
+"""More queries than keys: aligned to the lower right, the first rows see nothing."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One kernel to check. form: which of the derived forms, by its place among them (from 0 to 1)."""
+
+    variant: Attention
+    sizes: dict[str, int]
+    rows: int
+    columns: int
+    dtype: str
+    form: float
+    filters: str
+    scale: float
+
+
+@functools.cache
+def derived(definition: str) -> tuple[Cascade, ...]:
+    return tuple(d.cascade for d in derive(Cascade.parse(definition)).cascades)
+
+
+def check(execute, drawn: Drawn, emitter: str) -> None:
+    problem = posed(drawn.variant, drawn.sizes, drawn.dtype, {"scale": drawn.scale})
+    found = derived(problem.cascade)
+    roles = {r: Role("grid", None) for r in "bhg"} | {"p": Role("grid", drawn.rows), "m": Role("loop", drawn.columns)}
+    roles |= {r: Role(None, power(drawn.sizes[r])) for r in "ef"}
+    chosen = tuple((r, role) for r, role in roles.items() if r in drawn.sizes)
+    schedule = Schedule(emitter, chosen, filters=drawn.filters)
+    case = Case(found[int(drawn.form * len(found))], problem, schedule)
+    kernel, data = case.kernel, draw_inputs(problem, "cpu")
+    tensors = [
+        torch.full(a.shape, float("nan"), dtype=DTYPES[a.dtype]) if a.output else data[a.name] for a in kernel.arguments
+    ]
+    execute(kernel, tensors)
+    assert not errors(case, kernel, tensors), drawn
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("name", ALONE)
+def test_each_modifier(name: str, emitter: str, execute) -> None:
+    form = list(ALONE).index(name) % 3 / 3  # the fewest passes, and others
+    check(execute, Drawn(ALONE[name], SIZES, 16, 16, "fp32", form, "segments", 0.3), emitter)
+
+
+@st.composite
+def kernels(draw: st.DrawFn) -> Drawn:
+    lengths = st.sampled_from([1, 3, 16, 17, 33, 48])
+    sizes = {
+        "b": draw(st.sampled_from([1, 2])),
+        "h": draw(st.sampled_from([1, 2])),
+        "p": draw(lengths),
+        "m": draw(lengths),
+    }
+    sizes |= {"e": draw(st.sampled_from([8, 16, 24])), "f": draw(st.sampled_from([16, 40]))}
+    sizes |= {"g": 2} if draw(st.booleans()) else {}
+    tiles = st.sampled_from([16, 32])
+    return Drawn(
+        draw(combinations()),
+        sizes,
+        draw(tiles),
+        draw(tiles),
+        draw(st.sampled_from(["fp32", "fp16", "bf16"])),
+        draw(st.floats(0, 1, exclude_max=True)),
+        draw(st.sampled_from(FILTERS)),
+        draw(st.sampled_from([0.3, 1.0, -0.5])),
+    )
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(drawn=kernels())
+def test_modifiers_combined(emitter: str, execute, drawn: Drawn) -> None:
+    check(execute, drawn, emitter)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("emitter", EMITTERS)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(drawn=kernels())
+def test_many_modifiers_combined(emitter: str, execute, drawn: Drawn) -> None:
+    check(execute, drawn, emitter)
