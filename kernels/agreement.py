@@ -55,6 +55,7 @@ def _sizes(*cascades: Cascade) -> dict[Rank, int]:
             ranks.update(dict.fromkeys(sorted(free(x))))
             if isinstance(x, (Split, Unsplit)):
                 halves[x.rank] = (x.outer, x.inner)
+        ranks.update(dict.fromkeys(cascade.ranks()))  # sizes that nothing iterates
     sizes = dict(zip(ranks, itertools.cycle((2, 3, 4, 5)), strict=False))
     bodies = [e.expr for c in cascades for e in c.einsums]
     least = reach(bodies)

@@ -228,10 +228,12 @@ def _machine(device: torch.device) -> Machine:
 
 
 def _cascades(problem: Problem) -> list[str]:
-    """The shipped forms of the definition with the fewest passes; the definition itself where none is shipped."""
+    """The forms of the definition with the fewest passes, shipped, kept or derived now; itself without any."""
     from .derived import derived_texts
+    from .kept_forms import forms_of
 
-    return list(derived_texts(problem.cascade)[:CASCADES]) or [problem.cascade]
+    forms = derived_texts(problem.cascade) or forms_of(problem.cascade, problem.params)
+    return list(forms[:CASCADES]) or [problem.cascade]
 
 
 def _spread(every: list[Schedule], at_most: int) -> list[Schedule]:

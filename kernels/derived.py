@@ -9,8 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..space.cascade import Cascade
+
+if TYPE_CHECKING:
+    from ..space.egraph import Limits
 
 FOLDER = Path(__file__).parent / "derived"
 _MARK = "== "
@@ -42,12 +46,13 @@ def read_sections(text: str) -> list[str]:
     return bodies
 
 
-def sections(definition: Cascade) -> str:
+def sections(definition: Cascade, limits: Limits | None = None) -> str:
     """The text of the file for one definition: derives it (seconds)."""
     from ..space.derive import derive
 
     parts = [("definition", str(definition))]
-    parts += [(f"{d.description}; {d.signature}", str(d.cascade)) for d in derive(definition).cascades]
+    found = derive(definition, limits=limits)
+    parts += [(f"{d.description}; {d.signature}", str(d.cascade)) for d in found.cascades]
     return "\n".join(f"{_MARK}{title}\n{body.strip()}\n" for title, body in parts)
 
 

@@ -42,6 +42,7 @@ DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
     "int32": torch.int32,
+    "int64": torch.int64,
     "bool": torch.bool,
 }
 """PyTorch's dtypes under the project's names."""

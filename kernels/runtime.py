@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
-from ..space.workloads import attention_problem
+from ..space.attention import attention_problem
+from .errors import UnsupportedArgument
 from .serving import dtype_name, serve
 
 Causal: TypeAlias = bool | Literal["top_left", "lower_right"]
@@ -30,11 +31,28 @@ MOST_READY = 4096
 """Shapes kept ready in a process; beyond that the oldest is forgotten."""
 
 
-class UnsupportedArgument(ValueError):
-    """An argument that Eintune does not take; the message names the rule and the value."""
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: Causal = ..., scale: float | None = ...,
+    return_lse: Literal[False] = ..., **modifiers: Any,
+) -> Tensor: ...  # fmt: skip
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: Causal = ..., scale: float | None = ...,
+    return_lse: Literal[True], **modifiers: Any,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: Causal = False, scale: float | None = None) -> Tensor:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: Causal = False,
+    scale: float | None = None,
+    return_lse: bool = False,
+    **modifiers: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale * q k^T) v, by the fastest kernel that is known for these shapes on this device.
 
     q: (batch, heads, queries, head_dim); k: (batch, kv_heads, keys, head_dim); v: (batch, kv_heads, keys,
@@ -43,7 +61,19 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: Causal = False, scale:
     head i // (heads / kv_heads). causal: False, True or "top_left" (a query sees keys up to its own index),
     "lower_right" (the last query sees all keys). A query that sees no key gets zeros. scale: 1/sqrt(head_dim)
     unless given. Forward only: raises UnsupportedArgument where a gradient would be recorded.
+
+    modifiers, freely combined, applied in this order (what filters comes last):
+    head_scale: (heads,), a factor a head. softcap: scores become softcap * tanh(score / softcap). alibi: slopes
+    (heads,), or True for the standard ones: score + slope * (m - p). bias: broadcast to (batch, heads, queries, keys);
+    -inf hides a key. score_mod: a function (score, b, h, p, m) -> score. window: a query p sees keys with
+    p - m < window, and with window_both also m - p < window. documents: whole numbers (batch, length), or a pair for
+    queries and keys; a query sees its own document. mask: booleans broadcast like a bias, true where seen.
+    mask_mod: a function (b, h, p, m) -> condition. sinks: (heads,), a score that every query sees, without a value.
+    sigmoid: weights by sigmoid in place of softmax. What functions may use: `eintune.space.tracing`.
+    return_lse: also return the log of the softmax's denominator, (batch, heads, queries), float32.
     """
+    if modifiers or return_lse:
+        return _modified(q, k, v, causal, scale, {**modifiers, "return_lse": return_lse})
     key = (
         q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(),
         q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, causal, scale,
@@ -66,6 +96,28 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: Causal = False, scale:
     return _first(key, q, k, v, mode, number)
 
 
+def _modified(
+    q: Tensor, k: Tensor, v: Tensor, causal: object, scale: object, modifiers: dict[str, Any]
+) -> Tensor | tuple[Tensor, Tensor]:
+    from .modified import NAMES, modified_attention
+
+    if unknown := sorted(set(modifiers) - set(NAMES)):
+        raise UnsupportedArgument(f"modifiers are {', '.join(NAMES)}, but got {', '.join(unknown)}")
+    mode, number = _causal(causal), _scale(scale)
+    _check(q, k, v)
+    given = {n: x for n in NAMES if (x := modifiers.get(n)) is not None and x is not False}
+    if given.get("window_both") and "window" not in given:
+        raise UnsupportedArgument("`window_both` needs a `window`")
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *given.values()) if isinstance(t, Tensor)):
+        raise UnsupportedArgument(
+            "eintune.attention is forward only: call it under torch.no_grad() or detach its inputs, but an input "
+            "has requires_grad=True"
+        )
+    if 0 in (*q.shape[:3], *k.shape[1:3], v.shape[3]):
+        raise UnsupportedArgument(f"modifiers need sizes of at least 1, but q has the shape {tuple(q.shape)}")
+    return modified_attention(q, k, v, mode, 1 / math.sqrt(q.shape[3]) if number is None else number, given)
+
+
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -79,13 +131,9 @@ def scaled_dot_product_attention(
     """PyTorch's function of this name, forward, for inputs of two to any number of axes.
 
     The axes before the last two are batch axes and must agree (with `enable_gqa`, the last of them are heads).
-    Raises UnsupportedArgument for `attn_mask`, a positive `dropout_p`, and shapes that PyTorch would broadcast.
+    `attn_mask` is true where a query sees a key, or is added to the scores. Raises UnsupportedArgument for a mask
+    beside `is_causal`, a positive `dropout_p`, and shapes that PyTorch would broadcast.
     """
-    if attn_mask is not None:
-        raise UnsupportedArgument(
-            "`attn_mask` must be None (masks are part of a cascade: see eintune.compile), but got a tensor of shape "
-            f"{tuple(attn_mask.shape)}"
-        )
     if dropout_p != 0.0:
         raise UnsupportedArgument(f"`dropout_p` must be 0.0, but got {dropout_p}")
     if min(query.ndim, key.ndim, value.ndim) < 2:
@@ -95,10 +143,24 @@ def scaled_dot_product_attention(
             "`query`, `key` and `value` must have the same batch axes unless `enable_gqa`, but got "
             f"{tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
         )
-    if query.ndim == 4:
-        return attention(query, key, value, causal=is_causal, scale=scale)
-    q, k, v = (_four_axes(t) for t in (query, key, value))
-    return attention(q, k, v, causal=is_causal, scale=scale).reshape(*query.shape[:-1], value.shape[-1])
+    q, k, v = (query, key, value) if query.ndim == 4 else (_four_axes(t) for t in (query, key, value))
+    made: Tensor
+    if attn_mask is None:
+        made = attention(q, k, v, causal=is_causal, scale=scale)
+    else:
+        if is_causal:
+            raise UnsupportedArgument("`attn_mask` must be None where `is_causal` is True (as in PyTorch)")
+        made = attention(q, k, v, scale=scale, **_masked(attn_mask, query))
+    return made if query.ndim == 4 else made.reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _masked(mask: Tensor, query: Tensor) -> dict[str, Any]:
+    """PyTorch's mask as a modifier: its batch axes lie like the query's."""
+    if query.ndim > 4:
+        mask = mask.expand(*query.shape[:-2], *mask.shape[-2:]).flatten(0, query.ndim - 4)
+    elif mask.ndim > query.ndim:
+        raise UnsupportedArgument(f"`attn_mask` has at most {query.ndim} axes, but its shape is {tuple(mask.shape)}")
+    return {"mask" if mask.dtype == torch.bool else "bias": mask}
 
 
 def _four_axes(t: Tensor) -> Tensor:

@@ -7,18 +7,17 @@ cannot be used is derived again.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ..kernels.derived import derived_texts
+from ..kernels.kept_forms import kept_name
 from ..space.canonical import digest, signature
 from ..space.cascade import Cascade
 from ..space.traits import total_passes
@@ -49,7 +48,7 @@ def derivations(definition: Cascade, folder: Path, *, fresh: bool = False, shipp
     text = str(definition)
     if shipped and not fresh and (texts := derived_texts(text)):
         return Derivations(_told_apart(tuple(_read_off(t) for t in texts)), "shipped")
-    path = folder / f"{sha256((code_digest() + text).encode()).hexdigest()[:32]}.json"
+    path = folder / f"{kept_name(text)}.json"
     kept = None if fresh else _read(path, text)
     if kept is not None:
         return Derivations(kept, "kept")
@@ -108,20 +107,6 @@ def _told_apart(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
         unique = v.digest if digests[v.digest] == 1 else f"{v.digest}-{digests[v.digest]}"
         told.append(replace(v, label=label, digest=unique))
     return tuple(told)
-
-
-@functools.cache
-def code_digest() -> str:
-    """A hash of all code that decides what is derived: the `space` package's sources."""
-    folder = Path(__file__).resolve().parent.parent / "space"
-    if not folder.is_dir():
-        from .. import space
-
-        folder = Path(str(space.__file__)).parent
-    total = sha256()
-    for path in sorted(folder.glob("*.py")):
-        total.update(path.name.encode() + path.read_bytes())
-    return total.hexdigest()
 
 
 def _read(path: Path, text: str) -> tuple[Variant, ...] | None:

@@ -47,6 +47,8 @@ class Modifier:
     """
 
     filters: ClassVar[bool] = False
+    turn: ClassVar[int] = 0
+    """Among filters."""
 
     def apply(self, score: Expr, site: Site) -> Expr:
         """The changed score. The score varies with the batch, the heads, p and m."""
@@ -174,7 +176,10 @@ def _number_of(heads: Sequence[Rank]) -> tuple[Expr, Expr]:
 
 @dataclass(frozen=True)
 class Bias(Modifier):
-    """score + BIAS, a tensor over `axes`, some of b, h, p, m in that order (the others are broadcast)."""
+    """score + BIAS, a tensor over `axes`, some of b, h, p, m in that order (the others are broadcast).
+
+    Where BIAS is -inf the query does not see the key.
+    """
 
     axes: str = AXES
 
@@ -182,7 +187,8 @@ class Bias(Modifier):
         check_axes("bias", self.axes)
 
     def apply(self, score: Expr, site: Site) -> Expr:
-        return score + site.tensor("BIAS", self.axes)
+        bias = site.tensor("BIAS", self.axes)
+        return apply("select", apply("gt", bias, NEG_INF), score + bias, NEG_INF)
 
     @property
     def tensors(self) -> Mapping[str, str]:
@@ -205,6 +211,7 @@ class Causal(Modifier):
 
     align: Align = "top_left"
     filters: ClassVar[bool] = True
+    turn: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         check_align("causal", self.align)
@@ -232,6 +239,7 @@ class Window(Modifier):
     both: bool = False
     align: Align = "top_left"
     filters: ClassVar[bool] = True
+    turn: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or self.size < 1:
@@ -269,6 +277,7 @@ class Documents(Modifier):
     """Query p sees key m where both belong to one document: DOCQ[b,p] = DOCK[b,m], whole numbers."""
 
     filters: ClassVar[bool] = True
+    turn: ClassVar[int] = 2
     tensors: ClassVar[Mapping[str, str]] = {"DOCQ": "bp", "DOCK": "bm"}
     dtypes: ClassVar[Mapping[str, str]] = dict.fromkeys(tensors, "int32")
     values: ClassVar[Mapping[str, Values]] = dict.fromkeys(tensors, Values(0, 4, ordered=True))
@@ -284,6 +293,7 @@ class Mask(Modifier):
 
     axes: str = AXES
     filters: ClassVar[bool] = True
+    turn: ClassVar[int] = 3
     dtypes: ClassVar[Mapping[str, str]] = {"MASK": "bool"}
 
     def __post_init__(self) -> None:
@@ -305,7 +315,10 @@ class Mask(Modifier):
 
 
 def in_order(modifiers: Sequence[Modifier]) -> Iterator[Modifier]:
-    """What changes values, as given; then what filters. Raises ValueError where a kind comes twice."""
+    """What changes values, as given; then what filters, which commutes, always in one order.
+
+    Raises ValueError where a kind comes twice.
+    """
     kinds = [type(m) for m in modifiers]
     for kind in kinds:
         if kinds.count(kind) > 1:
@@ -313,7 +326,7 @@ def in_order(modifiers: Sequence[Modifier]) -> Iterator[Modifier]:
                 f"a modifier stands once in an attention, but got {kind.__name__} {kinds.count(kind)} times"
             )
     yield from (m for m in modifiers if not m.filters)
-    yield from (m for m in modifiers if m.filters)
+    yield from sorted((m for m in modifiers if m.filters), key=lambda m: m.turn)
 
 
 def check_axes(name: str, axes: object) -> None:

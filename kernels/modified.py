@@ -1,0 +1,285 @@
+"""Attention with modifiers, for programs: arguments to a variant and its tensors, once for each kind of call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..space.attention import Attention, posed
+from ..space.modifiers import (
+    AXES,
+    Align,
+    Bias,
+    Causal,
+    Documents,
+    HeadScale,
+    Mask,
+    Modifier,
+    Slopes,
+    Softcap,
+    Window,
+)
+from ..space.traced_functions import captured, is_tensor
+from ..space.tracing import Untraceable
+from ..space.user_modifiers import MaskMod, ScoreMod
+from .eager import DTYPES
+from .errors import UnsupportedArgument
+from .serving import Fill, dtype_name, serve
+
+Arguments: TypeAlias = Mapping[str, Any]
+View: TypeAlias = Callable[[Arguments], Tensor]
+"""From the arguments of a call to one input of the kernel, without moving data."""
+NAMES = (
+    "head_scale", "softcap", "alibi", "bias", "score_mod", "window", "window_both", "documents", "mask", "mask_mod",
+    "sinks", "sigmoid", "return_lse",
+)  # fmt: skip
+
+_ready: dict[Any, Callable[[Tensor, Tensor, Tensor, Arguments], Any]] = {}
+MOST_READY = 4096
+"""Kinds of calls kept ready in a process; beyond that the oldest is forgotten."""
+
+
+def modified_attention(
+    q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, arguments: Arguments
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`runtime.attention` for tensors that it has checked and arguments of NAMES, those that were given."""
+    try:
+        key = (*map(_kind, (q, k, v)), causal, scale, *((n, _kind(a)) for n, a in arguments.items()))
+    except Untraceable as error:
+        raise UnsupportedArgument(str(error)) from error
+    run = _ready.get(key)
+    if run is None:
+        run = _prepared(q, k, v, causal, scale, arguments)
+        while len(_ready) >= MOST_READY:
+            del _ready[next(iter(_ready))]
+        _ready[key] = run
+    return run(q, k, v, arguments)  # type: ignore[no-any-return]
+
+
+def _kind(x: Any) -> Any:
+    """What of an argument decides how it is served: not the numbers in a tensor."""
+    if isinstance(x, Tensor):
+        return x.shape, x.stride(), x.dtype, x.device
+    if isinstance(x, (tuple, list)):
+        return tuple(map(_kind, x))
+    if callable(x):
+        return getattr(x, "__code__", x), tuple((n, _inside(y)) for n, y in captured(x).items())
+    return type(x), x
+
+
+def _inside(x: Any) -> Any:
+    if is_tensor(x):
+        return _kind(x) if isinstance(x, Tensor) else id(x)
+    if callable(x) and hasattr(x, "__code__"):
+        return _kind(x)
+    try:
+        hash(x)
+    except TypeError:
+        return id(x)
+    return type(x), x
+
+
+# ---- the first call of a kind
+
+
+class Shapes:
+    """The sizes of a call, and views of tensors along its axes."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        self.batch, self.heads, self.rows = q.shape[:3]
+        self.kv_heads, self.keys = k.shape[1:3]
+        self.groups = self.heads // self.kv_heads
+        self.full = {"b": self.batch, "h": self.heads, "p": self.rows, "m": self.keys}
+        groups = {"g": self.groups} if self.groups > 1 else {}
+        self.sizes = {
+            "b": self.batch, "h": self.kv_heads, **groups, "p": self.rows, "m": self.keys,
+            "e": q.shape[3], "f": v.shape[3],
+        }  # fmt: skip
+
+    def by_head(self, t: Tensor, axis: int) -> Tensor:
+        """A tensor whose axis counts query heads, as key heads and the query heads of each."""
+        if self.groups == 1:
+            return t
+        view: Tensor = torch.unflatten(t, axis, (self.kv_heads, self.groups))
+        return view
+
+    def along(self, t: Tensor, axes: str) -> Tensor:
+        return self.by_head(t, axes.index("h")) if "h" in axes else t
+
+    def check(self, name: str, t: object, axes: str) -> Tensor:
+        """A tensor over these axes. Raises UnsupportedArgument for another."""
+        wanted = tuple(self.full[a] for a in axes)
+        if not isinstance(t, Tensor) or tuple(t.shape) != wanted:
+            got = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
+            words = {"b": "batch", "h": "heads", "p": "queries", "m": "keys"}
+            raise UnsupportedArgument(
+                f"`{name}` must be a tensor of shape ({', '.join(words[a] for a in axes)}) = {wanted}, but got {got}"
+            )
+        return t
+
+    def broadcast(self, name: str, t: object) -> tuple[str, Callable[[Tensor], Tensor]]:
+        """The axes along which a tensor that broadcasts to (b, h, p, m) varies, and its view over those."""
+        if not isinstance(t, Tensor) or t.ndim > 4:
+            raise UnsupportedArgument(f"`{name}` must be a tensor that broadcasts to (batch, heads, queries, keys)")
+        offset = 4 - t.ndim
+        for axis, n in zip(AXES[offset:], t.shape, strict=True):
+            if n not in (1, self.full[axis]):
+                raise UnsupportedArgument(
+                    f"`{name}` must broadcast to (batch, heads, queries, keys) = {tuple(self.full.values())}, but its "
+                    f"shape is {tuple(t.shape)}"
+                )
+        axes = "".join(a for a, n in zip(AXES[offset:], t.shape, strict=True) if n != 1)
+        if not axes:
+            return "m", lambda t: t.reshape(1).expand(self.keys)
+        single = tuple(i for i, n in enumerate(t.shape) if n == 1)
+        return axes, lambda t: self.along(t.squeeze(single), axes)
+
+
+def _prepared(
+    q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, given: Arguments
+) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
+    shapes = Shapes(q, k, v)
+    views: dict[str, View] = {}
+    try:
+        modifiers = _modifiers(shapes, causal, given, views)
+        sinks, sigmoid = "sinks" in given, bool(given.get("sigmoid"))
+        if sinks:
+            shapes.check("sinks", given["sinks"], "h")
+            views["SINK"] = lambda a: shapes.along(a["sinks"], "h")
+        variant = Attention(tuple(modifiers), "sigmoid" if sigmoid else "softmax", sinks, bool(given.get("return_lse")))
+    except UnsupportedArgument:
+        raise
+    except ValueError as error:
+        raise UnsupportedArgument(str(error)) from error
+    return _served(q, k, v, shapes, variant, views, scale, given)
+
+
+def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: dict[str, View]) -> Sequence[Modifier]:
+    """The modifiers in order; `views` takes how their tensors come from the arguments."""
+    align: Align = causal or "top_left"
+    found: list[Modifier] = []
+    for name, value in given.items():
+        match name:
+            case "head_scale":
+                shapes.check(name, value, "h")
+                found.append(HeadScale())
+                views["HS"] = lambda a: shapes.along(a["head_scale"], "h")
+            case "softcap":
+                found.append(Softcap(value))
+            case "alibi":
+                found.append(Slopes(standard=value is True))
+                if value is not True:
+                    shapes.check(name, value, "h")
+                    views["SLOPE"] = lambda a: shapes.along(a["alibi"], "h")
+            case "bias":
+                axes, view = shapes.broadcast(name, value)
+                found.append(Bias(axes))
+                views["BIAS"] = lambda a, view=view: view(a["bias"])  # type: ignore[misc]
+            case "window":
+                found.append(Window(value, bool(given.get("window_both")), align))
+            case "documents":
+                found.append(Documents())
+                views |= _documents(shapes, value)
+            case "mask":
+                axes, view = shapes.broadcast(name, value)
+                if value.dtype != torch.bool:
+                    raise UnsupportedArgument(f"`mask` must have dtype torch.bool, but got {value.dtype}")
+                found.append(Mask(axes))
+                views["MASK"] = lambda a, view=view: view(a["mask"])  # type: ignore[misc]
+            case "score_mod" | "mask_mod":
+                modifier = (ScoreMod if name == "score_mod" else MaskMod)(value)
+                found.append(modifier)
+                views |= _captures(shapes, name, modifier)
+            case _:
+                pass
+    return [*found, *([Causal(causal)] if causal else [])]
+
+
+def _documents(shapes: Shapes, given: object) -> dict[str, View]:
+    """Of queries and of keys: a pair, or one tensor for both, with or without the batch."""
+    pair = isinstance(given, (tuple, list)) and len(given) == 2
+    both = (given[0], given[1]) if isinstance(given, (tuple, list)) and pair else (given, given)
+    for wanted, axis in zip(both, "pm", strict=True):
+        t = shapes.check("documents", wanted, axis if getattr(wanted, "ndim", 2) == 1 else "b" + axis)
+        if t.dtype not in (torch.int32, torch.int64):
+            raise UnsupportedArgument(f"`documents` must have dtype torch.int32 or torch.int64, but got {t.dtype}")
+
+    def view(position: int, axis: str) -> View:
+        shape = (shapes.batch, shapes.full[axis])
+        return lambda a: (a["documents"][position] if pair else a["documents"]).expand(shape)
+
+    return {"DOCQ": view(0, "p"), "DOCK": view(1, "m")}
+
+
+def _captures(shapes: Shapes, argument: str, modifier: ScoreMod | MaskMod) -> dict[str, View]:
+    """Captured tensors, found again in the function of each call by the name under which it sees them."""
+    found: dict[str, View] = {}
+    for name, (tensor, axes) in modifier.trace.tensors.items():
+        shapes.check(f"{argument}'s {name[2:].lower()}", tensor, axes)
+        path = _path(modifier.function, tensor)
+
+        def view(a: Arguments, path: tuple[str, ...] = path, axes: str = axes) -> Tensor:
+            x: Any = a[argument]
+            for step in path:
+                x = captured(x)[step]
+            return shapes.along(x, axes)
+
+        found[name] = view
+    return found
+
+
+def _path(function: Callable[..., Any], tensor: Any) -> tuple[str, ...]:
+    """The names that lead from a function to a tensor that it, or a function that it captures, sees."""
+    seen = captured(function)
+    for name, x in seen.items():
+        if x is tensor:
+            return (name,)
+    for name, x in seen.items():
+        if callable(x) and hasattr(x, "__code__"):
+            try:
+                return (name, *_path(x, tensor))
+            except LookupError:
+                continue
+    raise LookupError("no name leads to the tensor")
+
+
+def _served(
+    q: Tensor, k: Tensor, v: Tensor, shapes: Shapes, variant: Attention, views: Mapping[str, View], scale: float,
+    given: Arguments,
+) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:  # fmt: skip
+    problem = posed(variant, shapes.sizes, dtype_name(q, "q"), {"scale": scale})
+    cascade = variant.cascade(grouped="g" in shapes.sizes)
+    first = {name: view(given) for name, view in views.items()}
+    for name, t in first.items():
+        if t.device != q.device:
+            raise UnsupportedArgument(f"{name} must be on the device of `q` ({q.device}), but is on {t.device}")
+        try:
+            problem.dtypes[name] = dtype_name(t, name)
+        except ValueError as error:
+            raise UnsupportedArgument(str(error)) from None
+    outputs = [
+        ((shapes.batch, shapes.heads, shapes.rows, *((v.shape[3],) if n == "AV" else ())), DTYPES[problem.dtypes[n]])
+        for n in cascade.outputs
+    ]
+    names, device = tuple(cascade.inputs), q.device
+
+    def inputs(q: Tensor, k: Tensor, v: Tensor, a: Arguments) -> list[Tensor]:
+        found = {"Q": shapes.by_head(q, 1), "K": k, "V": v} | {n: view(a) for n, view in views.items()}
+        return [found[n] for n in names]
+
+    fill: Fill | None = None
+
+    def run(q: Tensor, k: Tensor, v: Tensor, a: Arguments) -> Any:
+        nonlocal fill
+        made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in outputs]
+        seen = [shapes.by_head(t, 1) for t in made]
+        if fill is None:
+            fill = serve(problem, inputs(q, k, v, a), seen)
+        else:
+            fill(inputs(q, k, v, a), seen)
+        return made[0] if len(made) == 1 else tuple(made)
+
+    return run

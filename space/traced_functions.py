@@ -1,0 +1,112 @@
+"""Tracing a function of the user's: its captured tensors become proxies, and it is run once (see `tracing`)."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .conditions import Condition
+from .expr import Expr
+from .modifiers import Site
+from .tracing import (
+    AXES,
+    Captured,
+    Position,
+    Record,
+    Seen,
+    Traced,
+    Untraceable,
+    condition_of,
+    expression_of,
+    position_terms,
+    refuse,
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced function. tensors: name to (the tensor, its axes), in the order of use."""
+
+    result: Any
+    tensors: Mapping[str, tuple[Any, str]]
+
+
+def trace_score(function: Callable[..., Any], score: Expr, site: Site) -> tuple[Expr, Trace]:
+    """The changed score. Raises Untraceable for a construct that has no expression."""
+    record = Record(site, "US")
+    result = _run(function, record, (Traced(record, score), *_positions(record)))
+    if isinstance(result, Seen) or not isinstance(result, (Traced, int, float)):
+        refuse(f"a result that is {_said(result)}", "a score function returns the changed score")
+    return expression_of(result), Trace(result, record.tensors)
+
+
+def trace_mask(function: Callable[..., Any], site: Site) -> tuple[Condition, Trace]:
+    """The condition. Raises Untraceable for a construct that has no expression."""
+    record = Record(site, "UM")
+    result = _run(function, record, tuple(_positions(record)))
+    if not isinstance(result, (Seen, bool)):
+        refuse(f"a result that is {_said(result)}", "a mask function returns a comparison, or several by & and |")
+    return condition_of(result), Trace(result, record.tensors)
+
+
+def _said(result: Any) -> str:
+    return "a condition" if isinstance(result, Seen) else "a value" if isinstance(result, Traced) else repr(result)
+
+
+def _positions(record: Record) -> list[Position]:
+    return [Position(record, position_terms(record.site, axis)) for axis in AXES]
+
+
+def _run(function: Callable[..., Any], record: Record, args: tuple[Any, ...]) -> Any:
+    try:
+        return _wrapped(function, record, {})(*args)
+    except Untraceable:
+        raise
+    except (TypeError, AttributeError, IndexError, RuntimeError) as error:
+        name = getattr(function, "__name__", "the function")
+        raise Untraceable(f"{name} cannot be traced: {error}") from error
+
+
+def captured(function: Callable[..., Any]) -> dict[str, Any]:
+    """What a function sees besides its arguments: enclosed variables, and globals that its code names."""
+    if not isinstance(function, types.FunctionType):
+        raise Untraceable(
+            f"a traced function must be a Python function, but got a {type(function).__name__} (wrap it in a lambda)"
+        )
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    enclosed = {name: cell.cell_contents for name, cell in cells}
+    named = {n: function.__globals__[n] for n in function.__code__.co_names if n in function.__globals__}
+    return {**named, **enclosed}
+
+
+def is_tensor(x: Any) -> bool:
+    return all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__", "__array__"))
+
+
+def _wrapped(function: Callable[..., Any], record: Record, done: dict[Any, Any]) -> Callable[..., Any]:
+    """The function with its captured tensors as proxies, and the functions that it captures likewise."""
+    if function in done:
+        return done[function]  # type: ignore[no-any-return]
+    seen = captured(function)
+    assert isinstance(function, types.FunctionType)
+    done[function] = function
+
+    def proxy(name: str, x: Any) -> Any:
+        if is_tensor(x):
+            return Captured(record, name, x)
+        here = (
+            isinstance(x, types.FunctionType)
+            and x.__module__ == function.__module__
+            and x.__module__ != Traced.__module__
+        )
+        return _wrapped(x, record, done) if here else x
+
+    proxies = {name: proxy(name, x) for name, x in seen.items()}
+    cells = tuple(types.CellType(proxies[n]) for n in function.__code__.co_freevars)
+    surroundings = {**function.__globals__, **{n: x for n, x in proxies.items() if n in function.__code__.co_names}}
+    new = types.FunctionType(function.__code__, surroundings, function.__name__, function.__defaults__, cells)
+    new.__kwdefaults__ = function.__kwdefaults__
+    done[function] = new
+    return new

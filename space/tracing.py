@@ -1,0 +1,436 @@
+"""Functions of scores and positions, written in Python, as expressions: run once on proxies that record.
+
+A score function takes (score, b, h, p, m) and returns the changed score; a mask function takes (b, h, p, m) and says
+what is seen. They may use Python's operators, the functions below, PyTorch's functions of the same names, numbers, and
+tensors around them, indexed by positions: `slopes[h]`, `documents[b, m]`. Comparisons of positions become filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from .conditions import Condition, boolean, holds
+from .expr import Access, Const, Expr, Iota, Map, Predicate, Rank, Size, Tensor, Term
+from .modifiers import Site
+
+AXES = ("b", "h", "p", "m")
+UNARY = {
+    name: name for name in ("exp", "exp2", "log", "log2", "sqrt", "tanh", "sigmoid", "silu", "erf", "abs", "floor")
+} | {"absolute": "abs", "neg": "neg", "negative": "neg", "reciprocal": "recip"}
+BINARY = {"minimum": "min", "maximum": "max", "add": "add", "sub": "sub", "mul": "mul", "div": "div"} | {
+    "true_divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+}
+COMPARISONS = {"lt": "lt", "le": "le", "gt": "gt", "ge": "ge", "eq": "eq", "ne": "ne"}
+LOGIC = ("logical_and", "logical_or", "logical_not", "bitwise_and", "bitwise_or", "bitwise_not")
+
+
+class Untraceable(ValueError):
+    """A construct that has no expression; the message names it and says what to write instead."""
+
+
+def refuse(what: str, instead: str) -> NoReturn:
+    raise Untraceable(f"a traced function cannot use {what}: {instead}")
+
+
+@dataclass(eq=False)
+class Record:
+    """What one tracing has met: the ranks of each position, and the tensors that were read."""
+
+    site: Site
+    prefix: str
+    """What the names of its tensors begin with, so that they meet no other tensor."""
+    tensors: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    """name -> (the tensor, its axes, some of b, h, p, m)."""
+
+    def read(self, name: str, tensor: Any, axes: str) -> Expr:
+        wanted = self.prefix + "".join(c for c in name.upper() if "A" <= c <= "Z")
+        for n in range(1, 27):
+            given = wanted if n == 1 else wanted + chr(64 + n)
+            known = self.tensors.setdefault(given, (tensor, axes))
+            if known[0] is tensor and known[1] == axes:
+                return Access(Tensor(given, ranks := self.site.ranks(axes), kind_of(tensor)), ranks)
+        refuse(f"{name} in more than 26 ways", "copy it")
+
+
+def kind_of(tensor: Any) -> str:
+    """ "float", "int" or "bool", from the dtype's name."""
+    name = str(tensor.dtype)
+    return "bool" if "bool" in name else "int" if "int" in name else "float"
+
+
+class Traced:
+    """A value, a position or a condition that is being recorded."""
+
+    def __init__(self, record: Record, value: Expr) -> None:
+        self._record, self._value = record, value
+
+    # ---- arithmetic
+
+    def __add__(self, other: Any) -> Any:
+        return _binary("add", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return _binary("add", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return _binary("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _binary("sub", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return _binary("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return _binary("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _binary("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _binary("div", other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return Traced(self._record, Map("floor", (self._value / _number(other, "//"),)))
+
+    def __mod__(self, other: Any) -> Any:
+        n = _number(other, "%")
+        return Traced(self._record, self._value - Map("floor", (self._value / n,)) * n)
+
+    def __neg__(self) -> Any:
+        return _binary("mul", self, -1)
+
+    def __abs__(self) -> Any:
+        return Traced(self._record, Map("abs", (self._value,)))
+
+    # ---- comparisons and logic
+
+    def __lt__(self, other: Any) -> Any:
+        return _compared("lt", self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return _compared("le", self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return _compared("gt", self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return _compared("ge", self, other)
+
+    def __eq__(self, other: object) -> Any:
+        return _compared("eq", self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return _compared("ne", self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __and__(self, other: Any) -> Any:
+        return Seen(self._record, condition_of(self) & condition_of(other))
+
+    def __or__(self, other: Any) -> Any:
+        return Seen(self._record, condition_of(self) | condition_of(other))
+
+    def __invert__(self) -> Any:
+        return Seen(self._record, ~condition_of(self))
+
+    __rand__, __ror__ = __and__, __or__
+
+    # ---- what has no expression
+
+    def __bool__(self) -> bool:
+        refuse("a traced value where Python needs true or false (if, and, or, not)", "use where(…), &, | and ~")
+
+    def __index__(self) -> int:
+        refuse("a position as a number", "index a tensor that the function captures, such as slopes[h]")
+
+    def __float__(self) -> float:
+        refuse("a traced value as a number", "use the operators and functions of eintune.space.tracing")
+
+    __int__ = __index__
+
+    def __iter__(self) -> Any:
+        refuse("a loop over a traced value", "it is one number for each (b, h, p, m)")
+
+    def __getitem__(self, index: Any) -> Any:
+        refuse("an index on a traced value", "only tensors that the function captures are indexed")
+
+    def __pow__(self, other: Any) -> Any:
+        if other != 2:
+            refuse(f"** {other!r}", "write a product, or exp(log(x) * y)")
+        return _binary("mul", self, self)
+
+    def __getattr__(self, name: str) -> Any:
+        plain = name.rstrip("_")
+        if plain in UNARY and not name.startswith("__"):
+            return lambda: _call(plain, self)
+        if plain in ("float", "double", "half", "bfloat16", "to", "type_as"):
+            return lambda *_, **__: self  # values are computed in float32 anyway
+        refuse(f".{name}", f"the functions are {', '.join(sorted((*UNARY, *BINARY, 'where')))}")
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """PyTorch's functions of the same names."""
+        if kwargs:
+            refuse(f"{function.__name__} with {', '.join(kwargs)}", "leave them out")
+        return _call(function.__name__, *args)
+
+
+class Seen(Traced):
+    """A condition."""
+
+    def __init__(self, record: Record, condition: Condition) -> None:
+        super().__init__(record, Const(0.0))
+        self._condition = condition
+
+
+class Position(Traced):
+    """An affine combination of positions: sum(coef * index * |stride|) + const."""
+
+    def __init__(self, record: Record, terms: Mapping[tuple[Rank, Rank | None], int], const: int = 0) -> None:
+        value: Expr | None = None
+        for (rank, stride), coef in sorted(terms.items(), key=lambda item: -item[1]):
+            term = Iota(rank) * Size(stride) if stride else Iota(rank)
+            term = term if abs(coef) == 1 else term * float(abs(coef))
+            start = term if coef > 0 else term * -1.0
+            value = start if value is None else value + term if coef > 0 else value - term
+        shifted = Const(float(const)) if value is None else value if const == 0 else value + float(const)
+        super().__init__(record, shifted)
+        self._terms, self._const = dict(terms), const
+
+    def _plus(self, other: Position | int, sign: int) -> Position:
+        terms, const = dict(self._terms), self._const
+        if isinstance(other, int):
+            return Position(self._record, terms, const + sign * other)
+        for key, coef in other._terms.items():
+            terms[key] = terms.get(key, 0) + sign * coef
+        return Position(self._record, {k: c for k, c in terms.items() if c}, const + sign * other._const)
+
+    def _times(self, n: int) -> Position:
+        return Position(self._record, {k: c * n for k, c in self._terms.items() if n}, self._const * n)
+
+    def _predicate(self, extra: int = 0) -> Predicate:
+        """This plus `extra` is at least 0."""
+        terms = sorted(self._terms.items(), key=lambda item: item[1])
+        return Predicate(tuple(Term(r, c, stride) for (r, stride), c in terms), (), self._const + extra)
+
+
+class Captured:
+    """A tensor that the function captures; an index of positions reads it."""
+
+    def __init__(self, record: Record, name: str, tensor: Any) -> None:
+        self._record, self._name, self._tensor = record, name, tensor
+
+    def __getitem__(self, index: Any) -> Any:
+        parts = index if isinstance(index, tuple) else (index,)
+        if len(parts) != len(self._tensor.shape):
+            refuse(
+                f"{self._name} with {len(parts)} of its {len(self._tensor.shape)} indices",
+                "give one index for each axis",
+            )
+        axes = "".join(_axis(self._record, self._name, p) for p in parts)
+        if len(set(axes)) != len(axes):
+            refuse(f"{self._name}[{', '.join(axes)}]", "a position indexes one axis only")
+        return _read(self._record, self._record.read(self._name, self._tensor, axes))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("shape", "dtype", "device", "ndim"):
+            return getattr(self._tensor, name)
+        refuse(f"{self._name}.{name}", "a captured tensor is indexed by positions; prepare it before")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        refuse(f"{function.__name__} of a whole tensor", "a captured tensor is indexed by positions; prepare it before")
+
+
+def _arithmetic(symbol: str) -> Callable[..., Any]:
+    def of_whole(self: Captured, *_: Any) -> Any:
+        if not self._tensor.shape:
+            scalar = _read(self._record, self._record.read(self._name, self._tensor, ""))
+            return getattr(scalar, symbol)(*_)
+        refuse(f"{self._name} without an index", "a captured tensor is indexed by positions, such as slopes[h]")
+
+    return of_whole
+
+
+for _symbol in (
+    "add",
+    "radd",
+    "sub",
+    "rsub",
+    "mul",
+    "rmul",
+    "truediv",
+    "rtruediv",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "and",
+    "or",
+):
+    setattr(Captured, f"__{_symbol}__", _arithmetic(f"__{_symbol}__"))
+
+
+def _read(record: Record, x: Expr) -> Traced:
+    assert isinstance(x, Access)
+    return Seen(record, boolean(x)) if x.tensor.kind == "bool" else Traced(record, x)
+
+
+def _axis(record: Record, name: str, index: Any) -> str:
+    if isinstance(index, Position):
+        for axis in AXES:
+            if index._terms == position_terms(record.site, axis) and index._const == 0:
+                return axis
+    kind = "a slice" if isinstance(index, slice) else f"the index {index!r}" if isinstance(index, int) else "an index"
+    refuse(f"{name} with {kind} that is not one of b, h, p, m itself", "index it by positions as they are given")
+
+
+def position_terms(site: Site, axis: str) -> dict[tuple[Rank, Rank | None], int]:
+    """A position in terms of its ranks: a query head of a group is h * |g| + g."""
+    ranks = site.ranks(axis)
+    return {(r, ranks[i + 1] if i + 1 < len(ranks) else None): 1 for i, r in enumerate(ranks)}
+
+
+# ---- operators
+
+
+def expression_of(x: Any) -> Expr:
+    match x:
+        case Seen():
+            return x._condition.boolean()
+        case Traced():
+            return x._value
+        case bool():
+            return Const(float(x))
+        case int() | float():
+            return Const(float(x))
+        case Captured():
+            refuse(f"{x._name} without an index", "a captured tensor is indexed by positions, such as slopes[h]")
+    if hasattr(x, "item") and getattr(x, "shape", None) == ():
+        return Const(float(x.item()))
+    refuse(f"a {type(x).__name__}", "values are numbers, positions, and tensors that the function captures")
+
+
+def _record_of(*args: Any) -> Record:
+    return next(a._record for a in args if isinstance(a, (Traced, Captured)))
+
+
+def _number(x: Any, symbol: str) -> float:
+    if isinstance(x, bool) or not isinstance(x, (int, float)) or x <= 0:
+        refuse(f"{symbol} by anything but a positive number", "write it with floor and a division")
+    return float(x)
+
+
+def _whole(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _binary(op: str, a: Any, b: Any) -> Any:
+    if isinstance(a, Seen) or isinstance(b, Seen):
+        refuse(f"{op} of a condition", "use where(condition, x, y)")
+    affine = [isinstance(x, Position) or _whole(x) for x in (a, b)]
+    if all(affine) and op in ("add", "sub"):
+        sign = 1 if op == "add" else -1
+        return a._plus(b, sign) if isinstance(a, Position) else b._times(sign)._plus(a, 1)
+    if op == "mul" and isinstance(a, Position) and _whole(b):
+        return a._times(b)
+    if op == "mul" and isinstance(b, Position) and _whole(a):
+        return b._times(a)
+    return Traced(_record_of(a, b), Map(op, (expression_of(a), expression_of(b))))
+
+
+def _compared(op: str, a: Any, b: Any) -> Seen:
+    record = _record_of(a, b)
+    both = [isinstance(x, Position) or _whole(x) for x in (a, b)]
+    if not all(both):
+        return Seen(record, boolean(Map(op, (expression_of(a), expression_of(b)))))
+    difference = _binary("sub", b, a)  # a <= b where it is at least 0
+    assert isinstance(difference, Position)
+    at_most, at_least = holds(difference._predicate()), holds(difference._times(-1)._predicate())
+    found = {
+        "le": at_most,
+        "lt": holds(difference._predicate(-1)),
+        "ge": at_least,
+        "gt": holds(difference._times(-1)._predicate(-1)),
+        "eq": at_most & at_least,
+        "ne": ~(at_most & at_least),
+    }
+    return Seen(record, found[op])
+
+
+def condition_of(x: Any) -> Condition:
+    match x:
+        case Seen():
+            return x._condition
+        case bool():
+            return Condition(() if x else ((),))
+        case Captured() if not x._tensor.shape and kind_of(x._tensor) == "bool":
+            return boolean(x._record.read(x._name, x._tensor, ""))
+    refuse(f"{type(x).__name__} as a condition", "compare it with something")
+
+
+def _call(name: str, *args: Any) -> Any:
+    record = _record_of(*args)
+    if name == "where" and len(args) == 3:
+        return Traced(
+            record, Map("select", (condition_of(args[0]).boolean(), expression_of(args[1]), expression_of(args[2])))
+        )
+    if name in UNARY and len(args) == 1:
+        return Traced(record, Map(UNARY[name], (expression_of(args[0]),)))
+    if name in BINARY and len(args) == 2:
+        return _binary(BINARY[name], *args)
+    if name in COMPARISONS and len(args) == 2:
+        return _compared(COMPARISONS[name], *args)
+    if name in LOGIC:
+        first, *rest = map(_condition, args)
+        if name.endswith("not"):
+            return Seen(record, ~first)
+        return Seen(record, first & rest[0] if name.endswith("and") else first | rest[0])
+    if name == "clamp" and len(args) == 2:
+        return _binary("max", *args)
+    refuse(f"{name}", f"the functions are {', '.join(sorted((*UNARY, *BINARY, *LOGIC, 'where')))}")
+
+
+def exp(x: Any) -> Any:
+    """e to the x."""
+    return _call("exp", x)
+
+
+def tanh(x: Any) -> Any:
+    return _call("tanh", x)
+
+
+def sigmoid(x: Any) -> Any:
+    return _call("sigmoid", x)
+
+
+def log(x: Any) -> Any:
+    return _call("log", x)
+
+
+def sqrt(x: Any) -> Any:
+    return _call("sqrt", x)
+
+
+def floor(x: Any) -> Any:
+    return _call("floor", x)
+
+
+def minimum(x: Any, y: Any) -> Any:
+    return _call("minimum", x, y)
+
+
+def maximum(x: Any, y: Any) -> Any:
+    return _call("maximum", x, y)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """`x` where the condition holds, else `y`."""
+    return _call("where", condition, x, y)

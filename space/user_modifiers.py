@@ -1,0 +1,85 @@
+"""Modifiers that are functions of the user's: of scores, and of what is seen (see `tracing`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from .expr import NEG_INF, Const, Expr
+from .modifiers import Modifier, Site
+from .traced_functions import Trace, trace_mask, trace_score
+
+FLOATS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+INTEGERS = {"int32": "int32", "int64": "int64"}
+
+
+@dataclass(frozen=True)
+class Function(Modifier):
+    """function: traced where the modifier is made. Raises Untraceable for a construct that has no expression."""
+
+    function: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        _ = self.trace
+
+    @cached_property
+    def trace(self) -> Trace:
+        """What one tracing met."""
+        raise NotImplementedError
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {name: axes for name, (_, axes) in self.trace.tensors.items()}
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        return {name: _dtype(name, tensor) for name, (tensor, _) in self.trace.tensors.items()}
+
+    @property
+    def words(self) -> str:
+        name = getattr(self.function, "__name__", "")
+        return f"{self.kind} {name}" if name.isidentifier() else self.kind
+
+    kind: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class ScoreMod(Function):
+    """function(score, b, h, p, m) is the changed score."""
+
+    kind: ClassVar[str] = "score_mod"
+
+    @cached_property
+    def trace(self) -> Trace:
+        return trace_score(self.function, Const(0.0), Site())[1]
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        return trace_score(self.function, score, site)[0]
+
+
+@dataclass(frozen=True)
+class MaskMod(Function):
+    """function(b, h, p, m) says whether query p sees key m."""
+
+    kind: ClassVar[str] = "mask_mod"
+    filters: ClassVar[bool] = True
+    turn: ClassVar[int] = 9
+
+    @cached_property
+    def trace(self) -> Trace:
+        return trace_mask(self.function, Site())[1]
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        return trace_mask(self.function, site)[0].keep(score, NEG_INF)
+
+
+def _dtype(name: str, tensor: Any) -> str:
+    """The project's name of a tensor's dtype. Raises ValueError for another."""
+    said = str(tensor.dtype).removeprefix("torch.")
+    found = {**FLOATS, **INTEGERS, "bool": "bool"}.get(said)
+    if found is None:
+        valid = sorted({**FLOATS, **INTEGERS, "bool": ""})
+        raise ValueError(f"a captured tensor must have a dtype among {valid}, but {name} has {said}")
+    return found

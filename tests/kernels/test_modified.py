@@ -1,0 +1,170 @@
+"""`eintune.attention` with modifiers and with functions, and PyTorch's signature with masks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import eintune
+from eintune.kernels.errors import UnsupportedArgument
+
+B, H, KV, P, M, E, F = 2, 4, 2, 19, 23, 16, 8
+ROWS, KEYS = torch.arange(P)[:, None], torch.arange(M)[None, :]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One cache for all tests here, so that what was derived is derived once."""
+    folder = tmp_path_factory.getbasetemp() / "modified"
+    monkeypatch.setenv("EINTUNE_CACHE", str(folder))
+    return folder
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+Q, K, V = drawn(B, H, P, E), drawn(B, KV, M, E, seed=1), drawn(B, KV, M, F, seed=2)
+WHOLE_V = V.repeat_interleave(H // KV, 1)
+SCORES = Q @ K.repeat_interleave(H // KV, 1).mT / math.sqrt(E)
+PER_HEAD = drawn(H, seed=3)
+DOCUMENTS = (torch.arange(M) // 6).expand(B, M)
+HEADS = PER_HEAD[None, :, None, None]
+
+
+def attend(scores: Tensor, seen: Tensor | None = None) -> Tensor:
+    scores = scores if seen is None else scores.masked_fill(~seen, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ WHOLE_V
+
+
+CASES: list[tuple[dict[str, Any], Tensor]] = [
+    ({"causal": True, "window": 4}, attend(SCORES, (KEYS <= ROWS) & (ROWS - KEYS < 4))),
+    (
+        {"causal": "lower_right", "window": 3},
+        attend(SCORES, (KEYS <= ROWS + 4) & (ROWS + 4 - KEYS < 3)),
+    ),
+    ({"window": 2, "window_both": True}, attend(SCORES, (ROWS - KEYS).abs() < 2)),
+    ({"softcap": 2.0, "alibi": PER_HEAD}, attend(2 * torch.tanh(SCORES / 2) + HEADS * (KEYS - ROWS))),
+    (
+        {"alibi": True},
+        attend(SCORES + 2.0 ** (-8 * (torch.arange(H) + 1.0) / H)[:, None, None].double() * (KEYS - ROWS)),
+    ),
+    ({"bias": drawn(H, 1, M, seed=4), "head_scale": PER_HEAD}, attend(SCORES * HEADS + drawn(H, 1, M, seed=4))),
+    ({"bias": torch.ones(1, 1).double()}, attend(SCORES)),
+    ({"mask": KEYS % 3 < ROWS % 4}, attend(SCORES, KEYS % 3 < ROWS % 4)),
+    (
+        {"documents": (DOCUMENTS[:, :P], DOCUMENTS)},
+        attend(SCORES, DOCUMENTS[:, None, :P, None] == DOCUMENTS[:, None, None]),
+    ),
+    (
+        {"documents": (DOCUMENTS[0, :P].int(), DOCUMENTS[0].int())},
+        attend(SCORES, DOCUMENTS[0, :P, None] == DOCUMENTS[0]),
+    ),
+    ({"sigmoid": True}, torch.sigmoid(SCORES) @ WHOLE_V),
+    (
+        {"score_mod": lambda s, b, h, p, m: s + PER_HEAD[h] * (m - p), "mask_mod": lambda b, h, p, m: p - m < 5},
+        attend(SCORES + HEADS * (KEYS - ROWS), ROWS - KEYS < 5),
+    ),
+    ({"mask_mod": lambda b, h, p, m: (m <= p) | (m < 5)}, attend(SCORES, (KEYS <= ROWS) | (KEYS < 5))),
+    ({"mask_mod": lambda b, h, p, m: DOCUMENTS[b, m] > 7}, torch.zeros(B, H, P, F)),
+]
+
+
+@pytest.mark.parametrize(("arguments", "want"), CASES, ids=[" ".join(c) for c, _ in CASES])
+def test_modifiers_are_pytorchs(arguments: dict[str, Any], want: Tensor) -> None:
+    for _ in range(2):
+        made = eintune.attention(Q, K, V, **arguments)
+        torch.testing.assert_close(made, want.to(made.dtype), rtol=1e-10, atol=1e-10)
+
+
+def test_sinks_and_the_log_sum_exp() -> None:
+    out, lse = eintune.attention(Q, K, V, sinks=PER_HEAD, return_lse=True, causal=True)
+    scores = SCORES.masked_fill(KEYS > ROWS, -math.inf)
+    whole = torch.cat([scores, HEADS.expand(B, H, P, 1)], -1)
+    torch.testing.assert_close(out, torch.softmax(whole, -1)[..., :M] @ WHOLE_V, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(lse, torch.logsumexp(whole, -1), rtol=1e-10, atol=1e-10)
+
+
+def test_each_call_reads_its_own_tensors() -> None:
+    """The same function over other tensors of the same kind is the same kernel."""
+    for seed in (7, 8):
+        slopes = drawn(H, seed=seed)
+        made = eintune.attention(Q, K, V, score_mod=lambda s, b, h, p, m: s * slopes[h])  # noqa: B023
+        torch.testing.assert_close(made, attend(SCORES * slopes[None, :, None, None]), rtol=1e-10, atol=1e-10)
+    for factor in (2.0, 3.0):
+        made = eintune.attention(Q, K, V, score_mod=lambda s, b, h, p, m: s * factor)  # noqa: B023
+        torch.testing.assert_close(made, attend(SCORES * factor), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(P, M), (1, M), (B, 1, P, M), (H, 1, 1)])
+@pytest.mark.parametrize("boolean", [True, False])
+def test_masks_in_pytorchs_signature(shape: tuple[int, ...], boolean: bool) -> None:
+    k, v = K.repeat_interleave(2, 1), WHOLE_V
+    mask = drawn(*shape, seed=5)
+    mask = mask > -0.5 if boolean else mask
+    want = torch.nn.functional.scaled_dot_product_attention(Q, k, v, attn_mask=mask)
+    made = eintune.scaled_dot_product_attention(Q, k, v, attn_mask=mask)
+    torch.testing.assert_close(made, want.nan_to_num(0.0), rtol=1e-10, atol=1e-10)
+
+
+def test_masks_of_five_axes_and_of_three() -> None:
+    q, k, v = drawn(3, 2, 2, 5, 4), drawn(3, 2, 2, 6, 4, seed=1), drawn(3, 2, 2, 6, 4, seed=2)
+    mask = drawn(3, 1, 1, 5, 6, seed=3) > 0
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).nan_to_num(0.0)
+    made = eintune.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(made, want, rtol=1e-10, atol=1e-10)
+    made = eintune.scaled_dot_product_attention(q[0, 0], k[0, 0], v[0, 0], attn_mask=mask[0, 0, 0])
+    torch.testing.assert_close(made, want[0, 0], rtol=1e-10, atol=1e-10)
+
+
+def test_a_key_that_an_added_mask_hides_is_hidden() -> None:
+    mask = torch.zeros(P, M, dtype=torch.float64)
+    mask[3], mask[5, 2:] = -math.inf, -math.inf
+    made = eintune.attention(Q, K, V, bias=mask)
+    torch.testing.assert_close(made, attend(SCORES, mask == 0), rtol=1e-10, atol=1e-10)
+    assert not made[:, :, 3].any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"colour": 1}, "modifiers are head_scale, softcap, .*but got colour"),
+        ({"window": 0}, "`window` must be a positive integer, but got 0"),
+        ({"window_both": True}, "`window_both` needs a `window`"),
+        ({"softcap": -1.0}, "`softcap` must be a positive number, but got -1.0"),
+        ({"alibi": torch.zeros(2)}, r"`alibi` must be a tensor of shape \(heads\) = \(4,\), but got \(2,\)"),
+        ({"alibi": 0.5}, "but got float"),
+        ({"bias": torch.zeros(3, M)}, r"`bias` must broadcast to .* = \(2, 4, 19, 23\), but its shape is \(3, 23\)"),
+        ({"mask": torch.zeros(M)}, "`mask` must have dtype torch.bool, but got torch.float32"),
+        (
+            {"documents": torch.zeros(B, M).int()},
+            r"of shape \(batch, queries\) = \(2, 19\)",
+        ),
+        ({"documents": (torch.zeros(P), torch.zeros(M))}, "`documents` must have dtype torch.int32 or torch.int64"),
+        ({"sinks": torch.zeros(KV)}, r"`sinks` must be a tensor of shape \(heads\) = \(4,\)"),
+        ({"sigmoid": True, "return_lse": True}, "need weights by softmax"),
+        ({"score_mod": lambda s, b, h, p, m: s if s > 0 else -s}, "use where"),
+        ({"score_mod": torch.tanh}, "must be a Python function"),
+        (
+            {"score_mod": lambda s, b, h, p, m: s * PER_HEAD[p]},
+            r"`score_mod's perhead` must be .*= \(19,\)",
+        ),
+        ({"bias": torch.zeros(M, dtype=torch.complex64)}, "must have a dtype among"),
+        ({"bias": torch.zeros(M, requires_grad=True)}, "forward only"),
+        ({"bias": torch.zeros(M, device="meta")}, "must be on the device of `q`"),
+    ],
+)
+def test_what_is_not_taken_is_named(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(UnsupportedArgument, match=says) as error:
+        eintune.attention(Q, K, V, **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mask_beside_causal_is_refused() -> None:
+    with pytest.raises(UnsupportedArgument, match="must be None where `is_causal` is True"):
+        eintune.scaled_dot_product_attention(Q, Q, Q, attn_mask=torch.ones(P, P).bool(), is_causal=True)
