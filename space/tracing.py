@@ -389,7 +389,7 @@ def _call(name: str, *args: Any) -> Any:
     if name in COMPARISONS and len(args) == 2:
         return _compared(COMPARISONS[name], *args)
     if name in LOGIC:
-        first, *rest = map(_condition, args)
+        first, *rest = map(condition_of, args)
         if name.endswith("not"):
             return Seen(record, ~first)
         return Seen(record, first & rest[0] if name.endswith("and") else first | rest[0])
