@@ -48,6 +48,8 @@ LOAD_SLOTS = 4
 """Issue slots of a thread's load: the copy, its 64-bit address, its filter. A tensor descriptor takes none."""
 LOAD_BYTES = 16
 """Of one thread's load."""
+FOLLOWING = 0.25
+"""Seconds of a launch that is queued while another kernel runs, in those of one that is not: the gap between two."""
 EVEN = 1.05
 """Programs whose longest is within 5 % of the mean count as equal."""
 SHARP = 4.0
@@ -137,7 +139,8 @@ class Terms:
         packed = rows / slots * together + np.where(rows > slots, 0.5 * self.ending * fewer, 0.0)
         uneven = np.maximum(packed, self.longest * self._together(c, last))
         compute = np.where(self.longest <= EVEN, even, uneven)
-        return self.by_candidate(_soft_max(compute, self.hbm / c.memory_efficiency) + c.launch_seconds)
+        launch = c.launch_seconds * np.where(self.first > 0, 1.0, FOLLOWING)
+        return self.by_candidate(_soft_max(compute, self.hbm / c.memory_efficiency) + launch)
 
     def _scaled(self, c: Calibration) -> Floats:
         memory = c.memory_efficiency

@@ -10,7 +10,7 @@ from ..space.schedule import Schedule
 from .calibration import Calibration
 from .estimate import Estimate, Resources, most
 from .machine import Machine
-from .terms import UNITS, Placement, place, terms
+from .terms import FOLLOWING, UNITS, Placement, place, terms
 from .work import Work, work
 
 
@@ -61,7 +61,7 @@ def _answer(
     counted: Work, placed: Sequence[Placement], seconds: float, by_unit: tuple[float, ...], calibration: Calibration
 ) -> Estimate:
     """One candidate's estimate; programs and waves are those of its first launch."""
-    launch_seconds = len(placed) * calibration.launch_seconds
+    launch_seconds = calibration.launch_seconds * (1 + FOLLOWING * (len(placed) - 1))
     named = (*zip((*UNITS, "hbm"), by_unit, strict=True), ("launch", launch_seconds))
     return Estimate(
         seconds=seconds,

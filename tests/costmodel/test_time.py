@@ -9,13 +9,17 @@ from itertools import pairwise
 from typing import Literal
 
 import pytest
-from small_plans import Passes, plan, problem, schedule, whole_batch_schedule
+from small_plans import Passes, form, plan, problem, schedule, whole_batch_schedule
 
 from eintune.costmodel.calibration import Calibration
-from eintune.costmodel.estimate import Estimate, Resources
+from eintune.costmodel.estimate import Estimate, Resources, most
 from eintune.costmodel.machine import load_machine
+from eintune.costmodel.terms import FOLLOWING
 from eintune.costmodel.time import estimate, estimate_works
 from eintune.costmodel.work import work
+from eintune.space.lowering import build_program
+from eintune.space.plan import Program
+from eintune.space.schedule import Schedule
 
 GPUS = ("h200", "h100", "a100", "rtx4090", "b200", "mi300x")
 ORDER: tuple[Passes, ...] = ("one", "two", "three")
@@ -138,3 +142,51 @@ def test_pricing_hundreds_of_candidates_again_is_quick() -> None:
     assert time.perf_counter() - start < 1.0  # 0.1 s on an idle machine
     assert len(answers) == len(counted)
     assert answers[0] == estimate(plan("one", problem(), s), s, load_machine("h200"))
+
+
+# ---- programs of several kernels
+
+
+def shared(parts: int, heads: int, length: int = 8192) -> tuple[Program, Schedule]:
+    """16 queries of a head over keys in parts."""
+    s = schedule(16, 64, stages=3)
+    roles = tuple((r, replace(role, parts=parts) if r == "m" else role) for r, role in s.roles)
+    size = problem(1, heads, length)
+    s = replace(s, roles=roles)
+    return build_program(form("one"), replace(size, sizes=size.sizes | {"p": 16}), s), s
+
+
+def test_a_program_takes_what_its_launches_take() -> None:
+    program, s = shared(8, 4)
+    counted = work(program, s)
+    first, second = counted.launches
+    assert (first.programs, second.programs) == (4 * 8, 4 * 16) and not first.then
+    h200 = load_machine("h200")
+    whole, *each = estimate_works([counted, first, second], h200)
+    start = Calibration.of(h200)
+    assert whole.seconds == pytest.approx(sum(e.seconds for e in each) - (1 - FOLLOWING) * start.launch_seconds)
+    assert whole.traffic.l2_bytes == sum(e.traffic.l2_bytes for e in each)
+    assert whole.resources == most([e.resources for e in each]) and whole.programs == first.programs
+    assert counted.under(replace(s, warps=8)).then[0].warps == 8
+    mixed = estimate_works([first, counted, second], h200)
+    assert [e.seconds for e in mixed] == [each[0].seconds, whole.seconds, each[1].seconds]
+
+
+def test_keys_in_parts_are_read_once() -> None:
+    program, s = shared(8, 4)
+    streams = {x.tensor: x for x in work(program, s).streams}
+    for name in "KV":
+        assert streams[name].total_bytes == 4 * 8192 * 128 * 2
+        assert streams[name].distinct_bytes == streams[name].requested_bytes == 8192 / 8 * 128 * 2
+    (m1,) = (program.kernels[0].parts[r].rank for r in "m")
+    assert m1 in streams["K"].ranks and m1 not in streams["Q"].ranks
+
+
+def test_parts_pay_where_programs_are_few() -> None:
+    h200 = load_machine("h200")
+
+    def seconds(parts: int, heads: int) -> float:
+        return estimate(*shared(parts, heads), h200).seconds
+
+    assert seconds(16, 4) < seconds(4, 4) < seconds(1, 4) / 2
+    assert seconds(4, 1056) > seconds(1, 1056)
