@@ -25,9 +25,10 @@ from ..costmodel.work import Work, work
 from ..space.cascade import Cascade
 from ..space.expr import Rank
 from ..space.expr import params as parameters
+from ..space.formats import as_cascade
 from ..space.iterative import IterativeCascade
 from ..space.lowering import IllegalPlan, build_program
-from ..space.operators import OperatorGraph, to_cascade
+from ..space.operators import OperatorGraph
 from ..space.plan import Program
 from ..space.roots import roots_of
 from ..space.schedule import Problem, Schedule
@@ -104,7 +105,7 @@ def generate_kernel(
     ("h200", …); by default the GPU that is there, else an H200 for Triton and this CPU for PyTorch. Raises
     ValueError (CascadeError, IllegalPlan, MachineError) naming what does not fit.
     """
-    definition = definition_of(computation)
+    definition = as_cascade(computation)
     problem = problem_of(definition, sizes, params or {}, dtype)
     emitter = emitter or ("triton" if cuda_is_available() else "torch")
     if emitter not in EMITTERS:
@@ -112,17 +113,6 @@ def generate_kernel(
     found = _cheapest(definition, problem, _machine(machine, emitter), emitter)
     schedule, plan, estimate = found
     return Generated(definition, problem, schedule, plan, emit(plan, schedule), estimate)
-
-
-def definition_of(computation: Cascade | OperatorGraph | IterativeCascade) -> Cascade:
-    """A computation as a cascade. Raises CascadeError for a graph whose inputs have no ranks, and for an iteration."""
-    match computation:
-        case OperatorGraph():
-            return to_cascade(computation)
-        case IterativeCascade():
-            raise ValueError("a kernel is made from a cascade or a graph, but got an iteration")
-        case Cascade():
-            return computation
 
 
 def problem_of(

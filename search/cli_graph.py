@@ -26,7 +26,7 @@ examples:
   eintune graph attention_2pass.egg --as edge
   eintune graph attention.json --ranks Q=e,p --ranks K=e,m --ranks V=f,m --svg attention.svg
 """
-FORMS = ("edge", "unicode", "operators", "egg", "dot")
+FORMS = ("edge", "unicode", "solved", "operators", "egg", "dot")
 
 
 def add_graph_options(parser: Options) -> None:
@@ -42,18 +42,11 @@ def add_graph_options(parser: Options) -> None:
 def completed(title: str, given: Computation, chosen: argparse.Namespace) -> tuple[str, Computation]:
     """A computation with what the options add to it."""
     from ..space.batch import over
-    from ..space.formats import rank_list, with_ranks
-    from ..space.iterative import IterativeCascade
-    from ..space.operators import OperatorGraph, to_cascade
+    from ..space.formats import as_cascade, rank_list, with_ranks
 
     with as_usage():
         given = with_ranks(given, {n: rank_list(n, ranks) for n, ranks in map(_named, chosen.ranks)})
-        if not chosen.over:
-            return title, given
-        if isinstance(given, IterativeCascade):
-            raise ValueError("--over is for cascades and graphs, but the file holds an iteration")
-        cascade = to_cascade(given) if isinstance(given, OperatorGraph) else given
-        return title, over(cascade, rank_list("--over", chosen.over))
+        return title, over(as_cascade(given), rank_list("--over", chosen.over)) if chosen.over else given
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -77,12 +70,13 @@ def add_problem_options(parser: Options) -> None:
 def graph_problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[str, Problem, tuple[Variant, ...]]:
     """The problem that FILE and the options state, its title, and the cascades to choose from: FILE's own graph, or
     with --derive all that it derives."""
-    from ..kernels.generate import definition_of, problem_of
+    from ..kernels.generate import problem_of
+    from ..space.formats import as_cascade
     from .derivations import derivations, written
 
     title, computation = completed(*computation_of(chosen.file), chosen)
     with as_usage():
-        definition = definition_of(computation)
+        definition = as_cascade(computation)
         problem = problem_of(definition, chosen.sizes, chosen.params, chosen.dtype or dtype, title)
         variants = derivations(definition, cache / "derived").variants if chosen.derive else (written(definition),)
     sizes = ", ".join(f"{r}={n}" for r, n in problem.sizes.items())
@@ -94,7 +88,12 @@ def graph_problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE|WORKLOAD", help="a file in any notation, or a built-in definition's name")
-    parser.add_argument("--as", choices=FORMS, dest="form", help="the notation to print; default: edge, without --svg")
+    parser.add_argument(
+        "--as",
+        choices=FORMS,
+        dest="form",
+        help="the notation to print; default: edge. solved: edge, an iteration as a cascade",
+    )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it, a frame a pass")
     add_graph_options(parser)
 
@@ -113,22 +112,20 @@ def _graph(chosen: argparse.Namespace) -> int:
 
 
 def _written(computation: Computation, form: str, title: str) -> str:
+    from ..space.formats import as_cascade
     from ..space.iterative import IterativeCascade
     from ..space.notation import format_cascade
     from ..space.operator_egg import write_egg
     from ..space.operator_text import write_operators
-    from ..space.operators import OperatorGraph, from_cascade, to_cascade
+    from ..space.operators import OperatorGraph, from_cascade
 
     if form == "dot":
         return _dot(computation, title).rstrip("\n")
-    if isinstance(computation, IterativeCascade):
-        if form != "edge":
-            raise ValueError(f"an iteration is written as edge or dot, but got --as {form}")
+    if isinstance(computation, IterativeCascade) and form == "edge":
         return str(computation)
-    if form in ("edge", "unicode"):
-        cascade = to_cascade(computation) if isinstance(computation, OperatorGraph) else computation
-        return format_cascade(cascade, unicode=form == "unicode")
-    graph = computation if isinstance(computation, OperatorGraph) else from_cascade(computation)
+    if form in ("edge", "unicode", "solved"):
+        return format_cascade(as_cascade(computation), unicode=form == "unicode")
+    graph = computation if isinstance(computation, OperatorGraph) else from_cascade(as_cascade(computation))
     return write_operators(graph) if form == "operators" else write_egg(graph)
 
 

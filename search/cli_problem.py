@@ -159,7 +159,7 @@ def _with_parameters(problem: Problem, given: Mapping[str, float]) -> Problem:
 
 def _of_file(path: Path, sizes: Mapping[str, int], given: Mapping[str, float], dtype: str) -> Posed:
     from ..kernels import generate
-    from ..space.formats import read_computation
+    from ..space.formats import as_cascade, read_computation
     from ..space.workload import Posed
     from .cli_files import read_text
 
@@ -167,7 +167,7 @@ def _of_file(path: Path, sizes: Mapping[str, int], given: Mapping[str, float], d
         raise Usage(f"--cascade must be a file, but got {str(path)!r}")
     name = "".join(c if c.isalnum() else "-" for c in path.stem)
     with as_usage():
-        cascade = generate.definition_of(read_computation(read_text(path)))
+        cascade = as_cascade(read_computation(read_text(path)))
         problem = generate.problem_of(cascade, sizes, given, dtype, name)
     spelt = ", ".join(f"{r} {n}" for r, n in problem.sizes.items())
     folder = "-".join([name, *(f"{r}{n}" for r, n in problem.sizes.items()), dtype])

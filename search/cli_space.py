@@ -54,15 +54,11 @@ def computation_of(name: str, *, causal: bool = False, grouped: bool = False) ->
 
 def definition_of(name: str, *, causal: bool = False, grouped: bool = False) -> tuple[str, Cascade]:
     """As `computation_of`, as a cascade."""
-    from ..space.cascade import Cascade
-    from ..space.operators import OperatorGraph, to_cascade
+    from ..space.formats import as_cascade
 
     title, found = computation_of(name, causal=causal, grouped=grouped)
     with as_usage():
-        found = to_cascade(found) if isinstance(found, OperatorGraph) else found
-    if not isinstance(found, Cascade):
-        raise Usage(f"WORKLOAD must be a cascade, but {name} holds an iteration (`eintune passes` takes it)")
-    return title, found
+        return title, as_cascade(found)
 
 
 # ---- space

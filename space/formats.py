@@ -11,7 +11,7 @@ from .cascade import Cascade, CascadeError
 from .expr import Rank
 from .iterative import IterativeCascade
 from .operator_builder import check_ranks
-from .operators import OperatorGraph
+from .operators import OperatorGraph, to_cascade
 
 _ITERATIVE = re.compile(r"^[ \t]*(?:until\b|⋄)", re.MULTILINE)
 _OPERATORS = re.compile(r"=\s*[MRTF]_[a-z]\w*\s*\(")
@@ -52,6 +52,22 @@ def with_ranks(computation: Computation, ranks: Mapping[str, tuple[Rank, ...]]) 
     if not isinstance(computation, OperatorGraph):
         raise CascadeError("ranks are given for an operator graph's inputs; a cascade says those of all its tensors")
     return computation.with_ranks(ranks)
+
+
+def as_cascade(computation: Computation) -> Cascade:
+    """A computation as a cascade; an iteration is solved (`iterative_closed`).
+
+    Raises CascadeError for a graph whose inputs have no ranks and for an iteration that cannot be solved.
+    """
+    match computation:
+        case OperatorGraph():
+            return to_cascade(computation)
+        case IterativeCascade():
+            from .iterative_closed import closed
+
+            return closed(computation)
+        case Cascade():
+            return computation
 
 
 def read_computation(text: str) -> Computation:

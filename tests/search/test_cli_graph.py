@@ -49,7 +49,11 @@ def test_a_definition_and_an_iteration(capsys: pytest.CaptureFixture[str]) -> No
     iteration = str(TESTS / "cascades" / "attention_1pass_iterative.edge")
     assert "until" in said(capsys, "graph", iteration)
     assert "digraph" in said(capsys, "graph", iteration, "--as", "dot")
-    assert "an iteration is written as edge or dot" in said(capsys, "graph", iteration, "--as", "egg", code=2)
+    assert "RDp = fold_scale[m1](LMm1,p, " in said(capsys, "graph", iteration, "--as", "solved")
+    assert "(F_scale_m1 " in said(capsys, "graph", iteration, "--as", "egg")
+    assert "BQKb,m1,m0,p" in said(capsys, "graph", iteration, "--over", "b")
+    told = said(capsys, "kernel", iteration, "--sizes", SIZES, "--check", "--device", "cpu")
+    assert told.splitlines()[-1] == "right"
 
 
 def test_a_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,8 +140,9 @@ def test_scalars_of_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (("kernel", TWO_PASS, "--sizes", "e=4"), "`sizes` must give every rank"),
         (("graph", "none.egg"), "must be a file or one of"),
         (("graph", TWO_PASS, "--as", "latex"), "invalid choice: 'latex'"),
-        (("kernel", str(TESTS / "cascades" / "attention_1pass_iterative.edge"), "--sizes", "m=4"), "iteration"),
+        (("kernel", "fibonacci.edge", "--sizes", "m=4"), "B: cannot be solved"),
     ],
 )
 def test_wrong_use(arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("fibonacci.edge").write_text("A0 = 0\nB0 = 1\nBm+1 = Bm + Am * Xm\nAm+1 = Bm + Xm\nZ = B|m|\nuntil m >= |m|")
     assert says in said(capsys, *arguments, code=2)
