@@ -26,7 +26,7 @@ from .tasks import Peer, label_of
 from .tune import MEASURING, Effort
 
 TURNS = 5
-"""Turns of each kernel where the device is brought into a state before each."""
+"""Turns of each kernel where the device is brought into a state before each, if not said."""
 LEAST = 3
 EFFORT = 4.0
 """Seconds of one variant's samples in one state, after which it stops taking turns."""
@@ -52,7 +52,8 @@ def usual_states(device: str) -> tuple[State, ...]:
 @dataclass(frozen=True)
 class Options:
     """How: the states, the peers by name, untimed calls and samples of each variant, candidates measured to choose
-    each kind's schedule (0: the winner only), and the effort for a winner where none is stored (None: do without)."""
+    each kind's schedule (0: the winner only), the effort for a winner where none is stored (None: do without), and
+    into how many turns the samples are divided where the device is brought into a state before each."""
 
     states: tuple[State, ...]
     peers: tuple[str, ...]
@@ -60,17 +61,18 @@ class Options:
     iters: int
     handful: int
     effort: Effort | None
+    turns: int = TURNS
 
     def policy(self, state: State) -> Policy:
         """How one state is timed."""
         common = Policy(compile=COMPILE, effort=EFFORT, warmup=self.warmup, contender=math.inf)
-        return _in_state(common, state, self.iters)
+        return _in_state(common, state, self.iters, self.turns)
 
 
-def _in_state(policy: Policy, state: State, samples: int) -> Policy:
+def _in_state(policy: Policy, state: State, samples: int, most: int) -> Policy:
     if state == "interleaved":
         return replace(policy, rounds=(min(LEAST, samples), samples))
-    turns = min(TURNS, samples)
+    turns = min(most, samples)
     before: Literal["idle", "itself"] = "idle" if state == "cool" else "itself"
     return replace(
         policy, id=f"{state}-median-1", rounds=(turns, turns), before=before, burst=math.ceil(samples / turns)

@@ -110,6 +110,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="samples of a variant, at most (4 s of them); default: 100",
     )
+    group.add_argument(
+        "--turns", type=positive, default=5, metavar="N", help="of each variant in a state of the device; default: 5"
+    )
     group.add_argument("--cool", action="store_true", help="time with the device idle before each turn")
     group.add_argument("--hot", action="store_true", help="time with the device hot from the same kernel")
     output = parser.add_argument_group("what is kept and printed")
@@ -177,6 +180,7 @@ def options_of(chosen: argparse.Namespace, device: str) -> Options:
         iters=chosen.iters,
         handful=HANDFUL[device],
         effort=None if chosen.no_tune else effort,
+        turns=chosen.turns,
     )
 
 

@@ -227,6 +227,9 @@ def test_states_have_policies_of_their_own() -> None:
     assert (cool.before, hot.before, mixed.before) == ("idle", "itself", "others")
     assert cool.rounds[1] * cool.burst == 100 == mixed.rounds[1] * mixed.burst
     assert len({cool.id, hot.id, mixed.id}) == 3
+    fewer = replace(options, turns=3)
+    assert fewer.policy("hot").rounds == (3, 3) and fewer.policy("hot").burst == 34
+    assert fewer.policy("interleaved") == mixed
 
 
 # ---- tables from made-up rows
