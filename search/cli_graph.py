@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli_options import Command, Options, as_usage
+from .cli_problem import add_workload_options
+from .cli_sizes import add_sizes
 from .cli_space import computation_of
 
 if TYPE_CHECKING:
@@ -39,14 +41,15 @@ def add_graph_options(parser: Options) -> None:
     )
 
 
-def completed(title: str, given: Computation, chosen: argparse.Namespace) -> tuple[str, Computation]:
-    """A computation with what the options add to it."""
+def completed(name: str, chosen: argparse.Namespace) -> tuple[str, Computation, dict[str, int]]:
+    """The computation that the options name, with what they add to it; what it is called; the sizes that they state."""
     from ..space.batch import over
     from ..space.formats import as_cascade, rank_list, with_ranks
 
+    title, given, sizes = computation_of(name, chosen)
     with as_usage():
         given = with_ranks(given, {n: rank_list(n, ranks) for n, ranks in map(_named, chosen.ranks)})
-        return title, over(as_cascade(given), rank_list("--over", chosen.over)) if chosen.over else given
+        return title, over(as_cascade(given), rank_list("--over", chosen.over)) if chosen.over else given, sizes
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -74,7 +77,7 @@ def graph_problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[
     from ..space.formats import as_cascade
     from .derivations import derivations, written
 
-    title, computation = completed(*computation_of(chosen.file), chosen)
+    title, computation, _ = completed(chosen.file, chosen)
     with as_usage():
         definition = as_cascade(computation)
         problem = problem_of(definition, chosen.sizes, chosen.params, chosen.dtype or dtype, title)
@@ -96,10 +99,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it, a frame a pass")
     add_graph_options(parser)
+    add_workload_options(parser, sizes=False)
 
 
 def _graph(chosen: argparse.Namespace) -> int:
-    title, computation = completed(*computation_of(chosen.file), chosen)
+    title, computation, _ = completed(chosen.file, chosen)
     with as_usage():
         if chosen.form or not chosen.svg:
             print(_written(computation, chosen.form or "edge", title))
@@ -154,7 +158,7 @@ what it moves and holds.
 """
 PASSES_EXAMPLES = """\
 examples:
-  eintune passes attention
+  eintune passes attention --causal --seq 2048 --heads 32
   eintune passes cascade.edge           EDGE notation
   eintune passes graph.egg              operator notation (M_…, R_…, T_…), or an egglog JSON
   eintune passes graph.json --json
@@ -166,9 +170,10 @@ def _passes_options(parser: argparse.ArgumentParser) -> None:
         "graph", metavar="FILE|WORKLOAD", help="a file (.edge, .egg, .json) or a built-in definition's name"
     )
     parser.add_argument("--rank", metavar="R", help="the streamed rank; default: found from the graph")
-    parser.add_argument("--causal", action="store_true")
     parser.add_argument("--json", action="store_true", help="the stages with their operations, barriers and loads")
+    add_sizes(parser, "sizes of ranks, for numbers beside the formulas")
     add_graph_options(parser)
+    add_workload_options(parser, sizes=True)
 
 
 def _passes(chosen: argparse.Namespace) -> int:
@@ -176,14 +181,14 @@ def _passes(chosen: argparse.Namespace) -> int:
     from ..space.passes import analyse
     from .space_text import footprint_json, footprint_lines
 
-    _, computation = completed(*computation_of(chosen.graph, causal=chosen.causal), chosen)
+    _, computation, sizes = completed(chosen.graph, chosen)
     with as_usage():
         report, moved = analyse(computation, chosen.rank), footprint(computation, chosen.rank)
     if chosen.json:
-        print(json.dumps({**report.to_json(), **footprint_json(moved, {})}, indent=1))
+        print(json.dumps({**report.to_json(), **footprint_json(moved, sizes)}, indent=1))
     else:
         print(report)
-        print("\n" + "\n".join(footprint_lines(moved, {})))
+        print("\n" + "\n".join(footprint_lines(moved, sizes)))
     return 0
 
 

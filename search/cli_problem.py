@@ -14,7 +14,7 @@ from .cli_sizes import add_sizes
 
 if TYPE_CHECKING:
     from ..space.schedule import Problem
-    from ..space.workload import Option, Posed
+    from ..space.workload import Option, Posed, Workload
 
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
 FIRST = "attention"
@@ -73,6 +73,13 @@ def add_computation(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
     if sizes:
         group.add_argument("--cascade", type=Path, metavar="FILE", help="a definition of your own, with --sizes")
         add_sizes(group, "sizes of the ranks of --cascade")
+    add_workload_options(parser, sizes=sizes)
+
+
+def add_workload_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
+    """The options of every workload, those of the first one on top."""
+    from ..space.workloads import WORKLOADS
+
     rows = sorted(WORKLOADS.values(), key=lambda row: row.name != FIRST)
     known: set[str] = set()
     for title, chosen in ((FIRST, rows[:1]), ("other workloads", rows[1:])):
@@ -122,6 +129,31 @@ def given_of(options: argparse.Namespace) -> dict[str, Any]:
 
 # ---- what it comes to
 
+UNSTATED = 64
+"""A size that must be given to pose a problem, but does not change what is computed."""
+
+
+def definition_text(name: str, options: argparse.Namespace) -> tuple[str, dict[str, int]]:
+    """The definition of a workload with the options that were given, as text, and the sizes that they state.
+
+    Raises Usage for an option that the workload does not have.
+    """
+    from ..space.workloads import WORKLOADS
+
+    row, given = WORKLOADS[name], given_of(options)
+    _check_options(row, given)
+    stated = any(o.kind == "size" and o.name in given for o in row.options)
+    needed = {o.name: UNSTATED for o in row.options if o.default is None and o.name not in given}
+    with as_usage():
+        problem = row.posed(given | needed, "fp32").problem
+    return problem.cascade, dict(problem.sizes) if stated and not needed else {}
+
+
+def _check_options(row: Workload, given: Mapping[str, object]) -> None:
+    unknown = {n: v for n, v in given.items() if n not in {o.name for o in row.options}}
+    if unknown:
+        raise Usage(f"{row.name} takes no {_flags(unknown)}; it has {' '.join(_spelt(o) for o in row.options)}")
+
 
 def posed_of(options: argparse.Namespace, dtype: str) -> Posed:
     """The problem that the options state, with its title and folder; `dtype` is the default."""
@@ -136,9 +168,7 @@ def posed_of(options: argparse.Namespace, dtype: str) -> Posed:
         if options.sizes:
             raise Usage("--sizes are of --cascade; a workload has options of its own (see --list-workloads)")
         row = WORKLOADS[options.workload or FIRST]
-        unknown = {n: v for n, v in given.items() if n not in {o.name for o in row.options}}
-        if unknown:
-            raise Usage(f"{row.name} takes no {_flags(unknown)}; it has {' '.join(_spelt(o) for o in row.options)}")
+        _check_options(row, given)
         missing = [o.name for o in row.options if o.default is None and o.name not in given]
         if missing:
             raise Usage(f"the following arguments are required: {', '.join(map(flag_of, missing))}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .cli_files import read_text
 from .cli_options import Command, Usage, add_cache, as_usage, cache_of
+from .cli_problem import add_workload_options, definition_text, flag_of, given_of
 from .cli_sizes import add_sizes
 
 if TYPE_CHECKING:
@@ -27,38 +28,31 @@ extracted, each checked in float64 against the definition.
 SPACE_EXAMPLES = """\
 examples:
   eintune space attention
-  eintune space attention --causal --json
+  eintune space attention --causal --window 256 --softcap 30
   eintune space softmax --svg pictures/
-  eintune space attention --sizes b=1,h=32,p=2048,m=2048,e=128,f=128   numbers too
+  eintune space attention --seq 2048 --heads 32                  numbers beside the formulas
   eintune space attention --laws        which laws each cascade needs
   eintune space my.edge                 a cascade of your own, in any notation (docs/notation.md)
 """
 
 
-def computation_of(name: str, *, causal: bool = False, grouped: bool = False) -> tuple[str, Computation]:
-    """The naive cascade of a workload, or what a file holds, and what it is called."""
+def computation_of(name: str, chosen: argparse.Namespace) -> tuple[str, Computation, dict[str, int]]:
+    """A workload's naive cascade under the options, or what a file holds; what it is called; and the sizes that the
+    options state."""
+    from ..space.cascade import Cascade
     from ..space.formats import read_computation
     from ..space.workloads import WORKLOADS
 
+    stated = dict(getattr(chosen, "sizes", {}))
     if name in WORKLOADS:
-        given = {k: v for k, v in (("causal", "top_left" if causal else None), ("grouped", grouped)) if v}
-        try:
-            return name, WORKLOADS[name](**given)
-        except TypeError:
-            raise Usage(f"{name} takes no {' or '.join(f'--{k}' for k in given)}") from None
+        text, sizes = definition_text(name, chosen)
+        return name, Cascade.parse(text), sizes | stated
     if not Path(name).is_file():
         raise Usage(f"WORKLOAD must be a file or one of {', '.join(WORKLOADS)}, but got {name!r}")
+    if given := given_of(chosen):
+        raise Usage(f"a file is the whole definition, but got {', '.join(map(flag_of, given))} too")
     with as_usage():
-        return Path(name).stem, read_computation(read_text(Path(name)))
-
-
-def definition_of(name: str, *, causal: bool = False, grouped: bool = False) -> tuple[str, Cascade]:
-    """As `computation_of`, as a cascade."""
-    from ..space.formats import as_cascade
-
-    title, found = computation_of(name, causal=causal, grouped=grouped)
-    with as_usage():
-        return title, as_cascade(found)
+        return Path(name).stem, read_computation(read_text(Path(name))), stated
 
 
 # ---- space
@@ -66,14 +60,13 @@ def definition_of(name: str, *, causal: bool = False, grouped: bool = False) -> 
 
 def _space_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workload", metavar="WORKLOAD", help="a built-in definition's name, or a file")
-    parser.add_argument("--causal", action="store_true", help="with the filter m <= p")
-    parser.add_argument("--grouped", action="store_true", help="query heads in groups over key heads")
     parser.add_argument("--json", action="store_true", help="an object: `cascades`, each with all that is said of it")
     parser.add_argument("--svg", type=Path, metavar="DIR", help="also draw the cascades and the e-graph")
     parser.add_argument("--laws", action="store_true", help="say which laws each cascade needs (derives once a law)")
     parser.add_argument("--stored", action="store_true", help="take the shipped or kept forms where there are any")
     add_sizes(parser, "sizes of ranks, for numbers beside the formulas")
     add_cache(parser)
+    add_workload_options(parser, sizes=True)
 
 
 def _space(chosen: argparse.Namespace) -> int:
@@ -81,8 +74,11 @@ def _space(chosen: argparse.Namespace) -> int:
     from .space_text import space_json, space_text
 
     cache = cache_of(chosen)
-    name, definition = definition_of(chosen.workload, causal=chosen.causal, grouped=chosen.grouped)
+    from ..space.formats import as_cascade
+
+    name, computation, sizes = computation_of(chosen.workload, chosen)
     with as_usage():
+        definition = as_cascade(computation)
         derived = derivations(definition, cache / "derived", fresh=not chosen.stored)
     laws = (
         _needed(definition, [(v.digest.partition("-")[0], v.signature) for v in derived.variants])
@@ -92,9 +88,9 @@ def _space(chosen: argparse.Namespace) -> int:
     if chosen.svg:
         _draw(name, definition, chosen.svg)
     if chosen.json:
-        print(json.dumps(space_json(name, definition, derived, chosen.sizes, laws), indent=1, default=str))
+        print(json.dumps(space_json(name, definition, derived, sizes, laws), indent=1, default=str))
     else:
-        print(space_text(name, definition, derived, chosen.sizes, laws))
+        print(space_text(name, definition, derived, sizes, laws))
     return 0
 
 

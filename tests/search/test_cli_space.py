@@ -30,6 +30,28 @@ def test_each_cascade_says_what_it_moves_and_holds(capsys: pytest.CaptureFixture
     assert "saturation " in told
 
 
+def test_modifiers_and_sizes_of_a_workload_are_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--seq", "16", "--heads", "4", "--kv-heads", "2", "--head-dim", "8", "--causal", "--softcap", "30")
+    assert main(["space", "attention", *options]) == 0
+    told = capsys.readouterr().out
+    assert "where(m <= p" in told
+    assert "tanh(" in told
+    assert "elements: reads Q K V once" in told
+    assert "b·h·(" in told and " = " in told[: told.index("elements")]
+    assert main(["passes", "attention", "--window", "4", "--json"]) == 0
+    assert "M_where" in capsys.readouterr().out
+    assert main(["graph", "attention", "--alibi"]) == 0
+    assert "index(m)" in capsys.readouterr().out
+
+
+def test_options_of_another_workload_and_of_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space", "softmax", "--window", "4"]) == 2
+    assert "softmax takes no --window" in capsys.readouterr().err
+    (tmp_path / "g.edge").write_text("Zm,n = Ak,m * Bk,n")
+    assert main(["passes", "g.edge", "--window", "4"]) == 2
+    assert "a file is the whole definition, but got --window too" in capsys.readouterr().err
+
+
 def test_the_laws_of_each_cascade(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["space", "softmax", "--laws", "--json"]) == 0
     out, err = capsys.readouterr()
