@@ -25,22 +25,22 @@ def flex(problem: Problem, inputs: Mapping[str, Tensor], *, mode: str | None, ab
     t = Operands.of(problem, inputs, about)
     mask = _block_mask(t, about)
     changes = scores_of(about, t.given)
-    attend = compiled(_attention(_together(changes), mask, t, about), mode)
-    return lambda: t.outputs(*attend(t.q, t.k, t.v, t.sink))
+    attend = compiled(_attention(_together(changes), t, about), mode)
+    return lambda: t.outputs(*attend(t.q, t.k, t.v, t.sink, mask))
 
 
-def _attention(score: Score | None, mask: Any, t: Operands, about: Attention) -> Any:
+def _attention(score: Score | None, t: Operands, about: Attention) -> Any:
     """What is compiled: FlexAttention, and with sinks its result scaled by the share that is not theirs."""
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
     scale, grouped, sinks, with_lse = t.scale, t.grouped, about.sinks, about.lse
 
-    def plain(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> tuple[Tensor, ...]:
+    def plain(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, mask: Any) -> tuple[Tensor, ...]:
         made = flex_attention(q, k, v, score_mod=score, block_mask=mask, scale=scale, enable_gqa=grouped)
         assert isinstance(made, Tensor)
         return (made,)
 
-    def extended(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> tuple[Tensor, ...]:
+    def extended(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, mask: Any) -> tuple[Tensor, ...]:
         made, aux = flex_attention(
             q,
             k,
