@@ -298,7 +298,7 @@ class Printer(ABC):
 
     def block(self, b: Block) -> None:
         """Print a block's values and loops in order; filters that stand in a branch, next to each other in one."""
-        for optional, group in groupby(b.items, self._is_optional):
+        for optional, group in groupby(self.ordered(b.items), self._is_optional):
             if optional:
                 self._branch([v for v in group if isinstance(v, Value)])
                 continue
@@ -307,6 +307,10 @@ class Printer(ABC):
                     self.loop(item)
                 else:
                     self.value(item)
+
+    def ordered(self, items: Sequence[Value | Loop]) -> Sequence[Value | Loop]:
+        """The items of a block in the order in which they are printed: by default that of the plan."""
+        return items
 
     def loop(self, loop: Loop) -> None:
         """Print a loop: its carries' first values, then one `for` a segment over the same body."""

@@ -271,18 +271,26 @@ class TritonPrinter(Printer):
 
     def load(self, v: Value) -> str:
         tensor, index = access(v)
-        ranks = tuple(i for i in index if isinstance(i, str))
-        if ranks == index and (block := self._block(tensor, ranks, v.axes)):
-            return self._described(tensor, ranks, block)
+        if block := self._block(v):
+            return self._described(tensor, tuple(i for i in index if isinstance(i, str)), block)
         address, valid = self._address(tensor, index, v), self._valid(tensor, index, v)
         return f"tl.load({address}, mask={valid}, other=0.0)" if valid else f"tl.load({address})"
 
-    def _block(self, tensor: str, index: tuple[Rank, ...], axes: tuple[Rank, ...]) -> tuple[int, ...] | None:
-        """The block of a tensor that is a tile over `axes`, where the schedule and the tile allow a descriptor."""
-        in_order = tuple(r for r in index if r in axes) == axes and len(set(index)) == len(index)
-        if self.schedule.loads != "descriptor" or not in_order or not all(r in self.plan.roles for r in index):
+    def ordered(self, items: Sequence[Value | Loop]) -> Sequence[Value | Loop]:
+        """Loads by descriptor first: the compiler gives neighbours one barrier to wait for, not one each."""
+        return sorted(items, key=lambda item: not self._is_described(item))
+
+    def _is_described(self, item: Value | Loop) -> bool:
+        return isinstance(item, Value) and item.op == "load" and self._block(item) is not None
+
+    def _block(self, v: Value) -> tuple[int, ...] | None:
+        """The block of a tensor that a "load" reads, where the schedule and the tile allow a descriptor."""
+        tensor, index = access(v)
+        ranks = tuple(i for i in index if isinstance(i, str))
+        in_order = tuple(r for r in ranks if r in v.axes) == v.axes and len(set(ranks)) == len(index)
+        if self.schedule.loads != "descriptor" or not in_order or not all(r in self.plan.roles for r in ranks):
             return None
-        read = Read(index, self.plan.dtypes[tensor])
+        read = Read(ranks, self.plan.dtypes[tensor])
         return block_of(read, self.plan.sizes, lambda r: self.plan.roles[r].tile)
 
     def _described(self, tensor: str, index: tuple[Rank, ...], block: tuple[int, ...]) -> str:

@@ -43,6 +43,7 @@ def kernel(
     acc_2 = tl.full([128, 128], 0.0, tl.float32)
     for m_first in tl.range(0, 960, 64):
         k = K_descriptor.load([0, h, m_first, 0]).reshape([64, 128])
+        v = V_descriptor.load([0, h, m_first, 0]).reshape([64, 128])
         product = tl.dot(q, tl.trans(k))
         tile_max = tl.max(product, 1)
         scaled = tile_max * 0.12751743082459868
@@ -56,13 +57,13 @@ def kernel(
         tile_add = tl.sum(power_2, 1)
         total = times + tile_add
         times_2 = acc_2 * power[:, None]
-        v = V_descriptor.load([0, h, m_first, 0]).reshape([64, 128])
         power_2_bf16 = power_2.to(tl.bfloat16)
         product_2 = tl.dot(power_2_bf16, v, times_2)
         running_max, acc, acc_2 = new_max, total, product_2
     for m_first in tl.range(960, 1000, 64):
         i_m = m_first + lane_m
         k = K_descriptor.load([0, h, m_first, 0]).reshape([64, 128])
+        v = V_descriptor.load([0, h, m_first, 0]).reshape([64, 128])
         product = tl.dot(q, tl.trans(k))
         masked = tl.where(i_m[None, :] < 1000, product, float('-inf'))
         tile_max = tl.max(masked, 1)
@@ -77,7 +78,6 @@ def kernel(
         tile_add = tl.sum(power_2, 1)
         total = times + tile_add
         times_2 = acc_2 * power[:, None]
-        v = V_descriptor.load([0, h, m_first, 0]).reshape([64, 128])
         power_2_bf16 = power_2.to(tl.bfloat16)
         product_2 = tl.dot(power_2_bf16, v, times_2)
         running_max, acc, acc_2 = new_max, total, product_2
