@@ -158,7 +158,9 @@ class _Writer:
                 return f"{args[0]} in tiles ({n.head.rank} → {n.head.outer},{n.head.inner})"
             case Unsplit():
                 return f"{args[0]} joined ({n.head.outer},{n.head.inner} → {n.head.rank})"
-            case Access() | Gather() | Const() | Param() | Size() | Iota():
+            case Iota():
+                return f"index({n.head.rank})"
+            case Access() | Gather() | Const() | Param() | Size():
                 return label(n.head)
             case _:
                 assert_never(n.head)

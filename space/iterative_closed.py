@@ -134,7 +134,9 @@ class _Solver:
         if not rest or any(_degree(t, new) != 1 or self._read(t) - {new} for t in rest):
             return None
         reference = _renamed(item, new, self.c.next)
-        relative = [rewrite([t], lambda x: reference if x == new else None)[0] for t in rest]
+        alone = Map("exp", (Map("sub", (reference, reference)),))
+        instead: dict[Expr, Expr] = {new: reference, alone: Const(1.0)}
+        relative = [rewrite([t], instead.get)[0] for t in rest]
         total = relative[0]
         for t in relative[1:]:
             total = Map("add", (total, t))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 CHOSEN, LEFT, INPUT, BARRIER = "#a5d6a7", "#eeeeee", "#e3f2fd", "#ffcc80"
@@ -12,6 +13,9 @@ CHOSEN_EDGE, LEFT_EDGE = "#2e7d32", "#bdbdbd"
 FONT = "fontname=Helvetica"
 BOX = f"shape=box, style=filled, {FONT}, fontsize=11"
 DRAW_SECONDS = 60.0
+WIDEST = 56
+"""Characters of a line in a box."""
+BREAK = '<BR ALIGN="LEFT"/>'
 
 
 def title_line(title: str) -> str:
@@ -35,7 +39,9 @@ def table(rows: list[str], border: str = "1") -> str:
 
 def cell(text: str, colour: str, *, bold: bool = False, small: str = "", right: str | None = None) -> str:
     """A row of a label: text, perhaps bold, with a small addition, and perhaps a second column at the right."""
-    shown = f"<B>{html.escape(text)}</B>" if bold else html.escape(text)
+    lines = textwrap.wrap(text, WIDEST, break_long_words=False, break_on_hyphens=False) or [""]
+    shown = BREAK.join(html.escape(line) for line in lines) + (BREAK if len(lines) > 1 else "")
+    shown = f"<B>{shown}</B>" if bold else shown
     shown += f' <FONT POINT-SIZE="9" COLOR="#616161">{html.escape(small)}</FONT>' if small else ""
     span = ' COLSPAN="2"' if right is None else ""
     left = f'<TD ALIGN="LEFT" BGCOLOR="{colour}"{span}>{shown}</TD>'
