@@ -74,7 +74,8 @@ def regions(plan: LoopPlan) -> dict[Value, Region]:
     """Where each value sits: a loaded tile that a product reads is in shared memory, all else in registers."""
     values = all_values(plan.root)
     fed = {a for v in values if v.op == PRODUCT for a in v.args[:2]}
-    place = dict.fromkeys(values, Region.REGISTERS)
+    carried = (c.value for loop in plan.loops() for c in loop.carries)
+    place = dict.fromkeys((*values, *carried), Region.REGISTERS)
     for v in values:
         if v in fed and (v.op == "load" or (v.op == "transpose" and v.args[0].op == "load")):
             place[v] = Region.SHARED

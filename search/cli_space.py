@@ -31,6 +31,7 @@ examples:
   eintune space attention --causal --window 256 --softcap 30
   eintune space softmax --svg pictures/
   eintune space attention --seq 2048 --heads 32                  numbers beside the formulas
+  eintune space variance --allow cancellation
   eintune space attention --laws        which laws each cascade needs
   eintune space my.edge                 a cascade of your own, in any notation (docs/notation.md)
 """
@@ -64,6 +65,13 @@ def _space_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--svg", type=Path, metavar="DIR", help="also draw the cascades and the e-graph")
     parser.add_argument("--laws", action="store_true", help="say which laws each cascade needs (derives once a law)")
     parser.add_argument("--stored", action="store_true", help="take the shipped or kept forms where there are any")
+    parser.add_argument(
+        "--allow",
+        metavar="HAZARD",
+        action="append",
+        default=[],
+        help="forms that are refused as unsafe too: overflow, zero, empty, logarithm or cancellation (raw moments)",
+    )
     add_sizes(parser, "sizes of ranks, for numbers beside the formulas")
     add_cache(parser)
     add_workload_options(parser, sizes=True)
@@ -73,13 +81,16 @@ def _space(chosen: argparse.Namespace) -> int:
     from .derivations import derivations
     from .space_text import space_json, space_text
 
+    if chosen.allow and chosen.laws:
+        raise Usage("--laws is said of safe forms: leave --allow or --laws out")
     cache = cache_of(chosen)
     from ..space.formats import as_cascade
 
     name, computation, sizes = computation_of(chosen.workload, chosen)
     with as_usage():
         definition = as_cascade(computation)
-        derived = derivations(definition, cache / "derived", fresh=not chosen.stored)
+        allowed = frozenset(chosen.allow)
+        derived = derivations(definition, cache / "derived", fresh=not chosen.stored, allowed=allowed)
     laws = (
         _needed(definition, [(v.digest.partition("-")[0], v.signature) for v in derived.variants])
         if chosen.laws

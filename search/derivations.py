@@ -38,13 +38,23 @@ class Derivations:
     complete: bool = True
 
 
-def derivations(definition: Cascade, folder: Path, *, fresh: bool = False, shipped: bool = True) -> Derivations:
+def derivations(
+    definition: Cascade,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    shipped: bool = True,
+    allowed: frozenset[str] = frozenset(),
+) -> Derivations:
     """The derived cascades of `definition`; `folder` keeps them between runs. `fresh` derives in any case.
 
     A derivation that its limits of time cut short is used but not kept: the next run derives again.
 
-    shipped: take the forms that come with the package, where it has them.
+    shipped: take the forms that come with the package, where it has them. allowed: hazards that forms may have (see
+    `derive`); what is derived with them is not kept. Raises ValueError for an unknown hazard.
     """
+    if allowed:
+        return _derive(definition, allowed)
     text = str(definition)
     if shipped and not fresh and (texts := derived_texts(text)):
         return Derivations(_told_apart(tuple(_read_off(t) for t in texts)), "shipped")
@@ -58,10 +68,10 @@ def derivations(definition: Cascade, folder: Path, *, fresh: bool = False, shipp
     return made
 
 
-def _derive(definition: Cascade) -> Derivations:
+def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Derivations:
     from ..space.derive import derive
 
-    derivation = derive(definition)
+    derivation = derive(definition, allowed=allowed)
     variants = tuple(
         Variant(str(d.cascade), d.digest, d.passes, short_label(d.passes, d.signature), d.signature)
         for d in derivation.cascades

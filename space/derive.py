@@ -106,11 +106,17 @@ class Derivation:
 
 
 def derive(
-    cascade: Cascade, *, without: frozenset[str] = frozenset(), limits: Limits | None = None, keep: int = 12
+    cascade: Cascade,
+    *,
+    without: frozenset[str] = frozenset(),
+    allowed: frozenset[str] = frozenset(),
+    limits: Limits | None = None,
+    keep: int = 12,
 ) -> Derivation:
     """The distinct stable forms of a cascade that the laws reach, at most `keep` besides the definition.
 
-    without: names of laws to leave out. Raises SaturationError if saturation had to be killed, ValueError for
+    without: names of laws to leave out. allowed: hazards (`safety.HAZARDS`) that forms may have, such as the
+    cancellation of raw moments. Raises SaturationError if saturation had to be killed, ValueError for
     an unknown law or a bad limit, DerivationError if a form fails its check.
     """
     if keep < 1:
@@ -124,7 +130,7 @@ def derive(
     table = laws(splits, dict.fromkeys(filters), reference=needs_reference, without=without)
     graph = saturate(exprs, table, splits, limits)
     clock.append(time.monotonic())
-    safe, unstable = safe_part(graph)
+    safe, unstable = safe_part(graph, allowed)
     found = _Distinct(cascade, safe, streams)
     if not needs_reference:
         found.offer(cascade, 1.0)  # else its safe or only form comes from the graph

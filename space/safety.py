@@ -18,6 +18,15 @@ from .vanishing import may_be_empty, vanishing
 EXP_LIMIT = 64.0
 """An exponent up to this cannot overflow in fp32, nor can a sum of 2**30 such (e^64 is about 6e27)."""
 
+HAZARDS = {
+    "overflow": "the exponent is not bounded above",
+    "zero": "the divisor can be 0",
+    "empty": "the divisor is 0 in an empty row, and the dividend is not",
+    "logarithm": "the argument of the logarithm can be 0",
+    "cancellation": "a difference that cancels",
+}
+"""What makes a node unsafe, by the names under which it may be allowed."""
+
 Interval = tuple[float, float]
 ANY: Interval = (-math.inf, math.inf)
 
@@ -177,7 +186,7 @@ def unsafe(graph: EGraph) -> Iterator[Unsafe]:
         if reason is None and _op(n) == "div" and not familiar:
             zero = empty.get(n.children[1])
             if zero is not None and n.children[0] not in zero:
-                reason = "the divisor is 0 in an empty row, and the dividend is not"
+                reason = HAZARDS["empty"]
         if reason:
             yield Unsafe(c, n, reason)
 
@@ -186,22 +195,28 @@ def _reason(c: ClassId, n: Node, bounds: Bounds, dividing: set[ClassId], familia
     of = bounds.of
     match n.head:
         case Map(op="exp") if of[n.children[0]][1] > EXP_LIMIT:
-            return "the exponent is not bounded above"
+            return HAZARDS["overflow"]
         case Map(op="div") if of[n.children[1]][0] <= 0 <= of[n.children[1]][1]:
-            return None if n.children[1] in dividing else "the divisor can be 0"
+            return None if n.children[1] in dividing else HAZARDS["zero"]
         case Map(op="log") if of[n.children[0]][0] <= 0 and not familiar:
-            return "the argument of the logarithm can be 0"
+            return HAZARDS["logarithm"]
         case Map(op="add" | "sub") if of[c][0] >= 0 and not familiar:
             # what is never negative, computed as a difference, loses its digits when it is small
             plain = n.head.op == "add" and all(of[k][0] >= 0 for k in n.children)
-            return None if plain else "a difference that cancels"
+            return None if plain else HAZARDS["cancellation"]
         case _:
             return None
 
 
-def safe_part(graph: EGraph) -> tuple[EGraph, tuple[str, ...]]:
-    """The graph without unsafe nodes, and what had to stay because the definition has no safe form."""
-    bad = {(u.owner, u.node): u.reason for u in unsafe(graph)}
+def safe_part(graph: EGraph, allowed: frozenset[str] = frozenset()) -> tuple[EGraph, tuple[str, ...]]:
+    """The graph without unsafe nodes, and what had to stay because the definition has no safe form.
+
+    allowed: names of HAZARDS that are taken into account by whoever asks. Raises ValueError for another name.
+    """
+    if unknown := sorted(allowed - HAZARDS.keys()):
+        raise ValueError(f"`allowed` must name hazards of {list(HAZARDS)}, but got {unknown}")
+    accepted = {HAZARDS[name] for name in allowed}
+    bad = {(u.owner, u.node): u.reason for u in unsafe(graph) if u.reason not in accepted}
 
     def without(keep_familiar: bool) -> EGraph:
         def stays(c: ClassId, n: Node) -> bool:

@@ -17,8 +17,9 @@ from eintune.search.samplers import distributions
 from eintune.search.study import Trial
 from eintune.space import extract
 from eintune.space.cascade import Cascade
+from eintune.space.expr import Expr, Reduce, free, topological
 from eintune.space.schedule import Problem
-from eintune.space.workloads import attention_problem, softmax
+from eintune.space.workloads import WORKLOADS, attention_problem, softmax
 
 
 def problem(seq: int = 2048, dtype: str = "bf16", causal: bool = False) -> Problem:
@@ -113,6 +114,22 @@ def test_a_schedule_in_one_line(on_h200: Candidates) -> None:
     assert text.startswith("grid b h p:") and "warps" in text
     assert any("filters in a branch" in schedule_text(c.schedule) for c in causal.kept)
     assert any("loop m:" in schedule_text(c.schedule) for c in causal.kept)
+
+
+@pytest.mark.parametrize(("machine", "emitter", "dtype"), [("h200", "triton", "bf16"), ("cpu", "torch", "fp32")])
+def test_the_order_of_products_is_decided_by_cost(machine: str, emitter: str, dtype: str, tmp_path: Path) -> None:
+    posed = WORKLOADS["linear_attention"].posed({"queries": 8192, "keys": 8192}, dtype).problem
+    variants = derivations(Cascade.parse(posed.cascade), tmp_path).variants
+    best, *_ = candidates(variants, posed, load_machine(machine), emitter).kept
+    sums = [frozenset(free(x)) for x in topological(Cascade.parse(best.variant.text).roots().values()) if is_sum(x)]
+    assert frozenset("ef") in sums  # K^T V first, a product of the narrow sides: linear in the length
+    assert frozenset("pm") not in sums
+    written = next(v for v in variants if v.text == posed.cascade)
+    assert best.variant.digest != written.digest
+
+
+def is_sum(x: Expr) -> bool:
+    return isinstance(x, Reduce) and x.op == "add"
 
 
 # ---- derivations

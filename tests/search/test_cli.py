@@ -345,3 +345,14 @@ def test_a_reader_that_goes_away_is_no_error(cache: Path) -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait(60)
+
+
+def test_space_shows_unsafe_forms_to_who_asks(
+    cache: Path, capsys: pytest.CaptureFixture[str], complaint: Complaint
+) -> None:
+    assert main(["space", "variance"]) == 0
+    safe = capsys.readouterr().out
+    assert main(["space", "variance", "--allow", "cancellation"]) == 0
+    assert "3 cascades" in capsys.readouterr().out and "2 cascades" in safe
+    assert "must name hazards of" in complaint("space", "variance", "--allow", "noise", code=2)
+    assert "leave --allow or --laws out" in complaint("space", "variance", "--allow", "zero", "--laws", code=2)

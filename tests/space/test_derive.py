@@ -6,6 +6,7 @@ import functools
 import json
 import time
 
+import numpy as np
 import pytest
 from algebra_cases import renamed
 
@@ -13,6 +14,7 @@ from eintune.space.canonical import digest, lowered, signature
 from eintune.space.cascade import Cascade
 from eintune.space.derive import Derivation, DerivationError, Derived, _Check, derive
 from eintune.space.egraph import Limits
+from eintune.space.evaluate import run_cascade
 from eintune.space.expr import Access, Const, Expr, Fold, Map, Reduce, Tensor, free, topological
 from eintune.space.extract import OutOfTime, Problem
 from eintune.space.traits import passes, streams_of
@@ -145,6 +147,28 @@ def test_raw_moments_are_reached_and_refused() -> None:
             assert not any(
                 isinstance(n, Reduce) and n.arg in (x * x, x) and isinstance(n.arg, Map) for n in topological([root])
             )
+
+
+def test_raw_moments_are_there_for_who_asks() -> None:
+    allowed = derive(WORKLOADS["variance"](), allowed=frozenset({"cancellation"}))
+    (raw,) = {d.signature for d in allowed.cascades} - {d.signature for d in derivation("variance").cascades}
+    form = next(d for d in allowed.cascades if d.signature == raw)
+    assert form.passes == 1 and "fold" not in raw
+    # what is asked for: far from 0 the digits are gone, and the fold has them
+    x = np.random.default_rng(0).normal(size=(1, 64))
+    exact = float(x.var())
+    off = {d.signature: _variance(d.cascade, x + 1e8) / exact - 1 for d in allowed.cascades}
+    assert abs(off[raw]) > 0.1
+    assert all(abs(e) < 1e-6 for kind, e in off.items() if kind != raw)
+    with pytest.raises(
+        ValueError, match=r"`allowed` must name hazards of \[.*'cancellation'\], but got \['rounding'\]"
+    ):
+        derive(attention(), allowed=frozenset({"rounding"}))
+
+
+def _variance(form: Cascade, x: np.ndarray) -> float:
+    (made,) = run_cascade(form, {"X": x}, {"p": 1, "m": x.size, "m1": 8, "m0": 8}, {}).values()
+    return float(made.item())
 
 
 def test_linear_attention_is_reassociated() -> None:
