@@ -325,9 +325,14 @@ class Printer(ABC):
                 self._segment(loop, segment, self.header(loop, low, high), optional)
 
     def _outside(self, loop: Loop) -> Optional | None:
-        """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold."""
+        """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold.
+
+        None where they hold in every tile or are known to hold in none.
+        """
         index = self.start[loop.rank] if self.tiled(loop.rank) else self.scalar[loop.rank]
-        n = next(n for n, s in enumerate(loop.segments) if s.known)
+        n = next((n for n, s in enumerate(loop.segments) if s.known), None)
+        if n is None:
+            return None
         clear, conditions = loop.segments[n], []
         if n > 0:
             conditions.append(f"{index} < {self.here(f'{loop.rank}_clear_from', self.bounds.text(clear.lo))}")

@@ -16,6 +16,7 @@ from eintune.search.inputs import draw_inputs
 from eintune.space.attention import Attention, posed
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
+from eintune.space.modifiers import Bias, Window
 from eintune.space.plan import Role
 from eintune.space.schedule import FILTERS, Schedule
 
@@ -64,6 +65,17 @@ def check(execute, drawn: Drawn, emitter: str) -> None:
 def test_each_modifier(name: str, emitter: str, execute) -> None:
     form = list(ALONE).index(name) % 3 / 3  # the fewest passes, and others
     check(execute, Drawn(ALONE[name], SIZES, 16, 16, "fp32", form, "segments", 0.3), emitter)
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("filters", FILTERS)
+def test_filters_that_are_known_to_hold_nowhere(filters: str, emitter: str, execute) -> None:
+    variant = Attention((Window(9, both=True, align="lower_right"), Bias("bp")), sinks=True)
+    check(
+        execute,
+        Drawn(variant, dict.fromkeys("bhpm", 1) | {"e": 8, "f": 16}, 16, 16, "fp32", 0.0, filters, 0.3),
+        emitter,
+    )
 
 
 @st.composite
