@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from .expr import Const, Expr, Iota, Map, Predicate, Size, Term, Where, free
+from .expr import NEG_INF, Const, Expr, Iota, Map, Predicate, Size, Term, Where, free
 
 Alternative: TypeAlias = Predicate | Expr
 Clause: TypeAlias = tuple[Alternative, ...]
@@ -43,6 +43,9 @@ class Condition:
             match clause:
                 case ():
                     return Const(fill)
+                case _ if fill == NEG_INF and all(isinstance(a, Predicate) for a in clause):
+                    # -inf where no alternative holds, so that tiles are skipped where none does
+                    x = _joined("max", [Where(a, x, fill) for a in clause if isinstance(a, Predicate)])
                 case (Predicate() as alone,):
                     x = Where(alone, x, fill)
                 case _:

@@ -7,12 +7,16 @@ inside the bounds of the other extreme every element passes (no mask).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 from .expr import Predicate, Rank
 from .layout import Layout, tail_predicate
 from .plan import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Segment, Sum
+
+MOST_ALTERNATIVES = 6
+"""Of so many filters that do not bound a loop alone, some together may."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +35,20 @@ def segments(
     filters: Iterable[Predicate],
     around: frozenset[Rank],
     *,
-    skips: Callable[[Predicate], bool],
+    skips: Callable[..., bool],
     split: bool,
 ) -> tuple[Segment, ...]:
     """The segments of a loop over `rank` inside the loops `around`.
 
-    filters: the predicates used in its body. skips(p): whether tiles where p is false may be left out.
+    filters: the predicates used in its body. skips(p, …): whether tiles where all of these are false may be left out.
     split: whether the range where every filter holds is a segment of its own.
     """
     size, tile = layout.sizes[rank], layout.roles[rank].tile or 1
     ranges = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around))}
     start, stop = _span(layout, rank)
-    low: list[Bound] = [*start, *(r.any_lo for p, r in ranges.items() if skips(p))]
-    high: list[Bound] = [*stop, *(r.any_hi for p, r in ranges.items() if skips(p))]
+    skipped = list(_skipped(ranges, skips))
+    low: list[Bound] = [*start, *(least([r.any_lo for r in group]) for group in skipped)]
+    high: list[Bound] = [*stop, *(greatest([r.any_hi for r in group]) for group in skipped)]
     whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around)
     if size % tile and whole:
         ranges[tail_predicate(rank, size)] = whole
@@ -55,6 +60,20 @@ def segments(
     end = greatest([begin, least([*stop, *(r.all_hi for r in ranges.values())])])
     parts = (Segment(lo, begin, frozenset()), Segment(begin, end, known), Segment(end, hi, frozenset()))
     return tuple(s for s in parts if s.lo != s.hi) or (Segment(lo, hi, frozenset()),)
+
+
+def _skipped(ranges: Mapping[Predicate, Range], skips: Callable[..., bool]) -> Iterator[list[Range]]:
+    """The ranges of filters outside which nothing counts: of one filter, or of a few of which one must hold."""
+    left = []
+    for p, r in ranges.items():
+        if skips(p):
+            yield [r]
+        else:
+            left.append(p)
+    for count in (2, 3):
+        for group in combinations(left[:MOST_ALTERNATIVES], count):
+            if skips(*group):
+                yield [ranges[p] for p in group]
 
 
 def _span(layout: Layout, rank: Rank) -> tuple[list[Bound], list[Bound]]:

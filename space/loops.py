@@ -54,7 +54,7 @@ class RunLoop:
             rank,
             dict.fromkeys(_filters(body.block)),
             around.ranks,
-            skips=lambda p: all(_skips(w, p, builder) for w in group),
+            skips=lambda *ps: all(_skips(w, ps, builder) for w in group),
             split=self.filters != "every",
         )
         role = builder.layout.roles[rank]
@@ -88,8 +88,8 @@ def _filters(block: Block) -> Iterator[Predicate]:
             yield item.attr[0]
 
 
-def _skips(work: Work, p: Predicate, builder: Builder) -> bool:
-    return not isinstance(work, Sink) and builder.masks.is_identity(work, p)
+def _skips(work: Work, ps: tuple[Predicate, ...], builder: Builder) -> bool:
+    return not isinstance(work, Sink) and builder.masks.is_identity(work, *ps)
 
 
 def _lower(this: Pass, work: Work, group: list[Work]) -> None:

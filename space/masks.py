@@ -55,14 +55,14 @@ FINITE_MAPS = frozenset({"neg", "abs", "floor"})
 
 
 class Interpretation:
-    """Values where one predicate is false. `tail`: the predicate is a tail, so loads along its rank give 0."""
+    """Values where some predicates are false, all of them. `tail`: one is a tail, so loads along its rank give 0."""
 
-    def __init__(self, layout: Layout, empties: Empties, predicate: Predicate) -> None:
+    def __init__(self, layout: Layout, empties: Empties, predicates: tuple[Predicate, ...]) -> None:
         self._layout = layout
         self._empties = empties
-        self._predicate = predicate
-        self._varying = layout.of_ranks(predicate.ranks)
-        self._tail = layout.is_tail(predicate)
+        self._predicates = predicates
+        self._varying = layout.of_ranks(frozenset().union(*(p.ranks for p in predicates)))
+        self._tail = len(predicates) == 1 and layout.is_tail(predicates[0])
         self._memo: dict[Expr, Outcome] = {}
 
     def of(self, x: Expr) -> Outcome:
@@ -81,7 +81,7 @@ class Interpretation:
         match x:
             case Const():
                 return x.value
-            case Where() if x.predicate == self._predicate:
+            case Where() if x.predicate in self._predicates:
                 return x.fill
             case Access() | Gather():
                 beyond = self._tail and inside
@@ -141,6 +141,8 @@ class Interpretation:
                 return "any" if a == "any" else "finite"
             case "exp2", ["bounded"]:
                 return "finite"
+            case "max", [float() as a, float() as b] if not (math.isnan(a) or math.isnan(b)):
+                return max(a, b)
             case (("max" | "min"), _) if "any" not in args and math.inf not in args:
                 return "finite" if all(map(_finite, args)) else "bounded"
             case op, _ if op in FINITE_MAPS and all(map(_finite, args)):
@@ -208,12 +210,13 @@ class Masks:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._empties = Empties(layout)
-        self._interpretations: dict[Predicate, Interpretation] = {}
+        self._interpretations: dict[tuple[Predicate, ...], Interpretation] = {}
 
-    def where_false(self, p: Predicate) -> Interpretation:
-        if p not in self._interpretations:
-            self._interpretations[p] = Interpretation(self._layout, self._empties, p)
-        return self._interpretations[p]
+    def where_false(self, *ps: Predicate) -> Interpretation:
+        """Values where all of the predicates are false."""
+        if ps not in self._interpretations:
+            self._interpretations[ps] = Interpretation(self._layout, self._empties, ps)
+        return self._interpretations[ps]
 
     def masked(self, x: Expr, axis: Rank | None, identity: float) -> Expr:
         """`x` with `identity` in the invalid lanes of the axis."""
@@ -268,9 +271,9 @@ class Masks:
                 tails[arg] = tail
         return _wrapped(wanted, tails)
 
-    def is_identity(self, x: Reduce | Fold, p: Predicate) -> bool:
-        """Whether the reduction sees its identity wherever the filter is false, so that tiles may be skipped."""
-        outcome = self.where_false(p)
+    def is_identity(self, x: Reduce | Fold, *ps: Predicate) -> bool:
+        """Whether the reduction sees its identity wherever the filters are all false, so that tiles may be skipped."""
+        outcome = self.where_false(*ps)
         match x:
             case Fold("scale"):
                 return outcome.of(x.ref) == NEG_INF and _finite(outcome.of(x.arg))

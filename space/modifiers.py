@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
+from .conditions import holds
 from .expr import NEG_INF, Expr, Iota, Param, Rank, Size, Where
 from .schedule import Values
 from .writer import apply, at_least_zero, given
@@ -273,11 +274,45 @@ def _shift(align: Align, sign: int) -> dict[Rank, int]:
 
 
 @dataclass(frozen=True)
+class Prefix(Modifier):
+    """Query p sees key m where m <= p, or where m < size: what comes first is seen by all.
+
+    align as of `Causal`. Raises ValueError for a size below 1.
+    """
+
+    size: int
+    align: Align = "top_left"
+    filters: ClassVar[bool] = True
+    turn: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"`prefix` must be a positive integer, but got {self.size!r}")
+        check_align("prefix", self.align)
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        first, causal = at_least_zero(-1, {"n": 1}, m=-1), at_least_zero(sizes=_shift(self.align, 1), m=-1, p=1)
+        return (holds(causal) | holds(first)).keep(score, NEG_INF)
+
+    @property
+    def sizes(self) -> Mapping[Rank, int]:
+        return {"n": self.size}
+
+    @property
+    def words(self) -> str:
+        return f"prefix {self.size}" + ("" if self.align == "top_left" else " from the lower right")
+
+    @property
+    def slug(self) -> str:
+        return f"prefix{self.size}" + ("" if self.align == "top_left" else "-lower-right")
+
+
+@dataclass(frozen=True)
 class Documents(Modifier):
     """Query p sees key m where both belong to one document: DOCQ[b,p] = DOCK[b,m], whole numbers."""
 
     filters: ClassVar[bool] = True
-    turn: ClassVar[int] = 2
+    turn: ClassVar[int] = 3
     tensors: ClassVar[Mapping[str, str]] = {"DOCQ": "bp", "DOCK": "bm"}
     dtypes: ClassVar[Mapping[str, str]] = dict.fromkeys(tensors, "int32")
     values: ClassVar[Mapping[str, Values]] = dict.fromkeys(tensors, Values(0, 4, ordered=True))
@@ -293,7 +328,7 @@ class Mask(Modifier):
 
     axes: str = AXES
     filters: ClassVar[bool] = True
-    turn: ClassVar[int] = 3
+    turn: ClassVar[int] = 4
     dtypes: ClassVar[Mapping[str, str]] = {"MASK": "bool"}
 
     def __post_init__(self) -> None:

@@ -165,6 +165,9 @@ def _map(x: Map) -> Expr | None:
         case "mul", (a, b):
             (core_a, ka), (core_b, kb) = scaled(a), scaled(b)
             return times(Map("mul", (core_a, core_b)), ka * kb) if ka * kb != 1.0 else None
+        case (("max" | "min"), (a, b)) if scaled(a)[1] == scaled(b)[1] > 0 and scaled(a)[1] != 1.0:
+            (core_a, k), (core_b, _) = scaled(a), scaled(b)
+            return times(Map(x.op, (core_a, core_b)), k)
         case "neg", (a,):
             return times(a, -1.0)
         case "div", (a, Const(k)) if k and math.isfinite(1.0 / k):

@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from .attention import Attention, attention, attention_problem
-from .modifiers import ALIGN, AXES, Align, Bias, Causal, Documents, HeadScale, Mask, Modifier, Slopes, Softcap, Window
+from .modifiers import (
+    ALIGN,
+    AXES,
+    Align,
+    Bias,
+    Causal,
+    Documents,
+    HeadScale,
+    Mask,
+    Modifier,
+    Prefix,
+    Slopes,
+    Softcap,
+    Window,
+)
 from .workload import WORKLOADS, Option, Posed, Workload
 
 OPTIONS = (
@@ -19,8 +33,9 @@ OPTIONS = (
     Option("kv_seq", "keys a head; default: as many as --seq", default=""),
     Option("value_dim", "columns of V; default: as many as --head-dim", default=""),
     Option("scale", "of the scores; default: 1/sqrt(head dim)", "number", default=""),
-    Option("window", "key m is seen by query p where p - m < N", default=""),
+    Option("window", "key m is seen by query p where p - m < N", "count", default=""),
     Option("window_both", "the window reaches as far to the other side", "flag", default=False),
+    Option("prefix", "key m is seen by query p where m <= p or m < N", "count", default=""),
     Option("softcap", "scores become X * tanh(score / X)", "number", default=""),
     Option("head_scale", "a factor a head", "flag", default=False),
     Option(
@@ -51,6 +66,7 @@ def _variant(wanted: Mapping[str, Any]) -> Attention:
         Bias(wanted["bias"]) if wanted["bias"] else None,
         Causal(wanted["causal"]) if wanted["causal"] else None,
         Window(wanted["window"], wanted["window_both"], align) if wanted["window"] != "" else None,
+        Prefix(wanted["prefix"], align) if wanted["prefix"] != "" else None,
         Documents() if wanted["documents"] else None,
         Mask(wanted["mask"]) if wanted["mask"] else None,
     ]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 from eintune.space.attention import Attention
-from eintune.space.modifiers import Bias, Causal, Documents, HeadScale, Mask, Modifier, Slopes, Softcap, Window
+from eintune.space.modifiers import Bias, Causal, Documents, HeadScale, Mask, Modifier, Prefix, Slopes, Softcap, Window
 from eintune.space.pointwise import Array
 
 ALONE: dict[str, Attention] = {
@@ -26,6 +26,7 @@ ALONE: dict[str, Attention] = {
     "window": Attention((Window(3),)),
     "window, causal": Attention((Causal(), Window(3))),
     "window to both sides": Attention((Window(2, both=True, align="lower_right"),)),
+    "prefix": Attention((Prefix(4),)),
     "documents": Attention((Documents(),)),
     "documents, causal": Attention((Causal(), Documents())),
     "mask": Attention((Mask(),)),
@@ -49,6 +50,7 @@ def combinations() -> st.SearchStrategy[Attention]:
         st.builds(Bias, axes),
         st.builds(Causal, aligned),
         st.builds(Window, st.integers(1, 9), st.booleans(), aligned),
+        st.builds(Prefix, st.integers(1, 9), aligned),
         st.just(Documents()),
         st.builds(Mask, axes),
     ]
@@ -117,6 +119,8 @@ def plainly(variant: Attention, sizes: Mapping[str, int], data: Mapping[str, Arr
                 seen = seen & (m <= p + shift)
             case Window(size, both):
                 seen = seen & (p + shift - m < size) & ((m - p - shift < size) | (not both))
+            case Prefix(size):
+                seen = seen & ((m <= p + shift) | (m < size))
             case Documents():
                 seen = seen & (t["DOCQ"][:, None, :, None] == t["DOCK"][:, None, None, :])
             case Mask(axes):

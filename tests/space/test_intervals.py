@@ -37,7 +37,7 @@ def tiles(h: int, p: int) -> tuple[dict[str, int], dict[str, int]]:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(filters, max_size=3), st.booleans(), st.booleans())
 def test_segments_cover_what_passes_and_know_what_holds(some: list[Predicate], skip: bool, split: bool) -> None:
-    made = segments(LAYOUT, "m", some, frozenset(), skips=lambda p: skip, split=split)
+    made = segments(LAYOUT, "m", some, frozenset(), skips=lambda *_: skip, split=split)
     for h, p in itertools.product(range(SIZES["h"]), range(0, SIZES["p"], 4)):
         first, last = tiles(h, p)
         visited: list[int] = []
@@ -53,6 +53,27 @@ def test_segments_cover_what_passes_and_know_what_holds(some: list[Predicate], s
         for m, q in itertools.product(range(SIZES["m"]), range(first["p"], last["p"] + 1)):
             if all(holds(f, {"h": h, "p": q, "m": m}) for f in some) or not skip:
                 assert m // TILES["m"] * TILES["m"] in visited
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(filters, min_size=2, max_size=3, unique=True), st.integers(2, 3), st.booleans())
+def test_what_passes_none_of_several_is_left_out_alone(some: list[Predicate], together: int, split: bool) -> None:
+    """No filter bounds the loop alone; of any `together` of them one must hold."""
+    made = segments(LAYOUT, "m", some, frozenset(), skips=lambda *ps: len(ps) >= together, split=split)
+    for h, p in itertools.product(range(SIZES["h"]), range(0, SIZES["p"], 4)):
+        first, last = tiles(h, p)
+        ends = [(bound_value(s.lo, first, last), bound_value(s.hi, first, last)) for s in made]
+        for m, q in itertools.product(range(SIZES["m"]), range(first["p"], last["p"] + 1)):
+            true = [holds(f, {"h": h, "p": q, "m": m}) for f in some]
+            if all(any(group) for group in itertools.combinations(true, together)):
+                assert any(lo <= m // TILES["m"] * TILES["m"] < hi for lo, hi in ends)
+
+
+def test_a_prefix_or_a_triangle_ends_with_the_longer() -> None:
+    triangle, prefix = Predicate((Term("m", -1), Term("p", 1)), (), 0), Predicate((Term("m", -1),), (), 6)
+    (made,) = segments(LAYOUT, "m", [triangle, prefix], frozenset(), skips=lambda *ps: len(ps) == 2, split=False)
+    assert bound_value(made.hi, {"h": 0, "p": 0}, {"h": 0, "p": 3}) == 7
+    assert bound_value(made.hi, {"h": 0, "p": 8}, {"h": 0, "p": 11}) == 12
 
 
 @settings(max_examples=200, deadline=None)

@@ -56,6 +56,10 @@ def test_scores(function: Callable[..., Any], text: str) -> None:
         (lambda b, h, p, m: (m <= p) & (p - m < 4), "where(p <= m + 3 & m <= p, Sb,h,p,m, -inf)"),
         (lambda b, h, p, m: ~(m > p), "where(m <= p, Sb,h,p,m, -inf)"),
         (lambda b, h, p, m: torch.logical_and(2 * m < p + 3, m >= 0), "where(m >= 0 & 2*m <= p + 2, Sb,h,p,m, -inf)"),
+        (
+            lambda b, h, p, m: (m <= p) | (m < 10),
+            "max(where(m <= p, Sb,h,p,m, -inf), where(m <= 9, Sb,h,p,m, -inf))",
+        ),
         (lambda b, h, p, m: m == p, "where(p <= m & m <= p, Sb,h,p,m, -inf)"),
         (lambda b, h, p, m: DOC[b, p] == DOC[b, m], "select(UMDOCb,p == UMDOCBb,m, Sb,h,p,m, -inf)"),
         (lambda b, h, p, m: p // 4 == m // 4, "select(floor(index(p) / 4) == floor(index(m) / 4), Sb,h,p,m, -inf)"),
