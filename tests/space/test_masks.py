@@ -138,5 +138,6 @@ def test_a_store_forbids_skipping() -> None:
 
 def test_infinite_scores_stay_exact() -> None:
     assert math.isinf(NEG_INF)
-    assert Masks(LAYOUT).where_false(TRIANGLE).of(Map("max", (SCORED, Const(0.0)))) == "bounded"
+    assert Masks(LAYOUT).where_false(TRIANGLE).of(Map("max", (SCORED, Y))) == "bounded"
+    assert Masks(LAYOUT).where_false(TRIANGLE).of(Map("max", (SCORED, Const(0.0)))) == 0.0
     assert Masks(LAYOUT).where_false(TRIANGLE).of(Map("sub", (Const(0.0), Map("max", (SCORED, Y))))) == "any"
