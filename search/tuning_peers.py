@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .peers import attention_peers
+from .peers import ON_DEVICE, missing_peers, peers_of
 from .tasks import Peer
 
 if TYPE_CHECKING:
     from ..space.workload import Posed
 
+ELSE = {"cuda": ("flex", "compiled", "eager"), "cpu": ("eager",)}
+"""Of what no library has a kernel for: PyTorch as one writes it, and compiled."""
+
 
 def tuning_peers(posed: Posed, device: str) -> list[Peer]:
-    """PyTorch's own for attention that is plain or causal; none for what none of them computes."""
+    """PyTorch's own kernels for attention that is plain or causal, else PyTorch's operators.
+
+    None for functions of the user's: they cannot be sent to another process.
+    """
     from ..space.attention import Attention
     from ..space.modifiers import Causal
+    from ..space.user_modifiers import Function
 
     about = posed.about
-    if not isinstance(about, Attention) or about != Attention(about.modifiers):
-        return []
-    match about.modifiers:
-        case ():
-            return attention_peers(device, None)
-        case (Causal(align),):
-            return attention_peers(device, align)
-        case _:
+    names = ELSE[device]
+    if isinstance(about, Attention):
+        if any(isinstance(m, Function) for m in about.modifiers):
             return []
+        if about == Attention(tuple(m for m in about.modifiers if isinstance(m, Causal))):
+            names = ON_DEVICE[device]
+    there = [n for n in names if n not in missing_peers(names, device)]
+    return peers_of(posed.problem, about, there)[0]
