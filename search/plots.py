@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,9 +133,10 @@ def error_by_unit(frame: pd.DataFrame, look: Look) -> Figure:
     figure, axes = _figure()
     axes.axhspan(1 / 1.25, 1.25, color=GREY, alpha=0.12, linewidth=0)
     axes.axhline(1, color=GREY, linewidth=1)
-    sns.stripplot(
-        data=points, x="limited by", y="ratio", hue="label", palette=look.colours, ax=axes, **_dots(len(points))
-    )
+    with _always_the_same():
+        sns.stripplot(
+            data=points, x="limited by", y="ratio", hue="label", palette=look.colours, ax=axes, **_dots(len(points))
+        )
     sns.pointplot(
         data=points,
         x="limited by",
@@ -156,6 +158,17 @@ def error_by_unit(frame: pd.DataFrame, look: Look) -> Figure:
     plain_ticks(axes, y_only=True)
     legend_below(figure, axes)
     return figure
+
+
+@contextmanager
+def _always_the_same() -> Iterator[None]:
+    """Seaborn jitters points by NumPy's global generator: the same data must give the same picture."""
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 
 def _dots(count: int) -> dict[str, float]:

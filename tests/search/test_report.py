@@ -11,13 +11,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from eintune.search.accuracy import accuracy, error_by, random_regret, regret, spearman
 from eintune.search.cli import main
+from eintune.search.plots import Look, error_by_unit
 from eintune.search.replay import replay
-from eintune.search.report import PAGE, ReportError, frame_of, write_report
+from eintune.search.report import PAGE, ReportError, frame_of, png, write_report
 from eintune.search.run import COLUMNS, MEASUREMENTS, SUMMARY, Run, RunError, read_run
 from eintune.search.samplers import STRATEGIES
 from eintune.search.words import against, milliseconds, paragraph, plural
@@ -269,3 +271,11 @@ def test_the_summary_is_strict_json(tmp_path: Path) -> None:
 
     data = json.loads((tmp_path / SUMMARY).read_text(), parse_constant=refuse)
     assert data["peers"]["sdpa"]["seconds"] is None and "rows" not in data
+
+
+def test_the_same_data_gives_the_same_pictures() -> None:
+    frame = frame_of(made_up())
+    look = Look.of(frame)
+    before = np.random.get_state()[1].tolist()
+    assert png(error_by_unit(frame, look)) == png(error_by_unit(frame, look))
+    assert np.random.get_state()[1].tolist() == before
