@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..space.cascade import Cascade
+from ..space.cascade import Cascade, CascadeError
 from ..space.evaluate import infer_sizes
+from ..space.expr import Access, Expr, Fold, Map, Reduce, tensors, topological
 from ..space.expr import params as parameters
+from ..space.folds import ACTIONS
+from ..space.pointwise import POINTWISE, REDUCTIONS
 from ..space.schedule import Problem
 from .eager import DTYPES
 from .notices import logger
@@ -29,9 +32,14 @@ def compile(
 
     params: a number for each of the cascade's scalars. sizes: of ranks that index no input. dtype: of the
     outputs ("fp32", "bf16", …); by default that of the first floating input. name: the workload in the cache's
-    keys. Raises CascadeError for a bad text, ValueError for a missing parameter or an unknown dtype.
+    keys. Raises CascadeError for a bad text and for what no kernel computes (naming the einsum and the construct),
+    ValueError for a missing parameter or an unknown dtype.
+
+    Where nothing is stored for a call's shapes and nothing similar, the definition's forms are derived (once, in a
+    bounded time, and kept on disk) and the cost model picks one; else it runs as it is defined. Each is said once.
     """
     parsed = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
+    _check(parsed)
     wanted = parameters(e.expr for e in parsed.einsums)
     given = {n: float(value) for n, value in (params or {}).items()}
     missing = [n for n in wanted if n not in given]
@@ -40,6 +48,36 @@ def compile(
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
     return CompiledCascade(parsed, given, dict(sizes or {}), dtype, name)
+
+
+def _check(cascade: Cascade) -> None:
+    """Raises CascadeError for what the language does not have."""
+    for e in cascade.einsums:
+        for x in topological([e.expr]):
+            if problem := _unsupported(x):
+                raise CascadeError(f"einsum {e.output.name}: {problem}")
+        for t in (e.output, *tensors([e.expr]).values()):
+            if t.kind not in ("float", "int", "bool"):
+                raise CascadeError(
+                    f"einsum {e.output.name}: a tensor is float, int or bool, but {t.name} is {t.kind!r}"
+                )
+
+
+def _unsupported(x: Expr) -> str:
+    """What of an expression nothing computes, or ""."""
+    match x:
+        case Map() if x.op not in POINTWISE:
+            return f"the pointwise operators are {', '.join(POINTWISE)}, but it has {x.op!r}"
+        case Map() if len(x.args) != POINTWISE[x.op].arity:
+            return f"{x.op} takes {POINTWISE[x.op].arity} operands, but it has {len(x.args)}"
+        case Reduce() if x.op not in REDUCTIONS:
+            return f"the reductions are {', '.join(REDUCTIONS)}, but it has {x.op!r}"
+        case Fold() if x.action not in ACTIONS:
+            return f"the folds are {', '.join(ACTIONS)}, but it has {x.action!r}"
+        case Access() if len(set(x.index)) != len(x.index):
+            return f"a rank indexes one axis only, but {x.tensor.name} is read at [{', '.join(x.index)}]"
+        case _:
+            return ""
 
 
 class CompiledCascade:

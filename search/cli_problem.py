@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cli_functions import function_in
 from .cli_options import Options, Usage, as_usage, number, positive
 from .cli_sizes import add_sizes
 
@@ -42,6 +43,8 @@ def _spelt(option: Option) -> str:
             value = " X"
         case "text":
             value = " TEXT"
+        case "function":
+            value = " FILE.py:NAME"
         case _:
             value = " N" if option.default in (None, "") else f" {option.default}"
     text = flag_of(option.name) + value
@@ -104,6 +107,8 @@ def _add(group: Options, option: Option, users: list[str]) -> None:
             settings |= {"type": number, "metavar": "X"}
         case "text":
             settings |= {"metavar": "TEXT"}
+        case "function":
+            settings |= {"type": function_in, "metavar": "FILE.py:NAME"}
         case _:
             settings |= {"type": positive, "metavar": "N"}
     if option.bare:

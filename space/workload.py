@@ -12,7 +12,7 @@ from .cascade import Cascade
 from .expr import Rank, params
 from .schedule import Problem, Values
 
-Kind: TypeAlias = Literal["size", "count", "number", "flag", "choice", "text"]
+Kind: TypeAlias = Literal["size", "count", "number", "flag", "choice", "text", "function"]
 DTYPES = ("fp32", "fp16", "bf16", "fp64")
 INTEGERS = "int32"
 MAX_SIZE = 2**31
@@ -22,7 +22,7 @@ MAX_ELEMENTS = 2**36
 
 @dataclass(frozen=True)
 class Option:
-    """One named option of a workload: a size, another whole number, a number, a flag, one of `choices`, or text.
+    """One named option: a size, another whole number, a number, a flag, one of `choices`, text, or a function.
 
     ranks: those whose size it is. default: None where it must be given, or "" where leaving it out says something
     of its own. bare: what it means without a value. short: what stands before a size in a folder's name.

@@ -21,6 +21,7 @@ from .modifiers import (
     Softcap,
     Window,
 )
+from .user_modifiers import MaskMod, ScoreMod
 from .workload import WORKLOADS, Option, Posed, Workload
 
 OPTIONS = (
@@ -48,6 +49,8 @@ OPTIONS = (
     ),
     Option("bias", f"a tensor added to the scores, over some of {AXES}", "text", default="", bare=AXES),
     Option("mask", f"a tensor that says what is seen, over some of {AXES}", "text", default="", bare=AXES),
+    Option("score_mod", "FILE.py:NAME, a function (score, b, h, p, m) -> score", "function", default=""),
+    Option("mask_mod", "FILE.py:NAME, a function (b, h, p, m) -> what is seen", "function", default=""),
     Option("documents", "packed sequences: a query sees its own document", "flag", default=False),
     Option("sinks", "a score a head that every query sees and that has no value", "flag", default=False),
     Option("sigmoid", "weights by sigmoid instead of softmax", "flag", default=False),
@@ -64,11 +67,13 @@ def _variant(wanted: Mapping[str, Any]) -> Attention:
         Softcap(wanted["softcap"]) if wanted["softcap"] != "" else None,
         Slopes(standard=wanted["alibi"] == "standard") if wanted["alibi"] else None,
         Bias(wanted["bias"]) if wanted["bias"] else None,
+        ScoreMod(wanted["score_mod"]) if wanted["score_mod"] else None,
         Causal(wanted["causal"]) if wanted["causal"] else None,
         Window(wanted["window"], wanted["window_both"], align) if wanted["window"] != "" else None,
         Prefix(wanted["prefix"], align) if wanted["prefix"] != "" else None,
         Documents() if wanted["documents"] else None,
         Mask(wanted["mask"]) if wanted["mask"] else None,
+        MaskMod(wanted["mask_mod"]) if wanted["mask_mod"] else None,
     ]
     weights = "sigmoid" if wanted["sigmoid"] else "softmax"
     return Attention(tuple(p for p in pieces if p), weights, wanted["sinks"], wanted["lse"])  # type: ignore[arg-type]

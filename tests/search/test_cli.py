@@ -137,6 +137,41 @@ def test_any_workload_is_planned(options: tuple[str, ...], cache: Path, capsys: 
     assert "\nstore " in capsys.readouterr().out.replace("  ", "")
 
 
+MODS = """
+import torch
+slopes = torch.rand(2)
+def tilted(score, b, h, p, m): return score + slopes[h] * (m - p)
+def near(b, h, p, m): return (m <= p) & (p - m < 9)
+def wrong(score, b, h, p, m): return score if score > 0 else -score
+number = 3
+"""
+
+
+def test_functions_in_a_file(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mods.py").write_text(MODS)
+    plan = ("plan", *SIZE, "--machine", "h200", "--score-mod", "mods.py:tilted", "--mask-mod", "mods.py:near")
+    assert main(plan) == 0
+    out = capsys.readouterr().out
+    assert "score_mod tilted, mask_mod near" in out and "where(m <= p" in out and "load USSLOPES" in out
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("mods.py", "must be a Python file and a function's name, FILE.py:NAME, but got 'mods.py'"),
+        ("none.py:f", "none.py is no file"),
+        ("mods.py:none", "mods.py has no function none"),
+        ("mods.py:number", "mods.py has no function number"),
+        ("broken.py:f", "broken.py cannot be run: ZeroDivisionError"),
+        ("mods.py:wrong", "use where"),
+    ],
+)
+def test_functions_that_cannot_be_used(complaint: Complaint, tmp_path: Path, value: str, says: str) -> None:
+    (tmp_path / "mods.py").write_text(MODS)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    assert says in complaint("plan", *SIZE, "--score-mod", value, code=2)
+
+
 def test_the_list_of_workloads(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["tune", "--list-workloads"])

@@ -1,0 +1,111 @@
+"""`eintune.compile` for any cascade: derived where nothing is stored, kept, and refused by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import eintune
+from eintune.kernels.compiled import compile
+from eintune.kernels.kept_forms import forms_of, kept_name
+from eintune.space.cascade import Cascade, CascadeError, Einsum
+from eintune.space.expr import Access, Expr, Fold, Map, Reduce, Tensor
+from eintune.space.traits import total_passes
+from eintune.space.workloads import WORKLOADS, logsumexp
+from eintune.space.writer import given
+
+X = given("X", "pm")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EINTUNE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_forms_are_derived_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = str(logsumexp())
+    derived = forms_of(text, {})
+    assert [total_passes(list(Cascade.parse(t).roots().values())) for t in derived] == [1, 2]
+    kept = cache / "derived" / f"{kept_name(text)}.edge"
+    assert kept.is_file()
+    monkeypatch.setattr("eintune.kernels.kept_forms.derived_text", lambda cascade: pytest.fail("derived again"))
+    assert forms_of(text, {}) == derived
+
+
+def test_a_kept_form_that_computes_something_else_is_not_used(cache: Path) -> None:
+    text = str(logsumexp())
+    kept = cache / "derived" / f"{kept_name(text)}.edge"
+    kept.parent.mkdir()
+    wrong = text.replace("log(SDp) + GMp", "log(SDp) - GMp")
+    kept.write_text(f"== definition\n{text}\n== wrong\n{wrong}\n== broken\nLp = (\n")
+    assert wrong not in forms_of(text, {})
+    assert wrong not in kept.read_text()
+
+
+def test_what_cannot_be_derived_runs_as_it_is_defined(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(cascade: Cascade) -> str:
+        raise RuntimeError("no time")
+
+    monkeypatch.setattr("eintune.kernels.kept_forms.derived_text", fails)
+    run = eintune.compile(str(logsumexp()).replace("X", "XX"))
+    x = torch.randn(5, 70)
+    torch.testing.assert_close(run(x), torch.logsumexp(x, -1))
+    assert "it cannot be derived, so it is computed as it is defined: RuntimeError: no time" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["six_operators", "swiglu_mlp", "rmsnorm_matmul", "cross_entropy", "long_chain"])
+def test_chains_are_served(name: str, cache: Path) -> None:
+    from eintune.kernels.eager import run_eager
+    from eintune.search.inputs import draw_inputs
+
+    row = WORKLOADS[name]
+    small = {o.name: 24 for o in row.options if o.kind == "size"}
+    problem = row.posed(small, "fp64").problem
+    inputs = draw_inputs(problem, "cpu")
+    cascade = Cascade.parse(problem.cascade)
+    made = compile(cascade, params=problem.params)(**inputs)
+    want = run_eager(cascade, inputs, problem.sizes, problem.params, torch.float64)
+    torch.testing.assert_close(made, next(iter(want.values())), rtol=1e-9, atol=1e-9)
+
+
+CODE = """
+import sys, torch, eintune
+run = eintune.compile("Lp = log(sum[m](e^(Xp,m - max[m](Xp,m)))) + max[m](Xp,m)")
+x = torch.randn(6, 300)
+assert (run(x) - torch.logsumexp(x, -1)).abs().max() < 1e-4
+print([n for n in ("egglog", "optuna", "pulp", "pandas", "seaborn") if n in sys.modules])
+"""
+
+
+def test_kept_forms_need_none_of_the_algebra(cache: Path) -> None:
+    said = [
+        subprocess.run([sys.executable, "-P", "-c", CODE], capture_output=True, text=True, check=True).stdout.strip()
+        for _ in range(2)
+    ]
+    assert said[0] != "[]" and said[1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("expr", "says"),
+    [
+        (Map("cosh", (X,)), "einsum Y: the pointwise operators are add, .*but it has 'cosh'"),
+        (Map("add", (X,)), "einsum Y: add takes 2 operands, but it has 1"),
+        (Reduce("median", "m", X), "einsum Y: the reductions are add, max, min, mul, but it has 'median'"),
+        (Fold("rotate", "m", X, X), "einsum Y: the folds are .*, but it has 'rotate'"),
+        (
+            Access(Tensor("Q", ("p", "m")), ("m", "m")),
+            r"einsum Y: a rank indexes one axis only, but Q is read at \[m, m",
+        ),
+        (given("Q", "pm", "complex"), "einsum Y: a tensor is float, int or bool, but Q is 'complex'"),
+    ],
+)
+def test_what_no_kernel_computes_is_named(expr: Expr, says: str) -> None:
+    with pytest.raises(CascadeError, match=says):
+        eintune.compile(Cascade((Einsum(Tensor("Y", ("p", "m")), expr),)))
