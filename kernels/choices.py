@@ -153,6 +153,8 @@ def unlikeness(a: Schedule, b: Schedule) -> float:
             total += 4.0
         elif role.outer is not None and role.tile and other.tile:
             total += abs(math.log2(role.tile / other.tile)) + abs(math.log2(role.parts / other.parts))
+        if other is not None and other.pack != role.pack:
+            total += 4.0
     return total
 
 

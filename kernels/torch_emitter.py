@@ -189,13 +189,14 @@ class TorchPrinter(Printer):
         return tuple(r for r in index if self.plan.roles[r].tile)
 
     def store(self, v: Value) -> str:
-        output, places = access(v)
-        index = [str(r) for r in places]
+        output, index = access(v)
         (value,) = v.args
         text = self.use(value, v.axes)
+        items = [self._item(i, None) for i in index]
+        wide = tuple(q for q in v.axes if any(q in axes for _, axes, looked_up in items if looked_up))
         if value.axes:
-            text = self._arranged(text, v.axes, self._axes(index))
-        return f"{self.tensor[output]}[{', '.join(map(self._slice, index)) or '...'}] = {text}"
+            text = self._arranged(text, v.axes, self._axes_of([(a, listed) for _, a, listed in items if a], wide))
+        return f"{self.tensor[output]}[{', '.join(place for place, _, _ in items) or '...'}] = {text}"
 
     # ---- operations
 

@@ -237,9 +237,11 @@ class Model:
         return lambda point: seconds[point.key]
 
 
-def role_text(outer: str | None, tile: int | None, parts: int = 1) -> str:
+def role_text(outer: str | None, tile: int | None, parts: int = 1, pack: str | None = None) -> str:
     """A rank's role in few words: "loop 64", "grid 128", "grid" (one index a program), "whole 64", "loop 64 / 8"
-    (in eight parts)."""
+    (in eight parts), "with p" (packed)."""
+    if pack:
+        return f"with {pack}"
     return f"{outer or 'whole'}{'' if tile is None else f' {tile}'}{f' / {parts}' if parts > 1 else ''}"
 
 
@@ -250,6 +252,7 @@ def schedule_text(schedule: Schedule) -> str:
     for outer in ("grid", "loop"):
         ranks = [rank if r.tile is None else f"{rank}:{r.tile}" for rank, r in schedule.roles if r.outer == outer]
         parts += [f"{outer} {' '.join(ranks)}"] if ranks else []
+    parts += [f"{rank} packed with {r.pack}" for rank, r in schedule.roles if r.pack]
     parts += [f"{rank} in {r.parts} parts" for rank, r in schedule.roles if r.parts > 1]
     parts += [f"{schedule.warps} warps", f"{schedule.stages} stages"] if schedule.emitter != "torch" else []
     parts += (

@@ -91,8 +91,10 @@ class Builder:
         dtypes: Mapping[str, str],
         compute: str,
         run_loop: Callable[[Builder, Rank, list[Work], Scope], None],
+        stored: Mapping[str, tuple[Rank | Part, ...]] | None = None,
     ) -> None:
         self.layout, self.masks, self.dtypes, self.compute = layout, masks, dtypes, compute
+        self.stored = dict(stored or {})
         self._run_loop = run_loop
         self._home: dict[Value, Scope] = {}
         self._sources: dict[Value, set[str]] = {}

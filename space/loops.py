@@ -115,7 +115,8 @@ def store(builder: Builder, name: str, ranks: tuple[Rank, ...], x: Expr, scope: 
     """Write an output's tile, broadcast over the ranks that the value does not vary with."""
     value = builder.value(x, scope)
     axes = builder.layout.ordered(builder.layout.of_ranks(ranks).axes)
-    item = Value(f"o_{name.lower()}", "store", (value,), (name, ranks), axes, builder.dtypes[name])
+    where = builder.stored.get(name, ranks)
+    item = Value(f"o_{name.lower()}", "store", (value,), (name, where), axes, builder.dtypes[name])
     scope.block.items.append(item)
 
 

@@ -21,6 +21,7 @@ from .layout import Layout
 from .loops import RunLoop, store
 from .masks import Masks
 from .normal_form import bind_sizes, normalise
+from .packing import packed
 from .part_roles import Placed, placed
 from .plan import IllegalPlan, LoopPlan, Program, Role
 from .plan_check import check
@@ -83,22 +84,25 @@ def _planned(
     dtypes, sizes, roles = dict(sized.dtypes), dict(sized.sizes), dict(given)
     expressions = _bound(source.expressions, source.outputs, dtypes, dict(sized.params))
     source = Roots(tuple(expressions), source.outputs, source.halves)
-    lowering = _Lowering(dtypes, list(cascade.inputs), filters)
+    outputs = source.outputs
+    source, roles, sizes, stored = packed(source, roles, sizes)
+    lowering = _Lowering(dtypes, list(cascade.inputs), outputs, filters)
     divided = [r for r, role in roles.items() if role.parts > 1]
     if len(divided) > 1:
         raise IllegalPlan(f"one rank of a plan is in parts, but {divided} are")
-    kernels = [Placed(source, roles, sizes, {})]
+    kernels = [Placed(source, roles, sizes, {}, stored)]
     if divided:
         _sizes([*source.ranks(), *source.numbers(), *source.axes()], sizes)
-        kernels = list(placed(stages(source, divided[0]), divided[0], roles, sizes, merged))
+        kernels = list(placed(stages(source, divided[0]), divided[0], roles, sizes, merged, stored))
     return Program(tuple(lowering.plan(k) for k in kernels))
 
 
 class _Lowering:
-    """Plans the kernels of one program in order. inputs: the program's, in order."""
+    """Plans the kernels of one program in order. inputs: the program's, in order; outputs: its own."""
 
-    def __init__(self, dtypes: Mapping[str, str], inputs: Sequence[str], filters: str) -> None:
-        self._dtypes, self._inputs, self._filters = dict(dtypes), list(inputs), filters
+    def __init__(self, dtypes: Mapping[str, str], inputs: Sequence[str], outputs: Outputs, filters: str) -> None:
+        self._dtypes, self._inputs, self._outputs = dict(dtypes), list(inputs), dict(outputs)
+        self._filters = filters
         self._compute = "fp64" if "fp64" in dtypes.values() else "fp32"
         self._infinite: frozenset[str] = frozenset()
         """Workspaces that may hold -inf."""
@@ -108,8 +112,10 @@ class _Lowering:
         source, outputs, halves = kernel.roots.expressions, kernel.roots.outputs, kernel.roots.halves
         ranks = kernel.roots.ranks()
         roles = _roles(ranks, halves, kernel.roles)
-        numbers = _sizes([*ranks, *kernel.roots.numbers()], kernel.sizes)
-        sizes = {r: numbers[r] for r in dict.fromkeys([*ranks, *kernel.roots.axes()])}
+        own = {n: self._outputs.get(n, index) for n, index in outputs.items()}
+        indices = [*ranks, *kernel.roots.axes(), *(r for index in own.values() for r in index)]
+        numbers = _sizes([*indices, *kernel.roots.numbers()], kernel.sizes)
+        sizes = {r: numbers[r] for r in indices}
         try:
             check_parts(source, sizes)
         except ValueError as error:
@@ -120,7 +126,7 @@ class _Lowering:
         masks = Masks(layout)
         roots = _prepared(list(source), layout, masks, numbers)
         self._dtypes = dict.fromkeys(outputs, self._compute) | self._dtypes
-        builder = Builder(layout, masks, self._dtypes, self._compute, RunLoop(self._filters))
+        builder = Builder(layout, masks, self._dtypes, self._compute, RunLoop(self._filters), kernel.stored)
         used = tensors(roots)
         plan = LoopPlan(
             roles=roles,
@@ -129,7 +135,7 @@ class _Lowering:
             grid=_grid(order, roles),
             root=_tree(roots, outputs, builder).block,
             inputs={n: used[n] for n in dict.fromkeys([*self._inputs, *used]) if n in used},
-            outputs=outputs,
+            outputs=own,
             dtypes={n: self._dtypes[n] for n in (*used, *outputs)},
             parts=dict(kernel.parts),
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .expr import Fold, Rank, Reduce, topological
 from .normal_form import bind_sizes
+from .packing import Stored
 from .plan import IllegalPlan, LoopPart, Role
 from .roots import Roots
 from .stream_parts import Stage
@@ -15,12 +16,14 @@ from .views import erase_views
 
 @dataclass(frozen=True)
 class Placed:
-    """One stage with everything that a plan takes. parts: of the loops that it runs a part of."""
+    """One stage with everything that a plan takes. parts: of the loops that it runs a part of. stored: what addresses
+    the axes of outputs, where that is more than a rank each."""
 
     roots: Roots
     roles: Mapping[Rank, Role]
     sizes: Mapping[Rank, int]
     parts: Mapping[Rank, LoopPart]
+    stored: Stored = field(default_factory=dict)
 
 
 def part_length(size: int, tile: int, parts: int) -> int:
@@ -30,9 +33,14 @@ def part_length(size: int, tile: int, parts: int) -> int:
 
 
 def placed(
-    found: Sequence[Stage], rank: Rank, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int], merged: int
+    found: Sequence[Stage],
+    rank: Rank,
+    roles: Mapping[Rank, Role],
+    sizes: Mapping[Rank, int],
+    merged: int,
+    stored: Stored,
 ) -> Iterator[Placed]:
-    """The stages laid out. merged: most elements of a tile of the last stage.
+    """The stages laid out. merged: most elements of a tile of the last stage, whose outputs `stored` is about.
 
     Raises IllegalPlan where the divided rank is no loop.
     """
@@ -48,7 +56,7 @@ def placed(
         here = given | dict.fromkeys(stage.over, axis)
         if stage.halves is None:
             source = Roots(tuple(bind_sizes(stage.expressions, known)), stage.outputs, {})
-            yield Placed(source, here | _merging(source, here, sizes, merged // (axis.tile or 1)), known, {})
+            yield Placed(source, here | _merging(source, here, sizes, merged // (axis.tile or 1)), known, {}, stored)
             continue
         outer, inner = stage.halves
         known |= {outer: count, inner: length}

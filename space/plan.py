@@ -27,11 +27,19 @@ class Role:
     tile: length of the tile axis; None means the rank is a scalar index inside the program (no axis).
     (None, tile) is a whole axis, padded to `tile`.
     parts: a loop may be divided into so many parts, each run by a program of its own; another kernel merges them.
+    pack: (None, None) with the rank whose tiles run over this one too, as many rows as both have indices.
     """
 
     outer: Literal["grid", "loop"] | None
     tile: int | None
     parts: int = 1
+    pack: Rank | None = None
+
+    def to_json(self) -> list[str | int | None]:
+        """The fields in order, up to the last that is not as usual."""
+        if self.pack:
+            return [self.outer, self.tile, self.parts, self.pack]
+        return [self.outer, self.tile, *([self.parts] if self.parts > 1 else [])]
 
 
 @dataclass(frozen=True)

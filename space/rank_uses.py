@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .expr import Expr, Fold, Rank, Reduce, Where, free, topological
@@ -33,7 +33,7 @@ class RankUses:
     contracted  a reduced rank of a sum only
 
     halves: ranks that stay split. filtered: whether any filter is there; coupled: whether a filter ties a
-    streamed rank to another, so that programs differ in length.
+    streamed rank to another, so that programs differ in length. beside: the row that each lane runs together with.
     """
 
     kinds: Mapping[Rank, Kind]
@@ -41,6 +41,7 @@ class RankUses:
     filtered: bool
     coupled: bool
     products: bool
+    beside: Mapping[Rank, Rank] = field(default_factory=dict)
 
     def of(self, kind: Kind) -> list[Rank]:
         return [r for r, k in self.kinds.items() if k == kind]
@@ -105,6 +106,7 @@ def rank_uses(
         statistics = {max(reduced, key=lambda r: sizes[r])}
     kinds: dict[Rank, Kind] = {}
     rows: dict[object, list[Rank]] = {}
+    beside: dict[Rank, Rank] = {}
     for r in ranks:
         if r in reduced:
             kinds[r] = "streamed" if r in statistics or sizes[r] > long else "contracted"
@@ -117,9 +119,10 @@ def rank_uses(
     for together in rows.values():
         longest = max(reversed(together), key=lambda r: sizes[r])
         kinds |= {r: "row" if r == longest else "lane" for r in together}
+        beside |= {r: longest for r in together if r != longest}
     filters = [x.predicate for x in topological(roots) if isinstance(x, Where)]
     coupled = any(len(p.ranks) > 1 and any(kinds[r] == "streamed" for r in p.ranks) for p in filters)
-    return RankUses({r: kinds[r] for r in ranks}, halves, bool(filters), coupled, bool(products))
+    return RankUses({r: kinds[r] for r in ranks}, halves, bool(filters), coupled, bool(products), beside)
 
 
 def _membership(rank: Rank, products: list[Contraction]) -> object:

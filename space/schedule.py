@@ -43,9 +43,7 @@ class Schedule:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; `from_json` gives the same schedule back."""
         data = asdict(self)
-        data["roles"] = {
-            r: [role.outer, role.tile, *([role.parts] if role.parts > 1 else [])] for r, role in self.roles
-        }
+        data["roles"] = {r: role.to_json() for r, role in self.roles}
         return data
 
     @classmethod

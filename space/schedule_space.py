@@ -195,6 +195,8 @@ class Space:
             case "batch":
                 return axis if point.get("batched") == rank else Role("grid", None)
             case "lane":
+                if point.get("packed") and self.uses.beside.get(rank) and self.sizes[rank] > 1:
+                    return Role(None, None, pack=self.uses.beside[rank])
                 return axis if point.get("batched") else Role("grid", None)
             case "row" | "resident":
                 tile = int(point.get(f"tile {rank}", WHOLE))
@@ -249,7 +251,8 @@ class Tiles:
         match kind:
             case "row":
                 streamed = space.uses.products or space.uses.of("streamed")
-                values = _fitting(target.rows if streamed else target.streams, size, target)
+                rows = size * max(Packed.lengths(space))
+                values = _fitting(target.rows if streamed else target.streams, rows, target)
             case "streamed":
                 values = _fitting(target.streams, size, target)
                 if rank not in space.uses.halves and size <= target.longest_axis:
@@ -324,6 +327,29 @@ class Parts:
         roles = [(space.sizes[r], space._role(r, point)) for r in space.uses.kinds]
         programs = math.prod(-(-n // (role.tile or 1)) for n, role in roles if role.outer == "grid")
         return 2 * parts <= tiles and programs < space.target.few and programs * parts <= self.MOST
+
+
+class Packed:
+    """Whether a short row's tiles run over a rank beside it too, so that what lacks that rank is loaded once for all
+    of it."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        return [Choice("packed", (False, True), False)] if max(self.lengths(space)) > 1 else []
+
+    @staticmethod
+    def lengths(space: Space) -> list[int]:
+        """The lengths of the ranks that a row's tiles may run over: at most one, where the row leaves room."""
+        beside = [(r, row) for r, row in space.uses.beside.items() if space.sizes[r] > 1]
+        if space.target.batched or len(beside) != 1 or not space.uses.products:
+            return [1]
+        ((lane, row),) = beside
+        return [1, space.sizes[lane]] if 1 < space.sizes[row] < space.target.rows[-1] else [1]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        """A tile is no longer than what it runs over."""
+        length = self.lengths(space)[-1] if point.get("packed") else 1
+        tiles = ((space.sizes[r] * length, int(point.get(f"tile {r}", WHOLE))) for r in space.uses.of("row"))
+        return all(tile <= space.target.axis(size) for size, tile in tiles)
 
 
 class Warps:
@@ -416,7 +442,7 @@ def _is_index(space: Space, rank: Rank) -> bool:
     return space.uses.kinds[rank] in ("batch", "lane")
 
 
-KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Parts(), Warps(), Stages(), Filters(), Order(), Loads())
+KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Packed(), Parts(), Warps(), Stages(), Filters(), Order(), Loads())
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 
 
@@ -492,7 +518,10 @@ def _check_role(rank: Rank, role: Role) -> None:
         raise ValueError(f"tile of rank {rank} must be None or 1 to {LONGEST_TILE}, but got {role.tile!r}")
     if type(role.parts) is not int or not 1 <= role.parts <= MOST_PARTS or (role.parts > 1 and role.outer != "loop"):
         raise ValueError(f"a loop has 1 to {MOST_PARTS} parts and no other rank has any, but {rank} is {role}")
-    if role.outer is None and role.tile is None:
+    if role.pack is not None:
+        if (role.outer, role.tile) != (None, None) or not isinstance(role.pack, str) or not RANK.fullmatch(role.pack):
+            raise ValueError(f"a packed rank has a rank beside it and nothing of its own, but {rank} is {role}")
+    elif role.outer is None and role.tile is None:
         raise ValueError(f"rank {rank} must have an outer iteration or a tile, but has neither")
 
 

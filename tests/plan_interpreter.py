@@ -152,11 +152,25 @@ class Program:
         assert isinstance(v.attr, tuple)
         name, ranks = v.attr
         tile = np.broadcast_to(self.operand(v.args[0], v.axes), [self.plan.length(q) for q in v.axes])
+        if any(isinstance(r, Part) for r in ranks):
+            self.scatter(name, ranks, tile, v.axes)
+            return
         where, _, valid = self.place(ranks)
         kept = [r for r in ranks if r in v.axes]
         tile = tile.transpose([v.axes.index(q) for q in kept]).reshape(valid.shape)
         every = np.broadcast_arrays(*where) if where else []
         self.outputs[name][tuple(i[valid] for i in every)] = tile[valid] if where else tile
+
+    def scatter(self, name: str, index: tuple[Rank | Part, ...], tile: Array, axes: tuple[Rank, ...]) -> None:
+        """Store where parts of ranks say; each valid element once."""
+        places = [self.part(i, axes) if isinstance(i, Part) else self.along(i, axes, self.lanes(i)) for i in index]
+        ranks = {i.rank if isinstance(i, Part) else i for i in index}
+        valid = np.ones(tile.shape, bool)
+        for r in ranks & set(axes):
+            valid = valid & self.along(r, axes, self.lanes(r) < self.plan.sizes[r])
+        every = [np.broadcast_to(p, tile.shape)[valid] for p in places]
+        assert np.isnan(self.outputs[name][tuple(every)]).all(), "each element is stored once"
+        self.outputs[name][tuple(every)] = tile[valid]
 
 
 def programs(plan: LoopPlan) -> Iterator[dict[Rank, int]]:

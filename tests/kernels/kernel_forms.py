@@ -85,9 +85,13 @@ def attention_case(
     scale: float | None = None,
     batch: int = 1,
     parts: int = 1,
+    packed: bool = False,
     **schedule: object,
 ) -> Case:
-    """Attention in 1, 2 or 3 passes with tiles of `rows` queries and `columns` keys, the keys in `parts` parts."""
+    """Attention in 1, 2 or 3 passes with tiles of `rows` queries and `columns` keys, the keys in `parts` parts.
+
+    packed: whether a group's heads lie along the rows.
+    """
     problem = attention_problem(
         batch=batch,
         heads=heads,
@@ -101,6 +105,7 @@ def attention_case(
         scale=scale,
     )
     roles = {"p": Role("grid", rows), "m": Role("loop", columns, parts)}
+    roles |= {"g": Role(None, None, pack="p")} if packed else {}
     for r, n in problem.sizes.items():
         roles.setdefault(r, Role(None, power(n)) if r in "ef" else Role("grid", None))
     made = Schedule(emitter, tuple(roles.items()), **schedule)  # type: ignore[arg-type]

@@ -54,6 +54,17 @@ CASES = {
     },
     "in parts, empty rows": {"parts": 2, "causal": "lower_right", "seq": 100, "kv_seq": 33, "heads": 1},
     "in parts, one query a head": {"parts": 8, "heads": 4, "kv_heads": 1, "seq": 1, "kv_seq": 500, "rows": 16},
+    "packed": {"packed": True, "heads": 6, "kv_heads": 2, "seq": 7, "kv_seq": 40, "rows": 16},
+    "packed, filtered, in parts": {
+        "packed": True,
+        "parts": 2,
+        "causal": "lower_right",
+        "heads": 4,
+        "kv_heads": 1,
+        "seq": 5,
+        "kv_seq": 77,
+        "rows": 16,
+    },
     "in parts, of which there is one": {"parts": 5, "seq": 20, "kv_seq": 10, "dtype": "fp16"},
 }
 
