@@ -10,6 +10,7 @@ import torch
 import eintune
 from eintune.kernels.generate import Generated
 from eintune.space.cascade import CascadeError
+from eintune.space.formats import read_computation
 from eintune.space.operator_egg import write_egg
 from eintune.space.operators import OperatorGraph
 from eintune.space.plan import IllegalPlan
@@ -72,6 +73,64 @@ def test_an_egglog_program_makes_the_same_kernel(tmp_path: Path) -> None:
     (tmp_path / "a.egg").write_text(write_egg(graph("attention_2pass")))
     again = eintune.generate_kernel(eintune.read(tmp_path / "a.egg"), SIZES, emitter="torch")
     assert again.kernel.digest == generated("attention_2pass").kernel.digest
+
+
+X, Z = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, 2, 12).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Y_{p,m} = M_exp_mp(X)", torch.exp(X)),
+        ("Y_{p,m} = M_sqrt_mp(Z)", torch.sqrt(Z)),
+        ("Y_{p,m} = M_recip_mp(Z)", 1 / Z),
+        ("Y_{p,m} = M_add_mp(X, Z)", X + Z),
+        ("Y_{p,m} = M_sub_mp(X, Z)", X - Z),
+        ("Y_{p,m} = M_mul_mp(X, Z)", X * Z),
+        ("Y_{p,m} = M_div_mp(X, Z)", X / Z),
+        ("Y_{p,m} = M_sub_mp(X, X)", X - X),
+        ("Y_{p,m} = M_mul_mp(X, X)", X * X),
+        ("Y_{p,m} = M_max_mp(X, 0.25)", X.clamp(min=0.25)),
+        ("Y_{m,p} = M_exp_mp(X)", torch.exp(X).T),
+        ("Y_{p} = R_max_m(X)", X.amax(1)),
+        ("Y_{p} = R_add_m(X)", X.sum(1)),
+        ("A = M_mul_mpq(X, W_{q,m})\nY_{p,q} = R_add_m(A)", X @ Z.T),
+        ("A = M_exp_mp(X)\nB = M_sqrt_mp(A)\nC = M_recip_mp(B)\nY_{p,m} = M_sub_mp(C, Z)", torch.exp(-X / 2) - Z),
+    ],
+    ids=lambda v: v.replace("\n", "; ") if isinstance(v, str) else "",
+)
+def test_every_operator_of_a_graph(text: str, expected: torch.Tensor) -> None:
+    graph = read_computation(f"X_{{p,m}}\nZ_{{p,m}}\n{text}")
+    kernel = eintune.generate_kernel(graph, {"p": 3, "m": 4, "q": 3}, emitter="torch")
+    given = {n: t for n, t in {"X": X, "Z": Z, "W": Z}.items() if n in kernel.definition.inputs}
+    torch.testing.assert_close(kernel(**given), expected)
+
+
+def test_what_egglog_writes_is_read(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    from egglog.bindings import EGraph
+
+    program = """
+    (sort Tensor)
+    (constructor Q () Tensor) (constructor K () Tensor) (constructor V () Tensor)
+    (constructor M_mul_emp (Tensor Tensor) Tensor) (constructor R_add_e (Tensor) Tensor)
+    (constructor R_max_m (Tensor) Tensor) (constructor M_sub_mp (Tensor Tensor) Tensor)
+    (constructor M_exp_mp (Tensor) Tensor) (constructor R_add_m (Tensor) Tensor)
+    (constructor M_div_mp (Tensor Tensor) Tensor) (constructor M_mul_fmp (Tensor Tensor) Tensor)
+    (let $qk (R_add_e (M_mul_emp (Q) (K))))
+    (let $sn (M_exp_mp (M_sub_mp $qk (R_max_m $qk))))
+    (let $av (R_add_m (M_mul_fmp (M_div_mp $sn (R_add_m $sn)) (V))))
+    (rewrite (M_mul_emp a b) (M_mul_emp b a))
+    (run 2)
+    """
+    engine = EGraph()
+    engine.run_program(*engine.parse_program(program))
+    (tmp_path / "a.egg").write_text(program)
+    (tmp_path / "a.json").write_text(engine.serialize([], max_functions=None, max_calls_per_function=None).to_json())
+    for name in ("a.egg", "a.json"):
+        found = eintune.read(tmp_path / name, ranks={"Q": "e,p", "K": "e,m", "V": "f,m"})
+        assert eintune.analyse(found).passes == 3
+        made = eintune.generate_kernel(found, SIZES, emitter="torch")(**tensors)
+        torch.testing.assert_close(made.double(), expected(tensors), rtol=1e-4, atol=1e-5)
 
 
 def test_the_file_that_stands_alone_is_the_kernel() -> None:
