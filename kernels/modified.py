@@ -18,6 +18,7 @@ from ..space.modifiers import (
     HeadScale,
     Mask,
     Modifier,
+    Prefix,
     Slopes,
     Softcap,
     Window,
@@ -33,7 +34,7 @@ Arguments: TypeAlias = Mapping[str, Any]
 View: TypeAlias = Callable[[Arguments], Tensor]
 """From the arguments of a call to one input of the kernel, without moving data."""
 NAMES = (
-    "head_scale", "softcap", "alibi", "bias", "score_mod", "window", "window_both", "documents", "mask", "mask_mod",
+    "head_scale", "softcap", "alibi", "bias", "score_mod", "window", "window_both", "prefix", "documents", "mask", "mask_mod",
     "sinks", "sigmoid", "return_lse",
 )  # fmt: skip
 
@@ -180,6 +181,8 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
                 views["BIAS"] = lambda a, view=view: view(a["bias"])  # type: ignore[misc]
             case "window":
                 found.append(Window(value, bool(given.get("window_both")), align))
+            case "prefix":
+                found.append(Prefix(value, align))
             case "documents":
                 found.append(Documents())
                 views |= _documents(shapes, value)

@@ -49,6 +49,7 @@ CASES: list[tuple[dict[str, Any], Tensor]] = [
         attend(SCORES, (KEYS <= ROWS + 4) & (ROWS + 4 - KEYS < 3)),
     ),
     ({"window": 2, "window_both": True}, attend(SCORES, (ROWS - KEYS).abs() < 2)),
+    ({"prefix": 7}, attend(SCORES, (KEYS <= ROWS) | (KEYS < 7))),
     ({"softcap": 2.0, "alibi": PER_HEAD}, attend(2 * torch.tanh(SCORES / 2) + HEADS * (KEYS - ROWS))),
     (
         {"alibi": True},
