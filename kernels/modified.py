@@ -34,8 +34,8 @@ Arguments: TypeAlias = Mapping[str, Any]
 View: TypeAlias = Callable[[Arguments], Tensor]
 """From the arguments of a call to one input of the kernel, without moving data."""
 NAMES = (
-    "head_scale", "softcap", "alibi", "bias", "score_mod", "window", "window_both", "prefix", "documents", "mask", "mask_mod",
-    "sinks", "sigmoid", "return_lse",
+    "head_scale", "softcap", "alibi", "bias", "score_mod", "window", "window_both", "prefix", "documents", "mask",
+    "mask_mod", "sinks", "sigmoid", "return_lse",
 )  # fmt: skip
 
 _ready: dict[Any, Callable[[Tensor, Tensor, Tensor, Arguments], Any]] = {}
