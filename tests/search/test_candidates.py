@@ -10,7 +10,7 @@ import pytest
 from eintune.costmodel.machine import load_machine
 from eintune.kernels.derived import derived_texts
 from eintune.search import derivations as derivations_module
-from eintune.search.candidates import REASONS, Candidate, Candidates, Model, candidates, schedule_text
+from eintune.search.candidates import REASONS, Candidate, Candidates, Model, Variant, candidates, schedule_text
 from eintune.search.derivations import Derivations, derivations, short_label
 from eintune.search.measurement import Measurement
 from eintune.search.samplers import distributions
@@ -185,3 +185,21 @@ def test_short_labels() -> None:
     assert short_label(1, "1:division.after+fold.scale.whole*2") == "1-pass, deferred division"
     assert short_label(2, "2:correction+fold.scale.outer*1+tiled") == "2-pass tiled corrected, 1 fold"
     assert short_label(3, "3:division.inside+reduce.add.whole*2") == "3-pass"
+
+
+@pytest.mark.parametrize(("batch", "seq"), [(1, 1), (16, 1), (16, 4)])
+def test_few_queries_over_many_keys(batch: int, seq: int) -> None:
+    """A group's heads are the rows of one product, and programs share the keys where they are few: each key is read
+    once, and the model says that little else takes time."""
+    size = attention_problem(batch=batch, heads=32, kv_heads=8, seq=seq, kv_seq=8192, head_dim=128, dtype="bf16")
+    text = derived_texts(size.cascade)[0]
+    h200 = load_machine("h200")
+    kept = candidates([Variant(text, "one", 1, "1-pass", "")], size, h200, "triton").kept
+    parts = {c.schedule.role("m").parts for c in kept}
+    bound = 2 * batch * 8 * 8192 * 128 * 2 / h200.hbm_bytes_per_second
+    if batch == 1:
+        assert min(parts) > 1
+    else:
+        assert {1, 2, 8} <= parts and kept[0].estimate.seconds < 1.1 * bound
+    roles = dict(kept[0].schedule.roles)
+    assert roles["g"].pack == "p" if seq > 1 else roles["g"].tile == 16
