@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..space.expr import Rank
-from ..space.plan import Block, Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Loop, LoopPlan, Sum
+from ..space.plan import Block, Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Loop, LoopPlan, Number, Sum
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -52,6 +52,8 @@ def mentioned(bound: Bound) -> frozenset[Rank]:
             return frozenset[Rank]().union(*(mentioned(b) for b in bound.args))
         case FloorTo() | CeilTo():
             return mentioned(bound.arg)
+        case Number():
+            return frozenset()
 
 
 def bound_values(bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, Ints]) -> Ints:
@@ -79,6 +81,8 @@ def bound_values(bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, I
             return np.maximum(bound_values(bound.arg, first, last), 0) // bound.step * bound.step
         case CeilTo():
             return -(-np.maximum(bound_values(bound.arg, first, last), 0) // bound.step) * bound.step
+        case Number():  # data, of which nothing is known: the longest run that there can be
+            return np.asarray(bound.most, np.int64)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from ..space.expr import Rank
-from ..space.plan import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, LoopPlan, Sum
+from ..space.plan import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, LoopPlan, Number, Sum, Value
 
 Join = Callable[[str, str], str]
 
 
 def _min(a: str, b: str) -> str:
     return f"min({a}, {b})"
+
+
+def _name(v: Value) -> str:
+    return v.name
 
 
 def _max(a: str, b: str) -> str:
@@ -30,7 +34,8 @@ class BoundText:
     """Prints the bounds of one plan.
 
     scalar, start: the variable that holds a rank's index, or the first index of its tile.
-    least, greatest: how the target spells the minimum and the maximum of two integers.
+    least, greatest: how the target spells the minimum and the maximum of two integers. number: the variable that
+    holds an integer that was loaded.
     """
 
     plan: LoopPlan
@@ -38,6 +43,7 @@ class BoundText:
     start: dict[Rank, str]
     least: Join = _min
     greatest: Join = _max
+    number: Callable[[Value], str] = _name
 
     def span(self, b: Bound) -> tuple[int, int]:
         """The least and the greatest number that a bound can be, over all programs and iterations."""
@@ -60,6 +66,8 @@ class BoundText:
             case FloorTo() | CeilTo():
                 low, high = self.span(b.arg)
                 return _rounded(b, low), _rounded(b, high)
+            case Number():
+                return -(2**31), 2**31 - 1
             case _:
                 assert_never(b)
 
@@ -94,6 +102,8 @@ class BoundText:
                 return self._join(b.args, self.greatest)
             case FloorTo():
                 return f"{parenthesised(self._text(b.arg))} // {b.step} * {b.step}"
+            case Number():
+                return self.number(b.value)
             case CeilTo():
                 return f"({shifted(self._text(b.arg), b.step - 1)}) // {b.step} * {b.step}"
             case _:
@@ -117,6 +127,8 @@ class BoundText:
                 return kept[0] if len(kept) == 1 else Greatest(kept)
             case FloorTo() | CeilTo():
                 return self._rounding(b)
+            case Number():
+                return b
             case _:
                 assert_never(b)
 
@@ -183,6 +195,8 @@ class BoundText:
                 return all(self._aligned(a, step) for a in b.args)
             case FloorTo() | CeilTo():
                 return b.step % step == 0
+            case Number():
+                return step == 1
             case _:
                 assert_never(b)
 

@@ -256,6 +256,7 @@ class _Run:
             ranks = _union([total, Tile(0.0, (t.rank,))])
             term = _aligned(Tile(step * self.positions(t.rank), (t.rank,)), ranks, self.device)
             total = Tile(_aligned(total, ranks, self.device) + term, ranks)
+        assert not p.numbers, "a cascade has no filter on elements of tensors"
         ranks = _union([tile, total])
         holds = _aligned(total, ranks, self.device) >= 0
         return Tile(self.number(torch.where(holds, _aligned(tile, ranks, self.device), fill)), ranks)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from ..space.expr import Part, Predicate, Rank
+from ..space.expr import Access, Gather, Part, Predicate, Rank
 from ..space.layout import within_part
 from ..space.plan import Block, Loop, LoopPlan, Segment, Value
 from ..space.pointwise import POINTWISE
@@ -25,8 +25,8 @@ from .bound_text import BoundText, parenthesised
 
 INDENT = "    "
 
-Affine = tuple[tuple[tuple[Rank, int], ...], int]
-"""A filter with numbers for sizes: sum(coefficient * index) + constant >= 0."""
+Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]
+"""A filter with numbers for sizes: sum(coefficient * index) + constant >= 0, elements of tensors after the indices."""
 
 
 class Names:
@@ -69,7 +69,7 @@ def affine(p: Predicate, sizes: dict[Rank, int]) -> Affine:
     for t in p.terms:
         total[t.rank] = total.get(t.rank, 0) + t.coef * (sizes[t.stride] if t.stride else 1)
     const = p.const + sum(c * sizes[r] for r, c in p.sizes)
-    return tuple(sorted((r, c) for r, c in total.items() if c)), const
+    return (*sorted((r, c) for r, c in total.items() if c), *p.numbers), const
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Printer(ABC):
         self.scalar = {r: self._rank_name(r, r) for r in plan.order if not self.tiled(r)}
         self.start = {r: self._rank_name(r, f"{r}_first") for r in plan.order if self.tiled(r)}
         self.shapes = _shapes(plan)
-        self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest)
+        self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest, self.name)
         self.known: frozenset[Affine] = self.always()
         self._optional: Optional | None = None
         self.scopes: list[Scope] = [Scope(None, 1)]
@@ -275,14 +275,21 @@ class Printer(ABC):
 
     # ---- filters
 
-    def condition(self, p: Predicate, axes: tuple[Rank, ...]) -> str:
-        """A filter over tile indices as `a >= b`, both sides without subtraction."""
-        terms, const = affine(p, self.plan.sizes)
+    def condition(self, v: Value, axes: tuple[Rank, ...]) -> str:
+        """The filter of a "where" over tile indices as `a >= b`, both sides without subtraction."""
+        p, _ = filter_of(v)
+        every, const = affine(p, self.plan.sizes)
+        terms = [(r, c) for r, c in every if isinstance(r, str)]
         left: list[str] = []
         right: list[str] = []
         for r, c in sorted(terms, key=lambda term: self.plan.order.index(term[0])):
             text = self.at(r, axes)
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {parenthesised(text)}")
+        for number, (_, c) in zip(v.args[1:], p.numbers, strict=True):
+            text = self.use(number, axes)
+            (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {text}")
+        if p.numbers and const == -1:
+            return f"{' + '.join(right) or '0'} < {' + '.join(left) or '0'}"
         if not left and len(right) == 1 and const > 0:
             return f"{right[0]} < {const + 1}"
         if const:
@@ -406,8 +413,8 @@ class Printer(ABC):
             case "dot":
                 return self._dot(v)
             case "where":
-                p, fill = filter_of(v)
-                return self.choose(self.condition(p, v.axes), self.use(v.args[0], v.axes), literal(fill))
+                _, fill = filter_of(v)
+                return self.choose(self.condition(v, v.axes), self.use(v.args[0], v.axes), literal(fill))
         return self.pointwise(v.op, [self.use(a, v.axes) for a in v.args], v)
 
     def pointwise(self, op: str, args: Sequence[str], v: Value) -> str:

@@ -242,8 +242,8 @@ class TorchPrinter(Printer):
     def _method(self, v: Value, target: Value) -> str | None:
         name, others = self.name(target), [a for a in v.args if a is not target]
         if v.op == "where":
-            predicate, fill = filter_of(v)
-            return f"{name}.masked_fill_(~({self.condition(predicate, v.axes)}), {literal(fill)})"
+            _, fill = filter_of(v)
+            return f"{name}.masked_fill_(~({self.condition(v, v.axes)}), {literal(fill)})"
         if v.op == "dot":
             return self._accumulated(v, name)
         if v.op not in IN_PLACE or len(others) != len(v.args) - 1:
@@ -261,9 +261,9 @@ class TorchPrinter(Printer):
 
     def expression(self, v: Value) -> str:
         if self._is_decided(v):
-            predicate, fill = filter_of(v)
+            _, fill = filter_of(v)
             arg = self.name(v.args[0])
-            return f"{arg} if {self.condition(predicate, ())} else torch.full_like({arg}, {literal(fill)})"
+            return f"{arg} if {self.condition(v, ())} else torch.full_like({arg}, {literal(fill)})"
         if v.op != "dot":
             return super().expression(v)
         product = self._product(v)

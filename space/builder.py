@@ -179,8 +179,9 @@ class Builder:
             case Iota():
                 return self.emit("iota", (), x.rank, home, axes=axes)
             case Where():
+                numbers = [self.value(n, home) for n, _ in x.predicate.numbers]
                 arg = self.number(x.arg, home)
-                return self.emit("where", (arg,), (x.predicate, x.fill), home, axes=axes)
+                return self.emit("where", (arg, *numbers), (x.predicate, x.fill), home, axes=axes)
             case Map("mul", (a, Const(k))):
                 return self.emit("scale", (self.number(a, home),), k, home)
             case Map():

@@ -59,6 +59,8 @@ def evaluate(
         for t in p.terms:
             step = t.coef * (sizes[t.stride] if t.stride else 1)
             total = total + step * along(t.rank, np.arange(sizes[t.rank]))
+        for x, coef in p.numbers:
+            total = total + coef * gather(x)
         return total >= 0
 
     def gather(x: Access | Gather) -> Array:

@@ -190,16 +190,18 @@ class Term:
 class Predicate:
     """An affine filter on ranks: sum(terms) + sum(c * |r| for r, c in sizes) + const >= 0.
 
-    `m <= p` is terms (m,-1),(p,1); `m <= p + M - P` adds sizes (("m",1),("p",-1)).
+    `m <= p` is terms (m,-1),(p,1); `m <= p + M - P` adds sizes (("m",1),("p",-1)). numbers: elements of integer
+    inputs that are added, times a coefficient; only what a plan is built from has any (`filters`).
     """
 
     terms: tuple[Term, ...]
     sizes: tuple[tuple[Rank, int], ...] = ()
     const: int = 0
+    numbers: tuple[tuple[Access | Gather, int], ...] = ()
 
     @property
     def ranks(self) -> frozenset[Rank]:
-        return frozenset(t.rank for t in self.terms)
+        return frozenset(t.rank for t in self.terms).union(*(indexing_ranks(x) for x, _ in self.numbers))
 
 
 @_node
@@ -348,11 +350,17 @@ def indexing_ranks(x: Access | Gather) -> tuple[Rank, ...]:
 
 def reads(roots: Iterable[Expr]) -> Iterator[Access | Gather]:
     """Every access of some expressions, each before those that its index reads."""
-    stack = [x for x in reversed(topological(roots)) if isinstance(x, (Access, Gather))]
+    stack: list[Access | Gather] = []
+    for x in reversed(topological(roots)):
+        match x:
+            case Access() | Gather():
+                stack.append(x)
+            case Where():
+                stack += [number for number, _ in reversed(x.predicate.numbers)]
     while stack:
-        x = stack.pop()
-        yield x
-        stack += [i for i in reversed(x.index) if isinstance(i, (Access, Gather))]
+        read = stack.pop()
+        yield read
+        stack += [i for i in reversed(read.index) if isinstance(i, (Access, Gather))]
 
 
 def topological(roots: Iterable[Expr], stop: Mapping[Expr, object] | None = None) -> list[Expr]:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from .expr import Predicate, Rank
+from .expr import Access, Gather, Predicate, Rank
 from .layout import Layout, tail_predicate
-from .plan import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Segment, Sum
+from .plan import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Segment, Sum, Value
 
 MOST_ALTERNATIVES = 6
 """Of so many filters that do not bound a loop alone, some together may."""
@@ -37,19 +37,21 @@ def segments(
     *,
     skips: Callable[..., bool],
     split: bool,
+    number: Callable[[Access | Gather], Value | None] = lambda x: None,
 ) -> tuple[Segment, ...]:
     """The segments of a loop over `rank` inside the loops `around`.
 
     filters: the predicates used in its body. skips(p, …): whether tiles where all of these are false may be left out.
-    split: whether the range where every filter holds is a segment of its own.
+    split: whether the range where every filter holds is a segment of its own. number: an element of a tensor as a
+    scalar that is known before the loop, if it is one.
     """
     size, tile = layout.sizes[rank], layout.roles[rank].tile or 1
-    ranges = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around))}
+    ranges = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around, number))}
     start, stop = _span(layout, rank)
     skipped = list(_skipped(ranges, skips))
     low: list[Bound] = [*start, *(least([r.any_lo for r in group]) for group in skipped)]
     high: list[Bound] = [*stop, *(greatest([r.any_hi for r in group]) for group in skipped)]
-    whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around)
+    whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around, number)
     if size % tile and whole:
         ranges[tail_predicate(rank, size)] = whole
     lo, hi = greatest(low), least(high)
@@ -85,14 +87,26 @@ def _span(layout: Layout, rank: Rank) -> tuple[list[Bound], list[Bound]]:
     return [total([(part.length, First(part.rank))], 0)], [total([(part.length, First(part.rank))], part.length), *ends]
 
 
-def _range(layout: Layout, p: Predicate, rank: Rank, size: int, tile: int, around: frozenset[Rank]) -> Range | None:
+def _range(
+    layout: Layout,
+    p: Predicate,
+    rank: Rank,
+    size: int,
+    tile: int,
+    around: frozenset[Rank],
+    number: Callable[[Access | Gather], Value | None],
+) -> Range | None:
     """None where the filter does not bound the loop's index by itself."""
     coefs = {t.rank: t.coef for t in p.terms}
     a = coefs.pop(rank, 0)
     if abs(a) != 1:
         return None
+    loaded = [(c, number(x)) for x, c in p.numbers]
+    known: list[tuple[int, Bound]] = [(c, Number(v, size)) for c, v in loaded if v]
+    if len(known) < len(loaded):
+        return None
     smallest, largest = (
-        total([(c, extreme(layout, q, (c > 0) == up, around)) for q, c in coefs.items()], p.const)
+        total([*((c, extreme(layout, q, (c > 0) == up, around)) for q, c in coefs.items()), *known], p.const)
         for up in (False, True)
     )
     if a == -1:
@@ -118,7 +132,7 @@ def leaves_an_element(rank: Rank, filters: Iterable[Predicate], sizes: Mapping[R
     upper: list[tuple[dict[Rank, int], int]] = [({}, sizes[rank] - 1)]
     for p in filters:
         rest = {t.rank: t.coef for t in p.terms}
-        a = rest.pop(rank, 0)
+        a = 0 if p.numbers else rest.pop(rank, 0)
         if a == 1:
             lower.append(({q: -c for q, c in rest.items()}, -p.const))
         elif a == -1:
@@ -201,3 +215,5 @@ def is_natural(b: Bound) -> bool:
             return any(map(is_natural, b.args))
         case First() | Last() | FloorTo() | CeilTo():
             return True
+        case Number():
+            return False

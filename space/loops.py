@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .builder import Builder, Scope, Sink, Work
 from .contraction import Product
-from .expr import Expr, Fold, Predicate, Rank, Reduce
+from .expr import Access, Expr, Fold, Gather, Predicate, Rank, Reduce
 from .intervals import segments
 from .layout import Layout, Shape
 from .normal_form import factors, oriented, product
@@ -56,11 +56,18 @@ class RunLoop:
             around.ranks,
             skips=lambda *ps: all(_skips(w, ps, builder) for w in group),
             split=self.filters != "every",
+            number=lambda x: _scalar(x, builder, around),
         )
         role = builder.layout.roles[rank]
         joined = self.filters == "branch" and len(bounds) > 1
         around.block.items.append(Loop(rank, role.tile or 1, bounds, tuple(this.carries), body.block, joined))
         _finish(this)
+
+
+def _scalar(x: Access | Gather, builder: Builder, around: Scope) -> Value | None:
+    """An element of a tensor that is one number for the whole loop."""
+    shape = builder.layout.shape(x)
+    return None if shape.axes or not shape.loops <= around.ranks else builder.value(x, around)
 
 
 def _arguments(work: Work) -> list[Expr]:

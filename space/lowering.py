@@ -168,7 +168,7 @@ def _roles(ranks: Sequence[Rank], halves: Halves, given: Mapping[Rank, Role]) ->
 
 
 def _sizes(ranks: Sequence[Rank], given: Mapping[Rank, int]) -> dict[Rank, int]:
-    missing = [r for r in ranks if given.get(r, 0) < 1]
+    missing = [r for r in dict.fromkeys(ranks) if given.get(r, 0) < 1]
     if missing:
         raise IllegalPlan(f"every rank has a size of at least 1, but {missing} have none (given: {dict(given)})")
     return {r: given[r] for r in ranks}

@@ -81,7 +81,7 @@ def bind_sizes(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> list[Expr]:
                 return Const(float(sizes[x.rank]))
             case Where():
                 bound = _bind_predicate(x.predicate, sizes)
-                if not bound.terms:
+                if not bound.terms and not bound.numbers:
                     return x.arg if bound.const >= 0 else Const(x.fill)
                 return Where(bound, x.arg, x.fill)
             case _:
@@ -95,7 +95,7 @@ def _bind_predicate(p: Predicate, sizes: Mapping[Rank, int]) -> Predicate:
     for t in p.terms:
         total[t.rank] = total.get(t.rank, 0) + t.coef * (sizes[t.stride] if t.stride else 1)
     const = p.const + sum(c * sizes[r] for r, c in p.sizes)
-    return Predicate(tuple(Term(r, c) for r, c in total.items() if c), (), const)
+    return Predicate(tuple(Term(r, c) for r, c in total.items() if c), (), const, p.numbers)
 
 
 def normalise(roots: Iterable[Expr], layout: Layout) -> list[Expr]:

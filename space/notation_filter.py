@@ -70,6 +70,7 @@ def read_integer(line: Cursor) -> int:
 
 def write_predicate(p: Predicate) -> str:
     """The filter as `left <= right`, the leading negative terms on the left; `right >= left` without any."""
+    assert not p.numbers, "a filter on elements of tensors is written as a selection"
     left = tuple(takewhile(lambda t: t.coef < 0, p.terms))
     if p.terms and all(t.coef > 0 for t in p.terms):
         right = _constants(tuple((r, -c) for r, c in p.sizes), -p.const, needed=True)

@@ -8,7 +8,7 @@ runs over a rank whose role is "grid" (it is cut there: a `Program` has a plan f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -105,11 +105,24 @@ class CeilTo:
     step: int
 
 
-Bound: TypeAlias = Lit | First | Last | Sum | Least | Greatest | FloorTo | CeilTo
+@dataclass(frozen=True)
+class Number:
+    """A scalar integer that was loaded. most: a number that is as good as any larger one."""
+
+    value: Value
+    most: int
 
 
-def bound_value(b: Bound, first: Mapping[Rank, int], last: Mapping[Rank, int]) -> int:
-    """The number a bound stands for, given the tile's first and last index of each rank."""
+Bound: TypeAlias = Lit | First | Last | Sum | Least | Greatest | FloorTo | CeilTo | Number
+
+
+def bound_value(
+    b: Bound,
+    first: Mapping[Rank, int],
+    last: Mapping[Rank, int],
+    number: Callable[[Value], int] = lambda v: 0,
+) -> int:
+    """The number a bound stands for, given the tile's first and last index of each rank, and what was loaded."""
     match b:
         case Lit():
             return b.value
@@ -118,15 +131,17 @@ def bound_value(b: Bound, first: Mapping[Rank, int], last: Mapping[Rank, int]) -
         case Last():
             return last[b.rank]
         case Sum():
-            return sum(c * bound_value(t, first, last) for c, t in b.terms)
+            return sum(c * bound_value(t, first, last, number) for c, t in b.terms)
         case Least():
-            return min(bound_value(a, first, last) for a in b.args)
+            return min(bound_value(a, first, last, number) for a in b.args)
         case Greatest():
-            return max(bound_value(a, first, last) for a in b.args)
+            return max(bound_value(a, first, last, number) for a in b.args)
         case FloorTo():
-            return max(bound_value(b.arg, first, last), 0) // b.step * b.step
+            return max(bound_value(b.arg, first, last, number), 0) // b.step * b.step
         case CeilTo():
-            return -(-max(bound_value(b.arg, first, last), 0) // b.step) * b.step
+            return -(-max(bound_value(b.arg, first, last, number), 0) // b.step) * b.step
+        case Number():
+            return number(b.value)
 
 
 # ---- the tree
@@ -144,7 +159,8 @@ class Value:
       cast    to `dtype`
       a name of pointwise.POINTWISE (arithmetic in fp32)
       scale   attr float: args[0] * attr
-      where   attr (Predicate, fill): the filter on this tile's indices
+      where   attr (Predicate, fill): the filter on this tile's indices; after what is filtered, args has the numbers
+              that the filter reads
       guard   -inf becomes 0 (the reference of a fold whose rows may be empty)
       quotient  div with 0/0 = 0 (where a divisor may be 0; plain div elsewhere)
       reduce  attr (op, axis): over one tile axis

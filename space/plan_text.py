@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .expr import Part, Predicate
-from .plan import Block, Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Loop, LoopPlan, Program, Sum, Value
+from .plan import (
+    Block,
+    Bound,
+    CeilTo,
+    First,
+    FloorTo,
+    Greatest,
+    Last,
+    Least,
+    Lit,
+    Loop,
+    LoopPlan,
+    Number,
+    Program,
+    Sum,
+    Value,
+)
 
 
 def format_plan(plan: LoopPlan) -> str:
@@ -57,7 +73,8 @@ def format_value(v: Value) -> str:
             args = v.args[0].name if v.op == "store" else ""
             return f"{head}load {place}" if v.op == "load" else f"store {place} = {args}"
         case "where", (Predicate() as p, fill):
-            return f"{head}where({format_predicate(p)}, {args}, {fill})"
+            kept, *numbers = (a.name for a in v.args)
+            return f"{head}where({format_predicate(p, numbers)}, {kept}, {fill})"
         case "dot", (axis, _):
             return f"{head}dot({args}) over {axis}"
         case "reduce", (op, axis):
@@ -83,10 +100,14 @@ def _index(index: tuple[object, ...], v: Value) -> Iterator[str]:
                 yield str(i)
 
 
-def format_predicate(p: Predicate) -> str:
-    """`m <= p + 3`: negative terms on the left."""
+def format_predicate(p: Predicate, numbers: Sequence[str] = ()) -> str:
+    """`m <= p + 3`: negative terms on the left. numbers: names of the numbers that it reads (their tensors' by
+    default)."""
+    named = list(zip(numbers or [x.tensor.name for x, _ in p.numbers], (c for _, c in p.numbers), strict=True))
     left = [_term(-t.coef, t.rank) for t in p.terms if t.coef < 0] + [_term(-c, f"|{r}|") for r, c in p.sizes if c < 0]
     right = [_term(t.coef, t.rank) for t in p.terms if t.coef > 0] + [_term(c, f"|{r}|") for r, c in p.sizes if c > 0]
+    left += [_term(-c, name) for name, c in named if c < 0]
+    right += [_term(c, name) for name, c in named if c > 0]
     (right if p.const > 0 else left).extend([str(abs(p.const))] if p.const else [])
     return f"{' + '.join(left) or '0'} <= {' + '.join(right) or '0'}"
 
@@ -114,3 +135,5 @@ def format_bound(b: Bound) -> str:
             return f"floor({format_bound(b.arg)}, {b.step})"
         case CeilTo():
             return f"ceil({format_bound(b.arg)}, {b.step})"
+        case Number():
+            return b.value.name

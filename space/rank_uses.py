@@ -26,7 +26,8 @@ class RankUses:
     """kinds, by rank:
 
     batch       an output rank that every operand of every contraction has: one index of it is a problem of its own
-    row         an output rank that no contraction lacks, the longest of those that run together: tiled freely
+    row         an output rank that no contraction lacks, the longest of those that run together (where nothing is
+                reduced, the innermost, along which elements lie side by side): tiled freely
     lane        another of those that run together with a row (the query heads of one key head, say)
     resident    an output rank that some contraction lacks: a tile of it repeats that contraction
     streamed    a reduced rank that a pass runs over
@@ -117,11 +118,12 @@ def rank_uses(
         else:
             kinds[r] = "resident"
     for together in rows.values():
-        longest = max(reversed(together), key=lambda r: sizes[r])
-        kinds |= {r: "row" if r == longest else "lane" for r in together}
-        beside |= {r: longest for r in together if r != longest}
+        row = max(reversed(together), key=lambda r: sizes[r]) if reduced else together[-1]
+        kinds |= {r: "row" if r == row else "lane" for r in together}
+        beside |= {r: row for r in together if r != row}
     filters = [x.predicate for x in topological(roots) if isinstance(x, Where)]
-    coupled = any(len(p.ranks) > 1 and any(kinds[r] == "streamed" for r in p.ranks) for p in filters)
+    tied = [{t.rank for t in p.terms} for p in filters]
+    coupled = any(len(ranks) > 1 and any(kinds[r] == "streamed" for r in ranks) for ranks in tied)
     return RankUses({r: kinds[r] for r in ranks}, halves, bool(filters), coupled, bool(products), beside)
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from .canonical import lowered
 from .cascade import Cascade
 from .expr import Access, Expr, Fold, Gather, Iota, Rank, Reduce, Size, Where, indexing_ranks, reads, topological
+from .filters import as_filters
 from .indexed import axes
 from .views import Halves, erase_views
 
@@ -50,7 +51,8 @@ def _indices(x: Expr) -> Sequence[Rank]:
         case Iota() | Reduce() | Fold():
             return (x.rank,)
         case Where():
-            return [t.rank for t in x.predicate.terms]
+            found = [t.rank for t in x.predicate.terms]
+            return [*found, *(r for number, _ in x.predicate.numbers for r in indexing_ranks(number))]
         case _:
             return ()
 
@@ -70,4 +72,4 @@ def roots_of(cascade: Cascade) -> Roots:
     """The cascade's canonical roots. Raises IllegalPlan where a rank is split in two ways."""
     lowered_roots = lowered(cascade)
     expressions, halves = erase_views(x for x, _ in lowered_roots.values())
-    return Roots(tuple(expressions), {name: ranks for name, (_, ranks) in lowered_roots.items()}, halves)
+    return Roots(tuple(as_filters(expressions)), {name: ranks for name, (_, ranks) in lowered_roots.items()}, halves)

@@ -86,7 +86,7 @@ def whole_ranks(p: Predicate, halves: Mapping[Rank, tuple[Rank, Rank]]) -> Predi
                 raise IllegalPlan(f"a filter uses both halves of a split rank as one index, but {p.terms} does not")
             terms.remove(partner)
             terms[terms.index(t)] = Term(rank, t.coef)
-    return Predicate(tuple(terms), p.sizes, p.const)
+    return Predicate(tuple(terms), p.sizes, p.const, p.numbers)
 
 
 def _refuse_half_indices(roots: Iterable[Expr], halves: Halves) -> None:

@@ -96,11 +96,11 @@ WORKLOADS["paged_attention"] = Workload("paged_attention", paged_attention, OPTI
 @workload(
     size("rows", "p", 4096),
     size("vocab", "v", 128256, short="v", words="words"),
-    size("hidden", "e", 1024, short="d", words="hidden"),
+    size("hidden", "m", 1024, short="d", words="hidden"),
 )
 def embedding() -> Cascade:
-    """Y = E[T], the rows of a table that T names."""
+    """Y = E[T] + P: the rows of a table that T names, and one of each position."""
     let = Writer()
     row = Access(Tensor("T", ("p",), "int"), ("p",))
-    let("Y", "pe", access(Tensor("E", ("v", "e")), (row, "e")))
+    let("Y", "pm", access(Tensor("E", ("v", "m")), (row, "m")) + given("P", "pm"))
     return let.done()

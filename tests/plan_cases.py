@@ -389,3 +389,31 @@ def lookups() -> Iterator[Form]:
     yield form("two tables", {"Y": (at("X", "uvf", number("A", "p"), number("B", "m"), "f"), "pmf")})
     yield form("two tables apart", {"Y": (at("X", "ufv", number("A", "p"), "f", number("B", "m")), "pmf")})
     yield form("transposed rows", {"Y": (add("m", at("X", "fv", "f", number("A", "m")) * t("Z", "pm")), "pf")})
+
+
+@row
+def bounds_from_data() -> Iterator[Form]:
+    """Filters by elements of integer tensors: from above, from below, both, a row's own, with other conditions."""
+    s, index = SCORE * 0.3, Iota("m")
+    below, above = f("lt", index, t("LEN", "b", "int")), f("ge", index, t("FROM", "b", "int"))
+    yield from all_ways("length", f("select", below, s, NEG_INF))
+    conditions = {
+        "start": above,
+        "start and end": f("and", above, below),
+        "length from the other side": f("ge", t("LEN", "b", "int"), index),
+        "length of a row": f("le", index, t("LEN", "p", "int")),
+        "length of a head": f("gt", t("LEN", "bh", "int"), index),
+        "length looked up": f("lt", index, number("LEN", "w", number("WHICH", "b"))),
+        "later queries see more": f("le", index - Iota("p"), t("LEN", "b", "int") - Size("p")),
+        "length and documents": f("and", f("eq", t("DP", "p", "int"), t("DM", "m", "int")), below),
+        "length of a key": f("lt", index, t("LEN", "m", "int")),
+    }
+    for name, condition in conditions.items():
+        x = f("select", condition, s, NEG_INF)
+        yield form(name, {"O": (three(x, V), "bhpf")}, {"O": (one(x, V), "bhpf")})
+    yield form("length, triangle", {"O": (one(keep(f("select", below, s, NEG_INF), m=-1, p=1), V), "bhpf")})
+    summed = add("m", f("select", below, t("X", "bpm"), 0.0))
+    yield form("sum of a length", {"Y": (summed, "bp")})
+    rest = add("m", f("select", below, t("X", "bpm"), 1.0))
+    yield form("ones beyond a length", {"Y": (rest, "bp")})
+    yield form("a length that is stored", {"Y": (f("select", below, t("X", "bpm"), 0.0), "bpm")})

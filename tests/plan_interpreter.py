@@ -63,7 +63,8 @@ class Program:
         around, ends = self.known, self.last()
         for s in loop.segments:
             self.known = around | s.known
-            for start in range(bound_value(s.lo, self.first, ends), bound_value(s.hi, self.first, ends), loop.tile):
+            low, high = (bound_value(b, self.first, ends, lambda v: int(self.values[v])) for b in (s.lo, s.hi))
+            for start in range(low, high, loop.tile):
                 self.first[loop.rank] = start
                 self.block(loop.body)
                 new = [self.values[c.next] for c in loop.carries]
@@ -85,7 +86,7 @@ class Program:
             case "scale", float() as k:
                 return args[0] * k
             case "where", (Predicate() as p, fill):
-                return args[0] if p in self.known else np.where(self.holds(p, v.axes), args[0], fill)
+                return args[0] if p in self.known else np.where(self.holds(p, v.axes, args[1:]), args[0], fill)
             case "guard", _:
                 return np.where(np.isneginf(args[0]), 0.0, args[0])
             case "quotient", _:
@@ -102,10 +103,12 @@ class Program:
         product = np.einsum(f"{a},{b}->{out}", self.values[v.args[0]], self.values[v.args[1]])
         return product + self.values[v.args[2]] if len(v.args) > 2 else product
 
-    def holds(self, p: Predicate, axes: tuple[Rank, ...]) -> Array:
+    def holds(self, p: Predicate, axes: tuple[Rank, ...], numbers: list[Array]) -> Array:
         total: Array = np.array(p.const)
         for t in p.terms:
             total = total + t.coef * self.along(t.rank, axes, self.lanes(t.rank))
+        for number, (_, coef) in zip(numbers, p.numbers, strict=True):
+            total = total + coef * number
         return total >= 0
 
     # ---- memory

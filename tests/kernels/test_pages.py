@@ -30,13 +30,15 @@ def one_pass(text: str) -> Cascade:
     return derive(Cascade.parse(text)).cascades[0].cascade
 
 
-def pages_case(emitter: str, page: int, tile: int, dtype: str = "fp32", **more: object) -> Case:
+def pages_case(
+    emitter: str, page: int, tile: int, dtype: str = "fp32", parts: int = 1, filters: str = "segments", **more: object
+) -> Case:
     given = {"heads": 6, "kv_heads": 2, "batch": len(LENGTHS), "kv_seq": 100, "head_dim": 32, "page": page, **more}
     problem = WORKLOADS["paged_attention"].posed(given, dtype).problem
-    roles = {r: Role("grid", None) for r in "bhp"} | {"g": Role(None, 16), "m": Role("loop", tile)}
+    roles = {r: Role("grid", None) for r in "bhp"} | {"g": Role(None, 16), "m": Role("loop", tile, parts)}
     for r in "ef":
         roles[r] = Role(None, max(16, problem.sizes[r]))
-    return Case(one_pass(problem.cascade), problem, Schedule(emitter, tuple(roles.items())))
+    return Case(one_pass(problem.cascade), problem, Schedule(emitter, tuple(roles.items()), filters=filters))
 
 
 def tensors_of(problem: Problem, kernel: Kernel) -> list[torch.Tensor]:
@@ -73,6 +75,25 @@ def test_other_problems(more: dict[str, object], emitter: str, execute) -> None:
     kernel = case.kernel
     tensors = tensors_of(case.problem, kernel)
     execute(kernel, tensors)
+    assert not errors(case, kernel, tensors)
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("filters", ["every", "segments", "branch"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_what_lies_beyond_a_length_is_not_visited(parts: int, filters: str, emitter: str, execute) -> None:
+    """Pages that no key of a sequence lies in hold NaN, which any weight, 0 too, would carry into the result."""
+    case = pages_case(emitter, 32, 16, parts=parts, filters=filters)
+    kernel = case.kernel
+    tensors = tensors_of(case.problem, kernel)
+    named = {a.name: t for a, t in zip(kernel.arguments, tensors, strict=True)}
+    finite = {n: named[n].clone() for n in ("KC", "VC")}
+    for b, length in enumerate(LENGTHS):
+        for page in named["BT"][b, -(-length // 32) :]:
+            named["KC"][page], named["VC"][page] = torch.nan, torch.nan
+    execute(kernel, tensors)
+    for n, t in finite.items():
+        named[n].copy_(t)
     assert not errors(case, kernel, tensors)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from eintune.space.cascade import Cascade
+from eintune.space.indexed import completed
 from eintune.space.lowering import build_program
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule
@@ -115,6 +116,7 @@ def test_loads_by_descriptor_are_offered_where_tiles_qualify(change: dict[str, A
 def test_every_definition_has_schedules_that_can_be_planned(name: str, emitter: str) -> None:
     cascade = WORKLOADS[name]()
     sizes = dict.fromkeys(cascade.ranks(), 96) | {"m": 3000}
+    sizes = completed((e.expr for e in cascade.einsums), sizes, rows=7)
     dtypes = dict.fromkeys((*cascade.inputs, *cascade.outputs), "fp32")
     problem = Problem(name, "", sizes, dtypes, {"scale": 0.1, "eps": 1e-5})
     found = schedules(cascade, problem, emitter)

@@ -83,7 +83,7 @@ def test_the_other_definitions_are_pytorchs() -> None:
         "six_operators": six_operators,
         "same_operand": lambda d: torch.exp(d["S"] - d["S"]) + d["S"] * d["S"],
         "long_chain": long_chain,
-        "embedding": lambda d: functional.embedding(d["T"], d["E"]),
+        "embedding": lambda d: functional.embedding(d["T"], d["E"]) + d["P"],
         "paged_attention": paged,
     }
     assert set(wanted) | {"attention"} == set(WORKLOADS)

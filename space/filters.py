@@ -1,0 +1,90 @@
+"""Conditions that are filters: `select(index(m) < L[b], x, -inf)` keeps x where an affine inequality holds.
+
+A condition on indices and elements of integer tensors says more as a filter than as a number: bounds of loops follow
+from it, and ranges where it need not be looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import reduce
+
+from .expr import Access, Const, Expr, Gather, Iota, Map, Predicate, Rank, Size, Term, Where, rewrite
+
+
+def as_filters(roots: Iterable[Expr]) -> list[Expr]:
+    """The roots with filters for selections between something and a number by such conditions."""
+    return rewrite(roots, _filter)
+
+
+def _filter(x: Expr) -> Expr | None:
+    match x:
+        case Map("select", (condition, kept, Const(fill))):
+            every = [(c, _predicate(c)) for c in _conjuncts(condition)]
+            rest = [c for c, p in every if p is None]
+            if len(rest) == len(every):
+                return None
+            if rest:
+                kept = Map("select", (reduce(lambda a, b: Map("and", (a, b)), rest), kept, Const(fill)))
+            return reduce(lambda arg, p: Where(p, arg, fill), [p for _, p in every if p], kept)
+        case _:
+            return None
+
+
+def _conjuncts(x: Expr) -> list[Expr]:
+    match x:
+        case Map("and", (a, b)):
+            return [*_conjuncts(a), *_conjuncts(b)]
+        case _:
+            return [x]
+
+
+def _predicate(x: Expr) -> Predicate | None:
+    """A comparison as a filter, if it is one on an index and an element of an integer tensor."""
+    match x:
+        case Map("lt", (a, b)) | Map("gt", (b, a)):
+            found = _affine(Map("sub", (b, a)), -1)
+        case Map("le", (a, b)) | Map("ge", (b, a)):
+            found = _affine(Map("sub", (b, a)), 0)
+        case _:
+            return None
+    return found if found and found.terms and found.numbers else None
+
+
+def _affine(x: Expr, more: int) -> Predicate | None:
+    """`x + more >= 0` as a predicate, where x is a sum of indices, sizes, whole numbers and integer elements."""
+    terms: dict[Rank, int] = {}
+    sizes: dict[Rank, int] = {}
+    numbers: dict[Access | Gather, int] = {}
+    const = more
+
+    def add(x: Expr, coef: int) -> bool:
+        nonlocal const
+        match x:
+            case Iota():
+                terms[x.rank] = terms.get(x.rank, 0) + coef
+            case Size():
+                sizes[x.rank] = sizes.get(x.rank, 0) + coef
+            case Access() | Gather() if x.tensor.kind == "int":
+                numbers[x] = numbers.get(x, 0) + coef
+            case Const() if math.isfinite(x.value) and x.value == int(x.value):
+                const += coef * int(x.value)
+            case Map("add", (a, b)):
+                return add(a, coef) and add(b, coef)
+            case Map("sub", (a, b)):
+                return add(a, coef) and add(b, -coef)
+            case Map("neg", (a,)):
+                return add(a, -coef)
+            case _:
+                return False
+        return True
+
+    if not add(x, 1):
+        return None
+    return Predicate(
+        tuple(Term(r, c) for r, c in terms.items() if c),
+        tuple((r, c) for r, c in sizes.items() if c),
+        const,
+        tuple((a, c) for a, c in numbers.items() if c),
+    )
