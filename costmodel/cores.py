@@ -133,19 +133,20 @@ def price(counted: CoreWork, machine: Machine, rows: int, columns: int) -> CoreE
     special = sum(p.executions * p.special for p in counted.parts) / machine.special_rate * machine.sms
     l1 = sum(p.executions * p.l1_bytes for p in counted.parts) / (grid.l1_bytes_per_clock * clock)
     network = sum(s.requested_bytes for s in counted.streams) / (grid.noc_bytes_per_clock * clock)
-    read = sum(s.requested_bytes * _readers(s, counted, grid, group) for s in counted.streams)
-    dram = read * min(rows, groups) / machine.hbm_bytes_per_second
-    compute, moved = max(matrix + slots + special, l1), max(network, dram)
-    once = max(compute, moved) if counted.buffered else compute + moved
+    dram_bytes = sum(s.requested_bytes * _reads(s, counted, grid, groups) for s in counted.streams)
+    dram = dram_bytes / machine.hbm_bytes_per_second
+    compute = max(matrix + slots + special, l1)
     times = rounds * _stretch(counted.lengths, group)
-    units = {"matrix": matrix, "vector": slots + special, "l1": l1, "network": network, "dram": dram}
+    core = {"matrix": matrix, "vector": slots + special, "l1": l1, "network": network}
+    units = {u: s * times for u, s in core.items()} | {"dram": dram}
+    busy, moved = compute * times, max(network * times, dram)
     return CoreEstimate(
         rows,
         columns,
-        once * times + machine.launch_seconds,
-        read * groups,
+        (max(busy, moved) if counted.buffered else busy + moved) + machine.launch_seconds,
+        dram_bytes,
         max(units, key=lambda u: units[u]),
-        tuple((u, s * times) for u, s in units.items()),
+        tuple(units.items()),
     )
 
 
@@ -162,10 +163,10 @@ def grid_of(machine: Machine) -> CoreGrid:
     return machine.grid
 
 
-def _readers(stream: Stream, counted: CoreWork, grid: CoreGrid, group: int) -> int:
-    """How many cores of a row read the stream from DRAM."""
+def _reads(stream: Stream, counted: CoreWork, grid: CoreGrid, groups: int) -> int:
+    """How often the stream is read from DRAM: by every program, or once for each row of cores that shares it."""
     varies = bool(counted.grid) and counted.grid[0][0] in stream.ranks
-    return group if varies or not grid.multicast else 1
+    return prod(n for _, n in counted.grid) if varies or not grid.multicast else groups
 
 
 def _stretch(lengths: tuple[float, ...], group: int) -> float:
