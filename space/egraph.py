@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ class Limits:
 
     steps: rounds of all laws. rows: nodes at which it stops after a step. arranged: laws that only rearrange rest
     where the next step, at the last one's growth, would exceed so many nodes. seconds: processor time after which
-    it stops after a step. timeout: seconds by the clock after which the process is killed (a step that runs away).
+    it stops after a step. timeout: processor time after which the process is killed (a step that runs away).
     solving: seconds of processor time after which no further form is looked for.
     """
 
@@ -225,29 +226,48 @@ def saturate(
         if isinstance(x, (Split, Unsplit)):
             symbols.view(x)
     text, nodes = program(symbols, roots, table)
-    bounds = {name: getattr(limits, name) for name in ("steps", "rows", "arranged", "seconds")}
+    bounds = {name: getattr(limits, name) for name in ("steps", "rows", "arranged", "seconds", "timeout")}
     answer = _run({"program": text, **bounds}, limits)
     return _read(answer, symbols, nodes, roots, tuple(splits))
+
+
+PATIENCE = 10.0
+"""Seconds by the clock that the saturating process gets for a second of its own: a machine may be busy."""
 
 
 def _run(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     command = [sys.executable, "-P", "-m", f"{__package__}.saturate"]
     try:
         done = subprocess.run(
-            command, input=json.dumps(request), capture_output=True, text=True, timeout=limits.timeout, check=False
+            command,
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=limits.timeout * PATIENCE,
+            check=False,
         )
-    except subprocess.TimeoutExpired as late:
-        so_far = late.stdout.decode() if isinstance(late.stdout, bytes) else (late.stdout or "")
-        raise SaturationError(
-            f"saturation must end within {limits.timeout:g} s, but was killed {_progress(so_far)}; "
-            f"lower `steps` ({limits.steps}) or `rows` ({limits.rows}), or switch a law off with `without`"
-        ) from None
+    except subprocess.TimeoutExpired as stopped:
+        so_far = stopped.stdout.decode() if isinstance(stopped.stdout, bytes) else (stopped.stdout or "")
+        raise _late(limits, so_far) from None
+    if done.returncode == _OUT_OF_TIME:
+        raise _late(limits, done.stdout)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise SaturationError(f"the saturating process ended with code {done.returncode}: {last}")
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer
+
+
+_OUT_OF_TIME = -getattr(signal, "SIGXCPU", 24)
+"""How a process ends that has used up its processor time."""
+
+
+def _late(limits: Limits, output: str) -> SaturationError:
+    return SaturationError(
+        f"saturation must end within {limits.timeout:g} s, but was killed {_progress(output)}; "
+        f"lower `steps` ({limits.steps}) or `rows` ({limits.rows}), or switch a law off with `without`"
+    )
 
 
 def _progress(lines: str) -> str:

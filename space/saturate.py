@@ -7,6 +7,7 @@ from within, but a process can (see `egraph.saturate`).
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -44,10 +45,10 @@ def _schedule(step: int, arranging: bool) -> str:
 
 
 def main() -> None:
-    """Run the request {program, steps, rows, arranged, seconds}; the engine's own messages go to stderr."""
-    _bound_memory()
-    bindings = _engine()
+    """Run the request {program, steps, rows, arranged, seconds, timeout}; the engine's messages go to stderr."""
     request = json.load(sys.stdin)
+    _bound(request["timeout"])
+    bindings = _engine()
     graph = bindings.EGraph()
     graph.run_program(*graph.parse_program(request["program"]))
     matches: Counter[str] = Counter()
@@ -82,14 +83,15 @@ def main() -> None:
     _tell(nodes=data["nodes"], statistics=statistics)
 
 
-def _bound_memory() -> None:
+def _bound(seconds: float) -> None:
+    """Of this process: its memory, and its processor time, so that a busy machine ends nothing early."""
     try:
         import resource
     except ImportError:  # not a Unix
         return
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    bound = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
-    resource.setrlimit(resource.RLIMIT_AS, (bound, most))
+    for limit, wanted in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, math.ceil(seconds))):
+        _, most = resource.getrlimit(limit)
+        resource.setrlimit(limit, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
 
 
 def _rows(graph: Any, bindings: Any) -> int:

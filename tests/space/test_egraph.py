@@ -142,7 +142,7 @@ def test_a_step_that_runs_away_is_killed() -> None:
     start = time.monotonic()
     with pytest.raises(SaturationError, match=r"saturation must end within 2.5 s, but was killed .*`steps` \(10000\)"):
         saturate(roots, growing, [], limits)
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 30  # by the clock, on a busy machine
 
 
 def test_a_program_that_the_engine_refuses_is_one_line() -> None:
