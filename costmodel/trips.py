@@ -82,7 +82,7 @@ def bound_values(bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, I
         case CeilTo():
             return -(-np.maximum(bound_values(bound.arg, first, last), 0) // bound.step) * bound.step
         case Number():  # data, of which nothing is known: the longest run that there can be
-            return np.asarray(bound.most, np.int64)
+            return np.asarray(bound.assumed, np.int64)
 
 
 @dataclass(frozen=True)

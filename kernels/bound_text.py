@@ -67,7 +67,7 @@ class BoundText:
                 low, high = self.span(b.arg)
                 return _rounded(b, low), _rounded(b, high)
             case Number():
-                return -(2**31), 2**31 - 1
+                return b.least, b.most
             case _:
                 assert_never(b)
 

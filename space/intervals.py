@@ -7,7 +7,7 @@ inside the bounds of the other extreme every element passes (no mask).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -38,19 +38,21 @@ def segments(
     skips: Callable[..., bool],
     split: bool,
     number: Callable[[Access | Gather], Value | None] = lambda x: None,
+    computed: tuple[Sequence[Bound], Sequence[Bound]] = ((), ()),
 ) -> tuple[Segment, ...]:
     """The segments of a loop over `rank` inside the loops `around`.
 
     filters: the predicates used in its body. skips(p, …): whether tiles where all of these are false may be left out.
     split: whether the range where every filter holds is a segment of its own. number: an element of a tensor as a
-    scalar that is known before the loop, if it is one.
+    scalar that is known before the loop, if it is one. computed: more that the loop starts and stops at, from values
+    (`value_bounds`).
     """
     size, tile = layout.sizes[rank], layout.roles[rank].tile or 1
     ranges = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around, number))}
     start, stop = _span(layout, rank)
     skipped = list(_skipped(ranges, skips))
-    low: list[Bound] = [*start, *(least([r.any_lo for r in group]) for group in skipped)]
-    high: list[Bound] = [*stop, *(greatest([r.any_hi for r in group]) for group in skipped)]
+    low: list[Bound] = [*start, *computed[0], *(least([r.any_lo for r in group]) for group in skipped)]
+    high: list[Bound] = [*stop, *computed[1], *(greatest([r.any_hi for r in group]) for group in skipped)]
     whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around, number)
     if size % tile and whole:
         ranges[tail_predicate(rank, size)] = whole
@@ -59,7 +61,8 @@ def segments(
         return (Segment(lo, hi, frozenset()),)
     known = frozenset(ranges)
     begin = greatest([lo, least([greatest([r.all_lo for r in ranges.values()]), ceil_to(hi, tile)])])
-    end = greatest([begin, least([*stop, *(r.all_hi for r in ranges.values())])])
+    last = [ceil_to(b, tile) for b in computed[1]]
+    end = greatest([begin, least([*stop, *last, *(r.all_hi for r in ranges.values())])])
     parts = (Segment(lo, begin, frozenset()), Segment(begin, end, known), Segment(end, hi, frozenset()))
     return tuple(s for s in parts if s.lo != s.hi) or (Segment(lo, hi, frozenset()),)
 
@@ -216,4 +219,4 @@ def is_natural(b: Bound) -> bool:
         case First() | Last() | FloorTo() | CeilTo():
             return True
         case Number():
-            return False
+            return b.least >= 0

@@ -68,6 +68,14 @@ class Layout:
         self._halves = halves
         self._shapes: dict[Expr, Shape] = {}
 
+    def add_axis(self, name: Rank, size: int, tile: int, *, beside: Rank) -> None:
+        """A whole axis that no rank of the cascade is: it stands beside one of them in the order."""
+        if name not in self.roles:
+            self.roles[name], self.sizes[name] = Role(None, tile), size
+            self._reduced[name] = Shape(frozenset((name,)))
+            at = self.order.index(beside) + 1
+            self.order = (*self.order[:at], name, *self.order[at:])
+
     def of_rank(self, rank: Rank) -> Shape:
         """What a value that is indexed by `rank` varies with, and what a reduction over `rank` takes away."""
         return self._reduced[rank]

@@ -14,6 +14,7 @@ from .normal_form import factors, oriented, product
 from .plan import Block, Carry, IllegalPlan, Loop, Value
 from .pointwise import REDUCTIONS
 from .tile_folds import TILE_FOLDS, Running, TileFold
+from .value_bounds import Bounds, conditions, value_bounds
 
 
 @dataclass(eq=False)
@@ -57,11 +58,18 @@ class RunLoop:
             skips=lambda *ps: all(_skips(w, ps, builder) for w in group),
             split=self.filters != "every",
             number=lambda x: _scalar(x, builder, around),
+            computed=self._computed(builder, rank, group, around),
         )
         role = builder.layout.roles[rank]
         joined = self.filters == "branch" and len(bounds) > 1
         around.block.items.append(Loop(rank, role.tile or 1, bounds, tuple(this.carries), body.block, joined))
         _finish(this)
+
+    @staticmethod
+    def _computed(builder: Builder, rank: Rank, group: list[Work], around: Scope) -> Bounds:
+        wanted = [a for w in group for a in _arguments(w)]
+        skipped = [c for c in conditions(wanted) if all(_skips(w, (c,), builder) for w in group)]
+        return value_bounds(builder, rank, skipped, around)
 
 
 def _scalar(x: Access | Gather, builder: Builder, around: Scope) -> Value | None:
@@ -95,7 +103,7 @@ def _filters(block: Block) -> Iterator[Predicate]:
             yield item.attr[0]
 
 
-def _skips(work: Work, ps: tuple[Predicate, ...], builder: Builder) -> bool:
+def _skips(work: Work, ps: tuple[Predicate | Expr, ...], builder: Builder) -> bool:
     return not isinstance(work, Sink) and builder.masks.is_identity(work, *ps)
 
 

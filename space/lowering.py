@@ -128,12 +128,13 @@ class _Lowering:
         self._dtypes = dict.fromkeys(outputs, self._compute) | self._dtypes
         builder = Builder(layout, masks, self._dtypes, self._compute, RunLoop(self._filters), kernel.stored)
         used = tensors(roots)
+        root = _tree(roots, outputs, builder).block
         plan = LoopPlan(
-            roles=roles,
-            sizes=sizes,
-            order=order,
+            roles=layout.roles,
+            sizes=layout.sizes,
+            order=layout.order,
             grid=_grid(order, roles),
-            root=_tree(roots, outputs, builder).block,
+            root=root,
             inputs={n: used[n] for n in dict.fromkeys([*self._inputs, *used]) if n in used},
             outputs=own,
             dtypes={n: self._dtypes[n] for n in (*used, *outputs)},

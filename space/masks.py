@@ -27,7 +27,7 @@ from .expr import (
     topological,
     with_children,
 )
-from .layout import Layout
+from .layout import Layout, Shape
 from .normal_form import factors, oriented, product
 from .pointwise import REDUCTIONS
 
@@ -55,14 +55,17 @@ FINITE_MAPS = frozenset({"neg", "abs", "floor"})
 
 
 class Interpretation:
-    """Values where some predicates are false, all of them. `tail`: one is a tail, so loads along its rank give 0."""
+    """Values where some rules are false, all of them: predicates, and conditions of a `select`. `tail`: one is a
+    tail, so loads along its rank give 0."""
 
-    def __init__(self, layout: Layout, empties: Empties, predicates: tuple[Predicate, ...]) -> None:
+    def __init__(self, layout: Layout, empties: Empties, rules: tuple[Predicate | Expr, ...]) -> None:
         self._layout = layout
         self._empties = empties
-        self._predicates = predicates
-        self._varying = layout.of_ranks(frozenset().union(*(p.ranks for p in predicates)))
-        self._tail = len(predicates) == 1 and layout.is_tail(predicates[0])
+        self._rules = rules
+        self._varying = Shape()
+        for rule in rules:
+            self._varying |= layout.of_ranks(rule.ranks) if isinstance(rule, Predicate) else layout.shape(rule)
+        self._tail = len(rules) == 1 and isinstance(rules[0], Predicate) and layout.is_tail(rules[0])
         self._memo: dict[Expr, Outcome] = {}
 
     def of(self, x: Expr) -> Outcome:
@@ -81,7 +84,7 @@ class Interpretation:
         match x:
             case Const():
                 return x.value
-            case Where() if x.predicate in self._predicates:
+            case Where() if x.predicate in self._rules:
                 return x.fill
             case Access() | Gather():
                 beyond = self._tail and inside
@@ -134,7 +137,7 @@ class Interpretation:
             case "div", [float() as a, float() as b] if b != 0.0:
                 return a / b
             case "select", [_, a, b]:
-                return _either(a, b)
+                return b if self._fails(x.args[0]) else _either(a, b)
             case op, [float() as a] if op in EXACT:
                 return EXACT[op](a)
             case op, [a] if op in SATURATING:
@@ -149,6 +152,12 @@ class Interpretation:
                 return "finite"
             case _:
                 return "any"
+
+    def _fails(self, condition: Expr) -> bool:
+        """Whether a condition is false wherever the one at hand is."""
+        if isinstance(condition, Map) and condition.op == "and":
+            return any(map(self._fails, condition.args))
+        return condition in self._rules
 
     def _divides(self, x: Map, divisor: Outcome) -> bool:
         """Whether 0 over the divisor is 0: it is not NaN, and not a 0 that plain division would see.
@@ -210,13 +219,13 @@ class Masks:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._empties = Empties(layout)
-        self._interpretations: dict[tuple[Predicate, ...], Interpretation] = {}
+        self._interpretations: dict[tuple[Predicate | Expr, ...], Interpretation] = {}
 
-    def where_false(self, *ps: Predicate) -> Interpretation:
-        """Values where all of the predicates are false."""
-        if ps not in self._interpretations:
-            self._interpretations[ps] = Interpretation(self._layout, self._empties, ps)
-        return self._interpretations[ps]
+    def where_false(self, *rules: Predicate | Expr) -> Interpretation:
+        """Values where all of the rules are false."""
+        if rules not in self._interpretations:
+            self._interpretations[rules] = Interpretation(self._layout, self._empties, rules)
+        return self._interpretations[rules]
 
     def masked(self, x: Expr, axis: Rank | None, identity: float) -> Expr:
         """`x` with `identity` in the invalid lanes of the axis."""
@@ -271,9 +280,10 @@ class Masks:
                 tails[arg] = tail
         return _wrapped(wanted, tails)
 
-    def is_identity(self, x: Reduce | Fold, *ps: Predicate) -> bool:
-        """Whether the reduction sees its identity wherever the filters are all false, so that tiles may be skipped."""
-        outcome = self.where_false(*ps)
+    def is_identity(self, x: Reduce | Fold, *rules: Predicate | Expr) -> bool:
+        """Whether the reduction sees its identity wherever the rules (filters, or conditions of a `select`) are all
+        false, so that tiles may be skipped."""
+        outcome = self.where_false(*rules)
         match x:
             case Fold("scale"):
                 return outcome.of(x.ref) == NEG_INF and _finite(outcome.of(x.arg))

@@ -107,10 +107,13 @@ class CeilTo:
 
 @dataclass(frozen=True)
 class Number:
-    """A scalar integer that was loaded. most: a number that is as good as any larger one."""
+    """A scalar integer that was loaded or computed. assumed: what it is priced as, since it depends on data; least,
+    most: what it can be."""
 
     value: Value
-    most: int
+    assumed: int
+    least: int = -(2**31)
+    most: int = 2**31 - 1
 
 
 Bound: TypeAlias = Lit | First | Last | Sum | Least | Greatest | FloorTo | CeilTo | Number

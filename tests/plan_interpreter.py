@@ -57,13 +57,17 @@ class Program:
             else:
                 self.values[item] = np.broadcast_to(self.compute(item), [self.plan.length(q) for q in item.axes])
 
+    def number(self, v: Value) -> int:
+        """A scalar value that a bound is made of."""
+        return int(self.values[v])
+
     def loop(self, loop: Loop) -> None:
         for c in loop.carries:
             self.values[c.value] = np.full([self.plan.length(q) for q in c.value.axes], c.init)
         around, ends = self.known, self.last()
         for s in loop.segments:
             self.known = around | s.known
-            low, high = (bound_value(b, self.first, ends, lambda v: int(self.values[v])) for b in (s.lo, s.hi))
+            low, high = (bound_value(b, self.first, ends, self.number) for b in (s.lo, s.hi))
             for start in range(low, high, loop.tile):
                 self.first[loop.rank] = start
                 self.block(loop.body)

@@ -137,9 +137,9 @@ def test_a_cpu_counts_operators() -> None:
 def test_pricing_hundreds_of_candidates_again_is_quick() -> None:
     s = schedule()
     counted = [work(plan(p, problem(), s, filtered=f), s) for p in ORDER for f in (False, True)] * 84
-    start = time.perf_counter()
+    start = time.process_time()
     answers = estimate_works(counted, load_machine("h200"))
-    assert time.perf_counter() - start < 1.0  # 0.1 s on an idle machine
+    assert time.process_time() - start < 1.0  # 0.1 s on an idle machine
     assert len(answers) == len(counted)
     assert answers[0] == estimate(plan("one", problem(), s), s, load_machine("h200"))
 
