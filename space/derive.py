@@ -23,6 +23,9 @@ from .traits import Stream, passes, streams_of, total_passes
 
 TOLERANCE = 1e-8
 """Largest relative error in float64 between a derived cascade and its definition."""
+CANCELLED = 1e-6
+"""An output this much smaller than the largest value on the way to it is what cancellation left: its error is taken
+relative to that value times this."""
 _SIZES = (2, 3, 4, 5, 7, 6)
 _OUTER, _INNER = 3, 5
 _ROWS = 4
@@ -269,6 +272,7 @@ class _Check:
         self.definition = definition
         self.sizes = self._sizes(splits)
         self.trials = [t for t in self._trials() if t is not None]
+        self.floors = [CANCELLED * self._largest(data, values) for data, values, _ in self.trials]
 
     def _sizes(self, splits: Sequence[SplitOf]) -> dict[Rank, int]:
         same = self.definition.same_sizes()
@@ -294,6 +298,12 @@ class _Check:
             # a negative parameter may leave the definition's domain (a square root)
             yield (data, values, wanted) if all(np.isfinite(a).all() for a in wanted) else None
 
+    def _largest(self, data: dict[str, Array], values: dict[str, float]) -> float:
+        """The largest finite magnitude among the definition's tensors."""
+        every = Cascade(self.definition.einsums, tuple(e.output.name for e in self.definition.einsums))
+        made = [a for a, _ in evaluate(list(every.roots().values()), data, self.sizes, values)]
+        return max((float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a in made), default=0.0)
+
     def _values(self, cascade: Cascade, data: dict[str, Array], values: dict[str, float]) -> list[Array]:
         """The outputs, each over the ranks that the definition declares for it."""
         found = []
@@ -309,9 +319,9 @@ class _Check:
     def __call__(self, candidate: Cascade) -> float:
         """The largest relative error. Raises DerivationError above TOLERANCE."""
         worst = 0.0
-        for data, values, wanted in self.trials:
+        for (data, values, wanted), floor in zip(self.trials, self.floors, strict=True):
             for got, want in zip(self._values(candidate, data, values), wanted, strict=True):
-                scale = max(float(np.max(np.abs(want), initial=0.0)), 1e-30)
+                scale = max(float(np.max(np.abs(want), initial=0.0)), floor, 1e-30)
                 error = float(np.max(np.abs(got - want), initial=0.0)) / scale
                 if not error <= TOLERANCE:  # so that NaN fails too
                     raise DerivationError(

@@ -277,6 +277,12 @@ def test_a_saturation_that_time_cuts_short_is_not_complete() -> None:
     assert not derive(attention(), limits=Limits(seconds=1e-9), keep=2).complete
 
 
+def test_an_output_that_cancels_to_nothing_is_no_error() -> None:
+    # sum((x - mean) * mean) is 0: what is left of it is rounding, in every form another
+    text = "Ap = sum[m](Xp,m) / |m|\nBp,m = Xp,m - Ap\nYp = sum[m](Bp,m * Ap)\n"
+    assert len(derive(Cascade.parse(text)).cascades) > 1
+
+
 def test_bad_arguments_are_one_line() -> None:
     with pytest.raises(ValueError, match="`keep` must be at least 1, but got 0"):
         derive(attention(), keep=0)
