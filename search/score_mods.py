@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..space.attention import Attention
-from ..space.modifiers import Bias, Causal, Documents, HeadScale, Mask, Modifier, Slopes, Softcap, Window
+from ..space.modifiers import Bias, Causal, Documents, HeadScale, Mask, Modifier, Prefix, Slopes, Softcap, Window
 
 Score: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(score, batch, head, query, key) to the changed score."""
@@ -102,6 +102,11 @@ def _window(modifier: Window, given: Given) -> Seen:
     return lambda b, h, p, m: p + shift - m < size
 
 
+def _prefix(modifier: Prefix, given: Given) -> Seen:
+    shift, size = given.shift(modifier.align), modifier.size
+    return lambda b, h, p, m: (m <= p + shift) | (m < size)
+
+
 def _documents(modifier: Documents, given: Given) -> Seen:
     queries, keys = given.tensors["DOCQ"], given.tensors["DOCK"]
     return lambda b, h, p, m: queries[b, p] == keys[b, m]
@@ -120,6 +125,7 @@ SCORES: dict[type[Modifier], Callable[[Any, Given], Score]] = {
 FILTERS: dict[type[Modifier], Callable[[Any, Given], Seen]] = {
     Causal: _causal,
     Window: _window,
+    Prefix: _prefix,
     Documents: _documents,
     Mask: _mask,
 }
