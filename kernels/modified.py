@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -38,7 +39,7 @@ NAMES = (
     "mask_mod", "sinks", "sigmoid", "return_lse",
 )  # fmt: skip
 
-_ready: dict[Any, Callable[[Tensor, Tensor, Tensor, Arguments], Any]] = {}
+_ready: dict[Any, Callable[[Tensor, Tensor, Tensor, Arguments], Tensor | tuple[Tensor, Tensor]]] = {}
 MOST_READY = 4096
 """Kinds of calls kept ready in a process; beyond that the oldest is forgotten."""
 
@@ -57,7 +58,7 @@ def modified_attention(
         while len(_ready) >= MOST_READY:
             del _ready[next(iter(_ready))]
         _ready[key] = run
-    return run(q, k, v, arguments)  # type: ignore[no-any-return]
+    return run(q, k, v, arguments)
 
 
 def _kind(x: Any) -> Any:
@@ -178,7 +179,7 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
             case "bias":
                 axes, view = shapes.broadcast(name, value)
                 found.append(Bias(axes))
-                views["BIAS"] = lambda a, view=view: view(a["bias"])  # type: ignore[misc]
+                views["BIAS"] = partial(_viewed, name, view)
             case "window":
                 found.append(Window(value, bool(given.get("window_both")), align))
             case "prefix":
@@ -191,7 +192,7 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
                 if value.dtype != torch.bool:
                     raise UnsupportedArgument(f"`mask` must have dtype torch.bool, but got {value.dtype}")
                 found.append(Mask(axes))
-                views["MASK"] = lambda a, view=view: view(a["mask"])  # type: ignore[misc]
+                views["MASK"] = partial(_viewed, name, view)
             case "score_mod" | "mask_mod":
                 modifier = (ScoreMod if name == "score_mod" else MaskMod)(value)
                 found.append(modifier)
@@ -199,6 +200,10 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
             case _:
                 pass
     return [*found, *([Causal(causal)] if causal else [])]
+
+
+def _viewed(name: str, view: Callable[[Tensor], Tensor], arguments: Arguments) -> Tensor:
+    return view(arguments[name])
 
 
 def _documents(shapes: Shapes, given: object) -> dict[str, View]:

@@ -11,10 +11,9 @@ import keyword
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 from ..space.expr import Access, Gather, Part, Predicate, Rank
 from ..space.layout import within_part
@@ -22,6 +21,7 @@ from ..space.plan import Block, Loop, LoopPlan, Segment, Value
 from ..space.pointwise import POINTWISE
 from ..space.schedule import Schedule
 from .bound_text import BoundText, parenthesised
+from .plan_facts import filter_of, inline_constants, items, number_of, pair_of, shapes_of
 
 INDENT = "    "
 
@@ -73,7 +73,7 @@ def affine(p: Predicate, sizes: dict[Rank, int]) -> Affine:
 
 
 @dataclass(frozen=True)
-class Optional:
+class Branch:
     """The branch of the loop over `rank` that holds the filters which `known` says are void elsewhere."""
 
     rank: Rank
@@ -97,10 +97,10 @@ class Printer(ABC):
         self.tensor = {n: self.names.fresh(n) for n in (*plan.inputs, *plan.outputs)}
         self.scalar = {r: self._rank_name(r, r) for r in plan.order if not self.tiled(r)}
         self.start = {r: self._rank_name(r, f"{r}_first") for r in plan.order if self.tiled(r)}
-        self.shapes = _shapes(plan)
+        self.shapes = shapes_of(plan)
         self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest, self.name)
         self.known: frozenset[Affine] = self.always()
-        self._optional: Optional | None = None
+        self._optional: Branch | None = None
         self.scopes: list[Scope] = [Scope(None, 1)]
         self._defined: dict[tuple[str, str], str] = {}
         self._text = self._value_names()
@@ -213,7 +213,7 @@ class Printer(ABC):
 
     def _value_names(self) -> dict[Value, str]:
         names: dict[Value, str] = {}
-        numbers = _inline_constants(self.plan)
+        numbers = inline_constants(self.plan)
         for item in items(self.plan.root):
             for v in (c.value for c in item.carries) if isinstance(item, Loop) else (item,):
                 if v in numbers:
@@ -331,7 +331,7 @@ class Printer(ABC):
                 low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
                 self._segment(loop, segment, self.header(loop, low, high), optional)
 
-    def _outside(self, loop: Loop) -> Optional | None:
+    def _outside(self, loop: Loop) -> Branch | None:
         """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold.
 
         None where they hold in every tile or are known to hold in none.
@@ -346,7 +346,7 @@ class Printer(ABC):
         if n < len(loop.segments) - 1:
             conditions.append(f"{index} >= {self.here(f'{loop.rank}_clear_to', self.bounds.text(clear.hi))}")
         known = frozenset(affine(p, self.plan.sizes) for p in clear.known)
-        return Optional(loop.rank, known, " or ".join(conditions)) if conditions else None
+        return Branch(loop.rank, known, " or ".join(conditions)) if conditions else None
 
     def _is_optional(self, item: Value | Loop) -> bool:
         """Whether a value is a filter that stands in the current loop's branch: its argument has its shape."""
@@ -371,7 +371,7 @@ class Printer(ABC):
     def _same_shape(v: Value) -> bool:
         return v.args[0].axes == v.axes and v.args[0].dtype == v.dtype
 
-    def _segment(self, loop: Loop, segment: Segment, header: str, optional: Optional | None) -> None:
+    def _segment(self, loop: Loop, segment: Segment, header: str, optional: Branch | None) -> None:
         saved, text, around = self.known, dict(self._text), self._optional
         self.known = saved | {affine(p, self.plan.sizes) for p in segment.known}
         self._optional = optional
@@ -469,83 +469,6 @@ class Printer(ABC):
 
     def _arranged(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
         return text if have == want else self.permute(text, [have.index(q) for q in want])
-
-
-def pair_of(v: Value) -> tuple[Any, Any]:
-    """The two parts of a value's `attr`, as `plan.Value` lists them."""
-    assert isinstance(v.attr, tuple) and len(v.attr) == 2, f"value {v.name}: {v.op} needs a pair, got {v.attr!r}"
-    return v.attr
-
-
-def filter_of(v: Value) -> tuple[Predicate, float]:
-    predicate, fill = pair_of(v)
-    return predicate, float(fill)
-
-
-def number_of(v: Value) -> float:
-    assert isinstance(v.attr, (int, float)), f"value {v.name}: {v.op} needs a number, but got {v.attr!r}"
-    return float(v.attr)
-
-
-def access(v: Value) -> tuple[str, tuple[Rank | Part | None, ...]]:
-    """The tensor and what addresses each of its axes, of a "load" or a "store" (see `plan.Value`)."""
-    name, index = pair_of(v)
-    return str(name), tuple(index)
-
-
-def _shapes(plan: LoopPlan) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor argument, from the ranks that index it."""
-    ranks: dict[str, tuple[Rank, ...]] = {n: t.ranks for n, t in plan.inputs.items()} | plan.outputs
-    for x in items(plan.root):
-        if isinstance(x, Value) and x.op in ("load", "store"):
-            name, index = access(x)
-            ranks[name] = tuple(i if isinstance(i, str) else own for i, own in zip(index, ranks[name], strict=True))
-    return {name: tuple(plan.sizes[r] for r in index) for name, index in ranks.items()}
-
-
-def summary(plan: LoopPlan, schedule: Schedule) -> list[str]:
-    """What a reader of the generated source wants to know first: tensors, roles and loops, a line each."""
-    shapes = _shapes(plan)
-    lines = [f"Generated by eintune for the {schedule.emitter} emitter.", ""]
-    for title, names in (("in", plan.inputs), ("out", plan.outputs)):
-        lines += [f"{title:4}{n}[{', '.join(map(str, shapes[n]))}] {plan.dtypes[n]}" for n in names]
-    lines.append("")
-    lines += [f"rank {r}: {plan.sizes[r]}{_role(plan, r)}" for r in plan.order if r in plan.roles]
-    for item in items(plan.root):
-        if isinstance(item, Loop):
-            carries = ", ".join(f"{c.value.name}[{', '.join(c.value.axes)}]" for c in item.carries)
-            lines.append(f"{'  ' * (len(item.body.ranks) - 1)}loop {item.rank} by {item.tile}: {carries or 'stores'}")
-    return [*lines, ""]
-
-
-def _role(plan: LoopPlan, rank: Rank) -> str:
-    role = plan.roles[rank]
-    where = {"grid": ", over programs", "loop": ", a loop", None: ""}[role.outer]
-    return where + (f", tiles of {role.tile}" if role.tile else "")
-
-
-def items(block: Block) -> Iterator[Value | Loop]:
-    """Everything in a block and in the loops under it, in order."""
-    for item in block.items:
-        yield item
-        if isinstance(item, Loop):
-            yield from items(item.body)
-
-
-def _inline_constants(plan: LoopPlan) -> set[Value]:
-    """Scalar constants that only stand beside other values in infix operators: those print as numbers."""
-    constants: set[Value] = set()
-    elsewhere: set[Value] = set()
-    for item in items(plan.root):
-        if isinstance(item, Loop):
-            elsewhere.update(c.next for c in item.carries)
-            continue
-        if item.op == "const" and not item.axes:
-            constants.add(item)
-        infix = item.op in POINTWISE and POINTWISE[item.op].symbol is not None
-        if not infix or all(a.op == "const" for a in item.args):
-            elsewhere.update(item.args)
-    return constants - elsewhere
 
 
 def _whole(loop: Loop) -> Segment:

@@ -14,7 +14,8 @@ from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from .bound_text import parenthesised
 from .kernel import Argument, Kernel
-from .printer import INDENT, Affine, Printer, access, filter_of, literal, number_of, pair_of, summary
+from .plan_facts import access, filter_of, number_of, pair_of, summary
+from .printer import INDENT, Affine, Printer, literal
 from .storage import Storage
 
 DTYPES = {

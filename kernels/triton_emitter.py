@@ -19,7 +19,8 @@ from ..space.expr import Part, Rank
 from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from .kernel import Argument, Descriptor, Kernel
-from .printer import Affine, Printer, access, literal, summary
+from .plan_facts import access, summary
+from .printer import Affine, Printer, literal
 
 DTYPES = {
     "fp64": "tl.float64",

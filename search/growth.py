@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -96,10 +97,10 @@ def tasks(combined: int = 3, lengths: Sequence[int] = LENGTHS) -> Iterator[Task]
     for name, workload in WORKLOADS.items():
         yield Task("workload", name, workload)
     for names in itertools.combinations(MODIFIERS, combined):
-        yield Task("modifiers", ", ".join(names), lambda names=names: attention_with(names))  # type: ignore[misc]
+        yield Task("modifiers", ", ".join(names), partial(attention_with, names))
     for name, chain in CHAINS.items():
         for n in lengths:
-            yield Task("chain", f"{name} {n}", lambda chain=chain, n=n: chain(n))  # type: ignore[misc]
+            yield Task("chain", f"{name} {n}", partial(chain, n))
 
 
 def measure(todo: Sequence[Task]) -> Iterator[Grown]:

@@ -8,6 +8,7 @@ visited and full ones not masked; one that reads a tensor is a `select`.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
@@ -40,7 +41,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Modifier:
+class Modifier(ABC):
     """One change to the scores.
 
     filters: whether it says what is seen (those come after all that change values). tensors: the inputs it
@@ -51,9 +52,9 @@ class Modifier:
     turn: ClassVar[int] = 0
     """Among filters."""
 
+    @abstractmethod
     def apply(self, score: Expr, site: Site) -> Expr:
         """The changed score. The score varies with the batch, the heads, p and m."""
-        raise NotImplementedError
 
     @property
     def tensors(self) -> Mapping[str, str]:

@@ -49,7 +49,7 @@ class Schedule:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Schedule:
         """Raises ValueError for fields that a schedule does not have or values of another type."""
-        from .schedule_space import check_schedule
+        from .schedule_check import check_schedule
 
         try:
             roles = tuple((str(r), Role(*role)) for r, role in data["roles"].items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,10 +25,10 @@ class Function(Modifier):
     def __post_init__(self) -> None:
         _ = self.trace
 
-    @cached_property
+    @property
+    @abstractmethod
     def trace(self) -> Trace:
         """What one tracing met."""
-        raise NotImplementedError
 
     @property
     def tensors(self) -> Mapping[str, str]:

@@ -49,7 +49,7 @@ def value_bounds(builder: Builder, rank: Rank, skipped: Iterable[Expr], around: 
     """What the equalities whose false tiles may be left out say of a loop over `rank` inside `around`."""
     low: list[Bound] = []
     high: list[Bound] = []
-    tile = builder.layout.roles[rank].tile or 1 if rank in builder.layout.roles else 1
+    tile = builder.layout.roles[rank].tile or 1
     for condition in skipped:
         for row, still in (condition.args, condition.args[::-1]) if isinstance(condition, Map) else ():
             if _is_row(builder, row, rank, around) and _is_still(builder, still, rank, around):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .attention import Attention, attention, attention_problem
+from .attention import Attention, Weights, attention, attention_problem
 from .modifiers import (
     ALIGN,
     AXES,
@@ -75,8 +75,8 @@ def _variant(wanted: Mapping[str, Any]) -> Attention:
         Mask(wanted["mask"]) if wanted["mask"] else None,
         MaskMod(wanted["mask_mod"]) if wanted["mask_mod"] else None,
     ]
-    weights = "sigmoid" if wanted["sigmoid"] else "softmax"
-    return Attention(tuple(p for p in pieces if p), weights, wanted["sinks"], wanted["lse"])  # type: ignore[arg-type]
+    weights: Weights = "sigmoid" if wanted["sigmoid"] else "softmax"
+    return Attention(tuple(p for p in pieces if p), weights, wanted["sinks"], wanted["lse"])
 
 
 def _pose(wanted: Mapping[str, Any], dtype: str) -> Posed:

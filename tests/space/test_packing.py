@@ -20,7 +20,8 @@ from eintune.space.packing import packed
 from eintune.space.plan import Role
 from eintune.space.roots import Roots
 from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import check_schedule, schedules
+from eintune.space.schedule_check import check_schedule
+from eintune.space.schedule_space import schedules
 from eintune.space.workloads import attention_problem
 
 GROUPED = [f for f in forms() if all({"g", "p"} <= set(t.ranks) for t in f.definition.outputs.values())]

@@ -10,17 +10,12 @@ import pytest
 
 from eintune.space.cascade import Cascade
 from eintune.space.indexed import completed
+from eintune.space.knobs import KNOBS
 from eintune.space.lowering import build_program
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import (
-    KNOBS,
-    TARGETS,
-    check_schedule,
-    default_schedule,
-    schedules,
-    space_of,
-)
+from eintune.space.schedule_check import check_schedule
+from eintune.space.schedule_space import TARGETS, default_schedule, schedules, space_of
 from eintune.space.workloads import WORKLOADS, attention_problem
 
 

@@ -1,0 +1,269 @@
+"""The knobs: the ways in which schedules of one cascade differ, what each may be set to and where that makes sense.
+
+A knob is a small object with one protocol, and the table `KNOBS` is the whole list. Nothing here knows a workload or
+a machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from .descriptors import block_of
+from .expr import Rank
+from .part_roles import part_length
+
+if TYPE_CHECKING:
+    from .schedule_space import Space, Target
+
+Setting: TypeAlias = int | bool | str
+"""A value of a knob."""
+
+Point: TypeAlias = Mapping[str, Setting]
+"""A setting of every coordinate, by name."""
+
+WHOLE = 0
+"""The tile size that says: all of the rank at once."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One coordinate of a space: its settings in order, smallest first, and the one to start from."""
+
+    name: str
+    values: tuple[Setting, ...]
+    default: Setting
+
+    def steps(self, value: Setting) -> list[Setting]:
+        """The settings beside one."""
+        i = self.values.index(value)
+        return [self.values[j] for j in (i - 1, i + 1) if 0 <= j < len(self.values)]
+
+    def distance(self, value: Setting) -> int:
+        return abs(self.values.index(value) - self.values.index(self.default))
+
+
+class Knob(Protocol):
+    """A way in which schedules differ."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        """Its coordinates in a space: none, one, or one for each rank that it applies to."""
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        """Whether a point makes sense as far as this knob is concerned."""
+
+
+class Tiles:
+    """Tile sizes of rows, of streamed ranks, and of other ranks that are too long to be one axis."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        return [c for r in space.uses.kinds if (c := self._choice(space, r))]
+
+    def _choice(self, space: Space, rank: Rank) -> Choice | None:
+        kind, size, target = space.uses.kinds[rank], space.sizes[rank], space.target
+        match kind:
+            case "row":
+                streamed = space.uses.products or space.uses.of("streamed")
+                rows = size * max(Packed.lengths(space))
+                values = _fitting(target.rows if streamed else target.streams, rows, target)
+            case "streamed":
+                values = _fitting(target.streams, size, target)
+                if rank not in space.uses.halves and size <= target.longest_axis:
+                    values = [v for v in values if v < size] + [WHOLE]
+            case "resident" | "contracted":
+                if size <= target.longest_axis:
+                    return None
+                values = [v for v in _fitting(target.rows, size, target) if v >= 64]
+            case _:
+                return None
+        return Choice(f"tile {rank}", tuple(values), values[len(values) // 2])
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        """The tile between two products (or of a row, where there is none) is neither tiny nor huge."""
+        least, most = space.target.temporary
+        return min(least, self._largest(space)) <= self._elements(space, point) <= most
+
+    def _elements(self, space: Space, point: Point) -> int:
+        return math.prod(space.length(r, point) for k in ("batch", "lane", "row", "streamed") for r in space.uses.of(k))
+
+    def _largest(self, space: Space) -> int:
+        """Elements at the longest settings: a small problem has no tile as large as the least."""
+        longest: dict[str, Setting] = {c.name: c.default for c in Batched().choices(space)}
+        for c in self.choices(space):
+            longest[c.name] = WHOLE if WHOLE in c.values else c.values[-1]
+        return self._elements(space, longest)
+
+
+class Batched:
+    """Whether a batch rank is an axis of every product (the longest one), or programs iterate all of them."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        ranks = [r for r in space.uses.of("batch") if space.sizes[r] > 1]
+        if not space.target.batched:
+            return []
+        if not ranks:
+            return [Choice("batched", ("rows",), "rows")] if space.uses.of("lane") else []
+        longest = max(ranks, key=lambda r: space.sizes[r])
+        return [Choice("batched", ("", longest), longest)]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        return True
+
+
+class Parts:
+    """Whether programs share the longest streamed rank, each running a part of it, where there are few programs.
+
+    What the parts leave is merged by another kernel, so they must be few enough to leave little.
+    """
+
+    MOST = 4096
+    """Programs beyond which more of them serve nobody."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        streamed = [] if space.uses.halves else space.uses.of("streamed")
+        if not streamed:
+            return []
+        longest = max(streamed, key=lambda r: space.sizes[r])
+        tiles = -(-space.sizes[longest] // space.target.streams[0])
+        values = tuple(n for n in space.target.parts if n == 1 or 2 * n <= tiles)
+        return [Choice(f"parts {longest}", values, 1)] if len(values) > 1 else []
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        for rank in space.uses.of("streamed"):
+            parts, tile = int(point.get(f"parts {rank}", 1)), int(point.get(f"tile {rank}", WHOLE))
+            if parts > 1 and not (tile and self._divides(space, point, -(-space.sizes[rank] // tile), parts)):
+                return False
+        return True
+
+    def _divides(self, space: Space, point: Point, tiles: int, parts: int) -> bool:
+        """Whether every part has two tiles of its own, and the grid is short without them."""
+        roles = [(space.sizes[r], space._role(r, point)) for r in space.uses.kinds]
+        programs = math.prod(-(-n // (role.tile or 1)) for n, role in roles if role.outer == "grid")
+        return 2 * parts <= tiles and programs < space.target.few and programs * parts <= self.MOST
+
+
+class Packed:
+    """Whether a short row's tiles run over a rank beside it too, so that what lacks that rank is loaded once for all
+    of it."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        return [Choice("packed", (False, True), False)] if max(self.lengths(space)) > 1 else []
+
+    @staticmethod
+    def lengths(space: Space) -> list[int]:
+        """The lengths of the ranks that a row's tiles may run over: at most one, where the row leaves room."""
+        beside = [(r, row) for r, row in space.uses.beside.items() if space.sizes[r] > 1]
+        if space.target.batched or len(beside) != 1 or not space.uses.products:
+            return [1]
+        ((lane, row),) = beside
+        return [1, space.sizes[lane]] if 1 < space.sizes[row] < space.target.rows[-1] else [1]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        """A tile is no longer than what it runs over."""
+        length = self.lengths(space)[-1] if point.get("packed") else 1
+        tiles = ((space.sizes[r] * length, int(point.get(f"tile {r}", WHOLE))) for r in space.uses.of("row"))
+        return all(tile <= space.target.axis(size) for size, tile in tiles)
+
+
+class Warps:
+    """Warps of a program."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        return [Choice("warps", space.target.warps, space.target.warps[0])]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        """A warp has at least 512 elements of the largest tile, so that the matrix unit's rows are filled."""
+        if point["warps"] == space.target.warps[0]:
+            return True
+        elements = 1
+        for k in ("row", "streamed"):
+            for r in space.uses.of(k):
+                elements *= space.length(r, point)
+        return elements >= 512 * int(point["warps"])
+
+
+class Stages:
+    """Software pipeline stages of the loops."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        values = space.target.stages
+        return [Choice("stages", values, values[min(1, len(values) - 1)])]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        """No more stages than the longest loop has iterations."""
+        counts = [1]
+        for r in (*space.uses.of("streamed"), *space.uses.of("contracted")):
+            tile, parts = int(point.get(f"tile {r}", WHOLE)), int(point.get(f"parts {r}", 1))
+            counts.append(part_length(space.sizes[r], tile, parts) // tile if tile else 1)
+        return int(point["stages"]) <= max(counts)
+
+
+class Filters:
+    """Where filters are evaluated, if there are any.
+
+    Segments cost a second loop, with a software pipeline of its own to fill (and the compiler waits for each matrix
+    instruction where one loop hands its accumulators on to another): with a pipeline a branch is better. Where
+    operators run one by one there is no pipeline, and nothing to weigh.
+    """
+
+    def choices(self, space: Space) -> list[Choice]:
+        uneven = any(space.sizes[r] % space.target.streams[-1] for r in space.uses.of("streamed"))
+        if not (space.uses.filtered or uneven):
+            return [Choice("filters", ("every",), "every")]
+        if space.target.batched:
+            return [Choice("filters", ("segments",), "segments")]
+        return [Choice("filters", ("every", "branch"), "branch")]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        return True
+
+
+class Order:
+    """Program order: where programs differ in length, the longest may start first."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        if space.uses.coupled and not space.target.batched:
+            return [Choice("order", ("forward", "reverse"), "reverse")]
+        return [Choice("order", ("forward",), "forward")]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        return True
+
+
+class Loads:
+    """Tiles loaded by pointer or by tensor descriptor: where every tile of two axes can be loaded by one, and a
+    pipelined loop streams some of them."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        possible = space.target.descriptors and self._serves(space, lambda r: None if _is_index(space, r) else 16)
+        return [Choice("loads", ("pointer", "descriptor") if possible else ("pointer",), "pointer")]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        if point["loads"] == "pointer":
+            return True
+        streams = any(point.get(f"tile {r}", WHOLE) != WHOLE for r in space.uses.of("streamed"))
+        return streams and int(point["stages"]) > 1 and self._serves(space, lambda r: space._role(r, point).tile)
+
+    @staticmethod
+    def _serves(space: Space, tile: Callable[[Rank], int | None]) -> bool:
+        tiled = [r for r in space.reads if sum(tile(rank) is not None for rank in r.index) > 1]
+        return bool(tiled) and all(block_of(r, space.sizes, tile) for r in tiled)
+
+
+def _is_index(space: Space, rank: Rank) -> bool:
+    """Whether programs take one element of the rank at a time."""
+    return space.uses.kinds[rank] in ("batch", "lane")
+
+
+KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Packed(), Parts(), Warps(), Stages(), Filters(), Order(), Loads())
+"""Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
+
+
+def _fitting(tiles: Sequence[int], size: int, target: Target) -> list[int]:
+    """The tile sizes that are not longer than the rank needs."""
+    needed = target.axis(size)
+    if needed <= tiles[0] and target.padded:
+        return [needed]
+    return [t for t in tiles if t < needed] + ([needed] if needed <= tiles[-1] else [])
