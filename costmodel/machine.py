@@ -49,7 +49,8 @@ class Machine:
     tensor_flops: FLOP/s of a matrix product by operand dtype. matrix_rows: rows one group of `group_warps` warps
     must own for the full matrix rate; fewer run at `narrow_matrix_fraction` of it. special_per_clock: exp, log,
     reciprocal per clock and SM. operator_seconds: overhead of one PyTorch operator (CPU; 0 on a GPU).
-    tensor_descriptors: whether the hardware loads tiles by tensor descriptor.
+    tensor_descriptors: whether the hardware loads tiles by tensor descriptor. approximate_functions: whether it has
+    an instruction for each of `space.approximations`.
     calibration: this machine's starting values of the model's parameters, by name. grid: of a machine of cores.
     """
 
@@ -82,6 +83,7 @@ class Machine:
     operator_seconds: float = 0.0
     power: str = ""
     tensor_descriptors: bool = False
+    approximate_functions: bool = False
     calibration: tuple[tuple[str, float], ...] = field(default=())
     grid: CoreGrid | None = None
 

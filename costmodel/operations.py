@@ -44,7 +44,8 @@ ELEMENT_COST: dict[str, ElementCost] = {
     "quotient": ElementCost(8.0, 1.0),
     "recip": ElementCost(1.0, 1.0),
     "sqrt": ElementCost(1.0, 1.0),
-    "tanh": ElementCost(8.0, 2.0),
+    "tanh": ElementCost(20.0, 3.0),  # both of a fraction and a quotient of exponentials, one chosen
+    "tanh_approximate": ElementCost(0.0, 1.0),
     "erf": ElementCost(20.0, 1.0),
     "sigmoid": ElementCost(3.0, 2.0),
     "silu": ElementCost(4.0, 2.0),

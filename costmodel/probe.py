@@ -232,6 +232,7 @@ def _unknown_gpu(properties: Any) -> Machine:
         "warps_per_sm": properties.max_threads_per_multi_processor // getattr(properties, "warp_size", 32),
         "programs_per_sm": 16,
         "tensor_descriptors": properties.major >= 9,
+        "approximate_functions": (properties.major, properties.minor) >= (7, 5),
         "l2_bytes": properties.L2_cache_size,
         "matrix_rows": 16,
         "narrow_matrix_fraction": 1.0,

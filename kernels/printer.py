@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from ..space.approximations import APPROXIMATE_OPS
 from ..space.expr import Access, Gather, Part, Predicate, Rank
 from ..space.layout import within_part
 from ..space.plan import Block, Loop, LoopPlan, Segment, Value
@@ -433,6 +434,8 @@ class Printer(ABC):
                 return f"1.0 / {args[0]}"
             case "select":
                 return self.choose(*args)
+        if op in APPROXIMATE_OPS:
+            return self.function(op, args)
         if op not in POINTWISE:
             raise ValueError(f"value {v.name}: an operator of a plan is one of {sorted(POINTWISE)}, but got {op!r}")
         symbol = POINTWISE[op].symbol

@@ -46,6 +46,7 @@ FUNCTIONS = {
     "erf": "tl.erf({})",
     "not": "~{}",
     "tanh": "tanh({})",
+    "tanh_approximate": "tanh_approximate({})",
     "sigmoid": "sigmoid({})",
     "silu": "{0} * sigmoid({0})",
 }
@@ -68,6 +69,11 @@ def tanh(x):
     far = 1.0 - 2.0 / (1.0 + tl.exp2(tl.abs(x) * 2.8853900817779268))
     return tl.where(square < 0.5625, near, tl.where(x < 0.0, -far, far))
 ''',
+    "tanh_approximate": """\
+@triton.jit
+def tanh_approximate(x):
+    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+""",
     "multiply": """\
 @triton.jit
 def multiply(a, b):

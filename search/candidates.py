@@ -27,6 +27,7 @@ REASONS = {
     "shared memory": "needs more shared memory than a program may have",
     "warps": "needs more warps than run at once",
     "tensor descriptors": "the machine has no tensor descriptors",
+    "approximate functions": "the machine approximates no functions",
     "registers": "spills too many registers",
     "dominated": "dominated: another moves and computes no more and is predicted faster",
     "slower": "predicted slower than the best by more than the model's error band",
@@ -262,5 +263,6 @@ def schedule_text(schedule: Schedule) -> str:
     )
     parts += [schedule.order] if schedule.order != "forward" else []
     parts += [f"loads by {schedule.loads}"] if schedule.loads != "pointer" else []
+    parts += [f"{schedule.functions} functions"] if schedule.functions != "exact" else []
     parts += [schedule.precision] if schedule.precision != "ieee" else []
     return ", ".join(parts)

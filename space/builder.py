@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from .approximations import approximate
 from .contraction import Product, arrange
 from .expr import Access, Const, Expr, Fold, Gather, Iota, Map, Part, Rank, Reduce, Where, children, topological
 from .layout import Layout, Shape
@@ -82,7 +83,8 @@ class Scope:
 
 
 class Builder:
-    """Places values. `run_loop` fills one loop for a group of works; it is given by `loops` to break the cycle."""
+    """Places values. `run_loop` fills one loop for a group of works; it is given by `loops` to break the cycle.
+    functions: as in `Schedule`."""
 
     def __init__(
         self,
@@ -92,10 +94,12 @@ class Builder:
         compute: str,
         run_loop: Callable[[Builder, Rank, list[Work], Scope], None],
         stored: Mapping[str, tuple[Rank | Part, ...]] | None = None,
+        functions: str = "exact",
     ) -> None:
         self.layout, self.masks, self.dtypes, self.compute = layout, masks, dtypes, compute
         self.stored = dict(stored or {})
         self._run_loop = run_loop
+        self._functions = functions
         self._home: dict[Value, Scope] = {}
         self._sources: dict[Value, set[str]] = {}
         """The dtypes of the floating-point tensors that a value comes from."""
@@ -222,7 +226,12 @@ class Builder:
                 args = args if exact else tuple(map(self.widened, args))
                 return self.emit(x.op, args, None, home, dtype="bool")
             case _:
-                return self.emit(x.op, tuple(map(self.widened, args)), None, home)
+                return self.emit(self._function(x.op, args), tuple(map(self.widened, args)), None, home)
+
+    def _function(self, op: str, args: tuple[Value, ...]) -> str:
+        """The operation for a function: its approximation where that is asked for and may stand for it."""
+        found = approximate(op, self._all_sources(args)) if self._functions == "approximate" else None
+        return found or op
 
     def _tile_axis(self, x: Reduce) -> Rank:
         axis = self.layout.axis_of(x.rank)

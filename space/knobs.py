@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from .approximations import FUNCTIONS
 from .descriptors import block_of
 from .expr import Rank
 from .part_roles import part_length
@@ -252,12 +253,34 @@ class Loads:
         return bool(tiled) and all(block_of(r, space.sizes, tile) for r in tiled)
 
 
+class Functions:
+    """Functions to the compute dtype, or by the hardware's approximation where the tensors are coarser than that."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        possible = space.target.approximate and space.approximable
+        return [Choice("functions", FUNCTIONS if possible else FUNCTIONS[:1], FUNCTIONS[0])]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        return True
+
+
 def _is_index(space: Space, rank: Rank) -> bool:
     """Whether programs take one element of the rank at a time."""
     return space.uses.kinds[rank] in ("batch", "lane")
 
 
-KNOBS: tuple[Knob, ...] = (Tiles(), Batched(), Packed(), Parts(), Warps(), Stages(), Filters(), Order(), Loads())
+KNOBS: tuple[Knob, ...] = (
+    Tiles(),
+    Batched(),
+    Packed(),
+    Parts(),
+    Warps(),
+    Stages(),
+    Filters(),
+    Order(),
+    Loads(),
+    Functions(),
+)
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 
 

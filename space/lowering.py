@@ -48,7 +48,8 @@ def build_program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Pro
     lay out, with the rule and the value. Plans are shared between callers and not to be changed.
     """
     roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
-    return _planned(cascade, _Sized.of(problem), roles, schedule.filters, merged_elements(schedule.emitter))
+    style = schedule.filters, schedule.functions
+    return _planned(cascade, _Sized.of(problem), roles, style, merged_elements(schedule.emitter))
 
 
 def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPlan:
@@ -78,7 +79,7 @@ def _items(mapping: Mapping[str, T]) -> tuple[tuple[str, T], ...]:
 
 @lru_cache(maxsize=512)
 def _planned(
-    cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ...], filters: str, merged: int
+    cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ...], style: tuple[str, str], merged: int
 ) -> Program:
     source = roots_of(cascade)
     dtypes, sizes, roles = dict(sized.dtypes), dict(sized.sizes), dict(given)
@@ -86,7 +87,7 @@ def _planned(
     source = Roots(tuple(expressions), source.outputs, source.halves)
     outputs = source.outputs
     source, roles, sizes, stored = packed(source, roles, sizes)
-    lowering = _Lowering(dtypes, list(cascade.inputs), outputs, filters)
+    lowering = _Lowering(dtypes, list(cascade.inputs), outputs, *style)
     divided = [r for r, role in roles.items() if role.parts > 1]
     if len(divided) > 1:
         raise IllegalPlan(f"one rank of a plan is in parts, but {divided} are")
@@ -98,11 +99,14 @@ def _planned(
 
 
 class _Lowering:
-    """Plans the kernels of one program in order. inputs: the program's, in order; outputs: its own."""
+    """Plans the kernels of one program in order. inputs: the program's, in order; outputs: its own. filters,
+    functions: as in `Schedule`."""
 
-    def __init__(self, dtypes: Mapping[str, str], inputs: Sequence[str], outputs: Outputs, filters: str) -> None:
+    def __init__(
+        self, dtypes: Mapping[str, str], inputs: Sequence[str], outputs: Outputs, filters: str, functions: str
+    ) -> None:
         self._dtypes, self._inputs, self._outputs = dict(dtypes), list(inputs), dict(outputs)
-        self._filters = filters
+        self._filters, self._functions = filters, functions
         self._compute = "fp64" if "fp64" in dtypes.values() else "fp32"
         self._infinite: frozenset[str] = frozenset()
         """Workspaces that may hold -inf."""
@@ -126,7 +130,8 @@ class _Lowering:
         masks = Masks(layout)
         roots = _prepared(list(source), layout, masks, numbers)
         self._dtypes = dict.fromkeys(outputs, self._compute) | self._dtypes
-        builder = Builder(layout, masks, self._dtypes, self._compute, RunLoop(self._filters), kernel.stored)
+        run = RunLoop(self._filters)
+        builder = Builder(layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions)
         used = tensors(roots)
         root = _tree(roots, outputs, builder).block
         plan = LoopPlan(

@@ -26,6 +26,8 @@ class Schedule:
     precision: of products of fp32 operands on matrix units: "ieee", or "tf32" (only where the user allows it).
     loads: of tiles that a tensor descriptor can load: by "pointer" or by "descriptor" (fewer registers and
     instructions where the hardware has them; the tensors must be aligned).
+    functions: "exact" to the compute dtype, or "approximate" where the hardware has an instruction whose error is below
+    the rounding of the tensors that its argument comes from (`approximations`).
     """
 
     emitter: str
@@ -36,6 +38,7 @@ class Schedule:
     order: str = "forward"
     precision: str = "ieee"
     loads: str = "pointer"
+    functions: str = "exact"
 
     def role(self, rank: Rank) -> Role:
         return dict(self.roles)[rank]

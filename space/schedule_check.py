@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .approximations import FUNCTIONS
 from .expr import Rank
 from .plan import Role
 from .schedule import FILTERS, Schedule
@@ -23,6 +24,7 @@ def check_schedule(schedule: Schedule) -> None:
     _one_of("order", schedule.order, ("forward", "reverse"))
     _one_of("precision", schedule.precision, ("ieee", "tf32"))
     _one_of("loads", schedule.loads, ("pointer", "descriptor"))
+    _one_of("functions", schedule.functions, FUNCTIONS)
     names = [r for r, _ in schedule.roles]
     if len(set(names)) != len(names):
         raise ValueError(f"a schedule gives a rank one role, but got {names}")

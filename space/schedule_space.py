@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from .approximations import is_approximable
 from .cascade import Cascade
 from .descriptors import Read, reads_of
 from .expr import Rank
@@ -28,7 +29,8 @@ class Target:
     elements may be one whole axis. padded: tiles are powers of two of at least 16. batched: batch ranks may be
     axes too. temporary: least and most elements of the largest tile between two products. parts: of a streamed rank,
     to be run by programs of their own where there are fewer than `few` without; merged: most elements of a tile that
-    merges them. descriptors: whether tiles can be loaded by tensor descriptor. plain: what holds instead where nothing
+    merges them. descriptors: whether tiles can be loaded by tensor descriptor. approximate: whether there is code for
+    functions that the hardware approximates. plain: what holds instead where nothing
     is multiplied as a matrix. side: tiles are made of squares of so many elements a side.
     """
 
@@ -42,6 +44,7 @@ class Target:
     batched: bool
     temporary: tuple[int, int]
     descriptors: bool = False
+    approximate: bool = False
     plain: Target | None = None
     side: int = 0
     parts: tuple[int, ...] = (1,)
@@ -68,6 +71,7 @@ PLAIN_TRITON = Target(
     parts=(1, 2, 4, 8, 16, 32, 64),
     few=512,
     merged=2**13,
+    approximate=True,
 )
 """Without products nothing asks for square tiles: few rows, and of each as much as fits into the registers."""
 
@@ -88,6 +92,7 @@ TARGETS: dict[str, Target] = {
             few=512,
             merged=2**13,
             descriptors=True,
+            approximate=True,
             plain=PLAIN_TRITON,
         ),
         Target(
@@ -133,6 +138,8 @@ class Space:
     sizes: Mapping[Rank, int]
     target: Target
     reads: tuple[Read, ...] = ()
+    approximable: bool = False
+    """Whether a function of the cascade may be approximated."""
 
     def choices(self) -> list[Choice]:
         return [c for knob in KNOBS for c in knob.choices(self)]
@@ -175,6 +182,7 @@ class Space:
             filters=str(point["filters"]),
             order=str(point["order"]),
             loads=str(point["loads"]),
+            functions=str(point["functions"]),
         )
 
     def _role(self, rank: Rank, point: Point) -> Role:
@@ -212,7 +220,8 @@ def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:
     if not uses.products and target.plain:
         target = target.plain
     reads = () if roots.halves else reads_of(roots.expressions, problem.dtypes)
-    return Space(uses, {r: problem.sizes[r] for r in ranks}, target, reads)
+    sizes = {r: problem.sizes[r] for r in ranks}
+    return Space(uses, sizes, target, reads, is_approximable(roots.expressions, problem.dtypes))
 
 
 def schedules(cascade: Cascade, problem: Problem, emitter: str) -> list[Schedule]:

@@ -83,7 +83,8 @@ def test_at_most_so_many_are_kept_but_every_cascade(derived: Derivations, on_cpu
     groups = {c.group for c in on_cpu.kept}
     assert groups <= {c.group for c in few.kept}
     assert 3 < len(few.kept) <= 3 + len(derived.variants) < len(on_cpu.kept)
-    assert few.kept[:3] == on_cpu.kept[:3]
+    first, same = ([(c.variant, c.schedule, c.estimate) for c in kept[:3]] for kept in (few.kept, on_cpu.kept))
+    assert first == same
     assert len(few.kept) + sum(few.left_out.values()) == few.considered
 
 

@@ -1,0 +1,46 @@
+"""Functions that hardware approximates in one instruction, and which tensors' values may take the approximation.
+
+An approximation with a relative error below the rounding that the tensors have already is as good as the function:
+it changes a result by less than the next representable input would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .expr import Expr, Map, tensors, topological
+
+FUNCTIONS = ("exact", "approximate")
+"""The settings of `Schedule.functions`."""
+
+ROUNDOFF = {"bf16": 2**-9, "fp16": 2**-12}
+"""Unit roundoff by dtype, of those that are rounded more coarsely than what is computed."""
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """An instruction for a function. op: what a plan calls it. error: relative, at most."""
+
+    op: str
+    error: float
+
+
+APPROXIMATIONS = {"tanh": Approximation("tanh_approximate", 2**-11)}
+"""By function. tanh.approx.f32: PTX ISA, "max relative error 2^-11"."""
+
+APPROXIMATE_OPS = frozenset(a.op for a in APPROXIMATIONS.values())
+
+
+def approximate(op: str, sources: Iterable[str]) -> str | None:
+    """The operation that may stand for `op` on values that come from tensors of these dtypes; None where none may."""
+    found, dtypes = APPROXIMATIONS.get(op), set(sources)
+    if found is None or not dtypes or not all(found.error <= ROUNDOFF.get(d, 0.0) for d in dtypes):
+        return None
+    return found.op
+
+
+def is_approximable(roots: Iterable[Expr], dtypes: Mapping[str, str]) -> bool:
+    """Whether some function in some expressions may be approximated."""
+    every = (x for x in topological(list(roots)) if isinstance(x, Map) and x.op in APPROXIMATIONS)
+    return any(approximate(x.op, (dtypes.get(n, "") for n in tensors([x]))) for x in every)
