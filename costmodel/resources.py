@@ -9,10 +9,11 @@ matrix unit reads shared memory itself the bytes are exact, elsewhere within abo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from ..space.late_product import late_product
 from ..space.plan import Block, Carry, Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from ..space.tile_ir import Region
@@ -28,6 +29,9 @@ SPILLED_SHARE = 0.25
 """The share of the excess that is spilled: a compiler works a tile too large in parts before it spills."""
 PASSING_SHARE = 0.5
 """The share of the largest tile that is in registers at once on its way to shared memory, without a pipeline."""
+KEPT_SHARE = 0.75
+"""The share of what is kept for a late product that takes registers of its own: 161 to 138 at 64 x 64 x 128, where 32
+are kept; the rest takes the place of what the product in time would have needed at the peak."""
 SHARED_ROWS_COPIES = 3
 """Copies of a computed left operand where groups share its rows: each holds it whole, and it is converted in two."""
 ROW_COPIES = 4
@@ -41,7 +45,7 @@ class Needs:
 
     registers: tiles live there at once. resident: tiles that stay in shared memory. streamed: tiles that one
     iteration of the largest loop loads there, and `largest` the largest of them. computed: left operands that are
-    computed. rows: the fewest rows of a product (0 without one).
+    computed. kept: what a loop keeps for a product that runs late. rows: the fewest rows of a product (0 without one).
     """
 
     registers: float
@@ -49,6 +53,7 @@ class Needs:
     streamed: int
     largest: int
     computed: int
+    kept: int
     rows: int
 
 
@@ -95,8 +100,16 @@ def needs(plan: LoopPlan) -> Needs:
         streamed=max((sum(_shared_tiles(plan, loop, place)) for loop in _outer(plan.root)), default=0),
         largest=max((t for loop in _outer(plan.root) for t in _shared_tiles(plan, loop, place)), default=0),
         computed=max(computed, default=0),
+        kept=max(_kept(plan), default=0),
         rows=min((product_rows(plan, v) for v in products), default=0),
     )
+
+
+def _kept(plan: LoopPlan) -> Iterator[int]:
+    """Bytes that each loop would keep for a product that runs late."""
+    for loop in plan.loops():
+        if late := late_product(loop):
+            yield sum(tile_bytes(plan, v) for v in late.kept)
 
 
 def product_rows(plan: LoopPlan, product: Value) -> int:
@@ -108,11 +121,12 @@ def product_rows(plan: LoopPlan, product: Value) -> int:
 
 def resources(plan: LoopPlan, schedule: Schedule, machine: Machine) -> Resources:
     """Predicted resources of one program on a machine."""
-    return fit_needs(needs(plan), schedule.warps, schedule.stages, machine)
+    late = schedule.late == "product"
+    return fit_needs(needs(plan), schedule.warps, schedule.stages, machine, late)
 
 
-def fit_needs(need: Needs, warps: int, stages: int, machine: Machine) -> Resources:
-    """Needs as a machine counts them. Spills are bytes of a thread.
+def fit_needs(need: Needs, warps: int, stages: int, machine: Machine, late: bool = False) -> Resources:
+    """Needs as a machine counts them. Spills are bytes of a thread. late: whether products run late.
 
     An asynchronous matrix unit (one that a group of warps drives) reads shared memory while the next tiles arrive:
     a buffer for each stage. Other units read registers: one buffer fewer, but the tiles that stay take registers.
@@ -124,6 +138,8 @@ def fit_needs(need: Needs, warps: int, stages: int, machine: Machine) -> Resourc
     else:
         shared = need.resident + need.streamed * (stages if direct else stages - 1)
     held = need.registers if direct else need.registers + need.resident
+    if late:
+        held += KEPT_SHARE * need.kept
     if direct and stages < 2:  # loaded by way of registers
         held += PASSING_SHARE * need.largest
     if direct and warps / machine.group_warps > max(need.rows / machine.matrix_rows, 1):

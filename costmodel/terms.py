@@ -48,6 +48,8 @@ LOAD_SLOTS = 4
 """Issue slots of a thread's load: the copy, its 64-bit address, its filter. A tensor descriptor takes none."""
 LOAD_BYTES = 16
 """Of one thread's load."""
+LATE = 1.2
+"""What a group with a late product hides, in groups: it works beside its own product, not only beside others'."""
 FOLLOWING = 0.25
 """Seconds of a launch that is queued while another kernel runs, in those of one that is not: the gap between two."""
 EVEN = 1.05
@@ -71,7 +73,7 @@ def place(counted: Work, machine: Machine, resources: Resources | None = None) -
 
     A kernel that does not fit at all (`resources.illegal`) is placed as if one program fitted.
     """
-    need = resources or fit_needs(counted.needs, counted.warps, counted.stages, machine)
+    need = resources or fit_needs(counted.needs, counted.warps, counted.stages, machine, counted.late)
     per_sm = max(programs_per_sm(need, machine), 1)
     slots = per_sm * machine.sms
     moved = hbm_bytes(counted, machine.l2_bytes, slots)
@@ -262,7 +264,8 @@ def _groups(counted: Work, machine: Machine) -> float:
     the rows of a product wait for each other all the time: they count as one."""
     rows = max(counted.needs.rows / machine.matrix_rows, 1) if machine.group_warps > 1 else math.inf
     groups = min(counted.warps / GROUP_WARPS, rows)
-    return groups if groups <= 1 else 1 + LOCKSTEP * (groups - 1)
+    hiding = groups if groups <= 1 else 1 + LOCKSTEP * (groups - 1)
+    return hiding * LATE if counted.late else hiding
 
 
 def _ending(counted: Work, slots: float) -> float:

@@ -86,8 +86,8 @@ class Work:
 
     grid: (rank, tiles), fastest varying first. profiles: relative length (mean 1) of the longest program in each of
     some even bins of the launch order, started forward and in reverse. longest: the longest program over the mean.
-    warps, stages, reverse, described (tiles loaded by tensor descriptor): of the schedule; all else depends on the plan
-    alone. then: later launches of one program.
+    warps, stages, reverse, described (tiles loaded by tensor descriptor), late (a loop's last product runs late): of
+    the schedule; all else depends on the plan alone. then: later launches of one program.
     """
 
     programs: int
@@ -101,6 +101,7 @@ class Work:
     stages: int
     reverse: bool
     described: bool
+    late: bool
     then: tuple[Work, ...] = ()
 
     @property
@@ -114,14 +115,15 @@ class Work:
         return self.profiles[self.reverse]
 
     def under(self, schedule: Schedule) -> Work:
-        """The same plan's work under a schedule that differs in warps, stages, order or loads only: no counting
-        again."""
+        """The same plan's work under a schedule that differs in warps, stages, order, loads or late products only: no
+        counting again."""
         return replace(
             self,
             warps=schedule.warps,
             stages=schedule.stages,
             reverse=schedule.order == "reverse",
             described=schedule.loads == "descriptor",
+            late=schedule.late == "product",
             then=tuple(w.under(schedule) for w in self.then),
         )
 
@@ -159,6 +161,7 @@ def _counted(plan: LoopPlan, schedule: Schedule) -> Work:
         stages=schedule.stages,
         reverse=schedule.order == "reverse",
         described=schedule.loads == "descriptor",
+        late=schedule.late == "product",
     )
 
 

@@ -11,17 +11,20 @@ import keyword
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from ..space.approximations import APPROXIMATE_OPS
 from ..space.expr import Access, Gather, Part, Predicate, Rank
+from ..space.late_product import late_product
 from ..space.layout import within_part
 from ..space.plan import Block, Loop, LoopPlan, Segment, Value
 from ..space.pointwise import POINTWISE
 from ..space.schedule import Schedule
 from .bound_text import BoundText, parenthesised
+from .late_loop import LateLoop
 from .plan_facts import filter_of, inline_constants, items, number_of, pair_of, shapes_of
 
 INDENT = "    "
@@ -104,7 +107,7 @@ class Printer(ABC):
         self._optional: Branch | None = None
         self.scopes: list[Scope] = [Scope(None, 1)]
         self._defined: dict[tuple[str, str], str] = {}
-        self._text = self._value_names()
+        self.text = self._value_names()
         """What a use of a value prints: its name, a number, or what it is an alias of."""
 
     # ---- the target language
@@ -180,6 +183,15 @@ class Printer(ABC):
         """One line at the top of the program, before what is defined on demand there."""
         self.scopes[0].head.append(INDENT + line)
 
+    @contextmanager
+    def nested(self, rank: Rank | None, deeper: bool = True) -> Iterator[None]:
+        """A nesting level inside the loop over `rank`, what is defined on demand at its top; `deeper`: indented."""
+        depth = self.scopes[-1].depth
+        self.scopes.append(Scope(rank, depth + deeper))
+        yield
+        inner = self.scopes.pop()
+        self.scopes[-1].body += [*inner.head, *inner.body]
+
     def define(self, name: str, text: str, home: Rank | None) -> str:
         """Name an expression once, at the top of the loop over `home` (None, or no such loop: the program)."""
         scope = next((s for s in reversed(self.scopes) if s.rank == home), self.scopes[0])
@@ -210,7 +222,7 @@ class Printer(ABC):
 
     def name(self, v: Value) -> str:
         """A value as an atom, over its own axes."""
-        return self._text[v]
+        return self.text[v]
 
     def _value_names(self) -> dict[Value, str]:
         names: dict[Value, str] = {}
@@ -330,7 +342,15 @@ class Printer(ABC):
             if low != high:
                 optional = self._outside(loop) if joined else None
                 low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
-                self._segment(loop, segment, self.header(loop, low, high), optional)
+                late = self._late(loop, segment, (low, high))
+                self._segment(loop, segment, self.header(loop, low, high), optional, late)
+                if late:
+                    late.finish()
+
+    def _late(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> LateLoop | None:
+        wanted = self.schedule.late == "product" and self.branches and self.tiled(loop.rank)
+        found = late_product(loop) if wanted else None
+        return LateLoop(self, loop, found, segment, ends) if found else None
 
     def _outside(self, loop: Loop) -> Branch | None:
         """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold.
@@ -358,33 +378,37 @@ class Printer(ABC):
 
     def _branch(self, filters: Sequence[Value]) -> None:
         assert self._optional is not None
-        optional, depth = self._optional, self.scopes[-1].depth
+        optional = self._optional
         for v in filters:
             self.write(f"{self.name(v)} = {self.name(v.args[0])}")
         self.write(f"if {optional.condition}:")
-        self.scopes.append(Scope(optional.rank, depth + 1))
-        for v in filters:
-            self.write(f"{self.name(v)} = {self.expression(v)}")
-        inner = self.scopes.pop()
-        self.scopes[-1].body += [*inner.head, *inner.body]
+        with self.nested(optional.rank):
+            for v in filters:
+                self.write(f"{self.name(v)} = {self.expression(v)}")
 
     @staticmethod
     def _same_shape(v: Value) -> bool:
         return v.args[0].axes == v.axes and v.args[0].dtype == v.dtype
 
-    def _segment(self, loop: Loop, segment: Segment, header: str, optional: Branch | None) -> None:
-        saved, text, around = self.known, dict(self._text), self._optional
+    def _segment(
+        self, loop: Loop, segment: Segment, header: str, optional: Branch | None, late: LateLoop | None
+    ) -> None:
+        saved, text, around = self.known, dict(self.text), self._optional
         self.known = saved | {affine(p, self.plan.sizes) for p in segment.known}
         self._optional = optional
         outer = self.scopes[-1]
         self.scopes.append(Scope(loop.rank, outer.depth + 1))
-        self.block(loop.body)
-        if loop.carries:
-            targets = ", ".join(self.name(c.value) for c in loop.carries)
-            self.write(f"{targets} = {', '.join(self.name(c.next) for c in loop.carries)}")
+        if late:
+            late.body()
+        else:
+            self.block(loop.body)
+        moves = [(self.name(c.value), self.name(c.next)) for c in loop.carries]
+        moves += late.moves() if late else []
+        if moves:
+            self.write(f"{', '.join(to for to, _ in moves)} = {', '.join(what for _, what in moves)}")
         inner = self.scopes.pop()
         outer.body += [INDENT * outer.depth + header, *inner.head, *inner.body]
-        self.known, self._text, self._optional = saved, text, around
+        self.known, self.text, self._optional = saved, text, around
 
     def value(self, v: Value) -> None:
         """Print one value; a filter that is known to hold prints nothing."""
@@ -393,7 +417,7 @@ class Printer(ABC):
         elif v.op == "const" and self.name(v) == literal(number_of(v)):
             pass
         elif v.op == "where" and self.holds(filter_of(v)[0]) and v.args[0].axes == v.axes:
-            self._text[v] = self.name(v.args[0])
+            self.text[v] = self.name(v.args[0])
         else:
             self.write(f"{self.name(v)} = {self.expression(v)}")
 

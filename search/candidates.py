@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from ..costmodel.calibration import Calibration, fit
 from ..costmodel.estimate import Estimate
@@ -148,16 +149,19 @@ def _supported(every: Sequence[Schedule], machine: Machine, left_out: Counter[st
     return [s for s, reason in zip(every, reasons, strict=True) if reason is None]
 
 
+WITHOUT: Mapping[str, Any] = {"warps": 4, "stages": 1, "order": "forward", "loads": "pointer", "late": "nothing"}
+"""What of a schedule a plan does not depend on."""
+
 _Planned = tuple[Variant, Schedule, Program, Work]
 
 
 def _plans(
     variant: Variant, cascade: Cascade, problem: Problem, every: Sequence[Schedule], left_out: Counter[str]
 ) -> Iterator[_Planned]:
-    """The plans of one cascade, counted. Schedules that differ in warps, stages, order, loads only share one."""
+    """The plans of one cascade, counted. Schedules that differ in `WITHOUT` only share one."""
     made: dict[Schedule, tuple[Program, Work] | IllegalPlan] = {}
     for schedule in every:
-        shared = replace(schedule, warps=4, stages=1, order="forward", loads="pointer")
+        shared = replace(schedule, **WITHOUT)
         if shared not in made:
             made[shared] = _plan(cascade, problem, shared)
         match made[shared]:
@@ -263,6 +267,7 @@ def schedule_text(schedule: Schedule) -> str:
     )
     parts += [schedule.order] if schedule.order != "forward" else []
     parts += [f"loads by {schedule.loads}"] if schedule.loads != "pointer" else []
+    parts += ["late products"] if schedule.late != "nothing" else []
     parts += [f"{schedule.functions} functions"] if schedule.functions != "exact" else []
     parts += [schedule.precision] if schedule.precision != "ieee" else []
     return ", ".join(parts)

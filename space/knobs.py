@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from .approximations import FUNCTIONS
 from .descriptors import block_of
 from .expr import Rank
+from .late_product import LATE
 from .part_roles import part_length
 
 if TYPE_CHECKING:
@@ -264,6 +265,18 @@ class Functions:
         return True
 
 
+class Late:
+    """Whether a loop's last product runs beside the next tile's elementwise work: where one program has a matrix unit
+    to itself for long, and registers for another tile."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        possible = space.target.late and space.uses.products and space.uses.of("streamed")
+        return [Choice("late", LATE if possible else LATE[:1], LATE[0])]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        return point["late"] == LATE[0] or (int(point["stages"]) > 1 and int(point["warps"]) == space.target.warps[0])
+
+
 def _is_index(space: Space, rank: Rank) -> bool:
     """Whether programs take one element of the rank at a time."""
     return space.uses.kinds[rank] in ("batch", "lane")
@@ -280,6 +293,7 @@ KNOBS: tuple[Knob, ...] = (
     Order(),
     Loads(),
     Functions(),
+    Late(),
 )
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 

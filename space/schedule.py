@@ -26,6 +26,8 @@ class Schedule:
     precision: of products of fp32 operands on matrix units: "ieee", or "tf32" (only where the user allows it).
     loads: of tiles that a tensor descriptor can load: by "pointer" or by "descriptor" (fewer registers and
     instructions where the hardware has them; the tensors must be aligned).
+    late: "nothing", or the last "product" of a loop, which then runs beside the next tile's elementwise work
+    (`late_product`).
     functions: "exact" to the compute dtype, or "approximate" where the hardware has an instruction whose error is below
     the rounding of the tensors that its argument comes from (`approximations`).
     """
@@ -39,6 +41,7 @@ class Schedule:
     precision: str = "ieee"
     loads: str = "pointer"
     functions: str = "exact"
+    late: str = "nothing"
 
     def role(self, rank: Rank) -> Role:
         return dict(self.roles)[rank]

@@ -6,6 +6,7 @@ import re
 
 from .approximations import FUNCTIONS
 from .expr import Rank
+from .late_product import LATE
 from .plan import Role
 from .schedule import FILTERS, Schedule
 from .schedule_space import TARGETS
@@ -25,6 +26,7 @@ def check_schedule(schedule: Schedule) -> None:
     _one_of("precision", schedule.precision, ("ieee", "tf32"))
     _one_of("loads", schedule.loads, ("pointer", "descriptor"))
     _one_of("functions", schedule.functions, FUNCTIONS)
+    _one_of("late", schedule.late, LATE)
     names = [r for r, _ in schedule.roles]
     if len(set(names)) != len(names):
         raise ValueError(f"a schedule gives a rank one role, but got {names}")

@@ -26,12 +26,13 @@ class Target:
     """What an emitter can lay out. Tile sizes in elements.
 
     rows, streams: tile sizes to try for a row and for a streamed rank. longest_axis: a rank of at most so many
-    elements may be one whole axis. padded: tiles are powers of two of at least 16. batched: batch ranks may be
-    axes too. temporary: least and most elements of the largest tile between two products. parts: of a streamed rank,
-    to be run by programs of their own where there are fewer than `few` without; merged: most elements of a tile that
-    merges them. descriptors: whether tiles can be loaded by tensor descriptor. approximate: whether there is code for
-    functions that the hardware approximates. plain: what holds instead where nothing
-    is multiplied as a matrix. side: tiles are made of squares of so many elements a side.
+    elements may be one whole axis. padded: tiles are powers of two of at least 16. batched: batch ranks may be axes
+    too. temporary: least and most elements of the largest tile between two products. parts: of a streamed rank, to
+    be run by programs of their own where there are fewer than `few` without; merged: most elements of a tile that
+    merges them. descriptors: whether tiles can be loaded by tensor descriptor. approximate: whether there is code
+    for functions that the hardware approximates. late: whether there is code for products that run late. plain:
+    what holds instead where nothing is multiplied as a matrix. side: tiles are made of squares of so many elements
+    a side.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Target:
     temporary: tuple[int, int]
     descriptors: bool = False
     approximate: bool = False
+    late: bool = False
     plain: Target | None = None
     side: int = 0
     parts: tuple[int, ...] = (1,)
@@ -93,6 +95,7 @@ TARGETS: dict[str, Target] = {
             merged=2**13,
             descriptors=True,
             approximate=True,
+            late=True,
             plain=PLAIN_TRITON,
         ),
         Target(
@@ -183,6 +186,7 @@ class Space:
             order=str(point["order"]),
             loads=str(point["loads"]),
             functions=str(point["functions"]),
+            late=str(point["late"]),
         )
 
     def _role(self, rank: Rank, point: Point) -> Role:
