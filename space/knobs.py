@@ -274,7 +274,8 @@ class Late:
         return [Choice("late", LATE if possible else LATE[:1], LATE[0])]
 
     def is_legal(self, space: Space, point: Point) -> bool:
-        return point["late"] == LATE[0] or (int(point["stages"]) > 1 and int(point["warps"]) == space.target.warps[0])
+        """A late product reads its tile an iteration later, so that with two stages the next one would wait for it."""
+        return point["late"] == LATE[0] or (int(point["stages"]) > 2 and int(point["warps"]) == space.target.warps[0])
 
 
 def _is_index(space: Space, rank: Rank) -> bool:

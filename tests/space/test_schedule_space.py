@@ -28,7 +28,7 @@ def attention(**change: Any) -> tuple[Cascade, Problem]:
 @pytest.mark.parametrize("causal", [None, "top_left"])
 def test_the_usual_case_has_a_space_of_workable_size(causal: str | None) -> None:
     cascade, problem = attention(causal=causal)
-    assert 50 <= len(schedules(cascade, problem, "triton")) <= 800
+    assert 50 <= len(schedules(cascade, problem, "triton")) <= 1000
     assert 10 <= len(schedules(cascade, problem, "torch")) <= 60
     for emitter in TARGETS:
         assert all(role.parts == 1 for s in schedules(cascade, problem, emitter) for _, role in s.roles)
