@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import numpy as np
 
-from ..space.expr import Part, Predicate, Rank
-from ..space.plan import Block, Loop, LoopPlan, Program, Value
+from ..space.expr import Part, Rank
+from ..space.plan import Block, Known, Loop, LoopPlan, Program, Value
 from ..space.schedule import Schedule
+from ..space.selections import passes, unneeded
 from ..space.tile_ir import Region
 from .estimate import Traffic
 from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
@@ -202,20 +204,27 @@ class _Counter:
 
     def phases(self, runs: Segments) -> Iterator[Phase]:
         """The root block, then every path of segments in the order of `runs`."""
-        yield self._phase(self.plan.root, frozenset())
+        yield self._phase(self.plan.root)
         loops = {id(loop): loop for loop in self.plan.loops()}
         for path, segment in runs.items():
             divided = _divided(loops[path[-1][0]])
-            known = frozenset[Predicate]().union(*(loops[i].segments[n].known for i, n in path))
-            yield self._phase(loops[path[-1][0]].body, known, segment, divided)
+            known = frozenset[Known]().union(*(loops[i].segments[n].known for i, n in path))
+            idle = unneeded(loops[path[-1][0]], partial(passes, known=known))
+            yield self._phase(loops[path[-1][0]].body, idle, known, segment, divided)
 
     def _phase(
-        self, block: Block, known: frozenset[Predicate], segment: Runs | None = None, divided: bool = False
+        self,
+        block: Block,
+        idle: frozenset[Value] = frozenset(),
+        known: frozenset[Known] = frozenset(),
+        segment: Runs | None = None,
+        divided: bool = False,
     ) -> Phase:
-        """One block; `segment`: of a loop, None for the root block."""
+        """One block, without the filters and selections that hold and what nothing else needs; `segment`: of a loop,
+        None for the root block."""
         executions = float(segment.iterations.mean()) if segment else 1.0
         entries = float(segment.entries.mean()) if segment else 1.0
-        values = [v for v in block.items if not isinstance(v, Loop) and not _holds(v, known)]
+        values = [v for v in block.items if not isinstance(v, Loop) and v not in idle and not passes(v, known)]
         transfers: list[Transfer] = []
         products: list[Product] = []
         slots = special = 0.0
@@ -370,11 +379,6 @@ def _steps(values: Sequence[Value]) -> int:
     for v in values:
         depth[v] = (v.op in (PRODUCT, "reduce")) + max((depth.get(a, 0) for a in v.args), default=0)
     return max(depth.values(), default=0)
-
-
-def _holds(v: Value, known: frozenset[Predicate]) -> bool:
-    """Whether a filter is known to hold on the whole segment, so that the code has none."""
-    return v.op == "where" and isinstance(v.attr, tuple) and v.attr[0] in known
 
 
 def _fused(plan: LoopPlan) -> frozenset[Value]:

@@ -51,8 +51,12 @@ def shapes_of(plan: LoopPlan) -> dict[str, tuple[int, ...]]:
     return {name: tuple(plan.sizes[r] for r in index) for name, index in ranks.items()}
 
 
+def is_integer(v: Value) -> bool:
+    return v.dtype.startswith("int")
+
+
 def inline_constants(plan: LoopPlan) -> set[Value]:
-    """Scalar constants that only stand beside other values in infix operators: those print as numbers."""
+    """Scalar constants that only stand beside other values in infix operators, and integers: those print as numbers."""
     constants: set[Value] = set()
     elsewhere: set[Value] = set()
     for item in items(plan.root):
@@ -62,6 +66,8 @@ def inline_constants(plan: LoopPlan) -> set[Value]:
         if item.op == "const" and not item.axes:
             constants.add(item)
         infix = item.op in POINTWISE and POINTWISE[item.op].symbol is not None
+        if is_integer(item):
+            continue
         if not infix or all(a.op == "const" for a in item.args):
             elsewhere.update(item.args)
     return constants - elsewhere

@@ -20,17 +20,20 @@ from ..space.approximations import APPROXIMATE_OPS
 from ..space.expr import Access, Gather, Part, Predicate, Rank
 from ..space.late_product import late_product
 from ..space.layout import within_part
-from ..space.plan import Block, Loop, LoopPlan, Segment, Value
+from ..space.plan import Block, Known, Loop, LoopPlan, Segment, Value
 from ..space.pointwise import POINTWISE
 from ..space.schedule import Schedule
+from ..space.selections import is_true, passed, unneeded
 from .bound_text import BoundText, parenthesised
 from .late_loop import LateLoop
-from .plan_facts import filter_of, inline_constants, items, number_of, pair_of, shapes_of
+from .plan_facts import filter_of, inline_constants, is_integer, items, number_of, pair_of, shapes_of
 
 INDENT = "    "
 
 Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]
 """A filter with numbers for sizes: sum(coefficient * index) + constant >= 0, elements of tensors after the indices."""
+Fact = Affine | Value
+"""What is known to hold: a filter, or a boolean value."""
 
 
 class Names:
@@ -67,6 +70,11 @@ def literal(x: float) -> str:
     return repr(float(x)) if math.isfinite(x) else f"float('{x}')"
 
 
+def _constant(v: Value) -> str:
+    """A constant as source text, whole where it is an integer."""
+    return str(int(number_of(v))) if is_integer(v) else literal(number_of(v))
+
+
 def affine(p: Predicate, sizes: dict[Rank, int]) -> Affine:
     """A predicate with every size bound; equal filters become equal whatever way they were written."""
     total: dict[Rank, int] = {}
@@ -78,10 +86,10 @@ def affine(p: Predicate, sizes: dict[Rank, int]) -> Affine:
 
 @dataclass(frozen=True)
 class Branch:
-    """The branch of the loop over `rank` that holds the filters which `known` says are void elsewhere."""
+    """The branch of the loop over `rank` with the filters and selections which `known` says are void elsewhere."""
 
     rank: Rank
-    known: frozenset[Affine]
+    known: frozenset[Fact]
     condition: str
 
 
@@ -103,8 +111,10 @@ class Printer(ABC):
         self.start = {r: self._rank_name(r, f"{r}_first") for r in plan.order if self.tiled(r)}
         self.shapes = shapes_of(plan)
         self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest, self.name)
-        self.known: frozenset[Affine] = self.always()
+        self.known: frozenset[Fact] = self.always()
         self._optional: Branch | None = None
+        self._unneeded: dict[Value, None] = {}
+        """Values of the current body that are not needed, or in its branch only; in order."""
         self.scopes: list[Scope] = [Scope(None, 1)]
         self._defined: dict[tuple[str, str], str] = {}
         self.text = self._value_names()
@@ -168,7 +178,7 @@ class Printer(ABC):
         """Maximum of two integers."""
         return f"max({a}, {b})"
 
-    def always(self) -> frozenset[Affine]:
+    def always(self) -> frozenset[Fact]:
         """Filters that hold everywhere in this target: by default the tails of tiles that fit exactly."""
         fitting = (r for r, role in self.plan.roles.items() if not role.tile or self.plan.sizes[r] % role.tile == 0)
         return frozenset((((r, -1),), self.plan.sizes[r] - 1) for r in fitting if r in self.plan.sizes)
@@ -230,7 +240,7 @@ class Printer(ABC):
         for item in items(self.plan.root):
             for v in (c.value for c in item.carries) if isinstance(item, Loop) else (item,):
                 if v in numbers:
-                    names[v] = literal(number_of(v))
+                    names[v] = _constant(v)
                 elif v.op != "store":
                     names[v] = self.names.fresh(v.name)
         return names
@@ -309,16 +319,27 @@ class Printer(ABC):
             (left if const > 0 else right).append(str(abs(const)))
         return f"{' + '.join(left) or '0'} >= {' + '.join(right) or '0'}"
 
-    def holds(self, p: Predicate) -> bool:
-        """Whether a filter is known to hold on the whole of the current tile."""
-        terms, const = affine(p, self.plan.sizes)
-        return (terms, const) in self.known or (not terms and const >= 0)
+    def passes(self, v: Value) -> bool:
+        """Whether a value is a filter or a selection that is known to hold on the whole of the current tile."""
+        return self._passes(v, self.known)
+
+    def _passes(self, v: Value, known: frozenset[Fact]) -> bool:
+        if passed(v) is None:
+            return False
+        if v.op == "select":
+            return is_true(v.args[0], known)
+        terms, const = affine(filter_of(v)[0], self.plan.sizes)
+        return (terms, const) in known or (not terms and const >= 0)
+
+    def _facts(self, known: Iterable[Known]) -> frozenset[Fact]:
+        return frozenset(affine(k, self.plan.sizes) if isinstance(k, Predicate) else k for k in known)
 
     # ---- the tree
 
     def block(self, b: Block) -> None:
         """Print a block's values and loops in order; filters that stand in a branch, next to each other in one."""
-        for optional, group in groupby(self.ordered(b.items), self._is_optional):
+        needed = [item for item in b.items if item not in self._unneeded]
+        for optional, group in groupby(self.ordered(needed), self._is_optional):
             if optional:
                 self._branch([v for v in group if isinstance(v, Value)])
                 continue
@@ -366,36 +387,40 @@ class Printer(ABC):
             conditions.append(f"{index} < {self.here(f'{loop.rank}_clear_from', self.bounds.text(clear.lo))}")
         if n < len(loop.segments) - 1:
             conditions.append(f"{index} >= {self.here(f'{loop.rank}_clear_to', self.bounds.text(clear.hi))}")
-        known = frozenset(affine(p, self.plan.sizes) for p in clear.known)
-        return Branch(loop.rank, known, " or ".join(conditions)) if conditions else None
+        return Branch(loop.rank, self._facts(clear.known), " or ".join(conditions)) if conditions else None
 
     def _is_optional(self, item: Value | Loop) -> bool:
-        """Whether a value is a filter that stands in the current loop's branch: its argument has its shape."""
-        if not isinstance(item, Value) or self._optional is None or item.op != "where":
+        """Whether a value is a filter or a selection that stands in the current loop's branch."""
+        if not isinstance(item, Value) or self._optional is None or self.passes(item):
             return False
-        p = filter_of(item)[0]
-        return not self.holds(p) and affine(p, self.plan.sizes) in self._optional.known and self._same_shape(item)
+        return self._passes(item, self._optional.known)
 
     def _branch(self, filters: Sequence[Value]) -> None:
+        """Filters, each what it passes on but for a branch that evaluates it and what only they need."""
         assert self._optional is not None
         optional = self._optional
         for v in filters:
-            self.write(f"{self.name(v)} = {self.name(v.args[0])}")
+            if kept := passed(v):
+                self.write(f"{self.name(v)} = {self.name(kept)}")
         self.write(f"if {optional.condition}:")
+        wanted = list(filters)
+        for v in wanted:
+            wanted += [a for a in v.args if a in self._unneeded and a not in wanted]
         with self.nested(optional.rank):
+            for v in self._unneeded:
+                if v in wanted:
+                    self.value(v)
             for v in filters:
                 self.write(f"{self.name(v)} = {self.expression(v)}")
-
-    @staticmethod
-    def _same_shape(v: Value) -> bool:
-        return v.args[0].axes == v.axes and v.args[0].dtype == v.dtype
 
     def _segment(
         self, loop: Loop, segment: Segment, header: str, optional: Branch | None, late: LateLoop | None
     ) -> None:
-        saved, text, around = self.known, dict(self.text), self._optional
-        self.known = saved | {affine(p, self.plan.sizes) for p in segment.known}
+        saved, text = (self.known, self._optional, self._unneeded), dict(self.text)
+        self.known |= self._facts(segment.known)
         self._optional = optional
+        unused = unneeded(loop, lambda v: self.passes(v) or self._is_optional(v))
+        self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
         outer = self.scopes[-1]
         self.scopes.append(Scope(loop.rank, outer.depth + 1))
         if late:
@@ -408,16 +433,17 @@ class Printer(ABC):
             self.write(f"{', '.join(to for to, _ in moves)} = {', '.join(what for _, what in moves)}")
         inner = self.scopes.pop()
         outer.body += [INDENT * outer.depth + header, *inner.head, *inner.body]
-        self.known, self.text, self._optional = saved, text, around
+        self.known, self._optional, self._unneeded = saved
+        self.text = text
 
     def value(self, v: Value) -> None:
         """Print one value; a filter that is known to hold prints nothing."""
         if v.op == "store":
             self.write(self.store(v))
-        elif v.op == "const" and self.name(v) == literal(number_of(v)):
+        elif v.op == "const" and self.name(v) == _constant(v):
             pass
-        elif v.op == "where" and self.holds(filter_of(v)[0]) and v.args[0].axes == v.axes:
-            self.text[v] = self.name(v.args[0])
+        elif self.passes(v) and (kept := passed(v)):
+            self.text[v] = self.name(kept)
         else:
             self.write(f"{self.name(v)} = {self.expression(v)}")
 

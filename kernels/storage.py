@@ -1,7 +1,7 @@
 """Which temporaries may be overwritten: the last use of storage that nothing else sees.
 
-A filter that is known to hold copies nothing, so its value shares its argument's storage; that depends on the
-segment that is being printed, and is asked for through `may_share`.
+A filter or a selection that is known to hold copies nothing, so its value shares its argument's storage; that depends
+on the segment that is being printed, and is asked for through `may_share`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..space.plan import Block, Loop, LoopPlan, Value
+from ..space.selections import PASSED
 
 SHARED = frozenset({"load", "const", "iota", "cast"})
 """Operations whose result may be a view of a tensor, a number, or another value's storage."""
@@ -85,10 +86,10 @@ class Storage:
         loop, around = self._carried[owner]
         (next_,) = (c.next for c in loop.carries if c.value is owner)
         alone = sum(c.next is next_ for c in loop.carries) == 1
-        return alone and next_.op not in SHARED | {"where", "carry"} and block in (loop.body, around)
+        return alone and next_.op not in SHARED | {"where", "select", "carry"} and block in (loop.body, around)
 
 
 def _owner(v: Value, may_share: MayShare) -> Value:
-    while v.op == "where" and may_share(v):
-        v = v.args[0]
+    while may_share(v):
+        v = v.args[PASSED[v.op]]
     return v

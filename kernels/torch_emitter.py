@@ -15,7 +15,7 @@ from ..space.schedule import Schedule
 from .bound_text import parenthesised
 from .kernel import Argument, Kernel
 from .plan_facts import access, filter_of, number_of, pair_of, summary
-from .printer import INDENT, Affine, Printer, literal
+from .printer import INDENT, Fact, Printer, literal
 from .storage import Storage
 
 DTYPES = {
@@ -109,7 +109,7 @@ class TorchPrinter(Printer):
             lines.append(f"{INDENT * (depth + 1)}for {text}:")
         return lines
 
-    def always(self) -> frozenset[Affine]:
+    def always(self) -> frozenset[Fact]:
         return frozenset((((r, -1),), n - 1) for r, n in self.plan.sizes.items())
 
     # ---- indices
@@ -231,10 +231,8 @@ class TorchPrinter(Printer):
         return None
 
     def _may_share(self, v: Value) -> bool:
-        """Whether a value may be its argument itself: a filter that holds, or one that is a plain `bool`."""
-        if v.op != "where":
-            return False
-        return self._is_decided(v) or (self.holds(filter_of(v)[0]) and v.args[0].axes == v.axes)
+        """Whether a value may be what it passes on: a filter or selection that holds, or one that is a plain `bool`."""
+        return self._is_decided(v) or self.passes(v)
 
     def _is_decided(self, v: Value) -> bool:
         """Whether a filter is on scalar indices only."""

@@ -353,6 +353,8 @@ class TritonPrinter(Printer):
         return f"tl.full([{shape}], {literal(value)}, {DTYPES[dtype]})"
 
     def iota(self, v: Value) -> str:
+        if v.dtype == "int32":
+            return self.at(str(v.attr), v.axes)
         return f"tl.cast({self.at(str(v.attr), v.axes)}, {DTYPES[v.dtype]})"
 
     def header(self, loop: Loop, low: str, high: str) -> str:

@@ -249,11 +249,12 @@ class Builder:
         *,
         axes: tuple[Rank, ...] | None = None,
         dtype: str | None = None,
+        name: str | None = None,
     ) -> Value:
         """One operation, in the innermost scope that defines one of its arguments; the same one is made once.
 
         scope: where it stands at the outermost, needed for one without arguments or with indices of its own.
-        axes: the union of the arguments' by default.
+        axes: the union of the arguments' by default. name: what it is called, if it is free.
         """
         homes = [self._home[a] for a in args] + ([scope] if scope else [])
         home = max(homes, key=lambda s: len(s.ranks))
@@ -263,7 +264,8 @@ class Builder:
         for s in home.chain():
             if key in s.made:
                 return s.made[key]
-        value = Value(self._name(op, attr, args, dtype), op, args, attr, axes, dtype)
+        called = self._fresh(name) if name else self._name(op, attr, args, dtype)
+        value = Value(called, op, args, attr, axes, dtype)
         home.block.items.append(value)
         home.made[key] = value
         self._home[value] = home

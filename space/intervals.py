@@ -13,7 +13,7 @@ from itertools import combinations
 
 from .expr import Access, Gather, Predicate, Rank
 from .layout import Layout, tail_predicate
-from .plan import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Segment, Sum, Value
+from .plan import Bound, CeilTo, First, FloorTo, Greatest, Known, Last, Least, Lit, Number, Segment, Sum, Value
 
 MOST_ALTERNATIVES = 6
 """Of so many filters that do not bound a loop alone, some together may."""
@@ -21,7 +21,8 @@ MOST_ALTERNATIVES = 6
 
 @dataclass(frozen=True)
 class Range:
-    """What one filter says about a loop: the tiles with any element in it, and those wholly in it."""
+    """What one filter or condition says about a loop: the elements outside which it is false, and the tiles wholly
+    inside it."""
 
     any_lo: Bound
     any_hi: Bound
@@ -38,21 +39,23 @@ def segments(
     skips: Callable[..., bool],
     split: bool,
     number: Callable[[Access | Gather], Value | None] = lambda x: None,
-    computed: tuple[Sequence[Bound], Sequence[Bound]] = ((), ()),
+    computed: Sequence[tuple[Range, Value | None]] = (),
 ) -> tuple[Segment, ...]:
     """The segments of a loop over `rank` inside the loops `around`.
 
     filters: the predicates used in its body. skips(p, …): whether tiles where all of these are false may be left out.
     split: whether the range where every filter holds is a segment of its own. number: an element of a tensor as a
-    scalar that is known before the loop, if it is one. computed: more that the loop starts and stops at, from values
-    (`value_bounds`).
+    scalar that is known before the loop, if it is one. computed: what conditions on values say of the loop, and the
+    value that then holds on whole tiles (`value_bounds`).
     """
     size, tile = layout.sizes[rank], layout.roles[rank].tile or 1
-    ranges = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around, number))}
+    filtered = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around, number))}
     start, stop = _span(layout, rank)
-    skipped = list(_skipped(ranges, skips))
-    low: list[Bound] = [*start, *computed[0], *(least([r.any_lo for r in group]) for group in skipped)]
-    high: list[Bound] = [*stop, *computed[1], *(greatest([r.any_hi for r in group]) for group in skipped)]
+    skipped = [[r] for r, _ in computed] + list(_skipped(filtered, skips))
+    low: list[Bound] = [*start, *(least([r.any_lo for r in group]) for group in skipped)]
+    high: list[Bound] = [*stop, *(greatest([r.any_hi for r in group]) for group in skipped)]
+    ranges: dict[Known, Range] = {v: r for r, v in computed if v}
+    ranges |= dict(filtered.items())
     whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around, number)
     if size % tile and whole:
         ranges[tail_predicate(rank, size)] = whole
@@ -61,7 +64,7 @@ def segments(
         return (Segment(lo, hi, frozenset()),)
     known = frozenset(ranges)
     begin = greatest([lo, least([greatest([r.all_lo for r in ranges.values()]), ceil_to(hi, tile)])])
-    last = [ceil_to(b, tile) for b in computed[1]]
+    last = [ceil_to(r.any_hi, tile) for r, v in computed if not v]
     end = greatest([begin, least([*stop, *last, *(r.all_hi for r in ranges.values())])])
     parts = (Segment(lo, begin, frozenset()), Segment(begin, end, known), Segment(end, hi, frozenset()))
     return tuple(s for s in parts if s.lo != s.hi) or (Segment(lo, hi, frozenset()),)

@@ -14,7 +14,7 @@ from .normal_form import factors, oriented, product
 from .plan import Block, Carry, IllegalPlan, Loop, Value
 from .pointwise import REDUCTIONS
 from .tile_folds import TILE_FOLDS, Running, TileFold
-from .value_bounds import Bounds, conditions, value_bounds
+from .value_bounds import value_bounds
 
 
 @dataclass(eq=False)
@@ -50,26 +50,25 @@ class RunLoop:
         # Row statistics before matrix accumulators: shorter live ranges.
         for work in sorted(group, key=lambda w: _weight_class(w, builder)):
             _lower(this, work, group)
+        split = self.filters != "every"
+
+        def skips(*rules: Predicate | Expr) -> bool:
+            return all(_skips(w, rules, builder) for w in group)
+
         bounds = segments(
             builder.layout,
             rank,
             dict.fromkeys(_filters(body.block)),
             around.ranks,
-            skips=lambda *ps: all(_skips(w, ps, builder) for w in group),
-            split=self.filters != "every",
+            skips=skips,
+            split=split,
             number=lambda x: _scalar(x, builder, around),
-            computed=self._computed(builder, rank, group, around),
+            computed=value_bounds(builder, rank, targets, skips, body, split),
         )
         role = builder.layout.roles[rank]
         joined = self.filters == "branch" and len(bounds) > 1
         around.block.items.append(Loop(rank, role.tile or 1, bounds, tuple(this.carries), body.block, joined))
         _finish(this)
-
-    @staticmethod
-    def _computed(builder: Builder, rank: Rank, group: list[Work], around: Scope) -> Bounds:
-        wanted = [a for w in group for a in _arguments(w)]
-        skipped = [c for c in conditions(wanted) if all(_skips(w, (c,), builder) for w in group)]
-        return value_bounds(builder, rank, skipped, around)
 
 
 def _scalar(x: Access | Gather, builder: Builder, around: Scope) -> Value | None:

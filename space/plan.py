@@ -187,20 +187,25 @@ class Carry:
     next: Value
 
 
+Known: TypeAlias = Predicate | Value
+"""What may be known to hold on all of a tile: a filter, or a boolean value, which depends on data."""
+
+
 @dataclass(frozen=True)
 class Segment:
-    """A range of a loop [lo, hi) in elements, with the filters that hold on all of it."""
+    """A range of a loop [lo, hi) in elements, with the filters and conditions that hold on all of it."""
 
     lo: Bound
     hi: Bound
-    known: frozenset[Predicate]
+    known: frozenset[Known]
 
 
 @dataclass(eq=False)
 class Loop:
     """One pass over `rank` in steps of `tile`; the segments run one after the other over the same body.
 
-    joined: as one loop in code, whose filters stand in a branch that the segments which know them do not take.
+    joined: as one loop in code, whose filters and selections stand in a branch, with what only they need; the
+    segments which know that they pass everything on do not take it.
     """
 
     rank: Rank

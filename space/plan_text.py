@@ -59,7 +59,7 @@ def _block(block: Block, indent: str) -> Iterator[str]:
 
 def _segment(loop: Loop, i: int) -> str:
     s = loop.segments[i]
-    known = " and ".join(sorted(format_predicate(p) for p in s.known))
+    known = " and ".join(sorted(k.name if isinstance(k, Value) else format_predicate(k) for k in s.known))
     return f"[{format_bound(s.lo)}, {format_bound(s.hi)})" + (f" where {known}" if known else "")
 
 

@@ -1,19 +1,22 @@
 """Bounds of a loop that follow from values: documents whose numbers must agree, and the like.
 
 A `select` between something and a number whose condition says that an integer read along the loop's rank equals one
-of the program's tile can hold only where the first lies within the range that the tile's spans. One look at the whole
-row of integers, before the loop, finds the first and the last such index. Where the condition is false every reduction
-of the loop must see its identity (`Masks.is_identity`), as for filters on ranks.
+of the program's tile can hold only where the first lies within the range that the tile's spans, and holds for the
+whole tile where that range is one number. One look at the whole row of integers, before the loop, finds the first and
+the last index that agrees, and whether all between them do. Where the condition is false every reduction of the loop
+must see its identity (`Masks.is_identity`), as for filters on ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from .expr import Access, Const, Expr, Iota, Map, Rank, topological
-from .intervals import floor_to, plus
-from .plan import Bound, Number, Value
+from .expr import Access, Const, Expr, Map, Rank, topological
+from .intervals import Range, ceil_to, floor_to, plus
+from .plan import Lit, Number, Value
+from .pointwise import POINTWISE
 
 if TYPE_CHECKING:
     from .builder import Builder, Scope
@@ -22,48 +25,69 @@ LONGEST = 2**13
 """Elements of a rank that a program looks at as one tile before a loop over it: 64 a thread of four warps."""
 INTEGERS = ("int32", "int64", "int8")
 
-Bounds: TypeAlias = tuple[list[Bound], list[Bound]]
-"""Where a loop may start (the greatest of these) and stop (the least of these)."""
+Computed: TypeAlias = list[tuple[Range, Value | None]]
+"""What each condition says of a loop, and its value where it is asked for on whole tiles."""
 
 
-def conditions(wanted: Iterable[Expr]) -> Iterator[Expr]:
-    """The equalities without which some `select` takes its number, each once."""
-    found: dict[Expr, None] = {}
+def conditions(wanted: Iterable[Expr]) -> Iterator[tuple[Expr, ...]]:
+    """What must hold, all of it, for each `select` between something and a number to take the former."""
     for x in topological(list(wanted)):
         match x:
             case Map("select", (condition, _, Const())):
-                found.update(dict.fromkeys(_equalities(condition)))
-    yield from found
+                yield tuple(_conjuncts(condition))
 
 
-def _equalities(x: Expr) -> Iterator[Expr]:
+def equalities(wanted: Iterable[Expr]) -> list[Expr]:
+    """Those among the conditions that compare two elements, each once."""
+    found = (c for every in conditions(wanted) for c in every)
+    return [c for c in dict.fromkeys(found) if isinstance(c, Map) and _is_equality(c)]
+
+
+def _is_equality(x: Map) -> bool:
+    return x.op == "eq" and all(isinstance(a, Access) for a in x.args)
+
+
+def _conjuncts(x: Expr) -> Iterator[Expr]:
     match x:
         case Map("and", (a, b)):
-            yield from _equalities(a)
-            yield from _equalities(b)
-        case Map("eq", (Access(), Access())):
+            yield from _conjuncts(a)
+            yield from _conjuncts(b)
+        case _:
             yield x
 
 
-def value_bounds(builder: Builder, rank: Rank, skipped: Iterable[Expr], around: Scope) -> Bounds:
-    """What the equalities whose false tiles may be left out say of a loop over `rank` inside `around`."""
-    low: list[Bound] = []
-    high: list[Bound] = []
-    tile = builder.layout.roles[rank].tile or 1
-    for condition in skipped:
-        for row, still in (condition.args, condition.args[::-1]) if isinstance(condition, Map) else ():
-            if _is_row(builder, row, rank, around) and _is_still(builder, still, rank, around):
-                assert isinstance(row, Access)
-                first, last = _found(builder, rank, row, builder.value(still, around), around)
-                size = builder.layout.sizes[rank]
-                low.append(floor_to(Number(first, 0, 0, size), tile))
-                high.append(plus(Number(last, size - 1, -1, size - 1), 1))
-    return low, high
+def value_bounds(
+    builder: Builder, rank: Rank, wanted: list[Expr], skips: Callable[[Expr], bool], body: Scope, split: bool
+) -> Computed:
+    """What equalities say of a loop over `rank` with this body, which is complete.
+
+    wanted: what the loop computes. skips: whether tiles where an equality is false may be left out. split: whether it
+    matters where they hold on whole tiles, as it does for a `select` whose every condition is such an equality.
+    """
+    around = body.parent
+    assert around is not None
+    sides = {c: s for c in equalities(wanted) if skips(c) and (s := _sides(builder, rank, c, around))}
+    asked = {c for every in conditions(wanted) if split and all(c in sides for c in every) for c in every}
+    made: Computed = []
+    for c, (row, still) in sides.items():
+        value = next((s.values[c] for s in body.chain() if c in s.values), None) if c in asked else None
+        look = _Look(builder, rank, around)
+        made.append((look.range(row, builder.value(still, around), clear=value is not None), value))
+    return made
 
 
-def _is_row(builder: Builder, x: Expr, rank: Rank, around: Scope) -> bool:
+def _sides(builder: Builder, rank: Rank, condition: Expr, around: Scope) -> tuple[Access, Expr] | None:
+    """What an equality reads along the rank, and what it compares that with."""
+    assert isinstance(condition, Map)
+    for row, still in (condition.args, condition.args[::-1]):
+        if isinstance(row, Access) and _is_row(builder, row, rank, around) and _is_still(builder, still, rank, around):
+            return row, still
+    return None
+
+
+def _is_row(builder: Builder, x: Access, rank: Rank, around: Scope) -> bool:
     """Whether it is integers along the rank, few enough for one look, that vary with nothing else in the loop."""
-    if not isinstance(x, Access) or x.index.count(rank) != 1 or not _is_integer(builder, x):
+    if x.index.count(rank) != 1 or not _is_integer(builder, x):
         return False
     shape = builder.layout.shape(x)
     return shape.loops - {rank} <= around.ranks and builder.layout.sizes[rank] <= LONGEST
@@ -79,28 +103,76 @@ def _is_integer(builder: Builder, x: Expr) -> bool:
     return isinstance(x, Access) and builder.dtypes[x.tensor.name] in INTEGERS
 
 
-def _found(builder: Builder, rank: Rank, x: Access, still: Value, around: Scope) -> tuple[Value, Value]:
-    """The first and the last index whose element lies in the range of a tile; |rank| and -1 where none does."""
-    size, whole = builder.layout.sizes[rank], f"{rank}_all"
-    builder.layout.add_axis(whole, size, 1 << (size - 1).bit_length(), beside=rank)
-    row = builder.value(Access(x.tensor, tuple(whole if r == rank else r for r in x.index)), around)
-    index = builder.value(Iota(whole), around)
-    tests = [("ge", row, _extreme(builder, "min", still)), ("le", row, _extreme(builder, "max", still))]
-    if builder.layout.tail(whole):
-        tests.append(("lt", index, builder.value(Const(float(size)), around)))
-    inside, *more = (builder.emit(op, (a, b), dtype="bool") for op, a, b in tests)
-    for other in more:
-        inside = builder.emit("and", (inside, other), dtype="bool")
-    ends: list[Value] = []
-    for reduction, default in (("min", float(size)), ("max", -1.0)):
-        chosen = builder.emit("select", (inside, index, builder.value(Const(default), around)))
-        ends.append(builder.emit("cast", (_extreme(builder, reduction, chosen),), dtype="int32"))
-    first, last = ends
-    return first, last
+@dataclass(frozen=True)
+class _Look:
+    """One look at all integers along a rank, before a loop over it."""
 
+    builder: Builder
+    rank: Rank
+    around: Scope
 
-def _extreme(builder: Builder, op: str, v: Value) -> Value:
-    """Of all elements of a tile; lanes beyond the tile's end hold 0 and can only widen a range."""
-    while v.axes:
-        v = builder.emit("reduce", (v,), (op, v.axes[-1]), axes=v.axes[:-1], dtype=v.dtype)
-    return v
+    def range(self, row: Access, still: Value, clear: bool) -> Range:
+        """Where the row lies within the range of a tile. clear: whether it is found too where it equals all of the
+        tile: between the first and the last that do if all do; where not, nobody may rely on that.
+
+        Costs assume numbers that are equal everywhere: the longest loop, with nothing to evaluate in it.
+        """
+        rank, size = self.rank, self.builder.layout.sizes[self.rank]
+        tile = self.builder.layout.roles[rank].tile or 1
+        least = self.reduced(f"{still.name}_least", "min", still)
+        greatest = self.reduced(f"{still.name}_greatest", "max", still)
+        index, agrees = self.agreement(row, least, greatest)
+        after = self.emit(f"{rank}_agree", "select", agrees, index, self.integer(size))
+        before = self.emit(f"{rank}_agree", "select", agrees, index, self.integer(-1))
+        first = self.reduced(f"{rank}_agree_first", "min", after)
+        last = self.reduced(f"{rank}_agree_last", "max", before)
+        start, end = Number(first, 0, 0, size), plus(Number(last, size - 1, -1, size - 1), 1)
+        if not clear:
+            return Range(floor_to(start, tile), end, Lit(size), Lit(0))
+        is_one = () if least is greatest else (self.emit(f"{still.name}_is_one", "eq", least, greatest),)
+        stop = self.unbroken(agrees, index, first, last, is_one)
+        return Range(floor_to(start, tile), end, ceil_to(start, tile), floor_to(Number(stop, size, 0, size), tile))
+
+    def agreement(self, row: Access, least: Value, greatest: Value) -> tuple[Value, Value]:
+        """The rank's indices, and where the row lies within a range; never beyond its end."""
+        layout, size, whole = self.builder.layout, self.builder.layout.sizes[self.rank], f"{self.rank}_all"
+        layout.add_axis(whole, size, 1 << (size - 1).bit_length(), beside=self.rank)
+        numbers = self.builder.value(
+            Access(row.tensor, tuple(whole if r == self.rank else r for r in row.index)), self.around
+        )
+        index = self.builder.emit(
+            "iota", (), whole, self.around, axes=(whole,), dtype="int32", name=f"{self.rank}_index"
+        )
+        agrees = self.emit(
+            "agrees", "and", self.emit("ge", "ge", numbers, least), self.emit("le", "le", numbers, greatest)
+        )
+        if layout.tail(whole):
+            agrees = self.emit("agrees", "and", agrees, self.emit("lt", "lt", index, self.integer(size)))
+        return index, agrees
+
+    def unbroken(self, agrees: Value, index: Value, first: Value, last: Value, is_one: tuple[Value, ...]) -> Value:
+        """The end of the indices that agree with the one number of a tile: as many from the first one on as there
+        are, if the last one is among them, else 0."""
+        (whole,) = index.axes
+        each = self.builder.emit("cast", (agrees,), dtype="int32")
+        each = self.reduced("agrees", "min", each, keep=whole)  # an index agrees where every row does
+        count = self.reduced(f"{self.rank}_agree_count", "add", each)
+        end = self.emit(f"{self.rank}_agree_end", "add", first, count)
+        clear = self.emit("unbroken", "lt", last, end)
+        for condition in is_one:
+            clear = self.emit("clear", "and", condition, clear)
+        return self.emit(f"{self.rank}_agree_to", "select", clear, end, self.integer(0))
+
+    def integer(self, n: int) -> Value:
+        return self.builder.emit("const", (), float(n), self.around, dtype="int32")
+
+    def emit(self, name: str, op: str, *args: Value) -> Value:
+        dtype = "bool" if POINTWISE[op].boolean else "int32"
+        return self.builder.emit(op, args, dtype=dtype, name=name)
+
+    def reduced(self, name: str, op: str, v: Value, keep: Rank | None = None) -> Value:
+        """Along all axes of a tile, or all but one; lanes beyond its end hold 0 and can only widen a range."""
+        for axis in [q for q in reversed(v.axes) if q != keep]:
+            left = tuple(q for q in v.axes if q != axis)
+            v = self.builder.emit("reduce", (v,), (op, axis), axes=left, dtype=v.dtype, name=name)
+        return v

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from eintune.space.expr import Part, Predicate, Rank
-from eintune.space.plan import Block, Loop, LoopPlan, Value, bound_value
+from eintune.space.plan import Block, Known, Loop, LoopPlan, Value, bound_value
 from eintune.space.pointwise import POINTWISE, REDUCTIONS, Array
+from eintune.space.selections import passed, passes
 
 PLAIN = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
 """Without the special cases of the language: where those are reached, a plan has a guard or a quotient."""
@@ -25,7 +26,7 @@ class Program:
     data: dict[str, Array]
     outputs: dict[str, Array]
     first: dict[Rank, int]
-    known: frozenset[Predicate] = frozenset()
+    known: frozenset[Known] = frozenset()
     values: dict[Value, Array] = field(default_factory=dict)
 
     # ---- indices
@@ -77,6 +78,8 @@ class Program:
         self.first.pop(loop.rank, None)
 
     def compute(self, v: Value) -> Array:
+        if passes(v, self.known) and (kept := passed(v)):
+            return self.values[kept]
         args = [self.operand(a, v.axes) for a in v.args if v.op not in ("reduce", "dot")]
         match v.op, v.attr:
             case "load", (str() as name, index):
@@ -90,7 +93,7 @@ class Program:
             case "scale", float() as k:
                 return args[0] * k
             case "where", (Predicate() as p, fill):
-                return args[0] if p in self.known else np.where(self.holds(p, v.axes, args[1:]), args[0], fill)
+                return np.where(self.holds(p, v.axes, args[1:]), args[0], fill)
             case "guard", _:
                 return np.where(np.isneginf(args[0]), 0.0, args[0])
             case "quotient", _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,11 +12,18 @@ from eintune.kernels.emitters import emit
 from eintune.kernels.kernel import Kernel
 from eintune.search.budget import budget, error
 from eintune.space.cascade import Cascade, from_roots
+from eintune.space.derive import derive
 from eintune.space.expr import Const, Expr, Fold, Map, Reduce, rewrite
 from eintune.space.lowering import build_program
 from eintune.space.plan import LoopPlan, Program, Role
 from eintune.space.schedule import Problem, Schedule
 from eintune.space.workloads import attention_problem
+
+
+@functools.cache
+def derived(definition: str) -> tuple[Cascade, ...]:
+    """Every cascade that is derived from a definition."""
+    return tuple(d.cascade for d in derive(Cascade.parse(definition)).cascades)
 
 
 @dataclass(frozen=True)

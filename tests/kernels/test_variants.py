@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import pytest
@@ -10,12 +9,10 @@ import torch
 from attention_variants import ALONE, combinations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_forms import DTYPES, Case, errors, power
+from kernel_forms import DTYPES, Case, derived, errors, power
 
 from eintune.search.inputs import draw_inputs
 from eintune.space.attention import Attention, posed
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
 from eintune.space.modifiers import Bias, Window
 from eintune.space.plan import Role
 from eintune.space.schedule import FILTERS, Schedule
@@ -37,11 +34,6 @@ class Drawn:
     form: float
     filters: str
     scale: float
-
-
-@functools.cache
-def derived(definition: str) -> tuple[Cascade, ...]:
-    return tuple(d.cascade for d in derive(Cascade.parse(definition)).cascades)
 
 
 def check(execute, drawn: Drawn, emitter: str) -> None:

@@ -1,0 +1,72 @@
+"""Filters and selections of a plan: what they pass on where their condition holds, and what nobody needs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+
+from .plan import Bound, CeilTo, FloorTo, Greatest, Least, Loop, Number, Sum, Value
+
+PASSED = {"where": 0, "select": 1}
+"""The argument that each operation passes on where its condition holds."""
+
+
+def passed(v: Value) -> Value | None:
+    """What a filter or a selection is where its condition holds; None for any other value, and for one that has more
+    axes than that."""
+    if v.op not in PASSED:
+        return None
+    arg = v.args[PASSED[v.op]]
+    return arg if (arg.axes, arg.dtype) == (v.axes, v.dtype) else None
+
+
+def is_true(condition: Value, known: Container[object]) -> bool:
+    """Whether a condition follows from conditions that are known to hold."""
+    return condition in known or (condition.op == "and" and all(is_true(a, known) for a in condition.args))
+
+
+def passes(v: Value, known: Container[object]) -> bool:
+    """Whether a value is what it passes on, wherever all that is known holds."""
+    if passed(v) is None:
+        return False
+    if v.op == "select":
+        return is_true(v.args[0], known)
+    return isinstance(v.attr, tuple) and v.attr[0] in known
+
+
+def unneeded(loop: Loop, is_passed: Callable[[Value], bool]) -> frozenset[Value]:
+    """The values of a loop's body that nothing needs where some filters and selections are what they pass on."""
+    needed = {c.next for c in loop.carries}
+    for item in reversed(loop.body.items):
+        if isinstance(item, Loop):
+            needed.update(_read(item))
+        elif item.op == "store" or item in needed:
+            kept = passed(item) if is_passed(item) else None
+            needed.update((kept,) if kept else item.args)
+    return frozenset(v for v in loop.body.items if isinstance(v, Value) and v.op != "store" and v not in needed)
+
+
+def _read(loop: Loop) -> Iterator[Value]:
+    """All that a loop may read, from its bounds inwards."""
+    for segment in loop.segments:
+        yield from numbers(segment.lo)
+        yield from numbers(segment.hi)
+    yield from (c.next for c in loop.carries)
+    for item in loop.body.items:
+        yield from _read(item) if isinstance(item, Loop) else item.args
+
+
+def numbers(bound: Bound) -> Iterator[Value]:
+    """The values that a bound is made of."""
+    match bound:
+        case Number():
+            yield bound.value
+        case Sum():
+            for _, term in bound.terms:
+                yield from numbers(term)
+        case Least() | Greatest():
+            for arg in bound.args:
+                yield from numbers(arg)
+        case FloorTo() | CeilTo():
+            yield from numbers(bound.arg)
+        case _:
+            return

@@ -1,0 +1,140 @@
+"""Packed sequences: whatever numbers queries and keys hold, tiles that are said to agree throughout do."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernel_forms import DTYPES, Case, derived, errors
+
+from eintune.search.inputs import draw_inputs
+from eintune.space.attention import Attention, posed
+from eintune.space.modifiers import Causal, Documents, Modifier, Prefix, Window
+from eintune.space.plan import Role
+from eintune.space.schedule import Schedule
+
+EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
+BESIDE: dict[str, tuple[Modifier, ...]] = {
+    "alone": (),
+    "causal": (Causal(),),
+    "lower right": (Causal("lower_right"),),
+    "causal window": (Causal(), Window(20)),
+    "window to both sides": (Window(9, both=True),),
+    "prefix": (Prefix(18),),
+}
+
+
+def numbers(kind: str, count: int, random: torch.Generator) -> torch.Tensor:
+    """Documents of two sequences: two rows of `count` whole numbers, negative ones too."""
+    match kind:
+        case "one":
+            return torch.full((2, count), int(torch.randint(-1, 2, (1,), generator=random)))
+        case "packed" | "shuffled":
+            documents = int(torch.randint(1, 4, (1,), generator=random))
+            rows = torch.randint(0, documents, (2, count), generator=random).sort(-1).values
+            if kind == "shuffled":  # runs in no order, which may come again
+                rows = torch.randint(-2, 2, (documents,), generator=random)[rows]
+            return rows
+        case _:
+            return torch.randint(-1, 2, (2, count), generator=random)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A kernel and the numbers that it sees. queries, keys: kinds of numbers."""
+
+    beside: str
+    lengths: tuple[int, int]
+    tiles: tuple[int, int]
+    queries: str
+    keys: str
+    same: bool
+    filters: str
+    seed: int
+
+
+def case_of(packed: Packed, emitter: str, dtype: str = "fp32") -> Case:
+    queries, keys = packed.lengths
+    sizes = {"b": 2, "h": 1, "p": queries, "m": keys, "e": 16, "f": 16}
+    problem = posed(Attention((*BESIDE[packed.beside], Documents())), sizes, dtype, {"scale": 0.3})
+    roles = {"b": Role("grid", None), "h": Role("grid", None), "p": Role("grid", packed.tiles[0])}
+    roles |= {"m": Role("loop", packed.tiles[1]), "e": Role(None, 16), "f": Role(None, 16)}
+    return Case(derived(problem.cascade)[0], problem, Schedule(emitter, tuple(roles.items()), filters=packed.filters))
+
+
+KINDS = st.sampled_from(["one", "packed", "packed", "shuffled", "random"])
+LENGTHS = st.sampled_from([16, 37, 64, 97, 128])
+TILES = st.sampled_from([16, 32])
+drawn = st.builds(
+    Packed,
+    st.sampled_from(list(BESIDE)),
+    st.tuples(LENGTHS, LENGTHS),
+    st.tuples(TILES, TILES),
+    KINDS,
+    KINDS,
+    st.booleans(),
+    st.sampled_from(["every", "segments", "branch", "branch"]),
+    st.integers(0, 999),
+)
+
+
+def check(execute: Callable[..., None], packed: Packed, emitter: str) -> None:
+    case = case_of(packed, emitter)
+    kernel, data = case.kernel, draw_inputs(case.problem, "cpu", packed.seed)
+    random = torch.Generator().manual_seed(packed.seed)
+    data["DOCQ"] = numbers(packed.queries, packed.lengths[0], random)
+    data["DOCK"] = numbers(packed.keys, packed.lengths[1], random)
+    if packed.same:  # a sequence that attends to itself
+        shared = min(packed.lengths)
+        data["DOCK"][:, :shared] = data["DOCQ"][:, :shared]
+    tensors = [
+        torch.full(a.shape, float("nan"), dtype=DTYPES[a.dtype]) if a.output else data[a.name].to(DTYPES[a.dtype])
+        for a in kernel.arguments
+    ]
+    execute(kernel, tensors)
+    assert not errors(case, kernel, tensors), packed
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(packed=drawn)
+def test_any_numbers(emitter: str, execute, packed: Packed) -> None:
+    check(execute, packed, emitter)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("emitter", EMITTERS)
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@given(packed=drawn)
+def test_many_numbers(emitter: str, execute, packed: Packed) -> None:
+    check(execute, packed, emitter)
+
+
+@functools.cache
+def printed(beside: str, filters: str) -> str:
+    packed = Packed(beside, (256, 256), (64, 64), "packed", "packed", True, filters, 0)
+    return case_of(packed, "triton", "bf16").kernel.source
+
+
+@pytest.mark.parametrize("beside", ["alone", "causal", "causal window"])
+def test_the_branch_holds_what_only_the_selection_needs(beside: str) -> None:
+    """In a tile of one document nothing of the keys' documents is loaded or compared."""
+    before, inside = printed(beside, "branch").split("        if m_first", 1)
+    branch, after = inside.split("        tile_max", 1)
+    loop = before.split("for m_first", 1)[1] + after
+    assert re.search(r"\n {12}dock = tl\.load\(", branch) and " == dock[None, :]" in branch
+    assert re.search(r"\n {12}select = tl\.where\(eq, ", branch)
+    assert branch.count("tl.where") == {"alone": 1, "causal": 2, "causal window": 3}[beside]
+    assert "dock" not in loop and "select = tl.where" not in loop
+
+
+def test_every_tile_compares_where_the_schedule_says_so() -> None:
+    source = printed("causal", "every")
+    assert "if m_first" not in source and "m_agree_count" not in source
+    assert source.split("for m_first", 1)[1].count("dock = tl.load(") == 1
