@@ -37,12 +37,19 @@ def draw_inputs(problem: Problem, device: torch.device | str, seed: int = 0) -> 
     shape_of = input_shapes(cascade, problem)
     below = limits((e.expr for e in cascade.einsums), problem.sizes)
 
+    def repeated(name: str) -> str | None:
+        same = problem.values[name].same_as if name in problem.values else None
+        return same if same and shape_of[same] == shape_of[name] else None
+
     def drawn(name: str) -> Tensor:
         if name in below and name not in problem.values:
             return _indices(shape_of[name], below[name], generator)
         return _draw(shape_of[name], DTYPES[problem.dtypes[name]], problem.values.get(name), generator)
 
-    return {name: drawn(name).to(device=device, dtype=DTYPES[problem.dtypes[name]]) for name in sorted(cascade.inputs)}
+    names = sorted(cascade.inputs)
+    made = {name: drawn(name) for name in names if not repeated(name)}
+    made |= {name: made[same].clone() for name in names if (same := repeated(name))}
+    return {name: made[name].to(device=device, dtype=DTYPES[problem.dtypes[name]]) for name in names}
 
 
 def _indices(shape: Sequence[int], below: int, generator: torch.Generator) -> Tensor:
@@ -56,7 +63,7 @@ def _draw(shape: Sequence[int], dtype: torch.dtype, values: Values | None, gener
         return torch.randint(0, 2, shape, generator=generator).bool()
     if dtype.is_floating_point and values is None:
         return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
-    low, high, ordered = values or INTEGERS
+    low, high, ordered, _ = values or INTEGERS
     drawn = torch.rand(shape, generator=generator, dtype=torch.float32) * (high - low) + low
     drawn = drawn if dtype.is_floating_point else drawn.floor().clamp(low, high - 1)
     return (drawn.sort(-1).values if ordered and shape else drawn).to(dtype)

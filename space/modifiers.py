@@ -316,7 +316,10 @@ class Documents(Modifier):
     turn: ClassVar[int] = 3
     tensors: ClassVar[Mapping[str, str]] = {"DOCQ": "bp", "DOCK": "bm"}
     dtypes: ClassVar[Mapping[str, str]] = dict.fromkeys(tensors, "int32")
-    values: ClassVar[Mapping[str, Values]] = dict.fromkeys(tensors, Values(0, 4, ordered=True))
+    values: ClassVar[Mapping[str, Values]] = {
+        "DOCQ": Values(0, 4, ordered=True),
+        "DOCK": Values(0, 4, ordered=True, same_as="DOCQ"),  # a sequence that attends to itself
+    }
 
     def apply(self, score: Expr, site: Site) -> Expr:
         same = apply("eq", site.tensor("DOCQ", "bp", "int"), site.tensor("DOCK", "bm", "int"))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from .expr import Expr, Fold, Rank, Reduce, Where, free, topological
 from .normal_form import factors
+from .value_bounds import equalities
 from .views import Halves
 
 Kind = Literal["batch", "row", "lane", "resident", "streamed", "contracted"]
@@ -33,8 +34,9 @@ class RankUses:
     streamed    a reduced rank that a pass runs over
     contracted  a reduced rank of a sum only
 
-    halves: ranks that stay split. filtered: whether any filter is there; coupled: whether a filter ties a
-    streamed rank to another, so that programs differ in length. beside: the row that each lane runs together with.
+    halves: ranks that stay split. filtered: whether any filter is there, or an equality that selects; coupled: whether
+    a filter ties a streamed rank to another, so that programs differ in length. beside: the row that each lane runs
+    together with.
     """
 
     kinds: Mapping[Rank, Kind]
@@ -121,10 +123,11 @@ def rank_uses(
         row = max(reversed(together), key=lambda r: sizes[r]) if reduced else together[-1]
         kinds |= {r: "row" if r == row else "lane" for r in together}
         beside |= {r: row for r in together if r != row}
+    compared = bool(equalities(list(roots)))
     filters = [x.predicate for x in topological(roots) if isinstance(x, Where)]
     tied = [{t.rank for t in p.terms} for p in filters]
     coupled = any(len(ranks) > 1 and any(kinds[r] == "streamed" for r in ranks) for ranks in tied)
-    return RankUses({r: kinds[r] for r in ranks}, halves, bool(filters), coupled, bool(products), beside)
+    return RankUses({r: kinds[r] for r in ranks}, halves, bool(filters) or compared, coupled, bool(products), beside)
 
 
 def _membership(rank: Rank, products: list[Contraction]) -> object:

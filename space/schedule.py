@@ -67,11 +67,13 @@ class Schedule:
 
 
 class Values(NamedTuple):
-    """What an input may hold: from `low` to below `high`; ordered: growing along the last axis."""
+    """What an input may hold: from `low` to below `high`; ordered: growing along the last axis; same_as: an input whose
+    numbers it repeats where both have one shape."""
 
     low: float
     high: float
     ordered: bool = False
+    same_as: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_forms import DTYPES, Case, derived, errors
 
+from eintune.kernels.launch import interpreted
+from eintune.kernels.offline import compile_kernel
 from eintune.search.inputs import draw_inputs
 from eintune.space.attention import Attention, posed
 from eintune.space.modifiers import Causal, Documents, Modifier, Prefix, Window
@@ -138,3 +141,32 @@ def test_every_tile_compares_where_the_schedule_says_so() -> None:
     source = printed("causal", "every")
     assert "if m_first" not in source and "m_agree_count" not in source
     assert source.split("for m_first", 1)[1].count("dock = tl.load(") == 1
+
+
+@pytest.mark.parametrize("keys", [32, 48])
+def test_queries_and_keys_of_one_sequence_are_drawn_alike(keys: int) -> None:
+    problem = posed(Attention((Documents(),)), {"b": 2, "h": 1, "p": 32, "m": keys, "e": 8, "f": 8}, "fp32", {})
+    data = draw_inputs(problem, "cpu")
+    assert torch.equal(data["DOCQ"], data["DOCK"]) == (keys == 32)
+    assert all((data[n].diff(dim=-1) >= 0).all() and len(data[n].unique()) > 1 for n in ("DOCQ", "DOCK"))
+
+
+@pytest.mark.offline
+@pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process interprets, it cannot compile")
+@pytest.mark.parametrize(("rows", "columns", "warps"), [(64, 64, 4), (128, 128, 8)])
+def test_nothing_spills(rows: int, columns: int, warps: int, tmp_path: Path) -> None:
+    """The branch takes the comparisons of numbers out of the loop's common path, and their registers."""
+    tile = rf"arith\.cmpi .*tensor<{rows}x{columns}x"
+    compared = {}
+    for filters in ("every", "branch"):
+        case = case_of(
+            Packed("causal", (2048, 2048), (rows, columns), "one", "one", True, filters, 0), "triton", "bf16"
+        )
+        case = replace(case, schedule=replace(case.schedule, warps=warps, stages=2, loads="descriptor"))
+        made = compile_kernel(case.kernel, "sm_90", cache_dir=tmp_path)
+        assert made.resources.spill_bytes == 0
+        assert "redux.sync" in made.assembly  # whole numbers are reduced by an instruction of their own
+        loop = made.ttgir[made.ttgir.index("scf.for") :]
+        common = re.sub(r"scf\.if [^\n]*-> \(tensor.*?\} else \{", "", loop, flags=re.DOTALL)
+        compared[filters] = len(re.findall(tile, common)), len(re.findall(tile, loop))
+    assert compared == {"every": (2, 2), "branch": (0, 2)}

@@ -14,7 +14,7 @@ from plan_interpreter import Program, programs, run_plan
 
 from eintune.space.expr import NEG_INF, Expr, Iota
 from eintune.space.lowering import build_plan
-from eintune.space.plan import LoopPlan, bound_value
+from eintune.space.plan import LoopPlan, Value, bound_value
 
 SIZES = {"b": 2, "h": 1, "p": 40, "m": 150, "e": 4, "f": 4}
 SCORE = total("e", Q * K) * 0.3
@@ -89,6 +89,64 @@ def test_tiles_of_other_documents_are_not_visited() -> None:
     assert every == 2 * 3 * 5
     # documents of 30 keys in tiles of 32, two a tile of queries; the last tile of queries is not full
     assert bounded == 2 * (2 + 3 + 5)
+
+
+def cleared(plan: LoopPlan, given_: dict[str, np.ndarray]) -> int:
+    """Iterations of the last loop in segments that know something of values, over all programs."""
+    count = 0
+    for first in programs(plan):
+        program = Program(plan, given_, {"O": np.zeros((2, 1, 40, 4))}, dict(first))
+        program.block(plan.root)
+        loop, ends = list(plan.loops())[-1], program.last()
+        for segment in loop.segments:
+            if any(isinstance(known, Value) for known in segment.known):
+                low, high = (bound_value(x, first, ends, program.number) for x in (segment.lo, segment.hi))
+                count += len(range(low, high, loop.tile))
+    return count
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "tiles"),
+    [
+        ([7] * 40, [7] * 150, 4 + 4),  # all but the last tile, which is not full; nor is the last of queries
+        ([7] * 40, [7] * 100 + [8] * 50, 3 + 3),
+        ([7] * 40, [3] * 30 + [7] * 100 + [-5] * 20, 3 + 3),
+        ([7] * 40, [7] * 70 + [8] * 10 + [7] * 70, 0),  # none where those that agree are not side by side
+        ([7] * 16 + [8] * 24, [7] * 64 + [8] * 86, 2 + 2),
+        ([7] * 15 + [8] * 25, [7] * 64 + [8] * 86, 0 + 2),  # two documents in one tile of queries
+        ([9] * 40, [7] * 150, 0),
+        ([0] * 40, [0] * 150, 4 + 4 + 4),  # lanes beyond the end hold 0
+    ],
+)
+def test_tiles_of_one_document_are_known(queries: list[int], keys: list[int], tiles: int) -> None:
+    plan, _ = planned(selected(DOCUMENTS))
+    given_ = data(1, 3, 0, 1) | {"DP": np.array([queries] * 2), "DM": np.array([keys] * 2)}
+    assert cleared(plan, given_) == 2 * tiles
+
+
+def test_a_selection_is_left_out_only_where_all_its_conditions_are_known() -> None:
+    other, mask = f("eq", t("SP", "bp", "int"), t("SM", "bm", "int")), t("B", "pm", "bool")
+
+    def known(condition: Expr) -> int:
+        plan, _ = planned(selected(condition))
+        return max(sum(isinstance(k, Value) for k in s.known) for loop in plan.loops() for s in loop.segments)
+
+    assert known(f("and", DOCUMENTS, other)) == 2
+    assert known(f("and", DOCUMENTS, mask)) == 0
+    assert known(f("or", DOCUMENTS, other)) == 0
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 99), documents=st.integers(1, 3), others=st.integers(1, 3))
+def test_several_conditions_at_once(seed: int, documents: int, others: int) -> None:
+    both = f("and", DOCUMENTS, f("eq", t("SP", "bp", "int"), t("SM", "bm", "int")))
+    random = np.random.default_rng(seed)
+    given_ = data(1, documents, 0, 1)
+    given_ |= {n: np.sort(random.integers(0, others, (2, k))) for n, k in (("SP", 40), ("SM", 150))}
+    for score in (selected(both), f("select", both, keep(SCORE, m=-1, p=1), NEG_INF), keep(selected(both), m=-1, p=1)):
+        plan, form = planned(score)
+        exact = meaning(form.definition, SIZES, given_, {})["O"]  # type: ignore[attr-defined]
+        assert relative_error(run_plan(plan, given_)["O"], exact) < 1e-12
 
 
 def test_a_number_that_is_not_the_identity_is_visited() -> None:

@@ -13,6 +13,7 @@ from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
 from eintune.space.indexed import completed, limits, shapes
 from eintune.space.modifiers import Causal, Documents, Softcap, Window
+from eintune.space.schedule import Values
 from eintune.space.workloads import CAUSAL, SHIPPED, WORKLOADS, Attention, attention, attention_problem
 
 T = {"b": 2, "h": 2, "g": 3, "p": 5, "m": 7, "e": 4, "f": 6, "k": 3, "n": 4}
@@ -104,7 +105,7 @@ def test_a_problem_follows_from_options() -> None:
     posed = WORKLOADS["cross_entropy"].posed({"rows": 8, "vocab": 1000}, "bf16")
     assert posed.problem.sizes == {"p": 8, "m": 1000}
     assert posed.problem.dtypes == {"X": "bf16", "T": "int32", "L": "fp32"}
-    assert posed.problem.values == {"T": (0, 1000, False)}
+    assert posed.problem.values == {"T": Values(0, 1000)}
     assert posed.title == "Cross entropy: 8 rows, 1000 words, bf16"
     assert posed.folder == "cross-entropy-r8-v1000-bf16"
     norm = WORKLOADS["layernorm"].posed({"rows": 8, "cols": 5}, "fp64").problem
