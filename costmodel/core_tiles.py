@@ -11,7 +11,7 @@ from .resources import PRODUCT, all_values
 
 _WIDE = 2
 """Destination slots of a tile of 32-bit elements, in which products accumulate; one of 16 bits takes one."""
-_SOURCES = ("load", "const", "carry", "iota", "transpose")
+_SOURCES = ("load", "const", "carry", "iota", "lane", "first", "transpose")
 """What computes nothing: a product reads a transposed tile as it is."""
 
 
@@ -118,7 +118,7 @@ class CoreTiles:
         """Destination slots of a value; what only products read stays in L1."""
         users = self.users.get(v, [])
         read = all(u.op in (PRODUCT, "transpose") for u in users) and bool(users)
-        nowhere = v.op in ("const", "iota", "store") or (v.op in ("load", "transpose") and read)
+        nowhere = v.op in ("const", "iota", "lane", "store") or (v.op in ("load", "transpose") and read)
         return 0 if nowhere else self.tiles(v) * _slots(v)
 
     def _peak(self, block: Block, outside: dict[Value, int], carries: tuple[Carry, ...]) -> dict[Value, int]:

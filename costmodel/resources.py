@@ -228,7 +228,7 @@ def _last_uses(block: Block) -> dict[Value, int]:
 
 def _held(plan: LoopPlan, value: Value, place: Mapping[Value, Region]) -> float:
     """Register bytes of a value: none for tiles in shared memory, scalars, indices, filters and what is stored."""
-    if place.get(value) == Region.SHARED or not value.axes or value.op in ("iota", "const", "store"):
+    if place.get(value) == Region.SHARED or not value.axes or value.op in ("iota", "lane", "const", "store"):
         return 0.0
     if value.dtype == "bool":
         return tile_elements(plan, value) / 8

@@ -240,7 +240,7 @@ class _Counter:
         traffic = as_traffic(transfers) + Traffic(
             tensor_flops=sum(p.flops for p in products), fma_flops=slots * FLOPS_PER_SLOT, special_ops=special
         )
-        run = [v for v in values if v.op not in ("const", "carry", "iota", "transpose", "load")]
+        run = [v for v in values if v.op not in ("const", "carry", "iota", "lane", "first", "transpose", "load")]
         operand_bytes = tuple(self._operand_bytes(v) for v in run if v.op != PRODUCT)
         loads = sum(v.op == "load" for v in values)
         return Phase(
@@ -382,7 +382,8 @@ def _steps(values: Sequence[Value]) -> int:
 
 
 def _fused(plan: LoopPlan) -> frozenset[Value]:
-    """Multiplications whose only use is an addition or subtraction of the same tile: one FMA with it."""
+    """Multiplications whose only use is an addition or subtraction of the same tile: one FMA with it, which has room
+    for one of them."""
     users: dict[Value, list[Value]] = {}
 
     def visit(block: Block) -> None:
@@ -394,8 +395,9 @@ def _fused(plan: LoopPlan) -> frozenset[Value]:
                     users.setdefault(a, []).append(item)
 
     visit(plan.root)
-    return frozenset(
-        v
+    multiplied = (
+        (by[0], v)
         for v, by in users.items()
         if v.op in ("mul", "scale") and len(by) == 1 and by[0].op in ("add", "sub") and by[0].axes == v.axes
     )
+    return frozenset(dict(multiplied).values())

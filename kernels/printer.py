@@ -167,6 +167,14 @@ class Printer(ABC):
         """The index values of `v.attr` along `v.axes`, as numbers of `v.dtype`."""
 
     @abstractmethod
+    def lane(self, v: Value) -> str:
+        """The places 0, 1, … in a tile along its axis `v.attr`, as numbers of `v.dtype`."""
+
+    @abstractmethod
+    def first(self, v: Value) -> str:
+        """The first index of the current tile of `v.attr`, as a number of `v.dtype`."""
+
+    @abstractmethod
     def header(self, loop: Loop, low: str, high: str) -> str:
         """The loop's `for` line; it sets `start[rank]` (or `scalar[rank]` where the rank has no tile)."""
 
@@ -456,6 +464,10 @@ class Printer(ABC):
                 return self.full(v.axes, number_of(v), v.dtype)
             case "iota":
                 return self.iota(v)
+            case "lane":
+                return self.lane(v)
+            case "first":
+                return self.first(v)
             case "cast":
                 return self.cast(self.name(v.args[0]), v.dtype)
             case "reduce":

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from ..space.expr import Rank
 from ..space.plan import Block, Loop, LoopPlan, Value
 from ..space.selections import PASSED
 
-SHARED = frozenset({"load", "const", "iota", "cast"})
+SHARED = frozenset({"load", "const", "iota", "lane", "first", "cast"})
 """Operations whose result may be a view of a tensor, a number, or another value's storage."""
 
 MayShare = Callable[[Value], bool]
@@ -41,6 +42,11 @@ class Storage:
                 self._position[item] = i
                 for a in item.args:
                     self._users.setdefault(a, []).append(item)
+
+    def is_around(self, v: Value, axis: Rank) -> bool:
+        """Whether a value with this axis stands outside the loop that goes over it."""
+        looped = any(axis in block.ranks for block in self._loop)
+        return looped and v in self._block and axis not in self._block[v].ranks
 
     def merged_into(self, v: Value) -> Value | None:
         """The difference `x * k - y` that the product `x * k` is made for, if it is made for nothing else.

@@ -139,6 +139,27 @@ class TorchPrinter(Printer):
             return f"torch.arange({', '.join(self._span(rank))}, dtype={DTYPES[v.dtype]})"
         return f"torch.tensor({self.scalar[rank]}, dtype={DTYPES[v.dtype]})"
 
+    def lane(self, v: Value) -> str:
+        return f"torch.arange({self.plan.length(str(v.attr))}, dtype={DTYPES[v.dtype]})"
+
+    def first(self, v: Value) -> str:
+        return f"torch.tensor({self.start[str(v.attr)]}, dtype={DTYPES[v.dtype]})"
+
+    def name(self, v: Value) -> str:
+        """A value; of one that stands outside the loop over its axis, the part that the current tile is as long as."""
+        text = super().name(v)
+        for q in v.axes:
+            if self._storage.is_around(v, q) and self.plan.sizes[q] % self.plan.length(q) and self._is_inside(q):
+                text = self.define(f"{text}_part", f"{text}[{self._cut(v, q)}]", q)
+        return text
+
+    def _is_inside(self, rank: Rank) -> bool:
+        return any(scope.rank == rank for scope in self.scopes)
+
+    def _cut(self, v: Value, axis: Rank) -> str:
+        length = parenthesised(self._length(axis))
+        return ", ".join(f":{length}" if q == axis else ":" for q in v.axes)
+
     # ---- memory
 
     def load(self, v: Value) -> str:

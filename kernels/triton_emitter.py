@@ -357,6 +357,12 @@ class TritonPrinter(Printer):
             return self.at(str(v.attr), v.axes)
         return f"tl.cast({self.at(str(v.attr), v.axes)}, {DTYPES[v.dtype]})"
 
+    def lane(self, v: Value) -> str:
+        return f"tl.cast({self._lanes(str(v.attr))}, {DTYPES[v.dtype]})"
+
+    def first(self, v: Value) -> str:
+        return f"tl.cast({self.start[str(v.attr)]}, {DTYPES[v.dtype]})"
+
     def header(self, loop: Loop, low: str, high: str) -> str:
         rank = loop.rank
         if self.plan.roles[rank].tile is None:

@@ -84,7 +84,7 @@ class Scope:
 
 class Builder:
     """Places values. `run_loop` fills one loop for a group of works; it is given by `loops` to break the cycle.
-    functions: as in `Schedule`."""
+    functions: as in `Schedule`. coarse: whether all that the program writes is narrow."""
 
     def __init__(
         self,
@@ -95,11 +95,13 @@ class Builder:
         run_loop: Callable[[Builder, Rank, list[Work], Scope], None],
         stored: Mapping[str, tuple[Rank | Part, ...]] | None = None,
         functions: str = "exact",
+        coarse: bool = False,
     ) -> None:
         self.layout, self.masks, self.dtypes, self.compute = layout, masks, dtypes, compute
         self.stored = dict(stored or {})
         self._run_loop = run_loop
         self._functions = functions
+        self.coarse = coarse
         self._home: dict[Value, Scope] = {}
         self._sources: dict[Value, set[str]] = {}
         """The dtypes of the floating-point tensors that a value comes from."""
@@ -182,6 +184,8 @@ class Builder:
                 return self.emit("const", (), x.value, home)
             case Iota():
                 return self.emit("iota", (), x.rank, home, axes=axes)
+            case Map("lane" | "first", (Iota(rank),)):
+                return self.emit(x.op, (), rank, home, axes=axes)
             case Where():
                 numbers = [self.value(n, home) for n, _ in x.predicate.numbers]
                 arg = self.number(x.arg, home)

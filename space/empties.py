@@ -131,6 +131,11 @@ class Empties:
             case _:
                 return "any"
 
+    def is_never_positive(self, x: Expr) -> bool:
+        """Whether it is proven to be a negative number times what is not negative."""
+        core, k = scaled(x)
+        return k < 0 and self.sign(core) != "any"
+
     # ---- guards
 
     def guarded(self, roots: Iterable[Expr]) -> list[Expr]:

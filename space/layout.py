@@ -12,6 +12,7 @@ from .expr import (
     Gather,
     Index,
     Iota,
+    Map,
     Part,
     Predicate,
     Rank,
@@ -104,6 +105,10 @@ class Layout:
                 return self.of_rank(x.rank)
             case Where():
                 return below | self.of_ranks(x.predicate.ranks)
+            case Map("lane"):
+                return Shape(axes=below.axes)
+            case Map("first"):
+                return Shape(loops=below.loops)
             case Reduce() | Fold():
                 return below - self.of_rank(x.rank)
             case _:

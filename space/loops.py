@@ -13,7 +13,7 @@ from .layout import Layout, Shape
 from .normal_form import factors, oriented, product
 from .plan import Block, Carry, IllegalPlan, Loop, Value
 from .pointwise import REDUCTIONS
-from .tile_folds import TILE_FOLDS, Running, TileFold
+from .tile_folds import TILE_FOLDS, Running, Tile, TileFold
 from .value_bounds import value_bounds
 
 
@@ -154,18 +154,24 @@ def _axes(parts: list[Expr], taken: Shape, this: Pass) -> frozenset[Rank]:
 
 
 def _reduction(this: Pass, work: Reduce, group: list[Work]) -> None:
-    builder, axis = this.builder, this.builder.layout.axis_of(work.rank)
-    identity = REDUCTIONS[work.op].identity
+    builder, identity = this.builder, REDUCTIONS[work.op].identity
     carry = this.carry(f"running_{work.op}", builder.layout.shape(work).axes, identity)
-    tile = _tile_reference(this, work, group)
-    if tile is None:
-        tile = builder.number(builder.masks.masked(work.arg, axis, identity), this.body)
-        tile = builder.reduce(work.op, tile, axis) if axis else tile
-    carry.next = builder.emit(work.op, (carry.value, tile))
+    carry.next = builder.emit(work.op, (carry.value, _reduced_tile(this, work, group)))
     this.results[work] = carry.value, []
 
 
-def _tile_reference(this: Pass, work: Reduce, group: list[Work]) -> Value | None:
+def _reduced_tile(this: Pass, work: Reduce, group: list[Work]) -> Value:
+    """What a reduction makes of one tile."""
+    builder, axis = this.builder, this.builder.layout.axis_of(work.rank)
+    if tile := _tile_reference(this, work, group):
+        return tile.reduced(builder)
+    if work.op in ("max", "min"):
+        return Tile.of(this, work.op, work.arg, axis).reduced(builder)
+    arg = builder.number(builder.masks.masked(work.arg, axis, REDUCTIONS[work.op].identity), this.body)
+    return builder.reduce(work.op, arg, axis) if axis else arg
+
+
+def _tile_reference(this: Pass, work: Reduce, group: list[Work]) -> Tile | None:
     """What a fold of the same score in this loop has already reduced of the tile, if one has."""
     for other in group:
         if isinstance(other, Fold) and TILE_FOLDS[other.action].is_reference(work):

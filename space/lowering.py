@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from .builder import Builder, Scope, Sink
+from .builder import NARROW, Builder, Scope, Sink
 from .cascade import Cascade
 from .empties import Empties
 from .expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
@@ -130,8 +130,8 @@ class _Lowering:
         masks = Masks(layout)
         roots = _prepared(list(source), layout, masks, numbers)
         self._dtypes = dict.fromkeys(outputs, self._compute) | self._dtypes
-        run = RunLoop(self._filters)
-        builder = Builder(layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions)
+        run, coarse = RunLoop(self._filters), all(self._dtypes[n] in NARROW for n in self._outputs)
+        builder = Builder(layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, coarse)
         used = tensors(roots)
         root = _tree(roots, outputs, builder).block
         plan = LoopPlan(

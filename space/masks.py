@@ -50,7 +50,7 @@ EXACT: dict[str, Callable[[float], float]] = {
 SATURATING = frozenset({"tanh", "erf", "sigmoid", "guard"})
 """Unary operators that give a finite number for any number below +inf."""
 
-FINITE_MAPS = frozenset({"neg", "abs", "floor"})
+FINITE_MAPS = frozenset({"neg", "abs", "floor", "lane", "first"})
 """Operators that give a finite number for finite numbers (overflow apart)."""
 
 
@@ -143,6 +143,8 @@ class Interpretation:
             case op, [a] if op in SATURATING:
                 return "any" if a == "any" else "finite"
             case "exp2", ["bounded"]:
+                return "finite"
+            case "exp2", ["finite"] if self._empties.is_never_positive(x.args[0]):
                 return "finite"
             case "max", [float() as a, float() as b] if not (math.isnan(a) or math.isnan(b)):
                 return max(a, b)
@@ -258,6 +260,10 @@ class Masks:
     def reaches_neg_inf(self, x: Expr) -> bool:
         """Whether an element may be -inf."""
         return self._empties.reaches_neg_inf(x)
+
+    def is_finite(self, x: Expr) -> bool:
+        """Whether every element is finite where all inputs are, overflow apart."""
+        return _finite(self.where_false().of(x))
 
     def starts_empty(self, score: Expr, rank: Rank) -> bool:
         """Whether a running maximum of the score over `rank` needs a guard."""

@@ -158,7 +158,8 @@ class Value:
       load    attr (tensor name, index)                a tile of an input, invalid lanes 0; for each axis the index
                                                        has a rank, a Part of one, or None: the next of `args`
       store   attr (output name, ranks); args (value,)
-      const   attr float; iota attr rank; carry (a loop's running value, set by its Carry)
+      const   attr float; iota attr rank, the index; lane attr rank, the index less the tile's first; first attr rank,
+              the tile's first index; carry (a loop's running value, set by its Carry)
       cast    to `dtype`
       a name of pointwise.POINTWISE (arithmetic in fp32)
       scale   attr float: args[0] * attr

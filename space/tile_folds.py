@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from .addends import addends
 from .contraction import Product
 from .expr import Const, Expr, Rank, Reduce, Where
 from .folds import ACTIONS, LOG2_E
 from .normal_form import oriented
 from .plan import Value
+from .pointwise import REDUCTIONS
 
 if TYPE_CHECKING:
     from .builder import Builder
@@ -21,14 +23,49 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class Tile:
+    """A tile of a score and its maximum (or minimum): score = inside * factor + row, and so is the maximum."""
+
+    inside: Value
+    top: Value
+    factor: float
+    row: Value | None
+
+    @classmethod
+    def of(cls, this: Pass, op: str, score: Expr, axis: Rank | None) -> Tile:
+        """Reduce one tile along its axis; op is "max" or "min"."""
+        builder, identity = this.builder, REDUCTIONS[op].identity
+        masked = builder.masks.masked(score, axis, identity)
+        parts = addends(masked, axis, identity, builder.layout, builder.masks, coarse=builder.coarse)
+        inside = builder.number(parts.inside, this.body)
+        row = None if parts.row is None else builder.number(parts.row, this.body)
+        return cls(inside, builder.reduce(op, inside, axis) if axis else inside, parts.factor, row)
+
+    def reduced(self, builder: Builder, k: float = 1.0) -> Value:
+        """The maximum in the score's terms, times k."""
+        top = _scaled(builder, self.top, self.factor * k)
+        return top if self.row is None else builder.emit("add", (top, _scaled(builder, self.row, k)))
+
+    def relative(self, builder: Builder, reference: Value, k: float) -> Value:
+        """The score times k, less a reference that has been multiplied already."""
+        if self.row is not None:
+            reference = builder.emit("sub", (reference, _scaled(builder, self.row, k)))
+        return builder.emit("sub", (_scaled(builder, self.inside, self.factor * k), reference))
+
+
+def _scaled(builder: Builder, v: Value, k: float) -> Value:
+    return v if k == 1.0 else builder.emit("scale", (v,), k)
+
+
+@dataclass(frozen=True, eq=False)
 class Running:
     """The reference of one score in one loop, and what every fold of that score needs in an iteration.
 
-    tile: the tile's own reference, in the score's terms. weight: of the tile's items relative to the new reference,
+    tile: with its own reference, where that is a maximum. weight: of the tile's items relative to the new reference,
     0 in invalid lanes. transport: the values that move an accumulator to the new reference.
     """
 
-    tile: Value
+    tile: Tile | None
     weight: Value
     transport: tuple[Value, ...]
 
@@ -53,7 +90,8 @@ class Scale:
 
     A number that multiplies the score stays out of the tile's maximum and meets log2(e). What is carried is the
     product k*m, rounded once: the factor between two references is then exactly the one between the weights
-    that were taken relative to them, and 2**(k*c - k*m) errs in proportion to c - m only.
+    that were taken relative to them, and 2**(k*c - k*m) errs in proportion to c - m only. What does not vary along
+    the tile's axis is added to the tile's maximum and taken off the reference, once a row (`addends`).
     """
 
     constant_argument = False
@@ -63,15 +101,14 @@ class Scale:
         axis = layout.axis_of(rank)
         core, k = oriented(ref)
         core, k = (core, k) if k > 0 else (ref, 1.0)
-        score = builder.number(builder.masks.masked(core, axis, -float("inf")), this.body)
         carry = this.carry("running_max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
-        tile = builder.reduce("max", score, axis) if axis else score
-        carry.next = builder.emit("max", (carry.value, builder.emit("scale", (tile,), k * LOG2_E)))
+        tile = Tile.of(this, "max", core, axis)
+        carry.next = builder.emit("max", (carry.value, tile.reduced(builder, k * LOG2_E)))
         new = carry.next
         if builder.masks.starts_empty(core, rank):
             new = builder.emit("guard", (new,))
         rescale = builder.emit("exp2", (builder.emit("sub", (carry.value, new)),))
-        relative = builder.emit("sub", (builder.emit("scale", (score,), k * LOG2_E), new))
+        relative = tile.relative(builder, new, k * LOG2_E)
         return Running(tile, builder.emit("exp2", (relative,)), (rescale,))
 
     def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
@@ -106,7 +143,7 @@ class Translate:
             weight = emit("where", (weight,), (tail, 0.0), axes=weight.axes)
         moved = emit("sub", (mean.value, mean.next))
         added = emit("mul", (count.value, emit("mul", (moved, moved))))
-        return Running(tile_mean, weight, (added,))
+        return Running(None, weight, (added,))
 
     def _elements(self, this: Pass, axis: Rank | None) -> Value:
         """The number of valid lanes of the tile."""

@@ -88,6 +88,10 @@ class Program:
                 return np.array(x)
             case "iota", str() as rank:
                 return self.along(rank, v.axes, self.lanes(rank)).astype(float)
+            case "lane", str() as rank:
+                return np.arange(float(self.plan.length(rank)))
+            case "first", str() as rank:
+                return np.array(float(self.first[rank]))
             case "cast", _:
                 return args[0]
             case "scale", float() as k:
