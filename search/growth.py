@@ -25,7 +25,7 @@ from .. import __version__
 from ..space.attention import Attention
 from ..space.cascade import Cascade
 from ..space.chains import CHAINS
-from ..space.modifiers import Bias, Causal, Documents, HeadScale, Mask, Modifier, Slopes, Softcap, Window
+from ..space.modifiers import Bias, Causal, Documents, HeadScale, Mask, Modifier, Prefix, Slopes, Softcap, Window
 from ..space.workloads import WORKLOADS
 from .table import text_table
 
@@ -33,6 +33,7 @@ LENGTHS = (6, 12, 24, 48)
 MODIFIERS: dict[str, Modifier | str] = {
     "causal": Causal(),
     "window": Window(1024),
+    "prefix": Prefix(256),
     "documents": Documents(),
     "mask": Mask(),
     "softcap": Softcap(30.0),
