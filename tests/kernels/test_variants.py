@@ -13,7 +13,7 @@ from kernel_forms import DTYPES, Case, derived, errors, power
 
 from eintune.search.inputs import draw_inputs
 from eintune.space.attention import Attention, posed
-from eintune.space.modifiers import Bias, Window
+from eintune.space.modifiers import Bias, Causal, Mask, Slopes, Softcap, Window
 from eintune.space.plan import Role
 from eintune.space.schedule import FILTERS, Schedule
 
@@ -57,6 +57,22 @@ def check(execute, drawn: Drawn, emitter: str) -> None:
 def test_each_modifier(name: str, emitter: str, execute) -> None:
     form = list(ALONE).index(name) % 3 / 3  # the fewest passes, and others
     check(execute, Drawn(ALONE[name], SIZES, 16, 16, "fp32", form, "segments", 0.3), emitter)
+
+
+NARROW = {
+    "causal": Attention((Slopes(), Causal())),
+    "lower right, sinks": Attention((Slopes(standard=True), Causal("lower_right")), sinks=True),
+    "window, mask": Attention((Softcap(2.0), Slopes(), Window(5), Mask("bm"))),
+    "rows": Attention((Bias("bp"), Slopes())),
+}
+"""Positions in scores: where results are rounded to 16 bits the index of a key is taken apart (`space.addends`)."""
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("filters", ["segments", "branch"])
+@pytest.mark.parametrize("name", NARROW)
+def test_positions_in_narrow_results(name: str, filters: str, emitter: str, execute) -> None:
+    check(execute, Drawn(NARROW[name], SIZES | {"m": 53}, 16, 16, "fp16", 0.0, filters, 0.3), emitter)
 
 
 @pytest.mark.parametrize("emitter", EMITTERS)
