@@ -16,7 +16,7 @@ import numpy as np
 from ..space.expr import Part, Rank
 from ..space.plan import Block, Known, Loop, LoopPlan, Program, Value
 from ..space.schedule import Schedule
-from ..space.selections import passes, unneeded
+from ..space.selections import passes, source, unneeded
 from ..space.tile_ir import Region
 from .estimate import Traffic
 from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
@@ -209,7 +209,7 @@ class _Counter:
         for path, segment in runs.items():
             divided = _divided(loops[path[-1][0]])
             known = frozenset[Known]().union(*(loops[i].segments[n].known for i, n in path))
-            idle = unneeded(loops[path[-1][0]], partial(passes, known=known))
+            idle = unneeded(loops[path[-1][0]], partial(source, is_passed=partial(passes, known=known)))
             yield self._phase(loops[path[-1][0]].body, idle, known, segment, divided)
 
     def _phase(

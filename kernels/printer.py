@@ -23,7 +23,7 @@ from ..space.layout import within_part
 from ..space.plan import Block, Known, Loop, LoopPlan, Segment, Value
 from ..space.pointwise import POINTWISE
 from ..space.schedule import Schedule
-from ..space.selections import is_true, passed, unneeded
+from ..space.selections import is_true, passed, source, unneeded
 from .bound_text import BoundText, parenthesised
 from .late_loop import LateLoop
 from .plan_facts import filter_of, inline_constants, is_integer, items, number_of, pair_of, shapes_of
@@ -390,12 +390,12 @@ class Printer(ABC):
         n = next((n for n, s in enumerate(loop.segments) if s.known), None)
         if n is None:
             return None
-        clear, conditions = loop.segments[n], []
+        (low, high), conditions = loop.clear or (loop.segments[n].lo, loop.segments[n].hi), []
         if n > 0:
-            conditions.append(f"{index} < {self.here(f'{loop.rank}_clear_from', self.bounds.text(clear.lo))}")
+            conditions.append(f"{index} < {self.here(f'{loop.rank}_clear_from', self.bounds.text(low))}")
         if n < len(loop.segments) - 1:
-            conditions.append(f"{index} >= {self.here(f'{loop.rank}_clear_to', self.bounds.text(clear.hi))}")
-        return Branch(loop.rank, self._facts(clear.known), " or ".join(conditions)) if conditions else None
+            conditions.append(f"{index} >= {self.here(f'{loop.rank}_clear_to', self.bounds.text(high))}")
+        return Branch(loop.rank, self._facts(loop.segments[n].known), " or ".join(conditions)) if conditions else None
 
     def _is_optional(self, item: Value | Loop) -> bool:
         """Whether a value is a filter or a selection that stands in the current loop's branch."""
@@ -403,12 +403,16 @@ class Printer(ABC):
             return False
         return self._passes(item, self._optional.known)
 
+    def _source(self, v: Value) -> Value | None:
+        """What a filter or a selection is where it is not evaluated; None for any other value."""
+        return source(v, self.passes) or source(v, lambda x: self.passes(x) or self._is_optional(x))
+
     def _branch(self, filters: Sequence[Value]) -> None:
         """Filters, each what it passes on but for a branch that evaluates it and what only they need."""
         assert self._optional is not None
         optional = self._optional
         for v in filters:
-            if kept := passed(v):
+            if kept := self._source(v):
                 self.write(f"{self.name(v)} = {self.name(kept)}")
         self.write(f"if {optional.condition}:")
         wanted = list(filters)
@@ -427,7 +431,7 @@ class Printer(ABC):
         saved, text = (self.known, self._optional, self._unneeded), dict(self.text)
         self.known |= self._facts(segment.known)
         self._optional = optional
-        unused = unneeded(loop, lambda v: self.passes(v) or self._is_optional(v))
+        unused = unneeded(loop, self._source)
         self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
         outer = self.scopes[-1]
         self.scopes.append(Scope(loop.rank, outer.depth + 1))
@@ -450,7 +454,7 @@ class Printer(ABC):
             self.write(self.store(v))
         elif v.op == "const" and self.name(v) == _constant(v):
             pass
-        elif self.passes(v) and (kept := passed(v)):
+        elif kept := source(v, self.passes):
             self.text[v] = self.name(kept)
         else:
             self.write(f"{self.name(v)} = {self.expression(v)}")

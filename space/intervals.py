@@ -30,7 +30,15 @@ class Range:
     all_hi: Bound
 
 
-def segments(
+@dataclass(frozen=True)
+class Division:
+    """The segments of a loop, and where what one of them knows holds, whatever the loop's own ends are."""
+
+    segments: tuple[Segment, ...]
+    clear: tuple[Bound, Bound] | None = None
+
+
+def divided(
     layout: Layout,
     rank: Rank,
     filters: Iterable[Predicate],
@@ -40,7 +48,7 @@ def segments(
     split: bool,
     number: Callable[[Access | Gather], Value | None] = lambda x: None,
     computed: Sequence[tuple[Range, Value | None]] = (),
-) -> tuple[Segment, ...]:
+) -> Division:
     """The segments of a loop over `rank` inside the loops `around`.
 
     filters: the predicates used in its body. skips(p, …): whether tiles where all of these are false may be left out.
@@ -61,13 +69,14 @@ def segments(
         ranges[tail_predicate(rank, size)] = whole
     lo, hi = greatest(low), least(high)
     if not split or not ranges:
-        return (Segment(lo, hi, frozenset()),)
+        return Division((Segment(lo, hi, frozenset()),))
     known = frozenset(ranges)
-    begin = greatest([lo, least([greatest([r.all_lo for r in ranges.values()]), ceil_to(hi, tile)])])
     last = [ceil_to(r.any_hi, tile) for r, v in computed if not v]
-    end = greatest([begin, least([*stop, *last, *(r.all_hi for r in ranges.values())])])
+    clear = greatest([r.all_lo for r in ranges.values()]), least([*stop, *last, *(r.all_hi for r in ranges.values())])
+    begin = greatest([lo, least([clear[0], ceil_to(hi, tile)])])
+    end = greatest([begin, clear[1]])
     parts = (Segment(lo, begin, frozenset()), Segment(begin, end, known), Segment(end, hi, frozenset()))
-    return tuple(s for s in parts if s.lo != s.hi) or (Segment(lo, hi, frozenset()),)
+    return Division(tuple(s for s in parts if s.lo != s.hi) or (Segment(lo, hi, frozenset()),), clear)
 
 
 def _skipped(ranges: Mapping[Predicate, Range], skips: Callable[..., bool]) -> Iterator[list[Range]]:

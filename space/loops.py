@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .builder import Builder, Scope, Sink, Work
 from .contraction import Product
 from .expr import Access, Expr, Fold, Gather, Predicate, Rank, Reduce
-from .intervals import segments
+from .intervals import divided
 from .layout import Layout, Shape
 from .normal_form import factors, oriented, product
 from .plan import Block, Carry, IllegalPlan, Loop, Value
@@ -55,7 +55,7 @@ class RunLoop:
         def skips(*rules: Predicate | Expr) -> bool:
             return all(_skips(w, rules, builder) for w in group)
 
-        bounds = segments(
+        division = divided(
             builder.layout,
             rank,
             dict.fromkeys(_filters(body.block)),
@@ -66,8 +66,9 @@ class RunLoop:
             computed=value_bounds(builder, rank, targets, skips, body, split),
         )
         role = builder.layout.roles[rank]
-        joined = self.filters == "branch" and len(bounds) > 1
-        around.block.items.append(Loop(rank, role.tile or 1, bounds, tuple(this.carries), body.block, joined))
+        parts = division.segments
+        clear = division.clear if self.filters == "branch" and len(parts) > 1 else None
+        around.block.items.append(Loop(rank, role.tile or 1, parts, tuple(this.carries), body.block, clear))
         _finish(this)
 
 

@@ -205,8 +205,8 @@ class Segment:
 class Loop:
     """One pass over `rank` in steps of `tile`; the segments run one after the other over the same body.
 
-    joined: as one loop in code, whose filters and selections stand in a branch, with what only they need; the
-    segments which know that they pass everything on do not take it.
+    clear: if it is one loop in code, the range outside of which its filters and selections, and what only they need,
+    are evaluated, in a branch; between the loop's own ends it is the segment that knows something.
     """
 
     rank: Rank
@@ -214,7 +214,12 @@ class Loop:
     segments: tuple[Segment, ...]
     carries: tuple[Carry, ...]
     body: Block
-    joined: bool = False
+    clear: tuple[Bound, Bound] | None = None
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is one loop in code."""
+        return self.clear is not None
 
 
 @dataclass(eq=False)

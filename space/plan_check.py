@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .plan import Block, IllegalPlan, Loop, LoopPlan, Value
+from .selections import numbers
 
 
 def check(plan: LoopPlan) -> None:
@@ -36,8 +37,18 @@ class _Checker:
                 raise IllegalPlan(f"a carry keeps its axes, but {c.value.name}{c.value.axes} becomes {c.next.axes}")
             if c.next is c.value:
                 raise IllegalPlan(f"a carry is updated in its loop, but {c.value.name} is not")
+        self._bounds(loop, known)
         inside = known | {c.value for c in loop.carries}
         self.block(loop.body, inside)
+
+    def _bounds(self, loop: Loop, known: frozenset[Value]) -> None:
+        ends = [b for s in loop.segments for b in (s.lo, s.hi)] + list(loop.clear or ())
+        for v in (v for b in ends for v in numbers(b)):
+            if v not in known or v.axes:
+                raise IllegalPlan(f"a loop's bounds are numbers known before it, but {loop.rank} uses {v.name}{v.axes}")
+        for k in (k for s in loop.segments for k in s.known):
+            if isinstance(k, Value) and k.dtype != "bool":
+                raise IllegalPlan(f"a segment knows filters and conditions, but {loop.rank} has {k.name}:{k.dtype}")
 
     def _value(self, v: Value, defined: set[Value]) -> None:
         for a in v.args:

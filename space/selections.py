@@ -33,14 +33,22 @@ def passes(v: Value, known: Container[object]) -> bool:
     return isinstance(v.attr, tuple) and v.attr[0] in known
 
 
-def unneeded(loop: Loop, is_passed: Callable[[Value], bool]) -> frozenset[Value]:
-    """The values of a loop's body that nothing needs where some filters and selections are what they pass on."""
+def source(v: Value, is_passed: Callable[[Value], bool]) -> Value | None:
+    """What a value is through all filters and selections that are what they pass on; None if it is none of them."""
+    found: Value | None = None
+    while is_passed(v) and (kept := passed(v)):
+        v = found = kept
+    return found
+
+
+def unneeded(loop: Loop, source_of: Callable[[Value], Value | None]) -> frozenset[Value]:
+    """The values of a loop's body that nothing needs where some are what `source_of` says."""
     needed = {c.next for c in loop.carries}
     for item in reversed(loop.body.items):
         if isinstance(item, Loop):
             needed.update(_read(item))
         elif item.op == "store" or item in needed:
-            kept = passed(item) if is_passed(item) else None
+            kept = source_of(item)
             needed.update((kept,) if kept else item.args)
     return frozenset(v for v in loop.body.items if isinstance(v, Value) and v.op != "store" and v not in needed)
 

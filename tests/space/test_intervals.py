@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eintune.space.expr import Predicate, Term
-from eintune.space.intervals import leaves_an_element, segments
+from eintune.space.intervals import divided, leaves_an_element
 from eintune.space.layout import Layout
 from eintune.space.plan import Role, bound_value
 
@@ -37,7 +37,8 @@ def tiles(h: int, p: int) -> tuple[dict[str, int], dict[str, int]]:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(filters, max_size=3), st.booleans(), st.booleans())
 def test_segments_cover_what_passes_and_know_what_holds(some: list[Predicate], skip: bool, split: bool) -> None:
-    made = segments(LAYOUT, "m", some, frozenset(), skips=lambda *_: skip, split=split)
+    division = divided(LAYOUT, "m", some, frozenset(), skips=lambda *_: skip, split=split)
+    made, clear = division.segments, division.clear
     for h, p in itertools.product(range(SIZES["h"]), range(0, SIZES["p"], 4)):
         first, last = tiles(h, p)
         visited: list[int] = []
@@ -45,6 +46,9 @@ def test_segments_cover_what_passes_and_know_what_holds(some: list[Predicate], s
             for start in range(bound_value(s.lo, first, last), bound_value(s.hi, first, last), TILES["m"]):
                 visited.append(start)
                 inside = range(start, start + TILES["m"])
+                if clear:
+                    low, high = (bound_value(b, first, last) for b in clear)
+                    assert bool(s.known) == (low <= start < high)
                 for known in s.known:
                     rows = range(first["p"], last["p"] + 1)
                     assert all(holds(known, {"h": h, "p": q, "m": m}) for q in rows for m in inside)
@@ -59,7 +63,7 @@ def test_segments_cover_what_passes_and_know_what_holds(some: list[Predicate], s
 @given(st.lists(filters, min_size=2, max_size=3, unique=True), st.integers(2, 3), st.booleans())
 def test_what_passes_none_of_several_is_left_out_alone(some: list[Predicate], together: int, split: bool) -> None:
     """No filter bounds the loop alone; of any `together` of them one must hold."""
-    made = segments(LAYOUT, "m", some, frozenset(), skips=lambda *ps: len(ps) >= together, split=split)
+    made = divided(LAYOUT, "m", some, frozenset(), skips=lambda *ps: len(ps) >= together, split=split).segments
     for h, p in itertools.product(range(SIZES["h"]), range(0, SIZES["p"], 4)):
         first, last = tiles(h, p)
         ends = [(bound_value(s.lo, first, last), bound_value(s.hi, first, last)) for s in made]
@@ -71,7 +75,9 @@ def test_what_passes_none_of_several_is_left_out_alone(some: list[Predicate], to
 
 def test_a_prefix_or_a_triangle_ends_with_the_longer() -> None:
     triangle, prefix = Predicate((Term("m", -1), Term("p", 1)), (), 0), Predicate((Term("m", -1),), (), 6)
-    (made,) = segments(LAYOUT, "m", [triangle, prefix], frozenset(), skips=lambda *ps: len(ps) == 2, split=False)
+    (made,) = divided(
+        LAYOUT, "m", [triangle, prefix], frozenset(), skips=lambda *ps: len(ps) == 2, split=False
+    ).segments
     assert bound_value(made.hi, {"h": 0, "p": 0}, {"h": 0, "p": 3}) == 7
     assert bound_value(made.hi, {"h": 0, "p": 8}, {"h": 0, "p": 11}) == 12
 
@@ -95,7 +101,7 @@ def test_leaves_an_element_sees_the_usual_filters() -> None:
 def test_a_triangle_has_two_segments_and_an_even_loop_one() -> None:
     triangle = Predicate((Term("m", -1), Term("p", 1)), (), 0)
     even = Layout(LAYOUT.roles, {**SIZES, "m": 20}, {}, LAYOUT.order)
-    made = segments(even, "m", [triangle], frozenset(), skips=lambda p: True, split=True)
+    made = divided(even, "m", [triangle], frozenset(), skips=lambda p: True, split=True).segments
     assert [s.known for s in made] == [frozenset({triangle}), frozenset()]
-    (plain,) = segments(even, "m", [], frozenset(), skips=lambda p: True, split=True)
+    (plain,) = divided(even, "m", [], frozenset(), skips=lambda p: True, split=True).segments
     assert plain.known == frozenset()
