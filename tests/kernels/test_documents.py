@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_forms import DTYPES, Case, derived, errors
 
+from eintune.costmodel.work import work
 from eintune.kernels.launch import interpreted
 from eintune.kernels.offline import compile_kernel
 from eintune.search.inputs import draw_inputs
@@ -170,3 +171,14 @@ def test_nothing_spills(rows: int, columns: int, warps: int, tmp_path: Path) -> 
         common = re.sub(r"scf\.if [^\n]*-> \(tensor.*?\} else \{", "", loop, flags=re.DOTALL)
         compared[filters] = len(re.findall(tile, common)), len(re.findall(tile, loop))
     assert compared == {"every": (2, 2), "branch": (0, 2)}
+
+
+@pytest.mark.parametrize("filters", ["segments", "branch"])
+def test_tiles_of_one_document_are_priced_without_its_numbers(filters: str) -> None:
+    """One document is assumed: of 4 tiles of keys a tile of 64 queries sees 2.5, all but the last one clear."""
+    packed = Packed("causal", (256, 256), (64, 64), "one", "one", True, filters, 0)
+    every, clear, last = work(case_of(packed, "triton", "bf16").plan, Schedule("triton", ())).phases[1:]
+    assert (every.executions, clear.executions, last.executions) == (0.0, 1.5, 1.0)
+    assert (clear.loads, last.loads) == (2, 3)  # keys and values, and the keys' documents
+    compared = 64 * 64 * (2 + 1 + 1)  # slots: filter, comparison, selection
+    assert last.traffic.fma_flops - clear.traffic.fma_flops == 2 * compared
