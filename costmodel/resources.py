@@ -176,7 +176,7 @@ def illegal(need: Resources, machine: Machine, spill_limit: int = 256) -> str | 
 
 def unsupported(schedule: Schedule, machine: Machine) -> str | None:
     """Why a machine does not have what a schedule asks for, as one line; None where it has."""
-    if schedule.loads == "descriptor" and not machine.tensor_descriptors:
+    if schedule.loads != "pointer" and not machine.tensor_descriptors:
         return f"tensor descriptors: {machine.name} has none in hardware"
     if schedule.functions == "approximate" and not machine.approximate_functions:
         return f"approximate functions: {machine.name} has none in hardware"

@@ -124,7 +124,7 @@ class Work:
             warps=schedule.warps,
             stages=schedule.stages,
             reverse=schedule.order == "reverse",
-            described=schedule.loads == "descriptor",
+            described=schedule.loads != "pointer",
             late=schedule.late == "product",
             then=tuple(w.under(schedule) for w in self.then),
         )
@@ -162,7 +162,7 @@ def _counted(plan: LoopPlan, schedule: Schedule) -> Work:
         warps=schedule.warps,
         stages=schedule.stages,
         reverse=schedule.order == "reverse",
-        described=schedule.loads == "descriptor",
+        described=schedule.loads != "pointer",
         late=schedule.late == "product",
     )
 

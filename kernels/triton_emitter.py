@@ -295,7 +295,9 @@ class TritonPrinter(Printer):
         tensor, index = access(v)
         ranks = tuple(i for i in index if isinstance(i, str))
         in_order = tuple(r for r in ranks if r in v.axes) == v.axes and len(set(ranks)) == len(index)
-        if self.schedule.loads != "descriptor" or not in_order or not all(r in self.plan.roles for r in ranks):
+        in_loop = self.scopes[-1].rank is not None
+        wanted = self.schedule.loads == "descriptor" or (self.schedule.loads == "loops" and in_loop)
+        if not wanted or not in_order or not all(r in self.plan.roles for r in ranks):
             return None
         read = Read(ranks, self.plan.dtypes[tensor])
         return block_of(read, self.plan.sizes, lambda r: self.plan.roles[r].tile)

@@ -266,7 +266,8 @@ def schedule_text(schedule: Schedule) -> str:
         else []
     )
     parts += [schedule.order] if schedule.order != "forward" else []
-    parts += [f"loads by {schedule.loads}"] if schedule.loads != "pointer" else []
+    by_descriptor = {"descriptor": "loads by descriptor", "loops": "loops load by descriptor"}
+    parts += [by_descriptor[schedule.loads]] if schedule.loads != "pointer" else []
     parts += ["late products"] if schedule.late != "nothing" else []
     parts += [f"{schedule.functions} functions"] if schedule.functions != "exact" else []
     parts += [schedule.precision] if schedule.precision != "ieee" else []

@@ -16,6 +16,7 @@ from .descriptors import block_of
 from .expr import Rank
 from .late_product import LATE
 from .part_roles import part_length
+from .schedule import LOADS
 
 if TYPE_CHECKING:
     from .schedule_space import Space, Target
@@ -236,11 +237,12 @@ class Order:
 
 class Loads:
     """Tiles loaded by pointer or by tensor descriptor: where every tile of two axes can be loaded by one, and a
-    pipelined loop streams some of them."""
+    pipelined loop streams some of them. In loops only where there are other tensors to load before a loop."""
 
     def choices(self, space: Space) -> list[Choice]:
         possible = space.target.descriptors and self._serves(space, lambda r: None if _is_index(space, r) else 16)
-        return [Choice("loads", ("pointer", "descriptor") if possible else ("pointer",), "pointer")]
+        others = any(sum(not _is_index(space, rank) for rank in r.index) < 2 for r in space.reads)
+        return [Choice("loads", LOADS[: 2 + others] if possible else LOADS[:1], LOADS[0])]
 
     def is_legal(self, space: Space, point: Point) -> bool:
         if point["loads"] == "pointer":
@@ -274,8 +276,10 @@ class Late:
         return [Choice("late", LATE if possible else LATE[:1], LATE[0])]
 
     def is_legal(self, space: Space, point: Point) -> bool:
-        """A late product reads its tile an iteration later, so that with two stages the next one would wait for it."""
-        return point["late"] == LATE[0] or (int(point["stages"]) > 2 and int(point["warps"]) == space.target.warps[0])
+        """A late product reads its tile an iteration later, so that with two stages the next one would wait for it; and
+        what it keeps takes the registers that a descriptor leaves free."""
+        few = int(point["warps"]) == space.target.warps[0] and point["loads"] != "pointer"
+        return point["late"] == LATE[0] or (int(point["stages"]) > 2 and few)
 
 
 def _is_index(space: Space, rank: Rank) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from .expr import Rank
 from .plan import Role
 
+LOADS = ("pointer", "descriptor", "loops")
+"""The settings of `Schedule.loads`."""
 FILTERS = ("every", "segments", "branch")
 """The settings of `Schedule.filters`."""
 
@@ -24,8 +26,9 @@ class Schedule:
     order: "forward" or "reverse" program order of the slowest tiled grid rank (reverse starts the longest
     programs of a causal grid first).
     precision: of products of fp32 operands on matrix units: "ieee", or "tf32" (only where the user allows it).
-    loads: of tiles that a tensor descriptor can load: by "pointer" or by "descriptor" (fewer registers and
-    instructions where the hardware has them; the tensors must be aligned).
+    loads: of tiles that a tensor descriptor can load: by "pointer", by "descriptor" (fewer registers and instructions
+    where the hardware has them; the tensors must be aligned), or by descriptor in the "loops" only: what is loaded once
+    then arrives with all else that is loaded by pointer, where a descriptor's block is waited for by itself.
     late: "nothing", or the last "product" of a loop, which then runs beside the next tile's elementwise work
     (`late_product`).
     functions: "exact" to the compute dtype, or "approximate" where the hardware has an instruction whose error is below

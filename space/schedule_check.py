@@ -8,7 +8,7 @@ from .approximations import FUNCTIONS
 from .expr import Rank
 from .late_product import LATE
 from .plan import Role
-from .schedule import FILTERS, Schedule
+from .schedule import FILTERS, LOADS, Schedule
 from .schedule_space import TARGETS
 
 LONGEST_TILE = 2**20
@@ -24,7 +24,7 @@ def check_schedule(schedule: Schedule) -> None:
     _one_of("filters", schedule.filters, FILTERS)
     _one_of("order", schedule.order, ("forward", "reverse"))
     _one_of("precision", schedule.precision, ("ieee", "tf32"))
-    _one_of("loads", schedule.loads, ("pointer", "descriptor"))
+    _one_of("loads", schedule.loads, LOADS)
     _one_of("functions", schedule.functions, FUNCTIONS)
     _one_of("late", schedule.late, LATE)
     names = [r for r, _ in schedule.roles]

@@ -135,8 +135,11 @@ def inputs(case: Case, seed: int = 0, strided: bool = False) -> list[torch.Tenso
     return tensors
 
 
-def errors(case: Case, kernel: Kernel, tensors: list[torch.Tensor]) -> list[str]:
-    """What is wrong with a kernel's outputs: each beyond its derived budget, with both numbers."""
+def errors(case: Case, kernel: Kernel, tensors: list[torch.Tensor], times: float = 1.0) -> list[str]:
+    """What is wrong with a kernel's outputs: each beyond its derived budget, with both numbers.
+
+    times: of the budget. The worst of hundreds of draws of a ratio of two random maxima is beyond 2 now and then.
+    """
     problem = case.problem
     definition = Cascade.parse(problem.cascade)
     data = {a.name: t for a, t in zip(kernel.arguments, tensors, strict=True) if not a.output}
@@ -145,7 +148,7 @@ def errors(case: Case, kernel: Kernel, tensors: list[torch.Tensor]) -> list[str]
     for a, t in zip(kernel.arguments, tensors, strict=True):
         if a.output:
             eager = run_eager(definition, data, problem.sizes, problem.params, t.dtype)[a.name]
-            allowed = budget(error(eager, exact[a.name]), exact[a.name], t.dtype)
+            allowed = budget(error(eager, exact[a.name]), exact[a.name], t.dtype).times(times)
             made = error(t, exact[a.name])
             if not made <= allowed:
                 found.append(f"{a.name}: {made} is beyond {allowed}")

@@ -49,6 +49,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def in_loops(passes: int = 1, **kw: Any) -> Case:
+    return attention_case(passes, loads="loops", **kw)
+
+
 def described(passes: int = 1, **kw: Any) -> Case:
     return attention_case(passes, loads="descriptor", **kw)
 
@@ -91,7 +95,27 @@ def test_tabled_computations(form: Form, execute) -> None:
     assert worst(execute, form.definition, form.computed, sizes, form.params, schedule) < 3e-5
 
 
+@pytest.mark.interpreter
+@pytest.mark.parametrize("name", CASES)
+def test_descriptors_in_loops_only(name: str, execute) -> None:
+    case = in_loops(**CASES[name])
+    kernel, tensors = case.kernel, inputs(case)
+    execute(kernel, tensors)
+    assert not errors(case, kernel, tensors)
+
+
 # ---- what is printed
+
+
+def test_what_is_loaded_once_comes_by_pointer() -> None:
+    shape = {"dtype": "bf16", "seq": 64}
+    both, streamed = (
+        sorted(case.kernel.arguments[d.argument].name for d in case.kernel.descriptors)
+        for case in (described(1, **shape), in_loops(**shape))
+    )
+    assert (both, streamed) == (["K", "Q", "V"], ["K", "V"])
+    late = in_loops(**shape, late="product")
+    assert sorted(late.kernel.arguments[d.argument].name for d in late.kernel.descriptors) == ["K", "V"]
 
 
 def test_no_load_qualifies_no_descriptor() -> None:

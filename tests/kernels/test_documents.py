@@ -88,7 +88,7 @@ drawn = st.builds(
 )
 
 
-def check(execute: Callable[..., None], packed: Packed, emitter: str) -> None:
+def check(execute: Callable[..., None], packed: Packed, emitter: str, times: float = 1.0) -> None:
     case = case_of(packed, emitter)
     kernel, data = case.kernel, draw_inputs(case.problem, "cpu", packed.seed)
     random = torch.Generator().manual_seed(packed.seed)
@@ -102,7 +102,7 @@ def check(execute: Callable[..., None], packed: Packed, emitter: str) -> None:
         for a in kernel.arguments
     ]
     execute(kernel, tensors)
-    assert not errors(case, kernel, tensors), packed
+    assert not errors(case, kernel, tensors, times), packed
 
 
 @pytest.mark.parametrize("emitter", EMITTERS)
@@ -117,7 +117,7 @@ def test_any_numbers(emitter: str, execute, packed: Packed) -> None:
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(packed=drawn)
 def test_many_numbers(emitter: str, execute, packed: Packed) -> None:
-    check(execute, packed, emitter)
+    check(execute, packed, emitter, times=2.0)
 
 
 @functools.cache

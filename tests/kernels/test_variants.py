@@ -36,7 +36,7 @@ class Drawn:
     scale: float
 
 
-def check(execute, drawn: Drawn, emitter: str) -> None:
+def check(execute, drawn: Drawn, emitter: str, times: float = 1.0) -> None:
     problem = posed(drawn.variant, drawn.sizes, drawn.dtype, {"scale": drawn.scale})
     found = derived(problem.cascade)
     roles = {r: Role("grid", None) for r in "bhg"} | {"p": Role("grid", drawn.rows), "m": Role("loop", drawn.columns)}
@@ -49,7 +49,7 @@ def check(execute, drawn: Drawn, emitter: str) -> None:
         torch.full(a.shape, float("nan"), dtype=DTYPES[a.dtype]) if a.output else data[a.name] for a in kernel.arguments
     ]
     execute(kernel, tensors)
-    assert not errors(case, kernel, tensors), drawn
+    assert not errors(case, kernel, tensors, times), drawn
 
 
 @pytest.mark.parametrize("emitter", EMITTERS)
@@ -122,4 +122,4 @@ def test_modifiers_combined(emitter: str, execute, drawn: Drawn) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=kernels())
 def test_many_modifiers_combined(emitter: str, execute, drawn: Drawn) -> None:
-    check(execute, drawn, emitter)
+    check(execute, drawn, emitter, times=2.0)

@@ -28,7 +28,7 @@ def attention(**change: Any) -> tuple[Cascade, Problem]:
 @pytest.mark.parametrize("causal", [None, "top_left"])
 def test_the_usual_case_has_a_space_of_workable_size(causal: str | None) -> None:
     cascade, problem = attention(causal=causal)
-    assert 50 <= len(schedules(cascade, problem, "triton")) <= 1000
+    assert 50 <= len(schedules(cascade, problem, "triton")) <= 900
     assert 10 <= len(schedules(cascade, problem, "torch")) <= 60
     for emitter in TARGETS:
         assert all(role.parts == 1 for s in schedules(cascade, problem, emitter) for _, role in s.roles)
@@ -102,7 +102,7 @@ def test_loads_by_descriptor_are_offered_where_tiles_qualify(change: dict[str, A
     every = schedules(cascade, problem, "triton")
     described = [s for s in every if s.loads == "descriptor"]
     assert bool(described) == offered and len(described) < len(every)
-    assert all(s.stages > 1 and replace(s, loads="pointer") in every for s in described)
+    assert all(s.stages > 1 and replace(s, loads="pointer", late="nothing") in every for s in described)
     assert all(s.loads == "pointer" for s in schedules(cascade, problem, "torch"))
 
 
