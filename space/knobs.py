@@ -271,15 +271,19 @@ class Late:
     """Whether a loop's last product runs beside the next tile's elementwise work: where one program has a matrix unit
     to itself for long, and registers for another tile."""
 
+    ROWS = 64
+    """Of one matrix instruction. With 128 rows a group of warps spills, three times as slow on the H200."""
+
     def choices(self, space: Space) -> list[Choice]:
         possible = space.target.late and space.uses.products and space.uses.of("streamed")
         return [Choice("late", LATE if possible else LATE[:1], LATE[0])]
 
     def is_legal(self, space: Space, point: Point) -> bool:
         """A late product reads its tile an iteration later, so that with two stages the next one would wait for it; and
-        what it keeps takes the registers that a descriptor leaves free."""
-        few = int(point["warps"]) == space.target.warps[0] and point["loads"] != "pointer"
-        return point["late"] == LATE[0] or (int(point["stages"]) > 2 and few)
+        what it keeps takes registers: those that a descriptor leaves free, and that no second block of rows takes."""
+        rows = math.prod(space.length(r, point) for r in space.uses.of("row"))
+        room = rows <= self.ROWS and int(point["warps"]) == space.target.warps[0] and point["loads"] != "pointer"
+        return point["late"] == LATE[0] or (int(point["stages"]) > 2 and room)
 
 
 def _is_index(space: Space, rank: Rank) -> bool:

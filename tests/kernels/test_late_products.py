@@ -105,6 +105,7 @@ def test_it_is_offered_where_there_is_a_pipeline() -> None:
     problem = late(**LARGE).problem
     offered = [s for s in schedules(Cascade.parse(problem.cascade), problem, "triton") if s.late == "product"]
     assert offered and all(s.stages > 2 and s.warps == 4 and s.loads != "pointer" for s in offered)
+    assert all((s.role("p").tile or 0) <= 64 for s in offered)
     assert all(s.late == "nothing" for s in schedules(Cascade.parse(problem.cascade), problem, "torch"))
 
 
