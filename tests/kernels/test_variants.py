@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from kernel_forms import DTYPES, Case, derived, errors, power
 
 from eintune.search.inputs import draw_inputs
+from eintune.space.approximations import FUNCTIONS
 from eintune.space.attention import Attention, posed
+from eintune.space.late_product import LATE
 from eintune.space.modifiers import Bias, Causal, Mask, Slopes, Softcap, Window
 from eintune.space.plan import Role
-from eintune.space.schedule import FILTERS, Schedule
+from eintune.space.schedule import FILTERS, LOADS, Schedule
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
 SIZES = {"b": 2, "h": 2, "p": 37, "m": 21, "e": 20, "f": 24}
@@ -34,6 +36,9 @@ class Drawn:
     form: float
     filters: str
     scale: float
+    late: str = LATE[0]
+    loads: str = LOADS[0]
+    functions: str = FUNCTIONS[0]
 
 
 def check(execute, drawn: Drawn, emitter: str, times: float = 1.0) -> None:
@@ -42,7 +47,8 @@ def check(execute, drawn: Drawn, emitter: str, times: float = 1.0) -> None:
     roles = {r: Role("grid", None) for r in "bhg"} | {"p": Role("grid", drawn.rows), "m": Role("loop", drawn.columns)}
     roles |= {r: Role(None, power(drawn.sizes[r])) for r in "ef"}
     chosen = tuple((r, role) for r, role in roles.items() if r in drawn.sizes)
-    schedule = Schedule(emitter, chosen, filters=drawn.filters)
+    style = {name: getattr(drawn, name) for name in ("filters", "late", "loads", "functions")}
+    schedule = Schedule(emitter, chosen, **style)
     case = Case(found[int(drawn.form * len(found))], problem, schedule)
     kernel, data = case.kernel, draw_inputs(problem, "cpu")
     tensors = [
@@ -107,11 +113,14 @@ def kernels(draw: st.DrawFn) -> Drawn:
         draw(st.floats(0, 1, exclude_max=True)),
         draw(st.sampled_from(FILTERS)),
         draw(st.sampled_from([0.3, 1.0, -0.5])),
+        draw(st.sampled_from(LATE)),
+        draw(st.sampled_from(LOADS)),
+        draw(st.sampled_from(FUNCTIONS)),
     )
 
 
 @pytest.mark.parametrize("emitter", EMITTERS)
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(drawn=kernels())
 def test_modifiers_combined(emitter: str, execute, drawn: Drawn) -> None:
     check(execute, drawn, emitter)
