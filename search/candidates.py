@@ -268,6 +268,7 @@ def schedule_text(schedule: Schedule) -> str:
     parts += [schedule.order] if schedule.order != "forward" else []
     by_descriptor = {"descriptor": "loads by descriptor", "loops": "loops load by descriptor"}
     parts += [by_descriptor[schedule.loads]] if schedule.loads != "pointer" else []
+    parts += ["bounds by a kernel before"] if schedule.bounds != "program" else []
     parts += ["late products"] if schedule.late != "nothing" else []
     parts += [f"{schedule.functions} functions"] if schedule.functions != "exact" else []
     parts += [schedule.precision] if schedule.precision != "ieee" else []

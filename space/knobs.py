@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from .approximations import FUNCTIONS
 from .descriptors import block_of
+from .early_bounds import BOUNDS
 from .expr import Rank
 from .late_product import LATE
 from .part_roles import part_length
@@ -286,6 +287,19 @@ class Late:
         return point["late"] == LATE[0] or (int(point["stages"]) > 2 and room)
 
 
+class Bounds:
+    """Where loop bounds that follow from data are found: by each program, or once by a kernel before."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        possible = space.target.looks and space.looks
+        return [Choice("bounds", BOUNDS if possible else BOUNDS[:1], BOUNDS[0])]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        """A loop in parts is cut into kernels already."""
+        whole = all(int(point.get(f"parts {r}", 1)) == 1 for r in space.uses.of("streamed"))
+        return point["bounds"] == BOUNDS[0] or whole
+
+
 def _is_index(space: Space, rank: Rank) -> bool:
     """Whether programs take one element of the rank at a time."""
     return space.uses.kinds[rank] in ("batch", "lane")
@@ -303,6 +317,7 @@ KNOBS: tuple[Knob, ...] = (
     Loads(),
     Functions(),
     Late(),
+    Bounds(),
 )
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 

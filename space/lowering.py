@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from .builder import NARROW, Builder, Scope, Sink
 from .cascade import Cascade
+from .early_bounds import with_early_bounds
 from .empties import Empties
 from .expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
 from .indexed import check_parts
@@ -29,7 +30,7 @@ from .rank_order import rank_order
 from .rank_uses import batch_ranks
 from .roots import Roots, roots_of
 from .schedule import Problem, Schedule
-from .schedule_space import merged_elements
+from .schedule_space import TARGETS, merged_elements
 from .stream_parts import stages
 from .tile_folds import expand
 from .views import Halves
@@ -49,7 +50,8 @@ def build_program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Pro
     """
     roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
     style = schedule.filters, schedule.functions
-    return _planned(cascade, _Sized.of(problem), roles, style, merged_elements(schedule.emitter))
+    early = schedule.bounds == "kernel" and TARGETS[schedule.emitter].looks
+    return _planned(cascade, _Sized.of(problem), roles, style, merged_elements(schedule.emitter), early)
 
 
 def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPlan:
@@ -79,7 +81,12 @@ def _items(mapping: Mapping[str, T]) -> tuple[tuple[str, T], ...]:
 
 @lru_cache(maxsize=512)
 def _planned(
-    cascade: Cascade, sized: _Sized, given: tuple[tuple[Rank, Role], ...], style: tuple[str, str], merged: int
+    cascade: Cascade,
+    sized: _Sized,
+    given: tuple[tuple[Rank, Role], ...],
+    style: tuple[str, str],
+    merged: int,
+    early: bool,
 ) -> Program:
     source = roots_of(cascade)
     dtypes, sizes, roles = dict(sized.dtypes), dict(sized.sizes), dict(given)
@@ -95,7 +102,8 @@ def _planned(
     if divided:
         _sizes([*source.ranks(), *source.numbers(), *source.axes()], sizes)
         kernels = list(placed(stages(source, divided[0]), divided[0], roles, sizes, merged, stored))
-    return Program(tuple(lowering.plan(k) for k in kernels))
+    plans = tuple(lowering.plan(k) for k in kernels)
+    return Program(with_early_bounds(plans[0]) if early and len(plans) == 1 else plans)
 
 
 class _Lowering:

@@ -29,6 +29,8 @@ class Schedule:
     loads: of tiles that a tensor descriptor can load: by "pointer", by "descriptor" (fewer registers and instructions
     where the hardware has them; the tensors must be aligned), or by descriptor in the "loops" only: what is loaded once
     then arrives with all else that is loaded by pointer, where a descriptor's block is waited for by itself.
+    bounds: of loops that follow from data (documents): found by each "program", or by a "kernel" before, once for all
+    programs that share them (`early_bounds`).
     late: "nothing", or the last "product" of a loop, which then runs beside the next tile's elementwise work
     (`late_product`).
     functions: "exact" to the compute dtype, or "approximate" where the hardware has an instruction whose error is below
@@ -45,6 +47,7 @@ class Schedule:
     loads: str = "pointer"
     functions: str = "exact"
     late: str = "nothing"
+    bounds: str = "program"
 
     def role(self, rank: Rank) -> Role:
         return dict(self.roles)[rank]

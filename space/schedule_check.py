@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from .approximations import FUNCTIONS
+from .early_bounds import BOUNDS
 from .expr import Rank
 from .late_product import LATE
 from .plan import Role
@@ -27,6 +28,7 @@ def check_schedule(schedule: Schedule) -> None:
     _one_of("loads", schedule.loads, LOADS)
     _one_of("functions", schedule.functions, FUNCTIONS)
     _one_of("late", schedule.late, LATE)
+    _one_of("bounds", schedule.bounds, BOUNDS)
     names = [r for r, _ in schedule.roles]
     if len(set(names)) != len(names):
         raise ValueError(f"a schedule gives a rank one role, but got {names}")

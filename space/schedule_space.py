@@ -19,6 +19,7 @@ from .plan import Role
 from .rank_uses import RankUses, rank_uses
 from .roots import roots_of
 from .schedule import Problem, Schedule
+from .value_bounds import equalities
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Target:
     descriptors: bool = False
     approximate: bool = False
     late: bool = False
+    looks: bool = False
     plain: Target | None = None
     side: int = 0
     parts: tuple[int, ...] = (1,)
@@ -96,6 +98,7 @@ TARGETS: dict[str, Target] = {
             descriptors=True,
             approximate=True,
             late=True,
+            looks=True,
             plain=PLAIN_TRITON,
         ),
         Target(
@@ -143,6 +146,8 @@ class Space:
     reads: tuple[Read, ...] = ()
     approximable: bool = False
     """Whether a function of the cascade may be approximated."""
+    looks: bool = False
+    """Whether loops may have bounds that follow from data."""
 
     def choices(self) -> list[Choice]:
         return [c for knob in KNOBS for c in knob.choices(self)]
@@ -187,6 +192,7 @@ class Space:
             loads=str(point["loads"]),
             functions=str(point["functions"]),
             late=str(point["late"]),
+            bounds=str(point["bounds"]),
         )
 
     def _role(self, rank: Rank, point: Point) -> Role:
@@ -225,7 +231,8 @@ def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:
         target = target.plain
     reads = () if roots.halves else reads_of(roots.expressions, problem.dtypes)
     sizes = {r: problem.sizes[r] for r in ranks}
-    return Space(uses, sizes, target, reads, is_approximable(roots.expressions, problem.dtypes))
+    looks = bool(equalities(roots.expressions))
+    return Space(uses, sizes, target, reads, is_approximable(roots.expressions, problem.dtypes), looks)
 
 
 def schedules(cascade: Cascade, problem: Problem, emitter: str) -> list[Schedule]:

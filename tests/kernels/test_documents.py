@@ -19,6 +19,7 @@ from eintune.kernels.launch import interpreted
 from eintune.kernels.offline import compile_kernel
 from eintune.search.inputs import draw_inputs
 from eintune.space.attention import Attention, posed
+from eintune.space.early_bounds import BOUNDS
 from eintune.space.modifiers import Causal, Documents, Modifier, Prefix, Window
 from eintune.space.plan import Role
 from eintune.space.schedule import Schedule
@@ -61,15 +62,17 @@ class Packed:
     same: bool
     filters: str
     seed: int
+    bounds: str = "program"
 
 
 def case_of(packed: Packed, emitter: str, dtype: str = "fp32") -> Case:
     queries, keys = packed.lengths
-    sizes = {"b": 2, "h": 1, "p": queries, "m": keys, "e": 16, "f": 16}
+    sizes = {"b": 2, "h": 2, "p": queries, "m": keys, "e": 16, "f": 16}
     problem = posed(Attention((*BESIDE[packed.beside], Documents())), sizes, dtype, {"scale": 0.3})
     roles = {"b": Role("grid", None), "h": Role("grid", None), "p": Role("grid", packed.tiles[0])}
     roles |= {"m": Role("loop", packed.tiles[1]), "e": Role(None, 16), "f": Role(None, 16)}
-    return Case(derived(problem.cascade)[0], problem, Schedule(emitter, tuple(roles.items()), filters=packed.filters))
+    schedule = Schedule(emitter, tuple(roles.items()), filters=packed.filters, bounds=packed.bounds)
+    return Case(derived(problem.cascade)[0], problem, schedule)
 
 
 KINDS = st.sampled_from(["one", "packed", "packed", "shuffled", "random"])
@@ -85,6 +88,7 @@ drawn = st.builds(
     st.booleans(),
     st.sampled_from(["every", "segments", "branch", "branch"]),
     st.integers(0, 999),
+    st.sampled_from(BOUNDS),
 )
 
 
