@@ -8,7 +8,7 @@ plan: what is moved is whatever the bounds of the outermost loops are computed f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from .expr import Part, Rank, Tensor
@@ -22,7 +22,6 @@ from .plan import (
     Loop,
     LoopPlan,
     Number,
-    Role,
     Segment,
     Sum,
     Value,
@@ -38,17 +37,14 @@ def with_early_bounds(plan: LoopPlan) -> tuple[LoopPlan, ...]:
     """The plan after one that finds its bounds; the plan alone where there are none, or nothing that programs share."""
     wanted = _wanted(plan)
     cone = _cone(plan, wanted)
-    ranks = _ranks(plan, cone) if cone else None
+    ranks = _ranks(plan, cone)
     if not cone or ranks is None or not _is_shared(plan, ranks):
         return (plan,)
-    grid = tuple(r for r in plan.grid if r in ranks)
-    index, own, counts = _places(plan, [r for r in plan.order if r in grid])
-    names = {v: _fresh(plan, v.name) for v in wanted}
-    before = _look(plan, cone, ranks, grid, names, index, own, counts)
-    after = _rest(plan, names, index, own, counts)
-    for made in (before, after):
-        check(made)
-    return before, after
+    found = _Found.of(plan, wanted, ranks)
+    made = _look(plan, cone, ranks, found), _rest(plan, found)
+    for kernel in made:
+        check(kernel)
+    return made
 
 
 def _wanted(plan: LoopPlan) -> list[Value]:
@@ -62,7 +58,7 @@ def _bounds(loop: Loop) -> list[Bound]:
 
 
 def _cone(plan: LoopPlan, wanted: Iterable[Value]) -> list[Value]:
-    """All that some values of the root block are computed from, in order; nothing if that is more than values."""
+    """All that some values of the root block are computed from, in order; nothing if that is more than its values."""
     found: set[Value] = set()
     open_ends = list(wanted)
     while open_ends:
@@ -75,7 +71,7 @@ def _cone(plan: LoopPlan, wanted: Iterable[Value]) -> list[Value]:
 
 
 def _ranks(plan: LoopPlan, cone: Iterable[Value]) -> frozenset[Rank] | None:
-    """The ranks that index what a cone loads, and its axes; None where something is looked up."""
+    """The ranks that index what a cone loads, and its axes; None where something is looked up, or loops are needed."""
     ranks: set[Rank] = set()
     for v in cone:
         ranks.update(v.axes)
@@ -85,100 +81,96 @@ def _ranks(plan: LoopPlan, cone: Iterable[Value]) -> frozenset[Rank] | None:
             if v.args or not all(isinstance(i, str) for i in index):
                 return None
             ranks.update(index)
-        elif v.op == "iota":
-            ranks.add(str(v.attr))
-    inside = all(plan.roles[r].outer != "loop" for r in ranks)
-    return frozenset(ranks) if inside else None
+    return None if any(plan.roles[r].outer == "loop" for r in ranks) else frozenset(ranks)
 
 
 def _is_shared(plan: LoopPlan, ranks: frozenset[Rank]) -> bool:
     """Whether several programs would find the same."""
-    tiles = (-(-plan.sizes[r] // (plan.roles[r].tile or 1)) for r in plan.grid if r not in ranks)
-    return prod(tiles) > 1
+    return prod(-(-plan.sizes[r] // (plan.roles[r].tile or 1)) for r in plan.grid if r not in ranks) > 1
 
 
-def _places(plan: LoopPlan, ranks: Iterable[Rank]) -> tuple[tuple[Rank | Part, ...], tuple[Rank, ...], dict[Rank, int]]:
-    """Where a program's numbers stand in a workspace: its index, the workspace's own ranks, and their sizes."""
-    index: list[Rank | Part] = []
-    own: list[Rank] = []
-    counts: dict[Rank, int] = {}
-    for r in ranks:
-        tile = plan.roles[r].tile
-        index.append(Part("//", r, tile) if tile else r)
-        own.append(f"{r}_tiles" if tile else r)
-        counts[own[-1]] = -(-plan.sizes[r] // (tile or 1))
-    return tuple(index), tuple(own), counts
+@dataclass(frozen=True)
+class _Found:
+    """The numbers, and where they stand. names: of the workspace of each. index: of a program's number in it; ranks:
+    its own, with their sizes."""
+
+    names: Mapping[Value, str]
+    index: tuple[Rank | Part, ...]
+    ranks: Mapping[Rank, int]
+
+    @classmethod
+    def of(cls, plan: LoopPlan, wanted: Iterable[Value], ranks: frozenset[Rank]) -> _Found:
+        index: list[Rank | Part] = []
+        own: dict[Rank, int] = {}
+        for r in (r for r in plan.order if r in ranks and r in plan.grid):
+            tile = plan.roles[r].tile
+            index.append(Part("//", r, tile) if tile else r)
+            own[f"{r}_tiles" if tile else r] = -(-plan.sizes[r] // (tile or 1))
+        taken = {*plan.inputs, *plan.outputs}
+        return cls({v: _fresh(v.name.upper(), taken) for v in wanted}, tuple(index), own)
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        return {name: v.dtype for v, name in self.names.items()}
+
+    def stores(self) -> list[Value]:
+        return [Value(f"o_{v.name}", "store", (v,), (n, self.index), (), v.dtype) for v, n in self.names.items()]
+
+    def loads(self) -> dict[Value, Value]:
+        return {v: Value(f"{v.name}_found", "load", (), (n, self.index), (), v.dtype) for v, n in self.names.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: Tensor(name, tuple(self.ranks), "int") for name in self.names.values()}
 
 
-def _fresh(plan: LoopPlan, name: str) -> str:
-    taken = {*plan.inputs, *plan.outputs}
-    fresh = name.upper()
-    while fresh in taken:
-        fresh += "_"
-    return fresh
+def _fresh(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
-def _look(
-    plan: LoopPlan,
-    cone: list[Value],
-    ranks: frozenset[Rank],
-    grid: tuple[Rank, ...],
-    names: Mapping[Value, str],
-    index: tuple[Rank | Part, ...],
-    own: tuple[Rank, ...],
-    counts: Mapping[Rank, int],
-) -> LoopPlan:
+def _look(plan: LoopPlan, cone: list[Value], ranks: frozenset[Rank], found: _Found) -> LoopPlan:
     """The kernel that finds the bounds and stores them."""
-    stores = [Value(f"o_{v.name}", "store", (v,), (name, index), (), v.dtype) for v, name in names.items()]
     used = _tensors(cone)
     return replace(
         plan,
         roles={r: role for r, role in plan.roles.items() if r in ranks},
-        sizes={r: n for r, n in plan.sizes.items() if r in ranks} | dict(counts),
+        sizes={r: n for r, n in plan.sizes.items() if r in ranks} | dict(found.ranks),
         order=tuple(r for r in plan.order if r in ranks),
-        grid=grid,
-        root=Block(frozenset(), [*cone, *stores]),
+        grid=tuple(r for r in plan.grid if r in ranks),
+        root=Block(frozenset(), [*cone, *found.stores()]),
         inputs={n: t for n, t in plan.inputs.items() if n in used},
-        outputs=dict.fromkeys(names.values(), own),
-        dtypes={n: d for n, d in plan.dtypes.items() if n in used} | {name: v.dtype for v, name in names.items()},
+        outputs=dict.fromkeys(found.dtypes, tuple(found.ranks)),
+        dtypes={n: d for n, d in plan.dtypes.items() if n in used} | found.dtypes,
         parts={},
     )
 
 
-def _rest(
-    plan: LoopPlan,
-    names: Mapping[Value, str],
-    index: tuple[Rank | Part, ...],
-    own: tuple[Rank, ...],
-    counts: Mapping[Rank, int],
-) -> LoopPlan:
+def _rest(plan: LoopPlan, found: _Found) -> LoopPlan:
     """The kernel that loads the bounds, without what nothing else in it needs."""
-    loads = {v: Value(f"{v.name}_found", "load", (), (name, index), (), v.dtype) for v, name in names.items()}
-    items = [_rebound(x, loads) if isinstance(x, Loop) else x for x in plan.root.items]
-    needed: set[Value] = set()
+    loads = found.loads()
     kept: list[Value | Loop] = []
-    for x in reversed(items):
+    needed: set[Value] = set()
+    for x in reversed(plan.root.items):
         if isinstance(x, Loop):
-            needed.update(_all_read(x))
-        elif x.op != "store" and x not in needed:
-            continue
-        else:
+            x = _rebound(x, loads)
+            needed.update(_read(x))
+        elif x.op == "store" or x in needed:
             needed.update(x.args)
+        else:
+            continue
         kept.append(x)
     root = Block(plan.root.ranks, [*loads.values(), *reversed(kept)])
-    used = _tensors(_values(root))
-    axes = {q for v in _values(root) for q in v.axes}
-    gone = {r for r, role in plan.roles.items() if role == Role(None, role.tile) and r not in axes}
-    tensors = {name: Tensor(name, own, "int") for name in names.values()}
+    used, axes = _tensors(_values(root)), {q for v in _values(root) for q in v.axes}
+    gone = {r for r, role in plan.roles.items() if role.outer is None and role.tile and r not in axes}
     return replace(
         plan,
         roles={r: role for r, role in plan.roles.items() if r not in gone},
+        sizes={r: n for r, n in plan.sizes.items() if r not in gone} | dict(found.ranks),
         order=tuple(r for r in plan.order if r not in gone),
-        sizes={r: n for r, n in plan.sizes.items() if r not in gone} | dict(counts),
         root=root,
-        inputs={n: t for n, t in plan.inputs.items() if n in used} | tensors,
-        dtypes={n: d for n, d in plan.dtypes.items() if n in used or n in plan.outputs}
-        | {name: v.dtype for v, name in names.items()},
+        inputs={n: t for n, t in plan.inputs.items() if n in used} | found.tensors(),
+        dtypes={n: d for n, d in plan.dtypes.items() if n in used} | found.dtypes,
     )
 
 
@@ -189,7 +181,7 @@ def _values(block: Block) -> list[Value]:
     return found
 
 
-def _all_read(loop: Loop) -> set[Value]:
+def _read(loop: Loop) -> set[Value]:
     """Whatever a loop's body, its conditions and its ends use."""
     found = {a for v in _values(loop.body) for a in v.args} | {c.next for c in loop.carries}
     found |= {k for s in loop.segments for k in s.known if isinstance(k, Value)}
