@@ -7,13 +7,10 @@ product or a loop header is spelt. Nothing here knows a workload or a machine.
 
 from __future__ import annotations
 
-import keyword
 import math
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from ..space.approximations import APPROXIMATE_OPS
@@ -27,42 +24,12 @@ from ..space.selections import is_true, passed, source, unneeded
 from .bound_text import BoundText, parenthesised
 from .late_loop import LateLoop
 from .plan_facts import filter_of, inline_constants, is_integer, items, number_of, pair_of, shapes_of
-
-INDENT = "    "
+from .source_lines import INDENT, Scope, SourceLines
 
 Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]
 """A filter with numbers for sizes: sum(coefficient * index) + constant >= 0, elements of tensors after the indices."""
 Fact = Affine | Value
 """What is known to hold: a filter, or a boolean value."""
-
-
-class Names:
-    """Identifiers, each given out once: a wanted name that is taken gets a number."""
-
-    def __init__(self, reserved: Iterable[str]) -> None:
-        self._taken = {*keyword.kwlist, *keyword.softkwlist, *reserved}
-
-    def fresh(self, wanted: str) -> str:
-        base = re.sub(r"\W", "_", wanted) or "x"
-        base = base if base[0].isidentifier() else f"_{base}"
-        name, n = base, 1
-        while name in self._taken:
-            n += 1
-            name = f"{base}_{n}"
-        self._taken.add(name)
-        return name
-
-
-@dataclass
-class Scope:
-    """The lines of one nesting level: definitions made on demand stand before the rest of the body."""
-
-    rank: Rank | None
-    depth: int
-    head: list[str] = field(default_factory=list)
-    body: list[str] = field(default_factory=list)
-    named: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(Wanted name, text) of an expression -> the name that holds it in this scope."""
 
 
 def literal(x: float) -> str:
@@ -93,7 +60,7 @@ class Branch:
     condition: str
 
 
-class Printer(ABC):
+class Printer(SourceLines, ABC):
     """Prints one plan. Use an instance once: `source()` of the subclass drives it."""
 
     reserved: tuple[str, ...] = ()
@@ -102,10 +69,10 @@ class Printer(ABC):
     """Whether a joined loop is printed as one, its filters in a branch; else its segments are printed."""
 
     def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
+        super().__init__((*self.reserved, entry))
         self.plan = plan
         self.schedule = schedule
         self.entry = entry
-        self.names = Names((*self.reserved, entry))
         self.tensor = {n: self.names.fresh(n) for n in (*plan.inputs, *plan.outputs)}
         self.scalar = {r: self._rank_name(r, r) for r in plan.order if not self.tiled(r)}
         self.start = {r: self._rank_name(r, f"{r}_first") for r in plan.order if self.tiled(r)}
@@ -115,8 +82,6 @@ class Printer(ABC):
         self._optional: Branch | None = None
         self._unneeded: dict[Value, None] = {}
         """Values of the current body that are not needed, or in its branch only; in order."""
-        self.scopes: list[Scope] = [Scope(None, 1)]
-        self._defined: dict[tuple[str, str], str] = {}
         self.text = self._value_names()
         """What a use of a value prints: its name, a number, or what it is an alias of."""
 
@@ -191,52 +156,7 @@ class Printer(ABC):
         fitting = (r for r, role in self.plan.roles.items() if not role.tile or self.plan.sizes[r] % role.tile == 0)
         return frozenset((((r, -1),), self.plan.sizes[r] - 1) for r in fitting if r in self.plan.sizes)
 
-    # ---- lines, scopes, names
-
-    def write(self, line: str) -> None:
-        """One line at the current nesting."""
-        self.scopes[-1].body.append(INDENT * self.scopes[-1].depth + line)
-
-    def prologue(self, line: str) -> None:
-        """One line at the top of the program, before what is defined on demand there."""
-        self.scopes[0].head.append(INDENT + line)
-
-    @contextmanager
-    def nested(self, rank: Rank | None, deeper: bool = True) -> Iterator[None]:
-        """A nesting level inside the loop over `rank`, what is defined on demand at its top; `deeper`: indented."""
-        depth = self.scopes[-1].depth
-        self.scopes.append(Scope(rank, depth + deeper))
-        yield
-        inner = self.scopes.pop()
-        self.scopes[-1].body += [*inner.head, *inner.body]
-
-    def define(self, name: str, text: str, home: Rank | None) -> str:
-        """Name an expression once, at the top of the loop over `home` (None, or no such loop: the program)."""
-        scope = next((s for s in reversed(self.scopes) if s.rank == home), self.scopes[0])
-        key = name, text
-        if key not in self._defined:
-            self._defined[key] = self.names.fresh(name)
-        if key not in scope.named:
-            scope.named[key] = self._defined[key]
-            scope.head.append(f"{INDENT * scope.depth}{self._defined[key]} = {text}")
-        return self._defined[key]
-
-    def here(self, name: str, text: str) -> str:
-        """Name an expression at this point, unless an enclosing scope has named it already. Atoms stay."""
-        if text.isidentifier() or text.isdigit():
-            return text
-        key = "", text
-        for scope in reversed(self.scopes):
-            if key in scope.named:
-                return scope.named[key]
-        given = self.scopes[-1].named[key] = self.names.fresh(name)
-        self.write(f"{given} = {text}")
-        return given
-
-    def finish(self) -> list[str]:
-        """All lines of the program, once the root block is printed."""
-        (root,) = self.scopes
-        return [*root.head, *root.body]
+    # ---- values
 
     def name(self, v: Value) -> str:
         """A value as an atom, over its own axes."""

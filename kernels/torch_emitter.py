@@ -15,7 +15,8 @@ from ..space.schedule import Schedule
 from .bound_text import parenthesised
 from .kernel import Argument, Kernel
 from .plan_facts import access, filter_of, number_of, pair_of, summary
-from .printer import INDENT, Fact, Printer, literal
+from .printer import Fact, Printer, literal
+from .source_lines import INDENT
 from .storage import Storage
 
 DTYPES = {
