@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..space.expr import Rank
 from ..space.late_product import LateProduct
 from ..space.plan import Block, Loop, Segment, Value
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 class LateLoop:
     """One segment [low, high) of a loop, its only one. Before it, what is kept is 0; in it, the product works on the
-    tile before; after it, on the last tile."""
+    tile before, in the first iteration on one beyond the rank's end, whose elements load as 0; after it, on the last
+    tile."""
 
     def __init__(
         self, printer: Printer, loop: Loop, late: LateProduct, segment: Segment, ends: tuple[str, str]
@@ -30,13 +32,14 @@ class LateLoop:
     def body(self) -> None:
         """The values of one iteration: loads together, then up to the last product in time, the late one, the rest."""
         printer, rank, late = self._printer, self._loop.rank, self._late.values
-        text = printer.greatest(f"{printer.start[rank]} - {self._loop.tile}", self._low)
+        first = printer.start[rank]
+        text = printer.choose(f"{first} > {self._low}", f"{first} - {self._loop.tile}", str(printer.plan.sizes[rank]))
         before = printer.define(f"{rank}_before", text, rank)
         in_time = [x for x in printer.ordered(self._loop.body.items) if x not in late]
         loads = next(i for i, x in enumerate(in_time) if not _is(x, "load"))
         after = 1 + max(i for i, x in enumerate(in_time) if _is(x, "dot"))
         self._print(in_time[:loads])
-        with self._at(before):
+        with self._at(before, beyond=rank):
             self._print([v for v in late if v.op == "load"])
         self._print(in_time[loads:after])
         with self._at(before):
@@ -74,14 +77,14 @@ class LateLoop:
         self._printer.block(Block(self._loop.body.ranks, list(items)))
 
     @contextmanager
-    def _at(self, first: str) -> Iterator[None]:
+    def _at(self, first: str, beyond: Rank | None = None) -> Iterator[None]:
         """Prints for the tile that starts at `first`, of which nothing is known, from what was kept of it."""
         printer, rank = self._printer, self._loop.rank
         start, known, text = printer.start[rank], printer.known, dict(printer.text)
-        printer.start[rank], printer.known = first, self._known
+        printer.start[rank], printer.known, printer.beyond = first, self._known, beyond
         printer.text.update(self._kept)
         yield
-        printer.start[rank], printer.known, printer.text = start, known, text
+        printer.start[rank], printer.known, printer.text, printer.beyond = start, known, text, None
 
 
 def _is(item: Value | Loop, op: str) -> bool:

@@ -79,6 +79,8 @@ class Printer(SourceLines, ABC):
         self.shapes = shapes_of(plan)
         self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest, self.name)
         self.known: frozenset[Fact] = self.always()
+        self.beyond: Rank | None = None
+        """A rank whose current tile may lie beyond its end as a whole."""
         self._optional: Branch | None = None
         self._unneeded: dict[Value, None] = {}
         """Values of the current body that are not needed, or in its branch only; in order."""

@@ -272,7 +272,7 @@ class TritonPrinter(Printer):
         """Whether no lane of the current tile lies beyond the rank's end."""
         size, tile = self.plan.sizes[rank], self.plan.roles[rank].tile
         tail: Affine = ((rank, -1),), size - 1
-        return tile is None or size % tile == 0 or tail in self.known
+        return rank != self.beyond and (tile is None or size % tile == 0 or tail in self.known)
 
     # ---- the dialect
 

@@ -3,9 +3,6 @@
 In `acc = dot(weights, v, acc * factor)` nothing else of the iteration waits for the product: what it needs of the tile
 may be kept for an iteration, and the matrix unit works on it while the next tile's weights are computed. Software
 pipelining, read off the plan: which values move is a question of who uses them.
-
-The first iteration multiplies zeros by the first tile, so an infinite element there gives NaN where the product in time
-would give infinity.
 """
 
 from __future__ import annotations

@@ -79,6 +79,23 @@ def test_tabled_computations(form: Form, execute) -> None:
     assert worst(execute, form.definition, form.computed, sizes, form.params, schedule) < 3e-5
 
 
+@pytest.mark.interpreter
+@pytest.mark.parametrize("loads", ["pointer", "descriptor"])
+@pytest.mark.parametrize("causal", [None, "top_left"])
+def test_infinite_values_stay_infinite(causal: str | None, loads: str, execute) -> None:
+    """No product of 0 and infinity: not before the first tile, and not with a tile that a filter leaves out."""
+    found = []
+    for setting in ("nothing", "product"):
+        case = attention_case(1, seq=32, rows=16, causal=causal, filters="branch", loads=loads, late=setting)
+        tensors = inputs(case)
+        value = next(t for a, t in zip(case.kernel.arguments, tensors, strict=True) if a.name == "V")
+        value[..., 0, :] = float("inf")
+        execute(case.kernel, tensors)
+        found.append(tensors[-1])
+    assert found[0].isposinf().all()
+    assert found[1].isposinf().all()
+
+
 def test_what_moves() -> None:
     (loop,) = plan_of(late(dtype="bf16")).loops()
     found = late_product(loop)
