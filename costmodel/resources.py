@@ -16,6 +16,15 @@ from math import prod
 from ..space.late_product import late_product
 from ..space.plan import Block, Carry, Loop, LoopPlan, Value
 from ..space.schedule import Schedule
+from ..space.specialised import (
+    ARCHITECTURE,
+    GROUP_WARPS,
+    LOADER_REGISTERS,
+    MOST_REGISTERS,
+    REGISTERS,
+    SHARED_BYTES,
+    groups,
+)
 from ..space.tile_ir import Region
 from .estimate import Resources
 from .machine import Machine
@@ -36,6 +45,10 @@ SHARED_ROWS_COPIES = 3
 """Copies of a computed left operand where groups share its rows: each holds it whole, and it is converted in two."""
 ROW_COPIES = 4
 """A vector along the rows of a product's result is held by four lanes at once."""
+BARRIER_BYTES = 2048
+"""Shared memory of barriers, and what a program takes beside its tiles."""
+MOST_PROGRAMS = 3
+"""Of specialised warps on a multiprocessor: more would leave each too few registers."""
 PRODUCT = "dot"
 
 
@@ -45,7 +58,8 @@ class Needs:
 
     registers: tiles live there at once. resident: tiles that stay in shared memory. streamed: tiles that one
     iteration of the largest loop loads there, and `largest` the largest of them. computed: left operands that are
-    computed. kept: what a loop keeps for a product that runs late. rows: the fewest rows of a product (0 without one).
+    computed. stored: tiles of results. kept: what a loop keeps for a product that runs late. rows: the fewest rows of a
+    product (0 without one).
     """
 
     registers: float
@@ -53,6 +67,7 @@ class Needs:
     streamed: int
     largest: int
     computed: int
+    stored: int
     kept: int
     rows: int
 
@@ -100,9 +115,17 @@ def needs(plan: LoopPlan) -> Needs:
         streamed=max((sum(_shared_tiles(plan, loop, place)) for loop in _outer(plan.root)), default=0),
         largest=max((t for loop in _outer(plan.root) for t in _shared_tiles(plan, loop, place)), default=0),
         computed=max(computed, default=0),
+        stored=sum(_stored_bytes(plan, v) for v in all_values(plan.root) if v.op == "store"),
         kept=max(_kept(plan), default=0),
         rows=min((product_rows(plan, v) for v in products), default=0),
     )
+
+
+def _stored_bytes(plan: LoopPlan, store: Value) -> int:
+    """Bytes of a result of two axes."""
+    assert isinstance(store.attr, tuple)
+    (value,), (name, _) = store.args, store.attr
+    return tile_elements(plan, value) * DTYPE_BYTES[plan.dtypes.get(name, value.dtype)] if len(value.axes) > 1 else 0
 
 
 def _kept(plan: LoopPlan) -> Iterator[int]:
@@ -121,16 +144,55 @@ def product_rows(plan: LoopPlan, product: Value) -> int:
 
 def resources(plan: LoopPlan, schedule: Schedule, machine: Machine) -> Resources:
     """Predicted resources of one program on a machine."""
-    late = schedule.late == "product"
-    return fit_needs(needs(plan), schedule.warps, schedule.stages, machine, late)
+    late, specialised = schedule.late == "product", schedule.workers == "specialised"
+    return fit_needs(needs(plan), schedule.warps, schedule.stages, machine, late, specialised)
 
 
-def fit_needs(need: Needs, warps: int, stages: int, machine: Machine, late: bool = False) -> Resources:
-    """Needs as a machine counts them. Spills are bytes of a thread. late: whether products run late.
+@dataclass(frozen=True)
+class Division:
+    """Registers of a thread where groups of warps divide them: `each` has so many at the start, then those that compute
+    and those that load. wanted: what computing takes. programs: that a multiprocessor holds at once."""
+
+    each: int
+    computing: int
+    loading: int
+    wanted: int
+    programs: int
+
+
+def division(need: Needs, warps: int, stages: int) -> Division:
+    """How the warps of a program divide its registers, of which `warps` compute: for as many programs as shared memory
+    holds and registers allow."""
+    threads = warps * 32
+    computing, all_groups = groups(warps), groups(warps) + 1
+    wanted = round(REGISTER_OVERHEAD + need.registers / 4 / threads)
+    fitting = SHARED_BYTES // (divided_bytes(need, stages) + BARRIER_BYTES)
+    for programs in range(max(min(fitting, MOST_PROGRAMS), 1), 0, -1):
+        each = min(REGISTERS // (programs * all_groups * GROUP_WARPS * 32) // 8 * 8, MOST_REGISTERS)
+        left = (each * all_groups - LOADER_REGISTERS) // computing // 8 * 8
+        if left >= wanted:
+            break
+    return Division(each, min(left, MOST_REGISTERS), LOADER_REGISTERS, wanted, programs)
+
+
+def divided_bytes(need: Needs, stages: int) -> int:
+    """Shared memory of a program whose warps do different things: results are put together there too."""
+    return need.resident + need.streamed * stages + need.stored
+
+
+def fit_needs(
+    need: Needs, warps: int, stages: int, machine: Machine, late: bool = False, specialised: bool = False
+) -> Resources:
+    """Needs as a machine counts them. Spills are bytes of a thread. late: whether products run late. specialised:
+    whether `warps` are those that compute, beside a group that loads.
 
     An asynchronous matrix unit (one that a group of warps drives) reads shared memory while the next tiles arrive:
     a buffer for each stage. Other units read registers: one buffer fewer, but the tiles that stay take registers.
     """
+    if specialised:
+        shares = division(need, warps, stages)
+        spills = round(max(shares.wanted - shares.computing, 0) * 4 * SPILLED_SHARE)
+        return Resources(divided_bytes(need, stages), shares.each, spills, warps + GROUP_WARPS)
     threads = machine.threads(warps)
     direct = machine.group_warps > 1 and need.rows >= machine.matrix_rows
     if stages < 2:
@@ -178,6 +240,8 @@ def unsupported(schedule: Schedule, machine: Machine) -> str | None:
     """Why a machine does not have what a schedule asks for, as one line; None where it has."""
     if schedule.loads != "pointer" and not machine.tensor_descriptors:
         return f"tensor descriptors: {machine.name} has none in hardware"
+    if schedule.workers == "specialised" and machine.architecture != ARCHITECTURE:
+        return f"specialised warps: they are printed for {ARCHITECTURE}, {machine.name} is {machine.architecture}"
     if schedule.functions == "approximate" and not machine.approximate_functions:
         return f"approximate functions: {machine.name} has none in hardware"
     return None

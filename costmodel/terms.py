@@ -50,6 +50,8 @@ LOAD_BYTES = 16
 """Of one thread's load."""
 LATE = 1.2
 """What a group with a late product hides, in groups: it works beside its own product, not only beside others'."""
+SPECIALISED = 1.3
+"""What a group of specialised warps hides, in groups: it waits for tiles only, and its last product runs late."""
 FOLLOWING = 0.25
 """Seconds of a launch that is queued while another kernel runs, in those of one that is not: the gap between two."""
 EVEN = 1.05
@@ -73,7 +75,9 @@ def place(counted: Work, machine: Machine, resources: Resources | None = None) -
 
     A kernel that does not fit at all (`resources.illegal`) is placed as if one program fitted.
     """
-    need = resources or fit_needs(counted.needs, counted.warps, counted.stages, machine, counted.late)
+    need = resources or fit_needs(
+        counted.needs, counted.warps, counted.stages, machine, counted.late, counted.specialised
+    )
     per_sm = max(programs_per_sm(need, machine), 1)
     slots = per_sm * machine.sms
     moved = hbm_bytes(counted, machine.l2_bytes, slots)
@@ -256,7 +260,7 @@ def _waits(phase: Phase, counted: Work, machine: Machine) -> float:
         return 1.0
     if counted.stages < 2:
         return phase.loads * phase.executions
-    return phase.executions * (counted.stages == 2) + phase.entries
+    return phase.executions * (counted.stages == 2 and not counted.specialised) + phase.entries
 
 
 def _groups(counted: Work, machine: Machine) -> float:
@@ -264,6 +268,8 @@ def _groups(counted: Work, machine: Machine) -> float:
     the rows of a product wait for each other all the time: they count as one."""
     rows = max(counted.needs.rows / machine.matrix_rows, 1) if machine.group_warps > 1 else math.inf
     groups = min(counted.warps / GROUP_WARPS, rows)
+    if counted.specialised:
+        return groups * SPECIALISED
     hiding = groups if groups <= 1 else 1 + LOCKSTEP * (groups - 1)
     return hiding * LATE if counted.late else hiding
 

@@ -88,8 +88,9 @@ class Work:
 
     grid: (rank, tiles), fastest varying first. profiles: relative length (mean 1) of the longest program in each of
     some even bins of the launch order, started forward and in reverse. longest: the longest program over the mean.
-    warps, stages, reverse, described (tiles loaded by tensor descriptor), late (a loop's last product runs late): of
-    the schedule; all else depends on the plan alone. then: later launches of one program.
+    warps, stages, reverse, described (tiles loaded by tensor descriptor), late (a loop's last product runs late),
+    specialised (one group of warps loads, `warps` compute): of the schedule; all else depends on the plan alone. then:
+    later launches of one program.
     """
 
     programs: int
@@ -104,6 +105,7 @@ class Work:
     reverse: bool
     described: bool
     late: bool
+    specialised: bool
     then: tuple[Work, ...] = ()
 
     @property
@@ -117,15 +119,16 @@ class Work:
         return self.profiles[self.reverse]
 
     def under(self, schedule: Schedule) -> Work:
-        """The same plan's work under a schedule that differs in warps, stages, order, loads or late products only: no
-        counting again."""
+        """The same plan's work under a schedule that differs in warps, what they do, stages, order, loads or late
+        products only: no counting again."""
         return replace(
             self,
             warps=schedule.warps,
             stages=schedule.stages,
             reverse=schedule.order == "reverse",
-            described=schedule.loads != "pointer",
+            described=_described(schedule),
             late=schedule.late == "product",
+            specialised=schedule.workers == "specialised",
             then=tuple(w.under(schedule) for w in self.then),
         )
 
@@ -162,9 +165,14 @@ def _counted(plan: LoopPlan, schedule: Schedule) -> Work:
         warps=schedule.warps,
         stages=schedule.stages,
         reverse=schedule.order == "reverse",
-        described=schedule.loads != "pointer",
+        described=_described(schedule),
         late=schedule.late == "product",
+        specialised=schedule.workers == "specialised",
     )
+
+
+def _described(schedule: Schedule) -> bool:
+    return schedule.loads != "pointer" or schedule.workers == "specialised"
 
 
 def _profile(plan: LoopPlan, phases: tuple[Phase, ...], mean: float, reverse: bool) -> tuple[float, ...]:

@@ -205,10 +205,10 @@ def ranked(problem: Problem, device: torch.device, emitter: str) -> list[tuple[s
     from ..space.schedule_space import schedules
 
     machine = _machine(device)
-    found: list[tuple[str, Schedule, Work]] = []
+    found: list[tuple[str, Schedule, Work]] = []  # of kernels that run on any tensors
     for text in _cascades(problem):
         cascade = _parsed(text)
-        every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer"]  # run on any tensors
+        every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer" and s.workers == "alike"]
         for schedule in _spread(every, SCHEDULES):
             try:
                 found.append((text, schedule, work(build_program(cascade, problem, schedule), schedule)))

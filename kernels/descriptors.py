@@ -35,10 +35,26 @@ def descriptors(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> list[Any]:
     """Triton's own, one for each of `kernel.descriptors`, of tensors without a fault."""
     if not kernel.descriptors:
         return []
+    given = [(tensors[d.argument], d) for d in kernel.descriptors]
+    if kernel.emitter == "gluon":
+        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as WithLayout
+
+        dtypes = [kernel.arguments[d.argument].dtype for d in kernel.descriptors]
+        layouts = [layout_of_block(d.block, dtype) for d, dtype in zip(kernel.descriptors, dtypes, strict=True)]
+        return [
+            WithLayout(t, list(t.shape), strides(t), list(d.block), layout)
+            for (t, d), layout in zip(given, layouts, strict=True)
+        ]
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    given = [(tensors[d.argument], d.block) for d in kernel.descriptors]
-    return [TensorDescriptor(t, list(t.shape), strides(t), list(block)) for t, block in given]
+    return [TensorDescriptor(t, list(t.shape), strides(t), list(d.block)) for t, d in given]
+
+
+def layout_of_block(block: Sequence[int], dtype: str) -> Any:
+    """How a block of 16-bit elements lies in shared memory, as matrix units read it."""
+    from triton.experimental.gluon import language as gl
+
+    return gl.NVMMASharedLayout.get_default_for(list(block), gl.bfloat16 if dtype == "bf16" else gl.float16)
 
 
 def strides(t: torch.Tensor) -> list[int]:

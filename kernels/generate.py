@@ -110,9 +110,16 @@ def generate_kernel(
     emitter = emitter or ("triton" if cuda_is_available() else "torch")
     if emitter not in EMITTERS:
         raise ValueError(f"`emitter` must be one of {sorted(EMITTERS)}, but got {emitter!r}")
-    found = _cheapest(definition, problem, _machine(machine, emitter), emitter)
-    schedule, plan, estimate = found
-    return Generated(definition, problem, schedule, plan, emit(plan, schedule), estimate)
+    refused: ValueError | None = None
+    for schedule, plan, estimate in _cheapest_first(definition, problem, _machine(machine, emitter), emitter):
+        try:
+            kernel = emit(plan, schedule)
+        except ValueError as error:  # what the target cannot express
+            refused = refused or error
+            continue
+        return Generated(definition, problem, schedule, plan, kernel, estimate)
+    assert refused is not None
+    raise refused
 
 
 def problem_of(
@@ -145,9 +152,10 @@ def _machine(name: str | None, emitter: str) -> Machine:
     return detect_machine("cuda") if cuda_is_available() else load_machine("h200")
 
 
-def _cheapest(
+def _cheapest_first(
     definition: Cascade, problem: Problem, machine: Machine, emitter: str
-) -> tuple[Schedule, Program, Estimate]:
+) -> Iterator[tuple[Schedule, Program, Estimate]]:
+    """At least one, or it raises ValueError."""
     every = schedules(definition, problem, emitter)
     step = max(1, len(every) // PLANS)
     planned = list(_planned(definition, problem, [s for s in every[::step] if unsupported(s, machine) is None]))
@@ -157,9 +165,9 @@ def _cheapest(
     ]
     if not legal:
         raise ValueError(f"no schedule of the graph fits {machine.name} at the sizes {problem.sizes}")
-    _, best = min(legal)
-    schedule, plan, _ = planned[best]
-    return schedule, plan, estimates[best]
+    for _, i in sorted(legal):
+        schedule, plan, _ = planned[i]
+        yield schedule, plan, estimates[i]
 
 
 def _planned(definition: Cascade, problem: Problem, every: list[Schedule]) -> Iterator[tuple[Schedule, Program, Work]]:

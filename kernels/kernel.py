@@ -8,6 +8,9 @@ from dataclasses import dataclass
 EMITTER_VERSION = 4
 """Part of every cache key: raise it when an emitter prints other source for the same plan."""
 
+ON_GPU = ("triton", "gluon")
+"""Emitters whose kernels a GPU runs."""
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -38,7 +41,9 @@ class Kernel:
     The torch entry takes the tensors in the order of `arguments` (outputs last) and fills the outputs.
     The triton entry is a `@triton.jit` function that takes the tensors, then every stride of every tensor
     in the same order, then a tensor descriptor for each of `descriptors`; `grid` is its launch grid, `warps` and
-    `stages` its options.
+    `stages` its options. The gluon entry is the same but `@gluon.jit`; `warps` are those of its first group, and
+    `registers` what a thread starts with, before the groups of warps divide them; where `resident` is a number, no more
+    programs are launched than so many on each multiprocessor, and each does the work of several.
 
     steps: where several are launched one after the other, each as a kernel of its own: they share the source, and
     name as arguments what they take of the program's arguments and `workspaces`. What is said above of one entry is
@@ -52,6 +57,8 @@ class Kernel:
     grid: tuple[int, ...] = (1,)
     warps: int = 4
     stages: int = 1
+    registers: int | None = None
+    resident: int | None = None
     descriptors: tuple[Descriptor, ...] = ()
     workspaces: tuple[Argument, ...] = ()
     steps: tuple[Kernel, ...] = ()
@@ -71,5 +78,6 @@ class Kernel:
         """sha256 of everything that decides what runs, hex."""
         parts = (self.emitter, self.source, self.entry, self.arguments, self.grid, self.warps, self.stages)
         text = repr((*parts, self.descriptors) if self.descriptors else parts)  # records from before stay valid
+        text += "" if self.registers is None else f" {self.registers} registers, {self.resident} resident"
         text += "".join(step.digest for step in self.steps)
         return hashlib.sha256(text.encode()).hexdigest()

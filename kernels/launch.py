@@ -59,9 +59,9 @@ def load(kernel: Kernel) -> Launch:
     match kernel.emitter:
         case "torch":
             return TorchLaunch(kernel)
-        case "triton":
+        case "triton" | "gluon":
             return TritonLaunch(kernel)
-    raise LaunchError(f"an emitter is one of torch, triton, but got {kernel.emitter!r}")
+    raise LaunchError(f"an emitter is one of torch, triton, gluon, but got {kernel.emitter!r}")
 
 
 def check(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
@@ -153,12 +153,11 @@ ALIGNMENT = 16
 
 
 class TritonLaunch:
-    """A Triton kernel on tensors of any strides; remembers the compiled form for each layout it has seen."""
+    """A Triton or Gluon kernel on tensors of any strides; remembers the compiled form for each layout it has seen."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self._direct: dict[Hashable, Callable[[list[int]], None]] = {}
-        self._grid = (*kernel.grid, 1, 1)[:3]
 
     @functools.cached_property
     def function(self) -> Any:
@@ -201,6 +200,8 @@ class TritonLaunch:
         device = tensors[0].device
         if device.type != "cuda" and not interpreted():
             raise LaunchError(f"a triton kernel needs tensors on a CUDA device, but got {device}")
+        if device.type != "cuda" and self.kernel.emitter == "gluon":
+            raise LaunchError("a kernel of specialised warps needs a GPU: Triton's interpreter has no Gluon")
         if device.type != "cuda":
             from .interpreter import mend
 
@@ -217,8 +218,17 @@ class TritonLaunch:
 
     def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
         strides = [s for t in tensors for s in t.stride()]
-        options = {"num_warps": self.kernel.warps, "num_stages": self.kernel.stages}
-        return self.function[self._grid](*tensors, *strides, *descriptors(self.kernel, tensors), **options)
+        given = (*tensors, *strides, *descriptors(self.kernel, tensors))
+        return self.function[self._grid(tensors[0].device)](*given, **options_of(self.kernel))
+
+    def _grid(self, device: torch.device) -> tuple[int, ...]:
+        """As many programs as the kernel has, or as the device holds where each does the work of several."""
+        import torch
+
+        first, *rest = self.kernel.grid
+        if self.kernel.resident is not None:
+            first = min(first, self.kernel.resident * torch.cuda.get_device_properties(device).multi_processor_count)
+        return (first, *rest, 1, 1)[:3]
 
     def _bind(
         self, compiled: Any, device: int, strides: list[int], described: LaunchDescriptors | None = None
@@ -235,7 +245,7 @@ class TritonLaunch:
 
         run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
         current_device, raw_stream = torch.cuda.current_device, torch._C._cuda_getCurrentRawStream
-        gx, gy, gz = self._grid
+        gx, gy, gz = self._grid(torch.device("cuda", device))
         public = compiled[gx, gy, gz]
         runtime = knobs.runtime
 
@@ -255,6 +265,13 @@ class TritonLaunch:
             public(*pointers, *rest)
 
         return launch
+
+
+def options_of(kernel: Kernel) -> dict[str, int]:
+    """The compiler's options."""
+    if kernel.registers is not None:
+        return {"num_warps": kernel.warps, "maxnreg": kernel.registers}
+    return {"num_warps": kernel.warps, "num_stages": kernel.stages}
 
 
 class EitherLaunch:

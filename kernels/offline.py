@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..costmodel.estimate import Resources, most
-from .kernel import Kernel
-from .launch import interpreted, module_of
+from .descriptors import layout_of_block
+from .kernel import ON_GPU, Kernel
+from .launch import interpreted, module_of, options_of
 
 POINTERS = {
     "fp64": "*fp64",
@@ -65,12 +66,13 @@ def compile_kernel(
     kernel: Kernel, architecture: str, *, strides: Strides | None = None, cache_dir: Path | None = None
 ) -> Compiled:
     """As `compile_offline`, with the assembly."""
-    if kernel.emitter != "triton":
-        raise CompileError(f"only a triton kernel compiles offline, but got one of the {kernel.emitter} emitter")
+    if kernel.emitter not in ON_GPU:
+        raise CompileError(
+            f"a kernel that compiles offline is of {' or '.join(ON_GPU)}, but got one of the {kernel.emitter} emitter"
+        )
     if interpreted():
         raise CompileError("Triton interprets in this process (TRITON_INTERPRET is set), so it cannot compile")
     import triton
-    from triton.compiler import ASTSource
 
     target = _target(architecture)
     if kernel.steps:
@@ -79,17 +81,29 @@ def compile_kernel(
         return _together([compile_kernel(step, architecture, cache_dir=cache_dir) for step in kernel.steps])
     function = getattr(module_of(kernel), kernel.entry)
     signature, constants, attributes = specialise(kernel, function, strides or contiguous(kernel))
-    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
     started = time.perf_counter()
     try:
         with _cache(cache_dir):
-            made = triton.compile(ASTSource(function, signature, constants, attributes), target, options)
+            source = _source_class(kernel)(function, signature, constants, attributes)
+            made = triton.compile(source, target, options_of(kernel))
     except Exception as error:  # the compiler's own classes are many and private
         raise CompileError(f"{type(error).__name__}: {error}") from error
     seconds = time.perf_counter() - started
     if target.backend == "cuda":
-        return Compiled(_cuda_resources(made, kernel.warps), made.asm["ptx"], made.asm["ttgir"], seconds)
+        return Compiled(
+            _cuda_resources(made, int(made.metadata.num_warps)), made.asm["ptx"], made.asm["ttgir"], seconds
+        )
     return Compiled(_hip_resources(made, kernel.warps), made.asm["amdgcn"], made.asm["ttgir"], seconds)
+
+
+def _source_class(kernel: Kernel) -> Any:
+    if kernel.emitter == "gluon":
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
 
 
 def _together(made: Sequence[Compiled]) -> Compiled:
@@ -159,7 +173,8 @@ def specialise(
             attributes[i,] = multiple
     for name, d in zip(names[taken:], kernel.descriptors, strict=True):
         element = POINTERS[kernel.arguments[d.argument].dtype].removeprefix("*")
-        signature[name] = f"tensordesc<{element}{list(d.block)}>"
+        layout = f",{layout_of_block(d.block, element)!r}" if kernel.emitter == "gluon" else ""
+        signature[name] = f"tensordesc<{element}{list(d.block)}{layout}>"
     return signature, constants, attributes
 
 

@@ -288,10 +288,10 @@ class Printer(SourceLines, ABC):
         for c in loop.carries:
             self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
         joined = loop.joined and self.branches
-        for segment in [_whole(loop)] if joined else loop.segments:
+        for segment in [whole(loop)] if joined else loop.segments:
             low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
             if low != high:
-                optional = self._outside(loop) if joined else None
+                optional = self.outside(loop) if joined else None
                 low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
                 late = self._late(loop, segment, (low, high))
                 self._segment(loop, segment, self.header(loop, low, high), optional, late)
@@ -303,7 +303,7 @@ class Printer(SourceLines, ABC):
         found = late_product(loop) if wanted else None
         return LateLoop(self, loop, found, segment, ends) if found else None
 
-    def _outside(self, loop: Loop) -> Branch | None:
+    def outside(self, loop: Loop) -> Branch | None:
         """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold.
 
         None where they hold in every tile or are known to hold in none.
@@ -462,6 +462,6 @@ class Printer(SourceLines, ABC):
         return text if have == want else self.permute(text, [have.index(q) for q in want])
 
 
-def _whole(loop: Loop) -> Segment:
+def whole(loop: Loop) -> Segment:
     """The segments of a joined loop as one, of which nothing is known."""
     return Segment(loop.segments[0].lo, loop.segments[-1].hi, frozenset())

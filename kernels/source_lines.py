@@ -56,7 +56,7 @@ class SourceLines:
 
     def prologue(self, line: str) -> None:
         """One line at the top of the program, before what is defined on demand there."""
-        self.scopes[0].head.append(INDENT + line)
+        self.scopes[0].head.append(INDENT * self.scopes[0].depth + line)
 
     @contextmanager
     def nested(self, rank: Rank | None, deeper: bool = True) -> Iterator[None]:

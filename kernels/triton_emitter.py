@@ -18,6 +18,7 @@ from ..space.descriptors import Read, block_of
 from ..space.expr import Part, Rank
 from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
+from ..space.specialised import products_of
 from .kernel import Argument, Descriptor, Kernel
 from .plan_facts import access, summary
 from .printer import Affine, Printer, literal
@@ -91,8 +92,12 @@ REDUCTIONS = {
 
 def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
     """The kernel of a plan, a function `entry`. Raises ValueError for a tile that is not a power of two or a product
-    of too many axes, which Triton cannot express."""
+    of too many axes, which Triton cannot express, and for what specialised warps cannot divide among them."""
     _check(plan)
+    if schedule.workers == "specialised" and products_of(plan):
+        from .gluon_emitter import emit as emit_specialised  # which builds on this module
+
+        return emit_specialised(plan, schedule, entry)
     printer = TritonPrinter(plan, schedule, entry)
     source = printer.source()
     return Kernel(
@@ -129,7 +134,7 @@ class TritonPrinter(Printer):
         }
         self._static: set[str] = set()
         """Strides of tile axes."""
-        self._helpers: set[str] = set()
+        self.helpers: set[str] = set()
         self._descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
         """(Tensor, block) -> the name of the descriptor that loads such blocks."""
 
@@ -140,9 +145,9 @@ class TritonPrinter(Printer):
         self._program()
         self.block(self.plan.root)
         descriptors = list(self._descriptors.values())
-        parameters = [[self.tensor[n] for n in self._strides], *filter(None, [*self._parameters(), descriptors])]
+        parameters = [[self.tensor[n] for n in self._strides], *filter(None, [*self.parameters(), descriptors])]
         body = self.finish()
-        helpers = [f"{HELPERS[h]}\n" for h in sorted(self._helpers)]
+        helpers = [f"{HELPERS[h]}\n" for h in sorted(self.helpers)]
         return "\n".join(
             [
                 *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule)),
@@ -159,7 +164,8 @@ class TritonPrinter(Printer):
             ]
         )
 
-    def _parameters(self) -> list[list[str]]:
+    def parameters(self) -> list[list[str]]:
+        """The strides of each tensor, as they are declared; complete once the source is printed."""
         return [
             [f"{s}: tl.constexpr" if s in self._static else s for s in strides] for strides in self._strides.values()
         ]
@@ -177,10 +183,10 @@ class TritonPrinter(Printer):
         return {**{n: t.ranks for n, t in self.plan.inputs.items()}, **self.plan.outputs}
 
     def _program(self) -> None:
-        """The indices of this program, from the program id."""
+        """The indices of this program, from its number."""
         if self.plan.programs() == 1:
             return
-        self.prologue("program = tl.program_id(0)")
+        self._program_number()
         slowest = next((r for r in reversed(self.plan.grid) if self.plan.roles[r].tile), None)
         below = 1
         for r in self.plan.grid:
@@ -195,6 +201,9 @@ class TritonPrinter(Printer):
             if r == slowest and self.schedule.order == "reverse":
                 text = f"({count - 1} - {text})"
             self.prologue(f"{self.start[r]} = {text} * {tile}" if tile else f"{self.scalar[r]} = {text}")
+
+    def _program_number(self) -> None:
+        self.prologue("program = tl.program_id(0)")
 
     # ---- indices and addresses
 
@@ -323,7 +332,7 @@ class TritonPrinter(Printer):
 
     def function(self, op: str, args: Sequence[str]) -> str:
         if op in HELPERS or op == "silu":
-            self._helpers.add("sigmoid" if op == "silu" else op)
+            self.helpers.add("sigmoid" if op == "silu" else op)
         return FUNCTIONS[op].format(*args)
 
     def choose(self, condition: str, then: str, other: str) -> str:
@@ -331,7 +340,7 @@ class TritonPrinter(Printer):
 
     def reduce(self, op: str, arg: str, position: int) -> str:
         if op == "mul":
-            self._helpers.add("multiply")
+            self.helpers.add("multiply")
         return REDUCTIONS[op].format(arg, position)
 
     def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:

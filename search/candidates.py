@@ -22,6 +22,7 @@ from ..space.lowering import IllegalPlan, build_program
 from ..space.plan import Program
 from ..space.schedule import Problem, Schedule
 from ..space.schedule_space import schedules
+from ..space.specialised import fault, products_of
 from .study import Trial
 
 REASONS = {
@@ -29,6 +30,8 @@ REASONS = {
     "warps": "needs more warps than run at once",
     "tensor descriptors": "the machine has no tensor descriptors",
     "approximate functions": "the machine approximates no functions",
+    "specialised warps": "warps that do different things are printed for another architecture",
+    "divided work": "specialised warps cannot divide it",
     "registers": "spills too many registers",
     "dominated": "dominated: another moves and computes no more and is predicted faster",
     "slower": "predicted slower than the best by more than the model's error band",
@@ -149,7 +152,14 @@ def _supported(every: Sequence[Schedule], machine: Machine, left_out: Counter[st
     return [s for s, reason in zip(every, reasons, strict=True) if reason is None]
 
 
-WITHOUT: Mapping[str, Any] = {"warps": 4, "stages": 1, "order": "forward", "loads": "pointer", "late": "nothing"}
+WITHOUT: Mapping[str, Any] = {
+    "warps": 4,
+    "stages": 1,
+    "order": "forward",
+    "loads": "pointer",
+    "late": "nothing",
+    "workers": "alike",
+}
 """What of a schedule a plan does not depend on."""
 
 _Planned = tuple[Variant, Schedule, Program, Work]
@@ -168,7 +178,16 @@ def _plans(
             case IllegalPlan() as error:
                 left_out[f"no plan: {_rule(error)}"] += 1
             case plan, counted:
+                if schedule.workers == "specialised" and (why := _undivided(plan)):
+                    left_out[_rule_of(why)] += 1
+                    continue
                 yield variant, schedule, plan, counted.under(schedule)
+
+
+def _undivided(program: Program) -> str | None:
+    """Why no kernel of a program can be divided among specialised warps; None where those with products can."""
+    divided = [plan for plan in program.kernels if products_of(plan)]
+    return next(filter(None, map(fault, divided)), None if divided else "divided work: nothing is multiplied")
 
 
 def _plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> tuple[Program, Work] | IllegalPlan:
@@ -270,6 +289,7 @@ def schedule_text(schedule: Schedule) -> str:
     parts += [by_descriptor[schedule.loads]] if schedule.loads != "pointer" else []
     parts += ["bounds by a kernel before"] if schedule.bounds != "program" else []
     parts += ["late products"] if schedule.late != "nothing" else []
+    parts += ["specialised warps"] if schedule.workers != "alike" else []
     parts += [f"{schedule.functions} functions"] if schedule.functions != "exact" else []
     parts += [schedule.precision] if schedule.precision != "ieee" else []
     return ", ".join(parts)

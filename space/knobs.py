@@ -18,6 +18,7 @@ from .expr import Rank
 from .late_product import LATE
 from .part_roles import part_length
 from .schedule import LOADS
+from .specialised import GROUP_ROWS, WORKERS, groups
 
 if TYPE_CHECKING:
     from .schedule_space import Space, Target
@@ -300,6 +301,27 @@ class Bounds:
         return point["bounds"] == BOUNDS[0] or whole
 
 
+class Workers:
+    """Whether a program's warps are alike, or one group of them loads and the others compute."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        possible = space.target.specialised and space.uses.products and space.uses.of("streamed")
+        return [Choice("workers", WORKERS if possible else WORKERS[:1], WORKERS[0])]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        """Each group that computes has the rows of one matrix instruction; what products read comes by descriptor,
+        whatever else is loaded, through two buffers at least; loop bounds are known to all groups; the last product of
+        a loop runs late anyway."""
+        if point["workers"] == WORKERS[0]:
+            return True
+        rows = math.prod(space.length(r, point) for r in space.uses.of("row"))
+        own = rows == GROUP_ROWS * groups(int(point["warps"]))
+        known = point["bounds"] != BOUNDS[0] or not space.looks
+        described = "descriptor" in Loads().choices(space)[0].values
+        usual = point["late"] == LATE[0] and point["loads"] == ("descriptor" if described else "pointer")
+        return own and known and usual and not point.get("packed") and int(point["stages"]) > 1
+
+
 def _is_index(space: Space, rank: Rank) -> bool:
     """Whether programs take one element of the rank at a time."""
     return space.uses.kinds[rank] in ("batch", "lane")
@@ -318,6 +340,7 @@ KNOBS: tuple[Knob, ...] = (
     Functions(),
     Late(),
     Bounds(),
+    Workers(),
 )
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 

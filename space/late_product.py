@@ -29,19 +29,22 @@ class LateProduct:
     kept: tuple[Value, ...]
 
 
-def late_product(loop: Loop) -> LateProduct | None:
-    """What of a loop can run late; None where nothing can, or where there is no other product to run it beside."""
+def late_product(loop: Loop, casts: bool = True) -> LateProduct | None:
+    """What of a loop can run late; None where nothing can, or where there is no other product to run it beside.
+
+    casts: whether a conversion of what is kept runs late too; else what is kept is narrower.
+    """
     values = [v for v in loop.body.items if isinstance(v, Value)]
     if len(values) < len(loop.body.items) or (len(loop.segments) > 1 and not loop.joined):
         return None
     for carry in reversed(loop.carries):
-        found = _late(loop, carry, values)
+        found = _late(loop, carry, values, casts)
         if found and any(v.op == "dot" for v in values if v not in found.values):
             return found
     return None
 
 
-def _late(loop: Loop, carry: Carry, values: Sequence[Value]) -> LateProduct | None:
+def _late(loop: Loop, carry: Carry, values: Sequence[Value], casts: bool) -> LateProduct | None:
     product = carry.next
     nexts = [c.next for c in loop.carries]
     users = {v: [u for u in values if v in u.args] for v in (carry.value, *values)}
@@ -49,7 +52,7 @@ def _late(loop: Loop, carry: Carry, values: Sequence[Value]) -> LateProduct | No
         return None
     late = {product}
     for v in reversed(values):
-        if users[v] and late.issuperset(users[v]) and v not in nexts and _may_move(v, carry):
+        if users[v] and late.issuperset(users[v]) and v not in nexts and _may_move(v, carry, casts):
             late.add(v)
     moved = tuple(v for v in values if v in late)
     inside: Collection[Value] = {*values, *(c.value for c in loop.carries)} - late - {carry.value}
@@ -58,7 +61,7 @@ def _late(loop: Loop, carry: Carry, values: Sequence[Value]) -> LateProduct | No
     return LateProduct(carry, moved, kept) if alone and kept else None
 
 
-def _may_move(v: Value, carry: Carry) -> bool:
+def _may_move(v: Value, carry: Carry, casts: bool) -> bool:
     if v.op == "load":
         return not v.args
-    return v.op == "cast" or (v.op in LINEAR and carry.value in v.args)
+    return (v.op == "cast" and casts) or (v.op in LINEAR and carry.value in v.args)

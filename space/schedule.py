@@ -33,6 +33,8 @@ class Schedule:
     programs that share them (`early_bounds`).
     late: "nothing", or the last "product" of a loop, which then runs beside the next tile's elementwise work
     (`late_product`).
+    workers: the warps of a program: "alike", or "specialised": one group loads tiles, `warps` others compute
+    (`specialised`; NVIDIA GPUs of compute capability 9.0).
     functions: "exact" to the compute dtype, or "approximate" where the hardware has an instruction whose error is below
     the rounding of the tensors that its argument comes from (`approximations`).
     """
@@ -48,6 +50,7 @@ class Schedule:
     functions: str = "exact"
     late: str = "nothing"
     bounds: str = "program"
+    workers: str = "alike"
 
     def role(self, rank: Rank) -> Role:
         return dict(self.roles)[rank]

@@ -11,6 +11,7 @@ from .late_product import LATE
 from .plan import Role
 from .schedule import FILTERS, LOADS, Schedule
 from .schedule_space import TARGETS
+from .specialised import WORKERS
 
 LONGEST_TILE = 2**20
 MOST_PARTS = 2**10
@@ -29,6 +30,7 @@ def check_schedule(schedule: Schedule) -> None:
     _one_of("functions", schedule.functions, FUNCTIONS)
     _one_of("late", schedule.late, LATE)
     _one_of("bounds", schedule.bounds, BOUNDS)
+    _one_of("workers", schedule.workers, WORKERS)
     names = [r for r, _ in schedule.roles]
     if len(set(names)) != len(names):
         raise ValueError(f"a schedule gives a rank one role, but got {names}")

@@ -31,9 +31,9 @@ class Target:
     too. temporary: least and most elements of the largest tile between two products. parts: of a streamed rank, to
     be run by programs of their own where there are fewer than `few` without; merged: most elements of a tile that
     merges them. descriptors: whether tiles can be loaded by tensor descriptor. approximate: whether there is code
-    for functions that the hardware approximates. late: whether there is code for products that run late. plain:
-    what holds instead where nothing is multiplied as a matrix. side: tiles are made of squares of so many elements
-    a side.
+    for functions that the hardware approximates. late: whether there is code for products that run late. specialised:
+    whether there is code for warps that do different things. plain: what holds instead where nothing is multiplied as
+    a matrix. side: tiles are made of squares of so many elements a side.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Target:
     approximate: bool = False
     late: bool = False
     looks: bool = False
+    specialised: bool = False
     plain: Target | None = None
     side: int = 0
     parts: tuple[int, ...] = (1,)
@@ -99,6 +100,7 @@ TARGETS: dict[str, Target] = {
             approximate=True,
             late=True,
             looks=True,
+            specialised=True,
             plain=PLAIN_TRITON,
         ),
         Target(
@@ -193,6 +195,7 @@ class Space:
             functions=str(point["functions"]),
             late=str(point["late"]),
             bounds=str(point["bounds"]),
+            workers=str(point["workers"]),
         )
 
     def _role(self, rank: Rank, point: Point) -> Role:

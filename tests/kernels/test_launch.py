@@ -35,7 +35,7 @@ def test_wrong_tensors_are_refused_by_name() -> None:
         run([tensors[0], tensors[1][:, :, :19], *tensors[2:]])
     with pytest.raises(LaunchError, match=r"V: the dtype must be fp32, but got torch\.float16"):
         run([*tensors[:2], tensors[2].half(), tensors[3]])
-    with pytest.raises(LaunchError, match="an emitter is one of torch, triton, but got 'fortran'"):
+    with pytest.raises(LaunchError, match="an emitter is one of torch, triton, gluon, but got 'fortran'"):
         load(replace(kernel, emitter="fortran"))
 
 

@@ -102,7 +102,9 @@ def test_loads_by_descriptor_are_offered_where_tiles_qualify(change: dict[str, A
     every = schedules(cascade, problem, "triton")
     described = [s for s in every if s.loads == "descriptor"]
     assert bool(described) == offered and len(described) < len(every)
-    assert all(s.stages > 1 and replace(s, loads="pointer", late="nothing") in every for s in described)
+    assert all(
+        s.stages > 1 and replace(s, loads="pointer", late="nothing", workers="alike") in every for s in described
+    )
     assert all(s.loads == "pointer" for s in schedules(cascade, problem, "torch"))
 
 

@@ -1,0 +1,337 @@
+"""What a computing group of specialised warps does: the plan on 64 rows, its products in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ..space.descriptors import Read, block_of
+from ..space.expr import Rank
+from ..space.late_product import LateProduct, late_product
+from ..space.plan import Block, Loop, LoopPlan, Value
+from ..space.schedule import Schedule
+from ..space.selections import unneeded
+from ..space.specialised import GROUP_WARPS, HALVES, groups, length, products_of, sides
+from .gluon_printer import GluonPrinter, Turn
+from .plan_facts import access, pair_of
+from .printer import Branch, literal, whole
+from .shared_tiles import SharedTiles
+from .source_lines import INDENT
+from .triton_emitter import DTYPES
+
+WIDEST = 256
+"""Columns of one matrix instruction's result."""
+
+
+class Compute(GluonPrinter):
+    """What each group that computes does, on rows of its own."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, row: Rank, tiles: Sequence[SharedTiles], entry: str) -> None:
+        super().__init__(plan, schedule, row, tiles, entry)
+        self._main = products_of(plan)[0].axes[1]
+        self._turn = Turn("0", "0")
+        self.layouts: dict[str, str] = {}
+        """The name of a layout -> what makes it."""
+        self.staged: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
+        """An output and its block -> its descriptor, and the buffers in which it is put together."""
+        if groups(schedule.warps) > 1:
+            own = self.names.fresh(f"{row}_own")
+            self.prologue(f"{own} = {self.own_first('group')}")
+            self.start[row] = own
+
+    # ---- layouts
+
+    def layout(self, axes: tuple[Rank, ...]) -> str:
+        """The name of a tile's layout: of (rows, columns), of rows, or of columns."""
+        if axes == (self.row,):
+            return self._rows((self.row, self._main))
+        if len(axes) == 1:
+            tile = self.layout((self.row, *axes))
+            return self._layout(f"{tile}_COLUMNS", f"gl.SliceLayout(0, {tile})")
+        columns = min(self.length(axes[1]), WIDEST)
+        text = f"gl.NVMMADistributedLayout([3, 0], [{GROUP_WARPS}, 1], [16, {columns}, 16])"
+        return self._layout("_".join(axes).upper(), text)
+
+    def _rows(self, axes: tuple[Rank, ...]) -> str:
+        """The layout of the rows of a tile."""
+        tile = self.layout(axes)
+        return self._layout(f"{tile}_ROWS", f"gl.SliceLayout(1, {tile})")
+
+    def as_left(self, v: Value, product: Value) -> str:
+        """A computed value as the left operand of a product."""
+        tile = self.layout(product.axes)
+        layout = self._layout(f"{tile}_LEFT", f"gl.DotOperandLayout(0, {tile}, 2)")
+        return f"gl.convert_layout({self.name(v)}, {layout})"
+
+    def _layout(self, name: str, text: str) -> str:
+        self.layouts.setdefault(name, text)
+        return name
+
+    def length(self, axis: Rank) -> int:
+        """Elements of an axis of a group's tile."""
+        return length(self.plan, axis, self.row) or 1
+
+    def _lanes(self, axis: Rank) -> str:
+        text = f"gl.arange(0, {self.length(axis)}, {self.layout((axis,))})"
+        return self.define(f"lane_{axis}", text, None)
+
+    def full(self, axes: tuple[Rank, ...], value: float, dtype: str) -> str:
+        if not axes:
+            return super().full(axes, value, dtype)
+        shape = ", ".join(str(self.length(q)) for q in axes)
+        return f"gl.full([{shape}], {literal(value)}, {DTYPES[dtype]}, {self.layout(axes)})"
+
+    def use(self, v: Value, axes: tuple[Rank, ...]) -> str:
+        return self._spread(self.name(v), v.axes, axes)
+
+    def at(self, rank: Rank, axes: tuple[Rank, ...]) -> str:
+        return self._spread(self.index(rank), (rank,), axes) if self.tiled(rank) else self.scalar[rank]
+
+    def _spread(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
+        """A vector over a tile: rows in the layout of that tile's rows."""
+        if have == (self.row,) and len(want) == 2 and want[1] != self._main:
+            text = f"gl.convert_layout({text}, {self._rows(want)}, assert_trivial=True)"
+        return text + self.broadcast(have, want)
+
+    def expression(self, v: Value) -> str:
+        text = super().expression(v)
+        if v.op == "reduce" and len(v.args[0].axes) == 2 and v.args[0].axes[1] != self._main:
+            return f"gl.convert_layout({text}, {self.layout(v.axes)}, assert_trivial=True)"
+        return text
+
+    # ---- loads and stores
+
+    def value(self, v: Value) -> None:
+        if v.op == "dot":
+            self.begin(v)
+            self.write(f"{self.name(v)} = warpgroup_mma_wait(0, [{self.name(v)}])")
+            self.release(v)
+        elif v not in self.tiles:
+            super().value(v)
+        elif not self.tiles[v].ring:
+            self.write(f"mbarrier.wait({self.tiles[v].full}.index({self._place(self.tiles[v])}), visit & 1)")
+
+    def _block(self, v: Value) -> tuple[int, ...] | None:
+        return None
+
+    def store(self, v: Value) -> str:
+        output, index = access(v)
+        (value,) = v.args
+        ranks = tuple(i for i in index if isinstance(i, str))
+        dtype = self.plan.dtypes[output]
+        in_order = tuple(r for r in ranks if r in value.axes) == value.axes and len(ranks) == len(index)
+        block = block_of(Read(ranks, dtype), self.plan.sizes, lambda r: length(self.plan, r, self.row))
+        if block is None or not in_order or value.axes[:1] != (self.row,) or dtype not in HALVES:
+            return super().store(v)
+        descriptor, buffers = self._staging(output, block)
+        shape = [self.length(q) for q in value.axes]
+        text = self.name(value) + ("" if value.dtype == dtype else f".to({DTYPES[dtype]})")
+        self.write("tma.store_wait(0)")
+        self.write("gl.thread_barrier()")
+        self.write(f"{buffers}.index(group).reshape({shape}).store({text})")
+        self.write("fence_async_shared()")
+        at = f"{descriptor}, [{self.coordinates(ranks)}], {buffers}.index(group)"
+        return f"tma.async_copy_shared_to_global({at})"
+
+    def _staging(self, output: str, block: tuple[int, ...]) -> tuple[str, str]:
+        """The descriptor of an output, and the buffers in which it is put together."""
+        if (output, block) not in self.staged:
+            names = (f"{self.tensor[output]}_descriptor", f"{output.lower()}_tiles")
+            self.staged[output, block] = (self.names.fresh(names[0]), self.names.fresh(names[1]))
+        return self.staged[output, block]
+
+    def finish(self) -> list[str]:
+        return [*super().finish(), *([f"{INDENT}tma.store_wait(0)"] if self.staged else [])]
+
+    # ---- products
+
+    def _place(self, t: SharedTiles) -> str:
+        return self._turn.slot if t.ring else ("group" if t.own and t.buffers > 1 else "0")
+
+    def _matrix(self, v: Value, transposed: bool) -> str:
+        """A loaded tile as a matrix."""
+        t = self.tiles[v]
+        text = f"{t.tiles}.index({self._place(t)}).reshape({[self.length(q) for q in v.axes]})"
+        return f"{text}.permute((1, 0))" if transposed else text
+
+    def begin(self, v: Value, kept: str | None = None) -> None:
+        """Start a product once its tiles are there. kept: of a computed left operand, where it is."""
+        left, right = sides(v, self.row)
+        contracted, _ = pair_of(v)
+        for t in dict.fromkeys(self.tiles[x] for x in (left, right) if x in self.tiles):
+            if t.ring:
+                self.write(f"mbarrier.wait({t.full}.index({self._place(t)}), {self._turn.phase})")
+        loaded = self._matrix(left, left.axes[0] == contracted) if left in self.tiles else None
+        a = loaded or kept or self.as_left(left, v)
+        b = self._matrix(right, right.axes[0] != contracted)
+        added = [self.name(v.args[2])] if len(v.args) > 2 else [self.full(v.axes, 0.0, v.dtype), "use_acc=False"]
+        self.write(f"{self.name(v)} = warpgroup_mma({', '.join([a, b, *added])}, is_async=True)")
+
+    def release(self, v: Value) -> None:
+        """Give back the buffers that nothing reads after a product."""
+        for t in dict.fromkeys(self.tiles[x] for x in v.args[:2] if x in self.tiles):
+            if t.last is v and (t.ring or v in self.plan.root.items):
+                self.write(f"mbarrier.arrive({t.empty}.index({self._place(t)}), count=1)")
+
+    def _release_resident(self, products: Iterable[Value]) -> None:
+        """Give back the tiles that stay, which nothing reads after a loop's products."""
+        last = set(products)
+        for t in self.tiles.values():
+            if not t.ring and t.last in last:
+                self.write(f"mbarrier.arrive({t.empty}.index({self._place(t)}), count=1)")
+
+    # ---- loops
+
+    def loop(self, loop: Loop) -> None:
+        for c in loop.carries:
+            self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
+        segment = whole(loop)
+        low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
+        if low == high:
+            return
+        low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
+        late = self._late_of(loop)
+        steps = Iterations(self, loop, low, high, late)
+        products = [v for v in loop.body.items if isinstance(v, Value) and v.op == "dot"]
+        if late is None:
+            steps.rest(low)
+            self._release_resident(products)
+        else:
+            in_time = [v for v in products if v is not late.carry.next]
+            always = self.runs_always(segment)
+            if not always:
+                self.write(f"if {low} < {high}:")
+            with self.nested(None, deeper=not always):
+                steps.first()
+                steps.rest(str(int(low) + loop.tile) if low.isdigit() else f"{low} + {loop.tile}")
+                if always:
+                    self._release_resident(in_time)
+                steps.last()
+            self._release_resident([late.carry.next] if always else products)
+        self.pass_on(loop, low, high)
+
+    def _late_of(self, loop: Loop) -> LateProduct | None:
+        """What runs late: a product of a computed operand and a tile, beside one other."""
+        late = late_product(loop, casts=False)
+        if late is None or sum(getattr(v, "op", "") == "dot" for v in loop.body.items) != 2:
+            return None
+        left, _ = sides(late.carry.next, self.row)
+        return late if left in late.kept else None
+
+    @contextmanager
+    def iteration(self, loop: Loop, low: str, first: str, optional: Branch | None) -> Iterator[None]:
+        """Prints an iteration whose tile starts at `first`, of a loop that starts at `low`. optional: its branch, in
+        which its filters are evaluated; None where they always are."""
+        rank = loop.rank
+        saved, text = (self._optional, self._unneeded, self.start[rank], self._turn), dict(self.text)
+        self._optional, self.start[rank] = optional, first
+        unused = unneeded(loop, self._source)
+        self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
+        self._turn = self.turn(loop, low, first)
+        yield
+        self._optional, self._unneeded, self.start[rank], self._turn = saved
+        self.text = text
+
+    @contextmanager
+    def before(self, turn: Turn, text: dict[Value, str]) -> Iterator[None]:
+        """Prints for the iteration before, from what was kept of it."""
+        saved, named, known = self._turn, dict(self.text), self.known
+        self._turn, self.known = turn, self.always()
+        self.text.update(text)
+        yield
+        self._turn, self.text, self.known = saved, named, known
+
+
+class Iterations:
+    """The iterations of one loop. Without a late product all are alike. With one, the first starts none, the last one's
+    comes after the loop."""
+
+    def __init__(self, printer: Compute, loop: Loop, low: str, high: str, late: LateProduct | None) -> None:
+        self._printer, self._loop, self._late = printer, loop, late
+        self._low, self._high = low, high
+        kept = late.kept if late else ()
+        self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in kept}
+        moved = late.values if late else ()
+        self._in_time = [v for v in loop.body.items if v not in moved]
+
+    def first(self) -> None:
+        """The first iteration, which starts no late product; its filters are evaluated."""
+        printer, loop = self._printer, self._loop
+        with printer.nested(loop.rank, deeper=False), printer.iteration(loop, self._low, self._low, None):
+            self._print(self._in_time)
+            self._move(late=False)
+
+    def rest(self, low: str) -> None:
+        """One loop over all iterations from `low` on."""
+        printer, loop = self._printer, self._loop
+        optional = printer.outside(loop) if loop.joined else None
+        name = printer.start[loop.rank]
+        printer.write(printer.header(loop, low, self._high))
+        with printer.nested(loop.rank), printer.iteration(loop, self._low, name, optional):
+            if self._late is None:
+                self._print(self._in_time)
+                self._move(late=True)
+                return
+            product = next(v for v in self._in_time if isinstance(v, Value) and v.op == "dot")
+            at = self._in_time.index(product)
+            self._print(self._in_time[:at])
+            printer.begin(product)
+            with printer.before(printer.turn(loop, self._low, name, before=1), self._kept):
+                running = self._start_late()
+            printer.write(f"{printer.name(product)} = warpgroup_mma_wait(1, [{printer.name(product)}])")
+            printer.release(product)
+            self._print(self._in_time[at + 1 :])
+            for v in self._computed():
+                printer.write(f"{printer.name(v)} = computed({printer.name(v)})")
+                printer.helpers.add("computed")
+            with printer.before(printer.turn(loop, self._low, name, before=1), self._kept):
+                self._wait_late(running)
+            self._move(late=True)
+
+    def _computed(self) -> list[Value]:
+        """What stands for all that is computed beside the late product, before which the wait for it must not come."""
+        assert self._late is not None
+        own = (c.next for c in self._loop.carries if c is not self._late.carry)
+        return [v for v in dict.fromkeys(own) if v.axes and v.dtype == "fp32" and v in self._in_time]
+
+    def last(self) -> None:
+        """The late product of the last tile."""
+        printer, loop = self._printer, self._loop
+        assert self._late is not None
+        with printer.before(printer.turn(loop, self._low, f"({self._high} - 1)"), self._kept):
+            self._wait_late(self._start_late())
+        carry = self._late.carry
+        printer.write(f"{printer.name(carry.value)} = {printer.name(carry.next)}")
+
+    def _start_late(self) -> str:
+        """Start the late product; the names of what it works on."""
+        assert self._late is not None
+        printer, product = self._printer, self._late.carry.next
+        self._print([v for v in self._late.values if v is not product])
+        left, _ = sides(product, printer.row)
+        printer.begin(product, self._kept[left])
+        return f"{printer.name(product)}, {self._kept[left]}"
+
+    def _wait_late(self, running: str) -> None:
+        assert self._late is not None
+        self._printer.write(f"{running} = warpgroup_mma_wait(0, [{running}])")
+        self._printer.release(self._late.carry.next)
+
+    def _move(self, late: bool) -> None:
+        """What one iteration leaves for the next."""
+        printer = self._printer
+        moves = [
+            (printer.name(c.value), printer.name(c.next))
+            for c in self._loop.carries
+            if late or self._late is None or c is not self._late.carry
+        ]
+        for v, name in self._kept.items():
+            assert self._late is not None
+            product = self._late.carry.next
+            is_left = v is sides(product, printer.row)[0]
+            moves.append((name, printer.as_left(v, product) if is_left else printer.name(v)))
+        if moves:
+            printer.write(f"{', '.join(name for name, _ in moves)} = {', '.join(text for _, text in moves)}")
+
+    def _print(self, items: Sequence[Value | Loop]) -> None:
+        self._printer.block(Block(self._loop.body.ranks, list(items)))

@@ -1,0 +1,152 @@
+"""Prints a loop plan as a Gluon kernel for Hopper, whose groups of warps do different things.
+
+One group of warps, the loader, only copies: for every tile that a loop streams into a product there is a ring of
+buffers in shared memory, and a tile is copied as soon as the products that read the one before it in its buffer are
+done. The others compute, each on 64 rows of the program's tile (the rows of one asynchronous matrix instruction), and
+wait for nothing but tiles. A loop's last product runs one iteration late (`space.late_product`): while the matrix unit
+works on it, a group computes what stands between the products.
+
+Few programs are launched, as many as run at once, and each does the work of several: its loader runs ahead.
+
+A tile of rows and columns has the layout of a matrix instruction's result, a vector of rows or of columns a slice of
+it; all else is printed as for Triton, whose names Gluon shares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from ..costmodel.resources import Division, division, needs
+from ..space.plan import LoopPlan
+from ..space.schedule import Schedule
+from ..space.specialised import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
+from .gluon_compute import Compute
+from .gluon_printer import RESERVED, Loader
+from .kernel import Descriptor, Kernel
+from .plan_facts import summary
+from .shared_tiles import shared_tiles
+from .source_lines import INDENT, Names
+from .triton_emitter import DTYPES, HELPERS
+
+LOADER_WARPS = 1
+
+GLUON_HELPERS = {
+    "computed": '''\
+@gluon.jit
+def computed(x):
+    """x, computed by now: what follows comes after a store that never runs, for which x would be a certain NaN."""
+    code: gl.constexpr = """{
+        .reg .pred never; .reg .b32 bits, address;
+        mov.b32 bits, $1; mov.b32 address, 0; setp.eq.u32 never, bits, 0x7fc0dead;
+        @never st.shared.b32 [address], bits;
+        mov.b32 $0, bits;
+    }"""
+    return gl.inline_asm_elementwise(code, "=f,f,~{memory}", [x], gl.float32, is_pure=False, pack=1)
+''',
+}
+
+
+def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
+    """The kernel of a plan, a function `entry`. Raises ValueError, naming the rule and the value, for products that
+    these warps cannot divide among them."""
+    module = _Module(plan, schedule, entry)
+    return Kernel(
+        emitter="gluon",
+        source=module.source(),
+        entry=entry,
+        arguments=module.compute.arguments(),
+        grid=(plan.programs(),),
+        warps=GROUP_WARPS,
+        stages=schedule.stages,
+        descriptors=module.descriptors(),
+        registers=module.division.each,
+        resident=module.division.programs,
+    )
+
+
+class _Module:
+    """The whole module: what loads, what computes, and the kernel that starts both."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str) -> None:
+        if why := fault(plan):
+            raise ValueError(why)
+        row = row_of(plan)
+        self.plan, self.schedule, self.entry = plan, schedule, entry
+        self.groups = groups(schedule.warps)
+        if plan.length(row) != self.groups * GROUP_ROWS:
+            raise ValueError(
+                f"specialised warps compute {GROUP_ROWS} rows a group of {GROUP_WARPS}, but {schedule.warps} warps "
+                f"have {plan.length(row)}"
+            )
+        self.division: Division = division(needs(plan), schedule.warps, schedule.stages)
+        self.tiles = shared_tiles(plan, row, schedule.stages, self.groups, Names((*RESERVED, *plan.inputs)))
+        self.compute = Compute(plan, schedule, row, self.tiles, entry)
+        self.loader = Loader(plan, schedule, row, self.tiles, entry)
+
+    def source(self) -> str:
+        self.compute.block(self.plan.root)
+        works = {"load_tiles": self.loader.lines(), "compute": self.compute.finish()}
+        strides = self.compute.parameters()
+        described = [name for *_, name in self._described()]
+        every = [*self.compute.tensor.values(), *(s for line in strides for s in line), *described, *self._buffers()]
+        given = {name: _used(every, lines) for name, lines in works.items()}
+        tensors = list(self.compute.tensor.values())
+        signature = [tensors, *filter(None, [*strides, described])]
+        made = [f"{name} = gl.constexpr({text})" for name, text in self.compute.layouts.items()]
+        helpers = [
+            (HELPERS | GLUON_HELPERS)[h].replace("@triton.jit", "@gluon.jit") for h in sorted(self.compute.helpers)
+        ]
+        lines = [
+            *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule)),
+            "from triton.experimental import gluon",
+            "from triton.experimental.gluon import language as gl",
+            "from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma",
+            "from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait",
+            "",
+            *made,
+            "",
+            *(f"\n{h}" for h in helpers),
+        ]
+        for name, body in works.items():
+            first = ["group: gl.constexpr"] if name == "compute" else []
+            lines += ["", "@gluon.jit", f"def {name}({', '.join([*first, *given[name]])}):", *body, ""]
+        lines += ["", "@gluon.jit", f"def {self.entry}(", *(f"    {', '.join(line)}," for line in signature), "):"]
+        lines += [INDENT + line for line in self._start(given)]
+        return re.sub(r"\btl\.", "gl.", "\n".join([*lines, ""]))
+
+    def _described(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Tensor, block and name of every descriptor."""
+        loaded = [(t.tensor, t.block, t.descriptor) for t in self.tiles]
+        return list(dict.fromkeys([*loaded, *((*key, name) for key, (name, _) in self.compute.staged.items())]))
+
+    def descriptors(self) -> tuple[Descriptor, ...]:
+        """In the order of the parameters; once the source is printed."""
+        position = {a.name: i for i, a in enumerate(self.compute.arguments())}
+        return tuple(Descriptor(position[tensor], block) for tensor, block, _ in self._described())
+
+    def _buffers(self) -> list[str]:
+        names = [name for t in self.tiles for name in t.names]
+        return list(dict.fromkeys([*names, *(buffers for _, buffers in self.compute.staged.values())]))
+
+    def _start(self, given: dict[str, list[str]]) -> Iterator[str]:
+        """The kernel's own statements: shared memory, barriers, and who does what."""
+        for t in self.tiles:
+            yield from t.allocation(self.groups)
+        for (output, block), (descriptor, buffers) in self.compute.staged.items():
+            dtype = DTYPES[self.plan.dtypes[output]]
+            yield f"{buffers} = gl.allocate_shared_memory({dtype}, {[self.groups, *block]}, {descriptor}.layout)"
+        arguments = {name: [s.split(":")[0] for s in line] for name, line in given.items()}
+        yield "gl.warp_specialize(["
+        for group in range(self.groups):
+            yield f"    (compute, ({', '.join([str(group), *arguments['compute']])})),"
+        yield f"    (load_tiles, ({', '.join(arguments['load_tiles'])},)),"
+        warps = [GROUP_WARPS] * (self.groups - 1) + [LOADER_WARPS]
+        registers = [self.division.computing] * (self.groups - 1) + [self.division.loading]
+        yield f"], {warps}, {registers})"
+
+
+def _used(parameters: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """The parameters that some lines name."""
+    words = set(re.findall(r"\w+", "\n".join(lines)))
+    return [p for p in parameters if p.split(":")[0] in words]

@@ -1,0 +1,157 @@
+"""What the groups of a program of specialised warps share, and the group that loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..space.expr import Rank
+from ..space.plan import Bound, Loop, LoopPlan, Segment, Value
+from ..space.schedule import Schedule
+from ..space.selections import numbers
+from ..space.specialised import GROUP_ROWS
+from .bound_text import BoundText
+from .printer import whole
+from .shared_tiles import SharedTiles, loops_of
+from .source_lines import INDENT, Scope
+from .triton_emitter import HELPERS, TritonPrinter
+
+RESERVED = (
+    *("gluon", "gl", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait", "fence_async_shared", "float"),
+    *("i", "program", "here", "launched", "backwards", "rows", "visit", "group", "compute", "load_tiles", *HELPERS),
+    "computed",
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where the tiles of an iteration lie: the buffer of each ring, and whether it was filled an odd number of times
+    before."""
+
+    slot: str
+    phase: str
+
+
+class GluonPrinter(TritonPrinter):
+    """What both kinds of groups share: the names, the loop over the program's work, the places in a ring."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, row: Rank, tiles: Sequence[SharedTiles], entry: str) -> None:
+        self.reserved = (*RESERVED, *(name for t in tiles for name in (*t.names, t.descriptor)))
+        super().__init__(plan, schedule, entry)
+        self.scopes = [Scope(None, 2)]
+        self.row = row
+        self.tiles = {t.load: t for t in tiles}
+        self.passed = {id(loop): self.names.fresh(f"{loop.rank}_passed") for loop in loops_of(plan)}
+        """How many tiles of each loop came before this program's."""
+        self._program()
+        self.bounds = BoundText(plan, self.scalar, dict(self.start), self.least, self.greatest, self.name)
+
+    def finish(self) -> list[str]:
+        """All lines: what is counted, and the loop over programs. Programs come in rows as long as the launch, every
+        other one backwards: where their lengths differ in turn, those of one place are of one length together."""
+        every = self.plan.programs()
+        head = [
+            *(f"{name} = 0" for name in self.passed.values()),
+            "here, launched = gl.program_id(0), gl.num_programs(0)",
+            "backwards = launched - 1 - 2 * here",
+            f"rows = {every} // launched",
+            f"rows = ({every} + launched - 1 - here - rows % 2 * backwards) // launched",
+            "for visit in range(0, rows):",
+            f"{INDENT}program = visit * launched + here + visit % 2 * backwards",
+        ]
+        return [*(INDENT + line for line in head), *super().finish()]
+
+    def _program_number(self) -> None:
+        """It is known from the loop over programs."""
+
+    def header(self, loop: Loop, low: str, high: str) -> str:
+        return f"for {self.start[loop.rank]} in range({low}, {high}, {loop.tile}):"
+
+    def turn(self, loop: Loop, low: str, first: str, before: int = 0) -> Turn:
+        """The place of the tile that starts at `first`, or of one so many before it, in a loop that starts at `low`."""
+        rank, buffers = loop.rank, self.schedule.stages
+        turn = passed = self.passed[id(loop)]
+        if first != low:
+            since = f"({first} - {low})" if low != "0" else first
+            turn = self.here(f"{rank}_turn", f"{passed} + {since} // {loop.tile}")
+        if before:
+            turn = self.here(f"{rank}_before", f"{turn} - {before}")
+        return Turn(self.here(f"{rank}_slot", f"{turn} % {buffers}"), self.here("phase", f"{turn} // {buffers} & 1"))
+
+    def pass_on(self, loop: Loop, low: str, high: str) -> None:
+        """Count a loop's tiles."""
+        if low.isdigit() and high.isdigit():
+            count = str(-(-(int(high) - int(low)) // loop.tile))
+        else:
+            length = f"{high} - {low}" if low != "0" else high
+            count = f"({length} + {loop.tile - 1}) // {loop.tile}"
+            if not self.runs_always(whole(loop)):
+                count = self.greatest(count, "0")
+        self.write(f"{self.passed[id(loop)]} += {count}")
+
+    def runs_always(self, segment: Segment) -> bool:
+        """Whether a segment has an iteration in every program."""
+        (_, low), (high, _) = (self.bounds.span(self.bounds.simple(end)) for end in (segment.lo, segment.hi))
+        return low < high
+
+    def coordinates(self, index: Sequence[Rank]) -> str:
+        """The first element of a block."""
+        return ", ".join(self.start[r] if self.tiled(r) else self.scalar[r] for r in index)
+
+    def own_first(self, group: str) -> str:
+        """The first row of a group."""
+        first = self.start[self.row]
+        return f"{group} * {GROUP_ROWS}" if first == "0" else f"{first} + {group} * {GROUP_ROWS}"
+
+
+class Loader(GluonPrinter):
+    """What the group that loads does: the tiles that stay, then those of each loop."""
+
+    def lines(self) -> list[str]:
+        for item in self.plan.root.items:
+            if isinstance(item, Loop):
+                self.loop(item)
+            elif item in self.tiles:
+                self._load_once(self.tiles[item])
+            elif item in self._needed():
+                self.value(item)
+        return self.finish()
+
+    def _needed(self) -> set[Value]:
+        """Numbers that bound loops."""
+        every = (b for loop in loops_of(self.plan) for b in _ends(loop))
+        return {v for b in every for v in numbers(b)}
+
+    def _load_once(self, t: SharedTiles) -> None:
+        for i in range(t.buffers):
+            first = self.start[self.row]
+            if t.own and t.buffers > 1:
+                self.start[self.row] = self.own_first(str(i)) if i else first
+            self.write(f"mbarrier.wait({t.empty}.index({i}), visit & 1 ^ 1)")
+            self._copy(t, str(i))
+            self.start[self.row] = first
+
+    def _copy(self, t: SharedTiles, place: str) -> None:
+        self.write(f"mbarrier.expect({t.full}.index({place}), {t.nbytes})")
+        at = f"{t.descriptor}, [{self.coordinates(t.index)}], {t.full}.index({place}), {t.tiles}.index({place})"
+        self.write(f"tma.async_copy_global_to_shared({at})")
+
+    def loop(self, loop: Loop) -> None:
+        ring = [t for t in self.tiles.values() if t.load in loop.body.items]
+        segment = whole(loop)
+        low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
+        if low == high or not ring:
+            return
+        low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
+        self.write(self.header(loop, low, high))
+        with self.nested(loop.rank):
+            turn = self.turn(loop, low, self.start[loop.rank])
+            for t in ring:
+                self.write(f"mbarrier.wait({t.empty}.index({turn.slot}), {turn.phase} ^ 1)")
+                self._copy(t, turn.slot)
+        self.pass_on(loop, low, high)
+
+
+def _ends(loop: Loop) -> list[Bound]:
+    segment = whole(loop)
+    return [segment.lo, segment.hi]

@@ -1,0 +1,106 @@
+"""The tiles that specialised warps hand each other through shared memory: buffers, and the barriers that say when one
+is full and when it may be filled again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from ..space.expr import Rank
+from ..space.plan import Loop, LoopPlan, Value
+from ..space.specialised import products_of, tile_of
+from .plan_facts import access
+from .source_lines import Names
+
+DTYPES = {"bf16": "gl.bfloat16", "fp16": "gl.float16"}
+BYTES = 2
+BARRIER = "gl.allocate_shared_memory(gl.int64, [{}, 1], mbarrier.MBarrierLayout())"
+
+
+@dataclass(frozen=True)
+class SharedTiles:
+    """A tile that is loaded into shared memory for products.
+
+    load: the value. index: what addresses the tensor's axes. block: elements an axis of the tensor. own: whether each
+    group has rows of its own; else all read the same. ring: whether a loop streams it, through `buffers` of them. last:
+    the last product that reads it. Then the names of the descriptor, the buffers and the barriers.
+    """
+
+    load: Value
+    tensor: str
+    index: tuple[Rank, ...]
+    block: tuple[int, ...]
+    dtype: str
+    own: bool
+    ring: bool
+    buffers: int
+    last: Value
+    descriptor: str
+    tiles: str
+    full: str
+    empty: str
+
+    @property
+    def nbytes(self) -> int:
+        """Of one buffer."""
+        return BYTES * prod(self.block)
+
+    @property
+    def names(self) -> list[str]:
+        """What stands for it in the kernel, but for its descriptor."""
+        return [self.tiles, self.full, self.empty]
+
+    def allocation(self, groups: int) -> Iterator[str]:
+        """The statements that make the buffers and the barriers."""
+        shape = [self.buffers, *self.block]
+        yield f"{self.tiles} = gl.allocate_shared_memory({DTYPES[self.dtype]}, {shape}, {self.descriptor}.layout)"
+        for name in self.names[1:]:
+            yield f"{name} = {BARRIER.format(self.buffers)}"
+        yield f"for i in gl.static_range({self.buffers}):"
+        yield f"    mbarrier.init({self.full}.index(i), count=1)"
+        yield f"    mbarrier.init({self.empty}.index(i), count={groups if self.ring or not self.own else 1})"
+
+
+def shared_tiles(plan: LoopPlan, row: Rank, stages: int, groups: int, names: Names) -> list[SharedTiles]:
+    """The tiles that products read, in the order in which they are first read, of a plan that can be divided
+    (`specialised.fault`). stages: buffers of a ring. groups: that compute. names: gives out what they are called."""
+    reads: dict[Value, list[Value]] = {}
+    for v in products_of(plan):
+        for x in v.args[:2]:
+            if x.op == "load":
+                reads.setdefault(x, []).append(v)
+    descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
+    found = []
+    for load, products in reads.items():
+        tensor, _ = access(load)
+        tile = tile_of(plan, load, row)
+        assert tile is not None, f"value {load.name} is no whole tile"
+        index, block = tile
+        ring, own = load not in plan.root.items, row in load.axes
+        name = tensor.lower()
+        if (tensor, block) not in descriptors:
+            descriptors[tensor, block] = names.fresh(f"{tensor}_descriptor")
+        found.append(
+            SharedTiles(
+                load=load,
+                tensor=tensor,
+                index=index,
+                block=block,
+                dtype=plan.dtypes[tensor],
+                own=own,
+                ring=ring,
+                buffers=stages if ring else (groups if own else 1),
+                last=products[-1],
+                descriptor=descriptors[tensor, block],
+                tiles=names.fresh(f"{name}_tiles"),
+                full=names.fresh(f"{name}_full"),
+                empty=names.fresh(f"{name}_empty"),
+            )
+        )
+    return found
+
+
+def loops_of(plan: LoopPlan) -> list[Loop]:
+    """The loops of a plan that can be divided: none is inside another."""
+    return [x for x in plan.root.items if isinstance(x, Loop)]

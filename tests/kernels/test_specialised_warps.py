@@ -1,0 +1,199 @@
+"""Programs whose groups of warps do different things: what is printed, what it takes, and on a GPU that it is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attention_variants import ALONE
+from gluon_interpreter import run
+from kernel_forms import Case, attention_case, derived, errors, inputs
+
+from eintune.costmodel.machine import load_machine
+from eintune.costmodel.resources import programs_per_sm, resources, unsupported
+from eintune.costmodel.time import estimate
+from eintune.kernels.eager import DTYPES
+from eintune.kernels.kernel import Kernel
+from eintune.kernels.launch import LaunchError, interpreted, load
+from eintune.kernels.offline import compile_kernel
+from eintune.space.attention import Attention, posed
+from eintune.space.schedule_space import schedules
+
+COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
+USUAL: dict[str, Any] = {
+    "rows": 128,
+    "columns": 64,
+    "warps": 8,
+    "stages": 2,
+    "seq": 300,
+    "kv_seq": 200,
+    "head_dim": 64,
+    "dtype": "bf16",
+    "filters": "branch",
+}
+
+CASES: dict[str, dict[str, Any]] = {
+    "no filter, no tail": {"seq": 256, "kv_seq": 256},
+    "tails": {},
+    "causal": {"causal": "top_left", "kv_seq": 300},
+    "causal from the end": {"causal": "lower_right"},
+    "filters everywhere": {"causal": "top_left", "filters": "every"},
+    "rows without a tile": {"causal": "lower_right", "seq": 300, "kv_seq": 40},
+    "rows without a column": {"causal": "lower_right", "seq": 200, "kv_seq": 100},
+    "one group": {"rows": 64, "warps": 4, "causal": "top_left"},
+    "three buffers": {"stages": 3, "causal": "top_left", "kv_seq": 1000, "seq": 1000},
+    "long": {"head_dim": 128, "columns": 128, "kv_seq": 2000, "seq": 1000},
+    "half precision": {"dtype": "fp16", "columns": 128},
+    "grouped heads": {"heads": 6, "kv_heads": 2, "causal": "top_left"},
+    "narrow values": {"head_dim": 128, "value_dim": 64},
+    "two passes": {"passes": 2, "causal": "top_left"},
+    "one tile": {"seq": 64, "kv_seq": 64},
+    "short": {"seq": 5, "kv_seq": 3},
+}
+
+
+def specialised(passes: int = 1, **kw: Any) -> Case:
+    return attention_case(passes, **{**USUAL, "loads": "descriptor", "workers": "specialised", **kw})
+
+
+@COMPILES
+@pytest.mark.parametrize("name", CASES)
+def test_it_compiles(name: str, tmp_path: Path) -> None:
+    case = specialised(**CASES[name])
+    assert case.kernel.emitter == "gluon"
+    compiled = compile_kernel(case.kernel, "sm_90", cache_dir=tmp_path)
+    predicted = resources(case.plan, case.schedule, load_machine("h200"))
+    assert not compiled.resources.spill_bytes
+    assert compiled.resources.registers_per_thread <= predicted.registers_per_thread
+    assert compiled.resources.warps == predicted.warps
+    assert predicted.shared_bytes <= compiled.resources.shared_bytes <= predicted.shared_bytes + 2**15
+
+
+@pytest.mark.parametrize("launched", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_the_numbers(name: str, launched: int) -> None:
+    case = specialised(**CASES[name])
+    kernel, tensors = case.kernel, inputs(case)
+    tensors[-1].fill_(float("nan"))
+    run(kernel, tensors, launched)
+    assert not errors(case, kernel, tensors)
+
+
+@pytest.mark.parametrize("line", ["mbarrier.wait(k_full", "mbarrier.wait(v_full", "mbarrier.wait(q_full"])
+def test_the_interpreter_sees_a_tile_that_nobody_waited_for(line: str) -> None:
+    case = specialised(seq=128, kv_seq=512)
+    kernel, tensors = case.kernel, inputs(case)
+    kept = [x for x in kernel.source.splitlines() if not x.strip().startswith(line)]
+    try:
+        run(replace(kernel, source="\n".join(kept)), tensors, 1)
+    except AssertionError as error:  # the buffers are out of step
+        assert "arrivals" in str(error)
+    else:
+        assert errors(case, kernel, tensors)
+
+
+def perform(kernel: Kernel, tensors: list[torch.Tensor], execute: Any) -> None:
+    """Run a kernel or its steps; those without specialised warps by Triton's own interpreter."""
+    known = dict(zip((a.name for a in kernel.arguments), tensors, strict=True))
+    known |= {a.name: torch.zeros(a.shape, dtype=DTYPES[a.dtype]) for a in kernel.workspaces}
+    for step in kernel.launches:
+        given = [known[a.name] for a in step.arguments]
+        if step.emitter == "gluon":
+            run(step, given, 3)
+        else:
+            execute(replace(step, source=step.source.split("from triton.experimental")[0]), given)
+
+
+def modified(variant: Attention) -> Case:
+    """A variant in one pass, by one of the schedules that its space has for these warps."""
+    sizes = {"b": 2, "h": 2, "g": 2, "p": 150, "m": 150, "e": 64, "f": 32}
+    problem = posed(variant, sizes, "bf16", {"scale": 0.3})
+    cascade = derived(problem.cascade)[0]
+    legal = [s for s in schedules(cascade, problem, "triton") if s.workers == "specialised" and s.filters != "every"]
+    return Case(cascade, problem, min(legal, key=lambda s: (s.role("m").tile, s.warps)))
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("name", ALONE)
+def test_modifiers(name: str, execute) -> None:
+    case = modified(ALONE[name])
+    kernel, tensors = case.kernel, inputs(case)
+    perform(kernel, tensors, execute)
+    assert not errors(case, kernel, tensors)
+
+
+def test_infinite_values_stay_infinite() -> None:
+    for causal in (None, "top_left"):
+        case = specialised(seq=128, kv_seq=128, causal=causal)
+        tensors = inputs(case)
+        value = next(t for a, t in zip(case.kernel.arguments, tensors, strict=True) if a.name == "V")
+        value[..., 0, :] = float("inf")
+        run(case.kernel, tensors, 1)
+        assert tensors[-1].isposinf().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"warps": 4}, "64 rows a group"),
+        ({"dtype": "fp32"}, "whole tiles of bf16 or fp16"),
+        ({"packed": True, "heads": 4, "kv_heads": 2}, "divided work"),
+    ],
+)
+def test_what_they_cannot_divide_is_refused(change: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        _ = specialised(**change).kernel
+
+
+def test_where_they_are_offered() -> None:
+    large = specialised(heads=32, seq=2048, kv_seq=2048, head_dim=128)
+    offered = [s for s in schedules(large.cascade, large.problem, "triton") if s.workers == "specialised"]
+    assert offered and all(s.loads == "descriptor" and s.stages > 1 and s.late == "nothing" for s in offered)
+    assert {(s.role("p").tile, s.warps) for s in offered} == {(64, 4), (128, 8)}
+    assert all(s.workers == "alike" for s in schedules(large.cascade, large.problem, "torch"))
+    assert unsupported(offered[0], load_machine("h100")) is None
+    for machine in ("a100", "b200", "mi300x"):
+        assert "specialised warps" in (unsupported(replace(offered[0], loads="pointer"), load_machine(machine)) or "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "head_dim", "most"), [(128, 128, 128, 1), (64, 64, 128, 2), (64, 64, 64, 3)]
+)
+def test_how_many_run_at_once(rows: int, columns: int, head_dim: int, most: int) -> None:
+    """What the kernel launches on a multiprocessor is what the model places there."""
+    case = specialised(rows=rows, warps=rows // 16, columns=columns, head_dim=head_dim, seq=2048, kv_seq=2048)
+    assert case.kernel.resident == most
+    assert programs_per_sm(resources(case.plan, case.schedule, load_machine("h200")), load_machine("h200")) == most
+
+
+def test_the_model_prefers_them_where_they_were_measured_faster() -> None:
+    machine = load_machine("h200")
+    shape = {"heads": 32, "batch": 4, "seq": 2048, "kv_seq": 2048, "head_dim": 128, "loads": "descriptor"}
+    alike = attention_case(1, **shape, rows=64, columns=64, stages=3, dtype="bf16")
+    divided = specialised(**shape, columns=128)
+    first, second = (estimate(c.plan, c.schedule, machine).seconds for c in (divided, alike))
+    assert 0.7 < first / second < 0.95
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    case = specialised()
+    with pytest.raises(LaunchError, match="CUDA device"):
+        load(case.kernel)(inputs(case))
+
+
+@pytest.mark.gpu
+@ON_GPU
+@pytest.mark.parametrize("name", CASES)
+def test_on_a_gpu(name: str) -> None:
+    case = specialised(**CASES[name])
+    tensors = [t.cuda() for t in inputs(case)]
+    launch = load(case.kernel)
+    for _ in range(2):  # by the front end, then directly
+        tensors[-1].fill_(float("nan"))
+        launch(tensors)
+        assert not errors(case, case.kernel, [t.cpu() for t in tensors])
