@@ -15,7 +15,8 @@ from ..space.lowering import build_plan
 from ..space.plan import Role
 from ..space.roots import roots_of
 from ..space.schedule import Problem, Schedule
-from .kernel import Kernel
+from .kernel import Descriptor, Kernel
+from .launch import options_of
 from .torch_emitter import DTYPES, emit
 
 ROWS = 256
@@ -99,8 +100,10 @@ def _launch(kernel: Kernel) -> str:
     steps = "\n".join(f"    {line}" for line in [*_workspaces(kernel), *map(_step, kernel.launches)])
     if kernel.emitter == "torch":
         return f"\ndef run(tensors):\n{_tensors(kernel)}{steps}\n\n\nDEVICE = 'cpu'\n"
-    imports = "\nfrom triton.tools.tensor_descriptor import TensorDescriptor\n\n" if kernel.described else ""
-    return TRITON.format(imports=imports, tensors=_tensors(kernel), steps=steps)
+    described = {step.emitter for step in kernel.launches if step.descriptors}
+    imports = "".join(f"\n{DESCRIPTORS[emitter]}\n" for emitter in sorted(described))
+    needs = GPU if any(step.emitter == "gluon" for step in kernel.launches) else GPU_OR_INTERPRETER
+    return TRITON.format(imports=imports, tensors=_tensors(kernel), steps=steps) + needs
 
 
 def _tensors(kernel: Kernel) -> str:
@@ -120,15 +123,43 @@ def _step(step: Kernel) -> str:
     if step.emitter == "torch":
         return f"{step.entry}({', '.join(names)})"
     strides = [f"*{n}.stride()" for n in names]
-    made = [f"TensorDescriptor.from_tensor({names[d.argument]}, {list(d.block)})" for d in step.descriptors]
-    options = [f"num_warps={step.warps}", f"num_stages={step.stages}"]
-    return f"{step.entry}[({', '.join(map(str, step.grid))},)]({', '.join([*names, *strides, *made, *options])})"
+    made = [_descriptor(step, d) for d in step.descriptors]
+    options = [f"{name}={n}" for name, n in options_of(step).items()]
+    grid = ", ".join(map(str, step.grid))
+    if step.resident is not None:
+        held = "torch.cuda.get_device_properties(tensors[0].device).multi_processor_count"
+        grid = f"min({grid}, {step.resident} * {held})"
+    return f"{step.entry}[({grid},)]({', '.join([*names, *strides, *made, *options])})"
 
+
+def _descriptor(step: Kernel, d: Descriptor) -> str:
+    given = f"{step.arguments[d.argument].name}, {list(d.block)}"
+    if step.emitter != "gluon":
+        return f"TensorDescriptor.from_tensor({given})"
+    dtype = "gl.bfloat16" if step.arguments[d.argument].dtype == "bf16" else "gl.float16"
+    layout = f"gl.NVMMASharedLayout.get_default_for({list(d.block)}, {dtype})"
+    return f"DescriptorWithLayout.from_tensor({given}, {layout})"
+
+
+DESCRIPTORS = {
+    "gluon": "from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as DescriptorWithLayout",
+    "triton": "from triton.tools.tensor_descriptor import TensorDescriptor",
+}
 
 TRITON = """{imports}
+
 def run(tensors):
 {tensors}{steps}
+"""
 
+GPU = """
+
+if not torch.cuda.is_available():
+    sys.exit('This kernel needs a CUDA GPU of compute capability 9.0.')
+DEVICE = 'cuda'
+"""
+
+GPU_OR_INTERPRETER = """
 
 if torch.cuda.is_available():
     DEVICE = 'cuda'

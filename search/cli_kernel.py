@@ -124,8 +124,9 @@ def _kernel(chosen: argparse.Namespace) -> int:
 def _checked(text: str, emitter: str) -> int:
     """Run the file in a process of its own: on a GPU, by the interpreter for Triton without one, or on the CPU."""
     from ..costmodel.probe import cuda_is_available
+    from ..kernels.kernel import ON_GPU
 
-    interpreted = emitter == "triton" and not cuda_is_available()
+    interpreted = emitter in ON_GPU and not cuda_is_available()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.py"
         path.write_text(text, encoding="utf-8")

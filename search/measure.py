@@ -13,7 +13,7 @@ import torch
 
 from ..costmodel.estimate import Resources
 from ..kernels.compile_pool import Failure, compile_many
-from ..kernels.kernel import Kernel
+from ..kernels.kernel import ON_GPU, Kernel
 from ..space.cascade import Cascade
 from ..space.schedule import Problem
 from .child import Child
@@ -125,7 +125,7 @@ class Measurer:
     def _compile(self, subjects: Mapping[str, Subject]) -> dict[str, Measurement]:
         """Compile ahead what is compiled for a GPU; the worker then finds it in Triton's cache on disk."""
         found = {label: Measurement(label, "ok") for label in subjects}
-        kernels = [s for s in subjects.values() if isinstance(s, Kernel) and s.emitter == "triton"]
+        kernels = [s for s in subjects.values() if isinstance(s, Kernel) and s.emitter in ON_GPU]
         arch = self._arch()
         if arch is None or not kernels:
             return found
