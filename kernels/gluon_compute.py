@@ -11,7 +11,7 @@ from ..space.late_product import LateProduct, late_product
 from ..space.plan import Block, Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from ..space.selections import unneeded
-from ..space.specialised import GROUP_WARPS, HALVES, groups, length, products_of, sides
+from ..space.specialised import GROUP_ROWS, GROUP_WARPS, HALVES, groups, length, products_of, sides
 from .gluon_printer import GluonPrinter, Turn
 from .plan_facts import access, pair_of
 from .printer import Branch, literal, whole
@@ -167,6 +167,13 @@ class Compute(GluonPrinter):
         added = [self.name(v.args[2])] if len(v.args) > 2 else [self.full(v.axes, 0.0, v.dtype), "use_acc=False"]
         self.write(f"{self.name(v)} = warpgroup_mma({', '.join([a, b, *added])}, is_async=True)")
 
+    def rescale(self, v: Value) -> None:
+        """An accumulator times a factor for each row, most of which are 1."""
+        x, factors = v.args
+        each = self.length(v.axes[1]) * GROUP_ROWS // (GROUP_WARPS * 32)
+        self.write(f"{self.name(v)} = rescaled({self.name(x)}, {self.use(factors, v.axes)}, {each})")
+        self.helpers.add("rescaled")
+
     def release(self, v: Value) -> None:
         """Give back the buffers that nothing reads after a product."""
         for t in dict.fromkeys(self.tiles[x] for x in v.args[:2] if x in self.tiles):
@@ -281,18 +288,9 @@ class Iterations:
             printer.write(f"{printer.name(product)} = warpgroup_mma_wait(1, [{printer.name(product)}])")
             printer.release(product)
             self._print(self._in_time[at + 1 :])
-            for v in self._computed():
-                printer.write(f"{printer.name(v)} = computed({printer.name(v)})")
-                printer.helpers.add("computed")
             with printer.before(printer.turn(loop, self._low, name, before=1), self._kept):
                 self._wait_late(running)
             self._move(late=True)
-
-    def _computed(self) -> list[Value]:
-        """What stands for all that is computed beside the late product, before which the wait for it must not come."""
-        assert self._late is not None
-        own = (c.next for c in self._loop.carries if c is not self._late.carry)
-        return [v for v in dict.fromkeys(own) if v.axes and v.dtype == "fp32" and v in self._in_time]
 
     def last(self) -> None:
         """The late product of the last tile."""
@@ -307,7 +305,11 @@ class Iterations:
         """Start the late product; the names of what it works on."""
         assert self._late is not None
         printer, product = self._printer, self._late.carry.next
-        self._print([v for v in self._late.values if v is not product])
+        for v in self._late.values:
+            if v.op == "mul" and v.args[0] is self._late.carry.value and v.args[1].axes == (printer.row,):
+                printer.rescale(v)
+            elif v is not product:
+                self._print([v])
         left, _ = sides(product, printer.row)
         printer.begin(product, self._kept[left])
         return f"{printer.name(product)}, {self._kept[left]}"

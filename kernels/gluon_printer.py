@@ -19,7 +19,7 @@ from .triton_emitter import HELPERS, TritonPrinter
 RESERVED = (
     *("gluon", "gl", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait", "fence_async_shared", "float"),
     *("i", "program", "here", "launched", "backwards", "rows", "visit", "group", "compute", "load_tiles", *HELPERS),
-    "computed",
+    *("rescaled", "rescaling", "rescaling_operands"),
 )
 
 
