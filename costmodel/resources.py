@@ -47,6 +47,9 @@ ROW_COPIES = 4
 """A vector along the rows of a product's result is held by four lanes at once."""
 BARRIER_BYTES = 2048
 """Shared memory of barriers, and what a program takes beside its tiles."""
+INSTRUCTION_REGISTERS = 32
+"""What a matrix instruction takes beside its result, for which a thread must have registers before they are divided
+(ptxas says so: C7602)."""
 MOST_PROGRAMS = 3
 """Of specialised warps on a multiprocessor: more would leave each too few registers."""
 PRODUCT = "dot"
@@ -58,7 +61,8 @@ class Needs:
 
     registers: tiles live there at once. resident: tiles that stay in shared memory. streamed: tiles that one
     iteration of the largest loop loads there, and `largest` the largest of them. computed: left operands that are
-    computed. stored: tiles of results. kept: what a loop keeps for a product that runs late. rows: the fewest rows of a
+    computed. stored: tiles of outputs. result: the largest of a
+    product. kept: what a loop keeps for a product that runs late. rows: the fewest rows of a
     product (0 without one).
     """
 
@@ -68,6 +72,7 @@ class Needs:
     largest: int
     computed: int
     stored: int
+    result: int
     kept: int
     rows: int
 
@@ -116,6 +121,7 @@ def needs(plan: LoopPlan) -> Needs:
         largest=max((t for loop in _outer(plan.root) for t in _shared_tiles(plan, loop, place)), default=0),
         computed=max(computed, default=0),
         stored=sum(_stored_bytes(plan, v) for v in all_values(plan.root) if v.op == "store"),
+        result=max((tile_bytes(plan, v) for v in products), default=0),
         kept=max(_kept(plan), default=0),
         rows=min((product_rows(plan, v) for v in products), default=0),
     )
@@ -166,11 +172,12 @@ def division(need: Needs, warps: int, stages: int) -> Division:
     threads = warps * 32
     computing, all_groups = groups(warps), groups(warps) + 1
     wanted = round(REGISTER_OVERHEAD + need.registers / 4 / threads)
+    least = INSTRUCTION_REGISTERS + need.result // 4 // threads
     fitting = SHARED_BYTES // (divided_bytes(need, stages) + BARRIER_BYTES)
     for programs in range(max(min(fitting, MOST_PROGRAMS), 1), 0, -1):
         each = min(REGISTERS // (programs * all_groups * GROUP_WARPS * 32) // 8 * 8, MOST_REGISTERS)
         left = (each * all_groups - LOADER_REGISTERS) // computing // 8 * 8
-        if left >= wanted:
+        if left >= wanted and each >= least:
             break
     return Division(each, min(left, MOST_REGISTERS), LOADER_REGISTERS, wanted, programs)
 

@@ -53,7 +53,7 @@ def mentioned(bound: Bound) -> frozenset[Rank]:
         case FloorTo() | CeilTo():
             return mentioned(bound.arg)
         case Number():
-            return frozenset()
+            return frozenset() if isinstance(bound.assumed, int) else mentioned(bound.assumed)
 
 
 def bound_values(bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, Ints]) -> Ints:
@@ -81,8 +81,9 @@ def bound_values(bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, I
             return np.maximum(bound_values(bound.arg, first, last), 0) // bound.step * bound.step
         case CeilTo():
             return -(-np.maximum(bound_values(bound.arg, first, last), 0) // bound.step) * bound.step
-        case Number():  # data, of which nothing is known: the longest run that there can be
-            return np.asarray(bound.assumed, np.int64)
+        case Number():  # data, of which nothing is known
+            known = bound.assumed
+            return np.asarray(known, np.int64) if isinstance(known, int) else bound_values(known, first, last)
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,10 @@ def kernel_of(data: dict[str, Any]) -> Kernel:
 
 
 def main() -> None:
-    """The child: a kernel a line on stdin, a result a line on what was stdout (compilers may print there)."""
+    """The child: a kernel a line on stdin, a result a line on what was stdout. There a compiler prints whole programs
+    when it fails: nobody reads that, its error says why."""
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin:
         data, architecture = json.loads(line)
         try:

@@ -6,7 +6,8 @@ done. The others compute, each on 64 rows of the program's tile (the rows of one
 wait for nothing but tiles. A loop's last product runs one iteration late (`space.late_product`): while the matrix unit
 works on it, a group computes what stands between the products.
 
-Few programs are launched, as many as run at once, and each does the work of several: its loader runs ahead.
+Few programs are launched, as many as run at once, and each does the work of several: its loader runs ahead. Only where
+data says how long each is are all of them launched.
 
 A tile of rows and columns has the layout of a matrix instruction's result, a vector of rows or of columns a slice of
 it; all else is printed as for Triton, whose names Gluon shares.
@@ -20,12 +21,13 @@ from collections.abc import Iterator, Sequence
 from ..costmodel.resources import Division, division, needs
 from ..space.plan import LoopPlan
 from ..space.schedule import Schedule
+from ..space.selections import numbers
 from ..space.specialised import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
 from .gluon_compute import Compute
-from .gluon_printer import RESERVED, Loader
+from .gluon_printer import RESERVED, Loader, ends_of
 from .kernel import Descriptor, Kernel
 from .plan_facts import summary
-from .shared_tiles import shared_tiles
+from .shared_tiles import loops_of, shared_tiles
 from .source_lines import INDENT, Names
 from .triton_emitter import DTYPES, HELPERS
 
@@ -79,8 +81,14 @@ def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
         stages=schedule.stages,
         descriptors=module.descriptors(),
         registers=module.division.each,
-        resident=module.division.programs,
+        resident=None if _varies(plan) else module.division.programs,
     )
+
+
+def _varies(plan: LoopPlan) -> bool:
+    """Whether programs differ in length as data says: then each is launched, so that the next one goes where there is
+    room first, and none is given its work beforehand."""
+    return any(True for loop in loops_of(plan) for end in ends_of(loop) for _ in numbers(end))
 
 
 class _Module:

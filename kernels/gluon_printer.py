@@ -119,7 +119,7 @@ class Loader(GluonPrinter):
 
     def _needed(self) -> set[Value]:
         """Numbers that bound loops."""
-        every = (b for loop in loops_of(self.plan) for b in _ends(loop))
+        every = (b for loop in loops_of(self.plan) for b in ends_of(loop))
         return {v for b in every for v in numbers(b)}
 
     def _load_once(self, t: SharedTiles) -> None:
@@ -152,6 +152,7 @@ class Loader(GluonPrinter):
         self.pass_on(loop, low, high)
 
 
-def _ends(loop: Loop) -> list[Bound]:
+def ends_of(loop: Loop) -> list[Bound]:
+    """Where a loop starts and ends."""
     segment = whole(loop)
     return [segment.lo, segment.hi]

@@ -311,7 +311,7 @@ class Workers:
     def is_legal(self, space: Space, point: Point) -> bool:
         """Each group that computes has the rows of one matrix instruction; what products read comes by descriptor,
         whatever else is loaded, through two buffers at least; loop bounds are known to all groups; the last product of
-        a loop runs late anyway."""
+        a loop runs late anyway, and work of all lengths is handed out evenly in any order."""
         if point["workers"] == WORKERS[0]:
             return True
         rows = math.prod(space.length(r, point) for r in space.uses.of("row"))
@@ -319,7 +319,8 @@ class Workers:
         known = point["bounds"] != BOUNDS[0] or not space.looks
         described = "descriptor" in Loads().choices(space)[0].values
         usual = point["late"] == LATE[0] and point["loads"] == ("descriptor" if described else "pointer")
-        return own and known and usual and not point.get("packed") and int(point["stages"]) > 1
+        in_order = point["order"] == Order().choices(space)[0].default
+        return own and known and usual and in_order and not point.get("packed") and int(point["stages"]) > 1
 
 
 def _is_index(space: Space, rank: Rank) -> bool:

@@ -111,7 +111,7 @@ class Number:
     most: what it can be."""
 
     value: Value
-    assumed: int
+    assumed: int | Bound
     least: int = -(2**31)
     most: int = 2**31 - 1
 

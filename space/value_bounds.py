@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from .expr import Access, Const, Expr, Map, Rank, topological
+from .expr import Access, Const, Expr, Map, Rank, indexing_ranks, topological
 from .intervals import Range, ceil_to, floor_to, plus
-from .plan import Lit, Number, Value
+from .plan import Bound, First, Least, Lit, Number, Value
 from .pointwise import POINTWISE
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LONGEST = 2**13
 """Elements of a rank that a program looks at as one tile before a loop over it: 64 a thread of four warps."""
+STRETCHES = 4
+"""Different numbers in a sequence, where costs must assume some."""
 INTEGERS = ("int32", "int64", "int8")
 
 Computed: TypeAlias = list[tuple[Range, Value | None]]
@@ -72,7 +74,7 @@ def value_bounds(
     for c, (row, still) in sides.items():
         value = next((s.values[c] for s in body.chain() if c in s.values), None) if c in asked else None
         look = _Look(builder, rank, around)
-        made.append((look.range(row, builder.value(still, around), clear=value is not None), value))
+        made.append((look.range(row, still, builder.value(still, around), clear=value is not None), value))
     return made
 
 
@@ -111,11 +113,13 @@ class _Look:
     rank: Rank
     around: Scope
 
-    def range(self, row: Access, still: Value, clear: bool) -> Range:
-        """Where the row lies within the range of a tile. clear: whether it is found too where it equals all of the
-        tile: between the first and the last that do if all do; where not, nobody may rely on that.
+    def range(self, row: Access, rows: Expr, still: Value, clear: bool) -> Range:
+        """Where the row lies within the range of a tile, of which `still` holds `rows`. clear: whether it is found too
+        where it equals all of the tile: between the first and the last that do if all do; where not, nobody may rely on
+        that.
 
-        Costs assume numbers that are equal everywhere: the longest loop, with nothing to evaluate in it.
+        Costs assume `STRETCHES` numbers, as many times each, where a sequence is compared with itself; else numbers
+        that are equal everywhere, the longest loop.
         """
         rank, size = self.rank, self.builder.layout.sizes[self.rank]
         tile = self.builder.layout.roles[rank].tile or 1
@@ -126,12 +130,24 @@ class _Look:
         before = self.emit(f"{rank}_agree", "select", agrees, index, self.integer(-1))
         first = self.reduced(f"{rank}_agree_first", "min", after)
         last = self.reduced(f"{rank}_agree_last", "max", before)
-        start, end = Number(first, 0, 0, size), plus(Number(last, size - 1, -1, size - 1), 1)
+        low, high = self.stretch(rows)
+        start, end = Number(first, low, 0, size), plus(Number(last, plus(high, -1), -1, size - 1), 1)
         if not clear:
             return Range(floor_to(start, tile), end, Lit(size), Lit(0))
         is_one = () if least is greatest else (self.emit(f"{still.name}_is_one", "eq", least, greatest),)
         stop = self.unbroken(agrees, index, first, last, is_one)
-        return Range(floor_to(start, tile), end, ceil_to(start, tile), floor_to(Number(stop, size, 0, size), tile))
+        return Range(floor_to(start, tile), end, ceil_to(start, tile), floor_to(Number(stop, high, 0, size), tile))
+
+    def stretch(self, rows: Expr) -> tuple[Bound, Bound]:
+        """The first index of what is assumed to agree with a tile, and the one after its last."""
+        layout, size = self.builder.layout, self.builder.layout.sizes[self.rank]
+        ranks = indexing_ranks(rows) if isinstance(rows, Access) else ()
+        along = [r for r in ranks if r != self.rank and layout.sizes[r] == size and layout.roles[r].outer == "grid"]
+        if not along:
+            return Lit(0), Lit(size)
+        length = -(-size // STRETCHES)
+        start = floor_to(First(along[-1]), length)
+        return start, Least((plus(start, length), Lit(size)))
 
     def agreement(self, row: Access, least: Value, greatest: Value) -> tuple[Value, Value]:
         """The rank's indices, and where the row lies within a range; never beyond its end."""

@@ -179,8 +179,8 @@ def test_nothing_spills(rows: int, columns: int, warps: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("filters", ["segments", "branch"])
 def test_tiles_of_one_document_are_priced_without_its_numbers(filters: str) -> None:
-    """One document is assumed: of 4 tiles of keys a tile of 64 queries sees 2.5, all but the last one clear."""
-    packed = Packed("causal", (256, 256), (64, 64), "one", "one", True, filters, 0)
+    """Four documents are assumed: of the 4 tiles of keys in each a tile of queries sees 2.5, all but the last clear."""
+    packed = Packed("causal", (1024, 1024), (64, 64), "one", "one", True, filters, 0)
     every, clear, last = work(case_of(packed, "triton", "bf16").plan, Schedule("triton", ())).phases[1:]
     assert (every.executions, clear.executions, last.executions) == (0.0, 1.5, 1.0)
     assert (clear.loads, last.loads) == (2, 3)  # keys and values, and the keys' documents

@@ -15,6 +15,7 @@ from kernel_forms import Case, attention_case, derived, errors, inputs
 from eintune.costmodel.machine import load_machine
 from eintune.costmodel.resources import programs_per_sm, resources, unsupported
 from eintune.costmodel.time import estimate
+from eintune.kernels.compile_pool import Failure, compile_many
 from eintune.kernels.eager import DTYPES
 from eintune.kernels.kernel import Kernel
 from eintune.kernels.launch import LaunchError, interpreted, load
@@ -177,6 +178,30 @@ def test_the_model_prefers_them_where_they_were_measured_faster() -> None:
     divided = specialised(**shape, columns=128)
     first, second = (estimate(c.plan, c.schedule, machine).seconds for c in (divided, alike))
     assert 0.7 < first / second < 0.95
+
+
+def test_programs_whose_length_data_says_are_all_launched() -> None:
+    assert modified(ALONE["causal"]).kernel.resident is not None
+    packed = modified(ALONE["documents, causal"]).kernel
+    assert [step.emitter for step in packed.steps] == ["triton", "gluon"] and packed.steps[1].resident is None
+
+
+@COMPILES
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("columns", [16, 64, 128])
+def test_there_are_registers_for_every_instruction(head_dim: int, columns: int, tmp_path: Path) -> None:
+    """A small tile leaves room for three programs of few registers each, which a wide product may not start with."""
+    case = specialised(rows=64, warps=4, columns=columns, head_dim=head_dim, seq=2048, kv_seq=2048)
+    made = compile_kernel(case.kernel, "sm_90", cache_dir=tmp_path).resources
+    assert made.registers_per_thread <= (case.kernel.registers or 0)
+
+
+@COMPILES
+def test_a_compiler_that_fails_says_so_once(capfd: pytest.CaptureFixture[str]) -> None:
+    kernel = specialised(rows=64, warps=4, head_dim=128).kernel
+    (made,) = compile_many([replace(kernel, registers=40)], "sm_90")
+    assert isinstance(made, Failure) and "registers" in made.message
+    assert "ptxas" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
