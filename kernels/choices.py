@@ -99,8 +99,8 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
 def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
     for entry in cache.neighbours(key)[:NEIGHBOURS]:
         record = entry.record
-        if entry.key.machine != key.machine:  # this one may have no hardware for descriptors
-            record = replace(record, schedule=replace(record.schedule, loads="pointer"))
+        if entry.key.machine != key.machine:  # this one may have no hardware for descriptors or specialised warps
+            record = replace(record, schedule=plain_schedule(record.schedule))
         kernels = _from_record(record, problem, emitter, entry.path.name, exact=False)
         if kernels is not None:
             kernel, plain = kernels
@@ -123,10 +123,17 @@ def _from_record(
         kernel = make_kernel(record.cascade, problem, schedule)
         if not kernel.described:
             return kernel, None
-        return kernel, make_kernel(record.cascade, problem, replace(schedule, loads="pointer"))
+        return kernel, make_kernel(record.cascade, problem, plain_schedule(schedule))
     except (ValueError, KeyError, RecursionError) as error:
         say_once(f"eintune: the record {name} is not used: {error}", logging.WARNING if exact else logging.INFO)
         return None
+
+
+def plain_schedule(schedule: Schedule) -> Schedule:
+    """The schedule for tensors and machines of any kind: without descriptors, and without what takes them."""
+    if schedule.workers == "specialised":  # whose tiles fit in two buffers at least
+        schedule = replace(schedule, workers="alike", stages=2)
+    return replace(schedule, loads="pointer", late="nothing")
 
 
 def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Schedule:
@@ -137,15 +144,18 @@ def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Sc
     from ..space.schedule_space import schedules
 
     options = schedules(cascade, problem, wanted.emitter)
+    if wanted == plain_schedule(wanted):
+        options = [s for s in options if s == plain_schedule(s)]
     if not options:
         raise ValueError(f"no schedule of the cascade is legal at the sizes {problem.sizes}")
     return min(options, key=lambda option: unlikeness(wanted, option))
 
 
 def unlikeness(a: Schedule, b: Schedule) -> float:
-    """Doublings between the tile sizes, warps and stages of two schedules; any other difference counts four."""
+    """Doublings between the tile sizes, warps and stages of two schedules; each other difference counts four."""
     total = abs(math.log2(a.warps / b.warps)) + abs(math.log2(a.stages / b.stages))
-    total += 4.0 * ((a.filters, a.order, a.precision, a.loads) != (b.filters, b.order, b.precision, b.loads))
+    for field in ("filters", "order", "precision", "loads", "functions", "late", "bounds", "workers"):
+        total += 4.0 * (getattr(a, field) != getattr(b, field))
     roles = dict(a.roles)
     for rank, role in b.roles:
         other = roles.get(rank)

@@ -49,8 +49,12 @@ def _entries() -> Iterator[str]:
 def _joined(program: Program, kernels: Sequence[Kernel]) -> Kernel:
     """Several kernels as one: their functions in one module, and what is passed between them."""
     first, *rest = [k.source for k in kernels]
-    later = ["\n".join(x for x in text.splitlines() if not x.startswith("import ")) for text in rest]
-    source = "\n\n".join([first, *later]) + "\n"
+    source = first
+    for text in rest:
+        there = source.splitlines()
+        own = (x for x in text.splitlines() if not (x.startswith("import ") and x in there))
+        source += "\n\n" + "\n".join(own)
+    source += "\n"
     known = {a.name: a for k in kernels for a in k.arguments}
     names = [*program.inputs, *program.outputs]
     return replace(

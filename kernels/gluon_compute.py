@@ -64,6 +64,8 @@ class Compute(GluonPrinter):
         return f"gl.convert_layout({self.name(v)}, {layout})"
 
     def _layout(self, name: str, text: str) -> str:
+        """A name for a layout, of this kernel among those of its module."""
+        name += self.entry.removeprefix("kernel").upper()
         self.layouts.setdefault(name, text)
         return name
 
@@ -127,11 +129,11 @@ class Compute(GluonPrinter):
         shape = [self.length(q) for q in value.axes]
         text = self.name(value) + ("" if value.dtype == dtype else f".to({DTYPES[dtype]})")
         self.write("tma.store_wait(0)")
-        self.write("gl.thread_barrier()")
+        self.write("group_barrier()")
         self.write(f"{buffers}.index(group).reshape({shape}).store({text})")
         self.write("fence_async_shared()")
         at = f"{descriptor}, [{self.coordinates(ranks)}], {buffers}.index(group)"
-        return f"tma.async_copy_shared_to_global({at})"
+        return f"store_block({at})"
 
     def _staging(self, output: str, block: tuple[int, ...]) -> tuple[str, str]:
         """The descriptor of an output, and the buffers in which it is put together."""

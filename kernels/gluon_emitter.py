@@ -32,6 +32,12 @@ from .source_lines import INDENT, Names
 from .triton_emitter import DTYPES, HELPERS
 
 LOADER_WARPS = 1
+RENAMED = (
+    'load_block = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared',
+    'store_block = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global',
+    'group_barrier = getattr(gl, "barrier", None) or gl.thread_barrier',
+)
+"""What has one name in Triton 3.9 and had another in 3.6."""
 
 GLUON_HELPERS = {
     "rescaled": '''\
@@ -99,6 +105,7 @@ class _Module:
             raise ValueError(why)
         row = row_of(plan)
         self.plan, self.schedule, self.entry = plan, schedule, entry
+        self._load, self._compute = f"{entry}_load", f"{entry}_compute"
         self.groups = groups(schedule.warps)
         if plan.length(row) != self.groups * GROUP_ROWS:
             raise ValueError(
@@ -112,7 +119,7 @@ class _Module:
 
     def source(self) -> str:
         self.compute.block(self.plan.root)
-        works = {"load_tiles": self.loader.lines(), "compute": self.compute.finish()}
+        works = {self._load: self.loader.lines(), self._compute: self.compute.finish()}
         strides = self.compute.parameters()
         described = [name for *_, name in self._described()]
         every = [*self.compute.tensor.values(), *(s for line in strides for s in line), *described, *self._buffers()]
@@ -124,18 +131,19 @@ class _Module:
             (HELPERS | GLUON_HELPERS)[h].replace("@triton.jit", "@gluon.jit") for h in sorted(self.compute.helpers)
         ]
         lines = [
-            *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule)),
+            *(f"# {line}".rstrip() for line in summary(self.plan, "gluon")),
             "from triton.experimental import gluon",
             "from triton.experimental.gluon import language as gl",
             "from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma",
             "from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait",
             "",
+            *RENAMED,
             *made,
             "",
             *(f"\n{h}" for h in helpers),
         ]
         for name, body in works.items():
-            first = ["group: gl.constexpr"] if name == "compute" else []
+            first = ["group: gl.constexpr"] if name == self._compute else []
             lines += ["", "@gluon.jit", f"def {name}({', '.join([*first, *given[name]])}):", *body, ""]
         lines += ["", "@gluon.jit", f"def {self.entry}(", *(f"    {', '.join(line)}," for line in signature), "):"]
         lines += [INDENT + line for line in self._start(given)]
@@ -165,8 +173,8 @@ class _Module:
         arguments = {name: [s.split(":")[0] for s in line] for name, line in given.items()}
         yield "gl.warp_specialize(["
         for group in range(self.groups):
-            yield f"    (compute, ({', '.join([str(group), *arguments['compute']])})),"
-        yield f"    (load_tiles, ({', '.join(arguments['load_tiles'])},)),"
+            yield f"    ({self._compute}, ({', '.join([str(group), *arguments[self._compute]])})),"
+        yield f"    ({self._load}, ({', '.join(arguments[self._load])},)),"
         warps = [GROUP_WARPS] * (self.groups - 1) + [LOADER_WARPS]
         registers = [self.division.computing] * (self.groups - 1) + [self.division.loading]
         yield f"], {warps}, {registers})"

@@ -17,10 +17,11 @@ from .source_lines import INDENT, Scope
 from .triton_emitter import HELPERS, TritonPrinter
 
 RESERVED = (
-    *("gluon", "gl", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait", "fence_async_shared", "float"),
-    *("i", "program", "here", "launched", "backwards", "rows", "visit", "group", "compute", "load_tiles", *HELPERS),
-    *("rescaled", "rescaling", "rescaling_operands"),
+    *("gluon", "gl", "mbarrier", "tma", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait", "float", "i"),
+    *("load_block", "store_block", "group_barrier", "rescaled", "rescaling", "rescaling_operands", *HELPERS),
+    *("program", "here", "launched", "backwards", "rows", "visit", "group"),
 )
+"""Names that the generated module uses itself."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class GluonPrinter(TritonPrinter):
     """What both kinds of groups share: the names, the loop over the program's work, the places in a ring."""
 
     def __init__(self, plan: LoopPlan, schedule: Schedule, row: Rank, tiles: Sequence[SharedTiles], entry: str) -> None:
-        self.reserved = (*RESERVED, *(name for t in tiles for name in (*t.names, t.descriptor)))
+        own = f"{entry}_load", f"{entry}_compute"
+        self.reserved = (*RESERVED, *own, *(name for t in tiles for name in (*t.names, t.descriptor)))
         super().__init__(plan, schedule, entry)
         self.scopes = [Scope(None, 2)]
         self.row = row
@@ -134,7 +136,7 @@ class Loader(GluonPrinter):
     def _copy(self, t: SharedTiles, place: str) -> None:
         self.write(f"mbarrier.expect({t.full}.index({place}), {t.nbytes})")
         at = f"{t.descriptor}, [{self.coordinates(t.index)}], {t.full}.index({place}), {t.tiles}.index({place})"
-        self.write(f"tma.async_copy_global_to_shared({at})")
+        self.write(f"load_block({at})")
 
     def loop(self, loop: Loop) -> None:
         ring = [t for t in self.tiles.values() if t.load in loop.body.items]

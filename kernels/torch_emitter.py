@@ -90,7 +90,7 @@ class TorchPrinter(Printer):
         self.block(self.plan.root)
         return "\n".join(
             [
-                *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule)),
+                *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule.emitter)),
                 "import torch",
                 "\n",
                 "@torch.inference_mode()",

@@ -150,7 +150,7 @@ class TritonPrinter(Printer):
         helpers = [f"{HELPERS[h]}\n" for h in sorted(self.helpers)]
         return "\n".join(
             [
-                *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule)),
+                *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule.emitter)),
                 "import triton",
                 "import triton.language as tl",
                 "\n",

@@ -102,6 +102,8 @@ def _fault_of(plan: LoopPlan, v: Value, row: Rank, loads: set[Value]) -> str | N
         if tile_of(plan, v, row) is None:
             wanted = f"whole tiles of {' or '.join(HALVES)}"
             return f"divided work: specialised warps multiply {wanted}, but got {v.name} at {v.attr}"
+        if row in v.axes and v not in plan.root.items:
+            return f"divided work: specialised warps stream what all groups read, but {v.name} has rows of each"
         return None
     if any(a in loads for a in v.args) and v.op != "dot":
         return f"divided work: specialised warps load tiles for products only, but {v.name} ({v.op}) reads one"

@@ -7,7 +7,9 @@ barrier that is never passed as a failure. Layouts are not looked at: the compil
 
 from __future__ import annotations
 
+import ast
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -37,22 +39,33 @@ def run(kernel: Kernel, tensors: Sequence[Tensor], programs: int) -> None:
     for program in range(min(programs, kernel.grid[0])):
         here = _Program(program, min(programs, kernel.grid[0]))
         space = _namespace(here)
-        own = kernel.source[kernel.source.index("from triton.experimental") :]
-        lines = [x for x in own.splitlines() if not x.startswith("from triton")]
-        exec(compile("\n".join(lines), "<gluon kernel>", "exec"), space)
+        exec(compile(_without_triton(kernel.source), "<gluon kernel>", "exec"), space)
         strides = [s for t in tensors for s in t.stride()]
         described = [_Descriptor(tensors[d.argument], d.block) for d in kernel.descriptors]
         space[kernel.entry](*(_Pointer.to(t) for t in tensors), *strides, *described)
 
 
+def _without_triton(source: str) -> str:
+    """Without its imports, and without other kernels of a program, which are Triton's."""
+    tree = ast.parse(source)
+    own = [x for x in tree.body if not isinstance(x, ast.Import | ast.ImportFrom) and "@triton.jit" not in _written(x)]
+    return "\n\n".join(ast.unparse(x) for x in own)
+
+
+def _written(x: ast.stmt) -> str:
+    return "".join(f"@{ast.unparse(d)}\n" for d in x.decorator_list) if isinstance(x, ast.FunctionDef) else ""
+
+
 @dataclass
 class _Program:
-    """One program: its number, how many there are, and the products that each of its groups has not waited for."""
+    """One program: its number, how many there are, the products that each of its groups has not waited for, and what
+    went wrong in them, the first first."""
 
     number: int
     launched: int
     running: threading.local = field(default_factory=threading.local)
     copies: int = 0
+    failures: list[BaseException] = field(default_factory=list)
 
     def next_copy(self) -> float:
         """Seconds until a copy that starts now arrives: in no order."""
@@ -69,7 +82,8 @@ class _Program:
 class _Barrier:
     """An mbarrier: a phase ends when all have arrived and all expected bytes are there."""
 
-    def __init__(self) -> None:
+    def __init__(self, failures: list[BaseException]) -> None:
+        self._failures = failures
         self._changed = threading.Condition()
         self._count = self._left = self._bytes = self._phases = 0
 
@@ -94,9 +108,12 @@ class _Barrier:
             self._changed.notify_all()
 
     def wait(self, parity: int) -> None:
+        """Until the phase of this parity has ended. Raises Stuck where nobody ends it, or another group has failed."""
+        end = time.monotonic() + PATIENCE
         with self._changed:
-            if not self._changed.wait_for(lambda: self._phases & 1 != parity, PATIENCE):
-                raise Stuck(f"nobody ended a phase of parity {parity}")
+            while not self._changed.wait_for(lambda: self._phases & 1 != parity, 0.1):
+                if self._failures or time.monotonic() > end:
+                    raise Stuck(f"nobody ended a phase of parity {parity}")
 
 
 @dataclass
@@ -199,25 +216,23 @@ def _namespace(program: _Program) -> dict[str, Any]:
         return done[0] if len(done) == 1 else tuple(done)
 
     def specialise(works: Sequence[Work], warps: object, registers: object) -> None:
-        failures: list[BaseException] = []
-
         def work(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
             try:
                 function(*arguments)
             except BaseException as error:
-                failures.append(error)
+                program.failures.append(error)
 
         threads = [threading.Thread(target=work, args=w, daemon=True) for w in works]
         for t in threads:
             t.start()
         for t in threads:
             t.join(2 * PATIENCE)
-        if failures:
-            raise failures[0]
+        if program.failures:
+            raise program.failures[0]
 
     def allocate(dtype: Any, shape: Sequence[int], layout: object) -> Any:
         if layout == "barrier":
-            return _Barriers([_Barrier() for _ in range(shape[0])])
+            return _Barriers([_Barrier(program.failures) for _ in range(shape[0])])
         return _Shared(torch.full(list(shape), float("nan"), dtype=dtype))
 
     def copy_in(d: _Descriptor, first: Sequence[int], barrier: _Barrier, into: _Shared) -> None:

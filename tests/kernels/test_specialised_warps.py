@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from attention_variants import ALONE
+from attention_variants import ALONE, combinations
 from gluon_interpreter import run
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from kernel_forms import Case, attention_case, derived, errors, inputs
 
 from eintune.costmodel.machine import load_machine
 from eintune.costmodel.resources import programs_per_sm, resources, unsupported
 from eintune.costmodel.time import estimate
+from eintune.kernels.choices import nearest_schedule, plain_schedule
 from eintune.kernels.compile_pool import Failure, compile_many
 from eintune.kernels.eager import DTYPES
+from eintune.kernels.gluon_emitter import emit
 from eintune.kernels.kernel import Kernel
 from eintune.kernels.launch import LaunchError, interpreted, load
 from eintune.kernels.offline import compile_kernel
 from eintune.space.attention import Attention, posed
+from eintune.space.modifiers import Documents
 from eintune.space.schedule_space import schedules
+from eintune.space.specialised import fault, products_of
 
 COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
@@ -85,7 +92,8 @@ def test_the_numbers(name: str, launched: int) -> None:
 
 
 @pytest.mark.parametrize("line", ["mbarrier.wait(k_full", "mbarrier.wait(v_full", "mbarrier.wait(q_full"])
-def test_the_interpreter_sees_a_tile_that_nobody_waited_for(line: str) -> None:
+def test_the_interpreter_sees_a_tile_that_nobody_waited_for(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gluon_interpreter.DELAY", 0.05)  # longer than a busy machine takes for anything else
     case = specialised(seq=128, kv_seq=512)
     kernel, tensors = case.kernel, inputs(case)
     kept = [x for x in kernel.source.splitlines() if not x.strip().startswith(line)]
@@ -106,16 +114,39 @@ def perform(kernel: Kernel, tensors: list[torch.Tensor], execute: Any) -> None:
         if step.emitter == "gluon":
             run(step, given, 3)
         else:
-            execute(replace(step, source=step.source.split("from triton.experimental")[0]), given)
+            execute(step, given)
+
+
+SIZES = {"b": 2, "h": 2, "g": 2, "p": 150, "m": 150, "e": 64, "f": 32}
+
+
+def divided(variant: Attention, sizes: dict[str, int], which: int = 0) -> list[Case]:
+    """A variant in one of its forms, by the schedules that its space has for these warps."""
+    problem = posed(variant, sizes, "bf16", {"scale": 0.3})
+    forms = derived(problem.cascade)
+    cascade = forms[which % len(forms)]
+    legal = (s for s in schedules(cascade, problem, "triton") if s.workers == "specialised")
+    cases = (Case(cascade, problem, s) for s in legal)
+    return [c for c in cases if not any(fault(k) for k in c.program.kernels if products_of(k))]
 
 
 def modified(variant: Attention) -> Case:
-    """A variant in one pass, by one of the schedules that its space has for these warps."""
-    sizes = {"b": 2, "h": 2, "g": 2, "p": 150, "m": 150, "e": 64, "f": 32}
-    problem = posed(variant, sizes, "bf16", {"scale": 0.3})
-    cascade = derived(problem.cascade)[0]
-    legal = [s for s in schedules(cascade, problem, "triton") if s.workers == "specialised" and s.filters != "every"]
-    return Case(cascade, problem, min(legal, key=lambda s: (s.role("m").tile, s.warps)))
+    """A variant in one pass, by the smallest tiles."""
+    legal = [c for c in divided(variant, SIZES) if c.schedule.filters != "every"]
+    return min(legal, key=lambda c: (c.schedule.role("m").tile, c.schedule.warps))
+
+
+@pytest.mark.interpreter
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(combinations(), st.integers(1, 200), st.integers(1, 200), st.integers(0, 9), st.integers(0, 999))
+def test_any_modifiers(execute, variant: Attention, p: int, m: int, which: int, number: int) -> None:
+    alike = any(isinstance(x, Documents) for x in variant.modifiers)
+    cases = divided(variant, SIZES | {"p": p, "m": p if alike else m}, which)
+    assume(cases)
+    case = cases[number % len(cases)]
+    kernel, tensors = case.kernel, inputs(case)
+    perform(kernel, tensors, execute)
+    assert not errors(case, kernel, tensors, times=2.0)
 
 
 @pytest.mark.interpreter
@@ -178,6 +209,34 @@ def test_the_model_prefers_them_where_they_were_measured_faster() -> None:
     divided = specialised(**shape, columns=128)
     first, second = (estimate(c.plan, c.schedule, machine).seconds for c in (divided, alike))
     assert 0.7 < first / second < 0.95
+
+
+def test_what_serves_tensors_and_machines_of_another_kind() -> None:
+    """A winner of specialised warps has a plain form, which a neighbour's machine without them gets at once."""
+    case = specialised(head_dim=128, columns=128, stages=3, seq=2048, kv_seq=2048)
+    plain = plain_schedule(case.schedule)
+    kernel = replace(case, schedule=plain).kernel
+    assert kernel.emitter == "triton" and not kernel.described and kernel.stages == 2
+    same = nearest_schedule(plain, case.cascade, case.problem)
+    assert same.role("p") == plain.role("p") and same.role("m") == plain.role("m") and same == plain_schedule(same)
+    smaller = specialised(head_dim=128, seq=40, kv_seq=3000)
+    near = nearest_schedule(plain, smaller.cascade, smaller.problem)
+    assert near.workers == "alike" and near.loads == "pointer"
+    assert nearest_schedule(case.schedule, smaller.cascade, smaller.problem).workers == "specialised"
+
+
+def test_two_kernels_of_one_module_keep_apart() -> None:
+    case = specialised(seq=64, kv_seq=256, rows=64, warps=4)
+    first, second = (emit(case.plan, case.schedule, entry) for entry in ("kernel", "kernel_2"))
+    names = [set(re.findall(r"^(?:def )?(\w+)(?: =|\()", k.source, re.MULTILINE)) for k in (first, second)]
+    assert names[0] & names[1] == {
+        "load_block",
+        "store_block",
+        "group_barrier",
+        "rescaled",
+        "rescaling",
+        "rescaling_operands",
+    }
 
 
 def test_programs_whose_length_data_says_are_all_launched() -> None:

@@ -1,4 +1,4 @@
-"""What the Triton emitter prints: golden sources, independence of names, pointwise operators, addresses, refusals."""
+"""What the Triton emitter prints, as Triton and as Gluon: golden sources, names, operators, addresses, refusals."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ FORMS = {
     "attention_1pass": {"passes": 1},
     "attention_1pass_causal": {"passes": 1, "causal": "top_left", "order": "reverse"},
     "attention_1pass_descriptors": {"passes": 1, "seq": 777, "kv_seq": 1000, "loads": "descriptor"},
+    "attention_1pass_specialised": {
+        "passes": 1,
+        "causal": "top_left",
+        "columns": 128,
+        "warps": 8,
+        "filters": "branch",
+        "loads": "descriptor",
+        "workers": "specialised",
+    },
     "attention_1pass_odd": {"passes": 1, "seq": 777, "kv_seq": 1000, "head_dim": 40},
 }
 LARGE = {"rows": 128, "columns": 64, "heads": 32, "seq": 2048, "head_dim": 128, "dtype": "bf16"}

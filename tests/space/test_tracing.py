@@ -128,7 +128,6 @@ def _comparisons() -> st.SearchStrategy[tuple[str, Callable[..., Any]]]:
 def test_conditions_are_what_python_says(made: tuple[str, Callable[..., Any]], grouped: bool) -> None:
     text, function = made
     site = Site(("h", "g")) if grouped else Site()
-    condition, _ = trace_mask(function, site)
     sizes = {"b": 1, "h": 2, "g": 3, "p": 4, "m": 5}
     ranks = ("h", "g", "p", "m") if grouped else ("h", "p", "m")
     heads = 6 if grouped else 2
@@ -136,7 +135,13 @@ def test_conditions_are_what_python_says(made: tuple[str, Callable[..., Any]], g
     wanted = np.broadcast_to(function(0, h, p, m), (heads, 4, 5)).reshape([sizes[r] for r in ranks])
     full = tensor("X", sorted(ranks))
     data = {"X": np.zeros([sizes[r] for r in sorted(ranks)])}
-    for kept in (condition.keep(full + 1.0, 0.0), full + condition.boolean()):
+    try:
+        condition, _ = trace_mask(function, site)
+        forms = condition.keep(full + 1.0, 0.0), full + condition.boolean()
+    except ValueError as error:  # one that is not worth a kernel
+        assert "a condition has at most" in str(error)
+        return
+    for kept in forms:
         ((array, order),) = evaluate([kept], data, sizes)
         np.testing.assert_array_equal(array.transpose([order.index(r) for r in ranks]) != 0, wanted, err_msg=text)
 
