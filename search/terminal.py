@@ -55,14 +55,13 @@ def _space(result: TuneResult) -> str:
 
 
 def _trials(result: TuneResult, top: int, peer: tuple[str, float] | None) -> str:
-    """The fastest trials, and the fastest of every other cascade."""
-    finals = {result.winner.point.key: result.final.seconds}
+    """The fastest trials, and the fastest of every other cascade; finalists first, as they were timed together."""
 
     def seconds(trial: Trial[Candidate]) -> float:
-        return finals.get(trial.point.key, trial.measurement.seconds)
+        return result.finals.get(trial.point.key, trial.measurement).seconds
 
     right = sorted((t for t in result.outcome.trials if t.ok), key=seconds)
-    right.sort(key=lambda t: t is not result.winner)
+    right.sort(key=lambda t: t.point.key not in result.finals)
     shown = right[:top]
     groups = {t.point.group for t in shown}
     for trial in right[top:]:

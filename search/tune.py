@@ -67,15 +67,21 @@ class Planned:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a run of the tuner came to. record_path: where the winner is stored; run: everything, as plain data."""
+    """What a run of the tuner came to. finals: what the finalists took when they were timed again with the peers, by
+    key. record_path: where the winner is stored; run: everything, as plain data."""
 
     planned: Planned
     outcome: Outcome[Candidate]
     winner: Trial[Candidate]
-    final: Measurement
+    finals: Mapping[str, Measurement]
     peers: Mapping[str, Measurement]
     record_path: Path
     run: Run
+
+    @property
+    def final(self) -> Measurement:
+        """What the winner took then."""
+        return self.finals[self.winner.point.key]
 
 
 def plan_candidates(
@@ -156,7 +162,8 @@ def tune(
     with said.stage("prepare"), Measurer(problem, device, progress=steps.heard) as measurer:
         measure = partial(steps.measure, measurer)
         outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
-        winner, final, others = _finals(outcome, measurer, peers, said)
+        winner, finals, others = _finals(outcome, measurer, peers, said)
+    final = finals[winner.point.key]
     run_record = _record(winner, final, others, planned, outcome)
     with said.stage("store"):
         path = Cache(cache).store(key, run_record)
@@ -181,7 +188,7 @@ def tune(
         stopped=outcome.stopped,
         calibration=model.calibration.to_json(),
     )
-    return TuneResult(planned, outcome, winner, final, others, path, run)
+    return TuneResult(planned, outcome, winner, finals, others, path, run)
 
 
 # ---- search
@@ -227,8 +234,9 @@ def _search(
 
 def _finals(
     outcome: Outcome[Candidate], measurer: Measurer, peers: Sequence[Peer], said: Progress
-) -> tuple[Trial[Candidate], Measurement, dict[str, Measurement]]:
-    """The fastest few and the peers, timed again in one run: what is stored and compared."""
+) -> tuple[Trial[Candidate], dict[str, Measurement], dict[str, Measurement]]:
+    """The fastest few and the peers, timed again in one run: what is stored and compared. The winner, what each of the
+    few took, by key, and the peers by name."""
     right = sorted((t for t in outcome.trials if t.ok), key=lambda t: t.measurement.seconds)
     limit = right[0].measurement.seconds * CONTENDER
     finalists = [t for t in right if t.measurement.seconds <= limit][:FINALISTS]
@@ -239,8 +247,8 @@ def _finals(
     if not timed:
         lost = "; ".join(f"{m.status}: {m.message}" for m in (measured[t.point.key] for t in finalists))
         raise NothingWorked(f"none of {plural(len(finalists), 'finalist')} was right when it was timed again: {lost}")
-    winner, final = min(timed, key=lambda pair: pair[1].seconds)
-    return winner, final, {p.label: measured[p.label] for p in peers}
+    winner, _ = min(timed, key=lambda pair: pair[1].seconds)
+    return winner, {t.point.key: m for t, m in timed}, {p.label: measured[p.label] for p in peers}
 
 
 # ---- what is kept

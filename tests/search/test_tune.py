@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ import eintune
 from eintune.kernels.cache import Cache
 from eintune.search.cli import main
 from eintune.search.run import read_run
+from eintune.search.terminal import _trials
+from eintune.space.schedule import Schedule
 
 SIZE = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--device", "cpu")
 FAST = ("--trials", "6", "--budget", "60")
@@ -55,6 +58,21 @@ def test_the_winner_is_stored_and_printed(tuned: Path) -> None:
     assert ("slower" in out) == (entry.record.peers["sdpa"] < 0.98 * entry.record.seconds)
     tables = [line for line in out.splitlines() if str(tuned) not in line and "report.html" not in line]
     assert max(map(len, tables)) <= 100
+
+
+def test_finalists_are_shown_as_they_were_timed_together() -> None:
+    """A busy machine may take longer then: a winner never stands above what looks faster, but was not timed with it."""
+
+    def trial(key: str, seconds: float) -> SimpleNamespace:
+        point = SimpleNamespace(key=key, group="g", variant=SimpleNamespace(label=key), schedule=Schedule("torch", ()))
+        return SimpleNamespace(point=point, ok=True, predicted=1e-3, measurement=SimpleNamespace(seconds=seconds))
+
+    a, b, c = trial("a", 1e-3), trial("b", 1.1e-3), trial("c", 2e-3)
+    finals = {"a": SimpleNamespace(seconds=4e-3), "b": SimpleNamespace(seconds=3e-3)}
+    result: Any = SimpleNamespace(outcome=SimpleNamespace(trials=[a, c, b]), finals=finals, winner=b)
+    lines = _trials(result, 3, ("sdpa", 6e-3)).splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["b", "a", "c"]
+    assert [line.split()[-1] for line in lines] == ["2.00x", "1.50x", "3.00x"]
 
 
 def test_progress_goes_to_stderr_with_the_reasons_of_what_was_left_out(tuned: Path) -> None:
