@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from math import ceil, prod
 
-from ..space.plan import Block, Carry, Loop, LoopPlan, Value
+from ..space.plan import Block, Carry, Loop, LoopPlan, Value, all_values
 from .machine import CoreGrid
 from .operations import DTYPE_BYTES, element_cost
-from .resources import PRODUCT, all_values
+from .resources import PRODUCT
 
 _WIDE = 2
 """Destination slots of a tile of 32-bit elements, in which products accumulate; one of 16 bits takes one."""

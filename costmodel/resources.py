@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..space.late_product import late_product
-from ..space.plan import Block, Carry, Loop, LoopPlan, Value
+from ..space.plan import Block, Carry, Loop, LoopPlan, Value, all_values
 from ..space.schedule import Schedule
 from ..space.specialised import (
     ARCHITECTURE,
@@ -61,9 +61,8 @@ class Needs:
 
     registers: tiles live there at once. resident: tiles that stay in shared memory. streamed: tiles that one
     iteration of the largest loop loads there, and `largest` the largest of them. computed: left operands that are
-    computed. stored: tiles of outputs. result: the largest of a
-    product. kept: what a loop keeps for a product that runs late. rows: the fewest rows of a
-    product (0 without one).
+    computed. stored: tiles of outputs. result: the largest of a product. kept: what a loop keeps for a product that
+    runs late. rows: the fewest rows of a product (0 without one).
     """
 
     registers: float
@@ -85,14 +84,6 @@ def tile_elements(plan: LoopPlan, value: Value) -> int:
 def tile_bytes(plan: LoopPlan, value: Value) -> int:
     """Bytes of a value's tile, padding included."""
     return tile_elements(plan, value) * DTYPE_BYTES[value.dtype]
-
-
-def all_values(block: Block) -> list[Value]:
-    """Every value in a block and its loops, in order."""
-    found: list[Value] = []
-    for item in block.items:
-        found += all_values(item.body) if isinstance(item, Loop) else [item]
-    return found
 
 
 def regions(plan: LoopPlan) -> dict[Value, Region]:

@@ -36,7 +36,7 @@ from ..space.schedule_space import schedules
 from .eager import DTYPES
 from .emitters import EMITTERS, emit
 from .kernel import Kernel
-from .launch import Launch, load
+from .launch import Launch, interpreted, load
 from .standalone import standalone
 
 DTYPE_OF_KIND = {"int": "int32", "bool": "bool"}
@@ -157,6 +157,8 @@ def _cheapest_first(
 ) -> Iterator[tuple[Schedule, Program, Estimate]]:
     """At least one, or it raises ValueError."""
     every = schedules(definition, problem, emitter)
+    if interpreted():  # specialised warps have no interpreter
+        every = [s for s in every if s.workers == "alike"]
     step = max(1, len(every) // PLANS)
     planned = list(_planned(definition, problem, [s for s in every[::step] if unsupported(s, machine) is None]))
     estimates = estimate_works([w for *_, w in planned], machine) if planned else []

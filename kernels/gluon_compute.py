@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ..space.descriptors import Read, block_of
 from ..space.expr import Rank
 from ..space.late_product import LateProduct, late_product
 from ..space.plan import Block, Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from ..space.selections import unneeded
-from ..space.specialised import GROUP_ROWS, GROUP_WARPS, HALVES, groups, length, products_of, sides
+from ..space.specialised import GROUP_ROWS, GROUP_WARPS, groups, length, products_of, sides, tile_of
 from .gluon_printer import GluonPrinter, Turn
 from .plan_facts import access, pair_of
 from .printer import Branch, literal, whole
@@ -117,14 +116,12 @@ class Compute(GluonPrinter):
         return None
 
     def store(self, v: Value) -> str:
-        output, index = access(v)
+        output, _ = access(v)
         (value,) = v.args
-        ranks = tuple(i for i in index if isinstance(i, str))
-        dtype = self.plan.dtypes[output]
-        in_order = tuple(r for r in ranks if r in value.axes) == value.axes and len(ranks) == len(index)
-        block = block_of(Read(ranks, dtype), self.plan.sizes, lambda r: length(self.plan, r, self.row))
-        if block is None or not in_order or value.axes[:1] != (self.row,) or dtype not in HALVES:
+        tile = tile_of(self.plan, v, self.row)
+        if tile is None or self.row not in value.axes:
             return super().store(v)
+        dtype, (ranks, block) = self.plan.dtypes[output], tile
         descriptor, buffers = self._staging(output, block)
         shape = [self.length(q) for q in value.axes]
         text = self.name(value) + ("" if value.dtype == dtype else f".to({DTYPES[dtype]})")

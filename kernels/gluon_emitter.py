@@ -27,7 +27,7 @@ from .gluon_compute import Compute
 from .gluon_printer import RESERVED, Loader, ends_of
 from .kernel import Descriptor, Kernel
 from .plan_facts import summary
-from .shared_tiles import loops_of, shared_tiles
+from .shared_tiles import shared_tiles
 from .source_lines import INDENT, Names
 from .triton_emitter import DTYPES, HELPERS
 
@@ -94,7 +94,7 @@ def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
 def _varies(plan: LoopPlan) -> bool:
     """Whether programs differ in length as data says: then each is launched, so that the next one goes where there is
     room first, and none is given its work beforehand."""
-    return any(True for loop in loops_of(plan) for end in ends_of(loop) for _ in numbers(end))
+    return any(True for loop in plan.loops() for end in ends_of(loop) for _ in numbers(end))
 
 
 class _Module:

@@ -12,7 +12,7 @@ from ..space.selections import numbers
 from ..space.specialised import GROUP_ROWS
 from .bound_text import BoundText
 from .printer import whole
-from .shared_tiles import SharedTiles, loops_of
+from .shared_tiles import SharedTiles
 from .source_lines import INDENT, Scope
 from .triton_emitter import HELPERS, TritonPrinter
 
@@ -43,7 +43,7 @@ class GluonPrinter(TritonPrinter):
         self.scopes = [Scope(None, 2)]
         self.row = row
         self.tiles = {t.load: t for t in tiles}
-        self.passed = {id(loop): self.names.fresh(f"{loop.rank}_passed") for loop in loops_of(plan)}
+        self.passed = {id(loop): self.names.fresh(f"{loop.rank}_passed") for loop in plan.loops()}
         """How many tiles of each loop came before this program's."""
         self._program()
         self.bounds = BoundText(plan, self.scalar, dict(self.start), self.least, self.greatest, self.name)
@@ -121,7 +121,7 @@ class Loader(GluonPrinter):
 
     def _needed(self) -> set[Value]:
         """Numbers that bound loops."""
-        every = (b for loop in loops_of(self.plan) for b in ends_of(loop))
+        every = (b for loop in self.plan.loops() for b in ends_of(loop))
         return {v for b in every for v in numbers(b)}
 
     def _load_once(self, t: SharedTiles) -> None:

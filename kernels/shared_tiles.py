@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
+from ..space.descriptors import BYTES
 from ..space.expr import Rank
-from ..space.plan import Loop, LoopPlan, Value
+from ..space.plan import LoopPlan, Value
 from ..space.specialised import products_of, tile_of
 from .plan_facts import access
 from .source_lines import Names
+from .triton_emitter import DTYPES
 
-DTYPES = {"bf16": "gl.bfloat16", "fp16": "gl.float16"}
-BYTES = 2
 BARRIER = "gl.allocate_shared_memory(gl.int64, [{}, 1], mbarrier.MBarrierLayout())"
 
 
@@ -43,8 +43,8 @@ class SharedTiles:
 
     @property
     def nbytes(self) -> int:
-        """Of one buffer."""
-        return BYTES * prod(self.block)
+        """Bytes of one buffer."""
+        return BYTES[self.dtype] * prod(self.block)
 
     @property
     def names(self) -> list[str]:
@@ -99,8 +99,3 @@ def shared_tiles(plan: LoopPlan, row: Rank, stages: int, groups: int, names: Nam
             )
         )
     return found
-
-
-def loops_of(plan: LoopPlan) -> list[Loop]:
-    """The loops of a plan that can be divided: none is inside another."""
-    return [x for x in plan.root.items if isinstance(x, Loop)]

@@ -230,6 +230,14 @@ class Block:
     items: list[Value | Loop] = field(default_factory=list)
 
 
+def all_values(block: Block) -> list[Value]:
+    """Every value in a block and its loops, in order."""
+    found: list[Value] = []
+    for item in block.items:
+        found += all_values(item.body) if isinstance(item, Loop) else [item]
+    return found
+
+
 @dataclass(eq=False)
 class LoopPlan:
     """One kernel.

@@ -7,11 +7,10 @@ groups share out by a tile that is loaded whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from .descriptors import Read, block_of
 from .expr import Rank
-from .plan import Block, Loop, LoopPlan, Value
+from .plan import Loop, LoopPlan, Value, all_values
+from .selections import numbers
 
 WORKERS = ("alike", "specialised")
 """The settings of `Schedule.workers`."""
@@ -47,16 +46,7 @@ def length(plan: LoopPlan, rank: Rank, row: Rank) -> int | None:
 
 def products_of(plan: LoopPlan) -> list[Value]:
     """The matrix products of a plan, in order."""
-    return [v for v in values_of(plan.root) if v.op == "dot"]
-
-
-def values_of(block: Block) -> Iterator[Value]:
-    """Every value in a block and its loops, in order."""
-    for item in block.items:
-        if isinstance(item, Loop):
-            yield from values_of(item.body)
-        else:
-            yield item
+    return [v for v in all_values(plan.root) if v.op == "dot"]
 
 
 def row_of(plan: LoopPlan) -> Rank:
@@ -70,13 +60,15 @@ def sides(product: Value, row: Rank) -> tuple[Value, Value]:
     return (a, b) if row in a.axes else (b, a)
 
 
-def tile_of(plan: LoopPlan, load: Value, row: Rank) -> tuple[tuple[Rank, ...], tuple[int, ...]] | None:
-    """The ranks that index a tensor, and the block of it that one group reads; None where it is no whole tile."""
-    assert isinstance(load.attr, tuple)
-    name, index = load.attr
+def tile_of(plan: LoopPlan, v: Value, row: Rank) -> tuple[tuple[Rank, ...], tuple[int, ...]] | None:
+    """The ranks that index a tensor, and the block of it that one group loads or stores; None where it is no whole
+    tile."""
+    assert isinstance(v.attr, tuple)
+    name, index = v.attr
+    axes, looked_up = (v.args[0].axes, v.args[1:]) if v.op == "store" else (v.axes, v.args)
     ranks = tuple(i for i in index if isinstance(i, str) and i in plan.roles)
-    in_order = tuple(r for r in ranks if r in load.axes) == load.axes and len(set(ranks)) == len(index)
-    if load.args or not in_order or plan.dtypes[name] not in HALVES:
+    in_order = tuple(r for r in ranks if r in axes) == axes and len(set(ranks)) == len(index)
+    if looked_up or not in_order or plan.dtypes[name] not in HALVES:
         return None
     block = block_of(Read(ranks, plan.dtypes[name]), plan.sizes, lambda r: length(plan, r, row))
     return (ranks, block) if block else None
@@ -92,8 +84,12 @@ def fault(plan: LoopPlan) -> str | None:
     for loop in plan.root.items:
         if isinstance(loop, Loop) and any(isinstance(x, Loop) for x in loop.body.items):
             return f"divided work: specialised warps run no loop inside another, but one is in that over {loop.rank}"
+    ends = (e for loop in plan.loops() for s in loop.segments for e in (s.lo, s.hi))
+    for v in (v for e in ends for v in numbers(e)):
+        if v.op != "load" or v.args:
+            return f"divided work: all groups know where loops of specialised warps end, but {v.name} is computed"
     loads = {x for v in products for x in v.args[:2] if x.op == "load"}
-    found = (_fault_of(plan, v, row, loads) for v in values_of(plan.root))
+    found = (_fault_of(plan, v, row, loads) for v in all_values(plan.root))
     return next(filter(None, found), None)
 
 

@@ -26,6 +26,7 @@ from eintune.kernels.kernel import Kernel
 from eintune.kernels.launch import LaunchError, interpreted, load
 from eintune.kernels.offline import compile_kernel
 from eintune.space.attention import Attention, posed
+from eintune.space.lowering import build_program
 from eintune.space.modifiers import Documents
 from eintune.space.schedule_space import schedules
 from eintune.space.specialised import fault, products_of
@@ -237,6 +238,25 @@ def test_two_kernels_of_one_module_keep_apart() -> None:
         "rescaling",
         "rescaling_operands",
     }
+
+
+@pytest.mark.interpreter
+def test_parts_and_what_merges_them(execute) -> None:
+    """Both dialects in one module: the parts by specialised warps, their merging by Triton."""
+    case = specialised(parts=2, seq=100, kv_seq=500, rows=64, warps=4)
+    kernel, tensors = case.kernel, inputs(case)
+    assert [step.emitter for step in kernel.steps] == ["gluon", "triton"] and "\nimport triton\n" in kernel.source
+    perform(kernel, tensors, execute)
+    assert not errors(case, kernel, tensors)
+
+
+def test_loops_whose_ends_are_computed_are_not_divided() -> None:
+    """The group that loads computes nothing: it knows no more than numbers that a kernel before has left."""
+    variant = ALONE["documents, causal"]
+    case = modified(variant)
+    (look,) = build_program(case.cascade, case.problem, replace(case.schedule, bounds="program")).kernels
+    assert "where loops of specialised warps end" in (fault(look) or "")
+    assert [fault(plan) for plan in case.program.kernels if products_of(plan)] == [None]
 
 
 def test_programs_whose_length_data_says_are_all_launched() -> None:
