@@ -17,6 +17,7 @@ from ..space.expr import Part, Rank
 from ..space.plan import Block, Known, Loop, LoopPlan, Program, Value
 from ..space.schedule import Schedule
 from ..space.selections import passes, source, unneeded
+from ..space.stale_reference import stale_references
 from ..space.tile_ir import Region
 from .estimate import Traffic
 from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
@@ -209,6 +210,9 @@ class _Counter:
         self.requested: dict[tuple[str, frozenset[Rank]], float] = {}
         self.distinct: dict[tuple[str, frozenset[Rank]], float] = {}
         self.fused = _fused(plan)
+        stale = stale_references(plan).values() if schedule.reference == "stale" else ()
+        self.rare = frozenset(v for s in stale for v in s.finding)
+        """What is evaluated so seldom that it costs nothing."""
 
     def phases(self, runs: Segments) -> Iterator[Phase]:
         """The root block, then every path of segments in the order of `runs`."""
@@ -232,7 +236,8 @@ class _Counter:
         None for the root block."""
         executions = float(segment.iterations.mean()) if segment else 1.0
         entries = float(segment.entries.mean()) if segment else 1.0
-        values = [v for v in block.items if not isinstance(v, Loop) and v not in idle and not passes(v, known)]
+        present = [v for v in block.items if not isinstance(v, Loop) and v not in self.rare]
+        values = [v for v in present if v not in idle and not passes(v, known)]
         transfers: list[Transfer] = []
         products: list[Product] = []
         slots = special = 0.0
@@ -257,7 +262,7 @@ class _Counter:
             traffic=traffic,
             products=tuple(products),
             # a filter that holds is no step, but what it would have filtered goes through it
-            steps=_steps([v for v in block.items if not isinstance(v, Loop)]),
+            steps=_steps(present),
             loads=loads,
             operators=len(run),
             operand_bytes=operand_bytes,

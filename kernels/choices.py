@@ -132,7 +132,7 @@ def _from_record(
 def plain_schedule(schedule: Schedule) -> Schedule:
     """The schedule for tensors and machines of any kind: without descriptors, and without what takes them."""
     if schedule.workers == "specialised":  # whose tiles fit in two buffers at least
-        schedule = replace(schedule, workers="alike", stages=2)
+        schedule = replace(schedule, workers="alike", reference="running", stages=2)
     return replace(schedule, loads="pointer", late="nothing")
 
 
@@ -154,7 +154,7 @@ def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Sc
 def unlikeness(a: Schedule, b: Schedule) -> float:
     """Doublings between the tile sizes, warps and stages of two schedules; each other difference counts four."""
     total = abs(math.log2(a.warps / b.warps)) + abs(math.log2(a.stages / b.stages))
-    for field in ("filters", "order", "precision", "loads", "functions", "late", "bounds", "workers"):
+    for field in ("filters", "order", "precision", "loads", "functions", "late", "bounds", "workers", "reference"):
         total += 4.0 * (getattr(a, field) != getattr(b, field))
     roles = dict(a.roles)
     for rank, role in b.roles:

@@ -7,10 +7,13 @@ from contextlib import contextmanager
 
 from ..space.expr import Rank
 from ..space.late_product import LateProduct, late_product
-from ..space.plan import Block, Loop, LoopPlan, Value
+from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
 from ..space.selections import unneeded
 from ..space.specialised import GROUP_ROWS, GROUP_WARPS, groups, length, products_of, sides, tile_of
+from ..space.stale_reference import stale_references
+from .gluon_helpers import NARROWED
+from .gluon_iterations import Iterations
 from .gluon_printer import GluonPrinter, Turn
 from .plan_facts import access, pair_of
 from .printer import Branch, literal, whole
@@ -29,6 +32,8 @@ class Compute(GluonPrinter):
         super().__init__(plan, schedule, row, tiles, entry)
         self._main = products_of(plan)[0].axes[1]
         self._turn = Turn("0", "0")
+        self.stale = stale_references(plan) if schedule.reference == "stale" else {}
+        """The references that loops keep."""
         self.layouts: dict[str, str] = {}
         """The name of a layout -> what makes it."""
         self.staged: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
@@ -173,6 +178,12 @@ class Compute(GluonPrinter):
         self.write(f"{self.name(v)} = rescaled({self.name(x)}, {self.use(factors, v.axes)}, {each})")
         self.helpers.add("rescaled")
 
+    def narrow(self, v: Value) -> None:
+        """A conversion to a half that stays where it is printed."""
+        (x,) = v.args
+        self.write(f"{self.name(v)} = {NARROWED[v.dtype]}({self.name(x)})")
+        self.helpers.add(NARROWED[v.dtype])
+
     def release(self, v: Value) -> None:
         """Give back the buffers that nothing reads after a product."""
         for t in dict.fromkeys(self.tiles[x] for x in v.args[:2] if x in self.tiles):
@@ -197,7 +208,7 @@ class Compute(GluonPrinter):
             return
         low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
         late = self._late_of(loop)
-        steps = Iterations(self, loop, low, high, late)
+        steps = Iterations(self, loop, (low, high), late, self.stale.get(loop), self._place_of(loop))
         products = [v for v in loop.body.items if isinstance(v, Value) and v.op == "dot"]
         if late is None:
             steps.rest(low)
@@ -215,6 +226,11 @@ class Compute(GluonPrinter):
                 steps.last()
             self._release_resident([late.carry.next] if always else products)
         self.pass_on(loop, low, high)
+
+    def _place_of(self, loop: Loop) -> str:
+        """A number of a loop's reference and a group: where they note what one warp found."""
+        several, number = len(self.stale), list(self.stale).index(loop) if loop in self.stale else 0
+        return "group" if several < 2 else f"{several} * group + {number}"
 
     def _late_of(self, loop: Loop) -> LateProduct | None:
         """What runs late: a product of a computed operand and a tile, beside one other."""
@@ -239,6 +255,14 @@ class Compute(GluonPrinter):
         self.text = text
 
     @contextmanager
+    def renamed(self, text: dict[Value, str]) -> Iterator[None]:
+        """Prints with other names for some values."""
+        named = dict(self.text)
+        self.text.update(text)
+        yield
+        self.text = named
+
+    @contextmanager
     def before(self, turn: Turn, text: dict[Value, str]) -> Iterator[None]:
         """Prints for the iteration before, from what was kept of it."""
         saved, named, known = self._turn, dict(self.text), self.known
@@ -246,93 +270,3 @@ class Compute(GluonPrinter):
         self.text.update(text)
         yield
         self._turn, self.text, self.known = saved, named, known
-
-
-class Iterations:
-    """The iterations of one loop. Without a late product all are alike. With one, the first starts none, the last one's
-    comes after the loop."""
-
-    def __init__(self, printer: Compute, loop: Loop, low: str, high: str, late: LateProduct | None) -> None:
-        self._printer, self._loop, self._late = printer, loop, late
-        self._low, self._high = low, high
-        kept = late.kept if late else ()
-        self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in kept}
-        moved = late.values if late else ()
-        self._in_time = [v for v in loop.body.items if v not in moved]
-
-    def first(self) -> None:
-        """The first iteration, which starts no late product; its filters are evaluated."""
-        printer, loop = self._printer, self._loop
-        with printer.nested(loop.rank, deeper=False), printer.iteration(loop, self._low, self._low, None):
-            self._print(self._in_time)
-            self._move(late=False)
-
-    def rest(self, low: str) -> None:
-        """One loop over all iterations from `low` on."""
-        printer, loop = self._printer, self._loop
-        optional = printer.outside(loop) if loop.joined else None
-        name = printer.start[loop.rank]
-        printer.write(printer.header(loop, low, self._high))
-        with printer.nested(loop.rank), printer.iteration(loop, self._low, name, optional):
-            if self._late is None:
-                self._print(self._in_time)
-                self._move(late=True)
-                return
-            product = next(v for v in self._in_time if isinstance(v, Value) and v.op == "dot")
-            at = self._in_time.index(product)
-            self._print(self._in_time[:at])
-            printer.begin(product)
-            with printer.before(printer.turn(loop, self._low, name, before=1), self._kept):
-                running = self._start_late()
-            printer.write(f"{printer.name(product)} = warpgroup_mma_wait(1, [{printer.name(product)}])")
-            printer.release(product)
-            self._print(self._in_time[at + 1 :])
-            with printer.before(printer.turn(loop, self._low, name, before=1), self._kept):
-                self._wait_late(running)
-            self._move(late=True)
-
-    def last(self) -> None:
-        """The late product of the last tile."""
-        printer, loop = self._printer, self._loop
-        assert self._late is not None
-        with printer.before(printer.turn(loop, self._low, f"({self._high} - 1)"), self._kept):
-            self._wait_late(self._start_late())
-        carry = self._late.carry
-        printer.write(f"{printer.name(carry.value)} = {printer.name(carry.next)}")
-
-    def _start_late(self) -> str:
-        """Start the late product; the names of what it works on."""
-        assert self._late is not None
-        printer, product = self._printer, self._late.carry.next
-        for v in self._late.values:
-            if v.op == "mul" and v.args[0] is self._late.carry.value and v.args[1].axes == (printer.row,):
-                printer.rescale(v)
-            elif v is not product:
-                self._print([v])
-        left, _ = sides(product, printer.row)
-        printer.begin(product, self._kept[left])
-        return f"{printer.name(product)}, {self._kept[left]}"
-
-    def _wait_late(self, running: str) -> None:
-        assert self._late is not None
-        self._printer.write(f"{running} = warpgroup_mma_wait(0, [{running}])")
-        self._printer.release(self._late.carry.next)
-
-    def _move(self, late: bool) -> None:
-        """What one iteration leaves for the next."""
-        printer = self._printer
-        moves = [
-            (printer.name(c.value), printer.name(c.next))
-            for c in self._loop.carries
-            if late or self._late is None or c is not self._late.carry
-        ]
-        for v, name in self._kept.items():
-            assert self._late is not None
-            product = self._late.carry.next
-            is_left = v is sides(product, printer.row)[0]
-            moves.append((name, printer.as_left(v, product) if is_left else printer.name(v)))
-        if moves:
-            printer.write(f"{', '.join(name for name, _ in moves)} = {', '.join(text for _, text in moves)}")
-
-    def _print(self, items: Sequence[Value | Loop]) -> None:
-        self._printer.block(Block(self._loop.body.ranks, list(items)))

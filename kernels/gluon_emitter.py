@@ -23,7 +23,9 @@ from ..space.plan import LoopPlan
 from ..space.schedule import Schedule
 from ..space.selections import numbers
 from ..space.specialised import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
+from ..space.stale_reference import fault as no_stale
 from .gluon_compute import Compute
+from .gluon_helpers import GLUON_HELPERS
 from .gluon_printer import RESERVED, Loader, ends_of
 from .kernel import Descriptor, Kernel
 from .plan_facts import summary
@@ -38,39 +40,6 @@ RENAMED = (
     'group_barrier = getattr(gl, "barrier", None) or gl.thread_barrier',
 )
 """What has one name in Triton 3.9 and had another in 3.6."""
-
-GLUON_HELPERS = {
-    "rescaled": '''\
-@gluon.constexpr_function
-def rescaling(n):
-    """PTX for n numbers of a thread times their factors. They lie in two rows, so two factors say whether all are 1 and
-    the numbers stay as they are, in all threads of a warp."""
-    lines = [
-        ".reg .pred mine, any;",
-        f"setp.neu.f32 mine, ${2 * n}, 0f3F800000;",
-        f"setp.neu.or.f32 mine, ${2 * n + 2}, 0f3F800000, mine;",
-        "vote.sync.any.pred any, mine, 0xffffffff;",
-        "@!any bra SAME;",
-        *[f"mul.f32 ${i}, ${i}, ${2 * n + i};" for i in range(n)],
-        "SAME:",
-    ]
-    return "{ " + " ".join(lines) + " }"
-
-
-@gluon.constexpr_function
-def rescaling_operands(n):
-    return ",".join(["=f"] * n + [str(i) for i in range(n)] + ["f"] * n)
-
-
-@gluon.jit
-def rescaled(x, factors, n: gl.constexpr):
-    """Each row of x times its factor; n: numbers of a thread."""
-    code: gl.constexpr = rescaling(n)
-    operands: gl.constexpr = rescaling_operands(n)
-    factors, _ = gl.broadcast(factors, x)
-    return gl.inline_asm_elementwise(code, operands, [x, factors], gl.float32, is_pure=True, pack=n)
-''',
-}
 
 
 def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
@@ -101,8 +70,9 @@ class _Module:
     """The whole module: what loads, what computes, and the kernel that starts both."""
 
     def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str) -> None:
-        if why := fault(plan):
-            raise ValueError(why)
+        for why in (fault(plan), no_stale(plan) if schedule.reference == "stale" else None):
+            if why:
+                raise ValueError(why)
         row = row_of(plan)
         self.plan, self.schedule, self.entry = plan, schedule, entry
         self._load, self._compute = f"{entry}_load", f"{entry}_compute"

@@ -19,6 +19,7 @@ from .triton_emitter import HELPERS, TritonPrinter
 RESERVED = (
     *("gluon", "gl", "mbarrier", "tma", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait", "float", "i"),
     *("load_block", "store_block", "group_barrier", "rescaled", "rescaling", "rescaling_operands", *HELPERS),
+    *("watched", "watching", "is_beyond", "beyond", "narrowed_bf16", "narrowed_fp16"),
     *("program", "here", "launched", "backwards", "rows", "visit", "group"),
 )
 """Names that the generated module uses itself."""

@@ -23,6 +23,7 @@ from ..space.plan import Program
 from ..space.schedule import Problem, Schedule
 from ..space.schedule_space import schedules
 from ..space.specialised import fault, products_of
+from ..space.stale_reference import fault as no_stale
 from .study import Trial
 
 REASONS = {
@@ -32,6 +33,7 @@ REASONS = {
     "approximate functions": "the machine approximates no functions",
     "specialised warps": "warps that do different things are printed for another architecture",
     "divided work": "specialised warps cannot divide it",
+    "stale reference": "no loop of it can keep a reference",
     "registers": "spills too many registers",
     "dominated": "dominated: another moves and computes no more and is predicted faster",
     "slower": "predicted slower than the best by more than the model's error band",
@@ -169,33 +171,41 @@ def _plans(
     variant: Variant, cascade: Cascade, problem: Problem, every: Sequence[Schedule], left_out: Counter[str]
 ) -> Iterator[_Planned]:
     """The plans of one cascade, counted. Schedules that differ in `WITHOUT` only share one."""
-    made: dict[Schedule, tuple[Program, Work] | IllegalPlan] = {}
+    made: dict[Schedule, Program | IllegalPlan] = {}
+    counts: dict[Schedule, Work] = {}
     for schedule in every:
-        shared = replace(schedule, **WITHOUT)
-        if shared not in made:
-            made[shared] = _plan(cascade, problem, shared)
-        match made[shared]:
+        counted = replace(schedule, **WITHOUT)
+        planned = replace(counted, reference="running")  # which changes what is counted, and not the plan
+        if planned not in made:
+            made[planned] = _plan(cascade, problem, planned)
+        match made[planned]:
             case IllegalPlan() as error:
                 left_out[f"no plan: {_rule(error)}"] += 1
-            case plan, counted:
-                if schedule.workers == "specialised" and (why := _undivided(plan)):
+            case plan:
+                if why := _unsuited(plan, schedule):
                     left_out[_rule_of(why)] += 1
                     continue
-                yield variant, schedule, plan, counted.under(schedule)
+                if counted not in counts:
+                    counts[counted] = work(plan, counted)
+                yield variant, schedule, plan, counts[counted].under(schedule)
 
 
-def _undivided(program: Program) -> str | None:
-    """Why no kernel of a program can be divided among specialised warps; None where those with products can."""
+def _unsuited(program: Program, schedule: Schedule) -> str | None:
+    """Why the kernels of a program that multiply cannot be divided among specialised warps as a schedule asks; None
+    where they can, and where it asks for none."""
+    if schedule.workers != "specialised":
+        return None
     divided = [plan for plan in program.kernels if products_of(plan)]
-    return next(filter(None, map(fault, divided)), None if divided else "divided work: nothing is multiplied")
+    rules = (fault, no_stale) if schedule.reference == "stale" else (fault,)
+    found = next(filter(None, (rule(plan) for rule in rules for plan in divided)), None)
+    return found if divided else "divided work: nothing is multiplied"
 
 
-def _plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> tuple[Program, Work] | IllegalPlan:
+def _plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program | IllegalPlan:
     try:
-        plan = build_program(cascade, problem, schedule)
+        return build_program(cascade, problem, schedule)
     except IllegalPlan as error:
         return error
-    return plan, work(plan, schedule)
 
 
 def _rule(error: Exception) -> str:
@@ -290,6 +300,7 @@ def schedule_text(schedule: Schedule) -> str:
     parts += ["bounds by a kernel before"] if schedule.bounds != "program" else []
     parts += ["late products"] if schedule.late != "nothing" else []
     parts += ["specialised warps"] if schedule.workers != "alike" else []
+    parts += ["stale reference"] if schedule.reference != "running" else []
     parts += [f"{schedule.functions} functions"] if schedule.functions != "exact" else []
     parts += [schedule.precision] if schedule.precision != "ieee" else []
     return ", ".join(parts)

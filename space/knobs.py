@@ -19,6 +19,7 @@ from .late_product import LATE
 from .part_roles import part_length
 from .schedule import LOADS
 from .specialised import GROUP_ROWS, WORKERS, groups
+from .stale_reference import REFERENCES
 
 if TYPE_CHECKING:
     from .schedule_space import Space, Target
@@ -323,6 +324,18 @@ class Workers:
         return own and known and usual and in_order and not point.get("packed") and int(point["stages"]) > 1
 
 
+class Reference:
+    """Whether folds bring their reference up to date with every tile, or keep it while it serves: where specialised
+    warps print it, since each warp decides by itself."""
+
+    def choices(self, space: Space) -> list[Choice]:
+        possible = len(Workers().choices(space)[0].values) > 1
+        return [Choice("reference", REFERENCES if possible else REFERENCES[:1], REFERENCES[0])]
+
+    def is_legal(self, space: Space, point: Point) -> bool:
+        return point["reference"] == REFERENCES[0] or point["workers"] == "specialised"
+
+
 def _is_index(space: Space, rank: Rank) -> bool:
     """Whether programs take one element of the rank at a time."""
     return space.uses.kinds[rank] in ("batch", "lane")
@@ -342,6 +355,7 @@ KNOBS: tuple[Knob, ...] = (
     Late(),
     Bounds(),
     Workers(),
+    Reference(),
 )
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 

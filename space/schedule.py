@@ -35,6 +35,8 @@ class Schedule:
     (`late_product`).
     workers: the warps of a program: "alike", or "specialised": one group loads tiles, `warps` others compute
     (`specialised`; NVIDIA GPUs of compute capability 9.0).
+    reference: of folds of specialised warps: "running", or "stale": kept from tile to tile for as long as it serves
+    (`stale_reference`).
     functions: "exact" to the compute dtype, or "approximate" where the hardware has an instruction whose error is below
     the rounding of the tensors that its argument comes from (`approximations`).
     """
@@ -51,6 +53,7 @@ class Schedule:
     late: str = "nothing"
     bounds: str = "program"
     workers: str = "alike"
+    reference: str = "running"
 
     def role(self, rank: Rank) -> Role:
         return dict(self.roles)[rank]

@@ -12,6 +12,7 @@ from .plan import Role
 from .schedule import FILTERS, LOADS, Schedule
 from .schedule_space import TARGETS
 from .specialised import WORKERS
+from .stale_reference import REFERENCES
 
 LONGEST_TILE = 2**20
 MOST_PARTS = 2**10
@@ -31,6 +32,7 @@ def check_schedule(schedule: Schedule) -> None:
     _one_of("late", schedule.late, LATE)
     _one_of("bounds", schedule.bounds, BOUNDS)
     _one_of("workers", schedule.workers, WORKERS)
+    _one_of("reference", schedule.reference, REFERENCES)
     names = [r for r, _ in schedule.roles]
     if len(set(names)) != len(names):
         raise ValueError(f"a schedule gives a rank one role, but got {names}")

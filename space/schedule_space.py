@@ -196,6 +196,7 @@ class Space:
             late=str(point["late"]),
             bounds=str(point["bounds"]),
             workers=str(point["workers"]),
+            reference=str(point["reference"]),
         )
 
     def _role(self, rank: Rank, point: Point) -> Role:

@@ -4,7 +4,7 @@ segment knows not applied. A missing mask, a wrong bound or a filter that does n
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from eintune.space.expr import Part, Predicate, Rank
 from eintune.space.plan import Block, Known, Loop, LoopPlan, Value, bound_value
 from eintune.space.pointwise import POINTWISE, REDUCTIONS, Array
 from eintune.space.selections import passed, passes
+from eintune.space.stale_reference import LIMIT, StaleReference, stale_references
 
 PLAIN = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
 """Without the special cases of the language: where those are reached, a plan has a guard or a quotient."""
@@ -28,6 +29,9 @@ class Program:
     first: dict[Rank, int]
     known: frozenset[Known] = frozenset()
     values: dict[Value, Array] = field(default_factory=dict)
+    stale: Mapping[Loop, StaleReference] = field(default_factory=dict)
+    """References that loops keep until a row's weights add up to more than `limit`."""
+    limit: float = LIMIT
 
     # ---- indices
 
@@ -58,6 +62,23 @@ class Program:
             else:
                 self.values[item] = np.broadcast_to(self.compute(item), [self.plan.length(q) for q in item.axes])
 
+    def keeping(self, loop: Loop, stale: StaleReference) -> None:
+        """An iteration whose tile is weighed relative to the reference before it, if that serves."""
+
+        def run(values: Sequence[Value]) -> None:
+            self.block(Block(loop.body.ranks, list(values)))
+
+        before, after = stale.around([v for v in loop.body.items if isinstance(v, Value)])
+        run(before)
+        old = self.values[stale.carry.value]
+        self.values.update(dict.fromkeys(stale.finding, old))
+        self.values.update({c.next: self.values[c.value] for c in stale.carries})
+        self.values[stale.transport] = np.ones_like(old)
+        run(stale.weighing)
+        if not (self.values[stale.total] <= self.limit).all():
+            run(stale.again)
+        run(after)
+
     def number(self, v: Value) -> int:
         """A scalar value that a bound is made of."""
         return int(self.values[v])
@@ -71,7 +92,10 @@ class Program:
             low, high = (bound_value(b, self.first, ends, self.number) for b in (s.lo, s.hi))
             for start in range(low, high, loop.tile):
                 self.first[loop.rank] = start
-                self.block(loop.body)
+                if loop in self.stale:
+                    self.keeping(loop, self.stale[loop])
+                else:
+                    self.block(loop.body)
                 new = [self.values[c.next] for c in loop.carries]
                 self.values.update({c.value: n for c, n in zip(loop.carries, new, strict=True)})
         self.known = around
@@ -195,10 +219,11 @@ def programs(plan: LoopPlan) -> Iterator[dict[Rank, int]]:
         yield whole | dict(zip(plan.grid, starts, strict=True))
 
 
-def run_plan(plan: LoopPlan, data: dict[str, Array]) -> dict[str, Array]:
-    """The outputs of all programs; what none of them writes stays NaN."""
+def run_plan(plan: LoopPlan, data: dict[str, Array], limit: float | None = None) -> dict[str, Array]:
+    """The outputs of all programs; what none of them writes stays NaN. limit: of a stale reference, else all run."""
+    stale = {} if limit is None else stale_references(plan)
     outputs = {n: np.full([plan.sizes[r] for r in ranks], np.nan) for n, ranks in plan.outputs.items()}
     with np.errstate(all="ignore"):
         for first in programs(plan):
-            Program(plan, data, outputs, first).block(plan.root)
+            Program(plan, data, outputs, first, stale=stale, limit=limit or 0.0).block(plan.root)
     return outputs

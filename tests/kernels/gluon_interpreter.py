@@ -8,6 +8,8 @@ barrier that is never passed as a failure. Layouts are not looked at: the compil
 from __future__ import annotations
 
 import ast
+import re
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -249,6 +251,7 @@ def _namespace(program: _Program) -> dict[str, Any]:
         allocate_shared_memory=allocate,
         warp_specialize=specialise,
         thread_barrier=lambda: None,
+        inline_asm_elementwise=_assembly(program.running),
     )
     return {
         "gluon": SimpleNamespace(jit=lambda f: f, constexpr_function=lambda f: f),
@@ -285,12 +288,25 @@ def _store(p: _Pointer, value: Tensor, mask: Any = None) -> None:
     p.memory[at[keep]] = value[keep]
 
 
-def _assembly(code: str, constraints: str, given: Sequence[Tensor], dtype: Any, **options: object) -> Tensor:
-    if "tanh.approx" in code:
-        return torch.tanh(given[0])
-    assert "vote.sync.any" in code, f"assembly that nothing here stands for: {code}"
-    x, factors = given
-    return x * factors
+def _assembly(running: threading.local) -> Callable[..., Any]:
+    """What PTX stands for. running: of the group that runs it; a warp's vote is its group's here."""
+
+    def run(code: str, constraints: str, given: Sequence[Any], dtype: Any, **options: object) -> Any:
+        if "tanh.approx" in code:
+            return torch.tanh(given[0])
+        if code.startswith("cvt.rn."):
+            return given[0].to(dtype)
+        if place := re.match(r"\.reg \.b32 (\w+);", code):
+            (limit,) = set(re.findall(r"setp\.gtu[.\w]* mine, \$[23], 0f(\w{8})", code))
+            setattr(running, place[1], not (given[0] <= struct.unpack(">f", bytes.fromhex(limit))[0]).all())
+            return given[0]
+        if place := re.fullmatch(r"mov\.b32 \$0, (\w+);", code):
+            return int(getattr(running, place[1]))
+        assert "vote.sync.any" in code, f"assembly that nothing here stands for: {code}"
+        x, factors = given
+        return x * factors
+
+    return run
 
 
 def _pair(f: Callable[..., Any]) -> Callable[[Any, Any], Any]:
@@ -333,7 +349,6 @@ _LANGUAGE: dict[str, Any] = {
     "cast": _cast,
     "load": _load,
     "store": _store,
-    "inline_asm_elementwise": _assembly,
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,

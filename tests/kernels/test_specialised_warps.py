@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +26,14 @@ from eintune.kernels.gluon_emitter import emit
 from eintune.kernels.kernel import Kernel
 from eintune.kernels.launch import LaunchError, interpreted, load
 from eintune.kernels.offline import compile_kernel
+from eintune.space import stale_reference
 from eintune.space.attention import Attention, posed
 from eintune.space.lowering import build_program
 from eintune.space.modifiers import Documents
+from eintune.space.plan import LoopPlan
 from eintune.space.schedule_space import schedules
 from eintune.space.specialised import fault, products_of
+from eintune.space.stale_reference import REFERENCES
 
 COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
@@ -60,6 +64,12 @@ CASES: dict[str, dict[str, Any]] = {
     "grouped heads": {"heads": 6, "kv_heads": 2, "causal": "top_left"},
     "narrow values": {"head_dim": 128, "value_dim": 64},
     "two passes": {"passes": 2, "causal": "top_left"},
+    "stale reference": {"reference": "stale", "kv_seq": 1000},
+    "stale, causal": {"reference": "stale", "causal": "top_left", "seq": 1000, "kv_seq": 1000, "columns": 128},
+    "stale, one group": {"reference": "stale", "rows": 64, "warps": 4, "causal": "lower_right", "kv_seq": 500},
+    "stale, half precision": {"reference": "stale", "dtype": "fp16", "head_dim": 128, "kv_seq": 700},
+    "stale, two passes": {"reference": "stale", "passes": 2, "causal": "top_left"},
+    "stale, rows without a column": {"reference": "stale", "causal": "lower_right", "seq": 200, "kv_seq": 100},
     "one tile": {"seq": 64, "kv_seq": 64},
     "short": {"seq": 5, "kv_seq": 3},
 }
@@ -128,12 +138,17 @@ def divided(variant: Attention, sizes: dict[str, int], which: int = 0) -> list[C
     cascade = forms[which % len(forms)]
     legal = (s for s in schedules(cascade, problem, "triton") if s.workers == "specialised")
     cases = (Case(cascade, problem, s) for s in legal)
-    return [c for c in cases if not any(fault(k) for k in c.program.kernels if products_of(k))]
+    return [c for c in cases if not any(fault(k) or no_stale(c, k) for k in c.program.kernels if products_of(k))]
 
 
-def modified(variant: Attention) -> Case:
-    """A variant in one pass, by the smallest tiles."""
+def no_stale(case: Case, plan: LoopPlan) -> str | None:
+    return stale_reference.fault(plan) if case.schedule.reference == "stale" else None
+
+
+def modified(variant: Attention, reference: str = "running") -> Case:
+    """A variant in one pass, by the smallest tiles; the reference where it has one."""
     legal = [c for c in divided(variant, SIZES) if c.schedule.filters != "every"]
+    legal = [c for c in legal if c.schedule.reference == reference] or legal
     return min(legal, key=lambda c: (c.schedule.role("m").tile, c.schedule.warps))
 
 
@@ -151,17 +166,41 @@ def test_any_modifiers(execute, variant: Attention, p: int, m: int, which: int, 
 
 
 @pytest.mark.interpreter
+@pytest.mark.parametrize("reference", REFERENCES)
 @pytest.mark.parametrize("name", ALONE)
-def test_modifiers(name: str, execute) -> None:
-    case = modified(ALONE[name])
+def test_modifiers(name: str, reference: str, execute) -> None:
+    case = modified(ALONE[name], reference)
     kernel, tensors = case.kernel, inputs(case)
     perform(kernel, tensors, execute)
     assert not errors(case, kernel, tensors)
 
 
+RISES = {"slowly": 0.05, "by tiles": 3.0, "beyond fp16": 40.0, "beyond fp32": 500.0, "falling": -40.0}
+"""By how much a score grows with the key."""
+
+
+def rising(case: Case, by: float) -> list[torch.Tensor]:
+    """Inputs whose scores grow with the key, of some queries only."""
+    tensors = inputs(case)
+    known = dict(zip((a.name for a in case.kernel.arguments), tensors, strict=True))
+    keys = torch.arange(known["K"].shape[2], dtype=torch.float32)
+    known["Q"][..., 0] = torch.where(torch.arange(known["Q"].shape[2]) % 3 == 0, 1.0, 0.0)
+    known["K"][..., 0] = (keys * by).to(known["K"].dtype)
+    return tensors
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("by", RISES)
+def test_scores_that_a_stale_reference_does_not_serve(by: str, dtype: str) -> None:
+    case = specialised(reference="stale", causal="top_left", kv_seq=300, dtype=dtype, scale=0.5)
+    tensors = rising(case, min(RISES[by], 200.0) if dtype == "fp16" else RISES[by])
+    run(case.kernel, tensors, 1)
+    assert not errors(case, case.kernel, tensors, times=2.0)
+
+
 def test_infinite_values_stay_infinite() -> None:
-    for causal in (None, "top_left"):
-        case = specialised(seq=128, kv_seq=128, causal=causal)
+    for causal, reference in itertools.product((None, "top_left"), REFERENCES):
+        case = specialised(seq=128, kv_seq=128, causal=causal, reference=reference)
         tensors = inputs(case)
         value = next(t for a, t in zip(case.kernel.arguments, tensors, strict=True) if a.name == "V")
         value[..., 0, :] = float("inf")
@@ -175,11 +214,25 @@ def test_infinite_values_stay_infinite() -> None:
         ({"warps": 4}, "64 rows a group"),
         ({"dtype": "fp32"}, "whole tiles of bf16 or fp16"),
         ({"packed": True, "heads": 4, "kv_heads": 2}, "divided work"),
+        ({"passes": 3, "reference": "stale"}, "stale reference"),
     ],
 )
 def test_what_they_cannot_divide_is_refused(change: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         _ = specialised(**change).kernel
+
+
+def test_a_schedule_with_a_stale_reference_has_a_plain_form() -> None:
+    plain = plain_schedule(specialised(reference="stale").schedule)
+    assert (plain.workers, plain.reference) == ("alike", "running")
+
+
+def test_a_stale_reference_costs_less() -> None:
+    machine = load_machine("h200")
+    shape = {"heads": 32, "batch": 4, "seq": 2048, "kv_seq": 2048, "columns": 128}
+    running, stale = (specialised(**shape, reference=r) for r in REFERENCES)
+    first, second = (estimate(c.plan, c.schedule, machine).seconds for c in (stale, running))
+    assert 0.75 < first / second < 0.98
 
 
 def test_where_they_are_offered() -> None:
@@ -288,6 +341,18 @@ def test_without_a_gpu_it_says_so() -> None:
     case = specialised()
     with pytest.raises(LaunchError, match="CUDA device"):
         load(case.kernel)(inputs(case))
+
+
+@pytest.mark.gpu
+@ON_GPU
+@pytest.mark.parametrize("by", RISES)
+def test_rising_scores_on_a_gpu(by: str) -> None:
+    case = specialised(
+        reference="stale", causal="top_left", seq=1000, kv_seq=1000, head_dim=128, columns=128, scale=0.5
+    )
+    tensors = [t.cuda() for t in rising(case, RISES[by])]
+    load(case.kernel)(tensors)
+    assert not errors(case, case.kernel, [t.cpu() for t in tensors], times=2.0)
 
 
 @pytest.mark.gpu

@@ -35,6 +35,16 @@ FORMS = {
         "loads": "descriptor",
         "workers": "specialised",
     },
+    "attention_1pass_stale": {
+        "passes": 1,
+        "causal": "top_left",
+        "columns": 128,
+        "warps": 8,
+        "filters": "branch",
+        "loads": "descriptor",
+        "workers": "specialised",
+        "reference": "stale",
+    },
     "attention_1pass_odd": {"passes": 1, "seq": 777, "kv_seq": 1000, "head_dim": 40},
 }
 LARGE = {"rows": 128, "columns": 64, "heads": 32, "seq": 2048, "head_dim": 128, "dtype": "bf16"}

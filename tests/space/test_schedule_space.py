@@ -102,9 +102,8 @@ def test_loads_by_descriptor_are_offered_where_tiles_qualify(change: dict[str, A
     every = schedules(cascade, problem, "triton")
     described = [s for s in every if s.loads == "descriptor"]
     assert bool(described) == offered and len(described) < len(every)
-    assert all(
-        s.stages > 1 and replace(s, loads="pointer", late="nothing", workers="alike") in every for s in described
-    )
+    plain = {"loads": "pointer", "late": "nothing", "workers": "alike", "reference": "running"}
+    assert all(s.stages > 1 and replace(s, **plain) in every for s in described)
     assert all(s.loads == "pointer" for s in schedules(cascade, problem, "torch"))
 
 

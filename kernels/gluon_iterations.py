@@ -1,0 +1,137 @@
+"""The iterations of a loop of specialised warps: what runs late, and what is weighed relative to a stale reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..space.late_product import LateProduct
+from ..space.plan import Block, Loop, Value
+from ..space.specialised import HALVES, sides
+from ..space.stale_reference import StaleReference
+
+if TYPE_CHECKING:
+    from .gluon_compute import Compute
+
+
+class Iterations:
+    """The iterations of one loop. Without a late product all are alike. With one, the first starts none, the last one's
+    comes after the loop. stale: the reference that all but the first keep while it serves; place: the name of where
+    they note that it does not."""
+
+    def __init__(
+        self,
+        printer: Compute,
+        loop: Loop,
+        ends: tuple[str, str],
+        late: LateProduct | None,
+        stale: StaleReference | None,
+        place: str,
+    ) -> None:
+        self._printer, self._loop, self._late = printer, loop, late
+        self._stale, self._place = stale, place
+        self._low, self._high = ends
+        kept = late.kept if late else ()
+        self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in kept}
+        moved = late.values if late else ()
+        self._in_time = [v for v in loop.body.items if v not in moved]
+
+    def first(self) -> None:
+        """The first iteration, which starts no late product; its filters are evaluated."""
+        printer, loop = self._printer, self._loop
+        with printer.nested(loop.rank, deeper=False), printer.iteration(loop, self._low, self._low, None):
+            self._print(self._in_time)
+            self._move(late=False)
+
+    def rest(self, low: str) -> None:
+        """One loop over all iterations from `low` on."""
+        printer, loop = self._printer, self._loop
+        optional = printer.outside(loop) if loop.joined else None
+        name = printer.start[loop.rank]
+        printer.write(printer.header(loop, low, self._high))
+        with printer.nested(loop.rank), printer.iteration(loop, self._low, name, optional):
+            if self._late is None:
+                self._weigh(self._in_time)
+                self._move(late=True)
+                return
+            product = next(v for v in self._in_time if isinstance(v, Value) and v.op == "dot")
+            at = self._in_time.index(product)
+            self._print(self._in_time[:at])
+            printer.begin(product)
+            with printer.before(printer.turn(loop, self._low, name, before=1), self._kept):
+                running = self._start_late()
+            printer.write(f"{printer.name(product)} = warpgroup_mma_wait(1, [{printer.name(product)}])")
+            printer.release(product)
+            self._weigh(self._in_time[at + 1 :])
+            with printer.before(printer.turn(loop, self._low, name, before=1), self._kept):
+                self._wait_late(running)
+            self._move(late=True)
+
+    def last(self) -> None:
+        """The late product of the last tile."""
+        printer, loop = self._printer, self._loop
+        assert self._late is not None
+        with printer.before(printer.turn(loop, self._low, f"({self._high} - 1)"), self._kept):
+            self._wait_late(self._start_late())
+        carry = self._late.carry
+        printer.write(f"{printer.name(carry.value)} = {printer.name(carry.next)}")
+
+    def _start_late(self) -> str:
+        """Start the late product; the names of what it works on."""
+        assert self._late is not None
+        printer, product = self._printer, self._late.carry.next
+        for v in self._late.values:
+            if v.op == "mul" and v.args[0] is self._late.carry.value and v.args[1].axes == (printer.row,):
+                printer.rescale(v)
+            elif v is not product:
+                self._print([v])
+        left, _ = sides(product, printer.row)
+        printer.begin(product, self._kept[left])
+        return f"{printer.name(product)}, {self._kept[left]}"
+
+    def _wait_late(self, running: str) -> None:
+        assert self._late is not None
+        self._printer.write(f"{running} = warpgroup_mma_wait(0, [{running}])")
+        self._printer.release(self._late.carry.next)
+
+    def _move(self, late: bool) -> None:
+        """What one iteration leaves for the next."""
+        printer = self._printer
+        moves = [
+            (printer.name(c.value), printer.name(c.next))
+            for c in self._loop.carries
+            if late or self._late is None or c is not self._late.carry
+        ]
+        for v, name in self._kept.items():
+            assert self._late is not None
+            product = self._late.carry.next
+            is_left = v is sides(product, printer.row)[0]
+            moves.append((name, printer.as_left(v, product) if is_left else printer.name(v)))
+        if moves:
+            printer.write(f"{', '.join(name for name, _ in moves)} = {', '.join(text for _, text in moves)}")
+
+    def _print(self, items: Sequence[Value | Loop]) -> None:
+        self._printer.block(Block(self._loop.body.ranks, list(items)))
+
+    def _weigh(self, items: Sequence[Value | Loop]) -> None:
+        """Print an iteration's values: with a stale reference, first as if it served, then in a branch again."""
+        stale, printer = self._stale, self._printer
+        if stale is None:
+            self._print(items)
+            return
+        before, after = stale.around([v for v in items if isinstance(v, Value)])
+        self._print(before)
+        for c in stale.carries:
+            printer.write(f"{printer.name(c.next)} = {printer.name(c.value)}")
+        kept = stale.transport
+        printer.write(f"{printer.name(kept)} = {printer.full(kept.axes, 1.0, kept.dtype)}")
+        total = printer.name(stale.total)
+        with printer.renamed(dict.fromkeys(stale.finding, printer.name(stale.carry.value))):
+            for v in stale.weighing:
+                printer.narrow(v) if v.op == "cast" and v.dtype in HALVES else self._print([v])
+        printer.helpers |= {"watched", "is_beyond"}
+        printer.write(f"{total} = watched({total}, {self._place})")
+        printer.write(f"if is_beyond({printer.start[self._loop.rank]}, {self._place}) != 0:")
+        with printer.nested(self._loop.rank):
+            self._print(stale.again)
+        self._print(after)
