@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..space.cascade import Cascade
 from ..space.expr import Rank, Split, Unsplit, free, topological
-from ..space.indexed import completed, limits, reach, shapes
+from ..space.indexed import completed, limits, reach, shapes, trusted
 from .eager import run_eager
 
 TOLERANCE = 1e-9
@@ -71,7 +71,7 @@ def _sizes(*cascades: Cascade) -> dict[Rank, int]:
 def _data(definition: Cascade, sizes: Mapping[Rank, int]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     bodies = [e.expr for e in definition.einsums]
-    below = limits(bodies, sizes)
+    below, within = limits(bodies, sizes), trusted(bodies)
     data: dict[str, Tensor] = {}
     for name, shape in shapes(bodies, sizes).items():
         if name not in definition.inputs:
@@ -79,7 +79,8 @@ def _data(definition: Cascade, sizes: Mapping[Rank, int]) -> dict[str, Tensor]:
         drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
         match definition.inputs[name].kind:
             case "int" if name in below:
-                drawn = torch.randint(0, below[name], shape, generator=generator)
+                beyond = int(name not in within)
+                drawn = torch.randint(-beyond, below[name] + beyond, shape, generator=generator)
             case "int":
                 drawn = (drawn.abs() * 2).floor().to(torch.int32)
             case "bool":

@@ -34,6 +34,7 @@ from ..space.expr import (
     Unsplit,
     Where,
     indexing_ranks,
+    is_padded,
 )
 
 DTYPES: dict[str, torch.dtype] = {
@@ -153,6 +154,7 @@ class _Run:
         t = self.data[x.tensor.name]
         ranks = indexing_ranks(x)
         places = []
+        inside = torch.ones([1] * len(ranks), dtype=torch.bool, device=self.device)
         for axis, i in enumerate(x.index):
             match i:
                 case str():
@@ -161,10 +163,16 @@ class _Run:
                     at = self.positions(i.rank)
                     place = Tile(at // i.by if i.op == "//" else at % i.by, (i.rank,))
                 case Access() | Gather():
-                    place = Tile(self.gather(i).long(), indexing_ranks(i))
+                    number = self.gather(i).long()
+                    within = (number >= 0) & (number < t.shape[axis])
+                    if is_padded(x):
+                        inside = inside & _aligned(Tile(within, indexing_ranks(i)), ranks, self.device)
+                        number = number.clamp(0, t.shape[axis] - 1)
+                    place = Tile(number, indexing_ranks(i))
             self.check(place, t.shape[axis], f"{x.tensor.name}: axis {x.tensor.ranks[axis]}")
             places.append(_aligned(place, ranks, self.device))
-        return t[tuple(places)]
+        found = t[tuple(places)]
+        return torch.where(inside, found, torch.zeros((), dtype=t.dtype, device=t.device)) if is_padded(x) else found
 
     @staticmethod
     def check(place: Tile, length: int, what: str) -> None:

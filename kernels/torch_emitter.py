@@ -8,6 +8,7 @@ With float64 tensors everything is float64, which is how plans are checked.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from ..space.expr import Part, Rank
 from ..space.plan import Loop, LoopPlan, Value
@@ -57,6 +58,9 @@ IN_PLACE = {
     "neg": "neg_",
 }
 """Operators whose first operand may be overwritten by the result."""
+
+Item: TypeAlias = tuple[str, tuple[Rank, ...], bool]
+"""What stands for one axis of a tensor, the tile axes that it gives, and whether it is a list of indices."""
 
 
 def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
@@ -168,8 +172,10 @@ class TorchPrinter(Printer):
         if not index:
             return self.tensor[tensor]
         numbers = iter(v.args)
-        items = [self._item(i, next(numbers) if i is None else None) for i in index]
+        addressed = zip(index, self.shapes[tensor], strict=True)
+        items = [self._item(i, n, next(numbers) if i is None else None) for i, n in addressed]
         wide = tuple(q for q in v.axes if any(q in axes for _, axes, looked_up in items if looked_up))
+        items = [self._listed(i, item, wide) for i, item in zip(index, items, strict=True)]
         texts = [text + (self.broadcast(axes, wide) if looked_up else "") for text, axes, looked_up in items]
         axes = self._axes_of([(found, looked_up) for _, found, looked_up in items if found], wide)
         loaded = self._arranged(
@@ -180,12 +186,13 @@ class TorchPrinter(Printer):
         lengths = ", ".join(self._length(q) for q in v.axes)
         return f"{loaded}{self.broadcast(tuple(q for q in v.axes if q in axes), v.axes)}.expand({lengths})"
 
-    def _item(self, i: Rank | Part | None, number: Value | None) -> tuple[str, tuple[Rank, ...], bool]:
-        """What stands for one axis of a tensor, the tile axes that it gives, and whether it is a list of indices."""
+    def _item(self, i: Rank | Part | None, length: int, number: Value | None) -> Item:
+        """One axis of a tensor, of some length. A number that was looked up is never trusted: PyTorch counts a negative
+        one from the end."""
         match i:
             case None:
                 assert number is not None
-                return self.name(number), number.axes, bool(number.axes)
+                return f"{self.name(number)}.clamp(0, {length - 1})", number.axes, bool(number.axes)
             case Part() if self.tiled(i.rank) and not self.within(i):
                 return self.part_at(i, (i.rank,)), (i.rank,), True
             case Part() if i.op == "%" and self.tiled(i.rank):
@@ -195,6 +202,13 @@ class TorchPrinter(Printer):
                 return self.part_of_first(i), (), False
             case _:
                 return self._slice(i), self._axes((i,)), False
+
+    def _listed(self, i: Rank | Part | None, item: Item, wide: tuple[Rank, ...]) -> Item:
+        """An item as a list of indices too where some list runs along its axis."""
+        _, axes, looked_up = item
+        if looked_up or i is None or not set(axes) & set(wide):
+            return item
+        return self.part_at(i, axes) if isinstance(i, Part) else self.index(i), axes, True
 
     @staticmethod
     def _axes_of(found: Sequence[tuple[tuple[Rank, ...], bool]], wide: tuple[Rank, ...]) -> tuple[Rank, ...]:
@@ -215,7 +229,7 @@ class TorchPrinter(Printer):
         output, index = access(v)
         (value,) = v.args
         text = self.use(value, v.axes)
-        items = [self._item(i, None) for i in index]
+        items = [self._item(i, n, None) for i, n in zip(index, self.shapes[output], strict=True)]
         wide = tuple(q for q in v.axes if any(q in axes for _, axes, looked_up in items if looked_up))
         if value.axes:
             text = self._arranged(text, v.axes, self._axes_of([(a, listed) for _, a, listed in items if a], wide))

@@ -7,18 +7,34 @@ their enclosing scopes, so what a later pass over the same rank needs is compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .approximations import approximate
 from .contraction import Product, arrange
-from .expr import Access, Const, Expr, Fold, Gather, Iota, Map, Part, Rank, Reduce, Where, children, topological
+from .expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Gather,
+    Iota,
+    Map,
+    Part,
+    Rank,
+    Reduce,
+    Where,
+    children,
+    is_padded,
+    topological,
+)
 from .layout import Layout, Shape
 from .masks import Masks
 from .normal_form import factors
 from .plan import Block, Carry, IllegalPlan, Value
 from .pointwise import POINTWISE, REDUCTIONS
+from .value_bounds import INTEGERS
 
 NARROW = ("fp16", "bf16")
 FLOATS = (*NARROW, "fp32", "fp64")
@@ -215,7 +231,25 @@ class Builder:
             args.append(self._gather(i, self.layout.ordered(shape.axes), home.outermost(shape.loops)))
             index.append(None)
         name = x.tensor.name
-        return self.emit("load", tuple(args), (name, tuple(index)), home, axes=axes, dtype=self.dtypes[name])
+        found = self.emit("load", tuple(args), (name, tuple(index)), home, axes=axes, dtype=self.dtypes[name])
+        if not is_padded(x):
+            return found
+        lengths = [self.layout.sizes[own] for own, i in zip(x.tensor.ranks, index, strict=True) if i is None]
+        return self._padded(found, lengths, home)
+
+    def _padded(self, load: Value, lengths: Sequence[int], home: Scope) -> Value:
+        """What is loaded, 0 where a number lies beyond the axis of one of these lengths that it addresses; floats in
+        the compute dtype."""
+        inside: Value | None = None
+        for v, n in zip(load.args, lengths, strict=True):
+            for op, end in (("ge", 0), ("lt", n)):
+                number = self.emit("const", (), float(end), home, dtype=v.dtype)
+                holds = self.emit(op, (v, number), dtype="bool")
+                inside = holds if inside is None else self.emit("and", (inside, holds), dtype="bool")
+        assert inside is not None, f"{load.name}: a padded access looks a number up"
+        found = load if load.dtype in INTEGERS else self.widened(load)
+        zero = self.emit("const", (), 0.0, home, dtype=found.dtype)
+        return self.emit("select", (inside, found, zero), dtype=found.dtype)
 
     def _map(self, x: Map, home: Scope) -> Value:
         args = tuple(self.value(a, home) for a in x.args)

@@ -285,7 +285,7 @@ def _head(x: Expr, name: Callable[[str, str], str]) -> str:
             return f"{name('t', x.tensor.name)}:{x.tensor.kind}[{','.join(map(r, x.index))}]"
         case Gather():
             items = (_item(i, name) for i in x.index)
-            return f"{name('t', x.tensor.name)}:{x.tensor.kind}[{','.join(items)}]"
+            return f"{name('t', x.tensor.name)}:{x.tensor.kind}[{','.join(items)}]{' else 0' if x.padded else ''}"
         case Const():
             return repr(x.value)
         case Param():

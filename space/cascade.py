@@ -27,6 +27,7 @@ from .expr import (
     children,
     free,
     indexing_ranks,
+    is_padded,
     reads,
     rewrite,
     tensors,
@@ -245,7 +246,7 @@ def _renamed_gather(x: Access | Gather, names: Mapping[Rank, Rank]) -> Access | 
                 index.append(Part(i.op, names.get(i.rank, i.rank), i.by))
             case Access() | Gather():
                 index.append(_renamed_gather(i, names))
-    return access(x.tensor, tuple(index))
+    return access(x.tensor, tuple(index), is_padded(x))
 
 
 def from_roots(roots: Mapping[str, tuple[Expr, tuple[Rank, ...]]], names: Mapping[Expr, str] | None = None) -> Cascade:

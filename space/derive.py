@@ -15,8 +15,9 @@ from .egraph import ClassId, EGraph, Limits, Statistics, saturate
 from .evaluate import evaluate
 from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
 from .extract import Form, OutOfTime, forms
-from .indexed import completed, limits, reach, shapes
+from .indexed import completed, limits, reach, shapes, trusted
 from .laws import SplitOf, laws
+from .one_hot import one_hots
 from .pointwise import Array
 from .safety import safe_part, unsafe
 from .traits import Stream, passes, streams_of, total_passes
@@ -130,7 +131,7 @@ def derive(
     streams, splits = _streams(exprs)
     filters = [(x.predicate, x.fill) for x in topological(exprs) if isinstance(x, Where)]
     needs_reference = any(True for _ in unsafe(EGraph.of(exprs)))
-    table = laws(splits, dict.fromkeys(filters), reference=needs_reference, without=without)
+    table = laws(splits, dict.fromkeys(filters), one_hots(exprs), reference=needs_reference, without=without)
     graph = saturate(exprs, table, splits, limits)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph, allowed)
@@ -287,13 +288,13 @@ class _Check:
 
     def _trials(self) -> Iterator[tuple[dict[str, Array], dict[str, float], list[Array]] | None]:
         inputs, bodies = self.definition.inputs, [e.expr for e in self.definition.einsums]
-        shape_of, below = shapes(bodies, self.sizes), limits(bodies, self.sizes)
+        shape_of, below, within = shapes(bodies, self.sizes), limits(bodies, self.sizes), trusted(bodies)
         nodes = topological(list(self.definition.roots().values()))
         scalars = list(dict.fromkeys(x.name for x in nodes if isinstance(x, Param)))
         for seed, sign in ((0, 1.0), (1, -1.0)):
             random = np.random.default_rng(seed)
             values = {p: sign * float(random.uniform(0.3, 1.5)) for p in scalars}
-            data = {n: _draw(random, t.kind, shape_of[n], below.get(n, 3)) for n, t in inputs.items()}
+            data = {n: _draw(random, t.kind, shape_of[n], below.get(n, 3), n in within) for n, t in inputs.items()}
             wanted = self._values(self.definition, data, values)
             # a negative parameter may leave the definition's domain (a square root)
             yield (data, values, wanted) if all(np.isfinite(a).all() for a in wanted) else None
@@ -331,11 +332,13 @@ class _Check:
         return worst
 
 
-def _draw(random: np.random.Generator, kind: str, shape: tuple[int, ...], below: int) -> Array:
+def _draw(random: np.random.Generator, kind: str, shape: tuple[int, ...], below: int, within: bool) -> Array:
+    """below: what integers lie below where they must; others do so every other time."""
     match kind:
         case "bool":
             return random.integers(0, 2, shape).astype(np.bool_)
         case "int":
-            return random.integers(0, below, shape)
+            inside = random.integers(0, below, shape)
+            return inside if within else np.where(random.random(shape) < 0.5, inside, random.choice([-1, below], shape))
         case _:
             return random.normal(size=shape)

@@ -124,10 +124,14 @@ class Encoder:
         for i, x in enumerate(nodes):
             lines.append(f"(let $n{i} {self.term(x, known)})")
             lines.append(f"(union (tag {i}) $n{i})")
-            if isinstance(x, (Access, Gather, Param, Iota)):
-                lines.append(f"(set (free $n{i}) {self.symbols.mask(free(x))})")
+            lines += self._leaf(x, f"$n{i}")
             known[x] = f"$n{i}"
         return lines, nodes
+
+    def _leaf(self, x: Expr, name: str) -> Iterator[str]:
+        """What a leaf varies with, which no rule can say."""
+        if isinstance(x, (Access, Gather, Param, Iota)):
+            yield f"(set (free {name}) {self.symbols.mask(free(x))})"
 
     def law(self, law: Law, index: int, ruleset: str) -> Iterator[str]:
         """One rule a direction, named `name#index`."""
@@ -137,6 +141,18 @@ class Encoder:
             facts = [f"(= _t {self.term(left)})", *_in_order(self._facts(law.conditions))]
             actions = f"((union _t {self.term(right)}))"
             yield f'(rule ({" ".join(facts)}) {actions} :ruleset {ruleset} :name "{law.name}#{index}{arrow}")'
+
+    def ground_law(self, law: Law, index: int, ruleset: str, nodes: Sequence[Expr]) -> str:
+        """The rule of a law about nodes of the definition, which `nodes` lists in tag order; what is new on its right
+        side gets names."""
+        known = {x: f"$n{i}" for i, x in enumerate(nodes)}
+        fact = f"(= _t {self.term(law.left, known)})"
+        actions: list[str] = []
+        for i, x in enumerate(topological([law.right], stop=dict(known))):
+            actions += [f"(let _n{i} {self.term(x, known)})", *self._leaf(x, f"_n{i}")]
+            known[x] = f"_n{i}"
+        actions.append(f"(union _t {known[law.right]})")
+        return f'(rule ({fact}) ({" ".join(actions)}) :ruleset {ruleset} :name "{law.name}#{index}>")'
 
     def _facts(self, conditions: Iterable[Condition]) -> Iterator[str]:
         for n, c in enumerate(conditions):
@@ -231,8 +247,14 @@ def program(symbols: Symbols, roots: Sequence[Expr], table: Sequence[Law]) -> tu
     """The whole program and the definition's nodes in tag order. Steps are run by `saturate`."""
     encoder = Encoder(symbols)
     body, nodes = encoder.definition(roots)
-    rules = [line for i, law in enumerate(table) for line in encoder.law(law, i, _ruleset(law))]
-    return "\n".join([*encoder.declarations(), *rules, *body]), nodes
+    rules: list[str] = []
+    ground: list[str] = []
+    for i, law in enumerate(table):
+        if law.is_ground:
+            ground.append(encoder.ground_law(law, i, _ruleset(law), nodes))
+        else:
+            rules += encoder.law(law, i, _ruleset(law))
+    return "\n".join([*encoder.declarations(), *rules, *body, *ground]), nodes
 
 
 def _ruleset(law: Law) -> str:

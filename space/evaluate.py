@@ -25,6 +25,7 @@ from .expr import (
     Unsplit,
     Where,
     free,
+    is_padded,
     reads,
     topological,
 )
@@ -66,6 +67,7 @@ def evaluate(
     def gather(x: Access | Gather) -> Array:
         """The elements that an access reads, one axis a rank; integers stay."""
         places = []
+        inside: Array = np.array(True)
         for i, own, n in zip(x.index, x.tensor.ranks, np.shape(data[x.tensor.name]), strict=True):
             match i:
                 case str():
@@ -74,6 +76,9 @@ def evaluate(
                     place = along(i.rank, (np.floor_divide if i.op == "//" else np.mod)(np.arange(sizes[i.rank]), i.by))
                 case Access() | Gather():
                     place = gather(i)
+                    if is_padded(x):
+                        inside = inside & (place >= 0) & (place < n)
+                        place = np.clip(place, 0, n - 1)
             if place.size and not (place.min() >= 0 and place.max() < n):
                 raise IndexError(
                     f"{x.tensor.name}: axis {own} is addressed within 0..{n - 1} only, but got "
@@ -81,7 +86,7 @@ def evaluate(
                 )
             places.append(place)
         found: Array = np.asarray(data[x.tensor.name])[tuple(places)]
-        return found
+        return np.where(inside, found, np.zeros((), found.dtype)) if is_padded(x) else found
 
     def go(x: Expr) -> Array:
         match x:

@@ -119,11 +119,13 @@ class Gather(_Node):
     tensor, `KC[BT[b,m//64],m%64,h,e]`.
 
     A leaf: it reads inputs only, and no law looks into it. Such an axis has the length of the tensor's own name for
-    it. An index beyond an axis is an error of the data: the reference raises, a kernel reads no other memory.
+    it. An element beyond an axis is an error of the data: the reference raises, a kernel reads no other memory. Or the
+    tensor is `padded`: wherever an integer tensor's element lies beyond its axis, it is 0.
     """
 
     tensor: Tensor
     index: tuple[Index, ...]
+    padded: bool = False
 
 
 @_node
@@ -256,10 +258,15 @@ Index: TypeAlias = "Rank | Part | Access | Gather"
 Expr: TypeAlias = Access | Gather | Const | Param | Size | Iota | Map | Reduce | Where | Fold | Split | Unsplit
 
 
-def access(tensor: Tensor, index: tuple[Index, ...]) -> Access | Gather:
+def access(tensor: Tensor, index: tuple[Index, ...], padded: bool = False) -> Access | Gather:
     """`tensor[index]`, an `Access` where every axis is iterated by a rank of its own."""
     ranks = tuple(i for i in index if isinstance(i, str))
-    return Access(tensor, ranks) if len(ranks) == len(index) else Gather(tensor, index)
+    return Access(tensor, ranks) if len(ranks) == len(index) else Gather(tensor, index, padded)
+
+
+def is_padded(x: Access | Gather) -> bool:
+    """Whether it is 0 where an element of an integer tensor lies beyond the axis that it addresses."""
+    return isinstance(x, Gather) and x.padded
 
 
 def _this(node: _Node) -> Expr:

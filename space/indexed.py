@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from .expr import Access, Expr, Gather, Iota, Map, Part, Rank, reads, topological
+from .expr import Access, Expr, Gather, Iota, Map, Part, Rank, is_padded, reads, topological
 
 LARGEST_TRIED = 1024
 """A part by more is not tried out to where it begins again: text may come from anywhere."""
@@ -22,25 +22,31 @@ def shapes(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> dict[str, tuple[
 
 def limits(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> dict[str, int]:
     """What the elements of an integer tensor lie below, where that is known: those that address an axis, and those
-    that the index along a rank is compared with (lengths, say, of at most all of it)."""
+    that the index along a rank is compared with (lengths, say, of at most all of it; labels, each an index)."""
     wanted = list(roots)
     found: dict[str, int] = {}
     for x in reads(wanted):
         for i, own in zip(x.index, x.tensor.ranks, strict=True):
             if isinstance(i, (Access, Gather)):
                 found[i.tensor.name] = min(sizes[own], found.get(i.tensor.name, sizes[own]))
-    for name, rank in _compared(wanted):
-        found.setdefault(name, sizes[rank] + 1)
+    for name, rank, beyond in _compared(wanted):
+        found.setdefault(name, sizes[rank] + beyond)
     return found
 
 
-def _compared(roots: Iterable[Expr]) -> Iterator[tuple[str, Rank]]:
+def trusted(roots: Iterable[Expr]) -> set[str]:
+    """The integer tensors whose elements must lie within the axes that they address."""
+    addressed = (i for x in reads(roots) if not is_padded(x) for i in x.index)
+    return {i.tensor.name for i in addressed if isinstance(i, (Access, Gather))}
+
+
+def _compared(roots: Iterable[Expr]) -> Iterator[tuple[str, Rank, int]]:
+    """Tensors, the ranks whose indices they are compared with, and how far beyond the last index they go."""
     for x in topological(roots):
         match x:
-            case Map("lt" | "le" | "gt" | "ge", (Iota(rank), (Access() | Gather()) as limit)) if _is_int(limit):
-                yield limit.tensor.name, rank
-            case Map("lt" | "le" | "gt" | "ge", ((Access() | Gather()) as limit, Iota(rank))) if _is_int(limit):
-                yield limit.tensor.name, rank
+            case Map(op, (Iota(rank), (Access() | Gather()) as n) | ((Access() | Gather()) as n, Iota(rank))):
+                if _is_int(n) and op in ("lt", "le", "gt", "ge", "eq", "ne"):
+                    yield n.tensor.name, rank, int(op not in ("eq", "ne"))
 
 
 def _is_int(x: Access | Gather) -> bool:

@@ -12,8 +12,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .expr import Access, Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size, Split, Tensor, Term, Where
+from .expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Map,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Split,
+    Tensor,
+    Term,
+    Where,
+    topological,
+)
 from .folds import ACTIONS
+from .one_hot import OneHot
 from .pointwise import POINTWISE, REDUCTIONS
 
 
@@ -74,6 +90,11 @@ class Law:
     both_ways: bool = False
     steps: int | None = None
     arranges: bool = False
+
+    @property
+    def is_ground(self) -> bool:
+        """Whether it is about nodes of one definition, not a pattern."""
+        return not any(is_variable(x) for x in topological([self.left]))
 
 
 def variable(name: str) -> Expr:
@@ -261,7 +282,7 @@ def _nested(s: SplitOf) -> Iterator[Law]:
 
 NAMES = (
     *dict.fromkeys(law.name for law in GENERAL),
-    *("reference", "composite-fold", "fold-linear", "split", "transport"),
+    *("reference", "composite-fold", "fold-linear", "split", "transport", "one-hot"),
 )
 """The names that `without` may switch off."""
 
@@ -269,11 +290,13 @@ NAMES = (
 def laws(
     splits: Iterable[SplitOf] = (),
     filters: Iterable[tuple[Predicate, float]] = (),
+    one_hots: Iterable[OneHot] = (),
     *,
     reference: bool = False,
     without: frozenset[str] = frozenset(),
 ) -> tuple[Law, ...]:
-    """The table for one graph: its splits and its filters instantiate the laws of views.
+    """The table for one graph: its splits and its filters instantiate the laws of views, its one-hot selections
+    theirs (no pattern says `x with T[p] for m`).
 
     reference: include the law that gives an exponential a reference. Raises ValueError for an unknown name.
     """
@@ -284,4 +307,5 @@ def laws(
     known = tuple(filters)
     for s in splits:
         table += [*_split(s, known, ACTIONS), *_transport_tiles(s), *_nested(s)]
+    table += [Law("one-hot", _sum(h.rank, h.body), h.selected) for h in one_hots]
     return tuple(law for law in table if law.name not in without)

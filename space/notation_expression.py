@@ -133,14 +133,15 @@ class Expressions(Cursor):
         return Access(known, index)
 
     def indexed(self) -> Access | Gather:
-        """`KC[BT[b,m//64],m%64,h,e]`: axes addressed by ranks, parts of ranks and elements of integer tensors."""
+        """`KC[BT[b,m//64],m%64,h,e]`, `X[p,T[p] else 0]`: axes addressed by ranks, parts of ranks and elements of
+        integer tensors."""
         token = self.next()
-        index = self.brackets(
-            lambda: () if self.peek().text == "]" else self.index_items(), "a tensor's index", "[", "]"
-        )
+        index, padded = self.brackets(self.whole_index, "a tensor's index", "[", "]")
         ranks = tuple(i for i in index if isinstance(i, str))
         if len(set(ranks)) != len(ranks):
             self.fail(f"{token.text}: a rank indexes one axis only", token)
+        if padded and not any(isinstance(i, (Access, Gather)) for i in index):
+            self.fail(f"{token.text}: only an element of an int tensor lies beyond an axis, `else 0`", token)
         if len(ranks) == len(index):
             return self.read(token, token.text, ranks)
         known = self.scope.tensors.get(token.text)
@@ -153,7 +154,15 @@ class Expressions(Cursor):
         if len(known.ranks) != len(index):
             self.fail(f"{token.text} has ranks {list(known.ranks)}, but {len(index)} axes are addressed", token)
         self.scope.read.setdefault(token.text, self.number)
-        return access_of(known, index)
+        return access_of(known, index, padded)
+
+    def whole_index(self) -> tuple[tuple[Index, ...], bool]:
+        """What stands in a tensor's brackets, and whether it is 0 beyond its axes: `p,T[p] else 0`."""
+        index = () if self.peek().text == "]" else self.index_items()
+        padded = bool(self.take("else"))
+        if padded and self.number_value() != 0.0:
+            self.fail("beyond its axes a tensor is 0: `else 0`", self.peek())
+        return index, padded
 
     def index_items(self) -> tuple[Index, ...]:
         items = [self.indexing_item()]

@@ -24,6 +24,7 @@ from .expr import (
     Unsplit,
     Where,
     indexing_ranks,
+    is_padded,
     reads,
     topological,
 )
@@ -243,7 +244,7 @@ def _indexed(x: Access | Gather) -> str:
         raise CascadeError(
             f"a tensor's name has letters, digits and _ and is no word of the notation: {x.tensor.name!r}"
         )
-    return f"{x.tensor.name}[{','.join(items)}]"
+    return f"{x.tensor.name}[{','.join(items)}{' else 0' if is_padded(x) else ''}]"
 
 
 def write_declarations(statements: Iterable[tuple[Tensor, Expr]]) -> list[str]:

@@ -25,6 +25,7 @@ from .expr import (
     Tensor,
     Term,
     Where,
+    is_padded,
     rewrite,
     topological,
 )
@@ -118,7 +119,7 @@ def _read(x: Access | Gather, packing: Packing) -> Access | Gather:
     if index == x.index:
         return x
     own = tuple(i if isinstance(i, str) else r for i, r in zip(x.index, x.tensor.ranks, strict=True))
-    return Gather(Tensor(x.tensor.name, own, x.tensor.kind), index)
+    return Gather(Tensor(x.tensor.name, own, x.tensor.kind), index, is_padded(x))
 
 
 def _index(i: Index, packing: Packing) -> Index:

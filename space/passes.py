@@ -110,7 +110,8 @@ def analyse(computation: Cascade | OperatorGraph | IterativeCascade, stream: Ran
     """The passes over `stream`; by default over the rank that needs most of them.
 
     Of an iterative cascade, the passes of one iteration after another: its states stay where they are.
-    Equal ranks are told apart by the number of barriers, then by which is reduced last. Raises CascadeError
+    Equal ranks are told apart by whether more than sums run over them, by the number of barriers, then by which is
+    reduced last. Raises CascadeError
     for a rank that does not occur.
     """
     graph, inputs = _graph(computation)
@@ -268,8 +269,11 @@ def _timing(graph: OperatorGraph, ranks: dict[str, _Ranks], stream: Rank | None)
     last = {r: i for i, o in enumerate(graph.operations) if o.operator.kind in "RF" for r in o.operator.ranks}
     timings = [_timed(graph, ranks, f) for f in families or [_Family("", frozenset())]]
 
-    def key(t: _Timing) -> tuple[int, int, int]:
-        return t.passes, len(t.barriers), max((last.get(r, -1) for r in t.family.below(t.family.whole)), default=-1)
+    more = {o.output for o in graph.operations if o.operator.kind == "F" or o.operator.op != "add"}
+
+    def key(t: _Timing) -> tuple[int, bool, int, int]:
+        reduced = max((last.get(r, -1) for r in t.family.below(t.family.whole)), default=-1)
+        return t.passes, bool(t.barriers & more), len(t.barriers), reduced
 
     return max(timings, key=key)
 

@@ -156,7 +156,9 @@ class Value:
 
     op and attr:
       load    attr (tensor name, index)                a tile of an input, invalid lanes 0; for each axis the index
-                                                       has a rank, a Part of one, or None: the next of `args`
+                                                       has a rank, a Part of one, or None: the next of `args`; one
+                                                       beyond the axis reads no other memory, and nothing relies on
+                                                       what it gives
       store   attr (output name, ranks); args (value,)
       const   attr float; iota attr rank, the index; lane attr rank, the index less the tile's first; first attr rank,
               the tile's first index; carry (a loop's running value, set by its Carry)

@@ -30,6 +30,7 @@ from eintune.space.expr import (
     tensors,
     topological,
 )
+from eintune.space.indexed import trusted
 from eintune.space.laws import laws
 
 SIZES = {"b": 2, "h": 1, "g": 2, "p": 4, "m": 6, "m1": 2, "m0": 3, "e": 3, "f": 5, "k": 4, "n": 3}
@@ -38,12 +39,13 @@ SIZES = {"b": 2, "h": 1, "g": 2, "p": 4, "m": 6, "m1": 2, "m0": 3, "e": 3, "f": 
 def data_for(
     roots: Sequence[Expr], seed: int = 0, sizes: Mapping[Rank, int] = SIZES
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Random inputs: floats from a normal, integers from 0 to 3, fair booleans."""
-    rng = np.random.default_rng(seed)
+    """Random inputs: floats from a normal, fair booleans, integers from 0 to 3, and beyond where they may be."""
+    rng, within = np.random.default_rng(seed), trusted(roots)
 
     def drawn(t: Tensor) -> np.ndarray:
         shape = [sizes[r] for r in t.ranks]
-        whole = {"int": rng.integers(0, 4, shape), "bool": rng.random(shape) < 0.5}
+        low, high = (0, 4) if t.name in within else (-1, 8)
+        whole = {"int": rng.integers(low, high, shape), "bool": rng.random(shape) < 0.5}
         return whole.get(t.kind, rng.normal(size=shape))
 
     found = {n: drawn(t) for n, t in tensors(roots).items()}

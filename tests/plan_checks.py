@@ -11,7 +11,7 @@ from eintune.kernels.kernel import Kernel
 from eintune.kernels.launch import load
 from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
-from eintune.space.indexed import completed, limits, shapes
+from eintune.space.indexed import completed, limits, shapes, trusted
 from eintune.space.lowering import build_plan
 from eintune.space.plan import Role
 from eintune.space.pointwise import Array
@@ -62,18 +62,19 @@ def problem_of(cascade: Cascade, sizes: dict[str, int], dtype: str, params: dict
 
 
 def data_for(cascade: Cascade, sizes: dict[str, int], seed: int = 0) -> dict[str, Array]:
-    """Random inputs; those of fp32 are exact in every dtype that is used."""
+    """Random inputs, exact in every dtype that is used; integers lie beyond what they index where they may."""
     random = np.random.default_rng(seed)
     data: dict[str, Array] = {}
     bodies = [e.expr for e in cascade.einsums]
-    below, shape_of = limits(bodies, sizes), shapes(bodies, sizes)
+    below, shape_of, within = limits(bodies, sizes), shapes(bodies, sizes), trusted(bodies)
     for name, tensor in cascade.inputs.items():
         shape = shape_of[name]
         match tensor.kind:
             case "float":
                 data[name] = random.normal(size=shape).astype(np.float32).astype(np.float64)
             case "int":
-                data[name] = random.integers(0, below.get(name, 3), shape)
+                beyond = int(name not in within)
+                data[name] = random.integers(-beyond, below.get(name, 3) + beyond, shape)
             case _:
                 data[name] = random.random(shape) < 0.6
     return data

@@ -14,6 +14,7 @@ from eintune.space.chains import CHAINS
 from eintune.space.egraph import HOLE, EGraph, Limits, SaturationError, saturate
 from eintune.space.expr import NEG_INF, Access, Const, Expr, Map, Param, Reduce, Tensor, Where, topological
 from eintune.space.laws import Law, SplitOf, laws, variable
+from eintune.space.one_hot import one_hots
 from eintune.space.safety import safe_part, unsafe
 from eintune.space.workloads import WORKLOADS, attention
 
@@ -26,7 +27,8 @@ FEW = {"gemm": 1, "embedding": 1, "linear": 1, "same_operand": 1, "six_operators
 
 def graph_of(roots: Sequence[Expr], *, reference: bool = False, without: frozenset[str] = frozenset()) -> EGraph:
     filters = {(x.predicate, x.fill): None for x in topological(roots) if isinstance(x, Where)}
-    return saturate(roots, laws([SPLIT], filters, reference=reference, without=without), [SPLIT])
+    table = laws([SPLIT], filters, one_hots(roots), reference=reference, without=without)
+    return saturate(roots, table, [SPLIT])
 
 
 def whole_graph(roots: Sequence[Expr]) -> EGraph:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from eintune.space.cascade import Cascade
 from eintune.space.evaluate import evaluate
 from eintune.space.expr import (
     NEG_INF,
@@ -21,9 +22,11 @@ from eintune.space.expr import (
     Tensor,
     Term,
     rewrite,
+    tensors,
     topological,
 )
 from eintune.space.laws import NAMES, Absent, Law, Positive, Present, SplitOf, is_variable, laws
+from eintune.space.one_hot import one_hots
 
 SIZES = {"r": 4, "q": 3, "p": 2, "m": 6, "m1": 2, "m0": 3}
 SPLIT = SplitOf("m", "m1", "m0")
@@ -31,7 +34,11 @@ FILTERS = [
     (Predicate((Term("m", -1), Term("p", 1)), (("m", 1), ("p", -1))), NEG_INF),
     (Predicate((Term("m", 1),), (), -2), 0.0),
 ]
-TABLE = laws([SPLIT], FILTERS, reference=True)
+LABELS = Cascade.parse(
+    "input Tp : int\nYp = select(Tp == index(m), Xp,m, 0)\nZp = select(index(m) != Tp, 0, sum[q](Up,q * Vm,q) / Wp)"
+)
+ONE_HOTS = one_hots(list(LABELS.roots().values()))
+TABLE = laws([SPLIT], FILTERS, ONE_HOTS, reference=True)
 POSITIVE_ONLY = {"log", "log2", "sqrt", "recip"}
 
 
@@ -53,7 +60,7 @@ def instance(law: Law, rng: np.random.Generator) -> tuple[Expr, Expr, dict[str, 
     # the parts of a split rank are no ranks of an input
     around = {"p", "m"} if law.name == "split" else {"p", "m1"}
     around |= {"r", "q"}
-    tensors: dict[Expr, Expr] = {}
+    chosen_for: dict[Expr, Expr] = {}
     data: dict[str, np.ndarray] = {}
     positive = any(isinstance(c, Positive) for c in law.conditions) or law.name == "logarithm"
     positive |= any(isinstance(x, Map) and x.op in POSITIVE_ONLY for x in topological(patterns))
@@ -63,14 +70,14 @@ def instance(law: Law, rng: np.random.Generator) -> tuple[Expr, Expr, dict[str, 
             chosen = {r for r in around if rng.random() < 0.5} | present.get(x, set())
             index = tuple(sorted(chosen - absent.get(x, set())))
             name = x.tensor.name[1:].upper()
-            tensors[x] = Access(Tensor(name, index), index)
+            chosen_for[x] = Access(Tensor(name, index), index)
             values = rng.uniform(0.5, 1.5, [SIZES[r] for r in index])
             data[name] = values if positive else values * rng.choice([-1.0, 1.0], values.shape)
 
     def concrete(x: Expr) -> Expr | None:
         match x:
-            case Access() if x in tensors:
-                return tensors[x]
+            case Access() if x in chosen_for:
+                return chosen_for[x]
             case Reduce():
                 return Reduce(x.op, rank(x.rank), x.arg)
             case Fold():
@@ -81,6 +88,10 @@ def instance(law: Law, rng: np.random.Generator) -> tuple[Expr, Expr, dict[str, 
                 return None
 
     left, right = rewrite(patterns, concrete)
+    if law.is_ground:
+        for name, t in tensors([left]).items():
+            shape = [SIZES[r] for r in t.ranks]
+            data[name] = rng.integers(-1, 8, shape) if t.kind == "int" else rng.normal(size=shape)
     return left, right, data
 
 
@@ -112,7 +123,7 @@ def test_the_check_finds_a_wrong_law() -> None:
 def test_every_law_can_be_left_out_by_name() -> None:
     assert {law.name for law in TABLE} == set(NAMES)
     for name in NAMES:
-        rest = laws([SPLIT], FILTERS, reference=True, without=frozenset({name}))
+        rest = laws([SPLIT], FILTERS, ONE_HOTS, reference=True, without=frozenset({name}))
         assert {law.name for law in rest} == set(NAMES) - {name}
     with pytest.raises(ValueError, match=r"`without` must name laws of \[.*'split'.*\], but got \['splitting'\]"):
         laws(without=frozenset({"splitting"}))
