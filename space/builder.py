@@ -238,8 +238,8 @@ class Builder:
         return self._padded(found, lengths, home)
 
     def _padded(self, load: Value, lengths: Sequence[int], home: Scope) -> Value:
-        """What is loaded, 0 where a number lies beyond the axis of one of these lengths that it addresses; floats in
-        the compute dtype."""
+        """What is loaded, 0 (false) where a number lies beyond the axis of one of these lengths that it addresses;
+        floats in the compute dtype."""
         inside: Value | None = None
         for v, n in zip(load.args, lengths, strict=True):
             for op, end in (("ge", 0), ("lt", n)):
@@ -247,6 +247,8 @@ class Builder:
                 holds = self.emit(op, (v, number), dtype="bool")
                 inside = holds if inside is None else self.emit("and", (inside, holds), dtype="bool")
         assert inside is not None, f"{load.name}: a padded access looks a number up"
+        if load.dtype == "bool":
+            return self.emit("and", (inside, load), dtype="bool")
         found = load if load.dtype in INTEGERS else self.widened(load)
         zero = self.emit("const", (), 0.0, home, dtype=found.dtype)
         return self.emit("select", (inside, found, zero), dtype=found.dtype)

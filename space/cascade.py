@@ -177,6 +177,8 @@ def _check_gathers(e: Einsum, made: set[str]) -> None:
                     f"{where}: an axis is addressed by elements of an int tensor, but {table.tensor.name} is "
                     f"{table.tensor.kind}"
                 )
+        if any(is_padded(table) for table in tables):
+            raise CascadeError(f"{where}: an element that addresses an axis is one of its tensor's, without `else 0`")
         for i in x.index:
             if isinstance(i, Part) and (i.op not in ("//", "%") or i.by < 1):
                 raise CascadeError(

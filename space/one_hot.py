@@ -156,10 +156,7 @@ def _read(x: Number, rank: Rank, number: Number, sized: set[Rank]) -> Number | N
             case Part() if i.rank == rank:
                 return None
             case Access() | Gather() if rank in free(i):
-                looked_up = _read(i, rank, number, sized)
-                if looked_up is None:
-                    return None
-                index.append(looked_up)
+                return None
             case _:
                 index.append(i)
     return access(x.tensor, tuple(index), padded=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from kernel_forms import Case
+from test_chains import off
 
 from eintune.kernels.eager import DTYPES, run_eager
 from eintune.kernels.kernel import Kernel
@@ -105,6 +106,23 @@ def test_what_is_not_selected_does_not_matter(emitter: str, execute) -> None:
     given = {"X": x, "T": torch.tensor([-100, 5, 1, 4, -1, 2**31 - 1, 3], dtype=torch.int32), "W": torch.ones(7)}
     execute(case.kernel, [{**given, "Z": made}[a.name] for a in case.kernel.arguments])
     assert made.tolist() == [0, 0, 2, 3, 0, 0, torch.inf]
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "input Bp,m : bool\ninput Tp : int\nZp = select(Tp == index(m) & Bp,m, Xp,m, 0) * Wp",
+        "input Ap,m : int\ninput Tp : int\nZp = select(Tp == index(m), Ap,m * Xp,m + index(m), 0) * Wp",
+        "input Tp : int\nZp,q = select(Tp == index(m), Xq,m, 0) * Wp",
+        "input Tp : int\nZp,q = select(Tp == index(m), sum[e](Hq,e * Em,e), 0) * Wp",
+    ],
+)
+def test_what_else_is_selected(text: str, emitter: str, execute) -> None:
+    definition = Cascade.parse(text)
+    sizes = {r: {"p": 37, "m": 21, "q": 19, "e": 24}[r] for r in definition.ranks()}
+    error = off(execute, definition, indexed(text), (emitter, "fp32"), "e" if "e" in sizes else "", sizes)
+    assert error < 2e-5
 
 
 def test_no_word_is_compared_with_a_label() -> None:
