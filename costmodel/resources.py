@@ -60,15 +60,16 @@ class Needs:
     """A program's needs, free of any machine, in bytes.
 
     registers: tiles live there at once. resident: tiles that stay in shared memory. streamed: tiles that one
-    iteration of the largest loop loads there, and `largest` the largest of them. computed: left operands that are
-    computed. stored: tiles of outputs. result: the largest of a product. kept: what a loop keeps for a product that
-    runs late. rows: the fewest rows of a product (0 without one).
+    iteration of the largest loop loads there, `largest` the largest of them, and `rings` those of all loops together.
+    computed: left operands that are computed. stored: tiles of outputs. result: the largest of a product. kept: what a
+    loop keeps for a product that runs late. rows: the fewest rows of a product (0 without one).
     """
 
     registers: float
     resident: int
     streamed: int
     largest: int
+    rings: int
     computed: int
     stored: int
     result: int
@@ -105,11 +106,13 @@ def needs(plan: LoopPlan) -> Needs:
     place = regions(plan)
     products = [v for v in all_values(plan.root) if v.op == PRODUCT]
     computed = [tile_bytes(plan, v.args[0]) for v in products if place[v.args[0]] == Region.REGISTERS]
+    streamed = [_shared_tiles(plan, loop, place) for loop in _outer(plan.root)]
     return Needs(
         registers=_peak(plan, plan.root, place),
         resident=sum(_shared_tiles(plan, _straight(plan.root), place)),
-        streamed=max((sum(_shared_tiles(plan, loop, place)) for loop in _outer(plan.root)), default=0),
-        largest=max((t for loop in _outer(plan.root) for t in _shared_tiles(plan, loop, place)), default=0),
+        streamed=max(map(sum, streamed), default=0),
+        largest=max((t for tiles in streamed for t in tiles), default=0),
+        rings=sum(map(sum, streamed)),
         computed=max(computed, default=0),
         stored=sum(_stored_bytes(plan, v) for v in all_values(plan.root) if v.op == "store"),
         result=max((tile_bytes(plan, v) for v in products), default=0),
@@ -174,8 +177,9 @@ def division(need: Needs, warps: int, stages: int) -> Division:
 
 
 def divided_bytes(need: Needs, stages: int) -> int:
-    """Shared memory of a program whose warps do different things: results are put together there too."""
-    return need.resident + need.streamed * stages + need.stored
+    """Shared memory of a program whose warps do different things: every loop has rings of its own, and results are put
+    together there too."""
+    return need.resident + need.rings * stages + need.stored
 
 
 def fit_needs(

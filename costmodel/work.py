@@ -28,6 +28,9 @@ from .trips import Floats, Runs, Segments, launch_order, mentioned, tiles, trips
 PROFILE_BINS = 64
 PROFILE_SAMPLES = 4096
 
+SECTOR_BYTES = 32
+"""What one access moves at the least."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -277,7 +280,7 @@ class _Counter:
     def _transfers(self, v: Value) -> list[Transfer]:
         match v.op:
             case "load":
-                tile = Tile(Region.GLOBAL, tile_bytes(self.plan, v) * self._valid(v.axes))
+                tile = Tile(Region.GLOBAL, tile_bytes(self.plan, v) * self._valid(v.axes) * self._scattered(v))
                 return list(move(tile, self.place[v]))
             case "store":
                 nbytes = tile_elements(self.plan, v.args[0]) * self._width(v) * self._valid(v.args[0].axes)
@@ -336,15 +339,20 @@ class _Counter:
         name, _ = self._name_and_index(v)
         return DTYPE_BYTES[self.plan.dtypes.get(name, v.dtype)]
 
+    def _scattered(self, v: Value) -> float:
+        """Bytes that move for one that is read, where elements do not lie side by side: the last axis is looked up."""
+        _, index = self._name_and_index(v)
+        return max(1.0, SECTOR_BYTES / self._width(v)) if index and index[-1] is None else 1.0
+
     def _request(self, v: Value, executions: float) -> None:
         name, _ = self._name_and_index(v)
         tile = v.args[0] if v.op == "store" else v
         places = list(self._places(v))
         varies = (self.plan.parts[r].rank if r in self.plan.parts else r for r, _ in places)
         key = name, frozenset(r for r in varies if r in self.plan.grid)
-        nbytes = tile_elements(self.plan, tile) * self._width(v) * self._valid(tile.axes)
+        nbytes = tile_elements(self.plan, tile) * self._width(v) * self._valid(tile.axes) * self._scattered(v)
         self.requested[key] = self.requested.get(key, 0.0) + nbytes * executions
-        span = prod(length for _, length in places) * self._width(v)
+        span = prod(length for _, length in places) * self._width(v) * self._scattered(v)
         self.distinct[key] = max(self.distinct.get(key, 0.0), span)
 
     def _places(self, v: Value) -> Iterator[tuple[Rank, float]]:
