@@ -6,6 +6,7 @@ child; the next kernel gets a new one. `python -m eintune.kernels.compile_pool` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -31,6 +32,57 @@ class Failure:
     message: str
 
 
+class CompilePool:
+    """Child processes that compile. A context manager: they are kept until it ends, so that only the first kernels wait
+    for them to start, and not even those after `start`.
+
+    workers: how many (default: one a core). timeout: seconds that a kernel may take.
+    """
+
+    def __init__(self, workers: int | None = None, timeout: float = 60.0, cache_dir: Path | None = None) -> None:
+        self._workers = max(1, workers or os.cpu_count() or 1)
+        self._timeout = timeout
+        self._environment = environment(cache_dir)
+        self._children: list[_Child] = []
+
+    def __enter__(self) -> CompilePool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for child in self._children:
+            child.stop()
+        self._children = []
+
+    def start(self) -> None:
+        """Start all children now, while the caller goes on with other things."""
+        for child in self._ready(self._workers):
+            child.start()
+
+    def compile(self, kernels: Sequence[Kernel], architecture: str) -> list[Resources | Failure]:
+        """Exact resources of each kernel on an architecture, or why there are none."""
+        waiting: SimpleQueue[int] = SimpleQueue()
+        for i in range(len(kernels)):
+            waiting.put(i)
+        results: list[Resources | Failure] = [Failure("crashed", "never compiled")] * len(kernels)
+
+        def work(child: _Child) -> None:
+            with contextlib.suppress(Empty):
+                while True:
+                    i = waiting.get_nowait()
+                    results[i] = child.compile(kernels[i], architecture, self._timeout)
+
+        children = self._ready(max(1, min(self._workers, len(kernels))))
+        with ThreadPoolExecutor(len(children)) as pool:
+            for done in [pool.submit(work, child) for child in children]:
+                done.result()
+        return results
+
+    def _ready(self, count: int) -> list[_Child]:
+        """So many children, new ones where there are fewer."""
+        self._children += [_Child(self._environment) for _ in range(count - len(self._children))]
+        return self._children[:count]
+
+
 def compile_many(
     kernels: Sequence[Kernel],
     architecture: str,
@@ -39,31 +91,9 @@ def compile_many(
     timeout: float = 60.0,
     cache_dir: Path | None = None,
 ) -> list[Resources | Failure]:
-    """Exact resources of each kernel on an architecture, or why there are none.
-
-    workers: child processes (default: one a core, at most one a kernel). timeout: seconds a kernel may take.
-    """
-    waiting: SimpleQueue[int] = SimpleQueue()
-    for i in range(len(kernels)):
-        waiting.put(i)
-    results: list[Resources | Failure] = [Failure("crashed", "never compiled")] * len(kernels)
-
-    def work() -> None:
-        child = _Child(environment(cache_dir))
-        try:
-            while True:
-                i = waiting.get_nowait()
-                results[i] = child.compile(kernels[i], architecture, timeout)
-        except Empty:
-            pass
-        finally:
-            child.stop()
-
-    count = max(1, min(workers or os.cpu_count() or 1, len(kernels)))
-    with ThreadPoolExecutor(count) as pool:
-        for done in [pool.submit(work) for _ in range(count)]:
-            done.result()
-    return results
+    """As `CompilePool.compile`, by children of its own."""
+    with CompilePool(workers, timeout, cache_dir) as pool:
+        return pool.compile(kernels, architecture)
 
 
 class _Child:
@@ -74,7 +104,7 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def compile(self, kernel: Kernel, architecture: str, timeout: float) -> Resources | Failure:
-        process = self._process = self._process or self._start()
+        process = self.start()
         assert process.stdin and process.stdout
         try:
             process.stdin.write(json.dumps([asdict(kernel), architecture]).encode() + b"\n")
@@ -99,9 +129,12 @@ class _Child:
         ready, _, _ = select.select([process.stdout], [], [], timeout)
         return process.stdout.readline() if ready else None
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", __spec__.name if __spec__ else __name__]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._env)
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, started if it does not run."""
+        if self._process is None:
+            command = [sys.executable, "-P", "-m", __spec__.name if __spec__ else __name__]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._env)
+        return self._process
 
     def stop(self) -> None:
         if self._process:
@@ -122,6 +155,9 @@ def kernel_of(data: dict[str, Any]) -> Kernel:
 def main() -> None:
     """The child: a kernel a line on stdin, a result a line on what was stdout. There a compiler prints whole programs
     when it fails: nobody reads that, its error says why."""
+    with contextlib.suppress(ImportError):
+        import triton.compiler  # noqa: F401 (takes long, and is over when the first kernel comes)
+
     out = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin:

@@ -12,7 +12,7 @@ from types import TracebackType
 import torch
 
 from ..costmodel.estimate import Resources
-from ..kernels.compile_pool import Failure, compile_many
+from ..kernels.compile_pool import CompilePool, Failure
 from ..kernels.kernel import ON_GPU, Kernel
 from ..space.cascade import Cascade
 from ..space.schedule import Problem
@@ -60,6 +60,7 @@ class Measurer:
         points = contraction_points(Cascade.parse(problem.cascade), problem.sizes)
         self._run_timeout = self.policy.run + points / SLOW[torch.device(device).type]
         self._worker = Child()
+        self._compilers = CompilePool(self.policy.compilers, self.policy.compile)
         self._preparing = False
         self._generation = 0
         self._budget = float("nan")
@@ -68,12 +69,15 @@ class Measurer:
 
     def __enter__(self) -> Measurer:
         self._prepare()  # while the caller goes on with other things
+        if self._arch() is not None:
+            self._compilers.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._worker.stop()
+        self._compilers.__exit__(kind, value, trace)
 
     # ---- what callers use
 
@@ -130,7 +134,7 @@ class Measurer:
         if arch is None or not kernels:
             return found
         self._progress("compile", 0, len(kernels))
-        made = compile_many(kernels, arch, workers=self.policy.compilers, timeout=self.policy.compile)
+        made = self._compilers.compile(kernels, arch)
         self._progress("compile", len(kernels), len(kernels))
         for kernel, compiled in zip(kernels, made, strict=True):
             found[kernel.digest] = _after_compiling(found[kernel.digest], compiled)

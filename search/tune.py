@@ -152,14 +152,15 @@ def tune(
     started = datetime.now(UTC)
     emitter = "triton" if device == "cuda" else "torch"
     key = Key.of(problem, platform_of(device))
-    planned = plan_candidates(problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, progress=said)
-    if not planned.space.kept:
-        raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
     journal = cache / "journals" / f"{Path(key.file_name).stem}.jsonl"
     if fresh:
         journal.unlink(missing_ok=True)
     steps = _Steps(said)
     with said.stage("prepare"), Measurer(problem, device, progress=steps.heard) as measurer:
+        # its processes start, and one draws the inputs, while candidates are planned
+        planned = plan_candidates(problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, progress=said)
+        if not planned.space.kept:
+            raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
         measure = partial(steps.measure, measurer)
         outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
         winner, finals, others = _finals(outcome, measurer, peers, said)

@@ -6,15 +6,14 @@ workload or a machine.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from .approximations import is_approximable
 from .cascade import Cascade
 from .descriptors import Read, reads_of
 from .expr import Rank
-from .knobs import KNOBS, WHOLE, Choice, Point, Setting
+from .knobs import KNOBS, WHOLE, Choice, Knob, Point, Setting
 from .plan import Role
 from .rank_uses import RankUses, rank_uses
 from .roots import roots_of
@@ -138,6 +137,32 @@ def merged_elements(emitter: str) -> int:
     return TARGETS[emitter].merged if emitter in TARGETS else min(t.merged for t in TARGETS.values())
 
 
+class _Unset(Exception):
+    """A coordinate is read that is not set yet."""
+
+
+class _Partial(Mapping[str, Setting]):
+    """A point of which some coordinates are not set yet."""
+
+    def __init__(self, known: dict[str, Setting], unset: Set[str]) -> None:
+        self._known, self._unset = known, unset
+
+    def __getitem__(self, name: str) -> Setting:
+        if name in self._unset:
+            raise _Unset(name)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def having(self, name: str, setting: Setting) -> _Partial:
+        """The same with one more coordinate."""
+        return _Partial({**self._known, name: setting}, self._unset - {name})
+
+
 @dataclass(frozen=True)
 class Space:
     """The schedules of one cascade at one size for one emitter."""
@@ -160,10 +185,26 @@ class Space:
     def points(self) -> Iterator[dict[str, Setting]]:
         """Every legal combination of the settings worth trying."""
         choices = self.choices()
-        for settings in itertools.product(*(c.values for c in choices)):
-            point = {c.name: s for c, s in zip(choices, settings, strict=True)}
-            if self.is_legal(point):
-                yield point
+        yield from self._completed(_Partial({}, {c.name for c in choices}), choices, KNOBS)
+
+    def _completed(
+        self, point: _Partial, left: Sequence[Choice], undecided: Sequence[Knob]
+    ) -> Iterator[dict[str, Setting]]:
+        """Every legal way to set the coordinates that are left. A knob decides as soon as all that it reads is set, so
+        that few of all combinations are looked at."""
+        still = []
+        for knob in undecided:
+            try:
+                if not knob.is_legal(self, point):
+                    return
+            except _Unset:
+                still.append(knob)
+        if not left:
+            yield dict(point)
+            return
+        choice, *rest = left
+        for setting in choice.values:
+            yield from self._completed(point.having(choice.name, setting), rest, still)
 
     def default(self) -> dict[str, Setting]:
         """The legal point that is nearest to every knob's own default."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from kernel_forms import attention_case
 
-from eintune.kernels.compile_pool import Failure, compile_many, kernel_of
+from eintune.costmodel.estimate import Resources
+from eintune.kernels.compile_pool import CompilePool, Failure, compile_many, kernel_of
 from eintune.kernels.kernel import Kernel
 from eintune.kernels.launch import interpreted
 from eintune.kernels.offline import CompileError, compile_kernel, compile_offline, contiguous
@@ -132,3 +133,18 @@ def test_many_at_once(cache: Path) -> None:
     assert statuses == ["compile-error", "crashed", "timeout"]
     messages = [f.message for f in found if isinstance(f, Failure)]
     assert "no_such" in messages[0] and "exit code 7" in messages[1] and "10 s" in messages[2]
+
+
+def test_a_pool_keeps_its_children(cache: Path) -> None:
+    good = kernel(**SMALL)
+    hangs = replace(good, source="while True: pass\n" + good.source)
+    with CompilePool(workers=2, timeout=10, cache_dir=cache) as pool:
+        pool.start()
+        first = [child.start().pid for child in pool._children]
+        assert len(set(first)) == 2
+        assert isinstance(pool.compile([good], "sm_90")[0], Resources)
+        assert isinstance(pool.compile([hangs], "sm_90")[0], Failure)
+        assert [child.start().pid for child in pool._children][1] == first[1]
+        assert isinstance(pool.compile([good, good], "sm_90")[1], Resources)
+        processes = [child.start() for child in pool._children]
+    assert all(process.poll() is not None for process in processes)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +13,12 @@ import pytest
 
 from eintune.space.cascade import Cascade
 from eintune.space.indexed import completed
-from eintune.space.knobs import KNOBS
+from eintune.space.knobs import KNOBS, Setting, Tiles
 from eintune.space.lowering import build_program
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule
 from eintune.space.schedule_check import check_schedule
-from eintune.space.schedule_space import TARGETS, default_schedule, schedules, space_of
+from eintune.space.schedule_space import TARGETS, Space, default_schedule, schedules, space_of
 from eintune.space.workloads import WORKLOADS, attention_problem
 
 
@@ -32,6 +35,34 @@ def test_the_usual_case_has_a_space_of_workable_size(causal: str | None) -> None
     assert 10 <= len(schedules(cascade, problem, "torch")) <= 60
     for emitter in TARGETS:
         assert all(role.parts == 1 for s in schedules(cascade, problem, emitter) for _, role in s.roles)
+
+
+def every_combination(space: Space) -> list[dict[str, Setting]]:
+    choices = space.choices()
+    settings = itertools.product(*(c.values for c in choices))
+    points = (dict(zip((c.name for c in choices), s, strict=True)) for s in settings)
+    return [p for p in points if space.is_legal(p)]
+
+
+@pytest.mark.parametrize("emitter", TARGETS)
+@pytest.mark.parametrize(
+    "change", [{}, {"causal": "top_left", "dtype": "bf16", "seq": 100, "kv_seq": 70}, {"kv_heads": 8, "seq": 1}]
+)
+def test_the_points_are_the_legal_combinations_in_order(change: dict[str, Any], emitter: str) -> None:
+    space = space_of(*attention(**change), emitter)
+    few = replace(space, target=replace(space.target, rows=space.target.rows[-2:], streams=space.target.streams[-2:]))
+    assert list(few.points()) == every_combination(few)
+
+
+def test_few_of_all_combinations_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A knob decides as soon as all that it reads is set."""
+    space = space_of(*attention(causal="top_left", dtype="bf16"), "triton")
+    combinations = math.prod(len(c.values) for c in space.choices())
+    looked_at: list[Mapping[str, Setting]] = []
+    decide = Tiles.is_legal
+    monkeypatch.setattr(Tiles, "is_legal", lambda self, space, p: looked_at.append(p) or decide(self, space, p))
+    assert list(space.points())
+    assert 0 < len(looked_at) < combinations / 20
 
 
 @pytest.mark.parametrize(("batch", "emitter", "offered"), [(1, "triton", 64), (16, "triton", 32), (1, "torch", 2)])
