@@ -50,7 +50,7 @@ LOAD_BYTES = 16
 """Of one thread's load."""
 LATE = 1.2
 """What a group with a late product hides, in groups: it works beside its own product, not only beside others'."""
-SPECIALISED = 1.6
+SPECIALISED = 3.2
 """What a group of specialised warps hides, in groups: it waits for tiles only, and its last product runs late."""
 FOLLOWING = 0.25
 """Seconds of a launch that is queued while another kernel runs, in those of one that is not: the gap between two."""
