@@ -68,37 +68,43 @@ def _of(plan: LoopPlan, loop: Loop) -> StaleReference | None:
 
 def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> StaleReference | None:
     """The parts of a fold relative to one carry; None where it is no reference, or where others read its parts."""
-    users = {v: [u for u in values if v in u.args] for v in (carry.value, *values)}
+    users = {v: [u for u in values if v in u.args] for v in values} | {
+        c.value: [u for u in values if c.value in u.args] for c in loop.carries
+    }
     new = [carry.next, *(u for u in users[carry.next] if u.op == "guard")]
     steps = [u for u in users[carry.value] if u.op == "sub" and u.args[0] is carry.value and u.args[1] in new]
-    transports = [u for s in steps for u in users[s] if u.op == "exp2"]
-    twins = tuple(c for c in loop.carries if _is_twin(c, carry))
-    if len(transports) != 1 or len(steps) != 1:
+    transports = [u for step in steps for u in users[step] if u.op == "exp2"]
+    if len(steps) != 1 or len(transports) != 1:
         return None
     (transport,) = transports
-    finding = {*new, *steps, transport, *(c.next for c in twins)}
-    weighing = {v for v in _after(values, new) if v not in finding} - set(_after(values, [transport]))
-    own = {c.next for c in twins}
-    for v in reversed(values):  # what only finding needs is a part of it
-        if v.op != "load" and users[v] and finding.issuperset(users[v]):
+    carries = tuple(c for c in loop.carries if _ratio(c, carry) is not None)
+    finding = {*new, *steps, transport, *(c.next for c in carries)}
+    weighing = set(_after(values, new)) - finding - set(_after(values, [transport]))
+    for v in reversed(values):
+        if v.op != "load" and users[v] and finding.issuperset(users[v]):  # nothing else needs it
             finding.add(v)
-    read_elsewhere = any(u not in finding | weighing for v in finding - {transport} for u in users[v])
-    read_before = any(u not in finding for c in twins for u in values if c.value in u.args)
-    carried = {c.next for c in loop.carries if c not in twins}
-    totals = [v for v in weighing if v.op == "reduce" and v.attr == ("add", _axis(v)) and v.args[0].op == "exp2"]
-    if read_elsewhere or read_before or len(totals) != 1 or carried & (finding | own) or not _is_pure(weighing):
+    total = _total(weighing)
+    inside = finding | weighing
+    read = {u for v in finding - {transport} for u in users[v]} - inside
+    read |= {u for c in carries for u in users[c.value]} - finding
+    read |= finding & {c.next for c in loop.carries if c not in carries}
+    if read or total is None:
         return None
     in_order = (tuple(v for v in values if v in part) for part in (finding, weighing))
-    return StaleReference(carry, twins, next(in_order), transport, next(in_order), totals[0])
+    return StaleReference(carry, carries, next(in_order), transport, next(in_order), total)
 
 
-def _axis(v: Value) -> object:
-    return v.attr[1] if isinstance(v.attr, tuple) else None
+def _total(weighing: Collection[Value]) -> Value | None:
+    """The sum of a row's weights; None unless there is one, of the only weights, which nothing multiplies yet."""
+    weights = [v for v in weighing if v.op == "exp2"]
+    sums = [v for v in weighing if v.op == "reduce" and v.args[0] in weights and _operation(v) == "add"]
+    products = any(v.op == "dot" for v in weighing)
+    return sums[0] if len(weights) == len(sums) == 1 and not products else None
 
 
-def _is_pure(weighing: Collection[Value]) -> bool:
-    """Whether all weights are of one kind, whose sum is known, and nothing weighs them yet."""
-    return all(v.op != "dot" for v in weighing) and sum(v.op == "exp2" for v in weighing) == 1
+def _operation(v: Value) -> object:
+    assert isinstance(v.attr, tuple)
+    return v.attr[0]
 
 
 def _after(values: Sequence[Value], sources: Collection[Value]) -> Iterator[Value]:
@@ -108,11 +114,6 @@ def _after(values: Sequence[Value], sources: Collection[Value]) -> Iterator[Valu
         if not found.isdisjoint(v.args):
             found.add(v)
             yield v
-
-
-def _is_twin(c: Carry, reference: Carry) -> bool:
-    """Whether a carry is the reference times a number, and the reference itself."""
-    return c is reference or _ratio(c, reference) is not None
 
 
 def _ratio(c: Carry, reference: Carry) -> float | None:
@@ -130,11 +131,7 @@ def _is_free(plan: LoopPlan, loop: Loop, stale: StaleReference, values: Sequence
     """Whether nothing that a plan stores depends on what number the reference is."""
     shifts = Shifts(stale.carry.value.axes)
     for c in stale.carries:
-        ratio = 1.0 if c is stale.carry else _ratio(c, stale.carry) or 1.0
-        shifts.moves[c.value] = shifts.moves[c.next] = addend(0, ratio)
-    for v in stale.finding:
-        if v.op == "guard":
-            shifts.moves[v] = addend(0, 1.0)
+        shifts.moves[c.value] = shifts.moves[c.next] = addend(0, _ratio(c, stale.carry) or 1.0)
     scaled = set(_after(values, [stale.transport, *stale.weighing]))
     for c in loop.carries:
         if c.next in scaled and c not in stale.carries:
