@@ -119,14 +119,29 @@ def _from_record(
         if not agrees(cascade, _parsed(problem.cascade), problem.params):
             say_once(f"eintune: the record {name} is not used: its cascade does not compute the definition")
             return None
-        schedule = record.schedule if exact else nearest_schedule(record.schedule, cascade, problem)
-        kernel = make_kernel(record.cascade, problem, schedule)
+        schedule, kernel = _scheduled(record, cascade, problem, exact)
         if not kernel.described:
             return kernel, None
         return kernel, make_kernel(record.cascade, problem, plain_schedule(schedule))
     except (ValueError, KeyError, RecursionError) as error:
         say_once(f"eintune: the record {name} is not used: {error}", logging.WARNING if exact else logging.INFO)
         return None
+
+
+def _scheduled(record: Record, cascade: Cascade, problem: Problem, exact: bool) -> tuple[Schedule, Kernel]:
+    """A record's kernel at this problem's size, by its own schedule if `exact`, else by the one that is nearest to it;
+    where that has no kernel here (fp32 is not divided among warps), by the one that is nearest to its plain form."""
+    if exact:
+        return record.schedule, make_kernel(record.cascade, problem, record.schedule)
+    schedule = nearest_schedule(record.schedule, cascade, problem)
+    plain = plain_schedule(record.schedule)
+    try:
+        return schedule, make_kernel(record.cascade, problem, schedule)
+    except ValueError:
+        if record.schedule == plain:
+            raise
+        schedule = nearest_schedule(plain, cascade, problem)
+        return schedule, make_kernel(record.cascade, problem, schedule)
 
 
 def plain_schedule(schedule: Schedule) -> Schedule:

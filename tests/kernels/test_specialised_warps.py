@@ -19,6 +19,8 @@ from kernel_forms import Case, attention_case, derived, errors, inputs
 from eintune.costmodel.machine import load_machine
 from eintune.costmodel.resources import programs_per_sm, resources, unsupported
 from eintune.costmodel.time import estimate
+from eintune.kernels import choices
+from eintune.kernels.cache import Record
 from eintune.kernels.choices import nearest_schedule, plain_schedule
 from eintune.kernels.compile_pool import Failure, compile_many
 from eintune.kernels.eager import DTYPES
@@ -277,6 +279,16 @@ def test_what_serves_tensors_and_machines_of_another_kind() -> None:
     near = nearest_schedule(plain, smaller.cascade, smaller.problem)
     assert near.workers == "alike" and near.loads == "pointer"
     assert nearest_schedule(case.schedule, smaller.cascade, smaller.problem).workers == "specialised"
+
+
+@pytest.mark.parametrize(("dtype", "emitter"), [("bf16", "gluon"), ("fp32", "triton")])
+def test_a_neighbours_record_serves_what_these_warps_cannot_divide(dtype: str, emitter: str) -> None:
+    case = specialised(head_dim=128, columns=128, seq=2048, kv_seq=2048, reference="stale")
+    text = str(case.cascade)
+    record = Record(text, case.schedule, case.kernel.digest, 1e-3, 1e-3, 1e-3)
+    problem = replace(case.problem, cascade=text, dtypes=dict.fromkeys(case.problem.dtypes, dtype))
+    kernels = choices._from_record(record, problem, "triton", "a record", exact=False)
+    assert kernels is not None and kernels[0].emitter == emitter
 
 
 def test_two_kernels_of_one_module_keep_apart() -> None:
