@@ -121,17 +121,24 @@ class Iterations:
             return
         before, after = stale.around([v for v in items if isinstance(v, Value)])
         self._print(before)
-        for c in stale.carries:
-            printer.write(f"{printer.name(c.next)} = {printer.name(c.value)}")
-        kept = stale.transport
-        printer.write(f"{printer.name(kept)} = {printer.full(kept.axes, 1.0, kept.dtype)}")
+        self._weigh_as_it_is(stale)
         total = printer.name(stale.total)
-        with printer.renamed(dict.fromkeys(stale.finding, printer.name(stale.carry.value))):
-            for v in stale.weighing:
-                printer.narrow(v) if v.op == "cast" and v.dtype in HALVES else self._print([v])
-        printer.helpers |= {"watched", "is_beyond"}
         printer.write(f"{total} = watched({total}, {self._place})")
         printer.write(f"if is_beyond({printer.start[self._loop.rank]}, {self._place}) != 0:")
+        printer.helpers |= {"watched", "is_beyond"}
         with printer.nested(self._loop.rank):
             self._print(stale.again)
         self._print(after)
+
+    def _weigh_as_it_is(self, stale: StaleReference) -> None:
+        """The weights relative to the reference of the iteration before, from which nothing is transported."""
+        printer, kept = self._printer, stale.transport
+        for c in stale.carries:
+            printer.write(f"{printer.name(c.next)} = {printer.name(c.value)}")
+        printer.write(f"{printer.name(kept)} = {printer.full(kept.axes, 1.0, kept.dtype)}")
+        with printer.renamed(dict.fromkeys(stale.finding, printer.name(stale.carry.value))):
+            for v in stale.weighing:
+                if v.op == "cast" and v.dtype in HALVES:
+                    printer.narrow(v)
+                else:
+                    self._print([v])
