@@ -71,6 +71,7 @@ CASES: dict[str, dict[str, Any]] = {
     "stale, one group": {"reference": "stale", "rows": 64, "warps": 4, "causal": "lower_right", "kv_seq": 500},
     "stale, half precision": {"reference": "stale", "dtype": "fp16", "head_dim": 128, "kv_seq": 700},
     "stale, two passes": {"reference": "stale", "passes": 2, "causal": "top_left"},
+    "stale, few tiles": {"reference": "stale", "rows": 64, "warps": 4, "seq": 192, "kv_seq": 192},
     "stale, rows without a column": {"reference": "stale", "causal": "lower_right", "seq": 200, "kv_seq": 100},
     "one tile": {"seq": 64, "kv_seq": 64},
     "short": {"seq": 5, "kv_seq": 3},
