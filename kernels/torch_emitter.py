@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from ..space.approximations import APPROXIMATIONS
 from ..space.expr import Part, Rank
 from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
@@ -36,8 +37,9 @@ FUNCTIONS = {
     "min": "torch.minimum({}, {})",
     "not": "~{}",
     "silu": "torch.nn.functional.silu({})",
+    **{a.op: f"torch.{name}({{}})" for name, a in APPROXIMATIONS.items()},
 }
-"""Operators that are not infix and not called torch.<name>."""
+"""Operators that are not infix and not called torch.<name>. Where hardware would approximate, the function itself."""
 
 REDUCTIONS = {"add": "sum", "max": "amax", "min": "amin", "mul": "prod"}
 

@@ -55,6 +55,14 @@ def test_only_coarser_tensors_take_approximations(dtype: str, offered: bool) -> 
     assert {s.functions for s in schedules(case.cascade, case.problem, "torch")} == {"exact"}
 
 
+def test_the_torch_emitter_takes_the_function_itself() -> None:
+    """Whatever a schedule from a file says."""
+    case = capped("bf16").on("torch")
+    tensors = inputs(case)
+    load(case.kernel)(tensors)
+    assert "torch.tanh(" in case.kernel.source and not errors(case, case.kernel, tensors)
+
+
 def test_nothing_to_approximate_is_offered_nothing() -> None:
     problem = attention("bf16", 64, None)
     assert {s.functions for s in schedules(Cascade.parse(problem.cascade), problem, "triton")} == {"exact"}
