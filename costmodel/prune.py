@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from .calibration import Calibration
 from .estimate import Estimate
 from .machine import Machine
@@ -70,23 +72,21 @@ def _dominated(members: Sequence[int], estimates: Sequence[Estimate], band: floa
 
     The time must differ by half the error band as well (in logarithm), so that the model's error alone does not decide.
     """
+    needs = np.array([_needs(estimates[i]) for i in members])
+    fronts = np.empty_like(needs)
     front: list[int] = []
     found: list[tuple[int, int]] = []
-    for i in members:
-        better = next((j for j in front if _dominates(estimates[j], estimates[i], band**0.5)), None)
-        if better is None:
-            front.append(i)
-        else:
-            found.append((i, better))
+    for i, need in zip(members, needs, strict=True):
+        better = np.flatnonzero((fronts[: len(front)] <= need).all(axis=1))
+        if len(better):
+            found.append((i, front[better[0]]))
+            continue
+        fronts[len(front)] = need
+        fronts[len(front), 0] *= band**0.5
+        front.append(i)
     return found
 
 
-def _dominates(a: Estimate, b: Estimate, factor: float) -> bool:
-    """Whether a needs no more than b of any unit and of any resource, and is predicted faster by `factor`."""
-    units = zip(a.unit_seconds, b.unit_seconds, strict=True)
-    return (
-        a.seconds * factor <= b.seconds
-        and all(x <= y for (_, x), (_, y) in units)
-        and a.resources.spill_bytes <= b.resources.spill_bytes
-        and a.programs_per_sm >= b.programs_per_sm
-    )
+def _needs(e: Estimate) -> list[float]:
+    """Of what less is better, for one candidate: time first, then every unit and resource."""
+    return [e.seconds, *(seconds for _, seconds in e.unit_seconds), e.resources.spill_bytes, -e.programs_per_sm]

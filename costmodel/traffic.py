@@ -6,12 +6,18 @@ of a given size leaves of that when programs start in grid order.
 
 from __future__ import annotations
 
+import functools
 from math import prod
+from typing import TypeAlias
 
+from ..space.expr import Rank
 from ..space.plan import LoopPlan
 from ..space.schedule import Schedule
 from .estimate import Traffic
 from .work import Stream, Work, work
+
+Grid: TypeAlias = tuple[tuple[Rank, int], ...]
+"""As `Work.grid`."""
 
 
 def traffic(plan: LoopPlan, schedule: Schedule) -> Traffic:
@@ -26,28 +32,34 @@ def hbm_bytes(counted: Work, cache_bytes: int, running: int) -> float:
     loads each tile once; the windows load again. Where not even the running programs' tiles fit, they still share
     what they read at the same time, but each pass over a tensor is a load.
     """
-    programs = counted.programs
-    smallest = max(1, min(running, programs))
-    if _window_bytes(counted, programs) <= cache_bytes:
-        return sum(s.total_bytes for s in counted.streams)
-    if _window_bytes(counted, smallest) > cache_bytes:
-        again = sum(_touched(counted, s, smallest) * s.requested_bytes / s.distinct_bytes for s in counted.streams)
+    return _hbm_bytes(
+        counted.programs, counted.grid, counted.streams, cache_bytes, max(1, min(running, counted.programs))
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _hbm_bytes(programs: int, grid: Grid, streams: tuple[Stream, ...], cache_bytes: int, smallest: int) -> float:
+    """Of a plan, whatever its schedule says besides."""
+    if _window_bytes(grid, streams, programs) <= cache_bytes:
+        return sum(s.total_bytes for s in streams)
+    if _window_bytes(grid, streams, smallest) > cache_bytes:
+        again = sum(_touched(grid, s, smallest) * s.requested_bytes / s.distinct_bytes for s in streams)
         return again * programs / smallest
     low, high = smallest, programs
     while high - low > max(1, low // 16):
         middle = (low + high) // 2
-        low, high = (middle, high) if _window_bytes(counted, middle) <= cache_bytes else (low, middle)
-    return _window_bytes(counted, low) * programs / low
+        low, high = (middle, high) if _window_bytes(grid, streams, middle) <= cache_bytes else (low, middle)
+    return _window_bytes(grid, streams, low) * programs / low
 
 
-def _window_bytes(counted: Work, window: int) -> float:
-    return sum(_touched(counted, s, window) for s in counted.streams)
+def _window_bytes(grid: Grid, streams: tuple[Stream, ...], window: int) -> float:
+    return sum(_touched(grid, s, window) for s in streams)
 
 
-def _touched(counted: Work, stream: Stream, window: int) -> float:
+def _touched(grid: Grid, stream: Stream, window: int) -> float:
     """Distinct bytes of one tensor that `window` consecutive programs touch."""
     before, indices = 1, []
-    for rank, count in counted.grid:
+    for rank, count in grid:
         if rank in stream.ranks:
             indices.append(min(count, -(-window // before)))
         before *= count

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
 
@@ -151,7 +150,8 @@ def even_sample(count: int, limit: int) -> Ints:
     if count <= limit:
         return np.arange(count, dtype=np.int64)
     edges = np.linspace(0, count, limit + 1)
-    return np.array([int((a + b) / 2) for a, b in pairwise(edges)], np.int64)
+    middles: Ints = ((edges[:-1] + edges[1:]) / 2).astype(np.int64)
+    return middles
 
 
 def trips(plan: LoopPlan, programs: Mapping[Rank, Ints]) -> Segments:
