@@ -7,6 +7,7 @@ child; the next kernel gets a new one. `python -m eintune.kernels.compile_pool` 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -49,14 +50,18 @@ class CompilePool:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for child in self._children:
-            child.stop()
-        self._children = []
+        self.stop()
 
     def start(self) -> None:
         """Start all children now, while the caller goes on with other things."""
         for child in self._ready(self._workers):
             child.start()
+
+    def stop(self) -> None:
+        """End all children."""
+        for child in self._children:
+            child.stop()
+        self._children = []
 
     def compile(self, kernels: Sequence[Kernel], architecture: str) -> list[Resources | Failure]:
         """Exact resources of each kernel on an architecture, or why there are none."""
@@ -155,8 +160,8 @@ def kernel_of(data: dict[str, Any]) -> Kernel:
 def main() -> None:
     """The child: a kernel a line on stdin, a result a line on what was stdout. There a compiler prints whole programs
     when it fails: nobody reads that, its error says why."""
-    with contextlib.suppress(ImportError):
-        import triton.compiler  # noqa: F401 (takes long, and is over when the first kernel comes)
+    with contextlib.suppress(ImportError):  # whoever compiles without it is told
+        importlib.import_module("triton.compiler")  # takes long, and is over when the first kernel comes
 
     out = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from ..space.schedule import Schedule
 from ..space.selections import numbers
 from ..space.specialised import GROUP_ROWS
 from .bound_text import BoundText
+from .gluon_helpers import GLUON_HELPERS
 from .printer import whole
 from .shared_tiles import SharedTiles
 from .source_lines import INDENT, Scope
@@ -18,8 +20,8 @@ from .triton_emitter import HELPERS, TritonPrinter
 
 RESERVED = (
     *("gluon", "gl", "mbarrier", "tma", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait", "float", "i"),
-    *("load_block", "store_block", "group_barrier", "rescaled", "rescaling", "rescaling_operands", *HELPERS),
-    *("watched", "watching", "is_beyond", "beyond", "narrowed_bf16", "narrowed_fp16"),
+    *("load_block", "store_block", "group_barrier", *HELPERS),
+    *(name for text in GLUON_HELPERS.values() for name in re.findall(r"^def (\w+)", text, re.MULTILINE)),
     *("program", "here", "launched", "backwards", "rows", "visit", "group"),
 )
 """Names that the generated module uses itself."""

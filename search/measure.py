@@ -68,8 +68,9 @@ class Measurer:
         self._estimated: dict[str, float] = {}
 
     def __enter__(self) -> Measurer:
+        compiles = self._arch() is not None
         self._prepare()  # while the caller goes on with other things
-        if self._arch() is not None:
+        if compiles:
             self._compilers.start()
         return self
 
@@ -77,7 +78,7 @@ class Measurer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._worker.stop()
-        self._compilers.__exit__(kind, value, trace)
+        self._compilers.stop()
 
     # ---- what callers use
 

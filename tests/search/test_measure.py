@@ -8,12 +8,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 from eintune.kernels.choices import make_kernel
 from eintune.kernels.kernel import Argument, Kernel
+from eintune.kernels.launch import interpreted
 from eintune.search.attention_peer import sdpa
 from eintune.search.child import Child
 from eintune.search.device_lock import device_lock
@@ -175,6 +177,23 @@ def test_leaving_ends_the_processes() -> None:
         process = measurer._worker._process
         assert process is not None and process.poll() is None
     assert process.poll() is not None
+
+
+@pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
+def test_compilers_start_ahead_and_stay_from_batch_to_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a GPU, but for running what was compiled."""
+    monkeypatch.setattr(Measurer, "_arch", lambda self: "sm_90")
+    posed = problem("bf16")
+    cascade = Cascade.parse(posed.cascade)
+    kernels = [make_kernel(posed.cascade, posed, s) for s in schedules(cascade, posed, "triton")[:3]]
+    with Measurer(posed, "cpu", replace(QUICK, compile=60.0, compilers=2)) as measurer:
+        started = [child.start() for child in measurer._compilers._children]
+        assert len(started) == 2 and all(process.poll() is None for process in started)
+        for batch in (kernels[:2], kernels[2:]):
+            made = measurer.measure(batch)
+            assert all(m.registers and m.shared_bytes is not None and m.status != "ok" for m in made)
+        assert [child.start() for child in measurer._compilers._children] == started
+    assert all(process.poll() is not None for process in started)
 
 
 def test_a_hung_child_is_killed_in_time() -> None:
