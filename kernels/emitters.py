@@ -7,10 +7,12 @@ import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..space.plan import LoopPlan, Program
 from ..space.schedule import Schedule
 from .kernel import Kernel
+from .work_queue import counters
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,14 @@ class Emitter:
         """The kernel of a plan, or of all plans of a program. Raises ValueError for what the target cannot express."""
         emit = importlib.import_module(f".{self.module}", __package__).emit
         program = Program.of(plan)
-        first, *rest = [emit(p, schedule, name) for p, name in zip(program.kernels, _entries(), strict=False)]
-        assert isinstance(first, Kernel)
-        return _joined(program, (first, *rest)) if rest else first
+        queued = counters(program, schedule)
+        options: list[dict[str, Any]] = [{"counter": n} if n else {} for n in queued]
+        clears = [n for n in queued if n]
+        if clears:
+            options[0]["clears"] = clears
+        each = zip(program.kernels, _entries(), options, strict=False)
+        kernels: list[Kernel] = [emit(p, schedule, entry, **given) for p, entry, given in each]
+        return _joined(program, kernels, clears) if len(kernels) > 1 else kernels[0]
 
     @property
     def available(self) -> bool:
@@ -46,8 +53,8 @@ def _entries() -> Iterator[str]:
     yield from (f"kernel_{n}" for n in itertools.count(2))
 
 
-def _joined(program: Program, kernels: Sequence[Kernel]) -> Kernel:
-    """Several kernels as one: their functions in one module, and what is passed between them."""
+def _joined(program: Program, kernels: Sequence[Kernel], counters: Sequence[str]) -> Kernel:
+    """Several kernels as one: their functions in one module, and what is passed between them, counters too."""
     first, *rest = [k.source for k in kernels]
     source = first
     for text in rest:
@@ -61,7 +68,7 @@ def _joined(program: Program, kernels: Sequence[Kernel]) -> Kernel:
         kernels[0],
         source=source,
         arguments=tuple(replace(known[n], output=n in program.outputs) for n in names),
-        workspaces=tuple(known[n] for n in program.workspaces),
+        workspaces=tuple(known[n] for n in (*program.workspaces, *counters)),
         steps=tuple(replace(k, source=source) for k in kernels),
     )
 

@@ -9,7 +9,7 @@ from ..space.expr import Rank
 from ..space.late_product import LateProduct, late_product
 from ..space.plan import Loop, LoopPlan, Value
 from ..space.schedule import Schedule
-from ..space.selections import unneeded
+from ..space.selections import source, unneeded
 from ..space.specialised import GROUP_ROWS, GROUP_WARPS, groups, length, products_of, sides, tile_of
 from ..space.stale_reference import stale_references
 from .gluon_helpers import NARROWED
@@ -20,6 +20,7 @@ from .printer import Branch, literal, whole
 from .shared_tiles import SharedTiles
 from .source_lines import INDENT
 from .triton_emitter import DTYPES
+from .work_queue import WorkQueue
 
 WIDEST = 256
 """Columns of one matrix instruction's result."""
@@ -28,8 +29,16 @@ WIDEST = 256
 class Compute(GluonPrinter):
     """What each group that computes does, on rows of its own."""
 
-    def __init__(self, plan: LoopPlan, schedule: Schedule, row: Rank, tiles: Sequence[SharedTiles], entry: str) -> None:
-        super().__init__(plan, schedule, row, tiles, entry)
+    def __init__(
+        self,
+        plan: LoopPlan,
+        schedule: Schedule,
+        row: Rank,
+        tiles: Sequence[SharedTiles],
+        entry: str,
+        queue: WorkQueue | None = None,
+    ) -> None:
+        super().__init__(plan, schedule, row, tiles, entry, queue)
         self._main = products_of(plan)[0].axes[1]
         self._turn = Turn("0", "0")
         self.stale = stale_references(plan) if schedule.reference == "stale" else {}
@@ -112,6 +121,8 @@ class Compute(GluonPrinter):
             self.begin(v)
             self.write(f"{self.name(v)} = warpgroup_mma_wait(0, [{self.name(v)}])")
             self.release(v)
+        elif self.queue and v in self.queue.numbers:
+            pass  # it comes with the program's number
         elif v not in self.tiles:
             super().value(v)
         elif not self.tiles[v].ring:
@@ -143,6 +154,11 @@ class Compute(GluonPrinter):
             names = (f"{self.tensor[output]}_descriptor", f"{output.lower()}_tiles")
             self.staged[output, block] = (self.names.fresh(names[0]), self.names.fresh(names[1]))
         return self.staged[output, block]
+
+    def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
+        take = list(queue.take([self.name(v) for v in queue.numbers]))
+        before = ["visit = 0", *take, f"while program < {queue.programs}:"]
+        return before, [INDENT + line for line in ("visit += 1", *take)]
 
     def finish(self) -> list[str]:
         return [*super().finish(), *([f"{INDENT}tma.store_wait(0)"] if self.staged else [])]
@@ -247,12 +263,18 @@ class Compute(GluonPrinter):
         rank = loop.rank
         saved, text = (self._optional, self._unneeded, self.start[rank], self._turn), dict(self.text)
         self._optional, self.start[rank] = optional, first
-        unused = unneeded(loop, self._source)
+        unused = unneeded(loop, self._source) - self._early(loop)
         self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
         self._turn = self.turn(loop, low, first)
         yield
         self._optional, self._unneeded, self.start[rank], self._turn = saved
         self.text = text
+
+    def _early(self, loop: Loop) -> set[Value]:
+        """What a branch alone loads, a row or a column: it is loaded in every iteration before the product, since a
+        branch comes after that and would wait for memory."""
+        in_branch = unneeded(loop, self._source) - unneeded(loop, lambda v: source(v, self.passes))
+        return {v for v in in_branch if v.op == "load" and not v.args and len(v.axes) < 2}
 
     @contextmanager
     def renamed(self, text: dict[Value, str]) -> Iterator[None]:

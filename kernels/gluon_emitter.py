@@ -6,8 +6,9 @@ done. The others compute, each on 64 rows of the program's tile (the rows of one
 wait for nothing but tiles. A loop's last product runs one iteration late (`space.late_product`): while the matrix unit
 works on it, a group computes what stands between the products.
 
-Few programs are launched, as many as run at once, and each does the work of several: its loader runs ahead. Only where
-data says how long each is are all of them launched.
+Few programs are launched, as many as run at once, and each does the work of several: its loader runs ahead. Where data
+says how long each is, they are taken from a queue (`work_queue`), or all launched where nothing before could clear its
+counter.
 
 A tile of rows and columns has the layout of a matrix instruction's result, a vector of rows or of columns a slice of
 it; all else is printed as for Triton, whose names Gluon shares.
@@ -21,17 +22,17 @@ from collections.abc import Iterator, Sequence
 from ..costmodel.resources import Division, division, needs
 from ..space.plan import LoopPlan
 from ..space.schedule import Schedule
-from ..space.selections import numbers
 from ..space.specialised import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
 from ..space.stale_reference import fault as no_stale
 from .gluon_compute import Compute
 from .gluon_helpers import GLUON_HELPERS
-from .gluon_printer import RESERVED, Loader, ends_of
+from .gluon_printer import RESERVED, Loader
 from .kernel import Descriptor, Kernel
 from .plan_facts import summary
-from .shared_tiles import shared_tiles
+from .shared_tiles import BARRIER, shared_tiles
 from .source_lines import INDENT, Names
 from .triton_emitter import DTYPES, HELPERS
+from .work_queue import WorkQueue, varies
 
 LOADER_WARPS = 1
 RENAMED = (
@@ -42,10 +43,11 @@ RENAMED = (
 """What has one name in Triton 3.9 and had another in 3.6."""
 
 
-def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
-    """The kernel of a plan, a function `entry`. Raises ValueError, naming the rule and the value, for products that
-    these warps cannot divide among them."""
-    module = _Module(plan, schedule, entry)
+def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel", counter: str | None = None) -> Kernel:
+    """The kernel of a plan, a function `entry`. counter: the workspace that counts its programs as they are taken
+    (`work_queue`). Raises ValueError, naming the rule and the value, for products that these warps cannot divide among
+    them."""
+    module = _Module(plan, schedule, entry, counter)
     return Kernel(
         emitter="gluon",
         source=module.source(),
@@ -56,20 +58,14 @@ def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
         stages=schedule.stages,
         descriptors=module.descriptors(),
         registers=module.division.each,
-        resident=None if _varies(plan) else module.division.programs,
+        resident=module.division.programs if counter or not varies(plan) else None,
     )
-
-
-def _varies(plan: LoopPlan) -> bool:
-    """Whether programs differ in length as data says: then each is launched, so that the next one goes where there is
-    room first, and none is given its work beforehand."""
-    return any(True for loop in plan.loops() for end in ends_of(loop) for _ in numbers(end))
 
 
 class _Module:
     """The whole module: what loads, what computes, and the kernel that starts both."""
 
-    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str) -> None:
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str, counter: str | None) -> None:
         for why in (fault(plan), no_stale(plan) if schedule.reference == "stale" else None):
             if why:
                 raise ValueError(why)
@@ -83,9 +79,11 @@ class _Module:
                 f"have {plan.length(row)}"
             )
         self.division: Division = division(needs(plan), schedule.warps, schedule.stages)
-        self.tiles = shared_tiles(plan, row, schedule.stages, self.groups, Names((*RESERVED, *plan.inputs)))
-        self.compute = Compute(plan, schedule, row, self.tiles, entry)
-        self.loader = Loader(plan, schedule, row, self.tiles, entry)
+        names = Names((*RESERVED, *plan.inputs))
+        self.tiles = shared_tiles(plan, row, schedule.stages, self.groups, names)
+        self.queue = WorkQueue.of(plan, counter, self.groups, GROUP_WARPS, LOADER_WARPS, names) if counter else None
+        self.compute = Compute(plan, schedule, row, self.tiles, entry, self.queue)
+        self.loader = Loader(plan, schedule, row, self.tiles, entry, self.queue)
 
     def source(self) -> str:
         self.compute.block(self.plan.root)
@@ -130,13 +128,15 @@ class _Module:
         return tuple(Descriptor(position[tensor], block) for tensor, block, _ in self._described())
 
     def _buffers(self) -> list[str]:
-        names = [name for t in self.tiles for name in t.names]
+        names = [name for t in self.tiles for name in t.names] + (self.queue.names if self.queue else [])
         return list(dict.fromkeys([*names, *(buffers for _, buffers in self.compute.staged.values())]))
 
     def _start(self, given: dict[str, list[str]]) -> Iterator[str]:
         """The kernel's own statements: shared memory, barriers, and who does what."""
         for t in self.tiles:
             yield from t.allocation(self.groups)
+        if self.queue:
+            yield from self.queue.allocation(BARRIER)
         for (output, block), (descriptor, buffers) in self.compute.staged.items():
             dtype = DTYPES[self.plan.dtypes[output]]
             yield f"{buffers} = gl.allocate_shared_memory({dtype}, {[self.groups, *block]}, {descriptor}.layout)"

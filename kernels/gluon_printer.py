@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..space.expr import Rank
-from ..space.plan import Bound, Loop, LoopPlan, Segment, Value
+from ..space.plan import Loop, LoopPlan, Segment, Value
 from ..space.schedule import Schedule
 from ..space.selections import numbers
 from ..space.specialised import GROUP_ROWS
 from .bound_text import BoundText
 from .gluon_helpers import GLUON_HELPERS
-from .printer import whole
+from .printer import ends_of, whole
 from .shared_tiles import SharedTiles
 from .source_lines import INDENT, Scope
 from .triton_emitter import HELPERS, TritonPrinter
+from .work_queue import WorkQueue
 
 RESERVED = (
     *("gluon", "gl", "mbarrier", "tma", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait", "float", "i"),
     *("load_block", "store_block", "group_barrier", *HELPERS),
     *(name for text in GLUON_HELPERS.values() for name in re.findall(r"^def (\w+)", text, re.MULTILINE)),
-    *("program", "here", "launched", "backwards", "rows", "visit", "group"),
+    *("program", "here", "launched", "backwards", "rows", "visit", "group", "following"),
 )
 """Names that the generated module uses itself."""
 
@@ -37,12 +39,24 @@ class Turn:
 
 
 class GluonPrinter(TritonPrinter):
-    """What both kinds of groups share: the names, the loop over the program's work, the places in a ring."""
+    """What both kinds of groups share: the names, the loop over the program's work, the places in a ring.
 
-    def __init__(self, plan: LoopPlan, schedule: Schedule, row: Rank, tiles: Sequence[SharedTiles], entry: str) -> None:
-        own = f"{entry}_load", f"{entry}_compute"
+    queue: how programs are taken; None where each is given its work beforehand.
+    """
+
+    def __init__(
+        self,
+        plan: LoopPlan,
+        schedule: Schedule,
+        row: Rank,
+        tiles: Sequence[SharedTiles],
+        entry: str,
+        queue: WorkQueue | None = None,
+    ) -> None:
+        own = [f"{entry}_load", f"{entry}_compute", *(queue.names if queue else ())]
         self.reserved = (*RESERVED, *own, *(name for t in tiles for name in (*t.names, t.descriptor)))
-        super().__init__(plan, schedule, entry)
+        super().__init__(plan, schedule, entry, [queue.counter] if queue else [])
+        self.queue = queue
         self.scopes = [Scope(None, 2)]
         self.row = row
         self.tiles = {t.load: t for t in tiles}
@@ -52,11 +66,20 @@ class GluonPrinter(TritonPrinter):
         self.bounds = BoundText(plan, self.scalar, dict(self.start), self.least, self.greatest, self.name)
 
     def finish(self) -> list[str]:
-        """All lines: what is counted, and the loop over programs. Programs come in rows as long as the launch, every
+        """All lines: what is counted, and the loop over programs."""
+        before, after = self.taken(self.queue) if self.queue else (self._given(), [])
+        before = [*(f"{name} = 0" for name in self.passed.values()), *before]
+        return [*(INDENT + line for line in before), *super().finish(), *(INDENT + line for line in after)]
+
+    @abstractmethod
+    def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
+        """What stands around the body of the loop over programs that are taken from a queue."""
+
+    def _given(self) -> list[str]:
+        """The head of a loop over programs that are known beforehand. They come in rows as long as the launch, every
         other one backwards: where their lengths differ in turn, those of one place are of one length together."""
         every = self.plan.programs()
-        head = [
-            *(f"{name} = 0" for name in self.passed.values()),
+        return [
             "here, launched = gl.program_id(0), gl.num_programs(0)",
             "backwards = launched - 1 - 2 * here",
             f"rows = {every} // launched",
@@ -64,7 +87,6 @@ class GluonPrinter(TritonPrinter):
             "for visit in range(0, rows):",
             f"{INDENT}program = visit * launched + here + visit % 2 * backwards",
         ]
-        return [*(INDENT + line for line in head), *super().finish()]
 
     def _program_number(self) -> None:
         """It is known from the loop over programs."""
@@ -113,19 +135,28 @@ class Loader(GluonPrinter):
     """What the group that loads does: the tiles that stay, then those of each loop."""
 
     def lines(self) -> list[str]:
+        for v in self._needed():
+            self.value(v)
+        if self.queue:
+            for line in self.queue.hand_on([self.name(v) for v in self.queue.numbers]):
+                self.write(line)
+            self.write(f"following = gl.num_programs(0) + gl.atomic_add({self.tensor[self.queue.counter]}, 1)")
         for item in self.plan.root.items:
             if isinstance(item, Loop):
                 self.loop(item)
             elif item in self.tiles:
                 self._load_once(self.tiles[item])
-            elif item in self._needed():
-                self.value(item)
         return self.finish()
 
-    def _needed(self) -> set[Value]:
-        """Numbers that bound loops."""
-        every = (b for loop in self.plan.loops() for b in ends_of(loop))
-        return {v for b in every for v in numbers(b)}
+    def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
+        before = ["visit = 0", "program = gl.program_id(0)", f"while program < {queue.programs}:"]
+        return before, [f"{INDENT}visit += 1", f"{INDENT}program = following", *queue.hand_on([])]
+
+    def _needed(self) -> list[Value]:
+        """Numbers that bound loops, and others that are handed on; in order."""
+        ends = {v for loop in self.plan.loops() for b in ends_of(loop) for v in numbers(b)}
+        ends.update(self.queue.numbers if self.queue else ())
+        return [v for v in self.plan.root.items if isinstance(v, Value) and v in ends]
 
     def _load_once(self, t: SharedTiles) -> None:
         for i in range(t.buffers):
@@ -155,9 +186,3 @@ class Loader(GluonPrinter):
                 self.write(f"mbarrier.wait({t.empty}.index({turn.slot}), {turn.phase} ^ 1)")
                 self._copy(t, turn.slot)
         self.pass_on(loop, low, high)
-
-
-def ends_of(loop: Loop) -> list[Bound]:
-    """Where a loop starts and ends."""
-    segment = whole(loop)
-    return [segment.lo, segment.hi]

@@ -17,7 +17,7 @@ from ..space.approximations import APPROXIMATE_OPS
 from ..space.expr import Access, Gather, Part, Predicate, Rank
 from ..space.late_product import late_product
 from ..space.layout import within_part
-from ..space.plan import Block, Known, Loop, LoopPlan, Segment, Value
+from ..space.plan import Block, Bound, Known, Loop, LoopPlan, Segment, Value
 from ..space.pointwise import POINTWISE
 from ..space.schedule import Schedule
 from ..space.selections import is_true, passed, source, unneeded
@@ -465,3 +465,9 @@ class Printer(SourceLines, ABC):
 def whole(loop: Loop) -> Segment:
     """The segments of a joined loop as one, of which nothing is known."""
     return Segment(loop.segments[0].lo, loop.segments[-1].hi, frozenset())
+
+
+def ends_of(loop: Loop) -> list[Bound]:
+    """Where a loop starts and ends."""
+    segment = whole(loop)
+    return [segment.lo, segment.hi]

@@ -90,15 +90,25 @@ REDUCTIONS = {
 }
 
 
-def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
-    """The kernel of a plan, a function `entry`. Raises ValueError for a tile that is not a power of two or a product
-    of too many axes, which Triton cannot express, and for what specialised warps cannot divide among them."""
+def emit(
+    plan: LoopPlan,
+    schedule: Schedule,
+    entry: str = "kernel",
+    counter: str | None = None,
+    clears: Sequence[str] = (),
+) -> Kernel:
+    """The kernel of a plan, a function `entry`. counter: the workspace that counts its programs, of specialised warps;
+    clears: those of kernels that run after it.
+
+    Raises ValueError for a tile that is not a power of two or a product of too many axes, which Triton cannot express,
+    and for what specialised warps cannot divide among them.
+    """
     _check(plan)
     if schedule.workers == "specialised" and products_of(plan):
         from .gluon_emitter import emit as emit_specialised  # which builds on this module
 
-        return emit_specialised(plan, schedule, entry)
-    printer = TritonPrinter(plan, schedule, entry)
+        return emit_specialised(plan, schedule, entry, counter)
+    printer = TritonPrinter(plan, schedule, entry, clears)
     source = printer.source()
     return Kernel(
         emitter="triton",
@@ -126,8 +136,11 @@ class TritonPrinter(Printer):
     reserved = ("triton", "tl", "float", "program", *HELPERS)
     branches = True
 
-    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel", counters: Sequence[str] = ()) -> None:
         super().__init__(plan, schedule, entry)
+        self.counters = tuple(counters)
+        """Workspaces of one integer each, which no value of the plan reads."""
+        self.tensor |= {n: self.names.fresh(n) for n in self.counters}
         self._strides = {
             name: [self.names.fresh(f"stride_{self.tensor[name]}_{r}") for r in ranks]
             for name, ranks in self._argument_ranks().items()
@@ -144,6 +157,8 @@ class TritonPrinter(Printer):
         """The whole module."""
         self._program()
         self.block(self.plan.root)
+        for n in self.counters:
+            self.write(f"tl.store({self.tensor[n]}, 0)  # of the programs of a kernel after this one")
         descriptors = list(self._descriptors.values())
         parameters = [[self.tensor[n] for n in self._strides], *filter(None, [*self.parameters(), descriptors])]
         body = self.finish()
@@ -172,7 +187,10 @@ class TritonPrinter(Printer):
 
     def arguments(self) -> tuple[Argument, ...]:
         """The tensors in the order of the parameters."""
-        return tuple(Argument(n, self.shapes[n], self.plan.dtypes[n], n in self.plan.outputs) for n in self._strides)
+        shapes, dtypes = self.shapes | dict.fromkeys(self.counters, (1,)), dict.fromkeys(self.counters, "int32")
+        dtypes |= self.plan.dtypes
+        written = {*self.plan.outputs, *self.counters}
+        return tuple(Argument(n, shapes[n], dtypes[n], n in written) for n in self._strides)
 
     def descriptors(self) -> tuple[Descriptor, ...]:
         """The descriptors in the order of the parameters; complete once the source is printed."""
@@ -180,7 +198,8 @@ class TritonPrinter(Printer):
         return tuple(Descriptor(position[tensor], block) for tensor, block in self._descriptors)
 
     def _argument_ranks(self) -> dict[str, tuple[Rank, ...]]:
-        return {**{n: t.ranks for n, t in self.plan.inputs.items()}, **self.plan.outputs}
+        ranks = {n: t.ranks for n, t in self.plan.inputs.items()} | self.plan.outputs
+        return ranks | dict.fromkeys(self.counters, ("place",))
 
     def _program(self) -> None:
         """The indices of this program, from its number."""

@@ -145,6 +145,9 @@ class _Shared:
         assert value.dtype == self.data.dtype
         self.data.copy_(value)
 
+    def load(self, layout: object) -> Tensor:
+        return self.data.clone()
+
 
 @dataclass
 class _Descriptor:
@@ -235,7 +238,8 @@ def _namespace(program: _Program) -> dict[str, Any]:
     def allocate(dtype: Any, shape: Sequence[int], layout: object) -> Any:
         if layout == "barrier":
             return _Barriers([_Barrier(program.failures) for _ in range(shape[0])])
-        return _Shared(torch.full(list(shape), float("nan"), dtype=dtype))
+        unset = float("nan") if dtype.is_floating_point else torch.iinfo(dtype).min
+        return _Shared(torch.full(list(shape), unset, dtype=dtype))
 
     def copy_in(d: _Descriptor, first: Sequence[int], barrier: _Barrier, into: _Shared) -> None:
         def arrive() -> None:
@@ -288,6 +292,12 @@ def _store(p: _Pointer, value: Tensor, mask: Any = None) -> None:
     p.memory[at[keep]] = value[keep]
 
 
+def _atomic_add(p: _Pointer, value: int) -> int:
+    before = int(p.memory[p.offset])
+    p.memory[p.offset] += value
+    return before
+
+
 def _assembly(running: threading.local) -> Callable[..., Any]:
     """What PTX stands for. running: of the group that runs it; a warp's vote is its group's here."""
 
@@ -327,6 +337,8 @@ _LANGUAGE: dict[str, Any] = {
     "static_range": range,
     "NVMMADistributedLayout": lambda *x: None,
     "SliceLayout": lambda *x: None,
+    "BlockedLayout": lambda *x: None,
+    "SwizzledSharedLayout": lambda *x: None,
     "DotOperandLayout": lambda *x: None,
     "arange": lambda low, high, layout: torch.arange(low, high),
     "full": lambda shape, value, dtype, layout=None: torch.full(shape, value, dtype=dtype),
@@ -349,6 +361,7 @@ _LANGUAGE: dict[str, Any] = {
     "cast": _cast,
     "load": _load,
     "store": _store,
+    "atomic_add": _atomic_add,
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,

@@ -25,7 +25,7 @@ from eintune.kernels.choices import nearest_schedule, plain_schedule
 from eintune.kernels.compile_pool import Failure, compile_many
 from eintune.kernels.eager import DTYPES
 from eintune.kernels.gluon_emitter import emit
-from eintune.kernels.kernel import Kernel
+from eintune.kernels.kernel import Argument, Kernel
 from eintune.kernels.launch import LaunchError, interpreted, load
 from eintune.kernels.offline import compile_kernel
 from eintune.space import stale_reference
@@ -120,9 +120,10 @@ def test_the_interpreter_sees_a_tile_that_nobody_waited_for(line: str, monkeypat
 
 
 def perform(kernel: Kernel, tensors: list[torch.Tensor], execute: Any) -> None:
-    """Run a kernel or its steps; those without specialised warps by Triton's own interpreter."""
+    """Run a kernel or its steps; those without specialised warps by Triton's own interpreter. Workspaces hold anything
+    at first."""
     known = dict(zip((a.name for a in kernel.arguments), tensors, strict=True))
-    known |= {a.name: torch.zeros(a.shape, dtype=DTYPES[a.dtype]) for a in kernel.workspaces}
+    known |= {a.name: torch.full(a.shape, 77, dtype=DTYPES[a.dtype]) for a in kernel.workspaces}
     for step in kernel.launches:
         given = [known[a.name] for a in step.arguments]
         if step.emitter == "gluon":
@@ -325,10 +326,14 @@ def test_loops_whose_ends_are_computed_are_not_divided() -> None:
     assert [fault(plan) for plan in case.program.kernels if products_of(plan)] == [None]
 
 
-def test_programs_whose_length_data_says_are_all_launched() -> None:
-    assert modified(ALONE["causal"]).kernel.resident is not None
-    packed = modified(ALONE["documents, causal"]).kernel
-    assert [step.emitter for step in packed.steps] == ["triton", "gluon"] and packed.steps[1].resident is None
+def test_programs_whose_length_data_says_are_taken_from_a_queue() -> None:
+    packed = modified(ALONE["documents, causal"])
+    assert [step.emitter for step in packed.kernel.steps] == ["triton", "gluon"]
+    assert packed.kernel.steps[1].resident is not None and "atomic_add" in packed.kernel.source
+    assert packed.kernel.workspaces[-1] == Argument("TAKEN", (1,), "int32", True)
+    assert "atomic_add" not in modified(ALONE["causal"]).kernel.source
+    # nothing runs before it that could clear a counter: each of its programs is launched
+    assert emit(packed.program.kernels[1], packed.schedule).resident is None
 
 
 @COMPILES
