@@ -151,13 +151,15 @@ def resources(plan: LoopPlan, schedule: Schedule, machine: Machine) -> Resources
 @dataclass(frozen=True)
 class Division:
     """Registers of a thread where groups of warps divide them: `each` has so many at the start, then those that compute
-    and those that load. wanted: what computing takes. programs: that a multiprocessor holds at once."""
+    and those that load. wanted: what computing takes. programs: that a multiprocessor holds at once. copies: buffers of
+    each tile that stays, two where there is room, so that the next one's is loaded before this one's is done with."""
 
     each: int
     computing: int
     loading: int
     wanted: int
     programs: int
+    copies: int
 
 
 def division(need: Needs, warps: int, stages: int) -> Division:
@@ -167,19 +169,21 @@ def division(need: Needs, warps: int, stages: int) -> Division:
     computing, all_groups = groups(warps), groups(warps) + 1
     wanted = round(REGISTER_OVERHEAD + need.registers / 4 / threads)
     least = INSTRUCTION_REGISTERS + need.result // 4 // threads
-    fitting = SHARED_BYTES // (divided_bytes(need, stages) + BARRIER_BYTES)
+    fitting = SHARED_BYTES // (divided_bytes(need, stages, 1) + BARRIER_BYTES)
     for programs in range(max(min(fitting, MOST_PROGRAMS), 1), 0, -1):
         each = min(REGISTERS // (programs * all_groups * GROUP_WARPS * 32) // 8 * 8, MOST_REGISTERS)
         left = (each * all_groups - LOADER_REGISTERS) // computing // 8 * 8
         if left >= wanted and each >= least:
             break
-    return Division(each, min(left, MOST_REGISTERS), LOADER_REGISTERS, wanted, programs)
+    room = SHARED_BYTES // programs - BARRIER_BYTES
+    copies = 2 if divided_bytes(need, stages, 2) <= room else 1
+    return Division(each, min(left, MOST_REGISTERS), LOADER_REGISTERS, wanted, programs, copies)
 
 
-def divided_bytes(need: Needs, stages: int) -> int:
+def divided_bytes(need: Needs, stages: int, copies: int) -> int:
     """Shared memory of a program whose warps do different things: every loop has rings of its own, and results are put
-    together there too."""
-    return need.resident + need.rings * stages + need.stored
+    together there too. copies: of tiles that stay."""
+    return copies * need.resident + need.rings * stages + need.stored
 
 
 def fit_needs(
@@ -194,7 +198,8 @@ def fit_needs(
     if specialised:
         shares = division(need, warps, stages)
         spills = round(max(shares.wanted - shares.computing, 0) * 4 * SPILLED_SHARE)
-        return Resources(divided_bytes(need, stages), shares.each, spills, warps + GROUP_WARPS)
+        shared = divided_bytes(need, stages, shares.copies)
+        return Resources(shared, shares.each, spills, warps + GROUP_WARPS)
     threads = machine.threads(warps)
     direct = machine.group_warps > 1 and need.rows >= machine.matrix_rows
     if stages < 2:

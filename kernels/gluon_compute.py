@@ -109,10 +109,22 @@ class Compute(GluonPrinter):
         return text + self.broadcast(have, want)
 
     def expression(self, v: Value) -> str:
+        if v.op in ("div", "quotient") and len(v.axes) == 2 and v.args[1].axes == (self.row,):
+            return self._over_rows(v)
         text = super().expression(v)
         if v.op == "reduce" and len(v.args[0].axes) == 2 and v.args[0].axes[1] != self._main:
             return f"gl.convert_layout({text}, {self.layout(v.axes)}, assert_trivial=True)"
         return text
+
+    def _over_rows(self, v: Value) -> str:
+        """A tile over one number for each row: times its reciprocal, since a division is many instructions. A number
+        below 2^-128 has none."""
+        a, b = v.args
+        inverse = self.here("inverse", f"1.0 / {self.name(b)}")
+        product = f"{self.use(a, v.axes)} * {self._spread(inverse, b.axes, v.axes)}"
+        if v.op == "div":
+            return product
+        return self.choose(f"({self.use(a, v.axes)} == 0.0) & ({self.use(b, v.axes)} == 0.0)", "0.0", product)
 
     # ---- loads and stores
 
@@ -126,7 +138,8 @@ class Compute(GluonPrinter):
         elif v not in self.tiles:
             super().value(v)
         elif not self.tiles[v].ring:
-            self.write(f"mbarrier.wait({self.tiles[v].full}.index({self._place(self.tiles[v])}), visit & 1)")
+            place, phase = self.tiles[v].staying("group")
+            self.write(f"mbarrier.wait({self.tiles[v].full}.index({place}), {phase})")
 
     def _block(self, v: Value) -> tuple[int, ...] | None:
         return None
@@ -166,7 +179,7 @@ class Compute(GluonPrinter):
     # ---- products
 
     def _place(self, t: SharedTiles) -> str:
-        return self._turn.slot if t.ring else ("group" if t.own and t.buffers > 1 else "0")
+        return self._turn.slot if t.ring else t.staying("group")[0]
 
     def _matrix(self, v: Value, transposed: bool) -> str:
         """A loaded tile as a matrix."""

@@ -80,7 +80,7 @@ class _Module:
             )
         self.division: Division = division(needs(plan), schedule.warps, schedule.stages)
         names = Names((*RESERVED, *plan.inputs))
-        self.tiles = shared_tiles(plan, row, schedule.stages, self.groups, names)
+        self.tiles = shared_tiles(plan, row, schedule.stages, self.division.copies, self.groups, names)
         self.queue = WorkQueue.of(plan, counter, self.groups, GROUP_WARPS, LOADER_WARPS, names) if counter else None
         self.compute = Compute(plan, schedule, row, self.tiles, entry, self.queue)
         self.loader = Loader(plan, schedule, row, self.tiles, entry, self.queue)
@@ -134,7 +134,7 @@ class _Module:
     def _start(self, given: dict[str, list[str]]) -> Iterator[str]:
         """The kernel's own statements: shared memory, barriers, and who does what."""
         for t in self.tiles:
-            yield from t.allocation(self.groups)
+            yield from t.allocation()
         if self.queue:
             yield from self.queue.allocation(BARRIER)
         for (output, block), (descriptor, buffers) in self.compute.staged.items():

@@ -140,7 +140,9 @@ class Loader(GluonPrinter):
         if self.queue:
             for line in self.queue.hand_on([self.name(v) for v in self.queue.numbers]):
                 self.write(line)
-            self.write(f"following = gl.num_programs(0) + gl.atomic_add({self.tensor[self.queue.counter]}, 1)")
+            self.write(
+                f"following = gl.num_programs(0) + gl.atomic_add({self.tensor[self.queue.counter]}, 1, sem='relaxed')"
+            )
         for item in self.plan.root.items:
             if isinstance(item, Loop):
                 self.loop(item)
@@ -159,12 +161,13 @@ class Loader(GluonPrinter):
         return [v for v in self.plan.root.items if isinstance(v, Value) and v in ends]
 
     def _load_once(self, t: SharedTiles) -> None:
-        for i in range(t.buffers):
+        for group in range(t.groups if t.own else 1):
             first = self.start[self.row]
-            if t.own and t.buffers > 1:
-                self.start[self.row] = self.own_first(str(i)) if i else first
-            self.write(f"mbarrier.wait({t.empty}.index({i}), visit & 1 ^ 1)")
-            self._copy(t, str(i))
+            if group:
+                self.start[self.row] = self.own_first(str(group))
+            place, phase = t.staying(str(group))
+            self.write(f"mbarrier.wait({t.empty}.index({place}), {phase} ^ 1)")
+            self._copy(t, place)
             self.start[self.row] = first
 
     def _copy(self, t: SharedTiles, place: str) -> None:

@@ -23,8 +23,9 @@ class SharedTiles:
     """A tile that is loaded into shared memory for products.
 
     load: the value. index: what addresses the tensor's axes. block: elements an axis of the tensor. own: whether each
-    group has rows of its own; else all read the same. ring: whether a loop streams it, through `buffers` of them. last:
-    the last product that reads it. Then the names of the descriptor, the buffers and the barriers.
+    group has rows of its own; else all read the same. ring: whether a loop streams it, through `turns` buffers; else
+    programs take `turns` of them in turn. last: the last product that reads it. Then the names of the descriptor, the
+    buffers and the barriers.
     """
 
     load: Value
@@ -34,12 +35,27 @@ class SharedTiles:
     dtype: str
     own: bool
     ring: bool
-    buffers: int
+    turns: int
+    groups: int
     last: Value
     descriptor: str
     tiles: str
     full: str
     empty: str
+
+    @property
+    def buffers(self) -> int:
+        """All of them."""
+        return self.turns * (self.groups if self.own else 1)
+
+    def staying(self, group: str) -> tuple[str, str]:
+        """Where a group finds a tile that stays, and whether it was filled an odd number of times before."""
+        turn = f"visit % {self.turns}" if self.turns > 1 else ""
+        if not self.own or self.groups == 1:
+            place = turn or "0"
+        else:
+            place = f"{turn} * {self.groups} + {group}" if turn else group
+        return place, f"visit // {self.turns} & 1" if turn else "visit & 1"
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +67,7 @@ class SharedTiles:
         """What stands for it in the kernel, but for its descriptor."""
         return [self.tiles, self.full, self.empty]
 
-    def allocation(self, groups: int) -> Iterator[str]:
+    def allocation(self) -> Iterator[str]:
         """The statements that make the buffers and the barriers."""
         shape = [self.buffers, *self.block]
         yield f"{self.tiles} = gl.allocate_shared_memory({DTYPES[self.dtype]}, {shape}, {self.descriptor}.layout)"
@@ -59,12 +75,13 @@ class SharedTiles:
             yield f"{name} = {BARRIER.format(self.buffers)}"
         yield f"for i in gl.static_range({self.buffers}):"
         yield f"    mbarrier.init({self.full}.index(i), count=1)"
-        yield f"    mbarrier.init({self.empty}.index(i), count={groups if self.ring or not self.own else 1})"
+        yield f"    mbarrier.init({self.empty}.index(i), count={1 if self.own else self.groups})"
 
 
-def shared_tiles(plan: LoopPlan, row: Rank, stages: int, groups: int, names: Names) -> list[SharedTiles]:
+def shared_tiles(plan: LoopPlan, row: Rank, stages: int, copies: int, groups: int, names: Names) -> list[SharedTiles]:
     """The tiles that products read, in the order in which they are first read, of a plan that can be divided
-    (`specialised.fault`). stages: buffers of a ring. groups: that compute. names: gives out what they are called."""
+    (`specialised.fault`). stages: buffers of a ring. copies: of what stays. groups: that compute. names: gives out what
+    they are called."""
     reads: dict[Value, list[Value]] = {}
     for v in products_of(plan):
         for x in v.args[:2]:
@@ -90,7 +107,8 @@ def shared_tiles(plan: LoopPlan, row: Rank, stages: int, groups: int, names: Nam
                 dtype=plan.dtypes[tensor],
                 own=own,
                 ring=ring,
-                buffers=stages if ring else (groups if own else 1),
+                turns=stages if ring else copies,
+                groups=groups,
                 last=products[-1],
                 descriptor=descriptors[tensor, block],
                 tiles=names.fresh(f"{name}_tiles"),

@@ -292,7 +292,7 @@ def _store(p: _Pointer, value: Tensor, mask: Any = None) -> None:
     p.memory[at[keep]] = value[keep]
 
 
-def _atomic_add(p: _Pointer, value: int) -> int:
+def _atomic_add(p: _Pointer, value: int, sem: str) -> int:
     before = int(p.memory[p.offset])
     p.memory[p.offset] += value
     return before

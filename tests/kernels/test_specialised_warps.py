@@ -260,6 +260,15 @@ def test_how_many_run_at_once(rows: int, columns: int, head_dim: int, most: int)
     assert programs_per_sm(resources(case.plan, case.schedule, load_machine("h200")), load_machine("h200")) == most
 
 
+@pytest.mark.parametrize(("rows", "columns", "stages", "copies"), [(128, 128, 2, 2), (64, 64, 2, 2), (128, 128, 3, 1)])
+def test_what_stays_is_loaded_ahead_where_there_is_room(rows: int, columns: int, stages: int, copies: int) -> None:
+    shape = {"head_dim": 128, "seq": 2048, "kv_seq": 2048}
+    case = specialised(rows=rows, warps=rows // 16, columns=columns, stages=stages, **shape)
+    assert f"[{copies * rows // 64}, 1, 1, 64, 128], Q_descriptor.layout" in case.kernel.source
+    predicted = resources(case.plan, case.schedule, load_machine("h200"))
+    assert predicted.shared_bytes == 2 * 128 * (rows * copies + 2 * columns * stages + rows)
+
+
 def test_the_model_prefers_them_where_they_were_measured_faster() -> None:
     machine = load_machine("h200")
     shape = {"heads": 32, "batch": 4, "seq": 2048, "kv_seq": 2048, "head_dim": 128, "loads": "descriptor"}

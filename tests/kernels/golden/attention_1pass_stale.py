@@ -112,12 +112,12 @@ def kernel_load(Q_descriptor, K_descriptor, V_descriptor, q_tiles, q_full, q_emp
         program = visit * launched + here + visit % 2 * backwards
         p_first = program % 16 * 128
         h = program // 16
-        mbarrier.wait(q_empty.index(0), visit & 1 ^ 1)
-        mbarrier.expect(q_full.index(0), 16384)
-        load_block(Q_descriptor, [0, h, p_first, 0], q_full.index(0), q_tiles.index(0))
-        mbarrier.wait(q_empty.index(1), visit & 1 ^ 1)
-        mbarrier.expect(q_full.index(1), 16384)
-        load_block(Q_descriptor, [0, h, p_first + 1 * 64, 0], q_full.index(1), q_tiles.index(1))
+        mbarrier.wait(q_empty.index(visit % 2 * 2 + 0), visit // 2 & 1 ^ 1)
+        mbarrier.expect(q_full.index(visit % 2 * 2 + 0), 16384)
+        load_block(Q_descriptor, [0, h, p_first, 0], q_full.index(visit % 2 * 2 + 0), q_tiles.index(visit % 2 * 2 + 0))
+        mbarrier.wait(q_empty.index(visit % 2 * 2 + 1), visit // 2 & 1 ^ 1)
+        mbarrier.expect(q_full.index(visit % 2 * 2 + 1), 16384)
+        load_block(Q_descriptor, [0, h, p_first + 1 * 64, 0], q_full.index(visit % 2 * 2 + 1), q_tiles.index(visit % 2 * 2 + 1))
         m_to = p_first + 128
         for m_first in range(0, m_to, 128):
             m_turn = m_passed + m_first // 128
@@ -144,7 +144,7 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
         p_first = program % 16 * 128
         h = program // 16
         p_own = p_first + group * 64
-        mbarrier.wait(q_full.index(group), visit & 1)
+        mbarrier.wait(q_full.index(visit % 2 * 2 + group), visit // 2 & 1)
         running_max = gl.full([64], float('-inf'), gl.float32, P_M_ROWS)
         acc = gl.full([64], 0.0, gl.float32, P_M_ROWS)
         acc_2 = gl.full([64, 128], 0.0, gl.float32, P_F)
@@ -155,7 +155,7 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
         m_slot = m_passed % 2
         phase = m_passed // 2 & 1
         mbarrier.wait(k_full.index(m_slot), phase)
-        product = warpgroup_mma(q_tiles.index(group).reshape([64, 128]), k_tiles.index(m_slot).reshape([128, 128]).permute((1, 0)), gl.full([64, 128], 0.0, gl.float32, P_M), use_acc=False, is_async=True)
+        product = warpgroup_mma(q_tiles.index(visit % 2 * 2 + group).reshape([64, 128]), k_tiles.index(m_slot).reshape([128, 128]).permute((1, 0)), gl.full([64, 128], 0.0, gl.float32, P_M), use_acc=False, is_async=True)
         product = warpgroup_mma_wait(0, [product])
         mbarrier.arrive(k_empty.index(m_slot), count=1)
         masked = gl.where(i_p[:, None] >= lane_m[None, :], product, float('-inf'))
@@ -177,7 +177,7 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
             m_slot_2 = m_turn % 2
             phase_2 = m_turn // 2 & 1
             mbarrier.wait(k_full.index(m_slot_2), phase_2)
-            product = warpgroup_mma(q_tiles.index(group).reshape([64, 128]), k_tiles.index(m_slot_2).reshape([128, 128]).permute((1, 0)), gl.full([64, 128], 0.0, gl.float32, P_M), use_acc=False, is_async=True)
+            product = warpgroup_mma(q_tiles.index(visit % 2 * 2 + group).reshape([64, 128]), k_tiles.index(m_slot_2).reshape([128, 128]).permute((1, 0)), gl.full([64, 128], 0.0, gl.float32, P_M), use_acc=False, is_async=True)
             m_before = m_turn - 1
             m_slot_3 = m_before % 2
             phase_3 = m_before // 2 & 1
@@ -213,7 +213,7 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
             product_2, power_2_bf16_before = warpgroup_mma_wait(0, [product_2, power_2_bf16_before])
             mbarrier.arrive(v_empty.index(m_slot_3), count=1)
             running_max, acc, acc_2, power_before, power_2_bf16_before = new_max, total, product_2, power, gl.convert_layout(power_2_bf16, P_F_LEFT)
-        mbarrier.arrive(q_empty.index(group), count=1)
+        mbarrier.arrive(q_empty.index(visit % 2 * 2 + group), count=1)
         m_turn_2 = m_passed + (m_to - 1) // 128
         m_slot_4 = m_turn_2 % 2
         phase_4 = m_turn_2 // 2 & 1
@@ -224,7 +224,8 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
         mbarrier.arrive(v_empty.index(m_slot_4), count=1)
         acc_2 = product_2
         m_passed += (m_to + 127) // 128
-        ratio = acc_2 / gl.convert_layout(acc, P_F_ROWS, assert_trivial=True)[:, None]
+        inverse = 1.0 / acc
+        ratio = acc_2 * gl.convert_layout(inverse, P_F_ROWS, assert_trivial=True)[:, None]
         tma.store_wait(0)
         group_barrier()
         av_tiles.index(group).reshape([64, 128]).store(ratio.to(gl.bfloat16))
@@ -242,10 +243,10 @@ def kernel(
     stride_AV_b, stride_AV_h, stride_AV_p, stride_AV_f,
     Q_descriptor, K_descriptor, V_descriptor, AV_descriptor,
 ):
-    q_tiles = gl.allocate_shared_memory(gl.bfloat16, [2, 1, 1, 64, 128], Q_descriptor.layout)
-    q_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(2):
+    q_tiles = gl.allocate_shared_memory(gl.bfloat16, [4, 1, 1, 64, 128], Q_descriptor.layout)
+    q_full = gl.allocate_shared_memory(gl.int64, [4, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [4, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(4):
         mbarrier.init(q_full.index(i), count=1)
         mbarrier.init(q_empty.index(i), count=1)
     k_tiles = gl.allocate_shared_memory(gl.bfloat16, [2, 1, 1, 128, 128], K_descriptor.layout)
