@@ -263,7 +263,7 @@ def machine_folder(name: str, title: str) -> str:
 
 
 def _write_json(path: Path, data: Any) -> None:
-    from .report import finite
+    from .run import finite
 
     path.write_text(json.dumps(finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -21,10 +21,21 @@ from ..kernels.kept_forms import kept_name
 from ..space.canonical import digest, signature
 from ..space.cascade import Cascade
 from ..space.traits import total_passes
-from .candidates import Variant
 
 FORMAT = 2
 MAX_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One derived cascade as text. digest: of its canonical graph; passes: over the streamed rank; label: its kind
+    in words; signature: its reductions, free of names."""
+
+    text: str
+    digest: str
+    passes: int
+    label: str
+    signature: str
 
 
 @dataclass(frozen=True)
