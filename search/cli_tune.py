@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from ..costmodel.machine import Machine
     from ..space.workload import Posed
     from .candidates import Candidate
+    from .measure import Measurer
     from .progress import Progress
+    from .tune import TuneResult
 
 DESCRIPTION = """\
 Derives every way of computing a workload (attention, unless --workload names another) from its naive definition,
@@ -198,12 +202,13 @@ def _compiled(top: Sequence[Candidate], machine: Machine, progress: Progress) ->
 
 
 def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path) -> bool:
-    from .terminal import record_text
-    from .tune import stored
+    from .stored import stored
 
     key, record = stored(posed.problem, device, cache)
     if record is None:
         return False
+    from .terminal import record_text
+
     path = cache / "records" / key.file_name
     print(record_text(posed.title, key, record, path))
     if chosen.json:
@@ -216,44 +221,83 @@ def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path
 
 def _search(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path, progress: Progress) -> int:
     from ..kernels.cache import CacheWriteError
-    from .measure import MeasureError
-    from .report import ReportError, write_report
-    from .terminal import result_text
+    from .measure import MeasureError, Measurer
+
+    machine = _machine(chosen, device, progress)
+    try:
+        with (
+            progress.stage("prepare"),
+            Measurer(posed.problem, device, meanwhile=_load_report) as measurer,
+        ):
+            # its processes start, and one draws the inputs, while this one loads what it searches with
+            result = _tuned(chosen, posed, measurer, machine, cache, progress)
+    except MeasureError as error:
+        raise Failure(str(error)) from error
+    except CacheWriteError as error:
+        raise Failure(str(error.strerror)) from error
+    return _told(chosen, posed, result, progress)
+
+
+def _tuned(
+    chosen: argparse.Namespace,
+    posed: Posed,
+    measurer: Measurer,
+    machine: Machine,
+    cache: Path,
+    progress: Progress,
+) -> TuneResult:
     from .tune import EFFORT, NothingWorked, tune
     from .tuning_peers import tuning_peers
 
-    machine = _machine(chosen, device, progress)
-    effort = EFFORT[device]
+    effort = EFFORT[measurer.device]
     effort = replace(effort, trials=chosen.trials or effort.trials, seconds=chosen.budget or effort.seconds)
     try:
-        result = tune(
+        return tune(
             posed.problem,
-            device=device,
+            measurer,
             machine=machine,
             cache=cache,
             effort=effort,
-            peers=tuning_peers(posed, device),
+            peers=tuning_peers(posed, measurer.device),
             fresh=chosen.retune,
             sampler=chosen.sampler,
             title=posed.title,
             command=chosen.command_line,
             progress=progress,
         )
-    except (NothingWorked, MeasureError, CacheWriteError) as error:
-        raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
+    except NothingWorked as error:
+        raise Failure(str(error)) from error
+
+
+def _told(chosen: argparse.Namespace, posed: Posed, result: TuneResult, progress: Progress) -> int:
+    """The result, at once; then the report, which takes a moment to draw, and where it is."""
+    from .terminal import report_text, result_text
+
+    machine = result.planned.machine
     folder = chosen.results / machine_folder(machine.name, machine.title) / posed.folder
-    complaint = ""
-    with progress.stage("report"):
-        try:
-            page: Path | None = write_report(result.run, folder)
-        except ReportError as error:
-            page, complaint = None, str(error)
-    print(result_text(result, page, chosen.top))
-    if chosen.json:
-        _write_json(chosen.json, {"cached": False, **result.run.to_json()})
+    page, complaint = None, ""
+    try:
+        print(result_text(result, chosen.top), flush=True)
+    finally:  # also where whoever read it has gone (`| head`)
+        from .report import ReportError, write_report
+
+        with progress.stage("report"):
+            try:
+                page = write_report(result.run, folder)
+            except ReportError as error:
+                complaint = str(error)
+        if chosen.json:
+            _write_json(chosen.json, {"cached": False, **result.run.to_json()})
+    print(report_text(page))
     if complaint:
         raise Failure(f"{complaint}; the winner is stored")
     return 0
+
+
+def _load_report() -> None:
+    """Tables and pictures take long to load: time that there is while compilers work."""
+    with contextlib.suppress(ImportError):  # said where the report is written
+        importlib.import_module(f"{__package__}.report")
 
 
 def machine_folder(name: str, title: str) -> str:

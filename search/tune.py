@@ -122,16 +122,10 @@ def derived_forms(problem: Problem, cache: Path, fresh: bool, progress: Progress
     return derived
 
 
-def stored(problem: Problem, device: str, cache: Path) -> tuple[Key, Record | None]:
-    """The key of a problem on a device, and the record kept for it."""
-    key = Key.of(problem, platform_of(device))
-    return key, Cache(cache).load(key)
-
-
 def tune(
     problem: Problem,
+    measurer: Measurer,
     *,
-    device: str,
     machine: Machine,
     cache: Path,
     effort: Effort | None = None,
@@ -142,12 +136,13 @@ def tune(
     command: str = "",
     progress: Progress | None = None,
 ) -> TuneResult:
-    """Find the fastest kernel for `problem` on `device` ("cpu", "cuda"), and store it in `cache`.
+    """Find the fastest kernel for `problem` on the measurer's device ("cpu", "cuda"), and store it in `cache`.
 
-    machine: what the model prices on. fresh: forget what an interrupted run measured. Raises NothingWorked,
-    JournalError, CacheWriteError, MeasureError.
+    measurer: one of this problem; its processes get ready while candidates are planned. machine: what the model prices
+    on. fresh: forget what an interrupted run measured. Raises NothingWorked, JournalError, CacheWriteError,
+    MeasureError.
     """
-    said = progress or Progress()
+    said, device = progress or Progress(), measurer.device
     wanted = effort or EFFORT[device]
     started = datetime.now(UTC)
     emitter = "triton" if device == "cuda" else "torch"
@@ -156,14 +151,13 @@ def tune(
     if fresh:
         journal.unlink(missing_ok=True)
     steps = _Steps(said)
-    with said.stage("prepare"), Measurer(problem, device, progress=steps.heard) as measurer:
-        # its processes start, and one draws the inputs, while candidates are planned
-        planned = plan_candidates(problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, progress=said)
-        if not planned.space.kept:
-            raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
-        measure = partial(steps.measure, measurer)
-        outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
-        winner, finals, others = _finals(outcome, measurer, peers, said)
+    measurer.progress = steps.heard
+    planned = plan_candidates(problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, progress=said)
+    if not planned.space.kept:
+        raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
+    measure = partial(steps.measure, measurer)
+    outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
+    winner, finals, others = _finals(outcome, measurer, peers, said)
     final = finals[winner.point.key]
     run_record = _record(winner, final, others, planned, outcome)
     with said.stage("store"):
