@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..costmodel.machine import Machine
     from ..space.workload import Posed
     from .candidates import Candidate
+    from .deriver import Deriver
     from .measure import Measurer
     from .progress import Progress
     from .tune import TuneResult
@@ -96,23 +97,43 @@ def action(chosen: argparse.Namespace) -> int:
     from .progress import Progress
 
     progress = Progress(None if chosen.quiet else sys.stderr)
-    device = device_of(chosen) if not chosen.plan_only or chosen.machine is None else "cpu"
-    machine_kind = _named_kind(chosen)
-    dtype = "fp32" if (machine_kind or ("gpu" if device == "cuda" else "cpu")) == "cpu" else "bf16"
-    posed = posed_of(chosen, dtype)
     _check_sampler(chosen)
+    machine_kind = _named_kind(chosen)
     if chosen.plan_only:
-        return _plan_only(chosen, posed, device, progress)
-    if machine_kind not in (None, "gpu" if device == "cuda" else "cpu"):
-        raise Usage(
-            f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a {machine_kind}; "
-            "add --plan-only to price for a machine that is not here"
-        )
-    emitter_of(posed.problem, "gpu" if device == "cuda" else "cpu")
+        device = device_of(chosen) if chosen.machine is None else "cpu"
+        return _plan_only(chosen, posed_of(chosen, _dtype(machine_kind or _kind(device))), device, progress)
     cache = cache_of(chosen)
-    if not chosen.retune and _answered(chosen, posed, device, cache):
-        return 0
-    return _search(chosen, posed, device, cache, progress)
+    definition = posed_of(chosen, "fp32").problem.cascade
+    from .deriver import Deriver
+
+    with Deriver(definition, cache / "derived", fresh=chosen.retune) as deriver:
+        if _any_device_will_do(chosen):
+            deriver.start()
+        device = device_of(chosen)  # loads PyTorch
+        if machine_kind not in (None, _kind(device)):
+            raise Usage(
+                f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a "
+                f"{machine_kind}; add --plan-only to price for a machine that is not here"
+            )
+        posed = posed_of(chosen, _dtype(_kind(device)))
+        emitter_of(posed.problem, _kind(device))
+        if not chosen.retune and _answered(chosen, posed, device, cache):
+            return 0
+        deriver.start()
+        return _search(chosen, posed, device, deriver, cache, progress)
+
+
+def _kind(device: str) -> str:
+    return "gpu" if device == "cuda" else "cpu"
+
+
+def _dtype(kind: str) -> str:
+    return "fp32" if kind == "cpu" else "bf16"
+
+
+def _any_device_will_do(chosen: argparse.Namespace) -> bool:
+    """Whether the options are right on any device: then work may begin before it is known which there is."""
+    return chosen.device != "cuda" and chosen.machine is None and chosen.dtype != "fp64"
 
 
 def _named_kind(chosen: argparse.Namespace) -> str | None:
@@ -219,10 +240,14 @@ def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path
 # ---- the search
 
 
-def _search(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path, progress: Progress) -> int:
+def _search(
+    chosen: argparse.Namespace, posed: Posed, device: str, deriver: Deriver, cache: Path, progress: Progress
+) -> int:
     from ..kernels.cache import CacheWriteError
     from .measure import MeasureError, Measurer
 
+    if device == "cpu":
+        deriver.result()  # this machine may be about to be probed: nothing else runs on it then
     machine = _machine(chosen, device, progress)
     try:
         with (
@@ -230,7 +255,7 @@ def _search(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path, 
             Measurer(posed.problem, device, meanwhile=_load_report) as measurer,
         ):
             # its processes start, and one draws the inputs, while this one loads what it searches with
-            result = _tuned(chosen, posed, measurer, machine, cache, progress)
+            result = _tuned(chosen, posed, measurer, deriver, machine, cache, progress)
     except MeasureError as error:
         raise Failure(str(error)) from error
     except CacheWriteError as error:
@@ -242,6 +267,7 @@ def _tuned(
     chosen: argparse.Namespace,
     posed: Posed,
     measurer: Measurer,
+    deriver: Deriver,
     machine: Machine,
     cache: Path,
     progress: Progress,
@@ -260,6 +286,7 @@ def _tuned(
             effort=effort,
             peers=tuning_peers(posed, measurer.device),
             fresh=chosen.retune,
+            deriver=deriver,
             sampler=chosen.sampler,
             title=posed.title,
             command=chosen.command_line,

@@ -69,7 +69,7 @@ def derivations(
     text = str(definition)
     if shipped and not fresh and (texts := derived_texts(text)):
         return Derivations(_told_apart(tuple(_read_off(t) for t in texts)), "shipped")
-    path = folder / f"{kept_name(text)}.json"
+    path = _place(folder, text)
     kept = None if fresh else _read(path, text)
     if kept is not None:
         return Derivations(kept, "kept")
@@ -77,6 +77,16 @@ def derivations(
     if made.complete:
         _write(path, text, made.variants)
     return made
+
+
+def are_kept(definition: str, folder: Path) -> bool:
+    """Whether `derivations` would find a definition (its text) kept in a folder, and not derive it."""
+    text = str(Cascade.parse(definition))
+    return _read(_place(folder, text), text) is not None
+
+
+def _place(folder: Path, text: str) -> Path:
+    return folder / f"{kept_name(text)}.json"
 
 
 def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Derivations:
