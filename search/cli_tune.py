@@ -322,7 +322,7 @@ def _told(chosen: argparse.Namespace, posed: Posed, result: TuneResult, progress
 
 
 def _load_report() -> None:
-    """Tables and pictures take long to load: time that there is while compilers work."""
+    """Tables and pictures take long to load: time that there is while this process waits for others."""
     with contextlib.suppress(ImportError):  # said where the report is written
         importlib.import_module(f"{__package__}.report")
 

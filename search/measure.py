@@ -46,7 +46,8 @@ def _silent(stage: str, done: int, of: int) -> None:
 class Measurer:
     """Measures candidates of one problem on one device. A context manager: it owns processes.
 
-    progress: hears how far a batch is; may be set later. meanwhile: called while compilers are at work.
+    progress: hears how far a batch is; may be set later. meanwhile: called while compilers are at work or a worker gets
+    ready, never while anything is timed.
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class Measurer:
             if self._generation == self._worker.generation:
                 return
             self._prepare()
+        self._meanwhile()
         outcome = self._worker.receive(self.policy.startup)
         self._preparing = False
         if outcome.status != "ok":
