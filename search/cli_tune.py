@@ -247,13 +247,11 @@ def _search(
     from .measure import MeasureError, Measurer
 
     if device == "cpu":
-        deriver.result()  # this machine may be about to be probed: nothing else runs on it then
+        with progress.stage("derive"):
+            deriver.result()  # this machine may be about to be probed: nothing else runs on it then
     machine = _machine(chosen, device, progress)
     try:
-        with (
-            progress.stage("prepare"),
-            Measurer(posed.problem, device, meanwhile=_load_report) as measurer,
-        ):
+        with progress.stage("prepare"), Measurer(posed.problem, device, meanwhile=_load_report) as measurer:
             # its processes start, and one draws the inputs, while this one loads what it searches with
             result = _tuned(chosen, posed, measurer, deriver, machine, cache, progress)
     except MeasureError as error:
