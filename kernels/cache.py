@@ -16,14 +16,16 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..costmodel.directories import cache_directory
 from ..space.schedule import Problem, Schedule
 from . import bounded
 from .bounded import BadRecord
 from .notices import say_once
-from .platform import Platform
+
+if TYPE_CHECKING:
+    from .platform import Platform
 
 FORMAT = 1
 """The file's layout; a file of another format is a miss."""

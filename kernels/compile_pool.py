@@ -13,7 +13,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,8 +63,13 @@ class CompilePool:
             child.stop()
         self._children = []
 
-    def compile(self, kernels: Sequence[Kernel], architecture: str) -> list[Resources | Failure]:
-        """Exact resources of each kernel on an architecture, or why there are none."""
+    def compile(
+        self, kernels: Sequence[Kernel], architecture: str, meanwhile: Callable[[], object] = lambda: None
+    ) -> list[Resources | Failure]:
+        """Exact resources of each kernel on an architecture, or why there are none.
+
+        meanwhile: called once the children are at work, for what this process has to do anyway.
+        """
         waiting: SimpleQueue[int] = SimpleQueue()
         for i in range(len(kernels)):
             waiting.put(i)
@@ -78,7 +83,9 @@ class CompilePool:
 
         children = self._ready(max(1, min(self._workers, len(kernels))))
         with ThreadPoolExecutor(len(children)) as pool:
-            for done in [pool.submit(work, child) for child in children]:
+            working = [pool.submit(work, child) for child in children]
+            meanwhile()
+            for done in working:
                 done.result()
         return results
 

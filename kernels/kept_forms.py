@@ -16,7 +16,6 @@ from pathlib import Path
 
 from ..costmodel.directories import cache_directory
 from ..space.cascade import Cascade
-from .agreement import agrees
 from .derived import read_sections, sections
 from .notices import one_line, say_once
 
@@ -98,6 +97,8 @@ def _bounded(path: Path) -> str:
 
 
 def _computes(text: str, definition: Cascade, params: Mapping[str, float]) -> bool:
+    from .agreement import agrees
+
     try:
         return agrees(Cascade.parse(text), definition, params)
     except (ValueError, RecursionError):

@@ -91,7 +91,7 @@ def _line(result: Result, row: Row, at: Sequence[Row]) -> dict[str, Any]:
 
 def to_json(result: Result) -> dict[str, Any]:
     """Everything, rows included, as plain data."""
-    from .report import finite
+    from .run import finite
 
     data: dict[str, Any] = {
         "format": FORMAT,

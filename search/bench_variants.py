@@ -16,8 +16,10 @@ from ..space.cascade import Cascade
 from ..space.schedule import Problem
 from .candidates import Candidate, everything, schedule_text
 from .derivations import derivations
+from .measure import Measurer
 from .progress import Progress
-from .tune import Effort, NothingWorked, stored, tune
+from .stored import stored
+from .tune import Effort, NothingWorked, tune
 from .words import plural
 
 SMALL = "bench"
@@ -108,7 +110,8 @@ def winner(
             f"no winner is stored: a small search, at most {plural(effort.trials, 'candidate')} in {effort.seconds:g} s"
         )
         try:
-            result = tune(problem, device=device, machine=machine, cache=cache / SMALL, effort=effort)
+            with Measurer(problem, device) as measurer:
+                result = tune(problem, measurer, machine=machine, cache=cache / SMALL, effort=effort)
         except NothingWorked as error:
             return Winner(None, f"the small search found none: {error}")
         except Exception as error:  # whatever it is: no kernel of ours must not cost the peers' times

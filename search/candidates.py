@@ -24,6 +24,7 @@ from ..space.schedule import Problem, Schedule
 from ..space.schedule_space import schedules
 from ..space.specialised import fault, products_of
 from ..space.stale_reference import fault as no_stale
+from .derivations import Variant
 from .study import Trial
 
 REASONS = {
@@ -39,18 +40,6 @@ REASONS = {
     "slower": "predicted slower than the best by more than the model's error band",
 }
 """What the kinds of reason that pruning counts by mean, in words."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One derived cascade as text. digest: of its canonical graph; passes: over the streamed rank; label: its kind
-    in words; signature: its reductions, free of names."""
-
-    text: str
-    digest: str
-    passes: int
-    label: str
-    signature: str
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A child process that runs tasks and may die of them: crash, hang or be killed, and be replaced.
 
-The child is a fresh interpreter (`python -m eintune.search.worker`), so that it shares no CUDA context and no
-lock with its parent and never runs the user's main module again. Tasks and answers travel as pickles over a
-private pair of sockets.
+The child is a fresh interpreter (`python -m eintune.search.worker`, or another module), so that it shares no CUDA
+context and no lock with its parent and never runs the user's main module again. Tasks and answers travel as pickles
+over a private pair of sockets; `child_loop` is the other side.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO, Any, Literal
 
-from .tasks import Answer, At, Task
+from .tasks import Answer, At, Derive, Task
 
 MODULE = "eintune.search.worker"
 
@@ -36,10 +36,11 @@ class Outcome:
 
 
 class Child:
-    """One child process. `generation` counts its incarnations: a new one has no state."""
+    """One child process, which runs `module`. `generation` counts its incarnations: a new one has no state."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None, module: str = MODULE) -> None:
         self.generation = 0
+        self._module = module
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
@@ -53,7 +54,7 @@ class Child:
         ours, theirs = Pipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `stop`)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE, str(theirs.fileno())],
+            [sys.executable, "-P", "-m", self._module, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=os.environ | self._environment,
             stdin=subprocess.DEVNULL,
@@ -74,12 +75,12 @@ class Child:
                 resource.close()
         self._process = self._pipe = self._errors = None
 
-    def call(self, task: Task, timeout: float) -> Outcome:
+    def call(self, task: Task | Derive, timeout: float) -> Outcome:
         """Run one task to its end. A child that crashes, hangs or is no longer sound is stopped."""
         self.send(task)
         return self.receive(timeout)
 
-    def send(self, task: Task) -> None:
+    def send(self, task: Task | Derive) -> None:
         """Hand over a task, starting the process if need be; `receive` waits for its answer."""
         self.start()
         assert self._pipe is not None
@@ -87,6 +88,11 @@ class Child:
         # where the child has died, `receive` says how
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._pipe.send(task)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process: one that was started, not stopped, and not found dead."""
+        return self._process is not None
 
     @property
     def connection(self) -> Connection:

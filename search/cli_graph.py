@@ -16,7 +16,7 @@ from .cli_space import computation_of
 if TYPE_CHECKING:
     from ..space.formats import Computation
     from ..space.schedule import Problem
-    from .candidates import Variant
+    from .derivations import Variant
 
 GRAPH_HELP = """\
 Reads a computation in any notation (docs/graphs.md) and writes it in another: EDGE einsums, operators (M_…, R_…,

@@ -26,7 +26,8 @@ from .cli_problem import add_problem, emitter_of, posed_of
 
 if TYPE_CHECKING:
     from ..space.schedule import Problem
-    from .candidates import Candidate, Variant
+    from .candidates import Candidate
+    from .derivations import Variant
 
 PLAN_HELP = "Prints the loop plan of one candidate: every value, loop, segment and running value of its kernel."
 KERNEL_HELP = """\

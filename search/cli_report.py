@@ -26,9 +26,9 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 def _report(chosen: argparse.Namespace) -> int:
     import textwrap
 
+    from .paragraph import paragraph
     from .report import frame_of, write_report
     from .run import read_run
-    from .words import paragraph
 
     run = read_run(chosen.folder)
     page = write_report(run, chosen.folder)

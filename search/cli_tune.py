@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
     from ..costmodel.machine import Machine
     from ..space.workload import Posed
     from .candidates import Candidate
+    from .deriver import Deriver
+    from .measure import Measurer
     from .progress import Progress
+    from .tune import TuneResult
 
 DESCRIPTION = """\
 Derives every way of computing a workload (attention, unless --workload names another) from its naive definition,
@@ -92,23 +97,43 @@ def action(chosen: argparse.Namespace) -> int:
     from .progress import Progress
 
     progress = Progress(None if chosen.quiet else sys.stderr)
-    device = device_of(chosen) if not chosen.plan_only or chosen.machine is None else "cpu"
-    machine_kind = _named_kind(chosen)
-    dtype = "fp32" if (machine_kind or ("gpu" if device == "cuda" else "cpu")) == "cpu" else "bf16"
-    posed = posed_of(chosen, dtype)
     _check_sampler(chosen)
+    machine_kind = _named_kind(chosen)
     if chosen.plan_only:
-        return _plan_only(chosen, posed, device, progress)
-    if machine_kind not in (None, "gpu" if device == "cuda" else "cpu"):
-        raise Usage(
-            f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a {machine_kind}; "
-            "add --plan-only to price for a machine that is not here"
-        )
-    emitter_of(posed.problem, "gpu" if device == "cuda" else "cpu")
+        device = device_of(chosen) if chosen.machine is None else "cpu"
+        return _plan_only(chosen, posed_of(chosen, _dtype(machine_kind or _kind(device))), device, progress)
     cache = cache_of(chosen)
-    if not chosen.retune and _answered(chosen, posed, device, cache):
-        return 0
-    return _search(chosen, posed, device, cache, progress)
+    definition = posed_of(chosen, "fp32").problem.cascade
+    from .deriver import Deriver
+
+    with Deriver(definition, cache / "derived", fresh=chosen.retune) as deriver:
+        if _any_device_will_do(chosen):
+            deriver.start()
+        device = device_of(chosen)  # loads PyTorch
+        if machine_kind not in (None, _kind(device)):
+            raise Usage(
+                f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a "
+                f"{machine_kind}; add --plan-only to price for a machine that is not here"
+            )
+        posed = posed_of(chosen, _dtype(_kind(device)))
+        emitter_of(posed.problem, _kind(device))
+        if not chosen.retune and _answered(chosen, posed, device, cache):
+            return 0
+        deriver.start()
+        return _search(chosen, posed, device, deriver, cache, progress)
+
+
+def _kind(device: str) -> str:
+    return "gpu" if device == "cuda" else "cpu"
+
+
+def _dtype(kind: str) -> str:
+    return "fp32" if kind == "cpu" else "bf16"
+
+
+def _any_device_will_do(chosen: argparse.Namespace) -> bool:
+    """Whether the options are right on any device: then work may begin before it is known which there is."""
+    return chosen.device != "cuda" and chosen.machine is None and chosen.dtype != "fp64"
 
 
 def _named_kind(chosen: argparse.Namespace) -> str | None:
@@ -198,12 +223,13 @@ def _compiled(top: Sequence[Candidate], machine: Machine, progress: Progress) ->
 
 
 def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path) -> bool:
-    from .terminal import record_text
-    from .tune import stored
+    from .stored import stored
 
     key, record = stored(posed.problem, device, cache)
     if record is None:
         return False
+    from .terminal import record_text
+
     path = cache / "records" / key.file_name
     print(record_text(posed.title, key, record, path))
     if chosen.json:
@@ -214,46 +240,89 @@ def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path
 # ---- the search
 
 
-def _search(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path, progress: Progress) -> int:
+def _search(
+    chosen: argparse.Namespace, posed: Posed, device: str, deriver: Deriver, cache: Path, progress: Progress
+) -> int:
     from ..kernels.cache import CacheWriteError
-    from .measure import MeasureError
-    from .report import ReportError, write_report
-    from .terminal import result_text
+    from .measure import MeasureError, Measurer
+
+    if device == "cpu":
+        with progress.stage("derive"):
+            deriver.result()  # this machine may be about to be probed: nothing else runs on it then
+    machine = _machine(chosen, device, progress)
+    try:
+        with progress.stage("prepare"), Measurer(posed.problem, device, meanwhile=_load_report) as measurer:
+            # its processes start, and one draws the inputs, while this one loads what it searches with
+            result = _tuned(chosen, posed, measurer, deriver, machine, cache, progress)
+    except MeasureError as error:
+        raise Failure(str(error)) from error
+    except CacheWriteError as error:
+        raise Failure(str(error.strerror)) from error
+    return _told(chosen, posed, result, progress)
+
+
+def _tuned(
+    chosen: argparse.Namespace,
+    posed: Posed,
+    measurer: Measurer,
+    deriver: Deriver,
+    machine: Machine,
+    cache: Path,
+    progress: Progress,
+) -> TuneResult:
     from .tune import EFFORT, NothingWorked, tune
     from .tuning_peers import tuning_peers
 
-    machine = _machine(chosen, device, progress)
-    effort = EFFORT[device]
+    effort = EFFORT[measurer.device]
     effort = replace(effort, trials=chosen.trials or effort.trials, seconds=chosen.budget or effort.seconds)
     try:
-        result = tune(
+        return tune(
             posed.problem,
-            device=device,
+            measurer,
             machine=machine,
             cache=cache,
             effort=effort,
-            peers=tuning_peers(posed, device),
+            peers=tuning_peers(posed, measurer.device),
             fresh=chosen.retune,
+            deriver=deriver,
             sampler=chosen.sampler,
             title=posed.title,
             command=chosen.command_line,
             progress=progress,
         )
-    except (NothingWorked, MeasureError, CacheWriteError) as error:
-        raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
+    except NothingWorked as error:
+        raise Failure(str(error)) from error
+
+
+def _told(chosen: argparse.Namespace, posed: Posed, result: TuneResult, progress: Progress) -> int:
+    """The result, at once; then the report, which takes a moment to draw, and where it is."""
+    from .terminal import report_text, result_text
+
+    machine = result.planned.machine
     folder = chosen.results / machine_folder(machine.name, machine.title) / posed.folder
-    complaint = ""
-    with progress.stage("report"):
-        try:
-            page: Path | None = write_report(result.run, folder)
-        except ReportError as error:
-            page, complaint = None, str(error)
-    print(result_text(result, page, chosen.top))
-    if chosen.json:
-        _write_json(chosen.json, {"cached": False, **result.run.to_json()})
+    page, complaint = None, ""
+    try:
+        print(result_text(result, chosen.top), flush=True)
+    finally:  # also where whoever read it has gone (`| head`)
+        from .report import ReportError, write_report
+
+        with progress.stage("report"):
+            try:
+                page = write_report(result.run, folder)
+            except ReportError as error:
+                complaint = str(error)
+        if chosen.json:
+            _write_json(chosen.json, {"cached": False, **result.run.to_json()})
+    print(report_text(page))
     if complaint:
         raise Failure(f"{complaint}; the winner is stored")
     return 0
+
+
+def _load_report() -> None:
+    """Tables and pictures take long to load: time that there is while this process waits for others."""
+    with contextlib.suppress(ImportError):  # said where the report is written
+        importlib.import_module(f"{__package__}.report")
 
 
 def machine_folder(name: str, title: str) -> str:
@@ -263,7 +332,7 @@ def machine_folder(name: str, title: str) -> str:
 
 
 def _write_json(path: Path, data: Any) -> None:
-    from .report import finite
+    from .run import finite
 
     path.write_text(json.dumps(finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

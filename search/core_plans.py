@@ -14,7 +14,7 @@ from ..space.lowering import IllegalPlan, build_plan
 from ..space.plan import LoopPlan
 from ..space.schedule import Problem, Schedule
 from ..space.schedule_space import schedules, space_of
-from .candidates import Variant
+from .derivations import Variant
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,21 @@ from ..kernels.kept_forms import kept_name
 from ..space.canonical import digest, signature
 from ..space.cascade import Cascade
 from ..space.traits import total_passes
-from .candidates import Variant
 
 FORMAT = 2
 MAX_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One derived cascade as text. digest: of its canonical graph; passes: over the streamed rank; label: its kind
+    in words; signature: its reductions, free of names."""
+
+    text: str
+    digest: str
+    passes: int
+    label: str
+    signature: str
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ def derivations(
     text = str(definition)
     if shipped and not fresh and (texts := derived_texts(text)):
         return Derivations(_told_apart(tuple(_read_off(t) for t in texts)), "shipped")
-    path = folder / f"{kept_name(text)}.json"
+    path = _place(folder, text)
     kept = None if fresh else _read(path, text)
     if kept is not None:
         return Derivations(kept, "kept")
@@ -66,6 +77,16 @@ def derivations(
     if made.complete:
         _write(path, text, made.variants)
     return made
+
+
+def are_kept(definition: str, folder: Path) -> bool:
+    """Whether `derivations` would find a definition (its text) kept in a folder, and not derive it."""
+    text = str(Cascade.parse(definition))
+    return _read(_place(folder, text), text) is not None
+
+
+def _place(folder: Path, text: str) -> Path:
+    return folder / f"{kept_name(text)}.json"
 
 
 def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Derivations:

@@ -44,7 +44,11 @@ def _silent(stage: str, done: int, of: int) -> None:
 
 
 class Measurer:
-    """Measures candidates of one problem on one device. A context manager: it owns processes."""
+    """Measures candidates of one problem on one device. A context manager: it owns processes.
+
+    progress: hears how far a batch is; may be set later. meanwhile: called while compilers are at work or a worker gets
+    ready, never while anything is timed.
+    """
 
     def __init__(
         self,
@@ -52,11 +56,13 @@ class Measurer:
         device: str | torch.device,
         policy: Policy | None = None,
         progress: Progress = _silent,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         self.problem = problem
         self.device = str(torch.device(device))
         self.policy = policy or Policy()
-        self._progress = progress
+        self.progress = progress
+        self._meanwhile = meanwhile
         points = contraction_points(Cascade.parse(problem.cascade), problem.sizes)
         self._run_timeout = self.policy.run + points / SLOW[torch.device(device).type]
         self._worker = Child()
@@ -108,7 +114,7 @@ class Measurer:
         again = {label: replace(m) for label, m in found.items()}
         subjects: list[Subject] = [*kernels, *peers]
         distinct = {label_of(s): s for s in subjects}
-        with device_lock(self._lock_name(), lambda line: self._progress(line, 0, 0)):
+        with device_lock(self._lock_name(), lambda line: self.progress(line, 0, 0)):
             right = [s for label, s in distinct.items() if again[label].status == "ok"]
             self._time(right, again, replace(policy, contender=float("inf")))
         return again
@@ -118,12 +124,12 @@ class Measurer:
     def _measure(self, subjects: list[Kernel | Peer], policy: Policy) -> dict[str, Measurement]:
         distinct = {label_of(s): s for s in subjects}
         found = self._compile(distinct)
-        with device_lock(self._lock_name(), lambda line: self._progress(line, 0, 0)):
+        with device_lock(self._lock_name(), lambda line: self.progress(line, 0, 0)):
             self._begin()
             for number, (label, subject) in enumerate(distinct.items()):
                 if found[label].status == "ok":
                     found[label] = self._check(subject, found[label])
-                self._progress("check", number + 1, len(distinct))
+                self.progress("check", number + 1, len(distinct))
             self._time([s for label, s in distinct.items() if found[label].status == "ok"], found, policy)
         return found
 
@@ -134,9 +140,9 @@ class Measurer:
         arch = self._arch()
         if arch is None or not kernels:
             return found
-        self._progress("compile", 0, len(kernels))
-        made = self._compilers.compile(kernels, arch)
-        self._progress("compile", len(kernels), len(kernels))
+        self.progress("compile", 0, len(kernels))
+        made = self._compilers.compile(kernels, arch, self._meanwhile)
+        self.progress("compile", len(kernels), len(kernels))
         for kernel, compiled in zip(kernels, made, strict=True):
             found[kernel.digest] = _after_compiling(found[kernel.digest], compiled)
         return found
@@ -161,6 +167,7 @@ class Measurer:
             if self._generation == self._worker.generation:
                 return
             self._prepare()
+        self._meanwhile()
         outcome = self._worker.receive(self.policy.startup)
         self._preparing = False
         if outcome.status != "ok":
@@ -201,12 +208,12 @@ class Measurer:
         while left:
             left = self._rebound(left, found)
             labels = tuple(label_of(s) for s in left)
-            self._progress("time", 0, len(labels))
+            self.progress("time", 0, len(labels))
             outcome = self._worker.call(Time(labels, policy), self._patience(labels, policy))
             if outcome.status == "ok":
                 for label, timing in outcome.value.items():
                     found[label] = _timed(found[label], timing)
-                self._progress("time", len(labels), len(labels))
+                self.progress("time", len(labels), len(labels))
                 return
             blamed = {outcome.at} & set(labels) or set(labels)
             for label in blamed:

@@ -20,7 +20,8 @@ from ..costmodel.work import Work, work
 from ..space.cascade import Cascade
 from ..space.lowering import build_program
 from ..space.schedule import Problem, Schedule
-from .candidates import Candidate, Variant, everything
+from .candidates import Candidate, everything
+from .derivations import Variant
 from .measurement import Measurement
 
 FORMAT = 1

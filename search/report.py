@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from . import page, plots
 from .accuracy import accuracy, error_by, right
-from .run import COLUMNS, MEASUREMENTS, SUMMARY, Run, ran
-from .words import against, milliseconds, paragraph, plural
+from .paragraph import paragraph
+from .run import COLUMNS, MEASUREMENTS, SUMMARY, Run, finite, ran
+from .words import against, milliseconds, plural
 
 PAGE = "report.html"
 SHOWN = 40
@@ -263,19 +264,6 @@ def _machine(run: Run) -> str:
     fitted = {f"calibration: {k}": f"{v:.4g}" for k, v in run.calibration.items()}
     rows = [[k, f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in {**items, **fitted}.items()]
     return page.folded("Show", page.table(["", ""], rows))
-
-
-def finite(data: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    match data:
-        case dict():
-            return {str(k): finite(v) for k, v in data.items()}
-        case list() | tuple():
-            return [finite(v) for v in data]
-        case float() if not math.isfinite(data):
-            return None
-        case _:
-            return data
 
 
 def _replace(path: Path, data: bytes) -> None:

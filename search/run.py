@@ -100,6 +100,19 @@ def ran(peer: Mapping[str, Any]) -> bool:
     return isinstance(seconds, (int, float)) and math.isfinite(seconds)
 
 
+def finite(data: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    match data:
+        case dict():
+            return {str(k): finite(v) for k, v in data.items()}
+        case list() | tuple():
+            return [finite(v) for v in data]
+        case float() if not math.isfinite(data):
+            return None
+        case _:
+            return data
+
+
 def read_run(directory: Path) -> Run:
     """The run that a results folder holds. Raises RunError."""
     import pandas as pd

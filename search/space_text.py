@@ -9,8 +9,7 @@ from ..space.cascade import Cascade
 from ..space.expr import Rank
 from ..space.footprint import Elements, Footprint, footprint
 from ..space.operators import PART
-from .candidates import Variant
-from .derivations import Derivations
+from .derivations import Derivations, Variant
 from .words import plural
 
 Sizes = Mapping[Rank, int]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .cli_options import Usage
-from .report import finite, png, write_files
+from .report import png, write_files
+from .run import finite
 from .suite import Suite
 from .suite_bench import CaseResult, SuiteResult
 from .suite_plots import picture

@@ -1,9 +1,10 @@
-"""What a measuring worker can be asked to do, and what it answers. Plain data, pickled between processes."""
+"""What a child process can be asked to do, and what it answers. Plain data, pickled between processes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ..kernels.kernel import Kernel
@@ -55,6 +56,17 @@ class Time:
 
 
 Task: TypeAlias = Prepare | Check | Time
+"""What a measuring worker does."""
+
+
+@dataclass(frozen=True)
+class Derive:
+    """Derive a definition, as `derivations` does without shipped forms. A deriving process answers with its
+    `Derivations`."""
+
+    definition: str
+    folder: Path
+    fresh: bool
 
 
 @dataclass(frozen=True)

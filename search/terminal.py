@@ -21,8 +21,8 @@ WRAPPED = {0: 28, 1: 34}
 """Where the columns of cascades and schedules are wrapped."""
 
 
-def result_text(result: TuneResult, page: Path | None, top: int) -> str:
-    """The table of a search: predicted, measured, against the peers; the winner and where everything is."""
+def result_text(result: TuneResult, top: int) -> str:
+    """The table of a search: predicted, measured, against the peers; the winner and where it is stored."""
     run, winner = result.run, result.winner
     best_peer = run.best_peer
     lines = [run.title, f"on {run.machine['title']}", "", _trials(result, top, best_peer), ""]
@@ -34,9 +34,13 @@ def result_text(result: TuneResult, page: Path | None, top: int) -> str:
     lines += _wrapped("space", _space(result))
     lines += _wrapped("search", f"{len(result.outcome.trials)} measured; stopped: {result.outcome.stopped}")
     lines += _wrapped("stored", str(result.record_path))
-    lines += _wrapped("report", str(page) if page else "could not be written")
-    lines += ["", *_cascade(winner.point.variant.text)]
+    lines += ["", *_cascade(winner.point.variant.text), ""]
     return "\n".join(lines)
+
+
+def report_text(page: Path | None) -> str:
+    """Where the report of a search is."""
+    return "\n".join(_wrapped("report", str(page) if page else "could not be written"))
 
 
 def _times(result: TuneResult, best_peer: tuple[str, float] | None) -> str:

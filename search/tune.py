@@ -19,6 +19,7 @@ from ..space.cascade import Cascade
 from ..space.schedule import Problem
 from .candidates import Candidate, Candidates, Model, candidates, schedule_text
 from .derivations import Derivations, derivations
+from .deriver import Deriver
 from .measure import Measurer
 from .measurement import Measurement
 from .progress import Progress
@@ -92,10 +93,11 @@ def plan_candidates(
     cache: Path,
     kept: int = 256,
     fresh: bool = False,
+    deriver: Deriver | None = None,
     progress: Progress,
 ) -> Planned:
     """The derived cascades under every schedule, priced and pruned: all that needs no device."""
-    derived = derived_forms(problem, cache, fresh, progress)
+    derived = derived_forms(problem, cache, fresh, progress, deriver)
     with progress.stage("price"):
         space = candidates(derived.variants, problem, machine, emitter, at_most=kept)
         progress.say(
@@ -107,10 +109,14 @@ def plan_candidates(
     return Planned(problem, machine, derived, space)
 
 
-def derived_forms(problem: Problem, cache: Path, fresh: bool, progress: Progress) -> Derivations:
-    """The derived cascades of a problem's definition."""
+def derived_forms(
+    problem: Problem, cache: Path, fresh: bool, progress: Progress, deriver: Deriver | None = None
+) -> Derivations:
+    """The derived cascades of a problem's definition; deriver: where that definition may be on its way."""
     with progress.stage("derive"):
-        derived = derivations(Cascade.parse(problem.cascade), cache / "derived", fresh=fresh, shipped=False)
+        derived = (deriver and deriver.result()) or derivations(
+            Cascade.parse(problem.cascade), cache / "derived", fresh=fresh, shipped=False
+        )
         if counted := derived.statistics.get("statistics"):
             progress.say(
                 f"saturated with the laws in {counted['seconds']:.2f} s: {counted['nodes']:,} nodes "
@@ -122,32 +128,28 @@ def derived_forms(problem: Problem, cache: Path, fresh: bool, progress: Progress
     return derived
 
 
-def stored(problem: Problem, device: str, cache: Path) -> tuple[Key, Record | None]:
-    """The key of a problem on a device, and the record kept for it."""
-    key = Key.of(problem, platform_of(device))
-    return key, Cache(cache).load(key)
-
-
 def tune(
     problem: Problem,
+    measurer: Measurer,
     *,
-    device: str,
     machine: Machine,
     cache: Path,
     effort: Effort | None = None,
     peers: Sequence[Peer] = (),
     fresh: bool = False,
+    deriver: Deriver | None = None,
     sampler: str = "mixed",
     title: str = "",
     command: str = "",
     progress: Progress | None = None,
 ) -> TuneResult:
-    """Find the fastest kernel for `problem` on `device` ("cpu", "cuda"), and store it in `cache`.
+    """Find the fastest kernel for `problem` on the measurer's device ("cpu", "cuda"), and store it in `cache`.
 
-    machine: what the model prices on. fresh: forget what an interrupted run measured. Raises NothingWorked,
+    measurer: one of this problem; its processes get ready while candidates are planned. machine: what the model prices
+    on. fresh: forget what an interrupted run measured. deriver: of this problem's definition. Raises NothingWorked,
     JournalError, CacheWriteError, MeasureError.
     """
-    said = progress or Progress()
+    said, device = progress or Progress(), measurer.device
     wanted = effort or EFFORT[device]
     started = datetime.now(UTC)
     emitter = "triton" if device == "cuda" else "torch"
@@ -156,14 +158,15 @@ def tune(
     if fresh:
         journal.unlink(missing_ok=True)
     steps = _Steps(said)
-    with said.stage("prepare"), Measurer(problem, device, progress=steps.heard) as measurer:
-        # its processes start, and one draws the inputs, while candidates are planned
-        planned = plan_candidates(problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, progress=said)
-        if not planned.space.kept:
-            raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
-        measure = partial(steps.measure, measurer)
-        outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
-        winner, finals, others = _finals(outcome, measurer, peers, said)
+    measurer.progress = steps.heard
+    planned = plan_candidates(
+        problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, deriver=deriver, progress=said
+    )
+    if not planned.space.kept:
+        raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
+    measure = partial(steps.measure, measurer)
+    outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
+    winner, finals, others = _finals(outcome, measurer, peers, said)
     final = finals[winner.point.key]
     run_record = _record(winner, final, others, planned, outcome)
     with said.stage("store"):

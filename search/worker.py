@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
-from typing import Any, Literal, TypeAlias, assert_never
+from typing import Literal, TypeAlias, assert_never
 
 import torch
 from torch import Tensor
@@ -23,6 +20,7 @@ from ..kernels.eager import DTYPES
 from ..kernels.kernel import Kernel
 from ..kernels.launch import load
 from ..kernels.notices import one_line
+from .child_loop import answer_tasks
 from .inputs import draw_inputs
 from .reference import Reference, reference
 from .tasks import (
@@ -239,29 +237,5 @@ def _failure(error: BaseException, status: Status) -> Answer:
     return Answer(status, message=text, sound=not lost)
 
 
-def _watch_parent() -> None:
-    """End with the parent, even while a kernel hangs."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def main(arguments: list[str]) -> int:
-    _watch_parent()
-    pipe: Connection[Any, Any] = Connection(int(arguments[0]))
-    worker = Worker(pipe.send)
-    while True:
-        try:
-            task = pipe.recv()
-        except EOFError:
-            return 0
-        pipe.send(worker.answer(task))
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(answer_tasks(sys.argv[1:], lambda send: Worker(send).answer))

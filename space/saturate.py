@@ -15,6 +15,8 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from typing import Any
 
+from .parent import end_with_parent
+
 MEMORY_BYTES = 8 * 2**30
 """Address space of this process: a graph that needs more ends it, not the machine."""
 
@@ -46,6 +48,7 @@ def _schedule(step: int, arranging: bool) -> str:
 
 def main() -> None:
     """Run the request {program, steps, rows, arranged, seconds, timeout}; the engine's messages go to stderr."""
+    end_with_parent()
     request = json.load(sys.stdin)
     _bound(request["timeout"])
     bindings = _engine()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -133,6 +134,15 @@ def test_many_at_once(cache: Path) -> None:
     assert statuses == ["compile-error", "crashed", "timeout"]
     messages = [f.message for f in found if isinstance(f, Failure)]
     assert "no_such" in messages[0] and "exit code 7" in messages[1] and "10 s" in messages[2]
+
+
+def test_a_pool_leaves_time_for_something_else(cache: Path) -> None:
+    hangs = replace(kernel(**SMALL), source="while True: pass\n" + kernel(**SMALL).source)
+    begun: list[float] = []
+    with CompilePool(workers=1, timeout=3, cache_dir=cache) as pool:
+        (found,) = pool.compile([hangs], "sm_90", lambda: begun.append(time.monotonic()))
+    assert isinstance(found, Failure) and found.status == "timeout"
+    assert len(begun) == 1 and time.monotonic() - begun[0] > 2
 
 
 def test_a_pool_keeps_its_children(cache: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from eintune.costmodel.machine import load_machine
 from eintune.kernels.derived import derived_texts
 from eintune.search import derivations as derivations_module
-from eintune.search.candidates import REASONS, Candidate, Candidates, Model, Variant, candidates, schedule_text
-from eintune.search.derivations import Derivations, derivations, short_label
+from eintune.search.candidates import REASONS, Candidate, Candidates, Model, candidates, schedule_text
+from eintune.search.derivations import Derivations, Variant, derivations, short_label
 from eintune.search.measurement import Measurement
 from eintune.search.samplers import distributions
 from eintune.search.study import Trial

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from eintune.search import cli_tune
+from eintune.search.child import Child
 from eintune.search.cli import COMMANDS, main, tune_main
 
 SIZE = ("--seq", "16", "--heads", "2", "--head-dim", "16")
@@ -71,12 +73,17 @@ def complaint(capsys: pytest.CaptureFixture[str], cache: Path) -> Complaint:
         ((*SIZE, "--colour", "red"), "unrecognized arguments: --colour red"),
     ],
 )
-def test_wrong_usage_of_tune(complaint: Complaint, options: tuple[str, ...], says: str) -> None:
+def test_wrong_usage_of_tune_starts_nothing(
+    complaint: Complaint, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.setattr(Child, "start", lambda self: pytest.fail("a process was started"))
+    monkeypatch.setattr(cli_tune, "device_of", lambda chosen: pytest.fail("PyTorch was loaded"))
     assert says in complaint("tune", *options, code=2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
-def test_cuda_where_there_is_none(complaint: Complaint) -> None:
+def test_cuda_where_there_is_none(complaint: Complaint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Child, "start", lambda self: pytest.fail("a process was started"))
     line = complaint("tune", *SIZE, "--device", "cuda", code=2)
     assert "--device must be auto or cpu" in line and "but got cuda" in line
 
@@ -262,6 +269,29 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("search.child, eintune.search.deriver, eintune.kernels.compile_pool", "torch triton optuna pandas"),
+        ("search.measure, eintune.search.tune, eintune.search.terminal", "pandas seaborn matplotlib triton pulp"),
+    ],
+    ids=["before PyTorch is loaded", "before anything is measured"],
+)
+def test_what_is_needed_later_is_imported_later(modules: str, heavy: str) -> None:
+    code = f"import sys, eintune.{modules}\nprint([m for m in {heavy.split()} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_command_collects_garbage_rarely() -> None:
+    code = (
+        "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"
+        "from eintune.search.cli import main\nprint(main(['cache', 'list']), gc.get_threshold()[0] > 10000)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["0 True", "True"]
 
 
 # ---- commands that only look

@@ -172,6 +172,14 @@ def test_a_problem_without_a_reference_is_one_error() -> None:
         measurer.measure([kernel(RIGHT)])
 
 
+def test_there_is_time_for_something_else_while_the_worker_gets_ready() -> None:
+    ready: list[bool] = []
+    with Measurer(problem(), "cpu", QUICK, meanwhile=lambda: ready.append(not measurer._preparing)) as measurer:
+        for _ in range(2):
+            assert measurer.measure([kernel(RIGHT)])[0].status == "ok"
+    assert ready == [False]
+
+
 def test_leaving_ends_the_processes() -> None:
     with Measurer(problem(), "cpu", QUICK) as measurer:
         process = measurer._worker._process

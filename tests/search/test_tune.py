@@ -19,7 +19,7 @@ import torch
 import eintune
 from eintune.kernels.cache import Cache
 from eintune.search.cli import main
-from eintune.search.run import read_run
+from eintune.search.run import Run, read_run
 from eintune.search.terminal import _trials
 from eintune.space.schedule import Schedule
 
@@ -116,6 +116,38 @@ def test_a_program_runs_the_stored_winner(
         got = eintune.attention(q, k, v)
     torch.testing.assert_close(got, torch.nn.functional.scaled_dot_product_attention(q, k, v), atol=1e-5, rtol=1e-5)
     assert any(entry.key.file_name in m and "stored winner" in m for m in caplog.messages), caplog.messages
+
+
+def test_the_result_is_seen_before_its_report_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def drawn(run: Run, folder: Path) -> Path:
+        seen.append(capsys.readouterr().out)
+        return folder / "page.html"
+
+    monkeypatch.setattr("eintune.search.report.write_report", drawn)
+    assert main(["tune", *SIZE, "--trials", "1", "--cache", "cache"]) == 0
+    (result,) = seen
+    assert all(word in result for word in ("predicted", "winner", "stored", "results: "))
+    assert capsys.readouterr().out.split()[0::2] == ["report"]
+
+
+def test_a_reader_that_goes_away_costs_no_report(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*command("--trials", "1"), "--quiet"],
+        cwd=tmp_path,
+        env=os.environ | {"EINTUNE_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(120) == 0 and b"Error" not in err
+    assert list(tmp_path.glob("results/*/*/report.html"))
 
 
 def test_a_lost_record_is_found_again_from_the_journal(tuned: Path, tmp_path: Path) -> None:

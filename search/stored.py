@@ -1,0 +1,15 @@
+"""What is stored for a problem on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..kernels.cache import Cache, Key, Record
+from ..kernels.platform import platform_of
+from ..space.schedule import Problem
+
+
+def stored(problem: Problem, device: str, cache: Path) -> tuple[Key, Record | None]:
+    """The key of a problem on a device, and the record kept for it."""
+    key = Key.of(problem, platform_of(device))
+    return key, Cache(cache).load(key)
