@@ -7,14 +7,13 @@ from contextlib import contextmanager
 
 from ..space.expr import Rank
 from ..space.late_product import LateProduct, late_product
-from ..space.plan import Loop, LoopPlan, Value
+from ..space.plan import Loop, LoopPlan, Sum, Value
 from ..space.schedule import Schedule
 from ..space.selections import source, unneeded
 from ..space.specialised import GROUP_ROWS, GROUP_WARPS, groups, length, products_of, sides, tile_of
-from ..space.stale_reference import stale_references
 from .gluon_helpers import NARROWED
 from .gluon_iterations import Iterations
-from .gluon_printer import GluonPrinter, Turn
+from .gluon_printer import GluonPrinter, Sweep, Turn
 from .plan_facts import access, pair_of
 from .printer import Branch, literal, whole
 from .shared_tiles import SharedTiles
@@ -41,8 +40,6 @@ class Compute(GluonPrinter):
         super().__init__(plan, schedule, row, tiles, entry, queue)
         self._main = products_of(plan)[0].axes[1]
         self._turn = Turn("0", "0")
-        self.stale = stale_references(plan) if schedule.reference == "stale" else {}
-        """The references that loops keep."""
         self.layouts: dict[str, str] = {}
         """The name of a layout -> what makes it."""
         self.staged: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
@@ -231,30 +228,28 @@ class Compute(GluonPrinter):
     def loop(self, loop: Loop) -> None:
         for c in loop.carries:
             self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
-        segment = whole(loop)
-        low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
-        if low == high:
+        sweep = self.sweep(loop)
+        if sweep is None:
             return
-        low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
         late = self._late_of(loop)
-        steps = Iterations(self, loop, (low, high), late, self.stale.get(loop), self._place_of(loop))
+        steps = Iterations(self, loop, sweep, late, self.stale.get(loop), self._place_of(loop))
         products = [v for v in loop.body.items if isinstance(v, Value) and v.op == "dot"]
         if late is None:
-            steps.rest(low)
+            steps.rest()
             self._release_resident(products)
         else:
             in_time = [v for v in products if v is not late.carry.next]
-            always = self.runs_always(segment)
+            always = self.runs_always(whole(loop))
             if not always:
-                self.write(f"if {low} < {high}:")
+                self.write(f"if {sweep.low} < {sweep.high}:")
             with self.nested(None, deeper=not always):
                 steps.first()
-                steps.rest(str(int(low) + loop.tile) if low.isdigit() else f"{low} + {loop.tile}")
+                steps.rest()
                 if always:
                     self._release_resident(in_time)
                 steps.last()
             self._release_resident([late.carry.next] if always else products)
-        self.pass_on(loop, low, high)
+        self.pass_on(loop, sweep)
 
     def _place_of(self, loop: Loop) -> str:
         """A number of a loop's reference and a group: where they note what one warp found."""
@@ -270,18 +265,30 @@ class Compute(GluonPrinter):
         return late if left in late.kept else None
 
     @contextmanager
-    def iteration(self, loop: Loop, low: str, first: str, optional: Branch | None) -> Iterator[None]:
-        """Prints an iteration whose tile starts at `first`, of a loop that starts at `low`. optional: its branch, in
-        which its filters are evaluated; None where they always are."""
+    def iteration(self, loop: Loop, sweep: Sweep, first: str, optional: Branch | None) -> Iterator[None]:
+        """Prints an iteration whose tile starts at `first`. optional: its branch, in which its filters are evaluated
+        (one without a condition is never taken); None where they always are."""
         rank = loop.rank
-        saved, text = (self._optional, self._unneeded, self.start[rank], self._turn), dict(self.text)
+        saved, text, known = (self._optional, self._unneeded, self.start[rank], self._turn), dict(self.text), self.known
         self._optional, self.start[rank] = optional, first
+        if optional and not optional.condition:
+            self._optional, self.known = None, known | optional.known
         unused = unneeded(loop, self._source) - self._early(loop)
         self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
-        self._turn = self.turn(loop, low, first)
+        self._turn = self.turn(loop, sweep, first)
         yield
         self._optional, self._unneeded, self.start[rank], self._turn = saved
-        self.text = text
+        self.text, self.known = text, known
+
+    def reached(self, loop: Loop, sweep: Sweep, peeled: bool) -> tuple[bool, bool]:
+        """Whether a tile may lie below the range where a loop's filters hold, and beyond it. peeled: without the tile
+        that comes first."""
+        n = next((n for n, s in enumerate(loop.segments) if s.known), 0)
+        low, high = loop.clear or (loop.segments[n].lo, loop.segments[n].hi)
+        ends = whole(loop)
+        outside = (((1, low), (-1, ends.lo)), ((1, ends.hi), (-1, high)))
+        below, beyond = (self.bounds.span(self.bounds.simple(Sum(terms)))[1] > loop.tile for terms in outside)
+        return (True, beyond) if peeled and sweep.top else (below, True) if peeled else (True, True)
 
     def _early(self, loop: Loop) -> set[Value]:
         """What a branch alone loads, a row or a column: it is loaded in every iteration before the product, since a
@@ -292,10 +299,10 @@ class Compute(GluonPrinter):
     @contextmanager
     def renamed(self, text: dict[Value, str]) -> Iterator[None]:
         """Prints with other names for some values."""
-        named = dict(self.text)
+        named = {v: self.text[v] for v in text}
         self.text.update(text)
         yield
-        self.text = named
+        self.text.update(named)
 
     @contextmanager
     def before(self, turn: Turn, text: dict[Value, str]) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,11 @@ from ..space.late_product import LateProduct
 from ..space.plan import Block, Loop, Value
 from ..space.specialised import HALVES, sides
 from ..space.stale_reference import StaleReference
+from .printer import literal
 
 if TYPE_CHECKING:
     from .gluon_compute import Compute
+    from .gluon_printer import Sweep
 
 
 class Iterations:
@@ -23,33 +26,35 @@ class Iterations:
         self,
         printer: Compute,
         loop: Loop,
-        ends: tuple[str, str],
+        sweep: Sweep,
         late: LateProduct | None,
         stale: StaleReference | None,
         place: str,
     ) -> None:
         self._printer, self._loop, self._late = printer, loop, late
         self._stale, self._place = stale, place
-        self._low, self._high = ends
+        self._sweep = sweep
         kept = late.kept if late else ()
         self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in kept}
         moved = late.values if late else ()
         self._in_time = [v for v in loop.body.items if v not in moved]
+        self._finite = self._guard()
 
     def first(self) -> None:
         """The first iteration, which starts no late product; its filters are evaluated."""
         printer, loop = self._printer, self._loop
-        with printer.nested(loop.rank, deeper=False), printer.iteration(loop, self._low, self._low, None):
-            self._print(self._in_time)
+        with printer.nested(loop.rank, deeper=False), printer.iteration(loop, self._sweep, self._sweep.first, None):
+            self._find(self._in_time)
             self._move(late=False)
 
-    def rest(self, low: str) -> None:
-        """One loop over all iterations from `low` on."""
-        printer, loop = self._printer, self._loop
-        optional = printer.outside(loop) if loop.joined else None
+    def rest(self) -> None:
+        """One loop over all iterations, but for the first where there is a late product."""
+        printer, loop, sweep = self._printer, self._loop, self._sweep
+        peeled = self._late is not None
+        optional = printer.outside(loop, *printer.reached(loop, sweep, peeled)) if loop.joined else None
         name = printer.start[loop.rank]
-        printer.write(printer.header(loop, low, self._high))
-        with printer.nested(loop.rank), printer.iteration(loop, self._low, name, optional):
+        printer.write(f"for {name} in {sweep.range(peeled)}:")
+        with printer.nested(loop.rank), printer.iteration(loop, sweep, name, optional):
             if self._late is None:
                 self._weigh(self._in_time)
                 self._move(late=True)
@@ -58,12 +63,12 @@ class Iterations:
             at = self._in_time.index(product)
             self._print(self._in_time[:at])
             printer.begin(product)
-            with printer.before(printer.turn(loop, self._low, name, before=1), self._kept):
+            with printer.before(printer.turn(loop, sweep, name, before=1), self._kept):
                 running = self._start_late()
             printer.write(f"{printer.name(product)} = warpgroup_mma_wait(1, [{printer.name(product)}])")
             printer.release(product)
             self._weigh(self._in_time[at + 1 :])
-            with printer.before(printer.turn(loop, self._low, name, before=1), self._kept):
+            with printer.before(printer.turn(loop, sweep, name, before=1), self._kept):
                 self._wait_late(running)
             self._move(late=True)
 
@@ -71,7 +76,7 @@ class Iterations:
         """The late product of the last tile."""
         printer, loop = self._printer, self._loop
         assert self._late is not None
-        with printer.before(printer.turn(loop, self._low, f"({self._high} - 1)"), self._kept):
+        with printer.before(printer.turn(loop, self._sweep, self._sweep.last), self._kept):
             self._wait_late(self._start_late())
         carry = self._late.carry
         printer.write(f"{printer.name(carry.value)} = {printer.name(carry.next)}")
@@ -113,6 +118,27 @@ class Iterations:
     def _print(self, items: Sequence[Value | Loop]) -> None:
         self._printer.block(Block(self._loop.body.ranks, list(items)))
 
+    def _guard(self) -> str | None:
+        """The name of a reference that is finite, in a loop that runs from its end: a plan knows that no row is without
+        a score as far as it has come, but that is said of loops that run upwards. None where the plan has one."""
+        if self._stale is None or any(v.op == "guard" for v in self._stale.finding):
+            return None
+        return self._printer.names.fresh(f"{self._printer.name(self._stale.carry.next)}_finite")
+
+    def _find(self, items: Sequence[Value | Loop]) -> None:
+        """Print values that bring a reference up to date, and those that are relative to it."""
+        stale, finite, printer = self._stale, self._finite, self._printer
+        if stale is None or finite is None:
+            self._print(items)
+            return
+        found = stale.carry.next
+        after = items.index(found) + 1
+        self._print(items[:after])
+        name = printer.name(found)
+        printer.write(f"{finite} = {printer.choose(f'{name} == {literal(-math.inf)}', '0.0', name)}")
+        with printer.renamed({found: finite}):
+            self._print(items[after:])
+
     def _weigh(self, items: Sequence[Value | Loop]) -> None:
         """Print an iteration's values: with a stale reference, first as if it served, then in a branch again."""
         stale, printer = self._stale, self._printer
@@ -127,7 +153,7 @@ class Iterations:
         printer.write(f"if is_beyond({printer.start[self._loop.rank]}, {self._place}) != 0:")
         printer.helpers |= {"watched", "is_beyond"}
         with printer.nested(self._loop.rank):
-            self._print(stale.again)
+            self._find(stale.again)
         self._print(after)
 
     def _weigh_as_it_is(self, stale: StaleReference) -> None:

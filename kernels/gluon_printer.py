@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..space.expr import Rank
-from ..space.plan import Loop, LoopPlan, Segment, Value
+from ..space.plan import FloorTo, Lit, Loop, LoopPlan, Segment, Sum, Value
 from ..space.schedule import Schedule
 from ..space.selections import numbers
 from ..space.specialised import GROUP_ROWS
-from .bound_text import BoundText
+from ..space.stale_reference import stale_references
+from .bound_text import BoundText, shifted
 from .gluon_helpers import GLUON_HELPERS
 from .printer import ends_of, whole
 from .shared_tiles import SharedTiles
@@ -38,6 +39,48 @@ class Turn:
     phase: str
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """How a loop goes over its tiles, as texts.
+
+    low, high: where they begin and end. top: where the last of them begins, if it is the first to come; None for
+    upwards. Loops whose folds keep a reference run from their ends: there a filter that looks back leaves something of
+    every row, and scores that fall with the distance are largest, so that the reference serves from the start.
+    """
+
+    low: str
+    high: str
+    tile: int
+    top: str | None = None
+
+    @property
+    def first(self) -> str:
+        """Where the tile begins that comes first."""
+        return self.top or self.low
+
+    @property
+    def last(self) -> str:
+        """An index in the tile that comes last."""
+        return self.low if self.top else f"({self.high} - 1)"
+
+    def before(self, first: str) -> str | None:
+        """How many tiles come before the one that `first` is in; None for none."""
+        if first == self.first:
+            return None
+        if self.top:
+            return f"({self.top} - {first}) // {self.tile}" if first != "0" else f"{self.top} // {self.tile}"
+        return f"({first} - {self.low}) // {self.tile}" if self.low != "0" else f"{first} // {self.tile}"
+
+    def range(self, peeled: bool = False) -> str:
+        """Where tiles begin, in the order in which they come. peeled: without the first."""
+        first, step = (_plus(self.first, -self.tile if self.top else self.tile) if peeled else self.first), self.tile
+        return f"range({first}, {_plus(self.low, -1)}, -{step})" if self.top else f"range({first}, {self.high}, {step})"
+
+
+def _plus(text: str, number: int) -> str:
+    return str(int(text) + number) if text.isdigit() else shifted(text, number)
+
+
 class GluonPrinter(TritonPrinter):
     """What both kinds of groups share: the names, the loop over the program's work, the places in a ring.
 
@@ -57,6 +100,8 @@ class GluonPrinter(TritonPrinter):
         self.reserved = (*RESERVED, *own, *(name for t in tiles for name in (*t.names, t.descriptor)))
         super().__init__(plan, schedule, entry, [queue.counter] if queue else [])
         self.queue = queue
+        self.stale = stale_references(plan) if schedule.reference == "stale" else {}
+        """The references that loops keep."""
         self.scopes = [Scope(None, 2)]
         self.row = row
         self.tiles = {t.load: t for t in tiles}
@@ -91,22 +136,32 @@ class GluonPrinter(TritonPrinter):
     def _program_number(self) -> None:
         """It is known from the loop over programs."""
 
-    def header(self, loop: Loop, low: str, high: str) -> str:
-        return f"for {self.start[loop.rank]} in range({low}, {high}, {loop.tile}):"
+    def sweep(self, loop: Loop) -> Sweep | None:
+        """How a loop goes over its tiles; None where it has none. Names its ends."""
+        rank, segment = loop.rank, whole(loop)
+        low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
+        if low == high:
+            return None
+        low, high = self.here(f"{rank}_from", low), self.here(f"{rank}_to", high)
+        if loop not in self.stale:
+            return Sweep(low, high, loop.tile)
+        length = Sum(((1, segment.hi), (-1, segment.lo), (1, Lit(-1))))
+        top = self.bounds.text(Sum(((1, segment.lo), (1, FloorTo(length, loop.tile)))))
+        return Sweep(low, high, loop.tile, self.here(f"{rank}_top", top))
 
-    def turn(self, loop: Loop, low: str, first: str, before: int = 0) -> Turn:
-        """The place of the tile that starts at `first`, or of one so many before it, in a loop that starts at `low`."""
+    def turn(self, loop: Loop, sweep: Sweep, first: str, before: int = 0) -> Turn:
+        """The place of the tile that `first` is in, or of one so many before it."""
         rank, buffers = loop.rank, self.schedule.stages
-        turn = passed = self.passed[id(loop)]
-        if first != low:
-            since = f"({first} - {low})" if low != "0" else first
-            turn = self.here(f"{rank}_turn", f"{passed} + {since} // {loop.tile}")
+        turn = self.passed[id(loop)]
+        if passed := sweep.before(first):
+            turn = self.here(f"{rank}_turn", f"{turn} + {passed}")
         if before:
             turn = self.here(f"{rank}_before", f"{turn} - {before}")
         return Turn(self.here(f"{rank}_slot", f"{turn} % {buffers}"), self.here("phase", f"{turn} // {buffers} & 1"))
 
-    def pass_on(self, loop: Loop, low: str, high: str) -> None:
+    def pass_on(self, loop: Loop, sweep: Sweep) -> None:
         """Count a loop's tiles."""
+        low, high = sweep.low, sweep.high
         if low.isdigit() and high.isdigit():
             count = str(-(-(int(high) - int(low)) // loop.tile))
         else:
@@ -140,9 +195,8 @@ class Loader(GluonPrinter):
         if self.queue:
             for line in self.queue.hand_on([self.name(v) for v in self.queue.numbers]):
                 self.write(line)
-            self.write(
-                f"following = gl.num_programs(0) + gl.atomic_add({self.tensor[self.queue.counter]}, 1, sem='relaxed')"
-            )
+            counter = self.tensor[self.queue.counter]
+            self.write(f"following = gl.num_programs(0) + gl.atomic_add({counter}, 1, sem='relaxed')")
         for item in self.plan.root.items:
             if isinstance(item, Loop):
                 self.loop(item)
@@ -177,15 +231,13 @@ class Loader(GluonPrinter):
 
     def loop(self, loop: Loop) -> None:
         ring = [t for t in self.tiles.values() if t.load in loop.body.items]
-        segment = whole(loop)
-        low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
-        if low == high or not ring:
+        sweep = self.sweep(loop) if ring else None
+        if sweep is None:
             return
-        low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
-        self.write(self.header(loop, low, high))
+        self.write(f"for {self.start[loop.rank]} in {sweep.range()}:")
         with self.nested(loop.rank):
-            turn = self.turn(loop, low, self.start[loop.rank])
+            turn = self.turn(loop, sweep, self.start[loop.rank])
             for t in ring:
                 self.write(f"mbarrier.wait({t.empty}.index({turn.slot}), {turn.phase} ^ 1)")
                 self._copy(t, turn.slot)
-        self.pass_on(loop, low, high)
+        self.pass_on(loop, sweep)

@@ -303,8 +303,9 @@ class Printer(SourceLines, ABC):
         found = late_product(loop) if wanted else None
         return LateLoop(self, loop, found, segment, ends) if found else None
 
-    def outside(self, loop: Loop) -> Branch | None:
-        """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold.
+    def outside(self, loop: Loop, below: bool = True, beyond: bool = True) -> Branch | None:
+        """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold. below,
+        beyond: whether a tile may be there at all; where none is, the branch has no condition.
 
         None where they hold in every tile or are known to hold in none.
         """
@@ -312,12 +313,14 @@ class Printer(SourceLines, ABC):
         n = next((n for n, s in enumerate(loop.segments) if s.known), None)
         if n is None:
             return None
+        if len(loop.segments) == 1:
+            return None
         (low, high), conditions = loop.clear or (loop.segments[n].lo, loop.segments[n].hi), []
-        if n > 0:
+        if n > 0 and below:
             conditions.append(f"{index} < {self.here(f'{loop.rank}_clear_from', self.bounds.text(low))}")
-        if n < len(loop.segments) - 1:
+        if n < len(loop.segments) - 1 and beyond:
             conditions.append(f"{index} >= {self.here(f'{loop.rank}_clear_to', self.bounds.text(high))}")
-        return Branch(loop.rank, self._facts(loop.segments[n].known), " or ".join(conditions)) if conditions else None
+        return Branch(loop.rank, self._facts(loop.segments[n].known), " or ".join(conditions))
 
     def _is_optional(self, item: Value | Loop) -> bool:
         """Whether a value is a filter or a selection that stands in the current loop's branch."""
