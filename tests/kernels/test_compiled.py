@@ -109,3 +109,15 @@ def test_kept_forms_need_none_of_the_algebra(cache: Path) -> None:
 def test_what_no_kernel_computes_is_named(expr: Expr, says: str) -> None:
     with pytest.raises(CascadeError, match=says):
         eintune.compile(Cascade((Einsum(Tensor("Y", ("p", "m")), expr),)))
+
+
+def test_what_is_no_cascade_or_no_tensor_is_named() -> None:
+    for given_, says in [
+        (None, "a cascade is a Cascade or its text, but got NoneType"),
+        ("", "a cascade reads at least one tensor, but this one reads none"),
+        ("Zm = index(m)", "a cascade reads at least one tensor, but this one reads none"),
+    ]:
+        with pytest.raises(CascadeError, match=says):
+            compile(given_)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"X must be a torch\.Tensor, but got list"):
+        compile("Zp = Xp,m")(X=[1.0])
