@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from eintune.space.attention import Attention
 from eintune.space.conditions import Condition
 from eintune.space.evaluate import evaluate
-from eintune.space.expr import Const
+from eintune.space.expr import Const, free
 from eintune.space.modifiers import Site
 from eintune.space.notation_printer import write_expression
 from eintune.space.traced_functions import trace_mask, trace_score
@@ -148,7 +149,10 @@ def test_conditions_are_what_python_says(made: tuple[str, Callable[..., Any]], g
 
 def test_an_empty_condition_always_holds() -> None:
     assert Condition().keep(SCORE, 0.0) is SCORE
-    assert (~Condition()).keep(SCORE, 0.0) is Const(0.0)
+    never = (~Condition()).keep(SCORE, -math.inf)
+    (value, _), *_ = evaluate([never], {"S": np.ones((1, 2, 3, 4))}, {"b": 1, "h": 2, "p": 3, "m": 4})
+    assert free(never) == free(SCORE) and (value == -math.inf).all()
+    assert (~Condition()).keep(Const(1.0), 0.0) is Const(0.0)
 
 
 def test_user_functions_are_modifiers() -> None:
