@@ -160,7 +160,10 @@ def _prepared(
 
 
 def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: dict[str, View]) -> Sequence[Modifier]:
-    """The modifiers in order; `views` takes how their tensors come from the arguments."""
+    """The modifiers in order; `views` takes how their tensors come from the arguments.
+
+    A prefix is causal in its own way: beside it, `causal` only says how positions are aligned.
+    """
     align: Align = causal or "top_left"
     found: list[Modifier] = []
     for name, value in given.items():
@@ -199,7 +202,7 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
                 views |= _captures(shapes, name, modifier)
             case _:
                 pass
-    return [*found, *([Causal(causal)] if causal else [])]
+    return [*found, *([Causal(causal)] if causal and "prefix" not in given else [])]
 
 
 def _viewed(name: str, view: Callable[[Tensor], Tensor], arguments: Arguments) -> Tensor:

@@ -76,6 +76,9 @@ CASES: list[tuple[dict[str, Any], Tensor]] = [
 ]
 
 
+    ({"mask_mod": lambda b, h, p, m: (m <= p) & False}, torch.zeros(B, H, P, F)),
+    ({"prefix": 7, "causal": True}, attend(SCORES, (KEYS <= ROWS) | (KEYS < 7))),
+    ({"prefix": 7, "causal": "lower_right"}, attend(SCORES, (KEYS <= ROWS + M - P) | (KEYS < 7))),
 @pytest.mark.parametrize(("arguments", "want"), CASES, ids=[" ".join(c) for c, _ in CASES])
 def test_modifiers_are_pytorchs(arguments: dict[str, Any], want: Tensor) -> None:
     for _ in range(2):
