@@ -24,6 +24,7 @@ from eintune.space.user_modifiers import MaskMod, ScoreMod
 from eintune.space.writer import given as tensor
 
 SLOPES = torch.arange(4.0)
+FACTOR = torch.tensor(0.5)
 DOC = torch.zeros(2, 7, dtype=torch.int32)
 SCORE = tensor("S", "bhpm")
 
@@ -44,6 +45,10 @@ def helper(x: Any, h: Any) -> Any:
             "select(index(m) * -1 + index(p) >= 0, Sb,h,p,m, -1)",
         ),
         (lambda s, b, h, p, m: s.abs() ** 2, "abs(Sb,h,p,m) * abs(Sb,h,p,m)"),
+        (lambda s, b, h, p, m: s * FACTOR - FACTOR, "Sb,h,p,m * USFACTOR - USFACTOR"),
+        (lambda s, b, h, p, m: (lambda x: x * SLOPES[h])(s), "Sb,h,p,m * USSLOPESh"),
+        (lambda s, b, h, p, m: s * (p // 41), "Sb,h,p,m * floor((index(p) + 0.5) / 41)"),
+        (lambda s, b, h, p, m: s // 41, "floor(Sb,h,p,m / 41)"),
     ],
 )
 def test_scores(function: Callable[..., Any], text: str) -> None:
