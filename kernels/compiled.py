@@ -15,6 +15,7 @@ from ..space.expr import params as parameters
 from ..space.folds import ACTIONS
 from ..space.pointwise import POINTWISE, REDUCTIONS
 from ..space.schedule import Problem
+from .agreement import check_tilings
 from .eager import DTYPES
 from .notices import logger
 from .serving import Fill, dtype_name, serve
@@ -47,6 +48,7 @@ def compile(
         raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(given)}")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
+    check_tilings(parsed, given)
     return CompiledCascade(parsed, given, dict(sizes or {}), dtype, name)
 
 

@@ -121,3 +121,20 @@ def test_what_is_no_cascade_or_no_tensor_is_named() -> None:
             compile(given_)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"X must be a torch\.Tensor, but got list"):
         compile("Zp = Xp,m")(X=[1.0])
+
+
+PER_TILE = """
+BXp,m1,m0 = split[m -> m1,m0](Xp,m)
+LMp,m1 = BXp,m1,m0 :: \\/m0 max
+"""
+
+
+@pytest.mark.parametrize(("last", "name"), [("Zp = LMp,m1", "Z"), ("", "LM")])
+def test_what_depends_on_the_tiling_is_refused(last: str, name: str) -> None:
+    """A schedule chooses the tiles, so that a sum of tiles' maxima would be any number."""
+    says = f"einsum {name}: its value must not depend on how ranks are divided .m into m1 and m0."
+    with pytest.raises(CascadeError, match=says):
+        compile(PER_TILE + last, sizes={"m1": 4, "m0": 2})
+    with pytest.raises(CascadeError, match=says):
+        eintune.generate_kernel(Cascade.parse(PER_TILE + last), {"p": 3, "m": 8, "m1": 4, "m0": 2})
+    compile(PER_TILE + "Zp = LMp,m1 :: \\/m1 max")
