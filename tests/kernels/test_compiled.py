@@ -138,3 +138,17 @@ def test_what_depends_on_the_tiling_is_refused(last: str, name: str) -> None:
     with pytest.raises(CascadeError, match=says):
         eintune.generate_kernel(Cascade.parse(PER_TILE + last), {"p": 3, "m": 8, "m1": 4, "m0": 2})
     compile(PER_TILE + "Zp = LMp,m1 :: \\/m1 max")
+
+
+def test_rows_that_a_filter_on_sizes_empties_are_zero(cache: Path) -> None:
+    softmax = """
+    Sp,m = where(|m| <= |p|, Xp,m, -inf)
+    GMp = Sp,m :: \\/m max
+    SNp,m = e^(Sp,m - GMp)
+    SDp = SNp,m
+    Yp = SNp,m / SDp * Vm
+    """
+    run = compile(softmax)
+    for rows, want in ((5, 0.0), (7, 1.0)):
+        made = run(X=torch.zeros(rows, 7), V=torch.ones(7))
+        torch.testing.assert_close(made, torch.full((rows,), want))
