@@ -73,6 +73,9 @@ def attention(
     sigmoid: weights by sigmoid in place of softmax. What functions may use: `eintune.space.tracing`.
     return_lse: also return the log of the softmax's denominator, (batch, heads, queries), float32.
     """
+    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
+        name, other = next((n, t) for n, t in (("q", q), ("k", k), ("v", v)) if not isinstance(t, Tensor))
+        raise UnsupportedArgument(f"`{name}` must be a torch.Tensor, but got {type(other).__name__}")
     if modifiers or return_lse:
         return _modified(q, k, v, causal, scale, {**modifiers, "return_lse": return_lse})
     key = (

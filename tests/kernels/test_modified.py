@@ -189,6 +189,7 @@ def test_a_key_that_an_added_mask_hides_is_hidden() -> None:
         ({"window": 0}, "`window` must be a positive integer, but got 0"),
         ({"window_both": True}, "`window_both` needs a `window`"),
         ({"softcap": -1.0}, "`softcap` must be a positive number, but got -1.0"),
+        ({"softcap": "30"}, "`softcap` must be a positive number, but got '30'"),
         ({"alibi": torch.zeros(2)}, r"`alibi` must be a tensor of shape \(heads\) = \(4,\), but got \(2,\)"),
         ({"alibi": 0.5}, "but got float"),
         ({"bias": torch.zeros(3, M)}, r"`bias` must broadcast to .* = \(2, 4, 19, 23\), but its shape is \(3, 23\)"),
@@ -217,6 +218,11 @@ def test_what_is_not_taken_is_named(arguments: dict[str, Any], says: str) -> Non
     with pytest.raises(UnsupportedArgument, match=says) as error:
         eintune.attention(Q, K, V, **arguments)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    with pytest.raises(UnsupportedArgument, match=r"`k` must be a torch.Tensor, but got list"):
+        eintune.attention(Q, [1.0], V)  # type: ignore[call-overload]
 
 
 def test_a_mask_beside_causal_is_refused() -> None:
