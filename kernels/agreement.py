@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..space.cascade import Cascade
+from ..space.cascade import Cascade, CascadeError
 from ..space.expr import Rank, Split, Unsplit, free, topological
 from ..space.indexed import completed, limits, reach, shapes, trusted
 from .eager import run_eager
@@ -38,6 +38,33 @@ def agrees(derived: Cascade, definition: Cascade, params: Mapping[str, float]) -
     except (KeyError, ValueError, RuntimeError, IndexError):
         return False  # it reads what is not there, in shapes that do not fit
     return all(_close(one[name], two[name]) for name in one)
+
+
+def check_tilings(cascade: Cascade, params: Mapping[str, float]) -> None:
+    """Raises CascadeError for an output that depends on how a rank is divided into tiles: that is the schedule's to
+    choose, so a kernel of it would compute anything. Nothing to check where no rank is divided."""
+    roots = cascade.roots()
+    views = [x for x in topological(list(roots.values())) if isinstance(x, (Split, Unsplit))]
+    if not views:
+        return
+    divided = ", ".join(dict.fromkeys(f"{x.rank} into {x.outer} and {x.inner}" for x in views))
+    sizes = _sizes(cascade)
+    data = _data(cascade, sizes)
+    made: dict[str, Tensor] = {}
+    for tiles in (None, 1, 0):  # as drawn, one tile of all, tiles of one
+        here = sizes | {x.outer: tiles or sizes[x.rank] for x in views if tiles is not None}
+        here |= {x.inner: sizes[x.rank] // here[x.outer] for x in views}
+        try:
+            outputs = run_eager(cascade, data, here, params, torch.float64)
+        except (KeyError, ValueError, RuntimeError, IndexError):
+            return  # a rank that is divided in two ways, say: nothing is known
+        for name, output in outputs.items():
+            first = made.setdefault(name, output)
+            if first.shape != output.shape or not _close(first, output):
+                raise CascadeError(
+                    f"einsum {name}: its value must not depend on how ranks are divided ({divided}): tiles are chosen "
+                    "for speed"
+                )
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

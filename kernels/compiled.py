@@ -15,6 +15,7 @@ from ..space.expr import params as parameters
 from ..space.folds import ACTIONS
 from ..space.pointwise import POINTWISE, REDUCTIONS
 from ..space.schedule import Problem
+from .agreement import check_tilings
 from .eager import DTYPES
 from .notices import logger
 from .serving import Fill, dtype_name, serve
@@ -47,11 +48,16 @@ def compile(
         raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(given)}")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
+    check_tilings(parsed, given)
     return CompiledCascade(parsed, given, dict(sizes or {}), dtype, name)
 
 
 def _check(cascade: Cascade) -> None:
-    """Raises CascadeError for what the language does not have."""
+    """Raises CascadeError for what the language does not have, and for what reads nothing."""
+    if not isinstance(cascade, Cascade):
+        raise CascadeError(f"a cascade is a Cascade or its text, but got {type(cascade).__name__}")
+    if not cascade.inputs:
+        raise CascadeError("a cascade reads at least one tensor, but this one reads none")
     for e in cascade.einsums:
         for x in topological([e.expr]):
             if problem := _unsupported(x):
@@ -102,7 +108,11 @@ class CompiledCascade:
         surplus or mismatched tensors, and where a gradient would be recorded.
         """
         inputs = self._bound(tensors, named)
-        key = tuple((t.shape, t.stride(), t.dtype, t.device) for t in inputs)
+        try:
+            key = tuple((t.shape, t.stride(), t.dtype, t.device) for t in inputs)
+        except AttributeError:
+            name, other = next((n, x) for n, x in zip(self._inputs, inputs, strict=True) if not isinstance(x, Tensor))
+            raise ValueError(f"{name} must be a torch.Tensor, but got {type(other).__name__}") from None
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
             raise ValueError(f"{self.name} is forward only: call it under torch.no_grad() or detach its inputs")
         ready = self._ready.get(key)

@@ -33,6 +33,7 @@ from ..space.plan import Program
 from ..space.roots import roots_of
 from ..space.schedule import Problem, Schedule
 from ..space.schedule_space import schedules
+from .agreement import check_tilings
 from .eager import DTYPES
 from .emitters import EMITTERS, emit
 from .kernel import Kernel
@@ -129,6 +130,7 @@ def problem_of(
     wanted = parameters(e.expr for e in definition.einsums)
     if set(wanted) != set(params):
         raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(params)}")
+    check_tilings(definition, params)
     roots = roots_of(definition)
     ranks = [*roots.ranks(), *roots.numbers()]
     if missing := [r for r in ranks if r not in sizes]:

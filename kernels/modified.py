@@ -24,9 +24,10 @@ from ..space.modifiers import (
     Softcap,
     Window,
 )
-from ..space.traced_functions import captured, is_tensor
+from ..space.traced_functions import captured
 from ..space.tracing import Untraceable
 from ..space.user_modifiers import MaskMod, ScoreMod
+from .call_kinds import kind, kind_of_mask, kind_of_score
 from .eager import DTYPES
 from .errors import UnsupportedArgument
 from .serving import Fill, dtype_name, serve
@@ -39,6 +40,8 @@ NAMES = (
     "mask_mod", "sinks", "sigmoid", "return_lse",
 )  # fmt: skip
 
+KINDS: dict[str, Callable[[Any], Any]] = {"score_mod": kind_of_score, "mask_mod": kind_of_mask}
+
 _ready: dict[Any, Callable[[Tensor, Tensor, Tensor, Arguments], Tensor | tuple[Tensor, Tensor]]] = {}
 MOST_READY = 4096
 """Kinds of calls kept ready in a process; beyond that the oldest is forgotten."""
@@ -49,7 +52,8 @@ def modified_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`runtime.attention` for tensors that it has checked and arguments of NAMES, those that were given."""
     try:
-        key = (*map(_kind, (q, k, v)), causal, scale, *((n, _kind(a)) for n, a in arguments.items()))
+        given = tuple((n, KINDS.get(n, kind)(a)) for n, a in arguments.items())
+        key = (*map(kind, (q, k, v)), causal, scale, given)
     except Untraceable as error:
         raise UnsupportedArgument(str(error)) from error
     run = _ready.get(key)
@@ -59,29 +63,6 @@ def modified_attention(
             del _ready[next(iter(_ready))]
         _ready[key] = run
     return run(q, k, v, arguments)
-
-
-def _kind(x: Any) -> Any:
-    """What of an argument decides how it is served: not the numbers in a tensor."""
-    if isinstance(x, Tensor):
-        return x.shape, x.stride(), x.dtype, x.device
-    if isinstance(x, (tuple, list)):
-        return tuple(map(_kind, x))
-    if callable(x):
-        return getattr(x, "__code__", x), tuple((n, _inside(y)) for n, y in captured(x).items())
-    return type(x), x
-
-
-def _inside(x: Any) -> Any:
-    if is_tensor(x):
-        return _kind(x) if isinstance(x, Tensor) else id(x)
-    if callable(x) and hasattr(x, "__code__"):
-        return _kind(x)
-    try:
-        hash(x)
-    except TypeError:
-        return id(x)
-    return type(x), x
 
 
 # ---- the first call of a kind
@@ -160,7 +141,10 @@ def _prepared(
 
 
 def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: dict[str, View]) -> Sequence[Modifier]:
-    """The modifiers in order; `views` takes how their tensors come from the arguments."""
+    """The modifiers in order; `views` takes how their tensors come from the arguments.
+
+    A prefix is causal in its own way: beside it, `causal` only says how positions are aligned.
+    """
     align: Align = causal or "top_left"
     found: list[Modifier] = []
     for name, value in given.items():
@@ -199,7 +183,7 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
                 views |= _captures(shapes, name, modifier)
             case _:
                 pass
-    return [*found, *([Causal(causal)] if causal else [])]
+    return [*found, *([Causal(causal)] if causal and "prefix" not in given else [])]
 
 
 def _viewed(name: str, view: Callable[[Tensor], Tensor], arguments: Arguments) -> Tensor:

@@ -67,12 +67,15 @@ def attention(
     (heads,), or True for the standard ones: score + slope * (m - p). bias: broadcast to (batch, heads, queries, keys);
     -inf hides a key. score_mod: a function (score, b, h, p, m) -> score. window: a query p sees keys with
     p - m < window, and with window_both also m - p < window. prefix: a query p sees keys with m <= p or m < prefix
-    (in place of causal). documents: whole numbers (batch, length), or a pair for
+    (causal adds nothing to it). Both are aligned as causal is. documents: whole numbers (batch, length), or a pair for
     queries and keys; a query sees its own document. mask: booleans broadcast like a bias, true where seen.
     mask_mod: a function (b, h, p, m) -> condition. sinks: (heads,), a score that every query sees, without a value.
     sigmoid: weights by sigmoid in place of softmax. What functions may use: `eintune.space.tracing`.
     return_lse: also return the log of the softmax's denominator, (batch, heads, queries), float32.
     """
+    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
+        name, other = next((n, t) for n, t in (("q", q), ("k", k), ("v", v)) if not isinstance(t, Tensor))
+        raise UnsupportedArgument(f"`{name}` must be a torch.Tensor, but got {type(other).__name__}")
     if modifiers or return_lse:
         return _modified(q, k, v, causal, scale, {**modifiers, "return_lse": return_lse})
     key = (

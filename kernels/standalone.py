@@ -7,10 +7,12 @@ what the kernel is compared with, and in the kernel's own dtypes, which says how
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..space.cascade import Cascade
 from ..space.expr import Fold, Rank, Reduce, topological
+from ..space.indexed import limits
 from ..space.lowering import build_plan
 from ..space.plan import Role
 from ..space.roots import roots_of
@@ -37,7 +39,7 @@ def standalone(kernel: Kernel, problem: Problem, definition: Cascade) -> str:
         kernel.source,
         _function(exact, "exact"),
         _function(rounded, "rounded"),
-        _data(kernel, exact),
+        _data(kernel, exact, _drawn(definition, problem)),
         _launch(kernel),
         CHECK,
     ]
@@ -81,7 +83,14 @@ def _tiles(definition: Cascade, problem: Problem) -> Schedule:
     return Schedule("torch", tuple(roles.items()))
 
 
-def _data(kernel: Kernel, definition: Kernel) -> str:
+def _drawn(definition: Cascade, problem: Problem) -> dict[str, tuple[float, float, bool]]:
+    """From what, to below what, and whether in order, the inputs are drawn that do not take just anything."""
+    below = limits((e.expr for e in definition.einsums), problem.sizes)
+    found = {n: (0, below.get(n, 4), n not in below) for n, t in definition.inputs.items() if t.kind == "int"}
+    return found | {n: v[:3] for n, v in problem.values.items()}
+
+
+def _data(kernel: Kernel, definition: Kernel, drawn: Mapping[str, tuple[float, float, bool]]) -> str:
     names = [a.name for a in kernel.arguments]
     order = tuple(names.index(a.name) for a in definition.arguments)
     rows = [f"    ({a.name!r}, {a.shape}, {DTYPES[a.dtype]}, {a.output})," for a in kernel.arguments]
@@ -92,6 +101,7 @@ def _data(kernel: Kernel, definition: Kernel) -> str:
             *rows,
             "]",
             f"ORDER = {order}  # of the same tensors in the definition",
+            f"DRAWN = {dict(sorted(drawn.items()))}  # from, below, whether in order; others from a standard normal",
         ]
     )
 
@@ -161,18 +171,24 @@ DEVICE = 'cuda'
 
 GPU_OR_INTERPRETER = """
 
+MENDED = globals().get('MENDED', False)  # whether who runs this has mended the interpreter
 if torch.cuda.is_available():
     DEVICE = 'cuda'
 elif not triton.knobs.runtime.interpret:
     sys.exit('This kernel needs a CUDA GPU; without one, set TRITON_INTERPRET=1 to run it in the interpreter.')
-elif any(dtype == torch.bfloat16 for _, _, dtype, _ in ARGUMENTS):
+elif any(dtype == torch.bfloat16 for _, _, dtype, _ in ARGUMENTS) and not MENDED:
     sys.exit("This kernel needs a CUDA GPU: Triton's interpreter does not multiply bf16 tiles correctly.")
 else:
     DEVICE = 'cpu'
 """
 
 CHECK = '''
-def tensor(shape, dtype, output):
+def tensor(name, shape, dtype, output):
+    if name in DRAWN and not output:
+        low, high, ordered = DRAWN[name]
+        t = torch.rand(shape, device=DEVICE) * (high - low) + low
+        t = t if dtype.is_floating_point else t.floor().clamp(low, high - 1)
+        return (t.sort(-1).values if ordered and shape else t).to(dtype)
     if dtype.is_floating_point:
         t = torch.randn(shape, device=DEVICE).to(dtype)
         return t.fill_(float('nan')) if output else t
@@ -188,7 +204,7 @@ def error(made, wanted):
 
 def main():
     torch.manual_seed(0)
-    tensors = [tensor(shape, dtype, output) for _, shape, dtype, output in ARGUMENTS]
+    tensors = [tensor(*argument) for argument in ARGUMENTS]
     wide = [t.double() if t.is_floating_point() else t for t in tensors]
     same = [t.clone() for t in tensors]
     run(tensors)

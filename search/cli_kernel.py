@@ -122,6 +122,16 @@ def _kernel(chosen: argparse.Namespace) -> int:
     return _checked(text, candidate.kernel.emitter)
 
 
+AS_IT_IS = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+INTERPRETED = """
+from eintune.kernels.interpreter import mend
+mend()
+import runpy, sys
+runpy.run_path(sys.argv[1], {'MENDED': True}, '__main__')
+"""
+"""The corrections to Triton's interpreter that all interpreted kernels get, and then the file."""
+
+
 def _checked(text: str, emitter: str) -> int:
     """Run the file in a process of its own: on a GPU, by the interpreter for Triton without one, or on the CPU."""
     from ..costmodel.probe import cuda_is_available
@@ -132,7 +142,7 @@ def _checked(text: str, emitter: str) -> int:
         path = Path(folder) / "kernel.py"
         path.write_text(text, encoding="utf-8")
         environment = {**os.environ, **({"TRITON_INTERPRET": "1"} if interpreted else {})}
-        command = [sys.executable, "-P", str(path)]
+        command = [sys.executable, "-P", "-c", INTERPRETED if interpreted else AS_IT_IS, str(path)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, env=environment, timeout=CHECK_SECONDS, check=False

@@ -41,8 +41,10 @@ class Condition:
         """`x` where the condition holds, else `fill`."""
         for clause in self.clauses:
             match clause:
+                case () if ranks := sorted(free(x)):  # a filter that nothing passes: its tiles are skipped as any's
+                    x = Where(Predicate((Term(ranks[0], -1),), (), -1), x, fill)
                 case ():
-                    return Const(fill)
+                    x = Const(fill)
                 case _ if fill == NEG_INF and all(isinstance(a, Predicate) for a in clause):
                     # -inf where no alternative holds, so that tiles are skipped where none does
                     x = _joined("max", [Where(a, x, fill) for a in clause if isinstance(a, Predicate)])

@@ -243,7 +243,8 @@ def class_names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
     every = Cascade(definition.einsums, tuple(e.output.name for e in definition.einsums))
     names: dict[ClassId, str] = {}
     for name, x in every.roots().items():
-        names.setdefault(graph.defined[x], name)
+        if x in graph.defined:  # not what no result needs
+            names.setdefault(graph.defined[x], name)
     for x, c in graph.defined.items():
         if isinstance(x, (Access, Gather)):
             names.setdefault(c, x.tensor.name)

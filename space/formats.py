@@ -73,8 +73,15 @@ def as_cascade(computation: Computation) -> Cascade:
 def read_computation(text: str) -> Computation:
     """EDGE notation, an iteration, operator assignments, an egglog program, or a serialised e-graph in JSON.
 
-    The form is told from the text. Raises CascadeError as that notation's reader does.
+    The form is told from the text. Raises CascadeError as that notation's reader does, and for a text without any.
     """
+    found = _in_its_notation(text)
+    if found in (Cascade(()), OperatorGraph(())):
+        raise CascadeError("the text holds no einsum and no operator")
+    return found
+
+
+def _in_its_notation(text: str) -> Computation:
     if text.lstrip().startswith("{"):
         from .operator_egg import read_egglog_json
 

@@ -113,7 +113,8 @@ class Softcap(Modifier):
     cap: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.cap) and self.cap > 0):
+        number = isinstance(self.cap, (int, float)) and not isinstance(self.cap, bool)
+        if not (number and math.isfinite(self.cap) and self.cap > 0):
             raise ValueError(f"`softcap` must be a positive number, but got {self.cap!r}")
 
     def apply(self, score: Expr, site: Site) -> Expr:

@@ -128,6 +128,7 @@ class OperatorGraph:
         for o in self.operations:
             if o.output in made:
                 raise CascadeError(f"{o.output} is defined once, but {o.operator} defines it again")
+            _check_arity(o)
             for x in o.operands:
                 if isinstance(x, str) and x in outputs - made:
                     raise CascadeError(f"{o.output} = {o.operator}: reads {x}, which is defined later or is itself")
@@ -210,11 +211,6 @@ def _expression(o: Operation, operands: list[Expr | Predicate]) -> Expr:
     operator, where = o.operator, f"{o.output} = {o.operator}"
     filters = [x for x in operands if isinstance(x, Predicate)]
     args = [x for x in operands if not isinstance(x, Predicate)]
-    want = _arity(operator)
-    if (len(args), len(filters)) != want:
-        raise CascadeError(
-            f"{where} takes {want[0]} operands and {want[1]} filters, but got {len(args)} and {len(filters)}"
-        )
     match operator.kind, operator.ranks:
         case "M", space:
             expr: Expr = Map(operator.op, tuple(args))
@@ -238,6 +234,16 @@ def _expression(o: Operation, operands: list[Expr | Predicate]) -> Expr:
         case _:
             raise CascadeError(f"{where}: the forms are {FORMS}")
     return expr
+
+
+def _check_arity(o: Operation) -> None:
+    """Raises CascadeError for another number of operands or filters than the operator takes."""
+    filters = sum(isinstance(x, Predicate) for x in o.operands)
+    got, want = (len(o.operands) - filters, filters), _arity(o.operator)
+    if got != want:
+        raise CascadeError(
+            f"{o.output} = {o.operator} takes {want[0]} operands and {want[1]} filters, but got {got[0]} and {got[1]}"
+        )
 
 
 def _arity(operator: Operator) -> tuple[int, int]:

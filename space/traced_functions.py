@@ -77,8 +77,14 @@ def captured(function: Callable[..., Any]) -> dict[str, Any]:
         )
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     enclosed = {name: cell.cell_contents for name, cell in cells}
-    named = {n: function.__globals__[n] for n in function.__code__.co_names if n in function.__globals__}
+    named = {n: function.__globals__[n] for n in _names(function.__code__) if n in function.__globals__}
     return {**named, **enclosed}
+
+
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """The names that a function's code reads, and the functions that are written within it."""
+    within = (n for x in code.co_consts if isinstance(x, types.CodeType) for n in _names(x))
+    return tuple(dict.fromkeys((*code.co_names, *within)))
 
 
 def is_tensor(x: Any) -> bool:
@@ -105,7 +111,8 @@ def _wrapped(function: Callable[..., Any], record: Record, done: dict[Any, Any])
 
     proxies = {name: proxy(name, x) for name, x in seen.items()}
     cells = tuple(types.CellType(proxies[n]) for n in function.__code__.co_freevars)
-    surroundings = {**function.__globals__, **{n: x for n, x in proxies.items() if n in function.__code__.co_names}}
+    enclosed = set(function.__code__.co_freevars)
+    surroundings = {**function.__globals__, **{n: x for n, x in proxies.items() if n not in enclosed}}
     new = types.FunctionType(function.__code__, surroundings, function.__name__, function.__defaults__, cells)
     new.__kwdefaults__ = function.__kwdefaults__
     done[function] = new

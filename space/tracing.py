@@ -7,6 +7,7 @@ tensors around them, indexed by positions: `slopes[h]`, `documents[b, m]`. Compa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -63,10 +64,10 @@ def kind_of(tensor: Any) -> str:
 
 
 class Traced:
-    """A value, a position or a condition that is being recorded."""
+    """A value, a position or a condition that is being recorded. whole: it is a whole number everywhere."""
 
-    def __init__(self, record: Record, value: Expr) -> None:
-        self._record, self._value = record, value
+    def __init__(self, record: Record, value: Expr, whole: bool = False) -> None:
+        self._record, self._value, self._whole = record, value, whole
 
     # ---- arithmetic
 
@@ -95,17 +96,24 @@ class Traced:
         return _binary("div", other, self)
 
     def __floordiv__(self, other: Any) -> Any:
-        return Traced(self._record, Map("floor", (self._value / _number(other, "//"),)))
+        n = _number(other, "//")
+        return Traced(self._record, self._quotient(n), True)
 
     def __mod__(self, other: Any) -> Any:
         n = _number(other, "%")
-        return Traced(self._record, self._value - Map("floor", (self._value / n,)) * n)
+        return Traced(self._record, self._value - self._quotient(n) * float(n), self._whole and _is_whole(n))
+
+    def _quotient(self, n: int | float) -> Expr:
+        """floor(x / n). A kernel may multiply by 1/n, rounded, or divide term by term: of whole numbers the middle
+        between x and x + 1 is taken, which no such rounding moves past the next multiple."""
+        exact = not (self._whole and _is_whole(n)) or math.log2(n).is_integer()
+        return Map("floor", ((self._value if exact else self._value + 0.5) / float(n),))
 
     def __neg__(self) -> Any:
         return _binary("mul", self, -1)
 
     def __abs__(self) -> Any:
-        return Traced(self._record, Map("abs", (self._value,)))
+        return Traced(self._record, Map("abs", (self._value,)), self._whole)
 
     # ---- comparisons and logic
 
@@ -179,6 +187,11 @@ class Traced:
         """PyTorch's functions of the same names."""
         if kwargs:
             refuse(f"{function.__name__} with {', '.join(kwargs)}", "leave them out")
+        if function.__name__ == "__getitem__":
+            refuse(
+                "a tensor that it reaches through an object, a list or a default",
+                "give the tensor a name of its own around the function, such as slopes = self.slopes",
+            )
         return _call(function.__name__, *args)
 
 
@@ -201,7 +214,7 @@ class Position(Traced):
             start = term if coef > 0 else term * -1.0
             value = start if value is None else value + term if coef > 0 else value - term
         shifted = Const(float(const)) if value is None else value if const == 0 else value + float(const)
-        super().__init__(record, shifted)
+        super().__init__(record, shifted, True)
         self._terms, self._const = dict(terms), const
 
     def _plus(self, other: Position | int, sign: int) -> Position:
@@ -239,6 +252,12 @@ class Captured:
             refuse(f"{self._name}[{', '.join(axes)}]", "a position indexes one axis only")
         return _read(self._record, self._record.read(self._name, self._tensor, axes))
 
+    def scalar(self) -> Traced:
+        """Its number, where it has no axes."""
+        if self._tensor.shape:
+            refuse(f"{self._name} without an index", "a captured tensor is indexed by positions, such as slopes[h]")
+        return _read(self._record, self._record.read(self._name, self._tensor, ""))
+
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "dtype", "device", "ndim"):
             return getattr(self._tensor, name)
@@ -250,11 +269,8 @@ class Captured:
 
 
 def _arithmetic(symbol: str) -> Callable[..., Any]:
-    def of_whole(self: Captured, *_: Any) -> Any:
-        if not self._tensor.shape:
-            scalar = _read(self._record, self._record.read(self._name, self._tensor, ""))
-            return getattr(scalar, symbol)(*_)
-        refuse(f"{self._name} without an index", "a captured tensor is indexed by positions, such as slopes[h]")
+    def of_whole(self: Captured, *others: Any) -> Any:
+        return getattr(self.scalar(), symbol)(*others)
 
     return of_whole
 
@@ -280,7 +296,7 @@ for _symbol in (
 
 def _read(record: Record, x: Expr) -> Traced:
     assert isinstance(x, Access)
-    return Seen(record, boolean(x)) if x.tensor.kind == "bool" else Traced(record, x)
+    return Seen(record, boolean(x)) if x.tensor.kind == "bool" else Traced(record, x, x.tensor.kind == "int")
 
 
 def _axis(record: Record, name: str, index: Any) -> str:
@@ -312,7 +328,7 @@ def expression_of(x: Any) -> Expr:
         case int() | float():
             return Const(float(x))
         case Captured():
-            refuse(f"{x._name} without an index", "a captured tensor is indexed by positions, such as slopes[h]")
+            return x.scalar()._value
     if hasattr(x, "item") and getattr(x, "shape", None) == ():
         return Const(float(x.item()))
     refuse(f"a {type(x).__name__}", "values are numbers, positions, and tensors that the function captures")
@@ -322,14 +338,21 @@ def _record_of(*args: Any) -> Record:
     return next(a._record for a in args if isinstance(a, (Traced, Captured)))
 
 
-def _number(x: Any, symbol: str) -> float:
+def _number(x: Any, symbol: str) -> int | float:
     if isinstance(x, bool) or not isinstance(x, (int, float)) or x <= 0:
         refuse(f"{symbol} by anything but a positive number", "write it with floor and a division")
-    return float(x)
+    return x
 
 
 def _whole(x: Any) -> bool:
     return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _is_whole(x: Any) -> bool:
+    """Of a number or of a traced value."""
+    if isinstance(x, Captured):
+        x = x.scalar()
+    return x._whole if isinstance(x, Traced) else _whole(x)
 
 
 def _binary(op: str, a: Any, b: Any) -> Any:
@@ -343,7 +366,8 @@ def _binary(op: str, a: Any, b: Any) -> Any:
         return a._times(b)
     if op == "mul" and isinstance(b, Position) and _whole(a):
         return b._times(a)
-    return Traced(_record_of(a, b), Map(op, (expression_of(a), expression_of(b))))
+    whole = op in ("add", "sub", "mul", "min", "max") and _is_whole(a) and _is_whole(b)
+    return Traced(_record_of(a, b), Map(op, (expression_of(a), expression_of(b))), whole)
 
 
 def _compared(op: str, a: Any, b: Any) -> Seen:
@@ -383,7 +407,8 @@ def _call(name: str, *args: Any) -> Any:
             record, Map("select", (condition_of(args[0]).boolean(), expression_of(args[1]), expression_of(args[2])))
         )
     if name in UNARY and len(args) == 1:
-        return Traced(record, Map(UNARY[name], (expression_of(args[0]),)))
+        kept = name == "floor" or (name in ("abs", "absolute", "neg", "negative") and _is_whole(args[0]))
+        return Traced(record, Map(UNARY[name], (expression_of(args[0]),)), kept)
     if name in BINARY and len(args) == 2:
         return _binary(BINARY[name], *args)
     if name in COMPARISONS and len(args) == 2:

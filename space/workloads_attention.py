@@ -36,7 +36,7 @@ OPTIONS = (
     Option("scale", "of the scores; default: 1/sqrt(head dim)", "number", default=""),
     Option("window", "key m is seen by query p where p - m < N", "count", default=""),
     Option("window_both", "the window reaches as far to the other side", "flag", default=False),
-    Option("prefix", "key m is seen by query p where m <= p or m < N", "count", default=""),
+    Option("prefix", "key m is seen by query p where m <= p or m < N; aligned as --causal says", "count", default=""),
     Option("softcap", "scores become X * tanh(score / X)", "number", default=""),
     Option("head_scale", "a factor a head", "flag", default=False),
     Option(
@@ -68,7 +68,7 @@ def _variant(wanted: Mapping[str, Any]) -> Attention:
         Slopes(standard=wanted["alibi"] == "standard") if wanted["alibi"] else None,
         Bias(wanted["bias"]) if wanted["bias"] else None,
         ScoreMod(wanted["score_mod"]) if wanted["score_mod"] else None,
-        Causal(wanted["causal"]) if wanted["causal"] else None,
+        Causal(wanted["causal"]) if wanted["causal"] and wanted["prefix"] == "" else None,
         Window(wanted["window"], wanted["window_both"], align) if wanted["window"] != "" else None,
         Prefix(wanted["prefix"], align) if wanted["prefix"] != "" else None,
         Documents() if wanted["documents"] else None,

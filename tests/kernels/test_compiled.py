@@ -109,3 +109,46 @@ def test_kept_forms_need_none_of_the_algebra(cache: Path) -> None:
 def test_what_no_kernel_computes_is_named(expr: Expr, says: str) -> None:
     with pytest.raises(CascadeError, match=says):
         eintune.compile(Cascade((Einsum(Tensor("Y", ("p", "m")), expr),)))
+
+
+def test_what_is_no_cascade_or_no_tensor_is_named() -> None:
+    for given_, says in [
+        (None, "a cascade is a Cascade or its text, but got NoneType"),
+        ("", "a cascade reads at least one tensor, but this one reads none"),
+        ("Zm = index(m)", "a cascade reads at least one tensor, but this one reads none"),
+    ]:
+        with pytest.raises(CascadeError, match=says):
+            compile(given_)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"X must be a torch\.Tensor, but got list"):
+        compile("Zp = Xp,m")(X=[1.0])
+
+
+PER_TILE = """
+BXp,m1,m0 = split[m -> m1,m0](Xp,m)
+LMp,m1 = BXp,m1,m0 :: \\/m0 max
+"""
+
+
+@pytest.mark.parametrize(("last", "name"), [("Zp = LMp,m1", "Z"), ("", "LM")])
+def test_what_depends_on_the_tiling_is_refused(last: str, name: str) -> None:
+    """A schedule chooses the tiles, so that a sum of tiles' maxima would be any number."""
+    says = f"einsum {name}: its value must not depend on how ranks are divided .m into m1 and m0."
+    with pytest.raises(CascadeError, match=says):
+        compile(PER_TILE + last, sizes={"m1": 4, "m0": 2})
+    with pytest.raises(CascadeError, match=says):
+        eintune.generate_kernel(Cascade.parse(PER_TILE + last), {"p": 3, "m": 8, "m1": 4, "m0": 2})
+    compile(PER_TILE + "Zp = LMp,m1 :: \\/m1 max")
+
+
+def test_rows_that_a_filter_on_sizes_empties_are_zero(cache: Path) -> None:
+    softmax = """
+    Sp,m = where(|m| <= |p|, Xp,m, -inf)
+    GMp = Sp,m :: \\/m max
+    SNp,m = e^(Sp,m - GMp)
+    SDp = SNp,m
+    Yp = SNp,m / SDp * Vm
+    """
+    run = compile(softmax)
+    for rows, want in ((5, 0.0), (7, 1.0)):
+        made = run(X=torch.zeros(rows, 7), V=torch.ones(7))
+        torch.testing.assert_close(made, torch.full((rows,), want))

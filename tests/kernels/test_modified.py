@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +35,7 @@ Q, K, V = drawn(B, H, P, E), drawn(B, KV, M, E, seed=1), drawn(B, KV, M, F, seed
 WHOLE_V = V.repeat_interleave(H // KV, 1)
 SCORES = Q @ K.repeat_interleave(H // KV, 1).mT / math.sqrt(E)
 PER_HEAD = drawn(H, seed=3)
+AN_ARRAY = PER_HEAD.numpy()
 DOCUMENTS = (torch.arange(M) // 6).expand(B, M)
 HEADS = PER_HEAD[None, :, None, None]
 
@@ -73,6 +76,9 @@ CASES: list[tuple[dict[str, Any], Tensor]] = [
     ),
     ({"mask_mod": lambda b, h, p, m: (m <= p) | (m < 5)}, attend(SCORES, (KEYS <= ROWS) | (KEYS < 5))),
     ({"mask_mod": lambda b, h, p, m: DOCUMENTS[b, m] > 7}, torch.zeros(B, H, P, F)),
+    ({"mask_mod": lambda b, h, p, m: (m <= p) & False}, torch.zeros(B, H, P, F)),
+    ({"prefix": 7, "causal": True}, attend(SCORES, (KEYS <= ROWS) | (KEYS < 7))),
+    ({"prefix": 7, "causal": "lower_right"}, attend(SCORES, (KEYS <= ROWS + M - P) | (KEYS < 7))),
 ]
 
 
@@ -100,6 +106,51 @@ def test_each_call_reads_its_own_tensors() -> None:
     for factor in (2.0, 3.0):
         made = eintune.attention(Q, K, V, score_mod=lambda s, b, h, p, m: s * factor)  # noqa: B023
         torch.testing.assert_close(made, attend(SCORES * factor), rtol=1e-10, atol=1e-10)
+
+
+def _scaled(factor: float) -> Callable[..., Any]:
+    return lambda s, b, h, p, m, factor=factor: s * factor
+
+
+def _scaled_by_keyword(factor: float) -> Callable[..., Any]:
+    def function(s: Any, b: Any, h: Any, p: Any, m: Any, *, factor: float = factor) -> Any:
+        return s * factor
+
+    return function
+
+
+@pytest.mark.parametrize("made", [_scaled, _scaled_by_keyword])
+def test_a_default_is_part_of_a_function(made: Callable[[float], Callable[..., Any]]) -> None:
+    for factor in (2.0, 3.0):
+        out = eintune.attention(Q, K, V, score_mod=made(factor))
+        torch.testing.assert_close(out, attend(SCORES * factor), rtol=1e-10, atol=1e-10)
+
+
+def test_what_changes_in_place_is_read_at_each_call() -> None:
+    numbers, settings = [1.0], SimpleNamespace(factor=1.0, reach=3)
+
+    def score(s: Any, b: Any, h: Any, p: Any, m: Any) -> Any:
+        return s * numbers[0] * settings.factor
+
+    def seen(b: Any, h: Any, p: Any, m: Any) -> Any:
+        return m < settings.reach
+
+    for numbers[0], settings.factor, settings.reach in [(2.0, 1.0, 3), (2.0, 3.0, 3), (2.0, 3.0, 5)]:
+        out = eintune.attention(Q, K, V, score_mod=score, mask_mod=seen)
+        want = attend(SCORES * (numbers[0] * settings.factor), settings.reach > KEYS)
+        torch.testing.assert_close(out, want, rtol=1e-10, atol=1e-10)
+
+
+def test_quotients_of_positions_are_whole() -> None:
+    """In float32, where 82 * (1/41) rounds to less than 2, and 7 * (1/7) term by term to less than 1."""
+    n, width = 200, 8
+    q, k, v = (drawn(1, 1, n, width, seed=s).float() for s in (20, 21, 22))
+    scores = q.double() @ k.double().mT / math.sqrt(width)
+    rows, keys = torch.arange(n)[:, None], torch.arange(n)
+    for made in (lambda p, m: p // 41 == m // 41, lambda p, m: (p - m) % 7 == 0, lambda p, m: (p // 11) % 3 == m % 3):
+        out = eintune.attention(q, k, v, mask_mod=lambda b, h, p, m: made(p, m))  # noqa: B023
+        want = torch.softmax(scores.masked_fill(~made(rows, keys), -math.inf), -1) @ v.double()
+        torch.testing.assert_close(out.double(), want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(P, M), (1, M), (B, 1, P, M), (H, 1, 1)])
@@ -138,6 +189,7 @@ def test_a_key_that_an_added_mask_hides_is_hidden() -> None:
         ({"window": 0}, "`window` must be a positive integer, but got 0"),
         ({"window_both": True}, "`window_both` needs a `window`"),
         ({"softcap": -1.0}, "`softcap` must be a positive number, but got -1.0"),
+        ({"softcap": "30"}, "`softcap` must be a positive number, but got '30'"),
         ({"alibi": torch.zeros(2)}, r"`alibi` must be a tensor of shape \(heads\) = \(4,\), but got \(2,\)"),
         ({"alibi": 0.5}, "but got float"),
         ({"bias": torch.zeros(3, M)}, r"`bias` must broadcast to .* = \(2, 4, 19, 23\), but its shape is \(3, 23\)"),
@@ -155,6 +207,8 @@ def test_a_key_that_an_added_mask_hides_is_hidden() -> None:
             {"score_mod": lambda s, b, h, p, m: s * PER_HEAD[p]},
             r"`score_mod's perhead` must be .*= \(19,\)",
         ),
+        ({"score_mod": lambda s, b, h, p, m: s * AN_ARRAY[h]}, "must be a torch.Tensor, but anarray is .*ndarray"),
+        ({"score_mod": lambda s, b, h, p, m, t=PER_HEAD: s * t[h]}, "give the tensor a name of its own"),
         ({"bias": torch.zeros(M, dtype=torch.complex64)}, "must have a dtype among"),
         ({"bias": torch.zeros(M, requires_grad=True)}, "forward only"),
         ({"bias": torch.zeros(M, device="meta")}, "must be on the device of `q`"),
@@ -164,6 +218,11 @@ def test_what_is_not_taken_is_named(arguments: dict[str, Any], says: str) -> Non
     with pytest.raises(UnsupportedArgument, match=says) as error:
         eintune.attention(Q, K, V, **arguments)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    with pytest.raises(UnsupportedArgument, match=r"`k` must be a torch.Tensor, but got list"):
+        eintune.attention(Q, [1.0], V)  # type: ignore[call-overload]
 
 
 def test_a_mask_beside_causal_is_refused() -> None:

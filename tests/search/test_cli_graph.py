@@ -146,3 +146,20 @@ def test_scalars_of_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_wrong_use(arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("fibonacci.edge").write_text("A0 = 0\nB0 = 1\nBm+1 = Bm + Am * Xm\nAm+1 = Bm + Xm\nZ = B|m|\nuntil m >= |m|")
     assert says in said(capsys, *arguments, code=2)
+
+
+@pytest.mark.interpreter
+def test_a_kernel_in_bf16_with_scalars_is_checked_by_the_interpreter(capsys: pytest.CaptureFixture[str]) -> None:
+    """Triton's interpreter alone can do neither."""
+    workload = ("--workload", "rmsnorm_matmul", "--rows", "3", "--cols", "4096", "--outputs", "64")
+    told = said(capsys, "kernel", *workload, "--dtype", "bf16", "--machine", "h200", "--check")
+    assert "Y: rms error" in told and told.splitlines()[-1].startswith("right")
+
+
+def test_a_check_draws_integers_from_all_that_they_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lengths up to all keys and any page, not the zeros and ones that a cache of one key would do with."""
+    paged = ("--workload", "paged_attention", "--heads", "2", "--kv-seq", "90", "--page", "16", "--batch", "2")
+    arguments = ("kernel", *paged, "--head-dim", "16", "--device", "cpu")
+    text = said(capsys, *arguments)
+    assert "DRAWN = {'BT': (0, 12, False), 'L': (1, 91, False)}" in text
+    assert said(capsys, *arguments, "--check").splitlines()[-1] == "right"

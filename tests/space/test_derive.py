@@ -283,6 +283,11 @@ def test_an_output_that_cancels_to_nothing_is_no_error() -> None:
     assert len(derive(Cascade.parse(text)).cascades) > 1
 
 
+def test_an_einsum_that_no_result_needs_is_no_error() -> None:
+    (found,) = derive(Cascade.parse("Yp = Xp,m\nZp = Xp,m * Xp,m\nresults: Z")).cascades
+    assert found.cascade.outputs.keys() == {"Z"}
+
+
 def test_bad_arguments_are_one_line() -> None:
     with pytest.raises(ValueError, match="`keep` must be at least 1, but got 0"):
         derive(attention(), keep=0)

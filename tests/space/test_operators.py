@@ -167,6 +167,7 @@ def test_kinds_and_renamed_operands() -> None:
         ("A = M_where_mp(X_{m,p}, m == p, 0)", "expected|compares|line 1"),
         ("A = M_exp_m(X@)", "a name has letters, digits and _"),
         ("A = M_exp_m(B)\nB = M_exp_m(A)", "reads B, which is defined later"),
+        ("A = M_mul_m(X)", "A = M_mul_m takes 2 operands and 0 filters, but got 1 and 0"),
     ],
 )
 def test_errors_of_assignments(text: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from eintune.space.attention import Attention
 from eintune.space.conditions import Condition
 from eintune.space.evaluate import evaluate
-from eintune.space.expr import Const
+from eintune.space.expr import Const, free
 from eintune.space.modifiers import Site
 from eintune.space.notation_printer import write_expression
 from eintune.space.traced_functions import trace_mask, trace_score
@@ -23,6 +24,7 @@ from eintune.space.user_modifiers import MaskMod, ScoreMod
 from eintune.space.writer import given as tensor
 
 SLOPES = torch.arange(4.0)
+FACTOR = torch.tensor(0.5)
 DOC = torch.zeros(2, 7, dtype=torch.int32)
 SCORE = tensor("S", "bhpm")
 
@@ -43,6 +45,10 @@ def helper(x: Any, h: Any) -> Any:
             "select(index(m) * -1 + index(p) >= 0, Sb,h,p,m, -1)",
         ),
         (lambda s, b, h, p, m: s.abs() ** 2, "abs(Sb,h,p,m) * abs(Sb,h,p,m)"),
+        (lambda s, b, h, p, m: s * FACTOR - FACTOR, "Sb,h,p,m * USFACTOR - USFACTOR"),
+        (lambda s, b, h, p, m: (lambda x: x * SLOPES[h])(s), "Sb,h,p,m * USSLOPESh"),
+        (lambda s, b, h, p, m: s * (p // 41), "Sb,h,p,m * floor((index(p) + 0.5) / 41)"),
+        (lambda s, b, h, p, m: s // 41, "floor(Sb,h,p,m / 41)"),
     ],
 )
 def test_scores(function: Callable[..., Any], text: str) -> None:
@@ -148,7 +154,10 @@ def test_conditions_are_what_python_says(made: tuple[str, Callable[..., Any]], g
 
 def test_an_empty_condition_always_holds() -> None:
     assert Condition().keep(SCORE, 0.0) is SCORE
-    assert (~Condition()).keep(SCORE, 0.0) is Const(0.0)
+    never = (~Condition()).keep(SCORE, -math.inf)
+    (value, _), *_ = evaluate([never], {"S": np.ones((1, 2, 3, 4))}, {"b": 1, "h": 2, "p": 3, "m": 4})
+    assert free(never) == free(SCORE) and (value == -math.inf).all()
+    assert (~Condition()).keep(Const(1.0), 0.0) is Const(0.0)
 
 
 def test_user_functions_are_modifiers() -> None:
