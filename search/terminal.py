@@ -19,6 +19,8 @@ from .words import against, milliseconds, plural
 WIDTH = 96
 WRAPPED = {0: 28, 1: 34}
 """Where the columns of cascades and schedules are wrapped."""
+UNSTEADY = 1.5
+"""A winner whose two times differ by this factor was timed beside something else: clocks and caches explain a tenth."""
 
 
 def result_text(result: TuneResult, top: int) -> str:
@@ -31,6 +33,7 @@ def result_text(result: TuneResult, top: int) -> str:
     lines += _wrapped("winner", winner.point.variant.label)
     lines += _wrapped("schedule", schedule_text(winner.point.schedule))
     lines += _wrapped("time", _times(result, best_peer))
+    lines += _unsteady(result)
     lines += _wrapped("space", _space(result))
     lines += _wrapped("search", f"{len(result.outcome.trials)} measured; stopped: {result.outcome.stopped}")
     lines += _wrapped("stored", str(result.record_path))
@@ -48,6 +51,15 @@ def _times(result: TuneResult, best_peer: tuple[str, float] | None) -> str:
     if best_peer is None:
         return text
     return f"{text}: {against(result.final.seconds, *best_peer)}"
+
+
+def _unsteady(result: TuneResult) -> list[str]:
+    """A warning where the winner took another time among the finalists than when it was found."""
+    before, now = result.winner.measurement.seconds, result.final.seconds
+    if max(before, now) < UNSTEADY * min(before, now):
+        return []
+    why = "something else kept this machine busy; --retune measures anew"
+    return _wrapped("beware", f"it took {milliseconds(before)} when it was found: {why}")
 
 
 def _space(result: TuneResult) -> str:
@@ -78,12 +90,12 @@ def _trials(result: TuneResult, top: int, peer: tuple[str, float] | None) -> str
             schedule_text(t.point.schedule),
             milliseconds(t.predicted),
             milliseconds(seconds(t)),
-            f"{peer[1] / seconds(t):.2f}x" if peer else "-",
+            *([f"{peer[1] / seconds(t):.2f}x"] if peer else []),
         ]
         for t in shown
     ]
     return text_table(
-        ["cascade", "schedule", "predicted", "measured", f"vs {peer[0] if peer else '-'}"],
+        ["cascade", "schedule", "predicted", "measured", *([f"vs {peer[0]}"] if peer else [])],
         rows,
         right=(2, 3, 4),
         widest=WRAPPED,
