@@ -29,7 +29,7 @@ from .gluon_helpers import GLUON_HELPERS
 from .gluon_printer import RESERVED, Loader
 from .kernel import Descriptor, Kernel
 from .plan_facts import summary
-from .shared_tiles import BARRIER, shared_tiles
+from .shared_tiles import shared_tiles
 from .source_lines import INDENT, Names
 from .triton_emitter import DTYPES, HELPERS
 from .work_queue import WorkQueue, varies
@@ -136,7 +136,7 @@ class _Module:
         for t in self.tiles:
             yield from t.allocation()
         if self.queue:
-            yield from self.queue.allocation(BARRIER)
+            yield from self.queue.allocation()
         for (output, block), (descriptor, buffers) in self.compute.staged.items():
             dtype = DTYPES[self.plan.dtypes[output]]
             yield f"{buffers} = gl.allocate_shared_memory({dtype}, {[self.groups, *block]}, {descriptor}.layout)"

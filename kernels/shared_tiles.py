@@ -71,11 +71,17 @@ class SharedTiles:
         """The statements that make the buffers and the barriers."""
         shape = [self.buffers, *self.block]
         yield f"{self.tiles} = gl.allocate_shared_memory({DTYPES[self.dtype]}, {shape}, {self.descriptor}.layout)"
-        for name in self.names[1:]:
-            yield f"{name} = {BARRIER.format(self.buffers)}"
-        yield f"for i in gl.static_range({self.buffers}):"
-        yield f"    mbarrier.init({self.full}.index(i), count=1)"
-        yield f"    mbarrier.init({self.empty}.index(i), count={1 if self.own else self.groups})"
+        yield from barriers(self.full, self.empty, self.buffers, 1 if self.own else self.groups)
+
+
+def barriers(full: str, empty: str, buffers: int, readers: int) -> Iterator[str]:
+    """The statements that make two barriers for each of some buffers: it is full when one group says so, and empty when
+    all its readers do."""
+    for name in (full, empty):
+        yield f"{name} = {BARRIER.format(buffers)}"
+    yield f"for i in gl.static_range({buffers}):"
+    yield f"    mbarrier.init({full}.index(i), count=1)"
+    yield f"    mbarrier.init({empty}.index(i), count={readers})"
 
 
 def shared_tiles(plan: LoopPlan, row: Rank, stages: int, copies: int, groups: int, names: Names) -> list[SharedTiles]:

@@ -17,7 +17,8 @@ from ..space.schedule import Schedule
 from ..space.selections import numbers
 from ..space.specialised import products_of
 from .printer import ends_of
-from .source_lines import INDENT, Names
+from .shared_tiles import barriers
+from .source_lines import Names
 
 COUNTER = "TAKEN"
 """What the counter is called, unless a tensor has that name."""
@@ -70,16 +71,12 @@ class WorkQueue:
         """What stands for it in the kernel."""
         return [self.tiles, self.full, self.empty]
 
-    def allocation(self, barrier: str) -> Iterator[str]:
-        """The statements that make the buffer and its barriers. barrier: what makes so many barriers."""
+    def allocation(self) -> Iterator[str]:
+        """The statements that make the buffer and its barriers."""
         count = PLACES * (1 + len(self.numbers))
         layout = "gl.SwizzledSharedLayout(1, 1, 1, [0])"
         yield f"{self.tiles} = gl.allocate_shared_memory(gl.int32, [{count}, 1], {layout})"
-        for name in self.names[1:]:
-            yield f"{name} = {barrier.format(PLACES)}"
-        yield f"for i in gl.static_range({PLACES}):"
-        yield f"{INDENT}mbarrier.init({self.full}.index(i), count=1)"
-        yield f"{INDENT}mbarrier.init({self.empty}.index(i), count={self.groups})"
+        yield from barriers(self.full, self.empty, PLACES, self.groups)
 
     def hand_on(self, texts: Sequence[str]) -> Iterator[str]:
         """The loading group's statements: `program`, and the numbers as so many texts (none after the last one)."""
