@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from .cascade import Cascade
+from .exact import rewrite_around
 from .expr import (
     Access,
     Const,
@@ -69,8 +70,7 @@ def canonical(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]
 
 def spelled(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]:
     """Views on the inputs, factors sorted, constants folded; splits stay."""
-    arithmetic = _Arithmetic(outputs)
-    return rewrite(rewrite(roots, _push), arithmetic)
+    return rewrite_around(rewrite(roots, _push), _Arithmetic(outputs), _folded)
 
 
 def splits_of(roots: Sequence[Expr]) -> tuple[SplitOf, ...]:
@@ -262,6 +262,12 @@ class _Arithmetic:
 
     def _name(self, kind: str, text: str) -> str:
         return self.place.get(text, "r") if kind == "r" else kind
+
+
+def _folded(x: Expr) -> Expr | None:
+    """Of what must be computed as it is written, only what is known now."""
+    value = _constant(x) if isinstance(x, Map) else None
+    return None if value is None else Const(value)
 
 
 def _constant(x: Map) -> float | None:

@@ -13,6 +13,7 @@ from .canonical import canonical, description, digest, mixed, signature, spelled
 from .cascade import Cascade, from_roots
 from .egraph import ClassId, EGraph, Limits, Statistics, saturate
 from .evaluate import evaluate
+from .exact import Hidden
 from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
 from .extract import Form, OutOfTime, forms
 from .indexed import completed, limits, reach, shapes, trusted
@@ -127,15 +128,17 @@ def derive(
         raise ValueError(f"`keep` must be at least 1, but got {keep}")
     limits = limits or Limits()
     clock = [time.monotonic()]
-    exprs = list(cascade.roots().values())
-    streams, splits = _streams(exprs)
+    written = list(cascade.roots().values())
+    hidden = Hidden.of(written)
+    exprs = hidden.hide(written)
+    streams, splits = _streams(exprs, {r for x in topological(written) for r in _named(x)})
     filters = [(x.predicate, x.fill) for x in topological(exprs) if isinstance(x, Where)]
     needs_reference = any(True for _ in unsafe(EGraph.of(exprs)))
     table = laws(splits, dict.fromkeys(filters), one_hots(exprs), reference=needs_reference, without=without)
     graph = saturate(exprs, table, splits, limits)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph, allowed)
-    found = _Distinct(cascade, safe, streams)
+    found = _Distinct(cascade, safe, streams, hidden)
     if not needs_reference:
         found.offer(cascade, 1.0)  # else its safe or only form comes from the graph
     finished = found.extract(keep, limits.solving)
@@ -151,10 +154,11 @@ def derive(
     )
 
 
-def _streams(exprs: Sequence[Expr]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
+def _streams(exprs: Sequence[Expr], taken: set[Rank]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
     """The ranks that the definition goes over more than once (or folds), and how to split the one gone over most.
 
     A rank that is gone over once has nothing to gain from a split in the algebra: its tiles are the schedule's.
+    taken: the names that parts of a rank cannot have.
     """
     folded = {x.rank for x in topological(exprs) if isinstance(x, Fold)}
     often = [s for s in streams_of(exprs) if passes(exprs, s) > 1 or folded & {s.rank, s.outer, s.inner}]
@@ -163,7 +167,7 @@ def _streams(exprs: Sequence[Expr]) -> tuple[tuple[Stream, ...], tuple[SplitOf, 
     main = max(often, key=lambda s: passes(exprs, s))
     outer, inner = main.outer, main.inner
     if outer is None or inner is None:
-        outer, inner = _parts(main.rank, {r for x in topological(exprs) for r in _named(x)})
+        outer, inner = _parts(main.rank, taken)
     split = SplitOf(main.rank, outer, inner)
     return tuple(Stream(s.rank, outer, inner) if s == main else s for s in often), (split,)
 
@@ -184,8 +188,8 @@ def _parts(rank: Rank, taken: set[Rank]) -> tuple[Rank, Rank]:
 class _Distinct:
     """Collects the forms that really differ, each checked, and counts what was dropped and why."""
 
-    def __init__(self, definition: Cascade, graph: EGraph, streams: Sequence[Stream]) -> None:
-        self.definition, self.graph, self.streams = definition, graph, streams
+    def __init__(self, definition: Cascade, graph: EGraph, streams: Sequence[Stream], hidden: Hidden) -> None:
+        self.definition, self.graph, self.streams, self.hidden = definition, graph, streams, hidden
         self.names = class_names(definition, graph)
         self.check = _Check(definition, graph.splits)
         self.found: dict[tuple[str, bool], Derived] = {}
@@ -198,7 +202,7 @@ class _Distinct:
         try:
             for form in forms(self.graph, self.streams, seconds):
                 self.taken.append(form)
-                self.offer(_written(self.definition, self.graph, form, self.names), form.work)
+                self.offer(_written(self.definition, self.graph, form, self.names, self.hidden), form.work)
                 if len(self.found) >= keep:
                     break
         except OutOfTime:
@@ -240,9 +244,9 @@ def _idle(candidate: Cascade) -> tuple[str | None, bool]:
 
 def class_names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
     """What the definition calls each class; a view of what it calls X is BX (its blocks)."""
-    every = Cascade(definition.einsums, tuple(e.output.name for e in definition.einsums))
+    roots, hidden = _every(definition).roots(), Hidden.of(list(definition.roots().values()))
     names: dict[ClassId, str] = {}
-    for name, x in every.roots().items():
+    for name, x in zip(roots, hidden.hide(list(roots.values())), strict=True):
         if x in graph.defined:  # not what no result needs
             names.setdefault(graph.defined[x], name)
     for x, c in graph.defined.items():
@@ -254,12 +258,23 @@ def class_names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
     return names
 
 
-def _written(definition: Cascade, graph: EGraph, form: Form, names: Mapping[ClassId, str]) -> Cascade:
-    made = graph.decode(form.choice)
+def _every(cascade: Cascade) -> Cascade:
+    """The cascade with all its tensors as results."""
+    return Cascade(cascade.einsums, tuple(e.output.name for e in cascade.einsums))
+
+
+def _written(definition: Cascade, graph: EGraph, form: Form, names: Mapping[ClassId, str], hidden: Hidden) -> Cascade:
+    decoded = graph.decode(form.choice)
+    made = dict(zip(decoded, hidden.show(list(decoded.values())), strict=True))
     called: dict[Expr, str] = {}
     for c, x in made.items():
         if c in names and not isinstance(x, (Access, Gather, Param)):
             called.setdefault(x, names[c])
+    if hidden.inputs:
+        within = set(topological(hidden.inputs))
+        for name, x in _every(definition).roots().items():
+            if x in within:
+                called.setdefault(x, name)
     outputs = {
         name: (made[root], tensor.ranks)
         for root, (name, tensor) in zip(graph.roots, definition.outputs.items(), strict=True)
@@ -302,8 +317,7 @@ class _Check:
 
     def _largest(self, data: dict[str, Array], values: dict[str, float]) -> float:
         """The largest finite magnitude among the definition's tensors."""
-        every = Cascade(self.definition.einsums, tuple(e.output.name for e in self.definition.einsums))
-        made = [a for a, _ in evaluate(list(every.roots().values()), data, self.sizes, values)]
+        made = [a for a, _ in evaluate(list(_every(self.definition).roots().values()), data, self.sizes, values)]
         return max((float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a in made), default=0.0)
 
     def _values(self, cascade: Cascade, data: dict[str, Array], values: dict[str, float]) -> list[Array]:
