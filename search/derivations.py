@@ -21,6 +21,7 @@ from ..kernels.kept_forms import kept_name
 from ..space.canonical import digest, signature
 from ..space.cascade import Cascade
 from ..space.traits import total_passes
+from .words import plural
 
 FORMAT = 2
 MAX_BYTES = 4 * 2**20
@@ -100,6 +101,8 @@ def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Deriv
     report = derivation.to_json()
     del report["cascades"]
     origin = "derived" if derivation.complete else "derived, cut short by a limit of time"
+    if derivation.failed:
+        origin += f"; {plural(derivation.failed, 'form')} left out that failed the check against the definition"
     return Derivations(_told_apart(variants), origin, report, derivation.complete)
 
 

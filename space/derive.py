@@ -14,7 +14,7 @@ from .cascade import Cascade, from_roots
 from .egraph import ClassId, EGraph, Limits, Statistics, saturate
 from .evaluate import evaluate
 from .exact import Hidden
-from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
+from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Unsplit, Where, free, topological
 from .extract import Form, OutOfTime, forms
 from .indexed import completed, limits, reach, shapes, trusted
 from .laws import SplitOf, laws
@@ -30,12 +30,14 @@ CANCELLED = 1e-6
 relative to that value times this."""
 _SIZES = (2, 3, 4, 5, 7, 6)
 _OUTER, _INNER = 3, 5
+FAILED = "fails its check against the definition"
+"""Why a form is dropped that computes something else: a law does not hold for the definition's infinities, say."""
 _ROWS = 4
 """Length of an axis that an index tensor addresses."""
 
 
 class DerivationError(RuntimeError):
-    """A derived cascade does not compute what its definition does: a law or the extraction is wrong."""
+    """No form is left: each that was derived computes something else than its definition."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Derivation:
         return self.graph.statistics
 
     @property
+    def failed(self) -> int:
+        """How many forms were dropped because they compute something else than the definition."""
+        return self.dropped.get(FAILED, 0)
+
+    @property
     def best(self) -> Form | None:
         return next(iter(self.forms), None)
 
@@ -122,7 +129,8 @@ def derive(
 
     without: names of laws to leave out. allowed: hazards (`safety.HAZARDS`) that forms may have, such as the
     cancellation of raw moments. Raises SaturationError if saturation had to be killed, ValueError for
-    an unknown law or a bad limit, DerivationError if a form fails its check.
+    an unknown law or a bad limit, DerivationError if all forms fail their check; one that does among others is
+    dropped and counted (`Derivation.failed`).
     """
     if keep < 1:
         raise ValueError(f"`keep` must be at least 1, but got {keep}")
@@ -142,6 +150,10 @@ def derive(
     if not needs_reference:
         found.offer(cascade, 1.0)  # else its safe or only form comes from the graph
     finished = found.extract(keep, limits.solving)
+    if finished and not found.found:
+        if found.failure:
+            raise found.failure
+        found.offer(cascade, 1.0)  # the graph has no form at all: the definition is one
     clock.append(time.monotonic())
     seconds = {
         "saturation": clock[1] - clock[0],
@@ -194,6 +206,8 @@ class _Distinct:
         self.check = _Check(definition, graph.splits)
         self.found: dict[tuple[str, bool], Derived] = {}
         self.dropped: Counter[str] = Counter()
+        self.failure: DerivationError | None = None
+        """The first form that computes something else."""
         self.taken: list[Form] = []
         self.checking = 0.0
 
@@ -210,7 +224,7 @@ class _Distinct:
         return True
 
     def offer(self, candidate: Cascade, work: float) -> None:
-        """Keep a form unless it is idle or known. Raises DerivationError if it computes something else."""
+        """Keep a form unless it is idle, known or computes something else."""
         why, tiled = _idle(candidate)
         key = digest(candidate), tiled
         if key in self.found:
@@ -219,8 +233,14 @@ class _Distinct:
             self.dropped[why] += 1
             return
         start = time.monotonic()
-        error = self.check(candidate)
-        self.checking += time.monotonic() - start
+        try:
+            error = self.check(candidate)
+        except DerivationError as failure:
+            self.failure = self.failure or failure
+            self.dropped[FAILED] += 1
+            return
+        finally:
+            self.checking += time.monotonic() - start
         passes_ = total_passes(list(candidate.roots().values()))
         self.found[key] = Derived(candidate, passes_, signature(candidate), key[0], description(candidate), work, error)
 
@@ -300,6 +320,9 @@ class _Check:
         for s in splits:
             tiles = max(_OUTER, -(-least.get(s.rank, 1) // _INNER))
             sizes |= {s.outer: tiles, s.inner: _INNER, same.get(s.rank, s.rank): tiles * _INNER}
+        for x in reversed(topological(bodies)):  # the parts' parts first
+            if isinstance(x, (Split, Unsplit)):
+                sizes[same.get(x.rank, x.rank)] = sizes[x.outer] * sizes[x.inner]
         return completed(bodies, sizes | {r: sizes[first] for r, first in same.items()}, _ROWS)
 
     def _trials(self) -> Iterator[tuple[dict[str, Array], dict[str, float], list[Array]] | None]:

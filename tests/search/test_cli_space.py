@@ -52,6 +52,14 @@ def test_options_of_another_workload_and_of_none(tmp_path: Path, capsys: pytest.
     assert "a file is the whole definition, but got --window too" in capsys.readouterr().err
 
 
+def test_forms_that_fail_their_check_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "empty.edge"
+    path.write_text("Sp,m = -inf\nNp,m = exp(Sp,m - max[m](Sp,m))\nYp,f = Np,m / sum[m](Np,m) * Vm,f\n")
+    assert main(["space", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "left out: fails its check against the definition (once)" in text
+
+
 def test_the_laws_of_each_cascade(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["space", "softmax", "--laws", "--json"]) == 0
     out, err = capsys.readouterr()
