@@ -11,7 +11,7 @@ import numpy as np
 
 from .canonical import canonical, description, digest, mixed, signature, spelled, splits_of
 from .cascade import Cascade, from_roots
-from .egraph import ClassId, EGraph, Limits, Statistics, saturate
+from .egraph import ClassId, EGraph, Limits, Statistics, label, saturate
 from .evaluate import evaluate
 from .exact import Hidden
 from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Unsplit, Where, free, topological
@@ -20,7 +20,7 @@ from .indexed import completed, limits, reach, shapes, trusted
 from .laws import SplitOf, laws
 from .one_hot import one_hots
 from .pointwise import Array
-from .safety import safe_part, unsafe
+from .safety import HAZARDS, safe_part, unsafe
 from .traits import Stream, passes, streams_of, total_passes
 
 TOLERANCE = 1e-8
@@ -66,8 +66,8 @@ class Derivation:
     """All that came of one definition: its forms by passes, then work; the graph; what was left out and why.
 
     graph: all that the laws reached; `safe`: what of it may be computed; `forms`: those taken from it, best first.
-    unstable: nodes of the definition that can overflow and have no safe form. complete: False if a limit of time
-    cut it short, so that a quieter machine may find more. seconds: by stage.
+    unstable: nodes of the definition that can overflow or cancel and have no safe form. complete: False if a limit of
+    time cut it short, so that a quieter machine may find more. seconds: by stage.
     """
 
     definition: Cascade
@@ -141,13 +141,18 @@ def derive(
     exprs = hidden.hide(written)
     streams, splits = _streams(exprs, {r for x in topological(written) for r in _named(x)})
     filters = [(x.predicate, x.fill) for x in topological(exprs) if isinstance(x, Where)]
-    needs_reference = any(True for _ in unsafe(EGraph.of(exprs)))
+    own = {u.reason for u in unsafe(EGraph.of(exprs))}
+    needs_reference = HAZARDS["overflow"] in own
     table = laws(splits, dict.fromkeys(filters), one_hots(exprs), reference=needs_reference, without=without)
     graph = saturate(exprs, table, splits, limits)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph, allowed)
+    unstable += tuple(
+        f"{label(u.node.head)} stays, as what a floor or a comparison depends on is computed as written: {u.reason}"
+        for u in unsafe(EGraph.of(list(hidden.inputs)))
+    )
     found = _Distinct(cascade, safe, streams, hidden)
-    if not needs_reference:
+    if not own - {HAZARDS[name] for name in allowed}:
         found.offer(cascade, 1.0)  # else its safe or only form comes from the graph
     finished = found.extract(keep, limits.solving)
     if finished and not found.found:

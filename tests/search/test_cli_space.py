@@ -60,6 +60,13 @@ def test_forms_that_fail_their_check_are_counted(tmp_path: Path, capsys: pytest.
     assert "left out: fails its check against the definition (once)" in text
 
 
+def test_raw_moments_of_a_file_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "raw.edge"
+    path.write_text("MUp = Xp,m / |m|\nMSp = Xp,m * Xp,m / |m|\nYp = 3 * MSp - MUp * MUp\n")
+    assert main(["space", str(path)]) == 0
+    assert "kept although it is unsafe, as the definition has no other form: M_sub" in capsys.readouterr().out
+
+
 def test_the_laws_of_each_cascade(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["space", "softmax", "--laws", "--json"]) == 0
     out, err = capsys.readouterr()

@@ -238,6 +238,40 @@ def test_a_definition_that_is_folded_unfolds() -> None:
     assert {ONE, TILED, DEFERRED, STATISTICS, LOCAL} <= set(by_kind(derive(Cascade.parse(text))))
 
 
+RAW = "MUp = Xp,m / |m|\nMSp = Xp,m * Xp,m / |m|\n"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "Yp,m = (Xp,m - MUp) / sqrt(MSp - MUp * MUp + 0.001)",
+        "Yp,m = (Xp,m - MUp) / sqrt((MSp + 0.001) - MUp * MUp)",
+        "Yp = MSp - MUp * MUp",
+        "Yp = sum[m](Xp,m * Xp,m) - sum[m](Xp,m) * sum[m](Xp,m) / |m|",
+        "Yp = sum[m](Xp,m * Xp,m) - MUp * MUp * |m|",
+    ],
+)
+def test_raw_moments_of_a_definition_become_a_fold(last: str) -> None:
+    d = derive(Cascade.parse(RAW + last))
+    assert d.unstable == () and d.cascades
+    assert all("fold_translate[m](Xp,m, 1)" in str(x.cascade) for x in d.cascades)
+    wanted = derive(Cascade.parse(RAW + last), allowed=frozenset({"cancellation"}))
+    assert Cascade.parse(RAW + last) in [x.cascade for x in wanted.cascades]
+
+
+def test_raw_moments_without_a_fold_stay_and_are_reported() -> None:
+    text = RAW + "Yp = MSp - MUp * MUp"
+    d = derive(Cascade.parse(text), without=frozenset({"moments"}))
+    assert d.unstable == ("M_sub stays, as no safe form exists: a difference that cancels",)
+    assert [x.cascade.roots() for x in d.cascades] == [Cascade.parse(text).roots()]
+
+
+def test_what_a_comparison_depends_on_is_reported_too() -> None:
+    d = derive(Cascade.parse("Yp = select(e^(Xp) > 3, Xp, 0)"))
+    (said,) = d.unstable
+    assert said.startswith("M_exp stays, as what a floor or a comparison depends on is computed as written")
+
+
 def test_a_reference_that_is_more_than_the_maximum() -> None:
     text = """Sp,m = Qp,e * Km,e
 Gp = max(max[m](Sp,m), Tp)
