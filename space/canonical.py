@@ -366,6 +366,11 @@ def _main_streams(roots: Sequence[Expr]) -> list[tuple[Stream, int, Counter[Trai
     return sorted(telling or found, key=lambda f: (-f[1], _parts(f[2])))
 
 
+def orders(cascade: Cascade) -> str:
+    """In which order products are summed: the same for forms that differ in names, or in what is not summed."""
+    return _orders(cascade, spelled(list(cascade.roots().values())))
+
+
 def _orders(cascade: Cascade, roots: Sequence[Expr]) -> str:
     """For each reduction: at which places of the outputs the ranks that it keeps stand, and how many more it
     keeps that are reduced later."""
