@@ -70,7 +70,8 @@ def canonical(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]
 
 def spelled(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]:
     """Views on the inputs, factors sorted, constants folded; splits stay."""
-    return rewrite_around(rewrite(roots, _push), _Arithmetic(outputs), _folded)
+    arithmetic = _Arithmetic(outputs)
+    return rewrite_around(rewrite(roots, _push), arithmetic, arithmetic.exact)
 
 
 def splits_of(roots: Sequence[Expr]) -> tuple[SplitOf, ...]:
@@ -239,6 +240,16 @@ class _Arithmetic:
             case _:
                 return None
 
+    def exact(self, x: Expr) -> Expr | None:
+        """Of what must be computed as it is written: what is known now, and the order of two factors."""
+        if not isinstance(x, Map):
+            return None
+        if (value := _constant(x)) is not None:
+            return Const(value)
+        if x.op == "mul" and not any(isinstance(f, Const) for f in x.args):
+            return Map("mul", tuple(sorted(x.args, key=self.shape)))
+        return None
+
     def _product(self, x: Map) -> Expr:
         known = 1.0
         rest: list[Expr] = []
@@ -262,12 +273,6 @@ class _Arithmetic:
 
     def _name(self, kind: str, text: str) -> str:
         return self.place.get(text, "r") if kind == "r" else kind
-
-
-def _folded(x: Expr) -> Expr | None:
-    """Of what must be computed as it is written, only what is known now."""
-    value = _constant(x) if isinstance(x, Map) else None
-    return None if value is None else Const(value)
 
 
 def _constant(x: Map) -> float | None:

@@ -13,7 +13,7 @@ from .canonical import canonical, description, digest, mixed, signature, spelled
 from .cascade import Cascade, from_roots
 from .egraph import ClassId, EGraph, Limits, Statistics, label, saturate
 from .evaluate import evaluate
-from .exact import Hidden
+from .exact import Hidden, is_stand_in
 from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Unsplit, Where, free, topological
 from .extract import Form, OutOfTime, forms
 from .indexed import completed, limits, reach, shapes, trusted
@@ -275,7 +275,7 @@ def class_names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
         if x in graph.defined:  # not what no result needs
             names.setdefault(graph.defined[x], name)
     for x, c in graph.defined.items():
-        if isinstance(x, (Access, Gather)):
+        if isinstance(x, (Access, Gather)) and not is_stand_in(x):
             names.setdefault(c, x.tensor.name)
     for c, n in graph.nodes():
         if isinstance(n.head, Split) and n.children[0] in names and c not in names:
