@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import Execute
 from kernel_forms import Case
 
 from eintune.kernels.eager import run_eager
+from eintune.kernels.offline import compile_kernel
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
 from eintune.space.plan import Role
@@ -102,3 +105,10 @@ def test_the_same_on_both_sides_of_a_comparison_stays_the_same() -> None:
     want = data["V"][(data["Q"] @ data["K"].mT).argmax(1)]
     for d in made:
         assert torch.allclose(run_eager(d.cascade, data, sizes, {}, torch.float32)["Z"], want)
+
+
+@pytest.mark.offline
+def test_the_compiler_rounds_them_correctly(tmp_path: Path) -> None:
+    kernel = case_of(Cascade.parse(MULTIPLES.format(n=41)), "triton").kernel
+    made = compile_kernel(kernel, "sm_90", cache_dir=tmp_path).assembly
+    assert "div.rn.f32" in made and "div.full.f32" not in made
