@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..space.cascade import Cascade
+from .notices import say_once
 
 if TYPE_CHECKING:
     from ..space.egraph import Limits
@@ -52,6 +53,8 @@ def sections(definition: Cascade, limits: Limits | None = None) -> str:
 
     parts = [("definition", str(definition))]
     found = derive(definition, limits=limits)
+    if found.failed:
+        say_once(f"eintune: forms that fail their check against the definition are left out: {found.failed}")
     parts += [(f"{d.description}; {d.signature}", str(d.cascade)) for d in found.cascades]
     return "\n".join(f"{_MARK}{title}\n{body.strip()}\n" for title, body in parts)
 

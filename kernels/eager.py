@@ -327,6 +327,9 @@ def _subtract(a: Any, b: Any) -> Any:
 
 
 def _divide(a: Any, b: Any) -> Any:
+    if isinstance(a, Tensor) and not isinstance(b, Tensor):
+        # on a GPU PyTorch multiplies by the reciprocal of a number, which below a floor is an error of one whole
+        b = torch.full((), b, dtype=a.dtype if a.is_floating_point() else None, device=a.device)
     if isinstance(b, Tensor) and bool((b == 0).any()):
         return torch.where((b == 0) & _equal(a, b), 0.0, a / b)
     return a / b

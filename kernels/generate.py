@@ -25,7 +25,7 @@ from ..costmodel.work import Work, work
 from ..space.cascade import Cascade
 from ..space.expr import Rank
 from ..space.expr import params as parameters
-from ..space.formats import as_cascade
+from ..space.formats import as_cascade, stated_sizes
 from ..space.iterative import IterativeCascade
 from ..space.lowering import IllegalPlan, build_program
 from ..space.operators import OperatorGraph
@@ -107,7 +107,7 @@ def generate_kernel(
     ValueError (CascadeError, IllegalPlan, MachineError) naming what does not fit.
     """
     definition = as_cascade(computation)
-    problem = problem_of(definition, sizes, params or {}, dtype)
+    problem = problem_of(definition, stated_sizes(computation, sizes), params or {}, dtype)
     emitter = emitter or ("triton" if cuda_is_available() else "torch")
     if emitter not in EMITTERS:
         raise ValueError(f"`emitter` must be one of {sorted(EMITTERS)}, but got {emitter!r}")

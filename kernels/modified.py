@@ -74,9 +74,10 @@ class Shapes:
     def __init__(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         self.batch, self.heads, self.rows = q.shape[:3]
         self.kv_heads, self.keys = k.shape[1:3]
-        self.groups = self.heads // self.kv_heads
+        self.groups = self.heads // max(self.kv_heads, 1)
         self.full = {"b": self.batch, "h": self.heads, "p": self.rows, "m": self.keys}
         groups = {"g": self.groups} if self.groups > 1 else {}
+        self.is_empty = 0 in (*self.full.values(), self.kv_heads)
         self.sizes = {
             "b": self.batch, "h": self.kv_heads, **groups, "p": self.rows, "m": self.keys,
             "e": q.shape[3], "f": v.shape[3],
@@ -244,6 +245,12 @@ def _served(
 ) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:  # fmt: skip
     problem = posed(variant, shapes.sizes, dtype_name(q, "q"), {"scale": scale})
     cascade = variant.cascade(grouped="g" in shapes.sizes)
+    outputs = [
+        ((shapes.batch, shapes.heads, shapes.rows, *((v.shape[3],) if n == "AV" else ())), DTYPES[problem.dtypes[n]])
+        for n in cascade.outputs
+    ]
+    if shapes.is_empty:
+        return partial(_empty, outputs)
     first = {name: view(given) for name, view in views.items()}
     for name, t in first.items():
         if t.device != q.device:
@@ -252,10 +259,6 @@ def _served(
             problem.dtypes[name] = dtype_name(t, name)
         except ValueError as error:
             raise UnsupportedArgument(str(error)) from None
-    outputs = [
-        ((shapes.batch, shapes.heads, shapes.rows, *((v.shape[3],) if n == "AV" else ())), DTYPES[problem.dtypes[n]])
-        for n in cascade.outputs
-    ]
     names, device = tuple(cascade.inputs), q.device
 
     def inputs(q: Tensor, k: Tensor, v: Tensor, a: Arguments) -> list[Tensor]:
@@ -275,3 +278,15 @@ def _served(
         return made[0] if len(made) == 1 else tuple(made)
 
     return run
+
+
+def _empty(
+    outputs: Sequence[tuple[tuple[int, ...], torch.dtype]], q: Tensor, k: Tensor, v: Tensor, a: Arguments
+) -> Any:
+    """What queries get that see no key at all: 0, and the log of a denominator that has the sinks alone."""
+    (shape, dtype), *logs = outputs
+    made = [torch.zeros(shape, dtype=dtype, device=q.device)]
+    for shape, dtype in logs:
+        log = torch.full(shape, -torch.inf, dtype=dtype, device=q.device)
+        made.append(log.copy_(a["sinks"][:, None].expand(shape)) if "sinks" in a else log)
+    return made[0] if len(made) == 1 else tuple(made)

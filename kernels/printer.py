@@ -419,6 +419,8 @@ class Printer(SourceLines, ABC):
             case "quotient":
                 a, b = args
                 return self.choose(f"({a} == 0.0) & ({b} == 0.0)", "0.0", f"{a} / {b}")
+            case "div_rn":
+                return self.quotient(args[0], args[1], v)
             case "neg":
                 return f"-{args[0]}"
             case "recip":
@@ -431,6 +433,10 @@ class Printer(SourceLines, ABC):
             raise ValueError(f"value {v.name}: an operator of a plan is one of {sorted(POINTWISE)}, but got {op!r}")
         symbol = POINTWISE[op].symbol
         return f"{args[0]} {symbol} {args[1]}" if symbol else self.function(op, args)
+
+    def quotient(self, a: str, b: str, v: Value) -> str:
+        """A correctly rounded quotient: by default what `/` gives."""
+        return f"{a} / {b}"
 
     def _dot(self, v: Value) -> str:
         """A matrix product: operands in the order and with the axes that give `v.axes`."""

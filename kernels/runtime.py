@@ -71,7 +71,8 @@ def attention(
     queries and keys; a query sees its own document. mask: booleans broadcast like a bias, true where seen.
     mask_mod: a function (b, h, p, m) -> condition. sinks: (heads,), a score that every query sees, without a value.
     sigmoid: weights by sigmoid in place of softmax. What functions may use: `eintune.space.tracing`.
-    return_lse: also return the log of the softmax's denominator, (batch, heads, queries), float32.
+    return_lse: also return the log of the softmax's denominator, (batch, heads, queries), float32; -inf where a query
+    sees nothing.
     """
     if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
         name, other = next((n, t) for n, t in (("q", q), ("k", k), ("v", v)) if not isinstance(t, Tensor))
@@ -117,9 +118,12 @@ def _modified(
             "eintune.attention is forward only: call it under torch.no_grad() or detach its inputs, but an input "
             "has requires_grad=True"
         )
-    if 0 in (*q.shape[:3], *k.shape[1:3], v.shape[3]):
-        raise UnsupportedArgument(f"modifiers need sizes of at least 1, but q has the shape {tuple(q.shape)}")
-    return modified_attention(q, k, v, mode, 1 / math.sqrt(q.shape[3]) if number is None else number, given)
+    number = 1 / math.sqrt(q.shape[3]) if number is None else number
+    if v.shape[3]:
+        return modified_attention(q, k, v, mode, number, given)
+    # values without elements: what else is returned does not depend on them
+    made = modified_attention(q, k, v.new_zeros((*v.shape[:3], 1)), mode, number, given)
+    return (made[0][..., :0], made[1]) if isinstance(made, tuple) else made[..., :0]
 
 
 def scaled_dot_product_attention(

@@ -354,6 +354,10 @@ class TritonPrinter(Printer):
             self.helpers.add("sigmoid" if op == "silu" else op)
         return FUNCTIONS[op].format(*args)
 
+    def quotient(self, a: str, b: str, v: Value) -> str:
+        """`/` is an approximation in float32 (PTX's div.full)."""
+        return f"tl.div_rn({a}, {b})" if v.dtype == "fp32" else super().quotient(a, b, v)
+
     def choose(self, condition: str, then: str, other: str) -> str:
         return f"tl.where({condition}, {then}, {other})"
 

@@ -14,7 +14,7 @@ from .bench_case import Case, Options, Row, State, best, measure_case, reference
 from .measure import MeasureError
 from .peers import PEERS, attention_peers
 from .progress import Progress
-from .words import milliseconds
+from .words import milliseconds, plural
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Setting:
 
     @property
     def title(self) -> str:
-        parts = [f"batch {self.batch}", f"{self.heads} heads"]
-        parts += [f"{self.kv_heads} kv heads"] if self.kv_heads != self.heads else []
+        parts = [f"batch {self.batch}", plural(self.heads, "head")]
+        parts += [plural(self.kv_heads, "kv head")] if self.kv_heads != self.heads else []
         parts += [f"head dim {self.head_dim}", self.dtype] + (["causal"] if self.causal else [])
         return f"Attention: {', '.join(parts)}"
 

@@ -44,11 +44,12 @@ def add_graph_options(parser: Options) -> None:
 def completed(name: str, chosen: argparse.Namespace) -> tuple[str, Computation, dict[str, int]]:
     """The computation that the options name, with what they add to it; what it is called; the sizes that they state."""
     from ..space.batch import over
-    from ..space.formats import as_cascade, rank_list, with_ranks
+    from ..space.formats import as_cascade, rank_list, stated_sizes, with_ranks
 
     title, given, sizes = computation_of(name, chosen)
     with as_usage():
         given = with_ranks(given, {n: rank_list(n, ranks) for n, ranks in map(_named, chosen.ranks)})
+        sizes = stated_sizes(given, sizes)
         return title, over(as_cascade(given), rank_list("--over", chosen.over)) if chosen.over else given, sizes
 
 
@@ -77,10 +78,10 @@ def graph_problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[
     from ..space.formats import as_cascade
     from .derivations import derivations, written
 
-    title, computation, _ = completed(chosen.file, chosen)
+    title, computation, stated = completed(chosen.file, chosen)
     with as_usage():
         definition = as_cascade(computation)
-        problem = problem_of(definition, chosen.sizes, chosen.params, chosen.dtype or dtype, title)
+        problem = problem_of(definition, stated, chosen.params, chosen.dtype or dtype, title)
         variants = derivations(definition, cache / "derived").variants if chosen.derive else (written(definition),)
     sizes = ", ".join(f"{r}={n}" for r, n in problem.sizes.items())
     return f"{title}: {sizes}, {chosen.dtype or dtype}", problem, variants

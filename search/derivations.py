@@ -18,9 +18,12 @@ from typing import Any
 
 from ..kernels.derived import derived_texts
 from ..kernels.kept_forms import kept_name
-from ..space.canonical import digest, signature
+from ..space.canonical import digest, orders, signature
 from ..space.cascade import Cascade
+from ..space.expr import Fold, topological
+from ..space.footprint import footprint
 from ..space.traits import total_passes
+from .words import plural
 
 FORMAT = 2
 MAX_BYTES = 4 * 2**20
@@ -68,7 +71,7 @@ def derivations(
         return _derive(definition, allowed)
     text = str(definition)
     if shipped and not fresh and (texts := derived_texts(text)):
-        return Derivations(_told_apart(tuple(_read_off(t) for t in texts)), "shipped")
+        return Derivations(_told_apart(tuple(_read_off(t) for t in texts), definition), "shipped")
     path = _place(folder, text)
     kept = None if fresh else _read(path, text)
     if kept is not None:
@@ -100,7 +103,9 @@ def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Deriv
     report = derivation.to_json()
     del report["cascades"]
     origin = "derived" if derivation.complete else "derived, cut short by a limit of time"
-    return Derivations(_told_apart(variants), origin, report, derivation.complete)
+    if derivation.failed:
+        origin += f"; {plural(derivation.failed, 'form')} left out that failed the check against the definition"
+    return Derivations(_told_apart(variants, definition), origin, report, derivation.complete)
 
 
 def written(definition: Cascade) -> Variant:
@@ -126,8 +131,9 @@ def short_label(passes: int, signature: str) -> str:
     return ", ".join([" ".join(kind), *extra])
 
 
-def _told_apart(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
-    """Labels and digests made unique by counting: a form and its tiled spelling share a digest."""
+def _told_apart(variants: tuple[Variant, ...], definition: Cascade) -> tuple[Variant, ...]:
+    """Labels made unique by what differs, else by counting, as digests are: a form and its tiled spelling share one."""
+    variants = _said_apart(variants, definition)
     labels: Counter[str] = Counter()
     digests: Counter[str] = Counter()
     told = []
@@ -138,6 +144,33 @@ def _told_apart(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
         unique = v.digest if digests[v.digest] == 1 else f"{v.digest}-{digests[v.digest]}"
         told.append(replace(v, label=label, digest=unique))
     return tuple(told)
+
+
+def _said_apart(variants: tuple[Variant, ...], definition: Cascade) -> tuple[Variant, ...]:
+    """Where several forms have one label, a word for what tells them apart in their graphs."""
+    alike: dict[str, list[Variant]] = {}
+    for v in variants:
+        alike.setdefault(v.label, []).append(v)
+    own = orders(definition)
+    labels = {v: label for label, group in alike.items() if len(group) > 1 for v in group}
+    for group in (g for g in alike.values() if len(g) > 1):
+        for difference in (_folds, lambda c: "" if orders(c) == own else "reassociated", _stream):
+            words = {v: difference(Cascade.parse(v.text)) for v in group}
+            if len({labels[v] for v in group}) < len(group) and len(set(words.values())) > 1:
+                labels |= {v: ", ".join(filter(None, (labels[v], words[v]))) for v in group}
+    return tuple(replace(v, label=labels.get(v, v.label)) for v in variants)
+
+
+def _stream(cascade: Cascade) -> str:
+    """ "over m", the rank that is gone over most often."""
+    rank = footprint(cascade).stream
+    return f"over {rank}" if rank else ""
+
+
+def _folds(cascade: Cascade) -> str:
+    """ "1 fold" or "no fold"."""
+    count = sum(isinstance(x, Fold) for x in topological(list(cascade.roots().values())))
+    return plural(count, "fold") if count else "no fold"
 
 
 def _read(path: Path, text: str) -> tuple[Variant, ...] | None:

@@ -44,9 +44,7 @@ def _heading(name: str, derived: Derivations) -> str:
     lines = [f"{name}: {cascades} from an e-graph of {size}"]
     lines.append(f"{graph['steps']} steps, stopped by {graph['stopped']}; {times}")
     lines += [f"left out: {why} ({_times(n)})" for why, n in statistics["dropped"].items()]
-    lines += [
-        f"kept although it can overflow, as the definition has no other form: {u}" for u in statistics["unstable"]
-    ]
+    lines += [f"kept although it is unsafe, as the definition has no other form: {u}" for u in statistics["unstable"]]
     return "\n".join(lines)
 
 

@@ -48,6 +48,7 @@ STEMS = {
     "add": "total",
     "mul": "times",
     "div": "ratio",
+    "div_rn": "ratio",
     "quotient": "ratio",
     "max": "new_max",
     "guard": "finite",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from .cascade import Cascade
+from .exact import rewrite_around
 from .expr import (
     Access,
     Const,
@@ -70,7 +71,7 @@ def canonical(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]
 def spelled(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]:
     """Views on the inputs, factors sorted, constants folded; splits stay."""
     arithmetic = _Arithmetic(outputs)
-    return rewrite(rewrite(roots, _push), arithmetic)
+    return rewrite_around(rewrite(roots, _push), arithmetic, arithmetic.exact)
 
 
 def splits_of(roots: Sequence[Expr]) -> tuple[SplitOf, ...]:
@@ -239,6 +240,16 @@ class _Arithmetic:
             case _:
                 return None
 
+    def exact(self, x: Expr) -> Expr | None:
+        """Of what must be computed as it is written: what is known now, and the order of two factors."""
+        if not isinstance(x, Map):
+            return None
+        if (value := _constant(x)) is not None:
+            return Const(value)
+        if x.op == "mul" and not any(isinstance(f, Const) for f in x.args):
+            return Map("mul", tuple(sorted(x.args, key=self.shape)))
+        return None
+
     def _product(self, x: Map) -> Expr:
         known = 1.0
         rest: list[Expr] = []
@@ -358,6 +369,11 @@ def _main_streams(roots: Sequence[Expr]) -> list[tuple[Stream, int, Counter[Trai
         found.append((s, passes(roots, s), counts))
     telling = [f for f in found if f[1] > 1 or any(t.kind in ("fold", "tiled") for t in f[2])]
     return sorted(telling or found, key=lambda f: (-f[1], _parts(f[2])))
+
+
+def orders(cascade: Cascade) -> str:
+    """In which order products are summed: the same for forms that differ in names, or in what is not summed."""
+    return _orders(cascade, spelled(list(cascade.roots().values())))
 
 
 def _orders(cascade: Cascade, roots: Sequence[Expr]) -> str:

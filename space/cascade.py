@@ -126,7 +126,7 @@ class Cascade:
             for x in topological([e.expr]):
                 if isinstance(x, (Access, Gather)):
                     order.update(dict.fromkeys(indexing_ranks(x)))
-                elif isinstance(x, (Iota, Size)):
+                elif isinstance(x, (Iota, Size)) or (isinstance(x, (Reduce, Fold)) and x.rank not in _below(x)):
                     order[x.rank] = None
                 elif isinstance(x, Where):
                     order.update(dict.fromkeys(r for r, _ in x.predicate.sizes))
@@ -152,6 +152,10 @@ class Cascade:
     def equalised(self, sizes: Mapping[Rank, int]) -> dict[Rank, int]:
         """The sizes, with one number (the first rank's) for ranks that must have the same size."""
         return dict(sizes) | {r: sizes[first] for r, first in self.same_sizes().items() if r in sizes}
+
+
+def _below(x: Expr) -> frozenset[Rank]:
+    return frozenset[Rank]().union(*map(free, children(x)))
 
 
 def _check_gathers(e: Einsum, made: set[str]) -> None:

@@ -11,15 +11,16 @@ import numpy as np
 
 from .canonical import canonical, description, digest, mixed, signature, spelled, splits_of
 from .cascade import Cascade, from_roots
-from .egraph import ClassId, EGraph, Limits, Statistics, saturate
+from .egraph import ClassId, EGraph, Limits, Statistics, label, saturate
 from .evaluate import evaluate
-from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Where, free, topological
+from .exact import Hidden, is_stand_in
+from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Unsplit, Where, free, topological
 from .extract import Form, OutOfTime, forms
 from .indexed import completed, limits, reach, shapes, trusted
 from .laws import SplitOf, laws
 from .one_hot import one_hots
 from .pointwise import Array
-from .safety import safe_part, unsafe
+from .safety import HAZARDS, safe_part, unsafe
 from .traits import Stream, passes, streams_of, total_passes
 
 TOLERANCE = 1e-8
@@ -29,12 +30,14 @@ CANCELLED = 1e-6
 relative to that value times this."""
 _SIZES = (2, 3, 4, 5, 7, 6)
 _OUTER, _INNER = 3, 5
+FAILED = "fails its check against the definition"
+"""Why a form is dropped that computes something else: a law does not hold for the definition's infinities, say."""
 _ROWS = 4
 """Length of an axis that an index tensor addresses."""
 
 
 class DerivationError(RuntimeError):
-    """A derived cascade does not compute what its definition does: a law or the extraction is wrong."""
+    """No form is left: each that was derived computes something else than its definition."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Derivation:
     """All that came of one definition: its forms by passes, then work; the graph; what was left out and why.
 
     graph: all that the laws reached; `safe`: what of it may be computed; `forms`: those taken from it, best first.
-    unstable: nodes of the definition that can overflow and have no safe form. complete: False if a limit of time
-    cut it short, so that a quieter machine may find more. seconds: by stage.
+    unstable: nodes of the definition that can overflow or cancel and have no safe form. complete: False if a limit of
+    time cut it short, so that a quieter machine may find more. seconds: by stage.
     """
 
     definition: Cascade
@@ -81,6 +84,11 @@ class Derivation:
     @property
     def statistics(self) -> Statistics:
         return self.graph.statistics
+
+    @property
+    def failed(self) -> int:
+        """How many forms were dropped because they compute something else than the definition."""
+        return self.dropped.get(FAILED, 0)
 
     @property
     def best(self) -> Form | None:
@@ -121,24 +129,36 @@ def derive(
 
     without: names of laws to leave out. allowed: hazards (`safety.HAZARDS`) that forms may have, such as the
     cancellation of raw moments. Raises SaturationError if saturation had to be killed, ValueError for
-    an unknown law or a bad limit, DerivationError if a form fails its check.
+    an unknown law or a bad limit, DerivationError if all forms fail their check; one that does among others is
+    dropped and counted (`Derivation.failed`).
     """
     if keep < 1:
         raise ValueError(f"`keep` must be at least 1, but got {keep}")
     limits = limits or Limits()
     clock = [time.monotonic()]
-    exprs = list(cascade.roots().values())
-    streams, splits = _streams(exprs)
+    written = list(cascade.roots().values())
+    hidden = Hidden.of(written)
+    exprs = hidden.hide(written)
+    streams, splits = _streams(exprs, {r for x in topological(written) for r in _named(x)})
     filters = [(x.predicate, x.fill) for x in topological(exprs) if isinstance(x, Where)]
-    needs_reference = any(True for _ in unsafe(EGraph.of(exprs)))
+    own = {u.reason for u in unsafe(EGraph.of(exprs))}
+    needs_reference = HAZARDS["overflow"] in own
     table = laws(splits, dict.fromkeys(filters), one_hots(exprs), reference=needs_reference, without=without)
     graph = saturate(exprs, table, splits, limits)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph, allowed)
-    found = _Distinct(cascade, safe, streams)
-    if not needs_reference:
+    unstable += tuple(
+        f"{label(u.node.head)} stays, as what a floor or a comparison depends on is computed as written: {u.reason}"
+        for u in unsafe(EGraph.of(list(hidden.inputs)))
+    )
+    found = _Distinct(cascade, safe, streams, hidden)
+    if not own - {HAZARDS[name] for name in allowed}:
         found.offer(cascade, 1.0)  # else its safe or only form comes from the graph
     finished = found.extract(keep, limits.solving)
+    if finished and not found.found:
+        if found.failure:
+            raise found.failure
+        found.offer(cascade, 1.0)  # the graph has no form at all: the definition is one
     clock.append(time.monotonic())
     seconds = {
         "saturation": clock[1] - clock[0],
@@ -151,10 +171,11 @@ def derive(
     )
 
 
-def _streams(exprs: Sequence[Expr]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
+def _streams(exprs: Sequence[Expr], taken: set[Rank]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
     """The ranks that the definition goes over more than once (or folds), and how to split the one gone over most.
 
     A rank that is gone over once has nothing to gain from a split in the algebra: its tiles are the schedule's.
+    taken: the names that parts of a rank cannot have.
     """
     folded = {x.rank for x in topological(exprs) if isinstance(x, Fold)}
     often = [s for s in streams_of(exprs) if passes(exprs, s) > 1 or folded & {s.rank, s.outer, s.inner}]
@@ -163,7 +184,7 @@ def _streams(exprs: Sequence[Expr]) -> tuple[tuple[Stream, ...], tuple[SplitOf, 
     main = max(often, key=lambda s: passes(exprs, s))
     outer, inner = main.outer, main.inner
     if outer is None or inner is None:
-        outer, inner = _parts(main.rank, {r for x in topological(exprs) for r in _named(x)})
+        outer, inner = _parts(main.rank, taken)
     split = SplitOf(main.rank, outer, inner)
     return tuple(Stream(s.rank, outer, inner) if s == main else s for s in often), (split,)
 
@@ -184,12 +205,14 @@ def _parts(rank: Rank, taken: set[Rank]) -> tuple[Rank, Rank]:
 class _Distinct:
     """Collects the forms that really differ, each checked, and counts what was dropped and why."""
 
-    def __init__(self, definition: Cascade, graph: EGraph, streams: Sequence[Stream]) -> None:
-        self.definition, self.graph, self.streams = definition, graph, streams
+    def __init__(self, definition: Cascade, graph: EGraph, streams: Sequence[Stream], hidden: Hidden) -> None:
+        self.definition, self.graph, self.streams, self.hidden = definition, graph, streams, hidden
         self.names = class_names(definition, graph)
         self.check = _Check(definition, graph.splits)
         self.found: dict[tuple[str, bool], Derived] = {}
         self.dropped: Counter[str] = Counter()
+        self.failure: DerivationError | None = None
+        """The first form that computes something else."""
         self.taken: list[Form] = []
         self.checking = 0.0
 
@@ -198,7 +221,7 @@ class _Distinct:
         try:
             for form in forms(self.graph, self.streams, seconds):
                 self.taken.append(form)
-                self.offer(_written(self.definition, self.graph, form, self.names), form.work)
+                self.offer(_written(self.definition, self.graph, form, self.names, self.hidden), form.work)
                 if len(self.found) >= keep:
                     break
         except OutOfTime:
@@ -206,7 +229,7 @@ class _Distinct:
         return True
 
     def offer(self, candidate: Cascade, work: float) -> None:
-        """Keep a form unless it is idle or known. Raises DerivationError if it computes something else."""
+        """Keep a form unless it is idle, known or computes something else."""
         why, tiled = _idle(candidate)
         key = digest(candidate), tiled
         if key in self.found:
@@ -215,8 +238,14 @@ class _Distinct:
             self.dropped[why] += 1
             return
         start = time.monotonic()
-        error = self.check(candidate)
-        self.checking += time.monotonic() - start
+        try:
+            error = self.check(candidate)
+        except DerivationError as failure:
+            self.failure = self.failure or failure
+            self.dropped[FAILED] += 1
+            return
+        finally:
+            self.checking += time.monotonic() - start
         passes_ = total_passes(list(candidate.roots().values()))
         self.found[key] = Derived(candidate, passes_, signature(candidate), key[0], description(candidate), work, error)
 
@@ -240,13 +269,13 @@ def _idle(candidate: Cascade) -> tuple[str | None, bool]:
 
 def class_names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
     """What the definition calls each class; a view of what it calls X is BX (its blocks)."""
-    every = Cascade(definition.einsums, tuple(e.output.name for e in definition.einsums))
+    roots, hidden = _every(definition).roots(), Hidden.of(list(definition.roots().values()))
     names: dict[ClassId, str] = {}
-    for name, x in every.roots().items():
+    for name, x in zip(roots, hidden.hide(list(roots.values())), strict=True):
         if x in graph.defined:  # not what no result needs
             names.setdefault(graph.defined[x], name)
     for x, c in graph.defined.items():
-        if isinstance(x, (Access, Gather)):
+        if isinstance(x, (Access, Gather)) and not is_stand_in(x):
             names.setdefault(c, x.tensor.name)
     for c, n in graph.nodes():
         if isinstance(n.head, Split) and n.children[0] in names and c not in names:
@@ -254,12 +283,23 @@ def class_names(definition: Cascade, graph: EGraph) -> dict[ClassId, str]:
     return names
 
 
-def _written(definition: Cascade, graph: EGraph, form: Form, names: Mapping[ClassId, str]) -> Cascade:
-    made = graph.decode(form.choice)
+def _every(cascade: Cascade) -> Cascade:
+    """The cascade with all its tensors as results."""
+    return Cascade(cascade.einsums, tuple(e.output.name for e in cascade.einsums))
+
+
+def _written(definition: Cascade, graph: EGraph, form: Form, names: Mapping[ClassId, str], hidden: Hidden) -> Cascade:
+    decoded = graph.decode(form.choice)
+    made = dict(zip(decoded, hidden.show(list(decoded.values())), strict=True))
     called: dict[Expr, str] = {}
     for c, x in made.items():
         if c in names and not isinstance(x, (Access, Gather, Param)):
             called.setdefault(x, names[c])
+    if hidden.inputs:
+        within = set(topological(hidden.inputs))
+        for name, x in _every(definition).roots().items():
+            if x in within:
+                called.setdefault(x, name)
     outputs = {
         name: (made[root], tensor.ranks)
         for root, (name, tensor) in zip(graph.roots, definition.outputs.items(), strict=True)
@@ -285,6 +325,9 @@ class _Check:
         for s in splits:
             tiles = max(_OUTER, -(-least.get(s.rank, 1) // _INNER))
             sizes |= {s.outer: tiles, s.inner: _INNER, same.get(s.rank, s.rank): tiles * _INNER}
+        for x in reversed(topological(bodies)):  # the parts' parts first
+            if isinstance(x, (Split, Unsplit)):
+                sizes[same.get(x.rank, x.rank)] = sizes[x.outer] * sizes[x.inner]
         return completed(bodies, sizes | {r: sizes[first] for r, first in same.items()}, _ROWS)
 
     def _trials(self) -> Iterator[tuple[dict[str, Array], dict[str, float], list[Array]] | None]:
@@ -302,8 +345,7 @@ class _Check:
 
     def _largest(self, data: dict[str, Array], values: dict[str, float]) -> float:
         """The largest finite magnitude among the definition's tensors."""
-        every = Cascade(self.definition.einsums, tuple(e.output.name for e in self.definition.einsums))
-        made = [a for a, _ in evaluate(list(every.roots().values()), data, self.sizes, values)]
+        made = [a for a, _ in evaluate(list(_every(self.definition).roots().values()), data, self.sizes, values)]
         return max((float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a in made), default=0.0)
 
     def _values(self, cascade: Cascade, data: dict[str, Array], values: dict[str, float]) -> list[Array]:

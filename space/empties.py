@@ -52,7 +52,7 @@ class Empties:
                 return go(a) or go(b)
             case Map("log2" | "log", (a,)):
                 return self.sign(a) != "positive"
-            case Map("add" | "sub" | "mul" | "div" | "quotient" | "min" | "floor" | "neg", args):
+            case Map("add" | "sub" | "mul" | "div" | "div_rn" | "quotient" | "min" | "floor" | "neg", args):
                 return any(map(go, args))
             case Reduce("max", rank, arg):
                 return go(arg) and go(self._unfiltered(arg, rank) or arg)
@@ -109,7 +109,7 @@ class Empties:
                 return _sum(go(a), go(b))
             case Map("max", (a, b)):
                 return _strongest(go(a), go(b))
-            case Map("div" | "quotient", (a, b)):
+            case Map("div" | "div_rn" | "quotient", (a, b)):
                 return "any" if go(b) == "any" else go(a)
             case Map("sqrt" | "recip", (a,)):
                 return go(a)
@@ -152,6 +152,10 @@ class Empties:
                 return Map("select", (empty, Const(NEG_INF), Map("sub", (a, b))))
             case Map("div", (a, b)) if self.sign(b) != "positive":
                 return Map("quotient", (a, b))
+            case Map("div_rn", (a, b)) if self.sign(b) != "positive":
+                zero = Const(0.0)
+                both = Map("and", (Map("eq", (a, zero)), Map("eq", (b, zero))))
+                return Map("select", (both, zero, x))
             case _:
                 return None
 

@@ -129,6 +129,7 @@ def evaluate(
                 a = value[x.arg]
                 if x.rank not in free(x.arg):
                     return a
+                _check_split(x, a.shape[axis[x.rank]], sizes)
                 return _regroup(a, axis, (x.rank,), (x.outer, x.inner), (sizes[x.outer], sizes[x.inner]))
             case Unsplit():
                 a = value[x.arg]
@@ -147,6 +148,15 @@ def evaluate(
         full = np.broadcast_to(value[root], [sizes[r] if r in keep else 1 for r in order])
         results.append((full.reshape([sizes[r] for r in keep]), tuple(keep)))
     return results
+
+
+def _check_split(x: Split, length: int, sizes: Mapping[Rank, int]) -> None:
+    tiles, inner = sizes[x.outer], sizes[x.inner]
+    if tiles * inner != length:
+        raise ValueError(
+            f"split[{x.rank} -> {x.outer},{x.inner}]: |{x.rank}| must be |{x.outer}| * |{x.inner}|, but {length} is "
+            f"not {tiles} * {inner}"
+        )
 
 
 def _regroup(
@@ -188,6 +198,7 @@ def run_cascade(
     """
     known = infer_sizes(cascade, {n: np.shape(a) for n, a in data.items()}, sizes)
     roots = cascade.roots()
+    _check_sized(cascade, roots, known)
     values = evaluate(list(roots.values()), data, known, params)
     results = {}
     for (name, _), (array, ranks) in zip(roots.items(), values, strict=True):
@@ -198,6 +209,24 @@ def run_cascade(
         have = [*ranks, *missing]
         results[name] = array.transpose([have.index(r) for r in want])
     return results
+
+
+def _check_sized(cascade: Cascade, roots: Mapping[str, Expr], known: Mapping[Rank, int]) -> None:
+    """Raises ValueError for a rank whose size neither an input nor the caller gives."""
+    for name, root in roots.items():
+        every = {*cascade.outputs[name].ranks}
+        for x in topological([root]):
+            every |= _ranks(x)
+            match x:
+                case Size():
+                    every.add(x.rank)
+                case Where():
+                    every |= {r for r, _ in x.predicate.sizes} | {t.stride for t in x.predicate.terms if t.stride}
+        if missing := sorted(every - set(known)):
+            raise ValueError(
+                f"einsum {name}: the size of a rank that indexes no input must be given in `sizes`, but "
+                f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} none (given: {dict(known)})"
+            )
 
 
 def infer_sizes(

@@ -54,6 +54,38 @@ def with_ranks(computation: Computation, ranks: Mapping[str, tuple[Rank, ...]]) 
     return computation.with_ranks(ranks)
 
 
+def stated_sizes(computation: Computation, given: Mapping[Rank, int]) -> dict[Rank, int]:
+    """The sizes given, with those that an operator graph says (a split's constant is its number of tiles) and what
+    follows of them for the parts of a divided rank.
+
+    Raises CascadeError where they disagree.
+    """
+    sizes = dict(given)
+    if not isinstance(computation, OperatorGraph):
+        return sizes
+    for rank, n in computation.sizes.items():
+        if sizes.setdefault(rank, n) != n:
+            raise CascadeError(f"rank {rank} must have one size, but the graph says {n} and {sizes[rank]} is given")
+    for o in computation.operations:
+        if o.operator.kind == "T":
+            views = o.operator.ranks
+            whole, outer, inner = views if o.operator.op == "split" else (views[2], *views[:2])
+            _complete(whole, outer, inner, sizes, f"{o.output} = {o.operator}")
+    return sizes
+
+
+def _complete(whole: Rank, outer: Rank, inner: Rank, sizes: dict[Rank, int], where: str) -> None:
+    for part, other in ((outer, inner), (inner, outer)):
+        if whole in sizes and part in sizes and other not in sizes:
+            if sizes[whole] % sizes[part]:
+                raise CascadeError(
+                    f"{where}: |{whole}| must be a multiple of |{part}|, but {sizes[whole]} is none of {sizes[part]}"
+                )
+            sizes[other] = sizes[whole] // sizes[part]
+    if outer in sizes and inner in sizes and whole not in sizes:
+        sizes[whole] = sizes[outer] * sizes[inner]
+
+
 def as_cascade(computation: Computation) -> Cascade:
     """A computation as a cascade; an iteration is solved (`iterative_closed`).
 

@@ -186,6 +186,19 @@ def _composite() -> Iterator[Law]:
             yield Law("composite-fold", Fold(action.name, R, C, Const(1.0)), _sum(R, weight), present, steps=1)
 
 
+def _moments() -> Iterator[Law]:
+    """Squares less the square of a mean, which cancels, are a fold of squares around the mean, which does not."""
+    n, total, squares = Size(R), _sum(R, C), _sum(R, C * C)
+    mean, centred = total / n, Fold("translate", R, C, Const(1.0))
+    for left, right in (
+        (squares / n - mean * mean, centred / n),
+        ((squares / n + D) - mean * mean, centred / n + D),
+        (squares - (total * total) / n, centred),
+        (squares - (mean * mean) * n, centred),
+    ):
+        yield Law("moments", left, right, (Present(R, C),))
+
+
 def _transport() -> Iterator[Law]:
     """What is relative to a reference that is more than its own goes through its own."""
     for name in LINEAR:
@@ -282,7 +295,7 @@ def _nested(s: SplitOf) -> Iterator[Law]:
 
 NAMES = (
     *dict.fromkeys(law.name for law in GENERAL),
-    *("reference", "composite-fold", "fold-linear", "split", "transport", "one-hot"),
+    *("reference", "composite-fold", "moments", "fold-linear", "split", "transport", "one-hot"),
 )
 """The names that `without` may switch off."""
 
@@ -303,7 +316,7 @@ def laws(
     unknown = sorted(without - set(NAMES))
     if unknown:
         raise ValueError(f"`without` must name laws of {list(NAMES)}, but got {unknown}")
-    table = [*GENERAL, *_composite(), *_transport(), *_linear_folds(), *(REFERENCE if reference else ())]
+    table = [*GENERAL, *_composite(), *_moments(), *_transport(), *_linear_folds(), *(REFERENCE if reference else ())]
     known = tuple(filters)
     for s in splits:
         table += [*_split(s, known, ACTIONS), *_transport_tiles(s), *_nested(s)]

@@ -132,9 +132,9 @@ class Interpretation:
                 return _sum(a, b)
             case "sub", [a, b]:
                 return _sum(a, _negated(b))
-            case (("div" | "quotient"), [a, b]) if a == 0.0:
+            case (("div" | "div_rn" | "quotient"), [a, b]) if a == 0.0:
                 return 0.0 if self._divides(x, b) else "any"
-            case "div", [float() as a, float() as b] if b != 0.0:
+            case (("div" | "div_rn"), [float() as a, float() as b]) if b != 0.0:
                 return a / b
             case "select", [_, a, b]:
                 return b if self._fails(x.args[0]) else _either(a, b)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
+from .exact import QUOTIENT, rewrite_around
 from .expr import NEG_INF, Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size, Term, Where, rewrite
 from .folds import LN_2, LOG2_E
 from .layout import Layout
@@ -100,7 +101,7 @@ def _bind_predicate(p: Predicate, sizes: Mapping[Rank, int]) -> Predicate:
 
 def normalise(roots: Iterable[Expr], layout: Layout) -> list[Expr]:
     """The normal form of expressions whose sizes and parameters are bound."""
-    return rewrite(roots, lambda x: _step(x, layout))
+    return rewrite_around(roots, lambda x: _step(x, layout), lambda x: _exact_step(x, layout))
 
 
 def _step(x: Expr, layout: Layout) -> Expr | None:
@@ -125,6 +126,38 @@ def _step(x: Expr, layout: Layout) -> Expr | None:
             return times(Fold(x.action, x.rank, x.ref, core), k) if k != 1.0 else None
         case _:
             return None
+
+
+def _exact_step(x: Expr, layout: Layout) -> Expr | None:
+    """The normal form of what must be computed as it is written: nothing here changes how a number is rounded."""
+    match x:
+        case Map(("add" | "sub" | "mul") as op, (Const(a), Const(b))):
+            return Const(ARITHMETIC[op](a, b))
+        case Map("div", (Const(a), Const(b))) if b:
+            return Const(a / b)
+        case Map("add" | "sub", (a, Const(0.0))) | Map("add", (Const(0.0), a)):
+            return a
+        case Map("mul" | "div", (a, Const(1.0))) | Map("mul", (Const(1.0), a)):
+            return a
+        case Map("mul", (Const() as k, a)):
+            return Map("mul", (a, k))
+        case Map("div", (a, Const(k))) if _is_power_of_two(k):
+            return Map("mul", (a, Const(1.0 / k)))
+        case Map("div", (a, b)):
+            return Map(QUOTIENT, (a, b))
+        case Map("recip", (a,)):
+            return Map(QUOTIENT, (Const(1.0), a))
+        case Reduce("add") if not layout.varies(x.arg, x.rank):
+            return Map("mul", (x.arg, Const(float(layout.count(x.rank)))))
+        case Reduce() if not layout.varies(x.arg, x.rank):
+            return _repeated(x.op, x.arg, layout.count(x.rank))
+        case _:
+            return None
+
+
+def _is_power_of_two(k: float) -> bool:
+    """Of a size whose reciprocal is as exact in any of the dtypes that kernels compute in."""
+    return math.frexp(abs(k))[0] == 0.5 and 2.0**-64 <= abs(k) <= 2.0**64
 
 
 def _fill_keeps(fill: float, k: float) -> bool:

@@ -122,7 +122,7 @@ class Expressions(Cursor):
             token = self.peek()
             x = self.read(token, *self.tensor("an operand"))
         if self.take(":"):  # EDGE's filter, Am,p:m<=p, restricts the iteration space of the whole einsum
-            self.filters.append(read_predicate(self))
+            self.filters.append(read_predicate(self, inline=True))
         return x
 
     def read(self, token: Token, name: str, index: tuple[Rank, ...]) -> Access:

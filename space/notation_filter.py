@@ -13,12 +13,13 @@ from .notation_cursor import Cursor
 from .notation_lexer import MAX_DIGITS
 
 
-def read_predicate(line: Cursor) -> Predicate:
+def read_predicate(line: Cursor, *, inline: bool = False) -> Predicate:
+    """inline: it stands on a tensor, so that what is multiplied after it is the expression around it: `Ak:k<=i * 2`."""
     left = _read_side(line)
     comparison = line.take("<=", ">=", "<", ">")
     if not comparison:
         line.fail(f"a filter compares index values by <=, >=, < or >, but got {line.peek().text!r}", line.peek())
-    right = _read_side(line)
+    right = _read_side(line, factors=not inline)
     if comparison.text.startswith(">"):
         left, right = right, left
     return Predicate(
@@ -28,8 +29,8 @@ def read_predicate(line: Cursor) -> Predicate:
     )
 
 
-def _read_side(line: Cursor) -> Predicate:
-    """`2*m + m1*|m0| - |p| + 3`: one side's terms, sizes and constant."""
+def _read_side(line: Cursor, factors: bool = True) -> Predicate:
+    """`2*m + m1*|m0| - |p| + 3`: one side's terms, sizes and constant. factors: `m*2` is a term too."""
     terms: list[Term] = []
     sizes: list[tuple[Rank, int]] = []
     const = 0
@@ -45,7 +46,11 @@ def _read_side(line: Cursor) -> Predicate:
             sizes.append((line.size(), coef))
         else:
             rank = line.rank("a filter (for a condition on tensors write select(condition, then, else))")
-            strided = line.peek().text in ("*", "×") and line.peek(1).text == "|"
+            times = line.peek().text in ("*", "×")
+            strided = times and line.peek(1).text == "|"
+            if factors and times and line.peek(1).kind == "number":
+                line.next()
+                coef *= read_integer(line)
             terms.append(Term(rank, coef, line.size() if strided and line.next() else None))
         operator = line.take("+", "-") if _continues(line) else None
         if not operator:

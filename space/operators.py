@@ -133,6 +133,7 @@ class OperatorGraph:
                 if isinstance(x, str) and x in outputs - made:
                     raise CascadeError(f"{o.output} = {o.operator}: reads {x}, which is defined later or is itself")
             made.add(o.output)
+        _check_spaces(self.operations)
         for name in self.results:
             if name not in made:
                 raise CascadeError(f"result {name}: no operation defines it (defined: {sorted(made)})")
@@ -207,22 +208,17 @@ def _inlined(graph: OperatorGraph) -> set[str]:
 
 
 def _expression(o: Operation, operands: list[Expr | Predicate]) -> Expr:
-    """The node that an operation stands for; checks it against the operator's name."""
+    """The node that an operation stands for."""
     operator, where = o.operator, f"{o.output} = {o.operator}"
     filters = [x for x in operands if isinstance(x, Predicate)]
     args = [x for x in operands if not isinstance(x, Predicate)]
     match operator.kind, operator.ranks:
-        case "M", space:
+        case "M", _:
             expr: Expr = Map(operator.op, tuple(args))
             if operator.op == "where":
                 if not isinstance(args[1], Const):
                     raise CascadeError(f"{where} fills with a number")
                 expr = Where(filters[0], args[0], args[1].value)
-            if free(expr) != set(space):
-                raise CascadeError(
-                    f"{where} iterates {list(space)}, but its operands have {list(in_order(free(expr)))}"
-                )
-            return expr
         case "R", (rank,):
             expr = Reduce(operator.op, rank, args[0])
         case "F", (rank,):
@@ -244,6 +240,44 @@ def _check_arity(o: Operation) -> None:
         raise CascadeError(
             f"{o.output} = {o.operator} takes {want[0]} operands and {want[1]} filters, but got {got[0]} and {got[1]}"
         )
+
+
+def _check_spaces(operations: tuple[Operation, ...]) -> None:
+    """Raises CascadeError for a map over another iteration space than its operands', as far as those are written."""
+    known: dict[str, frozenset[Rank] | None] = {}
+    for o in operations:
+        below = [known.get(x) if isinstance(x, str) else _ranks_of(x) for x in o.operands]
+        ranks = frozenset[Rank]().union(*(r for r in below if r is not None))
+        is_whole = None not in below
+        if o.operator.kind == "M":
+            _check_space(o, ranks, is_whole)
+            known[o.output] = frozenset(o.operator.ranks)
+        else:
+            known[o.output] = _after(o.operator, ranks) if is_whole else None
+
+
+def _check_space(o: Operation, ranks: frozenset[Rank], is_whole: bool = True) -> None:
+    space = set(o.operator.ranks)
+    if (ranks != space) if is_whole else not ranks <= space:
+        raise CascadeError(
+            f"{o.output} = {o.operator} iterates {list(o.operator.ranks)}, but its operands have "
+            f"{list(in_order(ranks))}"
+        )
+
+
+def _ranks_of(x: Expr | Predicate) -> frozenset[Rank]:
+    return x.ranks if isinstance(x, Predicate) else free(x)
+
+
+def _after(operator: Operator, ranks: frozenset[Rank]) -> frozenset[Rank]:
+    """The ranks of what a reduction, a fold or a view gives."""
+    match operator.kind, operator.ranks:
+        case "T", (whole, outer, inner) if operator.op == "split":
+            return ranks - {whole} | {outer, inner} if whole in ranks else ranks
+        case "T", (outer, inner, whole):
+            return ranks - {outer, inner} | {whole} if ranks & {outer, inner} else ranks
+        case _:
+            return ranks - set(operator.ranks)
 
 
 def _arity(operator: Operator) -> tuple[int, int]:

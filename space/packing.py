@@ -136,7 +136,7 @@ def _index(i: Index, packing: Packing) -> Index:
 
 def _number(rank: Rank, packing: Packing) -> Expr:
     """The index of a rank as a number, half an element from where a rounding would matter."""
-    slow = Map("floor", ((Iota(packing.axis) + 0.5) / packing.count,))
+    slow = Map("floor", ((Iota(packing.axis) + 0.5) * (1.0 / packing.count),))
     return slow if rank == packing.slow else Iota(packing.axis) - slow * packing.count
 
 

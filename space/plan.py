@@ -168,6 +168,7 @@ class Value:
       where   attr (Predicate, fill): the filter on this tile's indices; after what is filtered, args has the numbers
               that the filter reads
       guard   -inf becomes 0 (the reference of a fold whose rows may be empty)
+      div_rn  div, correctly rounded in any dialect: what a floor or a comparison depends on
       quotient  div with 0/0 = 0 (where a divisor may be 0; plain div elsewhere)
       reduce  attr (op, axis): over one tile axis
       dot     attr (contracted axis, batch axes); args (a, b) or (a, b, accumulator)

@@ -183,12 +183,55 @@ def unsafe(graph: EGraph) -> Iterator[Unsafe]:
     for c, n in graph.nodes():
         familiar = (c, n) in graph.familiar
         reason = _reason(c, n, bounds, dividing, familiar)
+        if reason is None and familiar and _is_raw_moment(graph, n):
+            reason = HAZARDS["cancellation"]
         if reason is None and _op(n) == "div" and not familiar:
             zero = empty.get(n.children[1])
             if zero is not None and n.children[0] not in zero:
                 reason = HAZARDS["empty"]
         if reason:
             yield Unsafe(c, n, reason)
+
+
+def _is_raw_moment(graph: EGraph, n: Node) -> bool:
+    """Whether a difference is one of a sum of squares and of a product of sums of the same: where the mean is large its
+    digits are gone."""
+    if _op(n) != "sub":
+        return False
+    squares, products = _summed(graph, n.children[0]), _within(graph, n.children[1], ("mul", "div"))
+    squared = {(r, m.children[0]) for r, k in squares for m in graph.classes.get(k, ()) if _is_square(m)}
+    return any(
+        _op(m) == "mul" and squared & _summed(graph, m.children[0]) & _summed(graph, m.children[1])
+        for k in products
+        for m in graph.classes.get(k, ())
+    )
+
+
+def _is_square(n: Node) -> bool:
+    return _op(n) == "mul" and n.children[0] == n.children[1]
+
+
+def _within(graph: EGraph, c: ClassId, through: tuple[str, ...]) -> set[ClassId]:
+    """A class and all that stands below it under these operators only."""
+    found: set[ClassId] = set()
+    stack = [c]
+    while stack:
+        k = stack.pop()
+        if k not in found:
+            found.add(k)
+            stack += (b for n in graph.classes.get(k, ()) if _op(n) in through for b in n.children)
+    return found
+
+
+def _summed(graph: EGraph, c: ClassId) -> set[tuple[str, ClassId]]:
+    """(rank, x) for each x that is a factor in a sum over the rank, of which the class is made."""
+    return {
+        (n.head.rank, k)
+        for b in _within(graph, c, ("add", "sub", "mul", "div"))
+        for n in graph.classes.get(b, ())
+        if isinstance(n.head, Reduce) and n.head.op == "add"
+        for k in _within(graph, n.children[0], ("mul", "div"))
+    }
 
 
 def _reason(c: ClassId, n: Node, bounds: Bounds, dividing: set[ClassId], familiar: bool) -> str | None:

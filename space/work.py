@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .egraph import ClassId, EGraph, Node
+from .exact import is_stand_in
 from .expr import Access, Const, Expr, Fold, Gather, Iota, Map, Param, Rank, Reduce, Size, Split, Unsplit
 from .traits import COSTLY, Stream
 
@@ -37,7 +38,8 @@ class Work:
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
         self.graph = graph
         self.parts = {r for s in streams for r in (s.outer, s.inner) if r is not None}
-        leaves = [graph.free[c] for c, n in graph.nodes() if isinstance(n.head, (Access, Gather))]
+        inputs = (c for c, n in graph.nodes() if isinstance(n.head, (Access, Gather)) and not is_stand_in(n.head))
+        leaves = [graph.free[c] for c in inputs]
         self.batch = frozenset[Rank]().union(*leaves).intersection(*leaves) if leaves else frozenset()
 
     def below(self, n: Node) -> list[frozenset[Rank]]:

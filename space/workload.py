@@ -110,7 +110,7 @@ class Workload:
         return Posed(problem, self._title(wanted, dtype), self._folder(wanted, dtype))
 
     def _title(self, wanted: Mapping[str, Any], dtype: str) -> str:
-        sizes = [f"{wanted[o.name]} {o.words or o.name}" for o in self.options if o.kind == "size"]
+        sizes = [counted(wanted[o.name], o.words or o.name) for o in self.options if o.kind == "size"]
         chosen = [str(wanted[o.name]) for o in self.options if o.kind == "choice"]
         name = self.name.replace("_", " ")
         return f"{name[0].upper()}{name[1:]}: {', '.join([*chosen, *sizes, dtype])}"
@@ -119,6 +119,13 @@ class Workload:
         parts = [f"{o.short or o.name[0]}{wanted[o.name]}" for o in self.options if o.kind == "size"]
         chosen = [str(wanted[o.name]) for o in self.options if o.kind == "choice"]
         return "-".join([self.name.replace("_", "-"), *chosen, *parts, dtype])
+
+
+def counted(count: int, nouns: str) -> str:
+    """ "1 head", "2 heads", "1 query": of a noun in the plural; another word stays as it is."""
+    if count == 1 and nouns.endswith("s"):
+        nouns = f"{nouns[:-3]}y" if nouns.endswith("ies") else nouns[:-1]
+    return f"{count} {nouns}"
 
 
 def _size(name: str, value: object) -> int:

@@ -22,7 +22,7 @@ from .modifiers import (
     Window,
 )
 from .user_modifiers import MaskMod, ScoreMod
-from .workload import WORKLOADS, Option, Posed, Workload
+from .workload import WORKLOADS, Option, Posed, Workload, counted
 
 OPTIONS = (
     Option("seq", "queries a head"),
@@ -105,10 +105,10 @@ def _heads(sizes: Mapping[str, int]) -> tuple[int, int]:
 
 def _title(sizes: Mapping[str, int], dtype: str, variant: Attention) -> str:
     heads, kv_heads = _heads(sizes)
-    parts = [f"batch {sizes['b']}", f"{heads} heads"]
-    parts += [f"{kv_heads} kv heads"] if kv_heads != heads else []
+    parts = [f"batch {sizes['b']}", counted(heads, "heads")]
+    parts += [counted(kv_heads, "kv heads")] if kv_heads != heads else []
     same = sizes["p"] == sizes["m"]
-    parts.append(f"length {sizes['p']}" if same else f"{sizes['p']} queries, {sizes['m']} keys")
+    parts.append(f"length {sizes['p']}" if same else f"{counted(sizes['p'], 'queries')}, {counted(sizes['m'], 'keys')}")
     parts.append(f"head dim {sizes['e']}")
     parts += [f"value dim {sizes['f']}"] if sizes["e"] != sizes["f"] else []
     return "Attention: " + ", ".join(filter(None, [*parts, dtype, variant.words]))

@@ -10,7 +10,7 @@ from .attention import check_sizes
 from .cascade import Cascade
 from .expr import NEG_INF, Access, Expr, Iota, Param, Part, Rank, Tensor, access
 from .schedule import Problem, Values
-from .workload import INTEGERS, WORKLOADS, Option, Posed, Workload, size, workload
+from .workload import INTEGERS, WORKLOADS, Option, Posed, Workload, counted, size, workload
 from .writer import Writer, apply, exp, given, top, total
 
 PAGE = 64
@@ -82,9 +82,10 @@ def _pose(wanted: Mapping[str, Any], dtype: str) -> Posed:
     full = "-full" if wanted["full"] else ""
     size_words = f"b{batch}-h{heads}{groups}-s{wanted['seq']}k{keys}-d{head_dim}{columns}-page{page}"
     folder = f"paged-attention-{size_words}{full}-{dtype}"
-    of_keys = f"{kv_heads} kv heads, " if grouped else ""
+    of_keys = f"{counted(kv_heads, 'kv heads')}, " if grouped else ""
     title = (
-        f"Paged attention: batch {batch}, {heads} heads, {of_keys}{wanted['seq']} queries, {keys} keys in pages of "
+        f"Paged attention: batch {batch}, {counted(heads, 'heads')}, {of_keys}"
+        f"{counted(wanted['seq'], 'queries')}, {counted(keys, 'keys')} in pages of "
         f"{page}, head dim {head_dim}, {dtype}"
     )
     return Posed(problem, title, folder)

@@ -15,7 +15,7 @@ from eintune.space.pointwise import POINTWISE, REDUCTIONS, Array
 from eintune.space.selections import passed, passes
 from eintune.space.stale_reference import LIMIT, StaleReference, stale_references
 
-PLAIN = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+PLAIN = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "div_rn": np.divide}
 """Without the special cases of the language: where those are reached, a plan has a guard or a quotient."""
 
 
@@ -130,7 +130,7 @@ class Program:
                 return REDUCTIONS[op].numpy(self.values[v.args[0]], axis=v.args[0].axes.index(axis))
             case "dot", _:
                 return self.dot(v)
-        return PLAIN.get(v.op, POINTWISE[v.op].numpy)(*args)
+        return (PLAIN.get(v.op) or POINTWISE[v.op].numpy)(*args)
 
     def dot(self, v: Value) -> Array:
         letters = {q: chr(ord("a") + i) for i, q in enumerate(self.plan.order)}

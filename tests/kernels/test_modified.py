@@ -228,3 +228,58 @@ def test_what_is_no_tensor_is_named() -> None:
 def test_a_mask_beside_causal_is_refused() -> None:
     with pytest.raises(UnsupportedArgument, match="must be None where `is_causal` is True"):
         eintune.scaled_dot_product_attention(Q, Q, Q, attn_mask=torch.ones(P, P).bool(), is_causal=True)
+
+
+EMPTY = {
+    "plain lse": {"return_lse": True},
+    "causal": {"causal": "lower_right", "window": 3},
+    "head scale": {"head_scale": "heads", "softcap": 20.0, "alibi": True},
+    "bias": {"bias": "scores", "return_lse": True},
+    "mask": {"mask": "seen", "return_lse": True},
+    "sinks": {"sinks": "heads", "return_lse": True},
+    "sigmoid": {"sigmoid": True},
+    "function": {"score_mod": lambda s, b, h, p, m: s + (p - m) * 0.5, "mask_mod": lambda b, h, p, m: m <= p},
+    "documents": {"documents": "documents"},
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize(
+    ("batch", "heads", "kv_heads", "rows", "keys"),
+    [(0, 4, 2, 3, 5), (2, 4, 2, 3, 0), (2, 4, 2, 0, 5), (2, 0, 2, 3, 5), (2, 4, 0, 3, 5), (1, 2, 2, 3, 0)],
+)
+def test_calls_without_anything_to_attend_to(
+    name: str, batch: int, heads: int, kv_heads: int, rows: int, keys: int
+) -> None:
+    made = {
+        "heads": torch.arange(float(heads)),
+        "scores": torch.zeros(batch, 1, rows, keys),
+        "seen": torch.ones(rows, keys, dtype=torch.bool),
+        "documents": (torch.zeros(batch, rows, dtype=torch.int32), torch.zeros(batch, keys, dtype=torch.int32)),
+    }
+    given = {n: made.get(x, x) if isinstance(x, str) else x for n, x in EMPTY[name].items()}
+    q, k, v = (
+        torch.ones(batch, heads, rows, 8),
+        torch.ones(batch, kv_heads, keys, 8),
+        torch.ones(batch, kv_heads, keys, 6),
+    )
+    for _ in range(2):
+        found = eintune.attention(q, k, v, **given)
+        out, lse = found if isinstance(found, tuple) else (found, None)
+        assert torch.equal(out, torch.zeros(batch, heads, rows, 6))
+        if lse is not None:
+            nothing = torch.full((batch, heads, rows), -torch.inf)
+            assert torch.equal(lse, made["heads"][:, None].expand(batch, heads, rows) if "sinks" in given else nothing)
+
+
+def test_wrong_modifiers_are_refused_without_keys_too() -> None:
+    q, k = torch.ones(1, 2, 3, 8), torch.ones(1, 2, 0, 8)
+    with pytest.raises(UnsupportedArgument, match="`bias` must broadcast"):
+        eintune.attention(q, k, k, bias=torch.zeros(3, 7))
+
+
+def test_values_without_elements_have_a_denominator() -> None:
+    q, k = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 5, 8)
+    out, lse = eintune.attention(q, k, torch.zeros(1, 2, 5, 0), return_lse=True)
+    assert out.shape == (1, 2, 3, 0)
+    assert torch.allclose(lse, torch.logsumexp(q @ k.mT / 8**0.5, -1), atol=1e-5)

@@ -344,3 +344,8 @@ def test_the_picture_has_two_panels_a_state_and_only_what_ran(tmp_path: Path) ->
     drawn = {line.get_label(): list(line.get_ydata()) for line in panels[0].get_lines()}
     assert drawn[WINNER] == [2.0, 5.0] and drawn["sdpa"] == []
     assert [p.suffix for p in write(made, tmp_path / "new")] == [".csv", ".png", ".json"]
+
+
+def test_a_title_counts_one_head_as_one() -> None:
+    assert Setting((4,), 1, 1, 8, 1, "fp32", False, "cpu").title == "Attention: batch 1, 1 head, head dim 8, fp32"
+    assert "8 heads, 1 kv head, " in Setting((4,), 8, 1, 8, 1, "fp32", False, "cpu").title

@@ -56,6 +56,24 @@ def test_a_definition_and_an_iteration(capsys: pytest.CaptureFixture[str]) -> No
     assert told.splitlines()[-1] == "right"
 
 
+def test_another_iteration_space_is_refused_by_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wrong.txt").write_text("X = M_exp_m(A_{m,p})\n")
+    for command in (("passes",), ("graph",), ("kernel", "--sizes", "m=4,p=4")):
+        told = said(capsys, command[0], "wrong.txt", *command[1:], code=2)
+        assert "X = M_exp_m iterates ['m'], but its operands have ['m', 'p']" in told
+
+
+def test_a_splits_constant_is_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiles.txt").write_text("X = T_split_m_m1m0(A_{m}, 3)\nY = R_max_m0(X)\nZ = R_max_m1(Y)\n")
+    told = said(capsys, "kernel", "tiles.txt", "--sizes", "m=9", "--check", "--device", "cpu")
+    assert told.splitlines()[-1] == "right"
+    for sizes, says in (
+        ("m=10", "X = T_split_m_m1m0: |m| must be a multiple of |m1|, but 10 is none of 3"),
+        ("m=9,m1=9", "rank m1 must have one size, but the graph says 3 and 9 is given"),
+    ):
+        assert says in said(capsys, "kernel", "tiles.txt", "--sizes", sizes, code=2)
+
+
 def test_a_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "graph", TWO_PASS, "--svg", str(tmp_path / "two.svg")) == ""
     assert list(tmp_path.glob("two.*"))

@@ -52,6 +52,38 @@ def test_options_of_another_workload_and_of_none(tmp_path: Path, capsys: pytest.
     assert "a file is the whole definition, but got --window too" in capsys.readouterr().err
 
 
+def test_forms_that_fail_their_check_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "empty.edge"
+    path.write_text("Sp,m = -inf\nNp,m = exp(Sp,m - max[m](Sp,m))\nYp,f = Np,m / sum[m](Np,m) * Vm,f\n")
+    assert main(["space", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "left out: fails its check against the definition (once)" in text
+
+
+def test_raw_moments_of_a_file_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "raw.edge"
+    path.write_text("MUp = Xp,m / |m|\nMSp = Xp,m * Xp,m / |m|\nYp = 3 * MSp - MUp * MUp\n")
+    assert main(["space", str(path)]) == 0
+    assert "kept although it is unsafe, as the definition has no other form: M_sub" in capsys.readouterr().out
+
+
+def test_labels_say_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def labels(*arguments: str) -> list[str]:
+        assert main(["space", *arguments, "--json"]) == 0
+        return [c["label"] for c in json.loads(capsys.readouterr().out)["cascades"]]
+
+    assert labels("linear_attention") == ["1-pass", "1-pass, reassociated"]
+    assert labels("linear_attention", "--stored") == ["1-pass", "1-pass, reassociated"]
+    assert labels("variance", "--allow", "cancellation") == ["1-pass, 1 fold", "1-pass, no fold", "2-pass"]
+    chain = tmp_path / "chain.edge"
+    chain.write_text("Zp,s = Ap,q * Bq,r * Cr,s\n")
+    found = labels(str(chain))
+    assert len(set(found)) == len(found) and {"1-pass, reassociated, over q", "1-pass, reassociated, over r"} <= set(
+        found
+    )
+    assert not any("(" in label for label in found)
+
+
 def test_the_laws_of_each_cascade(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["space", "softmax", "--laws", "--json"]) == 0
     out, err = capsys.readouterr()

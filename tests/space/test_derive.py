@@ -238,6 +238,40 @@ def test_a_definition_that_is_folded_unfolds() -> None:
     assert {ONE, TILED, DEFERRED, STATISTICS, LOCAL} <= set(by_kind(derive(Cascade.parse(text))))
 
 
+RAW = "MUp = Xp,m / |m|\nMSp = Xp,m * Xp,m / |m|\n"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "Yp,m = (Xp,m - MUp) / sqrt(MSp - MUp * MUp + 0.001)",
+        "Yp,m = (Xp,m - MUp) / sqrt((MSp + 0.001) - MUp * MUp)",
+        "Yp = MSp - MUp * MUp",
+        "Yp = sum[m](Xp,m * Xp,m) - sum[m](Xp,m) * sum[m](Xp,m) / |m|",
+        "Yp = sum[m](Xp,m * Xp,m) - MUp * MUp * |m|",
+    ],
+)
+def test_raw_moments_of_a_definition_become_a_fold(last: str) -> None:
+    d = derive(Cascade.parse(RAW + last))
+    assert d.unstable == () and d.cascades
+    assert all("fold_translate[m](Xp,m, 1)" in str(x.cascade) for x in d.cascades)
+    wanted = derive(Cascade.parse(RAW + last), allowed=frozenset({"cancellation"}))
+    assert Cascade.parse(RAW + last) in [x.cascade for x in wanted.cascades]
+
+
+def test_raw_moments_without_a_fold_stay_and_are_reported() -> None:
+    text = RAW + "Yp = MSp - MUp * MUp"
+    d = derive(Cascade.parse(text), without=frozenset({"moments"}))
+    assert d.unstable == ("M_sub stays, as no safe form exists: a difference that cancels",)
+    assert [x.cascade.roots() for x in d.cascades] == [Cascade.parse(text).roots()]
+
+
+def test_what_a_comparison_depends_on_is_reported_too() -> None:
+    d = derive(Cascade.parse("Yp = select(e^(Xp) > 3, Xp, 0)"))
+    (said,) = d.unstable
+    assert said.startswith("M_exp stays, as what a floor or a comparison depends on is computed as written")
+
+
 def test_a_reference_that_is_more_than_the_maximum() -> None:
     text = """Sp,m = Qp,e * Km,e
 Gp = max(max[m](Sp,m), Tp)
@@ -258,6 +292,61 @@ def test_a_form_that_differs_is_refused() -> None:
     for text in (wrong, no_number, fewer_ranks):
         with pytest.raises(DerivationError, match="a derived cascade must equal its definition"):
             check(Cascade.parse(text))
+
+
+EMPTY = """Sp,m = -inf
+GMp = max[m](Sp,m)
+Np,m = exp(Sp,m - GMp)
+Dp = Np,m
+Yp,f = Np,m / Dp * Vm,f"""
+"""Rows of nothing: `exp(S - S) = 1` does not hold where S is -inf."""
+
+
+def test_a_form_that_fails_its_check_is_dropped_and_counted() -> None:
+    d = derive(Cascade.parse(EMPTY))
+    assert d.failed == d.dropped["fails its check against the definition"] > 0
+    assert [x.cascade for x in d.cascades] == [Cascade.parse(EMPTY)]
+    assert json.loads(json.dumps(d.to_json()))["dropped"]["fails its check against the definition"] == d.failed
+
+
+def test_forms_of_the_workloads_do_not_fail() -> None:
+    assert [derivation(name).failed for name in ("attention", "softmax", "variance")] == [0, 0, 0]
+
+
+def test_a_derivation_of_which_nothing_is_left_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def differs(self: _Check, candidate: Cascade) -> float:
+        raise DerivationError("a derived cascade must equal its definition, but differs by 1")
+
+    monkeypatch.setattr(_Check, "__call__", differs)
+    with pytest.raises(DerivationError, match="differs by 1"):
+        derive(WORKLOADS["softmax"]())
+
+
+@pytest.mark.parametrize("text", ["GMp = max[m](-inf)", "Yp = Xp + sum[m](1)"])
+def test_a_rank_that_only_a_reduction_has(text: str) -> None:
+    assert derive(Cascade.parse(text)).cascades
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "BXp,m1,m0 = split[m -> m1,m0](Xp,m)\nLMp,m1 = BXp,m1,m0 :: \\/m0 max\nZp = LMp,m1",
+        "BXm1,m0 = split[m -> m1,m0](Xm)\nCm3,m2,m0 = split[m1 -> m3,m2](BXm1,m0)\nZm3 = Cm3,m2,m0 * Cm3,m2,m0",
+    ],
+    ids=["per tile", "twice"],
+)
+def test_a_definition_over_tiles(text: str) -> None:
+    assert derive(Cascade.parse(text)).cascades
+
+
+def test_a_rank_without_a_size_and_tiles_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match=r"einsum S: the size of a rank .* must be given in `sizes`, but i has none"):
+        run_cascade(Cascade.parse("Si = Ak:k<=i"), {"A": np.arange(4.0)})
+    got = run_cascade(Cascade.parse("Si = Ak:k<=i"), {"A": np.arange(4.0)}, {"i": 4})
+    assert got["S"].tolist() == [0, 1, 3, 6]
+    tiles = Cascade.parse("BXm1,m0 = split[m -> m1,m0](Xm)\nZm1 = BXm1,m0")
+    with pytest.raises(ValueError, match=r"split\[m -> m1,m0\]: \|m\| must be \|m1\| \* \|m0\|, but 10 is not 3 \* 4"):
+        run_cascade(tiles, {"X": np.arange(10.0)}, {"m1": 3, "m0": 4})
 
 
 def test_a_derivation_that_time_cuts_short_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:

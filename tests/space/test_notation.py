@@ -176,6 +176,18 @@ def test_a_filter_on_a_tensor_restricts_the_iteration_space() -> None:
     assert right_side("Zi = Ak:k<=i + 2 + Bk") is Reduce("add", "k", Where(Predicate(keep.terms, const=2), a + b, 0.0))
 
 
+def test_a_filters_rank_times_a_number_on_either_side_of_it() -> None:
+    a = read("A", "k")
+    twice = Predicate((Term("k", -2), Term("i", 3)), const=-1)
+    for text in ("2*k <= 3*i - 1", "k*2 <= i*3 - 1", "k×2 <= 3*i - 1"):
+        assert right_side(f"Zi = sum[k](where({text}, Ak, 0))") is Reduce("add", "k", Where(twice, a, 0.0))
+    assert right_side("Zi = Ak:k*2<=i") is Reduce("add", "k", Where(Predicate((Term("k", -2), Term("i", 1))), a, 0.0))
+    # after a filter on a tensor the expression goes on
+    assert right_side("Zi = Ak:k<=i * 2") is right_side("Zi = (Ak:k<=i) * 2")
+    with pytest.raises(CascadeError, match="whole numbers"):
+        parse("Zi,k = where(k*2.5 <= i, Ak, 0)")
+
+
 def test_names_that_are_not_capitals_stand_before_brackets() -> None:
     cascade = parse("input Bias[m,p] : bool\nOut[p,m] = select(Bias[p,m], sigmoid(Xm), param(S))\nresults: Out[]")
     assert cascade.outputs["Out"].ranks == ("p", "m")

@@ -301,6 +301,29 @@ def test_errors_of_serialised_e_graphs(text: str, message: str) -> None:
         read_egglog_json(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "X = M_exp_m(A_{m,p})",
+        "X = M_exp_mp(A_{m})",
+        "S = R_add_m(A_{m,p})\nX = M_exp_mp(S)",
+        "B = T_split_m_m1m0(A_{m})\nX = M_exp_m(B)",
+        "X = M_mul_m(A_{m,p}, B)",
+        "X = M_where_m(A_{m}, m <= p, 0)",
+    ],
+)
+def test_a_map_over_another_space_than_its_operands(text: str) -> None:
+    with pytest.raises(CascadeError, match=r"X = M_.* iterates .*, but its operands have"):
+        read_operators(text)
+
+
+def test_a_space_that_nothing_written_contradicts() -> None:
+    graph = read_operators("X = M_mul_mp(A_{m}, B)\nY = M_add_mp(X, A_{m})")
+    assert to_cascade(graph.with_ranks({"B": ("p",)})).outputs
+    with pytest.raises(CascadeError, match="X = M_mul_mp iterates"):
+        graph.with_ranks({"B": ("q",)})
+
+
 def test_a_filtered_definition_survives_all_three_spellings() -> None:
     cascade = attention(causal="lower_right", grouped=True)
     g = from_cascade(cascade)

@@ -40,6 +40,38 @@ def test_the_definitions_own_divisions_stay() -> None:
     assert reasons("Yp = Xp / Zp") == []
 
 
+RAW = "MUp = Xp,m / |m|\nMSp = Xp,m * Xp,m / |m|\n"
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        "MSp - MUp * MUp",
+        "sqrt(MSp - MUp * MUp + 0.1)",
+        "(MSp + 0.1) - MUp * MUp",
+        "MSp * |m| - MUp * MUp * |m|",
+        "sum[m](Xp,m * Xp,m) - sum[m](Xp,m) * sum[m](Xp,m) / |m|",
+        "sum[m](Xp,m * Xp,m / |m|) - MUp * MUp",
+    ],
+)
+def test_a_definitions_own_raw_moments_cancel(difference: str) -> None:
+    assert reasons(f"{RAW}Yp = {difference}") == ["a difference that cancels"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MUp = Xp,m / |m|\nCp,m = Xp,m - MUp\nYp = Cp,m * Cp,m / |m|",
+        f"{RAW}Yp = MSp - MUp",
+        f"{RAW}Yp = MSp - Zp * Zp",
+        "Sp = Xp,m * Xp,m\nTp = Zp,m\nYp = Sp - Tp * Tp",
+        "Yp = 1 - sigmoid(Xp)",
+    ],
+)
+def test_other_differences_are_none_of_raw_moments(text: str) -> None:
+    assert reasons(text) == []
+
+
 def test_bounds_of_sums_relative_to_a_maximum() -> None:
     text = "Gp = Xp,m :: \\/m max\nNp,m = e^(Xp,m - Gp)\nDp = Np,m"
     (root,) = Cascade.parse(text).roots().values()

@@ -137,6 +137,20 @@ def test_bad_options_are_one_line(name: str, given: dict[str, Any], message: str
     assert "\n" not in str(error.value)
 
 
+def test_titles_count_one_thing_as_one() -> None:
+    one = {"heads": 1, "kv_seq": 64}
+    assert (
+        WORKLOADS["attention"]
+        .posed({"seq": 1, **one}, "bf16")
+        .title.startswith("Attention: batch 1, 1 head, 1 query, 64 keys, ")
+    )
+    shared = WORKLOADS["attention"].posed({"seq": 2, "heads": 8, "kv_heads": 1}, "bf16").title
+    assert "8 heads, 1 kv head, length 2" in shared
+    paged = WORKLOADS["paged_attention"].posed({"seq": 1, **one}, "bf16").title
+    assert paged.startswith("Paged attention: batch 1, 1 head, 1 query, 64 keys in pages")
+    assert WORKLOADS["softmax"].posed({"rows": 1}, "bf16").title.startswith("Softmax: 1 row, ")
+
+
 def test_an_attention_is_named_by_its_modifiers() -> None:
     posed = WORKLOADS["attention"].posed(
         {"seq": 64, "heads": 8, "kv_heads": 2, "causal": "top_left", "window": 16, "softcap": 30.0, "documents": True},
