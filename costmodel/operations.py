@@ -43,6 +43,7 @@ ELEMENT_COST: dict[str, ElementCost] = {
     "log": ElementCost(1.0, 1.0),
     "log2": ElementCost(0.0, 1.0),
     "div": ElementCost(2.0, 1.0),  # div.full: reciprocal and a correction
+    "div_rn": ElementCost(8.0, 1.0),
     "quotient": ElementCost(8.0, 1.0),
     "recip": ElementCost(1.0, 1.0),
     "sqrt": ElementCost(1.0, 1.0),

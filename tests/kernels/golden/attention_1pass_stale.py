@@ -119,8 +119,8 @@ def kernel_load(Q_descriptor, K_descriptor, V_descriptor, q_tiles, q_full, q_emp
         mbarrier.expect(q_full.index(visit % 2 * 2 + 1), 16384)
         load_block(Q_descriptor, [0, h, p_first + 1 * 64, 0], q_full.index(visit % 2 * 2 + 1), q_tiles.index(visit % 2 * 2 + 1))
         m_to = p_first + 128
-        for m_first in range(0, m_to, 128):
-            m_turn = m_passed + m_first // 128
+        for m_first in range(p_first, -1, -128):
+            m_turn = m_passed + (p_first - m_first) // 128
             m_slot = m_turn % 2
             phase = m_turn // 2 & 1
             mbarrier.wait(k_empty.index(m_slot), phase ^ 1)
@@ -152,28 +152,30 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
         lane_p = gl.arange(0, 64, P_M_ROWS)
         i_p = p_own + lane_p
         lane_m = gl.arange(0, 128, P_M_COLUMNS)
+        i_m = p_first + lane_m
         m_slot = m_passed % 2
         phase = m_passed // 2 & 1
         mbarrier.wait(k_full.index(m_slot), phase)
         product = warpgroup_mma(q_tiles.index(visit % 2 * 2 + group).reshape([64, 128]), k_tiles.index(m_slot).reshape([128, 128]).permute((1, 0)), gl.full([64, 128], 0.0, gl.float32, P_M), use_acc=False, is_async=True)
         product = warpgroup_mma_wait(0, [product])
         mbarrier.arrive(k_empty.index(m_slot), count=1)
-        masked = gl.where(i_p[:, None] >= lane_m[None, :], product, float('-inf'))
+        masked = gl.where(i_p[:, None] >= i_m[None, :], product, float('-inf'))
         tile_max = gl.max(masked, 1)
         scaled = tile_max * 0.12751743082459868
         new_max = gl.maximum(running_max, scaled)
-        difference = running_max - new_max
+        new_max_finite = gl.where(new_max == float('-inf'), 0.0, new_max)
+        difference = running_max - new_max_finite
         power = gl.exp2(difference)
         scaled_2 = masked * 0.12751743082459868
-        difference_2 = scaled_2 - new_max[:, None]
+        difference_2 = scaled_2 - new_max_finite[:, None]
         power_2 = gl.exp2(difference_2)
         times = acc * power
         tile_add = gl.sum(power_2, 1)
         total = times + tile_add
         power_2_bf16 = power_2.to(gl.bfloat16)
         running_max, acc, power_before, power_2_bf16_before = new_max, total, power, gl.convert_layout(power_2_bf16, P_F_LEFT)
-        for m_first in range(128, m_to, 128):
-            m_turn = m_passed + m_first // 128
+        for m_first in range(p_first - 128, -1, -128):
+            m_turn = m_passed + (p_first - m_first) // 128
             m_slot_2 = m_turn % 2
             phase_2 = m_turn // 2 & 1
             mbarrier.wait(k_full.index(m_slot_2), phase_2)
@@ -186,11 +188,7 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
             product_2 = warpgroup_mma(power_2_bf16_before, v_tiles.index(m_slot_3).reshape([128, 128]), times_2, is_async=True)
             product = warpgroup_mma_wait(1, [product])
             mbarrier.arrive(k_empty.index(m_slot_2), count=1)
-            masked = product
-            if m_first >= p_first:
-                i_m = m_first + lane_m
-                masked = gl.where(i_p[:, None] >= i_m[None, :], product, float('-inf'))
-            scaled_2 = masked * 0.12751743082459868
+            scaled_2 = product * 0.12751743082459868
             new_max = running_max
             power = gl.full([64], 1.0, gl.float32, P_M_ROWS)
             difference_2 = scaled_2 - running_max[:, None]
@@ -199,12 +197,13 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
             power_2_bf16 = narrowed_bf16(power_2)
             tile_add = watched(tile_add, group)
             if is_beyond(m_first, group) != 0:
-                tile_max = gl.max(masked, 1)
+                tile_max = gl.max(product, 1)
                 scaled = tile_max * 0.12751743082459868
                 new_max = gl.maximum(running_max, scaled)
-                difference = running_max - new_max
+                new_max_finite = gl.where(new_max == float('-inf'), 0.0, new_max)
+                difference = running_max - new_max_finite
                 power = gl.exp2(difference)
-                difference_2 = scaled_2 - new_max[:, None]
+                difference_2 = scaled_2 - new_max_finite[:, None]
                 power_2 = gl.exp2(difference_2)
                 tile_add = gl.sum(power_2, 1)
                 power_2_bf16 = power_2.to(gl.bfloat16)
@@ -214,7 +213,7 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
             mbarrier.arrive(v_empty.index(m_slot_3), count=1)
             running_max, acc, acc_2, power_before, power_2_bf16_before = new_max, total, product_2, power, gl.convert_layout(power_2_bf16, P_F_LEFT)
         mbarrier.arrive(q_empty.index(visit % 2 * 2 + group), count=1)
-        m_turn_2 = m_passed + (m_to - 1) // 128
+        m_turn_2 = m_passed + p_first // 128
         m_slot_4 = m_turn_2 % 2
         phase_4 = m_turn_2 // 2 & 1
         times_2 = rescaled(acc_2, gl.convert_layout(power_before, P_F_ROWS, assert_trivial=True)[:, None], 64)
