@@ -103,7 +103,7 @@ HEAD = "input Xv,e\ninput Tp : int\nYp = Tp\n"
         (HEAD + "Zp,e = X[T[p]]", r"X has ranks \['v', 'e'\], but 1 axes are addressed"),
         (HEAD + "Zp,e = X[Tp,e]", r"inside an index a tensor's ranks stand in brackets: T\[…\]"),
         ("input Xv,e\nZp,e = X[F[p],e]", r"addressed by elements of an int tensor, but F is float"),
-        (HEAD + "Zp,e = X[T[p]+1,e]", r"a tensor's index needs ']' here, but got '\+'"),
+        (HEAD + "Zp,e = X[T[p]+1,e]", r"computed of elements may lie beyond its axis, so it says `else 0`"),
         (HEAD + "Zp,e = X[p//0,e]", r"quotient // or remainder % by a positive number, but got p // 0"),
         (HEAD + "Zp,e = X[p//q,e]", r"whole numbers of at most 18 digits, but got 'q'"),
         (HEAD + "Ue,p = Xe,p * 2\nZp,e = U[p//2,T[p]]", r"reads inputs only, but an einsum defines U"),
