@@ -378,6 +378,8 @@ TORCH: dict[str, Callable[..., Any]] = {
     "log2": torch.log2,
     "sqrt": torch.sqrt,
     "recip": torch.reciprocal,
+    "sin": torch.sin,
+    "cos": torch.cos,
     "tanh": torch.tanh,
     "erf": torch.erf,
     "sigmoid": torch.sigmoid,

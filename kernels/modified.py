@@ -218,7 +218,8 @@ def _captures(shapes: Shapes, argument: str, modifier: ScoreMod | MaskMod) -> di
     """Captured tensors, found again in the function of each call by the name under which it sees them."""
     found: dict[str, View] = {}
     for name, (tensor, axes) in modifier.trace.tensors.items():
-        shapes.check(f"{argument}'s {name[2:].lower()}", tensor, axes)
+        own = (n for n, a in zip(tensor.shape, axes, strict=True) if a == "*")
+        shapes.check(f"{argument}'s {name[2:].lower()}", tensor, axes, *own)
         path = _path(modifier.function, tensor)
 
         def view(a: Arguments, path: tuple[str, ...] = path, axes: str = axes) -> Tensor:
@@ -250,7 +251,10 @@ def _served(
     q: Tensor, k: Tensor, v: Tensor, shapes: Shapes, variant: Attention, views: Mapping[str, View], scale: float,
     given: Arguments,
 ) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:  # fmt: skip
-    problem = posed(variant, shapes.sizes, dtype_name(q, "q"), {"scale": scale})
+    try:
+        problem = posed(variant, shapes.sizes, dtype_name(q, "q"), {"scale": scale})
+    except ValueError as error:
+        raise UnsupportedArgument(str(error)) from error
     cascade = variant.cascade(grouped="g" in shapes.sizes)
     first = {name: view(given) for name, view in views.items()}
     for name, t in first.items():

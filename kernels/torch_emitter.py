@@ -54,6 +54,8 @@ IN_PLACE = {
     "scale": "mul_",
     "exp2": "exp2_",
     "log2": "log2_",
+    "sin": "sin_",
+    "cos": "cos_",
     "tanh": "tanh_",
     "erf": "erf_",
     "sigmoid": "sigmoid_",

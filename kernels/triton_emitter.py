@@ -44,6 +44,8 @@ FUNCTIONS = {
     "log2": "tl.log2({})",
     "sqrt": "tl.sqrt_rn({})",
     "floor": "tl.floor({})",
+    "sin": "tl.sin({})",
+    "cos": "tl.cos({})",
     "erf": "tl.erf({})",
     "not": "~{}",
     "tanh": "tanh({})",

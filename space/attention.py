@@ -168,7 +168,7 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
         bound |= m.sizes
         numbers |= m.params
         values |= m.values
-    check_indices((e.expr for e in cascade.einsums), bound)
+    check_indices((e.expr for e in cascade.einsums), bound, padded=True)
     return Problem("attention", str(cascade), bound, dtypes, numbers, values)
 
 

@@ -78,9 +78,9 @@ def numbers(roots: Iterable[Expr]) -> Iterator[tuple[Access | Gather, Computed, 
                 yield x, i, own
 
 
-def check_indices(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> None:
+def check_indices(roots: Iterable[Expr], sizes: Mapping[Rank, int], padded: bool = False) -> None:
     """Raises ValueError where a quotient, a remainder or a computed number goes beyond the axis that it addresses,
-    unless it is 0 there.
+    unless the access is 0 there. padded: for those, too.
 
     A rank without a size is not looked at.
     """
@@ -90,7 +90,7 @@ def check_indices(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> None:
             low, high = span(i, sizes)
         except KeyError:
             continue
-        if not is_padded(x) and not 0 <= low <= high < sizes[own]:
+        if (padded or not is_padded(x)) and not 0 <= low <= high < sizes[own]:
             raise ValueError(
                 f"{x.tensor.name} is addressed within {low}..{high} by a computed index, but its axis has "
                 f"{sizes[own]} elements: bound the index (min, max, clamp), or enlarge the tensor"
