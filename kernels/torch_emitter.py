@@ -202,6 +202,8 @@ class TorchPrinter(Printer):
         match i:
             case None | Within():
                 assert number is not None
+                if number.op == "const":
+                    return str(min(max(int(number_of(number)), 0), length - 1)), (), False
                 text, safe = self.name(number), i is not None and i.inside(length)
                 return text if safe else f"{text}.clamp(0, {length - 1})", number.axes, bool(number.axes)
             case Part() if self.tiled(i.rank) and not self.within(i):

@@ -244,9 +244,11 @@ class Builder:
         """A number that addresses an axis, as wide and as far out as it can be."""
         shape = self.layout.of_index(i)
         axes, home = self.layout.ordered(shape.axes), home.outermost(shape.loops)
+        if isinstance(i, (str, Computed)):
+            low, high = span(i, self.layout.sizes)
+            if low == high:
+                return self._whole(low, home, self._is_wide(i))
         match i:
-            case str() if self.layout.sizes[i] == 1:
-                return self._whole(0, home)
             case str():
                 return self.emit("iota", (), i, home, axes=axes, dtype="int32", name=f"{i}_index")
             case Part():

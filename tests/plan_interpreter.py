@@ -171,9 +171,9 @@ class Program:
             match i:
                 case None | Within():
                     place = self.operand(next(numbers), v.axes).astype(int)
-                    assert i is None or (
-                        np.where(valid, place, i.low).min() >= i.low and np.where(valid, place, i.high).max() <= i.high
-                    )
+                    found = np.broadcast_arrays(place, valid)
+                    stays = found[0][found[1]]
+                    assert i is None or not stays.size or (i.low <= int(stays.min()) and int(stays.max()) <= i.high)
                     valid = valid & (place >= 0) & (place < n)
                 case Part():
                     place = self.part(i, v.axes)
