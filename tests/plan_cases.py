@@ -455,6 +455,8 @@ def computed_indices() -> Iterator[Form]:
     for name, bias in {"grouped": read("T[h,g,p-m+|m|-1]", T="hgr"), "by number": read("T[h*|g|+g,p]", T="rp")}.items():
         x = keep(grouped + bias, **causal)
         yield form(f"distance, {name}", {"O": (three(x, V), "bhgpf")}, {"O": (one(x, V), "bhgpf")})
+    waves = f("sin", t("X", "pm") * 3.0) * f("cos", t("X", "pm") - Iota("m"))
+    yield form("waves of a distance", {"Y": (add("m", waves), "p")})
     yield form("diagonals", {"Y": (t("X", "pm") * read("T[p-m+|m|-1]", T="r"), "pm")})
     yield form("convolution", {"Y": (add("m", read("T[p-m+|m|-1,f]", T="rf") * t("X", "mf")), "pf")})
     yield form("constant", {"Y": (t("X", "pm") * read("T[p,|m|*0+2]", T="pr"), "pm")})
