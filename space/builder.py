@@ -289,7 +289,13 @@ class Builder:
         """An operation on whole numbers on the way to `of`."""
         wide = self._is_wide(of) or any(a.dtype == "int64" for a in args)
         dtype = "int64" if wide else "int32"
-        return self.emit(op, tuple(a if a.dtype == dtype else self._cast(a, dtype) for a in args), dtype=dtype)
+        return self.emit(op, tuple(self._as_wide(a, dtype) for a in args), dtype=dtype)
+
+    def _as_wide(self, v: Value, dtype: str) -> Value:
+        """A whole number in another dtype; one that stands in the text is written anew."""
+        if v.dtype == dtype:
+            return v
+        return self.emit("const", (), v.attr, self._home[v], dtype=dtype) if v.op == "const" else self._cast(v, dtype)
 
     def _whole(self, n: int, home: Scope, wide: bool = False) -> Value:
         scope = home.outermost(frozenset())

@@ -10,6 +10,8 @@ from .expr import Access, Computed, Expr, Gather, Iota, Map, Part, Rank, is_padd
 
 LARGEST_TRIED = 1024
 """A part by more is not tried out to where it begins again: text may come from anywhere."""
+LARGEST_TABLE = 2**18
+"""Axes that computed numbers address are not made longer than so many elements together: beyond, what is tried is 0."""
 
 
 def axes(x: Access | Gather) -> tuple[Rank, ...]:
@@ -122,9 +124,10 @@ def completed(roots: Iterable[Expr], sizes: Mapping[Rank, int], rows: int) -> di
     for axis, found in parts(wanted).items():
         if axis not in sizes:
             full[axis] = max(length(p, sizes[p.rank]) for p in found)
-    for _, i, own in numbers(wanted):
+    for x, i, own in numbers(wanted):
         if own not in sizes:
-            full[own] = max(full.get(own, rows), min(span(i, sizes)[1] + 1, LARGEST_TRIED))
+            most = int(LARGEST_TABLE ** (1 / sum(isinstance(other, Computed) for other in x.index)))
+            full[own] = max(full.get(own, rows), min(span(i, sizes)[1] + 1, most))
     for x in reads(wanted):
         for r in axes(x):
             full.setdefault(r, rows)

@@ -408,6 +408,9 @@ def bounds_from_data() -> Iterator[Form]:
         "later queries see more": f("le", index - Iota("p"), t("LEN", "b", "int") - Size("p")),
         "length and documents": f("and", f("eq", t("DP", "p", "int"), t("DM", "m", "int")), below),
         "length of a key": f("lt", index, t("LEN", "m", "int")),
+        "length of a distance": f("lt", index, read("LEN[abs(p-m)]", LEN="R")),
+        "length of the next row": f("lt", index, read("LEN[b,p+1]", LEN="BR")),
+        "length by number": f("lt", index, read("LEN[WHICH[b]+2 else 0]", LEN="R", WHICH="B")),
     }
     for name, condition in conditions.items():
         x = f("select", condition, s, NEG_INF)
@@ -439,6 +442,8 @@ def computed_indices() -> Iterator[Form]:
         "in buckets": read("T[h,N[p-m+|m|-1] else 0]", T="hr", N="U"),
         "in trusted buckets": read("T[h,N[min(abs(p-m),7)]]", T="hr", N="U"),
         "of numbers": read("T[h,N[b,p]*2-L[m]+3 else 0]", T="hr", N="BP", L="M"),
+        "of clipped numbers": read("T[h,min(max(N[b,p]-L[m],-3),3)+3 else 0]", T="hr", N="BP", L="M"),
+        "of the nearer": read("T[h,min(N[b,p],abs(2-m)) else 0]", T="hr", N="BP"),
         "beyond": read("T[h,p-m else 0]", T="hr"),
         "far beyond": read("T[h,(p-m)*100-7 else 0]", T="hr"),
         "in 64 bits": read("T[h,p*2000000000-m*2000000000+4 else 0]", T="hr"),
