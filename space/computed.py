@@ -12,8 +12,23 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .expr import Access, Computed, Expr, Gather, Index, Integer, Leaf, Part, Rank, Size, access, is_padded, rewrite
-from .expr import with_leaves as replaced
+from .expr import (
+    Access,
+    Computed,
+    Expr,
+    Gather,
+    Index,
+    Integer,
+    Leaf,
+    Part,
+    Rank,
+    Size,
+    access,
+    is_padded,
+    leaves,
+    rewrite,
+    with_leaves,
+)
 from .pointwise import Array
 
 Range: TypeAlias = tuple[int, int]
@@ -86,6 +101,11 @@ def total(i: Integer, sizes: Mapping[Rank, int]) -> Total:
     return Total(tuple((x, c) for x, c in terms.items() if c), const)
 
 
+def has_sizes(i: Integer) -> bool:
+    """Whether it is computed with sizes."""
+    return any(isinstance(x, Size) for x in leaves(i))
+
+
 def is_constant(i: Integer) -> bool:
     """Whether it varies with nothing: it is made of numbers and sizes."""
     return isinstance(i, (int, Size)) or (isinstance(i, Computed) and all(map(is_constant, i.args)))
@@ -133,8 +153,21 @@ def is_of_elements(i: Index) -> bool:
     )
 
 
+def summed(i: Integer) -> Integer:
+    """A number without sizes, written as a sum without what cancels, so that no tensor is read in vain."""
+    if not isinstance(i, Computed):
+        return i
+    if i.op not in ("add", "sub", "neg", "mul"):
+        return Computed(i.op, tuple(map(summed, i.args)))
+    found, made = total(i, {}), None
+    for x, coef in found.terms:
+        term = summed(x) if coef == 1 else Computed("mul", (summed(x), coef))
+        made = term if made is None else Computed("add", (made, term))
+    return found.const if made is None else made if found.const == 0 else Computed("add", (made, found.const))
+
+
 def with_sizes(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> list[Expr]:
-    """The roots with a number for every size that an index is computed with, if it has one."""
+    """The roots with a number for every size that an index is computed with, if all have one, and each as one sum."""
 
     def leaf(i: Leaf) -> Integer:
         match i:
@@ -145,8 +178,14 @@ def with_sizes(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> list[Expr]:
             case _:
                 return i
 
+    def simple(i: Index) -> Index:
+        if not isinstance(i, Computed) or has_sizes(i):
+            return i
+        found = summed(i)
+        return found if isinstance(found, Computed) else Computed("add", (found, 0))  # which may lie beyond, as it did
+
     def read(x: Gather) -> Access | Gather:
-        index = tuple(replaced(i, leaf) for i in x.index)
+        index = tuple(simple(with_leaves(i, leaf)) for i in x.index)
         return x if index == x.index else access(x.tensor, index, is_padded(x))
 
     return rewrite(roots, lambda x: read(x) if isinstance(x, Gather) else None)

@@ -443,6 +443,8 @@ def computed_indices() -> Iterator[Form]:
         "in trusted buckets": read("T[h,N[min(abs(p-m),7)]]", T="hr", N="U"),
         "of numbers": read("T[h,N[b,p]*2-L[m]+3 else 0]", T="hr", N="BP", L="M"),
         "of clipped numbers": read("T[h,min(max(N[b,p]-L[m],-3),3)+3 else 0]", T="hr", N="BP", L="M"),
+        "of nothing in the end": read("T[h,0*N[b,p]+min(L[m],2)*2-min(L[m],2)*2+p else 0]", T="hr", N="BP", L="M"),
+        "of a constant": read("T[h,p-p+2]", T="hr"),
         "of the nearer": read("T[h,min(N[b,p],abs(2-m)) else 0]", T="hr", N="BP"),
         "beyond": read("T[h,p-m else 0]", T="hr"),
         "far beyond": read("T[h,(p-m)*100-7 else 0]", T="hr"),
