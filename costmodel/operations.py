@@ -49,9 +49,12 @@ ELEMENT_COST: dict[str, ElementCost] = {
     "sqrt": ElementCost(1.0, 1.0),
     "tanh": ElementCost(20.0, 3.0),  # both of a fraction and a quotient of exponentials, one chosen
     "tanh_approximate": ElementCost(0.0, 1.0),
+    "sin": ElementCost(20.0),  # two polynomials, one chosen; the branch for large arguments apart
+    "cos": ElementCost(20.0),
     "erf": ElementCost(20.0, 1.0),
     "sigmoid": ElementCost(3.0, 2.0),
     "silu": ElementCost(4.0, 2.0),
+    "part": ElementCost(5.0),  # of whole numbers, by a constant: a wide product and a shift
     "reduce": ONE,  # per element of the argument
 }
 """By operation of `plan.Value.op`. An operation that is not listed takes one slot an element."""

@@ -18,10 +18,12 @@ from torch import Tensor
 from ..space.cascade import Cascade
 from ..space.expr import (
     Access,
+    Computed,
     Const,
     Expr,
     Fold,
     Gather,
+    Integer,
     Iota,
     Map,
     Param,
@@ -156,23 +158,37 @@ class _Run:
         places = []
         inside = torch.ones([1] * len(ranks), dtype=torch.bool, device=self.device)
         for axis, i in enumerate(x.index):
-            match i:
-                case str():
-                    place = Tile(self.positions(i), (i,))
-                case Part():
-                    at = self.positions(i.rank)
-                    place = Tile(at // i.by if i.op == "//" else at % i.by, (i.rank,))
-                case Access() | Gather():
-                    number = self.gather(i).long()
-                    within = (number >= 0) & (number < t.shape[axis])
-                    if is_padded(x):
-                        inside = inside & _aligned(Tile(within, indexing_ranks(i)), ranks, self.device)
-                        number = number.clamp(0, t.shape[axis] - 1)
-                    place = Tile(number, indexing_ranks(i))
+            place = self.place(i)
+            if isinstance(i, Computed) or (is_padded(x) and isinstance(i, (Access, Gather))):
+                assert isinstance(place.data, Tensor)
+                within = (place.data >= 0) & (place.data < t.shape[axis])
+                inside = inside & _aligned(Tile(within, place.ranks), ranks, self.device)
+                place = Tile(place.data.clamp(0, t.shape[axis] - 1), place.ranks)
             self.check(place, t.shape[axis], f"{x.tensor.name}: axis {x.tensor.ranks[axis]}")
             places.append(_aligned(place, ranks, self.device))
         found = t[tuple(places)]
-        return torch.where(inside, found, torch.zeros((), dtype=t.dtype, device=t.device)) if is_padded(x) else found
+        padded = is_padded(x) or any(isinstance(i, Computed) for i in x.index)
+        return torch.where(inside, found, torch.zeros((), dtype=t.dtype, device=t.device)) if padded else found
+
+    def place(self, i: Integer) -> Tile:
+        """The numbers that address an axis, int64."""
+        match i:
+            case str():
+                return Tile(self.positions(i), (i,))
+            case Part():
+                at = self.positions(i.rank)
+                return Tile(at // i.by if i.op == "//" else at % i.by, (i.rank,))
+            case Access() | Gather():
+                return Tile(self.gather(i).long(), indexing_ranks(i))
+            case Computed():
+                args = [self.place(a) for a in i.args]
+                ranks = _union(args)
+                wide = [_aligned(a, ranks, self.device) if a.ranks else a.data for a in args]
+                return Tile(TORCH[i.op](*wide), ranks)
+            case Size():
+                return Tile(torch.tensor(self.sizes[i.rank], device=self.device))
+            case int():
+                return Tile(torch.tensor(i, device=self.device))
 
     @staticmethod
     def check(place: Tile, length: int, what: str) -> None:
@@ -365,6 +381,8 @@ TORCH: dict[str, Callable[..., Any]] = {
     "log2": torch.log2,
     "sqrt": torch.sqrt,
     "recip": torch.reciprocal,
+    "sin": torch.sin,
+    "cos": torch.cos,
     "tanh": torch.tanh,
     "erf": torch.erf,
     "sigmoid": torch.sigmoid,

@@ -20,6 +20,7 @@ from ..space.modifiers import (
     Mask,
     Modifier,
     Prefix,
+    RelativeBias,
     Slopes,
     Softcap,
     Window,
@@ -36,8 +37,8 @@ Arguments: TypeAlias = Mapping[str, Any]
 View: TypeAlias = Callable[[Arguments], Tensor]
 """From the arguments of a call to one input of the kernel, without moving data."""
 NAMES = (
-    "head_scale", "softcap", "alibi", "bias", "score_mod", "window", "window_both", "prefix", "documents", "mask",
-    "mask_mod", "sinks", "sigmoid", "return_lse",
+    "head_scale", "softcap", "alibi", "bias", "relative_bias", "score_mod", "window", "window_both", "prefix",
+    "documents", "mask", "mask_mod", "sinks", "sigmoid", "return_lse",
 )  # fmt: skip
 
 KINDS: dict[str, Callable[[Any], Any]] = {"score_mod": kind_of_score, "mask_mod": kind_of_mask}
@@ -93,12 +94,14 @@ class Shapes:
     def along(self, t: Tensor, axes: str) -> Tensor:
         return self.by_head(t, axes.index("h")) if "h" in axes else t
 
-    def check(self, name: str, t: object, axes: str) -> Tensor:
-        """A tensor over these axes. Raises UnsupportedArgument for another."""
-        wanted = tuple(self.full[a] for a in axes)
+    def check(self, name: str, t: object, axes: str, *own: int) -> Tensor:
+        """A tensor over these axes. own: the lengths of those that are none of a call's ("*"). Raises
+        UnsupportedArgument for another."""
+        lengths = iter(own)
+        wanted = tuple(next(lengths) if a == "*" else self.full[a] for a in axes)
         if not isinstance(t, Tensor) or tuple(t.shape) != wanted:
             got = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
-            words = {"b": "batch", "h": "heads", "p": "queries", "m": "keys"}
+            words = {"b": "batch", "h": "heads", "p": "queries", "m": "keys", "*": "distances"}
             raise UnsupportedArgument(
                 f"`{name}` must be a tensor of shape ({', '.join(words[a] for a in axes)}) = {wanted}, but got {got}"
             )
@@ -165,6 +168,11 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
                 axes, view = shapes.broadcast(name, value)
                 found.append(Bias(axes))
                 views["BIAS"] = partial(_viewed, name, view)
+            case "relative_bias":
+                columns = shapes.rows + shapes.keys - 1
+                shapes.check(name, value, "h*", columns)
+                found.append(RelativeBias(columns))
+                views["REL"] = lambda a: shapes.along(a["relative_bias"], "h*")
             case "window":
                 found.append(Window(value, bool(given.get("window_both")), align))
             case "prefix":
@@ -211,7 +219,8 @@ def _captures(shapes: Shapes, argument: str, modifier: ScoreMod | MaskMod) -> di
     """Captured tensors, found again in the function of each call by the name under which it sees them."""
     found: dict[str, View] = {}
     for name, (tensor, axes) in modifier.trace.tensors.items():
-        shapes.check(f"{argument}'s {name[2:].lower()}", tensor, axes)
+        own = (n for n, a in zip(tensor.shape, axes, strict=True) if a == "*")
+        shapes.check(f"{argument}'s {name[2:].lower()}", tensor, axes, *own)
         path = _path(modifier.function, tensor)
 
         def view(a: Arguments, path: tuple[str, ...] = path, axes: str = axes) -> Tensor:
@@ -243,7 +252,10 @@ def _served(
     q: Tensor, k: Tensor, v: Tensor, shapes: Shapes, variant: Attention, views: Mapping[str, View], scale: float,
     given: Arguments,
 ) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:  # fmt: skip
-    problem = posed(variant, shapes.sizes, dtype_name(q, "q"), {"scale": scale})
+    try:
+        problem = posed(variant, shapes.sizes, dtype_name(q, "q"), {"scale": scale})
+    except ValueError as error:
+        raise UnsupportedArgument(str(error)) from error
     cascade = variant.cascade(grouped="g" in shapes.sizes)
     outputs = [
         ((shapes.batch, shapes.heads, shapes.rows, *((v.shape[3],) if n == "AV" else ())), DTYPES[problem.dtypes[n]])

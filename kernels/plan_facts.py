@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..space.expr import Part, Predicate, Rank
-from ..space.plan import Block, Loop, LoopPlan, Value
+from ..space.plan import Addressed, Block, Loop, LoopPlan, Value
 from ..space.pointwise import POINTWISE
 
 
@@ -26,10 +26,15 @@ def number_of(v: Value) -> float:
     return float(v.attr)
 
 
-def access(v: Value) -> tuple[str, tuple[Rank | Part | None, ...]]:
+def access(v: Value) -> tuple[str, tuple[Addressed, ...]]:
     """The tensor and what addresses each of its axes, of a "load" or a "store" (see `plan.Value`)."""
     name, index = pair_of(v)
     return str(name), tuple(index)
+
+
+def part_of(v: Value) -> Part:
+    assert isinstance(v.attr, Part), f"value {v.name}: {v.op} needs a part of a rank, but got {v.attr!r}"
+    return v.attr
 
 
 def items(block: Block) -> Iterator[Value | Loop]:

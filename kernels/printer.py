@@ -23,7 +23,7 @@ from ..space.schedule import Schedule
 from ..space.selections import is_true, passed, source, unneeded
 from .bound_text import BoundText, parenthesised
 from .late_loop import LateLoop
-from .plan_facts import filter_of, inline_constants, is_integer, items, number_of, pair_of, shapes_of
+from .plan_facts import filter_of, inline_constants, is_integer, items, number_of, pair_of, part_of, shapes_of
 from .source_lines import INDENT, Scope, SourceLines
 
 Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]
@@ -226,6 +226,10 @@ class Printer(SourceLines, ABC):
             return self.part_of_first(part)
         return f"({self.index(part.rank)} {part.op} {part.by}){self.broadcast((part.rank,), axes)}"
 
+    def part(self, v: Value) -> str:
+        """The parts of a rank's indices, as numbers."""
+        return self.part_at(part_of(v), v.axes) if v.axes else self.part_of_first(part_of(v))
+
     # ---- filters
 
     def condition(self, v: Value, axes: tuple[Rank, ...]) -> str:
@@ -397,6 +401,8 @@ class Printer(SourceLines, ABC):
                 return self.lane(v)
             case "first":
                 return self.first(v)
+            case "part":
+                return self.part(v)
             case "cast":
                 return self.cast(self.name(v.args[0]), v.dtype)
             case "reduce":

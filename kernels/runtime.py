@@ -65,7 +65,8 @@ def attention(
     modifiers, freely combined, applied in this order (what filters comes last):
     head_scale: (heads,), a factor a head. softcap: scores become softcap * tanh(score / softcap). alibi: slopes
     (heads,), or True for the standard ones: score + slope * (m - p). bias: broadcast to (batch, heads, queries, keys);
-    -inf hides a key. score_mod: a function (score, b, h, p, m) -> score. window: a query p sees keys with
+    -inf hides a key. relative_bias: (heads, queries + keys - 1): score + table[h, p - m + keys - 1].
+    score_mod: a function (score, b, h, p, m) -> score. window: a query p sees keys with
     p - m < window, and with window_both also m - p < window. prefix: a query p sees keys with m <= p or m < prefix
     (causal adds nothing to it). Both are aligned as causal is. documents: whole numbers (batch, length), or a pair for
     queries and keys; a query sees its own document. mask: booleans broadcast like a bias, true where seen.

@@ -12,7 +12,7 @@ from ..space.expr import Rank
 from ..space.plan import Block, Loop, LoopPlan, Value
 from ..space.selections import PASSED
 
-SHARED = frozenset({"load", "const", "iota", "lane", "first", "cast"})
+SHARED = frozenset({"load", "const", "iota", "lane", "first", "part", "cast"})
 """Operations whose result may be a view of a tensor, a number, or another value's storage."""
 
 MayShare = Callable[[Value], bool]

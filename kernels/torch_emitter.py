@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 from ..space.approximations import APPROXIMATIONS
 from ..space.expr import Part, Rank
-from ..space.plan import Loop, LoopPlan, Value
+from ..space.plan import Addressed, Loop, LoopPlan, Value, Within
 from ..space.schedule import Schedule
 from .bound_text import parenthesised
 from .kernel import Argument, Kernel
-from .plan_facts import access, filter_of, number_of, pair_of, summary
+from .plan_facts import access, filter_of, is_integer, number_of, pair_of, summary
 from .printer import Fact, Printer, literal
 from .source_lines import INDENT
 from .storage import Storage
@@ -41,6 +41,9 @@ FUNCTIONS = {
 }
 """Operators that are not infix and not called torch.<name>. Where hardware would approximate, the function itself."""
 
+BOUNDS = {"max": "min", "min": "max"}
+"""What the greater of something and a number is bounded by."""
+
 REDUCTIONS = {"add": "sum", "max": "amax", "min": "amin", "mul": "prod"}
 
 IN_PLACE = {
@@ -51,6 +54,8 @@ IN_PLACE = {
     "scale": "mul_",
     "exp2": "exp2_",
     "log2": "log2_",
+    "sin": "sin_",
+    "cos": "cos_",
     "tanh": "tanh_",
     "erf": "erf_",
     "sigmoid": "sigmoid_",
@@ -146,6 +151,9 @@ class TorchPrinter(Printer):
             return f"torch.arange({', '.join(self._span(rank))}, dtype={DTYPES[v.dtype]})"
         return f"torch.tensor({self.scalar[rank]}, dtype={DTYPES[v.dtype]})"
 
+    def part(self, v: Value) -> str:
+        return super().part(v) if v.axes else f"torch.tensor({super().part(v)})"
+
     def lane(self, v: Value) -> str:
         return f"torch.arange({self.plan.length(str(v.attr))}, dtype={DTYPES[v.dtype]})"
 
@@ -175,7 +183,7 @@ class TorchPrinter(Printer):
             return self.tensor[tensor]
         numbers = iter(v.args)
         addressed = zip(index, self.shapes[tensor], strict=True)
-        items = [self._item(i, n, next(numbers) if i is None else None) for i, n in addressed]
+        items = [self._item(i, n, next(numbers) if i is None or isinstance(i, Within) else None) for i, n in addressed]
         wide = tuple(q for q in v.axes if any(q in axes for _, axes, looked_up in items if looked_up))
         items = [self._listed(i, item, wide) for i, item in zip(index, items, strict=True)]
         texts = [text + (self.broadcast(axes, wide) if looked_up else "") for text, axes, looked_up in items]
@@ -188,13 +196,16 @@ class TorchPrinter(Printer):
         lengths = ", ".join(self._length(q) for q in v.axes)
         return f"{loaded}{self.broadcast(tuple(q for q in v.axes if q in axes), v.axes)}.expand({lengths})"
 
-    def _item(self, i: Rank | Part | None, length: int, number: Value | None) -> Item:
+    def _item(self, i: Addressed, length: int, number: Value | None) -> Item:
         """One axis of a tensor, of some length. A number that was looked up is never trusted: PyTorch counts a negative
         one from the end."""
         match i:
-            case None:
+            case None | Within():
                 assert number is not None
-                return f"{self.name(number)}.clamp(0, {length - 1})", number.axes, bool(number.axes)
+                if number.op == "const":
+                    return str(min(max(int(number_of(number)), 0), length - 1)), (), False
+                text, safe = self.name(number), i is not None and i.inside(length)
+                return text if safe else f"{text}.clamp(0, {length - 1})", number.axes, bool(number.axes)
             case Part() if self.tiled(i.rank) and not self.within(i):
                 return self.part_at(i, (i.rank,)), (i.rank,), True
             case Part() if i.op == "%" and self.tiled(i.rank):
@@ -205,10 +216,10 @@ class TorchPrinter(Printer):
             case _:
                 return self._slice(i), self._axes((i,)), False
 
-    def _listed(self, i: Rank | Part | None, item: Item, wide: tuple[Rank, ...]) -> Item:
+    def _listed(self, i: Addressed, item: Item, wide: tuple[Rank, ...]) -> Item:
         """An item as a list of indices too where some list runs along its axis."""
         _, axes, looked_up = item
-        if looked_up or i is None or not set(axes) & set(wide):
+        if looked_up or i is None or isinstance(i, Within) or not set(axes) & set(wide):
             return item
         return self.part_at(i, axes) if isinstance(i, Part) else self.index(i), axes, True
 
@@ -337,6 +348,13 @@ class TorchPrinter(Printer):
 
     def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
         return f"{accumulator} + {a} @ {b}" if accumulator else f"{a} @ {b}"
+
+    def pointwise(self, op: str, args: Sequence[str], v: Value) -> str:
+        constants = [n for n, a in enumerate(v.args) if a.op == "const"]
+        if op in BOUNDS and is_integer(v) and constants:
+            n = constants[0]
+            return f"{args[1 - n]}.clamp({BOUNDS[op]}={args[n]})"  # a number in the text is no tensor
+        return super().pointwise(op, args, v)
 
     def function(self, op: str, args: Sequence[str]) -> str:
         return FUNCTIONS[op].format(*args) if op in FUNCTIONS else f"torch.{op}({', '.join(args)})"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from ..space.descriptors import Read, block_of
 from ..space.expr import Part, Rank
-from ..space.plan import Loop, LoopPlan, Value
+from ..space.plan import Addressed, Loop, LoopPlan, Value, Within
 from ..space.schedule import Schedule
 from ..space.specialised import products_of
 from .kernel import Argument, Descriptor, Kernel
@@ -44,6 +44,8 @@ FUNCTIONS = {
     "log2": "tl.log2({})",
     "sqrt": "tl.sqrt_rn({})",
     "floor": "tl.floor({})",
+    "sin": "tl.sin({})",
+    "cos": "tl.cos({})",
     "erf": "tl.erf({})",
     "not": "~{}",
     "tanh": "tanh({})",
@@ -238,7 +240,7 @@ class TritonPrinter(Printer):
         """The loop rank in whose scope the rank's index is known; None for the program."""
         return rank if self.plan.roles[rank].outer == "loop" else None
 
-    def _address(self, tensor: str, index: Sequence[Rank | Part | None], v: Value) -> str:
+    def _address(self, tensor: str, index: Sequence[Addressed], v: Value) -> str:
         """Pointers to a tile: the program's part of the tensor, what is looked up, the loops' part, the tile's
         offsets."""
         by_home: dict[Rank | None, list[str]] = {None: []}
@@ -247,8 +249,10 @@ class TritonPrinter(Printer):
         numbers = iter(v.args)
         for item, stride in zip(index, self._strides[tensor], strict=True):
             match item:
-                case None:
+                case None | Within():
                     number = next(numbers)
+                    if item is not None and number.axes:
+                        self._static.add(stride)
                     wide = f"tl.cast({self.name(number)}, tl.int64){self.broadcast(number.axes, v.axes)}"
                     looked_up.append(f"{wide} * {stride}")
                     tile |= {q: tile.get(q, "") for q in number.axes}
@@ -284,15 +288,17 @@ class TritonPrinter(Printer):
         name = self.start[rank] if self.tiled(rank) else self.scalar[rank]
         return name if name == "0" else self.define(f"{name}_wide", f"tl.cast({name}, tl.int64)", self._home(rank))
 
-    def _valid(self, tensor: str, index: Sequence[Rank | Part | None], v: Value) -> str:
+    def _valid(self, tensor: str, index: Sequence[Addressed], v: Value) -> str:
         """The mask of a tile's valid lanes; empty where all are. A number that was looked up is never trusted."""
-        ranks = [i.rank if isinstance(i, Part) else i for i in index if i is not None]
+        ranks = [i.rank if isinstance(i, Part) else i for i in index if isinstance(i, (str, Part))]
         lanes = [r for r in dict.fromkeys([*ranks, *v.axes]) if r in v.axes and not self._fits(r)]
         conditions = [f"({self.at(r, v.axes)} < {self.plan.sizes[r]})" for r in lanes]
         numbers = iter(v.args)
         for i, size in zip(index, self.shapes[tensor], strict=True):
-            if i is None:
-                number = self.use(next(numbers), v.axes)
+            if isinstance(i, (str, Part)):
+                continue
+            number = self.use(next(numbers), v.axes)
+            if i is None or not i.inside(size):
                 conditions.append(f"({number} >= 0) & ({number} < {size})")
         return " & ".join(conditions)
 

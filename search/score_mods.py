@@ -15,7 +15,19 @@ import torch
 from torch import Tensor
 
 from ..space.attention import Attention
-from ..space.modifiers import Bias, Causal, Documents, HeadScale, Mask, Modifier, Prefix, Slopes, Softcap, Window
+from ..space.modifiers import (
+    Bias,
+    Causal,
+    Documents,
+    HeadScale,
+    Mask,
+    Modifier,
+    Prefix,
+    RelativeBias,
+    Slopes,
+    Softcap,
+    Window,
+)
 
 Score: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(score, batch, head, query, key) to the changed score."""
@@ -90,6 +102,11 @@ def _bias(modifier: Bias, given: Given) -> Score:
     return lambda score, b, h, p, m: score + bias(b, h, p, m)
 
 
+def _relative_bias(modifier: RelativeBias, given: Given) -> Score:
+    table, first = given.tensors["REL"], given.keys - 1
+    return lambda score, b, h, p, m: score + table[h, p - m + first]
+
+
 def _causal(modifier: Causal, given: Given) -> Seen:
     shift = given.shift(modifier.align)
     return lambda b, h, p, m: m <= p + shift
@@ -121,6 +138,7 @@ SCORES: dict[type[Modifier], Callable[[Any, Given], Score]] = {
     Softcap: _softcap,
     Slopes: _slopes,
     Bias: _bias,
+    RelativeBias: _relative_bias,
 }
 FILTERS: dict[type[Modifier], Callable[[Any, Given], Seen]] = {
     Causal: _causal,
@@ -129,7 +147,7 @@ FILTERS: dict[type[Modifier], Callable[[Any, Given], Seen]] = {
     Documents: _documents,
     Mask: _mask,
 }
-ADDED: tuple[type[Modifier], ...] = (Slopes, Bias)
+ADDED: tuple[type[Modifier], ...] = (Slopes, Bias, RelativeBias)
 """Modifiers that only add to a score."""
 
 

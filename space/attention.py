@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from .cascade import Cascade
 from .expr import Expr, Param
+from .indexed import check_indices
 from .modifiers import WIDE, Causal, Modifier, Site, in_order
 from .schedule import Problem, Values
 from .writer import Writer, apply, exp, given, top, total
@@ -150,7 +151,10 @@ def attention_problem(
 
 
 def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapping[str, float]) -> Problem:
-    """The problem of an attention whose ranks have these sizes (g among them where key heads are shared)."""
+    """The problem of an attention whose ranks have these sizes (g among them where key heads are shared).
+
+    Raises ValueError where these take a computed index beyond its axis.
+    """
     cascade = variant.cascade(grouped="g" in sizes)
     wide = {"L": "fp64" if dtype == "fp64" else WIDE}
     sink = {"SINK": WIDE} if variant.sinks else {}
@@ -164,6 +168,7 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
         bound |= m.sizes
         numbers |= m.params
         values |= m.values
+    check_indices((e.expr for e in cascade.einsums), bound, padded=True)
     return Problem("attention", str(cascade), bound, dtypes, numbers, values)
 
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .approximations import approximate
+from .computed import Total, span, total
 from .contraction import Product, arrange
 from .expr import (
     Access,
+    Computed,
     Const,
     Expr,
     Fold,
     Gather,
+    Integer,
     Iota,
     Map,
     Part,
@@ -32,7 +35,7 @@ from .expr import (
 from .layout import Layout, Shape
 from .masks import Masks
 from .normal_form import factors
-from .plan import Block, Carry, IllegalPlan, Value
+from .plan import Addressed, Block, Carry, IllegalPlan, Value, Within
 from .pointwise import POINTWISE, REDUCTIONS
 from .value_bounds import INTEGERS
 
@@ -223,26 +226,87 @@ class Builder:
     def _gather(self, x: Access | Gather, axes: tuple[Rank, ...], home: Scope) -> Value:
         """A load whose address needs numbers that are loaded first, each as wide and as far out as it can be."""
         args: list[Value] = []
-        index: list[Rank | Part | None] = []
-        for i in x.index:
+        index: list[Addressed] = []
+        beyond: list[tuple[Value, int]] = []
+        for i, own in zip(x.index, x.tensor.ranks, strict=True):
             if isinstance(i, (str, Part)):
                 index.append(i)
                 continue
-            shape = self.layout.of_index(i)
-            args.append(self._gather(i, self.layout.ordered(shape.axes), home.outermost(shape.loops)))
-            index.append(None)
+            args.append(self._integer(i, home))
+            within = Within(*span(i, self.layout.sizes)) if isinstance(i, Computed) else None
+            index.append(within)
+            if within is None or not within.inside(self.layout.sizes[own]):
+                beyond.append((args[-1], self.layout.sizes[own]))
         name = x.tensor.name
         found = self.emit("load", tuple(args), (name, tuple(index)), home, axes=axes, dtype=self.dtypes[name])
-        if not is_padded(x):
-            return found
-        lengths = [self.layout.sizes[own] for own, i in zip(x.tensor.ranks, index, strict=True) if i is None]
-        return self._padded(found, lengths, home)
+        return self._padded(found, beyond, home) if is_padded(x) and beyond else found
 
-    def _padded(self, load: Value, lengths: Sequence[int], home: Scope) -> Value:
-        """What is loaded, 0 (false) where a number lies beyond the axis of one of these lengths that it addresses;
+    def _integer(self, i: Integer, home: Scope) -> Value:
+        """A number that addresses an axis, as wide and as far out as it can be."""
+        shape = self.layout.of_index(i)
+        axes, home = self.layout.ordered(shape.axes), home.outermost(shape.loops)
+        if isinstance(i, (str, Computed)):
+            low, high = span(i, self.layout.sizes)
+            if low == high:
+                return self._whole(low, home, self._is_wide(i))
+        match i:
+            case str():
+                return self.emit("iota", (), i, home, axes=axes, dtype="int32", name=f"{i}_index")
+            case Part():
+                return self.emit("part", (), i, home, axes=axes, dtype="int32", name=f"{i.rank}_part")
+            case Access() | Gather():
+                return self._gather(i, axes, home)
+            case Computed("abs" | "max" | "min"):
+                args = [self._integer(a, home) for a in i.args]
+                return self._computed(i.op, args, i)
+            case _:
+                return self._total(total(i, self.layout.sizes), i, home)
+
+    def _total(self, sum_: Total, of: Integer, home: Scope) -> Value:
+        """A sum: what varies least first, so that a loop adds what varies with it."""
+        wide = self._is_wide(of)
+        terms = sorted(sum_.terms, key=lambda t: (len((s := self.layout.of_index(t[0])).loops), len(s.axes), -t[1]))
+        const, found = sum_.const, None
+        for x, coef in terms:
+            term = self._integer(x, home)
+            if abs(coef) != 1:
+                term = self._computed("mul", [term, self._whole(abs(coef), home, wide)], of)
+            if found is None and coef < 0:
+                found, const = self._whole(const, home, wide), 0
+            found = term if found is None else self._computed("add" if coef > 0 else "sub", [found, term], of)
+            if const:
+                found = self._computed("add" if const > 0 else "sub", [found, self._whole(abs(const), home, wide)], of)
+                const = 0
+        return self._whole(sum_.const, home, wide) if found is None else found
+
+    def _is_wide(self, i: Integer) -> bool:
+        """Whether a number, or what it is summed of, may need 64 bits."""
+        most = abs(total(i, self.layout.sizes).const)
+        for x, coef in total(i, self.layout.sizes).terms:
+            most += abs(coef) * max(map(abs, span(x, self.layout.sizes)))
+        return most >= 2**31
+
+    def _computed(self, op: str, args: Sequence[Value], of: Integer) -> Value:
+        """An operation on whole numbers on the way to `of`."""
+        wide = self._is_wide(of) or any(a.dtype == "int64" for a in args)
+        dtype = "int64" if wide else "int32"
+        return self.emit(op, tuple(self._as_wide(a, dtype) for a in args), dtype=dtype)
+
+    def _as_wide(self, v: Value, dtype: str) -> Value:
+        """A whole number in another dtype; one that stands in the text is written anew."""
+        if v.dtype == dtype:
+            return v
+        return self.emit("const", (), v.attr, self._home[v], dtype=dtype) if v.op == "const" else self._cast(v, dtype)
+
+    def _whole(self, n: int, home: Scope, wide: bool = False) -> Value:
+        scope = home.outermost(frozenset())
+        return self.emit("const", (), float(n), scope, dtype="int64" if wide else "int32")
+
+    def _padded(self, load: Value, beyond: Sequence[tuple[Value, int]], home: Scope) -> Value:
+        """What is loaded, 0 (false) where one of these numbers lies beyond the axis, of some length, that it addresses;
         floats in the compute dtype."""
         inside: Value | None = None
-        for v, n in zip(load.args, lengths, strict=True):
+        for v, n in beyond:
             for op, end in (("ge", 0), ("lt", n)):
                 number = self.emit("const", (), float(end), home, dtype=v.dtype)
                 holds = self.emit(op, (v, number), dtype="bool")

@@ -16,11 +16,12 @@ from .cascade import Cascade
 from .exact import rewrite_around
 from .expr import (
     Access,
+    Computed,
     Const,
     Expr,
     Fold,
     Gather,
-    Index,
+    Integer,
     Iota,
     Map,
     Param,
@@ -317,7 +318,7 @@ def _head(x: Expr, name: Callable[[str, str], str]) -> str:
             return f"{type(x).__name__} {r(x.rank)} {r(x.outer)} {r(x.inner)}"
 
 
-def _item(i: Index, name: Callable[[str, str], str]) -> str:
+def _item(i: Integer, name: Callable[[str, str], str]) -> str:
     match i:
         case str():
             return name("r", i)
@@ -325,6 +326,12 @@ def _item(i: Index, name: Callable[[str, str], str]) -> str:
             return f"{name('r', i.rank)}{i.op}{i.by}"
         case Access() | Gather():
             return _head(i, name)
+        case Size():
+            return f"|{name('r', i.rank)}|"
+        case Computed():
+            return f"{i.op}({','.join(_item(a, name) for a in i.args)})"
+        case int():
+            return str(i)
 
 
 def _hash(text: str, digits: int) -> str:

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from .computed import fault, is_of_elements
 from .expr import (
     Access,
+    Computed,
     Expr,
     Fold,
     Gather,
-    Index,
+    Integer,
     Iota,
+    Leaf,
     Part,
     Predicate,
     Rank,
@@ -27,12 +30,16 @@ from .expr import (
     children,
     free,
     indexing_ranks,
+    indexing_sizes,
     is_padded,
+    leaves,
+    looked_up,
     reads,
     rewrite,
     tensors,
     topological,
     with_children,
+    with_leaves,
 )
 
 
@@ -125,7 +132,7 @@ class Cascade:
             order.update(dict.fromkeys(e.output.ranks))
             for x in topological([e.expr]):
                 if isinstance(x, (Access, Gather)):
-                    order.update(dict.fromkeys(indexing_ranks(x)))
+                    order.update(dict.fromkeys((*indexing_ranks(x), *indexing_sizes(x))))
                 elif isinstance(x, (Iota, Size)) or (isinstance(x, (Reduce, Fold)) and x.rank not in _below(x)):
                     order[x.rank] = None
                 elif isinstance(x, Where):
@@ -164,7 +171,7 @@ def _check_gathers(e: Einsum, made: set[str]) -> None:
         if not isinstance(x, Gather):
             continue
         where = f"einsum {e.output.name}: {x.tensor.name}[…]"
-        tables = [i for i in x.index if isinstance(i, (Access, Gather))]
+        tables = looked_up(x)
         for read in (x, *tables):
             if read.tensor.name in made:
                 raise CascadeError(
@@ -183,7 +190,14 @@ def _check_gathers(e: Einsum, made: set[str]) -> None:
                 )
         if any(is_padded(table) for table in tables):
             raise CascadeError(f"{where}: an element that addresses an axis is one of its tensor's, without `else 0`")
-        for i in x.index:
+        computed = [i for i in x.index if isinstance(i, Computed)]
+        if wrong := next(filter(None, map(fault, computed)), None):
+            raise CascadeError(f"{where}: {wrong}")
+        if not is_padded(x) and any(map(is_of_elements, computed)):
+            raise CascadeError(
+                f"{where}: an index that is computed of elements may lie beyond its axis, so it says `else 0`"
+            )
+        for i in (leaf for item in x.index for leaf in leaves(item)):
             if isinstance(i, Part) and (i.op not in ("//", "%") or i.by < 1):
                 raise CascadeError(
                     f"{where}: a part of a rank is its quotient // or remainder % by a positive number, but got "
@@ -243,16 +257,20 @@ def rename(x: Expr, names: Mapping[Rank, Rank]) -> Expr:
 
 
 def _renamed_gather(x: Access | Gather, names: Mapping[Rank, Rank]) -> Access | Gather:
-    index: list[Index] = []
-    for i in x.index:
+    def renamed(i: Leaf) -> Integer:
         match i:
             case str():
-                index.append(names.get(i, i))
+                return names.get(i, i)
             case Part():
-                index.append(Part(i.op, names.get(i.rank, i.rank), i.by))
+                return Part(i.op, names.get(i.rank, i.rank), i.by)
             case Access() | Gather():
-                index.append(_renamed_gather(i, names))
-    return access(x.tensor, tuple(index), is_padded(x))
+                return _renamed_gather(i, names)
+            case Size():
+                return Size(names.get(i.rank, i.rank))
+            case int():
+                return i
+
+    return access(x.tensor, tuple(with_leaves(i, renamed) for i in x.index), is_padded(x))
 
 
 def from_roots(roots: Mapping[str, tuple[Expr, tuple[Rank, ...]]], names: Mapping[Expr, str] | None = None) -> Cascade:

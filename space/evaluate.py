@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .cascade import Cascade
+from .computed import OPERATORS
 from .expr import (
     Access,
+    Computed,
     Const,
     Expr,
     Fold,
     Gather,
+    Integer,
     Iota,
     Map,
     Param,
@@ -30,7 +33,7 @@ from .expr import (
     topological,
 )
 from .folds import ACTIONS, fold
-from .indexed import axes, check_parts, whole
+from .indexed import axes, check_indices, whole
 from .pointwise import POINTWISE, REDUCTIONS, Array
 
 
@@ -44,7 +47,8 @@ def evaluate(
 
     data: one array per tensor name, axes as the tensor declares them. sizes: every rank that is iterated.
     Returns, for each root, a float64 (or bool) array and its axes' ranks (sorted by name; a scalar has none).
-    Raises KeyError for a tensor, size or parameter without a value, IndexError for an index beyond its axis.
+    Raises KeyError for a tensor, size or parameter without a value, IndexError for an index beyond its axis; where
+    one that is computed goes beyond it, the element is 0 (`infer_sizes` refuses such sizes).
     """
     order = sorted({r for x in topological(roots) for r in _ranks(x)})
     axis = {r: i for i, r in enumerate(order)}
@@ -69,16 +73,10 @@ def evaluate(
         places = []
         inside: Array = np.array(True)
         for i, own, n in zip(x.index, x.tensor.ranks, np.shape(data[x.tensor.name]), strict=True):
-            match i:
-                case str():
-                    place = along(i, np.arange(sizes[i]))
-                case Part():
-                    place = along(i.rank, (np.floor_divide if i.op == "//" else np.mod)(np.arange(sizes[i.rank]), i.by))
-                case Access() | Gather():
-                    place = gather(i)
-                    if is_padded(x):
-                        inside = inside & (place >= 0) & (place < n)
-                        place = np.clip(place, 0, n - 1)
+            place = number(i)
+            if isinstance(i, Computed) or (is_padded(x) and isinstance(i, (Access, Gather))):
+                inside = inside & (place >= 0) & (place < n)
+                place = np.clip(place, 0, n - 1)
             if place.size and not (place.min() >= 0 and place.max() < n):
                 raise IndexError(
                     f"{x.tensor.name}: axis {own} is addressed within 0..{n - 1} only, but got "
@@ -86,7 +84,23 @@ def evaluate(
                 )
             places.append(place)
         found: Array = np.asarray(data[x.tensor.name])[tuple(places)]
-        return np.where(inside, found, np.zeros((), found.dtype)) if is_padded(x) else found
+        return found if inside.all() else np.where(inside, found, np.zeros((), found.dtype))
+
+    def number(i: Integer) -> Array:
+        match i:
+            case str():
+                return along(i, np.arange(sizes[i]))
+            case Part():
+                part = np.floor_divide if i.op == "//" else np.mod
+                return along(i.rank, part(np.arange(sizes[i.rank]), i.by))
+            case Access() | Gather():
+                return gather(i).astype(np.int64)
+            case Size():
+                return np.array(sizes[i.rank])
+            case Computed():
+                return OPERATORS[i.op].numpy(*map(number, i.args))
+            case int():
+                return np.array(i)
 
     def go(x: Expr) -> Array:
         match x:
@@ -253,5 +267,5 @@ def infer_sizes(
                         f"rank {r} must have one size, but {found[r][1]} gives {found[r][0]} and {name} gives {n}"
                     )
     sizes = whole(roots, {r: n for r, (n, _) in found.items()} | dict(given or {}))
-    check_parts(roots, sizes)
+    check_indices(roots, sizes)
     return sizes

@@ -113,14 +113,24 @@ class Part:
     by: int
 
 
+@dataclass(frozen=True)
+class Computed:
+    """A whole number that is computed: `p-m+3`, `min(abs(p-m),64)`. op: one of `computed.OPERATORS`; a product has a
+    constant factor (a number, or a size)."""
+
+    op: str
+    args: tuple[Integer, ...]
+
+
 @_node
 class Gather(_Node):
-    """`tensor[index]` where some axis is indexed by more than a rank: a part of one, or an element of an integer
-    tensor, `KC[BT[b,m//64],m%64,h,e]`.
+    """`tensor[index]` where some axis is indexed by more than a rank: a part of one, an element of an integer tensor,
+    `KC[BT[b,m//64],m%64,h,e]`, or a number computed of those, `T[h,p-m+3]`.
 
     A leaf: it reads inputs only, and no law looks into it. Such an axis has the length of the tensor's own name for
-    it. An element beyond an axis is an error of the data: the reference raises, a kernel reads no other memory. Or the
-    tensor is `padded`: wherever an integer tensor's element lies beyond its axis, it is 0.
+    it. An element beyond an axis is an error of the data: the reference raises, a kernel reads no other memory. So is
+    a number that is computed of indices only, which sizes alone refuse (`indexed.check_indices`). Or the tensor is
+    `padded`: wherever an element or a computed number lies beyond its axis, it is 0.
     """
 
     tensor: Tensor
@@ -252,8 +262,11 @@ class Unsplit(_Node):
     rank: Rank
 
 
-Index: TypeAlias = "Rank | Part | Access | Gather"
+Index: TypeAlias = "Rank | Part | Access | Gather | Computed"
 """What may stand for one axis of an indexed access."""
+Leaf: TypeAlias = "Rank | Part | Access | Gather | Size | int"
+Integer: TypeAlias = "Leaf | Computed"
+"""What a number is computed of."""
 
 Expr: TypeAlias = Access | Gather | Const | Param | Size | Iota | Map | Reduce | Where | Fold | Split | Unsplit
 
@@ -344,7 +357,7 @@ def _free(x: Expr) -> frozenset[Rank]:
 def indexing_ranks(x: Access | Gather) -> tuple[Rank, ...]:
     """The ranks that an access varies with, in the order of its axes, each once."""
     found: dict[Rank, None] = {}
-    for i in x.index:
+    for i in (leaf for item in x.index for leaf in leaves(item)):
         match i:
             case str():
                 found[i] = None
@@ -353,6 +366,43 @@ def indexing_ranks(x: Access | Gather) -> tuple[Rank, ...]:
             case Access() | Gather():
                 found.update(dict.fromkeys(indexing_ranks(i)))
     return tuple(found)
+
+
+def indexing_sizes(x: Access | Gather) -> tuple[Rank, ...]:
+    """The ranks whose sizes an access computes with."""
+    found: dict[Rank, None] = {}
+    for i in (leaf for item in x.index for leaf in leaves(item)):
+        match i:
+            case Size():
+                found[i.rank] = None
+            case Access() | Gather():
+                found.update(dict.fromkeys(indexing_sizes(i)))
+    return tuple(found)
+
+
+def leaves(i: Integer) -> Iterator[Leaf]:
+    """What an index is computed of, left to right; itself, where it is not computed."""
+    if isinstance(i, Computed):
+        for a in i.args:
+            yield from leaves(a)
+    else:
+        yield i
+
+
+def with_leaves(i: Index, step: Callable[[Leaf], Integer]) -> Index:
+    """An index with other leaves, in place of a leaf that is an index another one."""
+
+    def new(x: Integer) -> Integer:
+        return Computed(x.op, tuple(map(new, x.args))) if isinstance(x, Computed) else step(x)
+
+    made = new(i)
+    assert not isinstance(made, (int, Size)), f"a number alone addresses nothing, but {i} becomes {made}"
+    return made
+
+
+def looked_up(x: Access | Gather) -> tuple[Access | Gather, ...]:
+    """The accesses whose elements address axes of `x`, or are among what such a number is computed of."""
+    return tuple(i for item in x.index for i in leaves(item) if isinstance(i, (Access, Gather)))
 
 
 def reads(roots: Iterable[Expr]) -> Iterator[Access | Gather]:
@@ -367,7 +417,7 @@ def reads(roots: Iterable[Expr]) -> Iterator[Access | Gather]:
     while stack:
         read = stack.pop()
         yield read
-        stack += [i for i in reversed(read.index) if isinstance(i, (Access, Gather))]
+        stack += reversed(looked_up(read))
 
 
 def topological(roots: Iterable[Expr], stop: Mapping[Expr, object] | None = None) -> list[Expr]:

@@ -1,13 +1,17 @@
-"""What indexed accesses ask of tensors: the lengths of their axes, and which numbers an index tensor may hold."""
+"""What indexed accesses ask of tensors: the lengths of their axes, what numbers may address
+them, and which an index tensor may hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from .expr import Access, Expr, Gather, Iota, Map, Part, Rank, is_padded, reads, topological
+from .computed import is_of_elements, span
+from .expr import Access, Computed, Expr, Gather, Iota, Map, Part, Rank, is_padded, reads, topological
 
 LARGEST_TRIED = 1024
 """A part by more is not tried out to where it begins again: text may come from anywhere."""
+LARGEST_TABLE = 2**18
+"""Axes that computed numbers address are not made longer than so many elements together: beyond, what is tried is 0."""
 
 
 def axes(x: Access | Gather) -> tuple[Rank, ...]:
@@ -68,12 +72,32 @@ def length(part: Part, size: int) -> int:
     return -(-size // part.by) if part.op == "//" else min(part.by, size)
 
 
-def check_parts(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> None:
-    """Raises ValueError where a quotient or remainder goes beyond the axis that it addresses.
+def numbers(roots: Iterable[Expr]) -> Iterator[tuple[Access | Gather, Computed, Rank]]:
+    """The numbers computed of indices and sizes alone that address an axis: what they read, and the axis' name."""
+    for x in reads(roots):
+        for i, own in zip(x.index, x.tensor.ranks, strict=True):
+            if isinstance(i, Computed) and not is_of_elements(i):
+                yield x, i, own
+
+
+def check_indices(roots: Iterable[Expr], sizes: Mapping[Rank, int], padded: bool = False) -> None:
+    """Raises ValueError where a quotient, a remainder or a computed number goes beyond the axis that it addresses,
+    unless the access is 0 there. padded: for those, too.
 
     A rank without a size is not looked at.
     """
-    for axis, found in parts(roots).items():
+    wanted = list(roots)
+    for x, i, own in numbers(wanted):
+        try:
+            low, high = span(i, sizes)
+        except KeyError:
+            continue
+        if (padded or not is_padded(x)) and not 0 <= low <= high < sizes[own]:
+            raise ValueError(
+                f"{x.tensor.name} is addressed within {low}..{high} by a computed index, but its axis has "
+                f"{sizes[own]} elements: bound the index (min, max, clamp), or enlarge the tensor"
+            )
+    for axis, found in parts(wanted).items():
         for p in found:
             needed = length(p, sizes.get(p.rank, 1))
             if needed > sizes[axis]:
@@ -100,6 +124,10 @@ def completed(roots: Iterable[Expr], sizes: Mapping[Rank, int], rows: int) -> di
     for axis, found in parts(wanted).items():
         if axis not in sizes:
             full[axis] = max(length(p, sizes[p.rank]) for p in found)
+    for x, i, own in numbers(wanted):
+        if own not in sizes:
+            most = int(LARGEST_TABLE ** (1 / sum(isinstance(other, Computed) for other in x.index)))
+            full[own] = max(full.get(own, rows), min(span(i, sizes)[1] + 1, most))
     for x in reads(wanted):
         for r in axes(x):
             full.setdefault(r, rows)

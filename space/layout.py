@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 from .expr import (
     Access,
+    Computed,
     Expr,
     Fold,
     Gather,
-    Index,
+    Integer,
     Iota,
     Map,
     Part,
     Predicate,
     Rank,
     Reduce,
+    Size,
     Term,
     Where,
     children,
@@ -114,7 +116,7 @@ class Layout:
             case _:
                 return below
 
-    def of_index(self, i: Index) -> Shape:
+    def of_index(self, i: Integer) -> Shape:
         """What the number that addresses an axis varies with: a quotient that a tile lies within has no axis."""
         match i:
             case str():
@@ -127,6 +129,13 @@ class Layout:
                 for part in i.index:
                     shape |= self.of_index(part)
                 return shape
+            case Computed():
+                shape = Shape()
+                for a in i.args:
+                    shape |= self.of_index(a)
+                return shape
+            case Size() | int():
+                return Shape()
 
     def within(self, part: Part) -> bool:
         """Whether each tile of the rank lies within one stretch of `part.by` elements."""

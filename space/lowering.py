@@ -14,10 +14,11 @@ from typing import TypeVar
 
 from .builder import NARROW, Builder, Scope, Sink
 from .cascade import Cascade
+from .computed import with_sizes
 from .early_bounds import with_early_bounds
 from .empties import Empties
 from .expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
-from .indexed import check_parts
+from .indexed import check_indices
 from .layout import Layout
 from .loops import RunLoop, store
 from .masks import Masks
@@ -90,7 +91,7 @@ def _planned(
 ) -> Program:
     source = roots_of(cascade)
     dtypes, sizes, roles = dict(sized.dtypes), dict(sized.sizes), dict(given)
-    expressions = _bound(source.expressions, source.outputs, dtypes, dict(sized.params))
+    expressions = with_sizes(_bound(source.expressions, source.outputs, dtypes, dict(sized.params)), sizes)
     source = Roots(tuple(expressions), source.outputs, source.halves)
     outputs = source.outputs
     source, roles, sizes, stored = packed(source, roles, sizes)
@@ -129,7 +130,7 @@ class _Lowering:
         numbers = _sizes([*indices, *kernel.roots.numbers()], kernel.sizes)
         sizes = {r: numbers[r] for r in indices}
         try:
-            check_parts(source, sizes)
+            check_indices(source, sizes)
         except ValueError as error:
             raise IllegalPlan(str(error)) from None
         order = rank_order(source, outputs, ranks, batch_ranks(source, halves))

@@ -50,7 +50,7 @@ EXACT: dict[str, Callable[[float], float]] = {
 SATURATING = frozenset({"tanh", "erf", "sigmoid", "guard"})
 """Unary operators that give a finite number for any number below +inf."""
 
-FINITE_MAPS = frozenset({"neg", "abs", "floor", "lane", "first"})
+FINITE_MAPS = frozenset({"neg", "abs", "floor", "sin", "cos", "lane", "first"})
 """Operators that give a finite number for finite numbers (overflow apart)."""
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 from .conditions import holds
-from .expr import NEG_INF, Expr, Iota, Param, Rank, Size, Where
+from .expr import NEG_INF, Computed, Expr, Iota, Param, Rank, Size, Tensor, Where, access
 from .schedule import Values
 from .writer import apply, at_least_zero, given
 
@@ -45,7 +45,7 @@ class Modifier(ABC):
     """One change to the scores.
 
     filters: whether it says what is seen (those come after all that change values). tensors: the inputs it
-    reads, name to axes, in the order in which `eintune.attention` takes them.
+    reads, name to axes, in the order in which `eintune.attention` takes them; "*" is an axis of the tensor's own.
     """
 
     filters: ClassVar[bool] = False
@@ -200,6 +200,32 @@ class Bias(Modifier):
     @property
     def words(self) -> str:
         return f"bias over {self.axes}"
+
+
+@dataclass(frozen=True)
+class RelativeBias(Modifier):
+    """score + REL[h, p - m + |m| - 1]: a table with a row a head and a column for each distance, from that of the last
+    key before the first query (T5, arXiv 1910.10683; Swin, arXiv 2103.14030).
+
+    columns: |p| + |m| - 1; a table with fewer is refused where the problem is posed. Raises ValueError below 1.
+    """
+
+    columns: int
+    dtypes: ClassVar[Mapping[str, str]] = {"REL": WIDE}
+    tensors: ClassVar[Mapping[str, str]] = {"REL": "h*"}
+    words: ClassVar[str] = "relative bias"
+
+    def __post_init__(self) -> None:
+        if type(self.columns) is not int or self.columns < 1:
+            raise ValueError(f"`relative_bias` must have a positive number of columns, but got {self.columns!r}")
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        column = Computed("sub", (Computed("add", (Computed("sub", ("p", "m")), Size("m"))), 1))
+        return score + access(Tensor("REL", (*site.heads, "r")), (*site.heads, column))
+
+    @property
+    def sizes(self) -> Mapping[Rank, int]:
+        return {"r": self.columns}
 
 
 # ---- filters

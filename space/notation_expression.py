@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from .expr import (
     Access,
+    Computed,
     Const,
     Expr,
     Fold,
@@ -15,7 +16,6 @@ from .expr import (
     Iota,
     Map,
     Param,
-    Part,
     Predicate,
     Rank,
     Reduce,
@@ -27,8 +27,9 @@ from .expr import (
 )
 from .expr import access as access_of
 from .notation_cursor import Cursor
-from .notation_filter import read_integer, read_predicate
+from .notation_filter import read_predicate
 from .notation_grammar import COMPARISON, FOLDS, INFIX, LEVEL_OF, PARAMETER, REDUCERS, VIEWS
+from .notation_index import read_index
 from .notation_lexer import RANK, Token
 from .pointwise import POINTWISE
 
@@ -140,8 +141,11 @@ class Expressions(Cursor):
         ranks = tuple(i for i in index if isinstance(i, str))
         if len(set(ranks)) != len(ranks):
             self.fail(f"{token.text}: a rank indexes one axis only", token)
-        if padded and not any(isinstance(i, (Access, Gather)) for i in index):
-            self.fail(f"{token.text}: only an element of an int tensor lies beyond an axis, `else 0`", token)
+        if padded and not any(isinstance(i, (Access, Gather, Computed)) for i in index):
+            self.fail(
+                f"{token.text}: an element of an int tensor or a computed index lies beyond an axis, `else 0`",
+                token,
+            )
         if len(ranks) == len(index):
             return self.read(token, token.text, ranks)
         known = self.scope.tensors.get(token.text)
@@ -165,21 +169,10 @@ class Expressions(Cursor):
         return index, padded
 
     def index_items(self) -> tuple[Index, ...]:
-        items = [self.indexing_item()]
+        items = [read_index(self, self.indexed)]
         while self.take(","):
-            items.append(self.indexing_item())
+            items.append(read_index(self, self.indexed))
         return tuple(items)
-
-    def indexing_item(self) -> Index:
-        """`m`, `m//64`, `m%64` or `BT[b,j]`."""
-        if self.peek().kind == "bracketed":
-            return self.indexed()
-        if self.peek().kind == "tensor":
-            self.fail(f"inside an index a tensor's ranks stand in brackets: {self.peek().text}[…]", self.peek())
-        rank = self.rank("a tensor's index")
-        if not (part := self.take("//", "%")):
-            return rank
-        return Part(part.text, rank, read_integer(self))
 
     def word(self) -> Expr:
         """A function, a parameter, or a word that is none of those."""

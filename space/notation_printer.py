@@ -15,7 +15,6 @@ from .expr import (
     Iota,
     Map,
     Param,
-    Part,
     Rank,
     Reduce,
     Size,
@@ -24,12 +23,14 @@ from .expr import (
     Unsplit,
     Where,
     indexing_ranks,
+    indexing_sizes,
     is_padded,
     reads,
     topological,
 )
 from .notation_filter import write_predicate
 from .notation_grammar import ATOM, COMPARISON, KINDS, LEVEL_OF, PARAMETER, PREFIX, REDUCERS, RESERVED, implicit_sum
+from .notation_index import write_index
 from .notation_lexer import CAPITALS, IDENTIFIER, INDEX, MAX_CHARACTERS, MAX_NESTING, RANK
 from .pointwise import POINTWISE, REDUCTIONS
 
@@ -231,15 +232,7 @@ def _indexed(x: Access | Gather) -> str:
     ranks = [i for i in x.index if isinstance(i, str)]
     if len(set(ranks)) != len(ranks):
         raise CascadeError(f"{x.tensor.name}{ranks}: a rank indexes one axis only")
-    items = []
-    for i in x.index:
-        match i:
-            case str():
-                items.append(_rank(i))
-            case Part():
-                items.append(f"{_rank(i.rank)}{i.op}{i.by}")
-            case Access() | Gather():
-                items.append(_indexed(i))
+    items = [write_index(i, _rank, _indexed) for i in x.index]
     if x.tensor.name in RESERVED or not IDENTIFIER.fullmatch(x.tensor.name):
         raise CascadeError(
             f"a tensor's name has letters, digits and _ and is no word of the notation: {x.tensor.name!r}"
@@ -270,7 +263,7 @@ def _check_ranks(cascade: Cascade) -> None:
         for rank in e.output.ranks:
             _rank(rank)
     for x in reads(e.expr for e in cascade.einsums):
-        for rank in indexing_ranks(x):
+        for rank in (*indexing_ranks(x), *indexing_sizes(x)):
             _rank(rank)
 
 

@@ -14,12 +14,14 @@ from typing import TypeAlias
 
 from .expr import (
     Access,
+    Computed,
     Const,
     Expr,
     Fold,
     Gather,
     Index,
     Iota,
+    Leaf,
     Map,
     Part,
     Rank,
@@ -29,6 +31,7 @@ from .expr import (
     access,
     children,
     free,
+    leaves,
     topological,
     with_children,
 )
@@ -157,6 +160,21 @@ def _read(x: Number, rank: Rank, number: Number, sized: set[Rank]) -> Number | N
                 return None
             case Access() | Gather() if rank in free(i):
                 return None
+            case Computed() if any(rank in _ranks(a) for a in leaves(i)):
+                return None
             case _:
                 index.append(i)
     return access(x.tensor, tuple(index), padded=True)
+
+
+def _ranks(x: Leaf) -> frozenset[Rank]:
+    """What a leaf of a computed number varies with."""
+    match x:
+        case str():
+            return frozenset((x,))
+        case Part():
+            return frozenset((x.rank,))
+        case Access() | Gather():
+            return free(x)
+        case _:
+            return frozenset()

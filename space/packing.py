@@ -16,18 +16,22 @@ from .expr import (
     Fold,
     Gather,
     Index,
+    Integer,
     Iota,
+    Leaf,
     Map,
     Part,
     Predicate,
     Rank,
     Reduce,
+    Size,
     Tensor,
     Term,
     Where,
     is_padded,
     rewrite,
     topological,
+    with_leaves,
 )
 from .normal_form import bind_sizes
 from .plan import IllegalPlan, Role
@@ -123,6 +127,10 @@ def _read(x: Access | Gather, packing: Packing) -> Access | Gather:
 
 
 def _index(i: Index, packing: Packing) -> Index:
+    return with_leaves(i, lambda leaf: _leaf(leaf, packing))
+
+
+def _leaf(i: Leaf, packing: Packing) -> Integer:
     match i:
         case str():
             return packing.part(i)
@@ -132,6 +140,8 @@ def _index(i: Index, packing: Packing) -> Index:
             return i
         case Access() | Gather():
             return _read(i, packing)
+        case Size() | int():
+            return i
 
 
 def _number(rank: Rank, packing: Packing) -> Expr:

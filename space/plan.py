@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from .expr import Predicate, Rank, Tensor
+from .expr import Part, Predicate, Rank, Tensor
 
 
 class IllegalPlan(ValueError):
@@ -150,18 +150,36 @@ def bound_value(
 # ---- the tree
 
 
+@dataclass(frozen=True)
+class Within:
+    """What addresses an axis: a number that is computed of indices (the next of a load's `args`), and what it lies
+    within wherever the tile is valid."""
+
+    low: int
+    high: int
+
+    def inside(self, length: int) -> bool:
+        """Whether it never lies beyond an axis of this length."""
+        return self.low >= 0 and self.high < length
+
+
+Addressed: TypeAlias = "Rank | Part | Within | None"
+"""What addresses an axis of a tensor in a load or store."""
+
+
 @dataclass(eq=False)
 class Value:
     """One SSA value: a tile with `axes` (ordered by the plan's rank order; none for a scalar).
 
     op and attr:
       load    attr (tensor name, index)                a tile of an input, invalid lanes 0; for each axis the index
-                                                       has a rank, a Part of one, or None: the next of `args`; one
-                                                       beyond the axis reads no other memory, and nothing relies on
-                                                       what it gives
+                                                       has a rank, a Part of one, or None or Within: the next of
+                                                       `args`; one beyond the axis reads no other memory, and nothing
+                                                       relies on what it gives
       store   attr (output name, ranks); args (value,)
       const   attr float; iota attr rank, the index; lane attr rank, the index less the tile's first; first attr rank,
-              the tile's first index; carry (a loop's running value, set by its Carry)
+              the tile's first index; part attr Part, of the index, a whole number; carry (a loop's running value,
+              set by its Carry)
       cast    to `dtype`
       a name of pointwise.POINTWISE (arithmetic in fp32)
       scale   attr float: args[0] * attr

@@ -21,6 +21,7 @@ from .plan import (
     Program,
     Sum,
     Value,
+    Within,
 )
 
 
@@ -81,6 +82,8 @@ def format_value(v: Value) -> str:
             return f"{head}{op}({args}) over {axis}"
         case "scale", k:
             return f"{head}{args} * {k!r}"
+        case "part", Part() as part:
+            return f"{head}part {part.rank}{part.op}{part.by}"
         case _, None:
             return f"{head}{v.op}({args})"
         case _, attr:
@@ -92,7 +95,7 @@ def _index(index: tuple[object, ...], v: Value) -> Iterator[str]:
     args = iter(v.args)
     for i in index:
         match i:
-            case None:
+            case None | Within():
                 yield next(args).name
             case Part():
                 yield f"{i.rank}{i.op}{i.by}"

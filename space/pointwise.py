@@ -58,6 +58,8 @@ POINTWISE: dict[str, Pointwise] = {
         Pointwise("log2", 1, np.log2),
         Pointwise("sqrt", 1, np.sqrt),
         Pointwise("recip", 1, np.reciprocal),
+        Pointwise("sin", 1, np.sin),
+        Pointwise("cos", 1, np.cos),
         Pointwise("tanh", 1, np.tanh),
         Pointwise("erf", 1, _erf),
         Pointwise("sigmoid", 1, _sigmoid),

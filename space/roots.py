@@ -8,7 +8,21 @@ from functools import lru_cache
 
 from .canonical import lowered
 from .cascade import Cascade
-from .expr import Access, Expr, Fold, Gather, Iota, Rank, Reduce, Size, Where, indexing_ranks, reads, topological
+from .expr import (
+    Access,
+    Expr,
+    Fold,
+    Gather,
+    Iota,
+    Rank,
+    Reduce,
+    Size,
+    Where,
+    indexing_ranks,
+    indexing_sizes,
+    reads,
+    topological,
+)
 from .filters import as_filters
 from .indexed import axes
 from .views import Halves, erase_views
@@ -61,6 +75,8 @@ def _sizes(x: Expr) -> Sequence[Rank]:
     match x:
         case Size():
             return (x.rank,)
+        case Gather():
+            return indexing_sizes(x)
         case Where():
             return [r for r, _ in x.predicate.sizes]
         case _:

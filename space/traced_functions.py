@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .conditions import Condition
-from .expr import Expr
+from .expr import Expr, Rank
 from .modifiers import Site
 from .tracing import (
     AXES,
@@ -27,10 +27,11 @@ from .tracing import (
 
 @dataclass(frozen=True)
 class Trace:
-    """A traced function. tensors: name to (the tensor, its axes), in the order of use."""
+    """A traced function. tensors: name to (the tensor, its axes), in the order of use; lengths: of their own axes."""
 
     result: Any
     tensors: Mapping[str, tuple[Any, str]]
+    lengths: Mapping[Rank, int]
 
 
 def trace_score(function: Callable[..., Any], score: Expr, site: Site) -> tuple[Expr, Trace]:
@@ -39,16 +40,16 @@ def trace_score(function: Callable[..., Any], score: Expr, site: Site) -> tuple[
     result = _run(function, record, (Traced(record, score), *_positions(record)))
     if isinstance(result, Seen) or not isinstance(result, (Traced, int, float)):
         refuse(f"a result that is {_said(result)}", "a score function returns the changed score")
-    return expression_of(result), Trace(result, record.tensors)
+    return expression_of(result), Trace(result, record.tensors, record.lengths())
 
 
 def trace_mask(function: Callable[..., Any], site: Site) -> tuple[Condition, Trace]:
     """The condition. Raises Untraceable for a construct that has no expression."""
-    record = Record(site, "UM")
+    record = Record(site, "UM", "u")
     result = _run(function, record, tuple(_positions(record)))
     if not isinstance(result, (Seen, bool)):
         refuse(f"a result that is {_said(result)}", "a mask function returns a comparison, or several by & and |")
-    return condition_of(result), Trace(result, record.tensors)
+    return condition_of(result), Trace(result, record.tensors, record.lengths())
 
 
 def _said(result: Any) -> str:

@@ -2,7 +2,8 @@
 
 A score function takes (score, b, h, p, m) and returns the changed score; a mask function takes (b, h, p, m) and says
 what is seen. They may use Python's operators, the functions below, PyTorch's functions of the same names, numbers, and
-tensors around them, indexed by positions: `slopes[h]`, `documents[b, m]`. Comparisons of positions become filters.
+tensors around them, indexed by positions and by whole numbers computed of them: `slopes[h]`, `documents[b, m]`,
+`table[h, buckets[p - m + 63]]`. Comparisons of positions become filters.
 """
 
 from __future__ import annotations
@@ -12,13 +13,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from .computed import is_constant
 from .conditions import Condition, boolean, holds
-from .expr import Access, Const, Expr, Iota, Map, Predicate, Rank, Size, Tensor, Term
+from .expr import (
+    Access,
+    Computed,
+    Const,
+    Expr,
+    Gather,
+    Index,
+    Integer,
+    Iota,
+    Map,
+    Part,
+    Predicate,
+    Rank,
+    Size,
+    Tensor,
+    Term,
+    access,
+    leaves,
+)
 from .modifiers import Site
 
 AXES = ("b", "h", "p", "m")
 UNARY = {
-    name: name for name in ("exp", "exp2", "log", "log2", "sqrt", "tanh", "sigmoid", "silu", "erf", "abs", "floor")
+    name: name
+    for name in ("exp", "exp2", "log", "log2", "sqrt", "tanh", "sigmoid", "silu", "erf", "abs", "floor", "sin", "cos")
 } | {"absolute": "abs", "neg": "neg", "negative": "neg", "reciprocal": "recip"}
 BINARY = {"minimum": "min", "maximum": "max", "add": "add", "sub": "sub", "mul": "mul", "div": "div"} | {
     "true_divide": "div",
@@ -26,6 +47,10 @@ BINARY = {"minimum": "min", "maximum": "max", "add": "add", "sub": "sub", "mul":
     "subtract": "sub",
 }
 COMPARISONS = {"lt": "lt", "le": "le", "gt": "gt", "ge": "ge", "eq": "eq", "ne": "ne"}
+CLAMPS = {"clamp": ("min", "max"), "clip": ("min", "max"), "clamp_min": ("min",), "clamp_max": ("max",)}
+"""By name, the bounds that follow what is bounded; any may be None."""
+MOST_FACTORS = 16
+"""The greatest power that is written as products."""
 LOGIC = ("logical_and", "logical_or", "logical_not", "bitwise_and", "bitwise_or", "bitwise_not")
 
 
@@ -44,17 +69,39 @@ class Record:
     site: Site
     prefix: str
     """What the names of its tensors begin with, so that they meet no other tensor."""
+    letter: str = "t"
+    """What the names of its tensors' own axes begin with."""
     tensors: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    """name -> (the tensor, its axes, some of b, h, p, m)."""
+    """name -> (the tensor, its axes: some of b, h, p, m, and "*" for one of its own)."""
+    own: dict[tuple[str, int], Rank] = field(default_factory=dict)
+    """(name, axis) -> what an axis of a tensor's own is called."""
 
-    def read(self, name: str, tensor: Any, axes: str) -> Expr:
+    def read(self, name: str, tensor: Any, axes: str, numbers: tuple[Index, ...] = ()) -> Access | Gather:
+        """The tensor read at some positions; numbers: what addresses the axes of its own, in order."""
         wanted = self.prefix + "".join(c for c in name.upper() if "A" <= c <= "Z")
         for n in range(1, 27):
             given = wanted if n == 1 else wanted + chr(64 + n)
             known = self.tensors.setdefault(given, (tensor, axes))
             if known[0] is tensor and known[1] == axes:
-                return Access(Tensor(given, ranks := self.site.ranks(axes), kind_of(tensor)), ranks)
+                return self._read(given, numbers)
         refuse(f"{name} in more than 26 ways", "copy it")
+
+    def _read(self, given: str, numbers: tuple[Index, ...]) -> Access | Gather:
+        tensor, axes = self.tensors[given]
+        ranks: list[Rank] = []
+        index: list[Index] = []
+        rest = iter(numbers)
+        for n, axis in enumerate(axes):
+            own = axis == "*"
+            called = (self.own.setdefault((given, n), f"{self.letter}{len(self.own) + 1}"),)
+            ranks += called if own else self.site.ranks(axis)
+            index += (next(rest),) if own else self.site.ranks(axis)
+        looked_up = any(isinstance(i, (Access, Gather)) for number in numbers for i in leaves(number))
+        return access(Tensor(given, tuple(ranks), kind_of(tensor)), tuple(index), looked_up)
+
+    def lengths(self) -> dict[Rank, int]:
+        """Of the tensors' own axes."""
+        return {rank: int(self.tensors[name][0].shape[axis]) for (name, axis), rank in self.own.items()}
 
 
 def kind_of(tensor: Any) -> str:
@@ -64,10 +111,11 @@ def kind_of(tensor: Any) -> str:
 
 
 class Traced:
-    """A value, a position or a condition that is being recorded. whole: it is a whole number everywhere."""
+    """A value, a position or a condition that is being recorded. whole: it is a whole number everywhere. integer: what
+    it is as a number that may address an axis, if it is one."""
 
-    def __init__(self, record: Record, value: Expr, whole: bool = False) -> None:
-        self._record, self._value, self._whole = record, value, whole
+    def __init__(self, record: Record, value: Expr, whole: bool = False, integer: Integer | None = None) -> None:
+        self._record, self._value, self._whole, self._integer = record, value, whole, integer
 
     # ---- arithmetic
 
@@ -97,11 +145,15 @@ class Traced:
 
     def __floordiv__(self, other: Any) -> Any:
         n = _number(other, "//")
-        return Traced(self._record, self._quotient(n), True)
+        return Traced(self._record, self._quotient(n), True, self._part("//", n))
 
     def __mod__(self, other: Any) -> Any:
         n = _number(other, "%")
-        return Traced(self._record, self._value - self._quotient(n) * float(n), self._whole and _is_whole(n))
+        value = self._value - self._quotient(n) * float(n)
+        return Traced(self._record, value, self._whole and _is_whole(n), self._part("%", n))
+
+    def _part(self, op: str, n: int | float) -> Integer | None:
+        return Part(op, self._integer, n) if isinstance(self._integer, str) and isinstance(n, int) else None
 
     def _quotient(self, n: int | float) -> Expr:
         """floor(x / n). A kernel may multiply by 1/n, rounded, or divide term by term: of whole numbers the middle
@@ -113,7 +165,7 @@ class Traced:
         return _binary("mul", self, -1)
 
     def __abs__(self) -> Any:
-        return Traced(self._record, Map("abs", (self._value,)), self._whole)
+        return _call("abs", self)
 
     # ---- comparisons and logic
 
@@ -168,14 +220,20 @@ class Traced:
         refuse("an index on a traced value", "only tensors that the function captures are indexed")
 
     def __pow__(self, other: Any) -> Any:
-        if other != 2:
-            refuse(f"** {other!r}", "write a product, or exp(log(x) * y)")
-        return _binary("mul", self, self)
+        if not _whole(other) or not 1 <= other <= MOST_FACTORS:
+            refuse(f"** {other!r}", f"whole powers go from 1 to {MOST_FACTORS}; others are exp(log(x) * y)")
+        root = self if other < 4 else self ** (other // 2)
+        if other < 4:
+            return self if other == 1 else _binary("mul", self ** (other - 1), self)
+        square = _binary("mul", root, root)
+        return _binary("mul", square, self) if other % 2 else square
 
     def __getattr__(self, name: str) -> Any:
         plain = name.rstrip("_")
-        if plain in UNARY and not name.startswith("__"):
-            return lambda: _call(plain, self)
+        if (plain in UNARY or plain in CLAMPS or plain in ("pow", "square")) and not name.startswith("__"):
+            return lambda *args, **bounds: _call(plain, self, *args, **bounds)
+        if plain in ("int", "long") and self._whole:
+            return lambda: self
         if plain in ("float", "double", "half", "bfloat16", "to", "type_as"):
             return lambda *_, **__: self  # values are computed in float32 anyway
         refuse(f".{name}", f"the functions are {', '.join(sorted((*UNARY, *BINARY, 'where')))}")
@@ -185,14 +243,14 @@ class Traced:
         cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """PyTorch's functions of the same names."""
-        if kwargs:
+        if kwargs and function.__name__ not in CLAMPS:
             refuse(f"{function.__name__} with {', '.join(kwargs)}", "leave them out")
         if function.__name__ == "__getitem__":
             refuse(
                 "a tensor that it reaches through an object, a list or a default",
                 "give the tensor a name of its own around the function, such as slopes = self.slopes",
             )
-        return _call(function.__name__, *args)
+        return _call(function.__name__, *args, **(kwargs or {}))
 
 
 class Seen(Traced):
@@ -214,7 +272,7 @@ class Position(Traced):
             start = term if coef > 0 else term * -1.0
             value = start if value is None else value + term if coef > 0 else value - term
         shifted = Const(float(const)) if value is None else value if const == 0 else value + float(const)
-        super().__init__(record, shifted, True)
+        super().__init__(record, shifted, True, _integer_of(terms, const))
         self._terms, self._const = dict(terms), const
 
     def _plus(self, other: Position | int, sign: int) -> Position:
@@ -247,10 +305,12 @@ class Captured:
                 f"{self._name} with {len(parts)} of its {len(self._tensor.shape)} indices",
                 "give one index for each axis",
             )
-        axes = "".join(_axis(self._record, self._name, p) for p in parts)
-        if len(set(axes)) != len(axes):
+        found = [_axis(self._record, self._name, p) for p in parts]
+        axes = "".join(i if isinstance(i, str) else "*" for i in found)
+        if any(axes.count(a) > 1 for a in AXES):
             refuse(f"{self._name}[{', '.join(axes)}]", "a position indexes one axis only")
-        return _read(self._record, self._record.read(self._name, self._tensor, axes))
+        numbers = tuple(i[0] for i in found if not isinstance(i, str))
+        return _read(self._record, self._record.read(self._name, self._tensor, axes, numbers))
 
     def scalar(self) -> Traced:
         """Its number, where it has no axes."""
@@ -294,18 +354,31 @@ for _symbol in (
     setattr(Captured, f"__{_symbol}__", _arithmetic(f"__{_symbol}__"))
 
 
-def _read(record: Record, x: Expr) -> Traced:
-    assert isinstance(x, Access)
-    return Seen(record, boolean(x)) if x.tensor.kind == "bool" else Traced(record, x, x.tensor.kind == "int")
+def _read(record: Record, x: Access | Gather) -> Traced:
+    if x.tensor.kind == "bool":
+        return Seen(record, boolean(x))
+    whole = x.tensor.kind == "int"
+    # an element that is 0 beyond an axis addresses none: what is beyond is not told from the first
+    return Traced(record, x, whole, x if whole and not (isinstance(x, Gather) and x.padded) else None)
 
 
-def _axis(record: Record, name: str, index: Any) -> str:
+def _axis(record: Record, name: str, index: Any) -> str | tuple[Index]:
+    """A position as it is given, by its name, or a number that is computed."""
     if isinstance(index, Position):
         for axis in AXES:
             if index._terms == position_terms(record.site, axis) and index._const == 0:
                 return axis
+    if isinstance(index, Captured):
+        index = index.scalar()
+    found = index._integer if isinstance(index, Traced) else None
+    if found is not None and not isinstance(found, (int, Size)):
+        return (found,)
     kind = "a slice" if isinstance(index, slice) else f"the index {index!r}" if isinstance(index, int) else "an index"
-    refuse(f"{name} with {kind} that is not one of b, h, p, m itself", "index it by positions as they are given")
+    refuse(
+        f"{name} with {kind} that is no whole number of positions",
+        "index it by b, h, p, m, elements of integer tensors, what +, -, * by a whole number, abs, minimum, maximum "
+        "and clamp make of them, or // and % of a position",
+    )
 
 
 def position_terms(site: Site, axis: str) -> dict[tuple[Rank, Rank | None], int]:
@@ -314,7 +387,37 @@ def position_terms(site: Site, axis: str) -> dict[tuple[Rank, Rank | None], int]
     return {(r, ranks[i + 1] if i + 1 < len(ranks) else None): 1 for i, r in enumerate(ranks)}
 
 
+def _integer_of(terms: Mapping[tuple[Rank, Rank | None], int], const: int) -> Integer:
+    """A combination of positions as a number that may address an axis."""
+    found: Integer | None = None
+    for (rank, stride), coef in sorted(terms.items(), key=lambda item: -item[1]):
+        term: Integer = Computed("mul", (rank, Size(stride))) if stride else rank
+        term = term if abs(coef) == 1 else Computed("mul", (term, abs(coef)))
+        if found is None:
+            found = term if coef > 0 else Computed("neg", (term,))
+        else:
+            found = Computed("add" if coef > 0 else "sub", (found, term))
+    if found is None:
+        return const
+    return found if const == 0 else Computed("add" if const > 0 else "sub", (found, abs(const)))
+
+
 # ---- operators
+
+
+def _computed(op: str, *args: Any) -> Integer | None:
+    """An operation on numbers that may address an axis, if it gives one."""
+    found = tuple(map(_integer_in, args))
+    known = tuple(i for i in found if i is not None)
+    if len(known) < len(args) or (op == "mul" and not any(map(is_constant, known))):
+        return None
+    return Computed(op, known)
+
+
+def _integer_in(x: Any) -> Integer | None:
+    if isinstance(x, Captured):
+        x = x.scalar()
+    return x._integer if isinstance(x, Traced) else int(x) if _whole(x) else None
 
 
 def expression_of(x: Any) -> Expr:
@@ -335,7 +438,10 @@ def expression_of(x: Any) -> Expr:
 
 
 def _record_of(*args: Any) -> Record:
-    return next(a._record for a in args if isinstance(a, (Traced, Captured)))
+    for a in args:
+        if isinstance(a, (Traced, Captured)):
+            return a._record
+    refuse("a function of numbers alone", "use math, or Python's own")
 
 
 def _number(x: Any, symbol: str) -> int | float:
@@ -367,7 +473,8 @@ def _binary(op: str, a: Any, b: Any) -> Any:
     if op == "mul" and isinstance(b, Position) and _whole(a):
         return b._times(a)
     whole = op in ("add", "sub", "mul", "min", "max") and _is_whole(a) and _is_whole(b)
-    return Traced(_record_of(a, b), Map(op, (expression_of(a), expression_of(b))), whole)
+    integer = _computed(op, a, b) if whole else None
+    return Traced(_record_of(a, b), Map(op, (expression_of(a), expression_of(b))), whole, integer)
 
 
 def _compared(op: str, a: Any, b: Any) -> Seen:
@@ -400,7 +507,19 @@ def condition_of(x: Any) -> Condition:
     refuse(f"{type(x).__name__} as a condition", "compare it with something")
 
 
-def _call(name: str, *args: Any) -> Any:
+def _clamped(name: str, x: Any, *given: Any, **named: Any) -> Any:
+    """`x`, at least and at most what is given."""
+    bounds = dict(zip(CLAMPS[name], given, strict=False)) | named
+    if len(given) > len(CLAMPS[name]) or set(bounds) - set(CLAMPS[name]) or all(b is None for b in bounds.values()):
+        refuse(f"{name} with {', '.join(named) or len(given)}", f"its bounds are {' and '.join(CLAMPS[name])}")
+    for bound, op in (("min", "max"), ("max", "min")):
+        x = x if bounds.get(bound) is None else _binary(op, x, bounds[bound])
+    return x
+
+
+def _call(name: str, *args: Any, **named: Any) -> Any:
+    if name in CLAMPS and args:
+        return _clamped(name, *args, **named)
     record = _record_of(*args)
     if name == "where" and len(args) == 3:
         return Traced(
@@ -408,7 +527,8 @@ def _call(name: str, *args: Any) -> Any:
         )
     if name in UNARY and len(args) == 1:
         kept = name == "floor" or (name in ("abs", "absolute", "neg", "negative") and _is_whole(args[0]))
-        return Traced(record, Map(UNARY[name], (expression_of(args[0]),)), kept)
+        integer = _computed(UNARY[name], args[0]) if kept and name != "floor" else None
+        return Traced(record, Map(UNARY[name], (expression_of(args[0]),)), kept, integer)
     if name in BINARY and len(args) == 2:
         return _binary(BINARY[name], *args)
     if name in COMPARISONS and len(args) == 2:
@@ -418,9 +538,11 @@ def _call(name: str, *args: Any) -> Any:
         if name.endswith("not"):
             return Seen(record, ~first)
         return Seen(record, first & rest[0] if name.endswith("and") else first | rest[0])
-    if name == "clamp" and len(args) == 2:
-        return _binary("max", *args)
-    refuse(f"{name}", f"the functions are {', '.join(sorted((*UNARY, *BINARY, *LOGIC, 'where')))}")
+    if name == "pow" and len(args) == 2:
+        return args[0] ** args[1]
+    if name == "square" and len(args) == 1:
+        return args[0] ** 2
+    refuse(f"{name}", f"the functions are {', '.join(sorted((*UNARY, *BINARY, *CLAMPS, *LOGIC, 'pow', 'where')))}")
 
 
 def exp(x: Any) -> Any:
@@ -446,6 +568,19 @@ def sqrt(x: Any) -> Any:
 
 def floor(x: Any) -> Any:
     return _call("floor", x)
+
+
+def sin(x: Any) -> Any:
+    return _call("sin", x)
+
+
+def cos(x: Any) -> Any:
+    return _call("cos", x)
+
+
+def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+    """`x`, at least `min` and at most `max`."""
+    return _call("clamp", x, min, max)
 
 
 def minimum(x: Any, y: Any) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .expr import Expr, Fold, Map, Rank, Reduce, Split, children, free, topological
 
-COSTLY = frozenset({"exp", "log", "exp2", "log2", "tanh", "erf", "sigmoid", "silu", "sqrt", "recip"})
+COSTLY = frozenset({"exp", "log", "exp2", "log2", "tanh", "erf", "sigmoid", "silu", "sqrt", "recip", "sin", "cos"})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from .expr import NEG_INF, Const, Expr
+from .expr import NEG_INF, Const, Expr, Rank
 from .modifiers import Modifier, Site
 from .traced_functions import Trace, trace_mask, trace_score
 
@@ -33,6 +33,10 @@ class Function(Modifier):
     @property
     def tensors(self) -> Mapping[str, str]:
         return {name: axes for name, (_, axes) in self.trace.tensors.items()}
+
+    @property
+    def sizes(self) -> Mapping[Rank, int]:
+        return self.trace.lengths
 
     @property
     def dtypes(self) -> Mapping[str, str]:

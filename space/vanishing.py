@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from .egraph import ClassId, EGraph, Node
 from .expr import NEG_INF, Const, Expr, Fold, Map, Reduce, Split, Unsplit, Where
 
-_ODD = frozenset({"neg", "abs", "sqrt", "tanh", "erf", "silu", "floor"})
+_ODD = frozenset({"neg", "abs", "sqrt", "tanh", "erf", "silu", "floor", "sin"})
 """Operators that keep 0."""
 
 

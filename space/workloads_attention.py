@@ -17,6 +17,7 @@ from .modifiers import (
     Mask,
     Modifier,
     Prefix,
+    RelativeBias,
     Slopes,
     Softcap,
     Window,
@@ -48,6 +49,9 @@ OPTIONS = (
         bare="tensor",
     ),
     Option("bias", f"a tensor added to the scores, over some of {AXES}", "text", default="", bare=AXES),
+    Option(
+        "relative_bias", "score + table[h, p - m + keys - 1], a table over heads and distances", "flag", default=False
+    ),
     Option("mask", f"a tensor that says what is seen, over some of {AXES}", "text", default="", bare=AXES),
     Option("score_mod", "FILE.py:NAME, a function (score, b, h, p, m) -> score", "function", default=""),
     Option("mask_mod", "FILE.py:NAME, a function (b, h, p, m) -> what is seen", "function", default=""),
@@ -67,6 +71,7 @@ def _variant(wanted: Mapping[str, Any]) -> Attention:
         Softcap(wanted["softcap"]) if wanted["softcap"] != "" else None,
         Slopes(standard=wanted["alibi"] == "standard") if wanted["alibi"] else None,
         Bias(wanted["bias"]) if wanted["bias"] else None,
+        RelativeBias(wanted["seq"] + (wanted["kv_seq"] or wanted["seq"]) - 1) if wanted["relative_bias"] else None,
         ScoreMod(wanted["score_mod"]) if wanted["score_mod"] else None,
         Causal(wanted["causal"]) if wanted["causal"] and wanted["prefix"] == "" else None,
         Window(wanted["window"], wanted["window_both"], align) if wanted["window"] != "" else None,

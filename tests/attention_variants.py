@@ -10,8 +10,23 @@ import torch
 from hypothesis import strategies as st
 
 from eintune.space.attention import Attention
-from eintune.space.modifiers import Bias, Causal, Documents, HeadScale, Mask, Modifier, Prefix, Slopes, Softcap, Window
+from eintune.space.modifiers import (
+    Bias,
+    Causal,
+    Documents,
+    HeadScale,
+    Mask,
+    Modifier,
+    Prefix,
+    RelativeBias,
+    Slopes,
+    Softcap,
+    Window,
+)
 from eintune.space.pointwise import Array
+
+COLUMNS = 499
+"""Of a table of relative biases: as many as any test's sizes need, and more."""
 
 ALONE: dict[str, Attention] = {
     "plain": Attention(),
@@ -21,6 +36,8 @@ ALONE: dict[str, Attention] = {
     "standard slopes": Attention((Slopes(standard=True), Causal())),
     "bias": Attention((Bias(),)),
     "bias of a key": Attention((Bias("bm"),)),
+    "relative bias": Attention((RelativeBias(COLUMNS),)),
+    "relative bias, window": Attention((RelativeBias(COLUMNS), Causal("lower_right"), Window(7, align="lower_right"))),
     "causal": Attention((Causal(),)),
     "causal, lower right": Attention((Causal("lower_right"),)),
     "window": Attention((Window(3),)),
@@ -48,6 +65,7 @@ def combinations() -> st.SearchStrategy[Attention]:
         st.floats(0.5, 3.0).map(lambda c: Softcap(round(c, 2))),
         st.builds(Slopes, st.booleans()),
         st.builds(Bias, axes),
+        st.just(RelativeBias(COLUMNS)),
         st.builds(Causal, aligned),
         st.builds(Window, st.integers(1, 9), st.booleans(), aligned),
         st.builds(Prefix, st.integers(1, 9), aligned),
@@ -70,8 +88,9 @@ def variant_data(variant: Attention, sizes: Mapping[str, int], seed: int = 0) ->
     rng = np.random.default_rng(seed)
     cascade = variant.cascade(grouped="g" in sizes)
     data: dict[str, Array] = {}
+    lengths = {r: n for m in variant.modifiers for r, n in m.sizes.items()} | dict(sizes)
     for name, tensor in cascade.inputs.items():
-        shape = [sizes[r] for r in tensor.ranks]
+        shape = [lengths[r] for r in tensor.ranks]
         match tensor.kind:
             case "int":
                 data[name] = np.sort(rng.integers(0, 3, shape), -1)
@@ -115,6 +134,8 @@ def plainly(variant: Attention, sizes: Mapping[str, int], data: Mapping[str, Arr
                 s = s + (slopes[None, :, None, None] if standard else spread("SLOPE", "h")) * (m - p)
             case Bias(axes):
                 s = s + spread("BIAS", axes)
+            case RelativeBias():
+                s = s + (t["REL"].flatten(0, 1) if grouped else t["REL"])[:, p - m + keys - 1]
             case Causal():
                 seen = seen & (m <= p + shift)
             case Window(size, both):

@@ -31,6 +31,7 @@ from eintune.space.expr import (
     Where,
     access,
 )
+from eintune.space.operator_builder import gather_of
 
 Roots = dict[str, tuple[Expr, str]]
 """Output name -> (expression, its ranks as letters)."""
@@ -407,6 +408,9 @@ def bounds_from_data() -> Iterator[Form]:
         "later queries see more": f("le", index - Iota("p"), t("LEN", "b", "int") - Size("p")),
         "length and documents": f("and", f("eq", t("DP", "p", "int"), t("DM", "m", "int")), below),
         "length of a key": f("lt", index, t("LEN", "m", "int")),
+        "length of a distance": f("lt", index, read("LEN[abs(p-m)]", LEN="R")),
+        "length of the next row": f("lt", index, read("LEN[b,p+1]", LEN="BR")),
+        "length by number": f("lt", index, read("LEN[WHICH[b]+2 else 0]", LEN="R", WHICH="B")),
     }
     for name, condition in conditions.items():
         x = f("select", condition, s, NEG_INF)
@@ -417,3 +421,49 @@ def bounds_from_data() -> Iterator[Form]:
     rest = add("m", f("select", below, t("X", "bpm"), 1.0))
     yield form("ones beyond a length", {"Y": (rest, "bp")})
     yield form("a length that is stored", {"Y": (f("select", below, t("X", "bpm"), 0.0), "bpm")})
+
+
+def read(text: str, *, kind: str = "float", **tensors: str) -> Expr:
+    """An indexed access as it is written; tensors: the ranks of each, those of integers in capitals."""
+    known = {n: Tensor(n, tuple(r.lower()), "int" if r.isupper() else kind) for n, r in tensors.items()}
+    return gather_of(text, known)
+
+
+@row
+def computed_indices() -> Iterator[Form]:
+    """Axes that are addressed by numbers computed of indices, sizes, parts and elements; inside the axis and beyond."""
+    s, causal = SCORE * 0.3, {"m": -1, "p": 1}
+    distance = s + read("T[h,p-m+|m|-1]", T="hr")
+    yield from all_ways("distance", distance)
+    yield from all_ways("distance, triangle", keep(distance, **causal))
+    biases = {
+        "clipped": read("T[h,min(max(p-m,-3),3)+3]", T="hr"),
+        "to both sides": read("T[h,abs(p-m)]", T="hr"),
+        "in buckets": read("T[h,N[p-m+|m|-1] else 0]", T="hr", N="U"),
+        "in trusted buckets": read("T[h,N[min(abs(p-m),7)]]", T="hr", N="U"),
+        "of numbers": read("T[h,N[b,p]*2-L[m]+3 else 0]", T="hr", N="BP", L="M"),
+        "of clipped numbers": read("T[h,min(max(N[b,p]-L[m],-3),3)+3 else 0]", T="hr", N="BP", L="M"),
+        "of nothing in the end": read("T[h,0*N[b,p]+min(L[m],2)*2-min(L[m],2)*2+p else 0]", T="hr", N="BP", L="M"),
+        "of a constant": read("T[h,p-p+2]", T="hr"),
+        "of the nearer": read("T[h,min(N[b,p],abs(2-m)) else 0]", T="hr", N="BP"),
+        "beyond": read("T[h,p-m else 0]", T="hr"),
+        "far beyond": read("T[h,(p-m)*100-7 else 0]", T="hr"),
+        "in 64 bits": read("T[h,p*2000000000-m*2000000000+4 else 0]", T="hr"),
+        "two": read("T[p-m+|m|-1,max(p,m)]", T="ru"),
+        "of a picture": read("T[h,(p//8-m//8+9)*15+p%8-m%8+7 else 0]", T="hr"),
+        "outermost": read("T[p-m+|m|-1,h,m]", T="rhm"),
+        "of a head": read("T[h*2+1,p]", T="rp"),
+    }
+    for name, bias in biases.items():
+        yield form(name, {"O": (three(s + bias, V), "bhpf")}, {"O": (one(s + bias, V), "bhpf")})
+    seen = f("select", read("T[abs(p-m)]", kind="bool", T="r"), s, NEG_INF)
+    yield form("seen by distance", {"O": (three(seen, V), "bhpf")}, {"O": (one(seen, V), "bhpf")})
+    grouped = add("e", t("Q", "bhgpe") * K) * 0.3
+    for name, bias in {"grouped": read("T[h,g,p-m+|m|-1]", T="hgr"), "by number": read("T[h*|g|+g,p]", T="rp")}.items():
+        x = keep(grouped + bias, **causal)
+        yield form(f"distance, {name}", {"O": (three(x, V), "bhgpf")}, {"O": (one(x, V), "bhgpf")})
+    waves = f("sin", t("X", "pm") * 3.0) * f("cos", t("X", "pm") - Iota("m"))
+    yield form("waves of a distance", {"Y": (add("m", waves), "p")})
+    yield form("diagonals", {"Y": (t("X", "pm") * read("T[p-m+|m|-1]", T="r"), "pm")})
+    yield form("convolution", {"Y": (add("m", read("T[p-m+|m|-1,f]", T="rf") * t("X", "mf")), "pf")})
+    yield form("constant", {"Y": (t("X", "pm") * read("T[p,|m|*0+2]", T="pr"), "pm")})

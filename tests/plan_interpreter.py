@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from eintune.space.expr import Part, Predicate, Rank
-from eintune.space.plan import Block, Known, Loop, LoopPlan, Value, bound_value
+from eintune.space.plan import Addressed, Block, Known, Loop, LoopPlan, Value, Within, bound_value
 from eintune.space.pointwise import POINTWISE, REDUCTIONS, Array
 from eintune.space.selections import passed, passes
 from eintune.space.stale_reference import LIMIT, StaleReference, stale_references
@@ -116,6 +116,8 @@ class Program:
                 return np.arange(float(self.plan.length(rank)))
             case "first", str() as rank:
                 return np.array(float(self.first[rank]))
+            case "part", Part() as part:
+                return self.part(part, v.axes).astype(float)
             case "cast", _:
                 return args[0]
             case "scale", float() as k:
@@ -158,7 +160,7 @@ class Program:
             valid = valid[..., None] & mask
         return np.ix_(*clipped), ranks, valid
 
-    def load(self, name: str, index: tuple[Rank | Part | None, ...], v: Value) -> Array:
+    def load(self, name: str, index: tuple[Addressed, ...], v: Value) -> Array:
         """A tile, 0 in lanes that lie beyond a rank's end or that a looked-up number takes out of the tensor."""
         numbers = iter(v.args)
         places: list[Array] = []
@@ -167,8 +169,11 @@ class Program:
             valid = valid & self.along(rank, v.axes, self.lanes(rank) < self.plan.sizes[rank])
         for i, n in zip(index, self.data[name].shape, strict=True):
             match i:
-                case None:
+                case None | Within():
                     place = self.operand(next(numbers), v.axes).astype(int)
+                    found = np.broadcast_arrays(place, valid)
+                    stays = found[0][found[1]]
+                    assert i is None or not stays.size or (i.low <= int(stays.min()) and int(stays.max()) <= i.high)
                     valid = valid & (place >= 0) & (place < n)
                 case Part():
                     place = self.part(i, v.axes)

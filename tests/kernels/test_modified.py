@@ -14,6 +14,7 @@ from torch import Tensor
 
 import eintune
 from eintune.kernels.errors import UnsupportedArgument
+from eintune.space.tracing import cos
 
 B, H, KV, P, M, E, F = 2, 4, 2, 19, 23, 16, 8
 ROWS, KEYS = torch.arange(P)[:, None], torch.arange(M)[None, :]
@@ -38,6 +39,13 @@ PER_HEAD = drawn(H, seed=3)
 AN_ARRAY = PER_HEAD.numpy()
 DOCUMENTS = (torch.arange(M) // 6).expand(B, M)
 HEADS = PER_HEAD[None, :, None, None]
+
+
+TABLE = drawn(H, P + M - 1, seed=9)
+DISTANCES = ROWS - KEYS
+BUCKETS = (torch.arange(P + M - 1) * 7) % 11
+PAIRS = DOCUMENTS[:, None] * 2 - DOCUMENTS[:, 1 : P + 1, None]
+NEAR = torch.arange(M) % 3 < 2
 
 
 def attend(scores: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -73,6 +81,38 @@ CASES: list[tuple[dict[str, Any], Tensor]] = [
     (
         {"score_mod": lambda s, b, h, p, m: s + PER_HEAD[h] * (m - p), "mask_mod": lambda b, h, p, m: p - m < 5},
         attend(SCORES + HEADS * (KEYS - ROWS), ROWS - KEYS < 5),
+    ),
+    ({"relative_bias": TABLE}, attend(SCORES + TABLE[:, DISTANCES + M - 1])),
+    (
+        {"relative_bias": TABLE, "causal": True, "window": 6},
+        attend(SCORES + TABLE[:, DISTANCES + M - 1], (KEYS <= ROWS) & (DISTANCES < 6)),
+    ),
+    (
+        {"score_mod": lambda s, b, h, p, m: s + TABLE[h, torch.clamp(p - m, min=-5, max=4) + 5]},
+        attend(SCORES + TABLE[:, DISTANCES.clamp(-5, 4) + 5]),
+    ),
+    (
+        {"score_mod": lambda s, b, h, p, m: s + TABLE[h, abs(p - m)], "mask_mod": lambda b, h, p, m: p - m < 5},
+        attend(SCORES + TABLE[:, DISTANCES.abs()], DISTANCES < 5),
+    ),
+    (
+        {"score_mod": lambda s, b, h, p, m: s + TABLE[h, BUCKETS[p - m + 22]]},
+        attend(SCORES + TABLE[:, BUCKETS[DISTANCES + 22]]),
+    ),
+    (
+        {"score_mod": lambda s, b, h, p, m: s + TABLE[h, (p // 4 - m // 4 + 5) * 4 + p % 4]},
+        attend(SCORES + TABLE[:, (ROWS // 4 - KEYS // 4 + 5) * 4 + ROWS % 4]),
+    ),
+    (
+        {"score_mod": lambda s, b, h, p, m: s + TABLE[h, DOCUMENTS[b, m] * 2 - DOCUMENTS[b, p + 1]]},
+        attend(SCORES + (TABLE[:, PAIRS.clamp(min=0)] * (PAIRS >= 0)).transpose(0, 1)),
+    ),
+    (
+        {
+            "score_mod": lambda s, b, h, p, m: s**3 + torch.sin(s) * cos(s),
+            "mask_mod": lambda b, h, p, m: NEAR[abs(p - m)],
+        },
+        attend(SCORES**3 + torch.sin(SCORES) * torch.cos(SCORES), NEAR[DISTANCES.abs()]),
     ),
     ({"mask_mod": lambda b, h, p, m: (m <= p) | (m < 5)}, attend(SCORES, (KEYS <= ROWS) | (KEYS < 5))),
     ({"mask_mod": lambda b, h, p, m: DOCUMENTS[b, m] > 7}, torch.zeros(B, H, P, F)),
@@ -209,6 +249,18 @@ def test_a_key_that_an_added_mask_hides_is_hidden() -> None:
         ),
         ({"score_mod": lambda s, b, h, p, m: s * AN_ARRAY[h]}, "must be a torch.Tensor, but anarray is .*ndarray"),
         ({"score_mod": lambda s, b, h, p, m, t=PER_HEAD: s * t[h]}, "give the tensor a name of its own"),
+        (
+            {"relative_bias": TABLE[:, 1:]},
+            r"`relative_bias` must be a tensor of shape \(heads, distances\) = \(4, 41\), but got \(4, 40\)",
+        ),
+        ({"relative_bias": True}, r"= \(4, 41\), but got bool"),
+        (
+            {"score_mod": lambda s, b, h, p, m: s + TABLE[h, p - m]},
+            r"USTABLE is addressed within -22\.\.18 by a computed index, but its axis has 41 elements",
+        ),
+        ({"score_mod": lambda s, b, h, p, m: s + TABLE[h, p - m + 23]}, r"within 1\.\.41 .*its axis has 41 elements"),
+        ({"mask_mod": lambda b, h, p, m: NEAR[p + m]}, r"UMNEAR is addressed within 0\.\.40 .*axis has 23 elements"),
+        ({"score_mod": lambda s, b, h, p, m: s + TABLE[h, s]}, "an index that is no whole number of positions"),
         ({"bias": torch.zeros(M, dtype=torch.complex64)}, "must have a dtype among"),
         ({"bias": torch.zeros(M, requires_grad=True)}, "forward only"),
         ({"bias": torch.zeros(M, device="meta")}, "must be on the device of `q`"),

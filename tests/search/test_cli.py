@@ -135,6 +135,7 @@ def test_a_cascade_of_ones_own_has_sizes(complaint: Complaint, tmp_path: Path) -
     [
         (*SIZE, "--causal", "--window", "8", "--softcap", "30", "--alibi", "--documents", "--sinks", "--lse"),
         (*SIZE, "--bias", "hpm", "--mask", "--kv-heads", "1", "--value-dim", "32", "--head-scale"),
+        (*SIZE, "--relative-bias", "--kv-seq", "100", "--window", "8", "--causal", "lower_right"),
         ("--workload", "layernorm", "--rows", "64", "--cols", "100"),
         ("--workload", "linear", "--rows", "64", "--inner", "32", "--cols", "64", "--activation", "silu"),
     ],
@@ -148,6 +149,9 @@ MODS = """
 import torch
 slopes = torch.rand(2)
 def tilted(score, b, h, p, m): return score + slopes[h] * (m - p)
+table = torch.rand(2, 300)
+def tabled(score, b, h, p, m): return score + table[h, torch.clamp(p - m, min=-100, max=100) + 100]
+def beyond(score, b, h, p, m): return score + table[h, p - m]
 def near(b, h, p, m): return (m <= p) & (p - m < 9)
 def wrong(score, b, h, p, m): return score if score > 0 else -score
 number = 3
@@ -160,6 +164,8 @@ def test_functions_in_a_file(cache: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(plan) == 0
     out = capsys.readouterr().out
     assert "score_mod tilted, mask_mod near" in out and "where(m <= p" in out and "load USSLOPES" in out
+    assert main([*plan[:-3], "mods.py:tabled"]) == 0
+    assert "load USTABLE[h total" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from eintune.kernels.eager import run_eager
 from eintune.search.inputs import draw_inputs
 from eintune.space.canonical import digest
 from eintune.space.cascade import Cascade, CascadeError, rename
+from eintune.space.computed import span
 from eintune.space.derive import derive
 from eintune.space.egraph import label
 from eintune.space.evaluate import infer_sizes, run_cascade
 from eintune.space.expr import Access, Gather, Part, Tensor, access, free, reads, tensors
-from eintune.space.indexed import limits, shapes
+from eintune.space.indexed import completed, limits, numbers, shapes
 from eintune.space.iterative import IterativeCascade, Update
 from eintune.space.lowering import IllegalPlan, build_plan
 from eintune.space.operator_egg import write_egg
@@ -85,12 +86,56 @@ def test_pages_mean_what_they_mean_side_by_side() -> None:
         "input Bias[v,w]\ninput pos[p] : int\nZp,m = Bias[pos[p],m%7]",
         "input Xu,v\ninput Ab,j : int\ninput Bk : int\nZp,b = X[A[b,B[p]],p//3]",
         "input Kb,k,m,e\nZb,h,m,e = K[b,h//4,m,e]",
+        "input Tr,q\ninput Nu : int\nZp,m = T[2*p-m*3+(-1),N[p-m+|m|-1] else 0]",
+        "input Tr\ninput Nu : int\nZp,m = T[min(N[p]-N[m],|p|*2)*3-(p-m)-(-m) else 0]",
+        "input Tr\nZp,m = T[-p+abs(-(p*2))+max(p//3,m%2)-(-2)]",
     ],
 )
 def test_text_and_cascade_determine_each_other(text: str) -> None:
     cascade = Cascade.parse(text)
     assert Cascade.parse(str(cascade)) == cascade
     assert any(isinstance(x, Gather) for e in cascade.einsums for x in reads([e.expr]))
+
+
+@pytest.mark.parametrize(
+    ("index", "low", "high"),
+    [
+        ("p-m+3", -2, 6),
+        ("p-m+m", 0, 3),
+        ("abs(p-m)*2-1", -1, 9),
+        ("min(max(p-m,-2),|m|)+2*|p|", 6, 11),
+        ("-(p//2)*3+m%4", -3, 3),
+        ("(p+1)*|m|-p*|m|", 6, 6),
+        ("2*(3-(p-m))", 0, 16),
+    ],
+)
+def test_what_a_computed_index_lies_within(index: str, low: int, high: int) -> None:
+    cascade = Cascade.parse(f"input Xr\nZp,m = X[{index}] * Yp,m")
+    (_, i, own), *_ = numbers([cascade.einsums[0].expr])
+    assert span(i, {"p": 4, "m": 6}) == (low, high) and own == "r"
+    y = np.ones((4, 6))
+    if low < 0:
+        with pytest.raises(ValueError, match=rf"X is addressed within {low}\.\.{high} by a computed index"):
+            run_cascade(cascade, {"X": np.zeros(99), "Y": y})
+        return
+    found = run_cascade(cascade, {"X": np.arange(high + 1.0), "Y": y})["Z"]
+    assert found.min() == low and found.max() == high
+    with pytest.raises(ValueError, match=f"its axis has {high} elements"):
+        run_cascade(cascade, {"X": np.arange(float(high)), "Y": y})
+
+
+def test_an_index_is_no_longer_than_can_be_read() -> None:
+    with pytest.raises(CascadeError, match="an index is computed of at most 64 operands"):
+        Cascade.parse(f"input Xr\nZp = X[{'+'.join(['p'] * 65)}] * Yp")
+    assert Cascade.parse(f"input Xr\nZp = X[{'+'.join(['p'] * 64)}] * Yp")
+
+
+def test_derivations_try_what_is_addressed() -> None:
+    """The axis is as long as needed, up to a limit for all that are computed together."""
+    bodies = [Cascade.parse("input Xr\nZp = X[p+5000] * Yp").einsums[0].expr]
+    assert completed(bodies, {"p": 5}, 9)["r"] == 5005
+    bodies = [Cascade.parse("input Xr,q\nZp = X[p+5000,p+2] * Yp").einsums[0].expr]
+    assert completed(bodies, {"p": 5}, 9) == {"p": 5, "r": 512, "q": 9}
 
 
 HEAD = "input Xv,e\ninput Tp : int\nYp = Tp\n"
@@ -103,7 +148,12 @@ HEAD = "input Xv,e\ninput Tp : int\nYp = Tp\n"
         (HEAD + "Zp,e = X[T[p]]", r"X has ranks \['v', 'e'\], but 1 axes are addressed"),
         (HEAD + "Zp,e = X[Tp,e]", r"inside an index a tensor's ranks stand in brackets: T\[…\]"),
         ("input Xv,e\nZp,e = X[F[p],e]", r"addressed by elements of an int tensor, but F is float"),
-        (HEAD + "Zp,e = X[T[p]+1,e]", r"a tensor's index needs ']' here, but got '\+'"),
+        (HEAD + "Zp,e = X[p*p,e]", r"a product in an index has a whole number \(or a size\) as one of its factors"),
+        (HEAD + "Zp,e = X[p*2147483648,e]", r"a number in an index is less than 2\*\*31"),
+        (HEAD + "Zp,e = X[3,e]", r"varies with a rank or an element: a number alone addresses nothing"),
+        (HEAD + "Zp,e = X[max(p),e]", r"max needs ',' here, but got '\)'"),
+        (HEAD + "Zp,e = X[(p+1)//2,e]", r"a tensor's index needs '\]' here, but got '//'"),
+        (HEAD + "Zp,e = X[T[p]+1,e]", r"computed of elements may lie beyond its axis, so it says `else 0`"),
         (HEAD + "Zp,e = X[p//0,e]", r"quotient // or remainder % by a positive number, but got p // 0"),
         (HEAD + "Zp,e = X[p//q,e]", r"whole numbers of at most 18 digits, but got 'q'"),
         (HEAD + "Ue,p = Xe,p * 2\nZp,e = U[p//2,T[p]]", r"reads inputs only, but an einsum defines U"),

@@ -141,8 +141,8 @@ def test_a_padded_access_is_written_and_read() -> None:
     ("text", "message"),
     [
         ("X[p,T[p] else 1]", "beyond its axes a tensor is 0: `else 0`"),
-        ("X[p,m else 0]", "only an element of an int tensor lies beyond an axis"),
-        ("X[p,m//2 else 0]", "only an element of an int tensor lies beyond an axis"),
+        ("X[p,m else 0]", "an element of an int tensor or a computed index lies beyond"),
+        ("X[p,m//2 else 0]", "an element of an int tensor or a computed index lies beyond"),
         ("X[p,T[p] else]", "expected a number"),
         ("X[p,T[T[p] else 0]]", "an element that addresses an axis is one of its tensor's, without `else 0`"),
     ],

@@ -19,13 +19,15 @@ from eintune.space.expr import Const, free
 from eintune.space.modifiers import Site
 from eintune.space.notation_printer import write_expression
 from eintune.space.traced_functions import trace_mask, trace_score
-from eintune.space.tracing import Untraceable, maximum, tanh, where
+from eintune.space.tracing import Untraceable, clamp, cos, maximum, minimum, tanh, where
 from eintune.space.user_modifiers import MaskMod, ScoreMod
 from eintune.space.writer import given as tensor
 
 SLOPES = torch.arange(4.0)
 FACTOR = torch.tensor(0.5)
 DOC = torch.zeros(2, 7, dtype=torch.int32)
+TABLE = torch.zeros(4, 12)
+BUCKETS = torch.zeros(12, dtype=torch.int64)
 SCORE = tensor("S", "bhpm")
 
 
@@ -49,6 +51,27 @@ def helper(x: Any, h: Any) -> Any:
         (lambda s, b, h, p, m: (lambda x: x * SLOPES[h])(s), "Sb,h,p,m * USSLOPESh"),
         (lambda s, b, h, p, m: s * (p // 41), "Sb,h,p,m * floor((index(p) + 0.5) / 41)"),
         (lambda s, b, h, p, m: s // 41, "floor(Sb,h,p,m / 41)"),
+        (lambda s, b, h, p, m: s + TABLE[h, p - m + 3], "Sb,h,p,m + USTABLE[h,p-m+3]"),
+        (lambda s, b, h, p, m: s + TABLE[h, -m], "Sb,h,p,m + USTABLE[h,-m]"),
+        (lambda s, b, h, p, m: s + TABLE[h, abs(m - p)], "Sb,h,p,m + USTABLE[h,abs(m-p)]"),
+        (
+            lambda s, b, h, p, m: s + TABLE[h, torch.clamp(p - m, -2, 2) + 2],
+            "Sb,h,p,m + USTABLE[h,min(max(p-m,-2),2)+2]",
+        ),
+        (lambda s, b, h, p, m: s + TABLE[h, (p - m).clamp(max=2)], "Sb,h,p,m + USTABLE[h,min(p-m,2)]"),
+        (lambda s, b, h, p, m: s + TABLE[h, BUCKETS[p - m + 3]], "Sb,h,p,m + USTABLE[h,USBUCKETS[p-m+3] else 0]"),
+        (
+            lambda s, b, h, p, m: s + TABLE[h, DOC[b, p] * 2 - DOC[b, m]],
+            "Sb,h,p,m + USTABLE[h,USDOC[b,p]*2-USDOCB[b,m] else 0]",
+        ),
+        (
+            lambda s, b, h, p, m: s + SLOPES[(p // 4 - m // 4 + 1) * 3 + m % 4],
+            "Sb,h,p,m + USSLOPES[(p//4-m//4+1)*3+m%4]",
+        ),
+        (lambda s, b, h, p, m: clamp(s, min=-1, max=2), "min(max(Sb,h,p,m, -1), 2)"),
+        (lambda s, b, h, p, m: torch.sin(s) + cos(s), "sin(Sb,h,p,m) + cos(Sb,h,p,m)"),
+        (lambda s, b, h, p, m: s**3, "Sb,h,p,m * Sb,h,p,m * Sb,h,p,m"),
+        (lambda s, b, h, p, m: torch.pow(s, 5), "Sb,h,p,m * Sb,h,p,m * (Sb,h,p,m * Sb,h,p,m) * Sb,h,p,m"),
     ],
 )
 def test_scores(function: Callable[..., Any], text: str) -> None:
@@ -84,8 +107,16 @@ def _if(s: Any, b: Any, h: Any, p: Any, m: Any) -> Any:
     [
         (_if, "true or false (if, and, or, not): use where"),
         (lambda s, b, h, p, m: s * SLOPES, "SLOPES without an index: a captured tensor is indexed by positions"),
-        (lambda s, b, h, p, m: s * SLOPES[h + 1], "SLOPES with an index that is not one of b, h, p, m itself"),
-        (lambda s, b, h, p, m: s * DOC[b, 3], "DOC with the index 3 that is not one of b, h, p, m"),
+        (
+            lambda s, b, h, p, m: s * SLOPES[s],
+            "SLOPES with an index that is no whole number of positions: index",
+        ),
+        (lambda s, b, h, p, m: s * SLOPES[(p - m) // 2], "SLOPES with an index that is no whole number of positions"),
+        (lambda s, b, h, p, m: s * SLOPES[p * m], "SLOPES with an index that is no whole number of positions"),
+        (lambda s, b, h, p, m: s * SLOPES[DOC[b, DOC[b, p]]], "SLOPES with an index that is no whole number"),
+        (lambda s, b, h, p, m: s * SLOPES[-1], "SLOPES with the index -1 that is no whole number of positions"),
+        (lambda s, b, h, p, m: s * DOC[b, 3], "DOC with the index 3 that is no whole number of positions"),
+        (lambda s, b, h, p, m: s * DOC[b, 3:], "DOC with a slice that is no whole number of positions"),
         (lambda s, b, h, p, m: s * DOC[b], "DOC with 1 of its 2 indices: give one index for each axis"),
         (lambda s, b, h, p, m: s * DOC[m, m], "DOC[m, m]: a position indexes one axis only"),
         (lambda s, b, h, p, m: s.softmax(-1), ".softmax: the functions are abs"),
@@ -93,7 +124,11 @@ def _if(s: Any, b: Any, h: Any, p: Any, m: Any) -> Any:
         (lambda s, b, h, p, m: SLOPES.sum() + s, "SLOPES.sum: a captured tensor is indexed by positions"),
         (lambda s, b, h, p, m: float(s), "a traced value as a number"),
         (lambda s, b, h, p, m: s[0], "an index on a traced value"),
-        (lambda s, b, h, p, m: s**3, "** 3: write a product"),
+        (lambda s, b, h, p, m: s**17, "** 17: whole powers go from 1 to 16"),
+        (lambda s, b, h, p, m: s**-1, "** -1: whole powers go from 1 to 16"),
+        (lambda s, b, h, p, m: s**0.5, "** 0.5: whole powers go from 1 to 16"),
+        (lambda s, b, h, p, m: torch.clamp(s), "clamp with 0: its bounds are min and max"),
+        (lambda s, b, h, p, m: s + cos(1.0), "a function of numbers alone: use math"),
         (lambda s, b, h, p, m: [x for x in s], "a loop over a traced value"),  # noqa: C416
         (lambda s, b, h, p, m: m <= p, "a result that is a condition: a score function returns the changed score"),
         (lambda s, b, h, p, m: s + "x", "a str: values are numbers"),
@@ -150,6 +185,49 @@ def test_conditions_are_what_python_says(made: tuple[str, Callable[..., Any]], g
     for kept in forms:
         ((array, order),) = evaluate([kept], data, sizes)
         np.testing.assert_array_equal(array.transpose([order.index(r) for r in ranks]) != 0, wanted, err_msg=text)
+
+
+def _indices() -> st.SearchStrategy[str]:
+    """Whole numbers of positions, and of elements of integer tensors, as source text."""
+    atom = st.sampled_from(["p", "m", "h", "(p - m)", "IDS[p + 1]", "IDS[abs(p - m)]", "(p // 2)", "m % 3", "2", "-3"])
+    return st.recursive(
+        atom,
+        lambda inner: st.one_of(
+            st.builds(lambda a, b, op: f"({a} {op} {b})", inner, inner, st.sampled_from("+-")),
+            st.builds(lambda a, n: f"({a} * {n})", inner, st.integers(-2, 3)),
+            st.builds(lambda a, n, f: f"{f}({a}, {n})", inner, inner, st.sampled_from(["maximum", "minimum"])),
+            inner.map(lambda a: f"abs({a})"),
+            inner.map(lambda a: f"(-{a})"),
+        ),
+        max_leaves=4,
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(_indices(), st.booleans())
+def test_an_index_is_what_python_says(text: str, grouped: bool) -> None:
+    sizes = {"b": 1, "h": 2, "g": 3 if grouped else 1, "p": 4, "m": 5}
+    heads = sizes["h"] * sizes["g"]
+    ids, table = torch.tensor([3, -1, 0, 2, 1, 4]), torch.arange(1.0, 7.0)
+    names = {"IDS": ids.numpy(), "maximum": np.maximum, "minimum": np.minimum}
+    h, p, m = np.ogrid[:heads, :4, :5]
+    wanted = np.broadcast_to(eval(text, names, {"h": h, "p": p, "m": m}), (heads, 4, 5))
+    wanted = np.where((wanted >= 0) & (wanted < 6), table.numpy()[np.clip(wanted, 0, 5)], 0)
+    made: dict[str, Any] = {"IDS": ids, "TABLE": table, "maximum": maximum, "minimum": minimum}
+    exec(f"def function(s, b, h, p, m):\n    return s + TABLE[{text}]", made)
+    try:
+        expr, trace = trace_score(made["function"], SCORE, Site(("h", "g")) if grouped else Site())
+    except Untraceable as error:
+        assert "no whole number of positions" in str(error) or "of numbers alone" in str(error)
+        return
+    if any("*" not in axes for _, axes in trace.tensors.values()):
+        return  # a position as it is given has an axis of its own length
+    data = {n: np.asarray(t) for n, (t, _) in trace.tensors.items()} | {"S": np.zeros((1, 2, 4, 5))}
+    ((array, order),) = evaluate([expr], data, sizes | dict(trace.lengths))
+    whole = ("b", "h", "g", "p", "m") if grouped else ("b", "h", "p", "m")
+    found = array.transpose([order.index(r) for r in whole if r in order])
+    found = np.broadcast_to(found.reshape([sizes[r] if r in order else 1 for r in whole]), [sizes[r] for r in whole])
+    np.testing.assert_array_equal(found.reshape(1, heads, 4, 5), wanted[None], err_msg=text)
 
 
 def test_an_empty_condition_always_holds() -> None:
