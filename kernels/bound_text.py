@@ -109,6 +109,18 @@ class BoundText:
             case _:
                 assert_never(b)
 
+    def below(self, a: Bound, b: Bound) -> bool:
+        """Whether one bound is less than another in every program and iteration, as far as their forms show."""
+        match a, b:
+            case Greatest(), _:
+                return all(self.below(x, b) for x in a.args)
+            case _, Least():
+                return all(self.below(a, x) for x in b.args)
+            case FloorTo(), _:  # of what is at least 0
+                return self.below(Lit(0), b) and self.below(a.arg, b)
+            case _:
+                return self.span(self.simple(Sum(((1, b), (-1, a)))))[0] > 0
+
     def simple(self, b: Bound) -> Bound:
         """An equal bound without what is known when the code is printed; the argument of a rounding is >= 0."""
         low, high = self.span(b)

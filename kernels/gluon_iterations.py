@@ -121,7 +121,7 @@ class Iterations:
     def _guard(self) -> str | None:
         """The name of a reference that is finite, in a loop that runs from its end: a plan knows that no row is without
         a score as far as it has come, but that is said of loops that run upwards. None where the plan has one."""
-        if self._stale is None or any(v.op == "guard" for v in self._stale.finding):
+        if self._stale is None or self._stale.guarded:
             return None
         return self._printer.names.fresh(f"{self._printer.name(self._stale.carry.next)}_finite")
 

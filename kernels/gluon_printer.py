@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..space.expr import Rank
-from ..space.plan import FloorTo, Lit, Loop, LoopPlan, Segment, Sum, Value
+from ..space.plan import Bound, FloorTo, Least, Lit, Loop, LoopPlan, Segment, Sum, Value
 from ..space.schedule import Schedule
 from ..space.selections import numbers
 from ..space.specialised import GROUP_ROWS
@@ -145,9 +145,11 @@ class GluonPrinter(TritonPrinter):
         low, high = self.here(f"{rank}_from", low), self.here(f"{rank}_to", high)
         if loop not in self.stale:
             return Sweep(low, high, loop.tile)
-        length = Sum(((1, segment.hi), (-1, segment.lo), (1, Lit(-1))))
-        top = self.bounds.text(Sum(((1, segment.lo), (1, FloorTo(length, loop.tile)))))
-        return Sweep(low, high, loop.tile, self.here(f"{rank}_top", top))
+        last = Sum(((1, segment.hi), (1, Lit(-1))))
+        top: Bound = Sum(((1, segment.lo), (1, FloorTo(Sum(((1, last), (-1, segment.lo))), loop.tile))))
+        if self.stale[loop].guarded and not self.bounds.below(segment.lo, segment.hi):
+            top = Least((top, last))  # which is below the loop's start where it is empty
+        return Sweep(low, high, loop.tile, self.here(f"{rank}_top", self.bounds.text(top)))
 
     def turn(self, loop: Loop, sweep: Sweep, first: str, before: int = 0) -> Turn:
         """The place of the tile that `first` is in, or of one so many before it."""

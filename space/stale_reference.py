@@ -37,6 +37,11 @@ class StaleReference:
     total: Value
 
     @property
+    def guarded(self) -> bool:
+        """Whether a plan allows for rows without a score, whose loop may be empty."""
+        return any(v.op == "guard" for v in self.finding)
+
+    @property
     def again(self) -> list[Value]:
         """All that is evaluated where the reference does not serve, in an order in which it can be."""
         return [*self.finding, *self.weighing]

@@ -68,6 +68,24 @@ def test_span_holds_every_value(b: Bound) -> None:
         assert low <= bound_value(b, first, last) <= high
 
 
+WINDOW = FloorTo(Greatest((Sum(((1, First("p")), (1, Lit(-9)))), Lit(0))), 16)
+
+
+@given(bounds, bounds)
+@example(WINDOW, Sum(((1, First("p")), (1, Lit(16)))))
+def test_what_is_below_is_less_everywhere(a: Bound, b: Bound) -> None:
+    for p, m, h in itertools.product(range(0, 48, 16), range(0, 40, 16), range(3)):
+        first = {"p": p, "m": m, "h": h, "e": 0}
+        last = {"p": p + 15, "m": min(m + 15, 39), "h": h, "e": 19}
+        if PRINTED.below(a, b):
+            assert bound_value(a, first, last) < bound_value(b, first, last)
+
+
+def test_a_window_starts_below_its_end() -> None:
+    assert PRINTED.below(WINDOW, Sum(((1, First("p")), (1, Lit(16)))))
+    assert not PRINTED.below(WINDOW, Lit(17))
+
+
 @pytest.mark.parametrize(
     ("bound", "text"),
     [

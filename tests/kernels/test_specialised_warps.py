@@ -31,7 +31,7 @@ from eintune.kernels.offline import compile_kernel
 from eintune.space import stale_reference
 from eintune.space.attention import Attention, posed
 from eintune.space.lowering import build_program
-from eintune.space.modifiers import Documents
+from eintune.space.modifiers import Documents, Window
 from eintune.space.plan import LoopPlan
 from eintune.space.schedule_space import schedules
 from eintune.space.specialised import fault, products_of
@@ -177,6 +177,18 @@ def test_modifiers(name: str, reference: str, execute) -> None:
     kernel, tensors = case.kernel, inputs(case)
     perform(kernel, tensors, execute)
     assert not errors(case, kernel, tensors)
+
+
+@pytest.mark.parametrize("launched", [1, 3])
+def test_a_loop_that_runs_from_its_end_may_be_empty(launched: int) -> None:
+    """More queries than keys, of which each sees none before it: some programs load no tile at all."""
+    window = Attention((Window(size=1, both=False, align="top_left"),))
+    every = divided(window, SIZES | {"p": 200, "m": 17})
+    for case in (c for c in every if c.schedule.reference == "stale" and not c.kernel.steps):
+        kernel, tensors = case.kernel, inputs(case)
+        tensors[-1].fill_(float("nan"))
+        run(kernel, tensors, launched)
+        assert not errors(case, kernel, tensors)
 
 
 RISES = {"slowly": 0.05, "by tiles": 3.0, "beyond fp16": 40.0, "beyond fp32": 500.0, "falling": -40.0}
