@@ -77,7 +77,7 @@ def test_ten_thousand_random_terms() -> None:
     definitions = {name: (w().roots(), OWN_SIZES.get(name)) for name, w in WORKLOADS.items()}
     for name, variant in ALONE.items():
         for grouped in (False, True):
-            definitions[f"{name} {grouped}"] = variant.cascade(grouped=grouped).roots(), {"w": 3}
+            definitions[f"{name} {grouped}"] = variant.cascade(grouped=grouped).roots(), {"w": 3, "r": 9}
     found = {}
     for name, (outputs, sizes) in definitions.items():
         roots = list(outputs.values())
