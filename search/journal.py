@@ -14,6 +14,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import TrialState
 
+from ..host.files import UnfitFile, read_whole
+from ..host.locks import lock_name, open_lock
+
 MAX_BYTES = 256 * 2**20
 """A journal above this is refused: it holds thousands of times what a study writes."""
 CREATE_STUDY = 0
@@ -25,16 +28,17 @@ class JournalError(RuntimeError):
 
 
 class FileLock(BaseJournalFileLock):
-    """`flock` on a side file: the kernel releases it when its holder dies, so nothing waits after `kill -9`."""
+    """`flock` on a file of the user's own: the kernel releases it when its holder dies, so nothing waits after
+    `kill -9`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + ".lock")
+        self._name = lock_name("journal", path)
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self._descriptor = descriptor
+        self._descriptor = open_lock(self._name)
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         return True
 
     def release(self) -> None:
@@ -63,15 +67,15 @@ def repair(path: Path) -> int:
 
     Only the last line can be half-written by a process that died, so damage elsewhere is an error.
     """
-    with open(path, "rb") as file:
-        text = file.read(MAX_BYTES + 1)
-    if len(text) > MAX_BYTES:
-        raise JournalError(f"journal {path}: must be at most {MAX_BYTES} bytes; {_advice(path)}")
+    try:
+        text = read_whole(path, MAX_BYTES)
+    except UnfitFile as error:
+        raise JournalError(f"journal {path}: {error.strerror}; {_advice(path)}") from None
     whole = text.rfind(b"\n") + 1
     for number, line in enumerate(text[:whole].split(b"\n")[:-1], start=1):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict) or "op_code" not in entry:
             raise JournalError(f"journal {path}: line {number} is damaged ({line[:40]!r}); {_advice(path)}")

@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ["space", "costmodel", "kernels", "search"]
+HOST = ROOT / "src" / "eintune" / "host"
+"""Below all layers: every one may import it, and it imports none."""
 HEAVY = {"egglog", "optuna", "pulp", "pandas", "seaborn", "matplotlib", "highspy"}
 # Only these may know which computations exist.
 FRONTS = {
@@ -83,10 +85,16 @@ def test_layers_import_downwards_only(layer: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports from {sorted(wrong)}; it may import {sorted(allowed)}"
 
 
+def test_the_host_imports_no_layer() -> None:
+    for path in HOST.glob("*.py"):
+        assert not list(imported_layers(path)), path.name
+
+
 def test_every_folder_with_modules_is_a_listed_package() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    listed = {settings["package-dir"].get(name, name) for name in settings["packages"]}
-    found = {"src/eintune"} | {
+    folders = {"eintune.host": "src/eintune/host", **settings["package-dir"]}
+    listed = {folders[name] for name in settings["packages"]}
+    found = {"src/eintune", "src/eintune/host"} | {
         str(path.parent.relative_to(ROOT)) for layer in LAYERS for path in modules(layer) if "golden" not in path.parts
     }
     assert found == listed
