@@ -18,6 +18,7 @@ import pulp
 from .egraph import ClassId, EGraph, Node
 from .expr import Expr, Fold, Rank, Reduce
 from .pruning import pruned
+from .solver import ExtractionError, solve, solver
 from .traits import Stream, Trait, passes, traits
 from .work import WORK_LIMIT, Work
 
@@ -38,25 +39,8 @@ class Form:
     work: float
 
 
-class ExtractionError(RuntimeError):
-    """No solver is there, or it failed."""
-
-
 class OutOfTime(ExtractionError):
     """There may be more forms: the time was over before the solver had proven otherwise."""
-
-
-SOLVERS = ("HiGHS", "COIN_CMD", "PULP_CBC_CMD")
-"""PuLP's names, the preferred first: HiGHS, CBC as installed, CBC as older PuLPs bring it."""
-
-
-def solver(seconds: float) -> Any:
-    """HiGHS, or CBC where HiGHS is missing. Raises ExtractionError where there is neither."""
-    for kind in filter(None, (getattr(pulp, name, None) for name in SOLVERS)):
-        choice = kind(msg=False, threads=1, gapRel=1e-6, timeLimit=max(seconds, 0.1))
-        if choice.available():
-            return choice
-    raise ExtractionError("extraction needs an integer solver: install one of highspy (HiGHS) or CBC for PuLP")
 
 
 class Problem:
@@ -151,11 +135,13 @@ class Problem:
 
     def solve(self, seconds: float) -> Form | None:
         """The best form that no cut forbids; None if there is none. Raises OutOfTime if none was proven the best."""
-        self.model.solve(solver(seconds))
-        if self.model.sol_status == pulp.LpSolutionInfeasible:
-            return None
-        if self.model.sol_status != pulp.LpSolutionOptimal:
-            raise OutOfTime(f"a form must be proven the best within {seconds:.3g} s")
+        match solve(self.model, solver(seconds)):
+            case "infeasible":
+                return None
+            case "unproven":
+                raise OutOfTime(f"a form must be proven the best within {seconds:.3g} s")
+            case "optimal":
+                pass
         picked = {c: n for (c, n), x in self.node.items() if (x.value() or 0) > 0.5}
         choice = _needed(picked, self.graph.roots)
         found: set[Trait] = set()

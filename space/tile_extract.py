@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import pulp
 
-from .extract import solver
+from .solver import solve, solver
 from .tile_graph import TileGraph, TileNode
 
 Choice: TypeAlias = dict[str, TileNode]
@@ -53,8 +53,7 @@ def _in_order(graph: TileGraph, cost: Mapping[tuple[str, TileNode], float]) -> I
         model += pulp.lpSum(x for (c, n), x in node.items() if graph.classes[c] is nodes) <= 1
     engine = solver(SECONDS)
     while True:
-        model.solve(engine)
-        if pulp.LpStatus[model.status] != "Optimal":
+        if solve(model, engine) != "optimal":
             return
         picked = {c: n for (c, n), x in node.items() if (x.value() or 0) > 0.5}
         choice = _needed(picked, graph.root)

@@ -11,16 +11,8 @@ from algebra_cases import TEXTS, every_choice, graph_of
 
 from eintune.space.cascade import Cascade
 from eintune.space.egraph import ClassId, EGraph, Node
-from eintune.space.extract import (
-    PASS_WEIGHT,
-    SOLVERS,
-    ExtractionError,
-    Form,
-    Problem,
-    components,
-    forms,
-    solver,
-)
+from eintune.space.extract import PASS_WEIGHT, Form, Problem, components, forms
+from eintune.space.solver import ExtractionError, solver
 from eintune.space.traits import Stream, passes, traits_of
 from eintune.space.work import WORK_LIMIT, Work
 
@@ -122,12 +114,3 @@ def test_without_highs_cbc_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     assert [(f.passes, f.traits, round(f.work, 6)) for f in other] == [
         (f.passes, f.traits, round(f.work, 6)) for f in found
     ]
-
-
-@pytest.mark.filterwarnings("ignore:PULP_CBC_CMD is deprecated")
-def test_without_a_solver_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in SOLVERS:
-        if hasattr(pulp, name):
-            monkeypatch.setattr(getattr(pulp, name), "available", lambda self: False)
-    with pytest.raises(ExtractionError, match="extraction needs an integer solver: install one of highspy"):
-        solver(1.0)

@@ -1,0 +1,51 @@
+"""The solver of integer programs, through PuLP: which one is there, and what it found.
+
+PuLP 3 and 4 tell the outcome in different ways (a status of the model; what `solve` returns), and 3 is the last
+that runs on Python 3.11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import pulp
+
+Verdict: TypeAlias = Literal["optimal", "infeasible", "unproven"]
+"""The best answer is found, or there is none, or the solver stopped before it knew."""
+
+
+class ExtractionError(RuntimeError):
+    """No solver is there, or it failed."""
+
+
+PULP_3: Mapping[int, Verdict] = {1: "optimal", -1: "infeasible"}
+"""By PuLP 3's status of a solution; others leave it open."""
+SOLVERS = ("HiGHS", "COIN_CMD", "PULP_CBC_CMD")
+"""PuLP's names, the preferred first: HiGHS, CBC as installed, CBC as older PuLPs bring it."""
+
+
+def solver(seconds: float) -> Any:
+    """HiGHS, or CBC where HiGHS is missing. Raises ExtractionError where there is neither."""
+    for kind in filter(None, (getattr(pulp, name, None) for name in SOLVERS)):
+        choice = kind(msg=False, threads=1, gapRel=1e-6, timeLimit=max(seconds, 0.1))
+        if choice.available():
+            return choice
+    raise ExtractionError("extraction needs an integer solver: install one of highspy (HiGHS) or CBC for PuLP")
+
+
+def solve(model: Any, engine: Any) -> Verdict:
+    """Run the solver on a model whose variables are bounded; their values are the answer where it is optimal.
+
+    An answer that is only feasible (the time was over) is unproven.
+    """
+    outcome = model.solve(engine)
+    if isinstance(outcome, int):  # PuLP 3: why it stopped; what was found stands in the model
+        return PULP_3.get(model.sol_status, "unproven")
+    match outcome.status.name:
+        case "Optimal":
+            return "optimal"
+        case "Infeasible":
+            return "infeasible"
+        case _:
+            return "unproven"
