@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..space.cascade import Cascade, CascadeError
 from ..space.evaluate import infer_sizes
-from ..space.expr import Access, Expr, Fold, Map, Reduce, tensors, topological
+from ..space.expr import Access, Expr, Fold, Gather, Map, Reduce, tensors, topological
 from ..space.expr import params as parameters
 from ..space.folds import ACTIONS
 from ..space.pointwise import POINTWISE, REDUCTIONS
@@ -99,6 +99,7 @@ class CompiledCascade:
         self.name = name
         self._text = str(cascade)
         self._inputs = tuple(cascade.inputs)
+        self._conditions = conditions_read(cascade.roots().values())
         self._ready: dict[Any, tuple[Fill, list[tuple[tuple[int, ...], torch.dtype]]]] = {}
 
     def __call__(self, *tensors: Tensor, **named: Tensor) -> Any:
@@ -168,6 +169,31 @@ class CompiledCascade:
         if missing:
             raise ValueError(f"`sizes` must give the ranks that index no input, but {missing} have no size")
         dtypes = {n: dtype_name(t, n) for n, t in given.items()}
+        self._check_kinds(given)
         floating = next((d for n, d in dtypes.items() if given[n].is_floating_point()), "fp32")
         dtypes |= dict.fromkeys(self.cascade.outputs, self.dtype or floating)
         return Problem(self.name, self._text, found, dtypes, self.params)
+
+    def _check_kinds(self, given: Mapping[str, Tensor]) -> None:
+        """Raises ValueError for an input of another kind than it is read as: numbers are no conditions."""
+        for name, tensor in self.cascade.inputs.items():
+            dtype = given[name].dtype
+            whole = not dtype.is_floating_point and dtype != torch.bool
+            if (tensor.kind == "bool" or name in self._conditions) and dtype != torch.bool:
+                raise ValueError(f"{name} is read as a condition: its dtype must be torch.bool, but got {dtype}")
+            if tensor.kind == "int" and not whole:
+                raise ValueError(f"{name} is read as whole numbers: its dtype must be an integer's, but got {dtype}")
+
+
+def conditions_read(roots: Iterable[Expr]) -> frozenset[str]:
+    """The names of the tensors whose elements stand where a condition does: in `select`, `and`, `or`, `not`."""
+    found: list[Expr] = []
+    for x in topological(list(roots)):
+        match x:
+            case Map("select", (condition, _, _)):
+                found.append(condition)
+            case Map("and" | "or" | "not", args):
+                found += args
+            case _:
+                pass
+    return frozenset(x.tensor.name for x in found if isinstance(x, (Access, Gather)))

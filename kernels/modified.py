@@ -134,7 +134,7 @@ def _prepared(
         modifiers = _modifiers(shapes, causal, given, views)
         sinks, sigmoid = "sinks" in given, bool(given.get("sigmoid"))
         if sinks:
-            shapes.check("sinks", given["sinks"], "h")
+            _check_floating("sinks", shapes.check("sinks", given["sinks"], "h"))
             views["SINK"] = lambda a: shapes.along(a["sinks"], "h")
         variant = Attention(tuple(modifiers), "sigmoid" if sigmoid else "softmax", sinks, bool(given.get("return_lse")))
     except UnsupportedArgument:
@@ -154,23 +154,24 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
     for name, value in given.items():
         match name:
             case "head_scale":
-                shapes.check(name, value, "h")
+                _check_floating(name, shapes.check(name, value, "h"))
                 found.append(HeadScale())
                 views["HS"] = lambda a: shapes.along(a["head_scale"], "h")
             case "softcap":
                 found.append(Softcap(value))
             case "alibi":
-                found.append(Slopes(standard=value is True))
+                found.append(Slopes(value is True, align))
                 if value is not True:
-                    shapes.check(name, value, "h")
+                    _check_floating(name, shapes.check(name, value, "h"))
                     views["SLOPE"] = lambda a: shapes.along(a["alibi"], "h")
             case "bias":
                 axes, view = shapes.broadcast(name, value)
+                _check_floating(name, value)
                 found.append(Bias(axes))
                 views["BIAS"] = partial(_viewed, name, view)
             case "relative_bias":
                 columns = shapes.rows + shapes.keys - 1
-                shapes.check(name, value, "h*", columns)
+                _check_floating(name, shapes.check(name, value, "h*", columns))
                 found.append(RelativeBias(columns))
                 views["REL"] = lambda a: shapes.along(a["relative_bias"], "h*")
             case "window":
@@ -193,6 +194,13 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
             case _:
                 pass
     return [*found, *([Causal(causal)] if causal and "prefix" not in given else [])]
+
+
+def _check_floating(name: str, t: Tensor) -> None:
+    """What is added to scores, or multiplied with them, is no mask and no count. Raises UnsupportedArgument for one."""
+    if not (t.is_floating_point() or t.is_complex()):  # complex numbers are refused with all dtypes that have no name
+        hint = "; what hides keys is a boolean `mask`" if name == "bias" else ""
+        raise UnsupportedArgument(f"`{name}` must have a floating-point dtype, but got {t.dtype}{hint}")
 
 
 def _viewed(name: str, view: Callable[[Tensor], Tensor], arguments: Arguments) -> Tensor:

@@ -64,11 +64,12 @@ def attention(
 
     modifiers, freely combined, applied in this order (what filters comes last):
     head_scale: (heads,), a factor a head. softcap: scores become softcap * tanh(score / softcap). alibi: slopes
-    (heads,), or True for the standard ones: score + slope * (m - p). bias: broadcast to (batch, heads, queries, keys);
-    -inf hides a key. relative_bias: (heads, queries + keys - 1): score + table[h, p - m + keys - 1].
+    (heads,), or True for the standard ones: score + slope * (m - p). bias: floats broadcast to (batch, heads, queries,
+    keys); -inf hides a key. relative_bias: (heads, queries + keys - 1): score + table[h, p - m + keys - 1].
     score_mod: a function (score, b, h, p, m) -> score. window: a query p sees keys with
     p - m < window, and with window_both also m - p < window. prefix: a query p sees keys with m <= p or m < prefix
-    (causal adds nothing to it). Both are aligned as causal is. documents: whole numbers (batch, length), or a pair for
+    (causal adds nothing to it). These two and alibi are aligned as causal is: with "lower_right", p is in them the
+    position of the key below the query, p + keys - queries. documents: whole numbers (batch, length), or a pair for
     queries and keys; a query sees its own document. mask: booleans broadcast like a bias, true where seen.
     mask_mod: a function (b, h, p, m) -> condition. sinks: (heads,), a score that every query sees, without a value.
     sigmoid: weights by sigmoid in place of softmax. What functions may use: `eintune.space.tracing`.
@@ -140,8 +141,9 @@ def scaled_dot_product_attention(
     """PyTorch's function of this name, forward, for inputs of two to any number of axes.
 
     The axes before the last two are batch axes and must agree (with `enable_gqa`, the last of them are heads).
-    `attn_mask` is true where a query sees a key, or is added to the scores. Raises UnsupportedArgument for a mask
-    beside `is_causal`, a positive `dropout_p`, and shapes that PyTorch would broadcast.
+    `attn_mask` is true where a query sees a key, or is added to the scores. Raises UnsupportedArgument for a mask of
+    another dtype than PyTorch takes (integers are neither true nor scores), one beside `is_causal`, a positive
+    `dropout_p`, and shapes that PyTorch would broadcast.
     """
     if dropout_p != 0.0:
         raise UnsupportedArgument(f"`dropout_p` must be 0.0, but got {dropout_p}")
@@ -164,7 +166,12 @@ def scaled_dot_product_attention(
 
 
 def _masked(mask: Tensor, query: Tensor) -> dict[str, Any]:
-    """PyTorch's mask as a modifier: its batch axes lie like the query's."""
+    """PyTorch's mask as a modifier: its batch axes lie like the query's. Its dtype is one that PyTorch takes."""
+    if mask.dtype not in (torch.bool, torch.float32, query.dtype):
+        raise UnsupportedArgument(
+            f"`attn_mask` must have dtype torch.bool, torch.float32 or that of `query` ({query.dtype}), but got "
+            f"{mask.dtype}"
+        )
     if query.ndim > 4:
         mask = mask.expand(*query.shape[:-2], *mask.shape[-2:]).flatten(0, query.ndim - 4)
     elif mask.ndim > query.ndim:

@@ -90,11 +90,21 @@ def _softcap(modifier: Softcap, given: Given) -> Score:
 
 
 def _slopes(modifier: Slopes, given: Given) -> Score:
+    shift = given.shift(modifier.align)
     if modifier.standard:
         heads = given.heads
-        return lambda score, b, h, p, m: score + torch.exp2(-8.0 * (h + 1) / heads) * (m - p)
+        return lambda score, b, h, p, m: score + standard_slope(h, heads) * (m - p - shift)
     slope = given.reader("SLOPE")
-    return lambda score, b, h, p, m: score + slope(b, h, p, m) * (m - p)
+    return lambda score, b, h, p, m: score + slope(b, h, p, m) * (m - p - shift)
+
+
+def standard_slope(h: Tensor, heads: int) -> Tensor:
+    """The standard slope of ALiBi (Press et al., arXiv 2108.12409) of the head h of so many."""
+    power = 1 << (heads.bit_length() - 1)
+    if heads == power:
+        return torch.exp2(-8.0 * (h + 1) / power)
+    others = torch.exp2(-4.0 * (2 * (h - power) + 1) / power)
+    return torch.where(h < power, torch.exp2(-8.0 * (h + 1) / power), others)
 
 
 def _bias(modifier: Bias, given: Given) -> Score:

@@ -165,7 +165,7 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
     values: dict[str, Values] = {}
     bound, numbers = dict(sizes), dict(params)
     for m in variant.modifiers:
-        bound |= m.sizes
+        bound |= m.bound(sizes)
         numbers |= m.params
         values |= m.values
     check_indices((e.expr for e in cascade.einsums), bound, padded=True)

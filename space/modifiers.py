@@ -65,6 +65,10 @@ class Modifier(ABC):
         """Numbers that stand in its filters as sizes, so that one derivation serves all of them."""
         return {}
 
+    def bound(self, sizes: Mapping[Rank, int]) -> Mapping[Rank, int]:
+        """Its numbers that stand in it as sizes, in an attention whose ranks have these sizes."""
+        return self.sizes
+
     @property
     def params(self) -> Mapping[str, float]:
         return {}
@@ -133,18 +137,34 @@ class Softcap(Modifier):
 class Slopes(Modifier):
     """Attention with linear biases (Press et al., arXiv 2108.12409): score + slope * (m - p).
 
-    The slope of a head is SLOPE[h], or with `standard` 2^(-8 (h + 1) / heads), the paper's for a power of two.
+    The slope of a head is SLOPE[h], or with `standard` the paper's: 2^(-8 (h + 1) / n) for the first n heads, n the
+    greatest power of two among their number, and for those beyond every other one of 2n heads', from the first.
+    align as of `Causal`: with "lower_right", p is the position of the key that a query stands at, p + |m| - |p|.
     """
 
     standard: bool = False
+    align: Align = "top_left"
+
+    def __post_init__(self) -> None:
+        check_align("alibi", self.align)
 
     def apply(self, score: Expr, site: Site) -> Expr:
-        return score + (Iota("m") - Iota("p")) * (self._standard(site) if self.standard else site.tensor("SLOPE", "h"))
+        ahead = Iota("m") - Iota("p")
+        if self.align == "lower_right":
+            ahead = ahead - (Size("m") - Size("p"))
+        return score + ahead * (self._standard(site) if self.standard else site.tensor("SLOPE", "h"))
 
     @staticmethod
     def _standard(site: Site) -> Expr:
-        head, count = _number_of(site.heads)
-        return apply("exp2", (head + 1.0) * -8.0 / count)
+        """2^(-8 / n (h + 1)), beyond n heads 2^(-8 / n (h - n + 1/2)): with exponents that are plainly negative."""
+        head, power = _number_of(site.heads), Size(POWER)
+        beyond = apply("max", head - power, 0.0) + 0.5
+        count = apply("select", apply("ge", head, power), beyond, head + 1.0)
+        return apply("exp2", count * -8.0 / power)
+
+    def bound(self, sizes: Mapping[Rank, int]) -> Mapping[Rank, int]:
+        heads = sizes["h"] * sizes.get("g", 1)
+        return {POWER: 1 << (max(heads, 1).bit_length() - 1)} if self.standard else {}
 
     @property
     def tensors(self) -> Mapping[str, str]:
@@ -160,21 +180,26 @@ class Slopes(Modifier):
 
     @property
     def words(self) -> str:
-        return "ALiBi with standard slopes" if self.standard else "ALiBi"
+        slopes = "ALiBi with standard slopes" if self.standard else "ALiBi"
+        return slopes + ("" if self.align == "top_left" else " from the lower right")
 
     @property
     def slug(self) -> str:
-        return "alibi-standard" if self.standard else "alibi"
+        slopes = "alibi-standard" if self.standard else "alibi"
+        return slopes + ("" if self.align == "top_left" else "-lower-right")
 
 
-def _number_of(heads: Sequence[Rank]) -> tuple[Expr, Expr]:
-    """A head's number and how many there are: h, or h * |g| + g."""
+POWER = "s"
+"""What the greatest power of two among the number of heads is called, as a size."""
+
+
+def _number_of(heads: Sequence[Rank]) -> Expr:
+    """A head's number: h, or h * |g| + g."""
     first, *rest = heads
     number: Expr = Iota(first)
-    count: Expr = Size(first)
     for r in rest:
-        number, count = number * Size(r) + Iota(r), count * Size(r)
-    return number, count
+        number = number * Size(r) + Iota(r)
+    return number
 
 
 @dataclass(frozen=True)

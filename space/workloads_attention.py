@@ -42,7 +42,7 @@ OPTIONS = (
     Option("head_scale", "a factor a head", "flag", default=False),
     Option(
         "alibi",
-        "score + slope * (m - p), the slopes a tensor, or the standard ones",
+        "score + slope * (m - p), the slopes a tensor, or the standard ones; aligned as --causal says",
         "choice",
         default="",
         choices=("tensor", "standard"),
@@ -69,7 +69,7 @@ def _variant(wanted: Mapping[str, Any]) -> Attention:
     pieces: list[Modifier | None] = [
         HeadScale() if wanted["head_scale"] else None,
         Softcap(wanted["softcap"]) if wanted["softcap"] != "" else None,
-        Slopes(standard=wanted["alibi"] == "standard") if wanted["alibi"] else None,
+        Slopes(wanted["alibi"] == "standard", align) if wanted["alibi"] else None,
         Bias(wanted["bias"]) if wanted["bias"] else None,
         RelativeBias(wanted["seq"] + (wanted["kv_seq"] or wanted["seq"]) - 1) if wanted["relative_bias"] else None,
         ScoreMod(wanted["score_mod"]) if wanted["score_mod"] else None,

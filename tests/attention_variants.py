@@ -34,6 +34,9 @@ ALONE: dict[str, Attention] = {
     "softcap": Attention((Softcap(2.0),)),
     "slopes": Attention((Slopes(),)),
     "standard slopes": Attention((Slopes(standard=True), Causal())),
+    "standard slopes, lower right": Attention((Slopes(standard=True, align="lower_right"),), lse=True),
+    "slopes, lower right": Attention((Slopes(align="lower_right"), Causal("lower_right")), sinks=True),
+    "slopes, lower right, sigmoid": Attention((Slopes(align="lower_right"),), weights="sigmoid"),
     "bias": Attention((Bias(),)),
     "bias of a key": Attention((Bias("bm"),)),
     "relative bias": Attention((RelativeBias(COLUMNS),)),
@@ -63,7 +66,7 @@ def combinations() -> st.SearchStrategy[Attention]:
     pieces: list[st.SearchStrategy[Modifier]] = [
         st.just(HeadScale()),
         st.floats(0.5, 3.0).map(lambda c: Softcap(round(c, 2))),
-        st.builds(Slopes, st.booleans()),
+        st.builds(Slopes, st.booleans(), aligned),
         st.builds(Bias, axes),
         st.just(RelativeBias(COLUMNS)),
         st.builds(Causal, aligned),
@@ -83,12 +86,21 @@ def combinations() -> st.SearchStrategy[Attention]:
     return st.builds(made, chosen, st.sampled_from(["softmax", "softmax", "sigmoid"]), st.booleans(), st.booleans())
 
 
+def published_slopes(heads: int) -> list[float]:
+    """The slopes of ALiBi as its authors' own code gives them (ofirpress/attention_with_linear_biases)."""
+    if math.log2(heads).is_integer():
+        start = 2 ** (-(2 ** -(math.log2(heads) - 3)))
+        return [start * start**i for i in range(heads)]
+    closest = 2 ** math.floor(math.log2(heads))
+    return published_slopes(closest) + published_slopes(2 * closest)[0::2][: heads - closest]
+
+
 def variant_data(variant: Attention, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Array]:
     """Random inputs of a variant, as its cascade reads them."""
     rng = np.random.default_rng(seed)
     cascade = variant.cascade(grouped="g" in sizes)
     data: dict[str, Array] = {}
-    lengths = {r: n for m in variant.modifiers for r, n in m.sizes.items()} | dict(sizes)
+    lengths = {r: n for m in variant.modifiers for r, n in m.bound(sizes).items()} | dict(sizes)
     for name, tensor in cascade.inputs.items():
         shape = [lengths[r] for r in tensor.ranks]
         match tensor.kind:
@@ -130,8 +142,8 @@ def plainly(variant: Attention, sizes: Mapping[str, int], data: Mapping[str, Arr
             case Softcap(cap):
                 s = cap * torch.tanh(s / cap)
             case Slopes(standard):
-                slopes = 2.0 ** (-8.0 * (torch.arange(heads, dtype=torch.float64) + 1) / heads)
-                s = s + (slopes[None, :, None, None] if standard else spread("SLOPE", "h")) * (m - p)
+                slopes = torch.tensor(published_slopes(heads), dtype=torch.float64)
+                s = s + (slopes[None, :, None, None] if standard else spread("SLOPE", "h")) * (m - p - shift)
             case Bias(axes):
                 s = s + spread("BIAS", axes)
             case RelativeBias():

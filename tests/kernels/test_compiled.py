@@ -152,3 +152,27 @@ def test_rows_that_a_filter_on_sizes_empties_are_zero(cache: Path) -> None:
     for rows, want in ((5, 0.0), (7, 1.0)):
         made = run(X=torch.zeros(rows, 7), V=torch.ones(7))
         torch.testing.assert_close(made, torch.full((rows,), want))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Zm = select(Cm, Am, 0.0)", "C"),
+        ("input Cm : bool\nZm = select(Cm, Am, 0.0)", "C"),
+        ("Dm = Cm & (Am > 0.0)\nZm = select(Dm, Am, 0.0)", "C"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32])
+def test_numbers_are_no_conditions(text: str, names: str, dtype: torch.dtype) -> None:
+    run, a, c = eintune.compile(text), torch.tensor([1.0, -2.0, 3.0]), torch.tensor([True, True, False])
+    with pytest.raises(ValueError, match=rf"^{names} is read as a condition: .* but got {dtype}$"):
+        run(A=a, C=c.to(dtype))
+    assert run(A=a, C=c)[2] == 0.0
+
+
+def test_whole_numbers_are_integers() -> None:
+    run = eintune.compile("input Im : int\nZm = select(Im == 2, Am, 0.0)")
+    a = torch.arange(3.0)
+    assert run(A=a, I=torch.arange(3)).tolist() == [0.0, 0.0, 2.0]
+    with pytest.raises(ValueError, match=r"^I is read as whole numbers: .* but got torch.float32$"):
+        run(A=a, I=a)

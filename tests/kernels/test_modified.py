@@ -122,6 +122,57 @@ CASES: list[tuple[dict[str, Any], Tensor]] = [
 ]
 
 
+def published(heads: int) -> list[float]:
+    """The slopes of the paper's own code, for heads of any number."""
+    closest = 2 ** math.floor(math.log2(heads))
+    first = [2 ** (-8 * (h + 1) / closest) for h in range(closest)]
+    return first if heads == closest else first + published(2 * closest)[0::2][: heads - closest]
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (3, 3), (6, 2), (8, 8), (12, 12), (20, 5)])
+def test_standard_slopes_are_the_published_ones(heads: int, kv_heads: int) -> None:
+    q, k, v = drawn(1, heads, 5, 8), drawn(1, kv_heads, 7, 8, seed=1), drawn(1, kv_heads, 7, 8, seed=2)
+    slopes = torch.tensor(published(heads), dtype=torch.float64)
+    ours = eintune.attention(q, k, v, alibi=True, causal=True)
+    torch.testing.assert_close(ours, eintune.attention(q, k, v, alibi=slopes, causal=True), rtol=1e-12, atol=1e-12)
+    scores = q @ k.repeat_interleave(heads // kv_heads, 1).mT / math.sqrt(8)
+    scores = scores + slopes[:, None, None] * (torch.arange(7) - torch.arange(5)[:, None])
+    scores = scores.masked_fill(torch.arange(7) > torch.arange(5)[:, None], -math.inf)
+    want = torch.softmax(scores, -1) @ v.repeat_interleave(heads // kv_heads, 1)
+    torch.testing.assert_close(ours, want, rtol=1e-10, atol=1e-10)
+
+
+def test_the_published_slopes_of_twelve_heads() -> None:
+    """In numbers, so that nobody's formula is compared with itself."""
+    want = [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625, *(2**-x for x in (0.5, 1.5, 2.5, 3.5))]
+    assert published(12) == pytest.approx(want, rel=1e-15)
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(5, 9), (9, 5), (7, 7), (1, 9), (9, 1)])
+@pytest.mark.parametrize("causal", ["lower_right", True])
+def test_distances_count_from_where_a_query_stands(rows: int, keys: int, causal: Any) -> None:
+    """What depends on the distance itself and not on differences: log-sum-exp, sinks, sigmoid."""
+    q, k, v = drawn(1, H, rows, 8), drawn(1, H, keys, 8, seed=1), drawn(1, H, keys, 8, seed=2)
+    stands = torch.arange(rows)[:, None] + (keys - rows if causal == "lower_right" else 0)
+    ahead = torch.arange(keys) - stands
+    first = 1 - rows if causal == "lower_right" else 1 - keys  # the least distance that there is
+    by_distance = torch.cos(torch.arange(first, first + rows + keys - 1) * PER_HEAD[:, None])
+    seen = (ahead <= 0) & (-ahead < 4)
+    plain = q @ k.mT / math.sqrt(8)
+    for given, scores in (
+        ({"alibi": PER_HEAD}, plain + PER_HEAD[:, None, None] * ahead),
+        ({"relative_bias": by_distance}, plain + torch.cos(-ahead * PER_HEAD[:, None, None])),
+    ):
+        scores = scores.masked_fill(~seen, -math.inf)
+        given = {**given, "causal": causal, "window": 4}
+        out, lse = eintune.attention(q, k, v, **given, sinks=PER_HEAD, return_lse=True)
+        whole = torch.cat([scores, PER_HEAD[:, None, None].expand(1, H, rows, 1)], -1)
+        torch.testing.assert_close(out, torch.softmax(whole, -1)[..., :keys] @ v, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(lse, torch.logsumexp(whole, -1), rtol=1e-10, atol=1e-10)
+        out = eintune.attention(q, k, v, **given, sigmoid=True)
+        torch.testing.assert_close(out, torch.sigmoid(scores) @ v, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize(("arguments", "want"), CASES, ids=[" ".join(c) for c, _ in CASES])
 def test_modifiers_are_pytorchs(arguments: dict[str, Any], want: Tensor) -> None:
     for _ in range(2):
@@ -204,6 +255,25 @@ def test_masks_in_pytorchs_signature(shape: tuple[int, ...], boolean: bool) -> N
     torch.testing.assert_close(made, want.nan_to_num(0.0), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("query", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "mask",
+    ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64"],
+)
+def test_masks_have_the_dtypes_that_pytorch_takes(query: torch.dtype, mask: str) -> None:
+    q, given = drawn(1, 2, 5, 8).to(query), torch.ones(5, 5).tril().to(getattr(torch, mask))
+    try:
+        want = torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=given)
+    except RuntimeError as error:
+        assert "Expected attn_mask dtype to be bool" in str(error)
+        with pytest.raises(UnsupportedArgument, match=rf"`attn_mask` must have dtype .*, but got torch\.{mask}$"):
+            eintune.scaled_dot_product_attention(q, q, q, attn_mask=given)
+        return
+    made = eintune.scaled_dot_product_attention(q, q, q, attn_mask=given)
+    near = 2e-2 if query == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(made, want, rtol=near, atol=near)
+
+
 def test_masks_of_five_axes_and_of_three() -> None:
     q, k, v = drawn(3, 2, 2, 5, 4), drawn(3, 2, 2, 6, 4, seed=1), drawn(3, 2, 2, 6, 4, seed=2)
     mask = drawn(3, 1, 1, 5, 6, seed=3) > 0
@@ -234,6 +304,15 @@ def test_a_key_that_an_added_mask_hides_is_hidden() -> None:
         ({"alibi": 0.5}, "but got float"),
         ({"bias": torch.zeros(3, M)}, r"`bias` must broadcast to .* = \(2, 4, 19, 23\), but its shape is \(3, 23\)"),
         ({"mask": torch.zeros(M)}, "`mask` must have dtype torch.bool, but got torch.float32"),
+        ({"mask": torch.ones(M).int()}, "`mask` must have dtype torch.bool, but got torch.int32"),
+        ({"bias": torch.ones(M).long()}, "`bias` must have a floating-point dtype, but got torch.int64; .* `mask`"),
+        ({"bias": torch.ones(M).bool()}, "`bias` must have a floating-point dtype, but got torch.bool; .* `mask`"),
+        ({"alibi": torch.ones(H).int()}, "`alibi` must have a floating-point dtype, but got torch.int32"),
+        ({"sinks": torch.ones(H).bool()}, "`sinks` must have a floating-point dtype, but got torch.bool"),
+        ({"head_scale": torch.ones(H).long()}, "`head_scale` must have a floating-point dtype, but got torch.int64"),
+        ({"relative_bias": TABLE.int()}, "`relative_bias` must have a floating-point dtype, but got torch.int32"),
+        ({"mask_mod": lambda b, h, p, m: BUCKETS[p + m]}, "a mask function returns a comparison"),
+        ({"mask_mod": lambda b, h, p, m: BUCKETS[p + m] & (m <= p)}, "compare it with something"),
         (
             {"documents": torch.zeros(B, M).int()},
             r"of shape \(batch, queries\) = \(2, 19\)",

@@ -65,6 +65,13 @@ def test_each_modifier(name: str, emitter: str, execute) -> None:
     check(execute, Drawn(ALONE[name], SIZES, 16, 16, "fp32", form, "segments", 0.3), emitter)
 
 
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_standard_slopes_of_heads_of_any_number(dtype: str, emitter: str, execute) -> None:
+    variant = Attention((Slopes(standard=True, align="lower_right"),), lse=True)
+    check(execute, Drawn(variant, SIZES | {"h": 3, "g": 2}, 16, 16, dtype, 0.0, "segments", 0.3), emitter)
+
+
 NARROW = {
     "causal": Attention((Slopes(), Causal())),
     "lower right, sinks": Attention((Slopes(standard=True), Causal("lower_right")), sinks=True),

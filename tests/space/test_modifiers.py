@@ -21,7 +21,7 @@ def compare(variant: Attention, sizes: dict[str, int]) -> None:
     assert Cascade.parse(str(cascade)) == cascade
     data = variant_data(variant, sizes)
     numbers = {"scale": 0.3} | {n: x for m in variant.modifiers for n, x in m.params.items()}
-    bound = sizes | {r: n for m in variant.modifiers for r, n in m.sizes.items()}
+    bound = sizes | {r: n for m in variant.modifiers for r, n in m.bound(sizes).items()}
     made = run_cascade(cascade, data, bound, numbers)
     wanted = plainly(variant, sizes, data, 0.3)
     assert made.keys() == wanted.keys()
