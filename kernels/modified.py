@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -21,17 +22,22 @@ from ..space.modifiers import (
     Modifier,
     Prefix,
     RelativeBias,
+    Site,
     Slopes,
     Softcap,
     Window,
 )
+from ..space.schedule import Problem
 from ..space.traced_functions import captured
 from ..space.tracing import Untraceable
-from ..space.user_modifiers import MaskMod, ScoreMod
-from .call_kinds import kind, kind_of_mask, kind_of_score
+from .call_kinds import Meaning, kind, kind_of_function, meaning
 from .eager import DTYPES
-from .errors import UnsupportedArgument
-from .serving import Fill, dtype_name, serve
+from .errors import FORWARD_ONLY, UnsupportedArgument
+from .notices import say_once
+from .plain_tensors import check_plain, kind_of_tensor
+from .recent import Recent
+from .serving import MOST_READY, Fill, dtype_name, serve
+from .user_numbers import changing_numbers, constant_numbers, number_views, outcome
 
 Arguments: TypeAlias = Mapping[str, Any]
 View: TypeAlias = Callable[[Arguments], Tensor]
@@ -40,29 +46,40 @@ NAMES = (
     "head_scale", "softcap", "alibi", "bias", "relative_bias", "score_mod", "window", "window_both", "prefix",
     "documents", "mask", "mask_mod", "sinks", "sigmoid", "return_lse",
 )  # fmt: skip
+LABELS = {
+    "HS": "head_scale", "SLOPE": "alibi", "BIAS": "bias", "REL": "relative_bias", "DOCQ": "documents",
+    "DOCK": "documents", "MASK": "mask", "SINK": "sinks",
+}  # fmt: skip
+"""Inputs by what a caller calls them."""
+FUNCTIONS = ("score_mod", "mask_mod")
 
-KINDS: dict[str, Callable[[Any], Any]] = {"score_mod": kind_of_score, "mask_mod": kind_of_mask}
-
-_ready: dict[Any, Callable[[Tensor, Tensor, Tensor, Arguments], Tensor | tuple[Tensor, Tensor]]] = {}
-MOST_READY = 4096
-"""Kinds of calls kept ready in a process; beyond that the oldest is forgotten."""
+_ready: Recent[Any, Callable[[Tensor, Tensor, Tensor, Arguments], Tensor | tuple[Tensor, Tensor]]] = Recent(MOST_READY)
 
 
 def modified_attention(
     q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, arguments: Arguments
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`runtime.attention` for tensors that it has checked and arguments of NAMES, those that were given."""
+    site = Site(("h", "g")) if q.shape[1] // max(k.shape[1], 1) > 1 else Site()
+    meanings: dict[str, Meaning] = {}
+    known: dict[str, Any] = {}
     try:
-        given = tuple((n, KINDS.get(n, kind)(a)) for n, a in arguments.items())
-        key = (*map(kind, (q, k, v)), causal, scale, given)
+        for name, given in arguments.items():
+            if name in FUNCTIONS:
+                known[name], comes_to = kind_of_function(name, given, site)
+                meanings |= {name: comes_to} if comes_to else {}
+            else:
+                known[name] = kind(name, given)
+        tensors = tuple(kind_of_tensor(n, t) for n, t in (("q", q), ("k", k), ("v", v)))
+        key = (tensors, causal, scale, *known.items())
+        run = _ready.get(key)
+        if run is None:
+            missing = [n for n in FUNCTIONS if n in arguments and n not in meanings]
+            meanings |= {n: meaning(n, arguments[n], site) for n in missing}
+            family = (tensors, causal, scale, *(known | {n: m.kind for n, m in meanings.items()}).items())
+            run = _ready[key] = _prepared(Call(q, k, v, causal, scale, arguments, meanings, family))
     except Untraceable as error:
         raise UnsupportedArgument(str(error)) from error
-    run = _ready.get(key)
-    if run is None:
-        run = _prepared(q, k, v, causal, scale, arguments)
-        while len(_ready) >= MOST_READY:
-            del _ready[next(iter(_ready))]
-        _ready[key] = run
     return run(q, k, v, arguments)
 
 
@@ -125,30 +142,50 @@ class Shapes:
         return axes, lambda t: self.along(t.squeeze(single), axes)
 
 
-def _prepared(
-    q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, given: Arguments
-) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
-    shapes = Shapes(q, k, v)
+@dataclass(frozen=True)
+class Call:
+    """The first call of a kind. family: its kind but for the numbers that functions capture."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    causal: Align | None
+    scale: float
+    given: Arguments
+    meanings: Mapping[str, Meaning]
+    family: Any
+
+
+def _prepared(call: Call) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
+    shapes = Shapes(call.q, call.k, call.v)
     views: dict[str, View] = {}
+    changing = changing_numbers(call.family, call.meanings)
     try:
-        modifiers = _modifiers(shapes, causal, given, views)
-        sinks, sigmoid = "sinks" in given, bool(given.get("sigmoid"))
+        modifiers = _modifiers(shapes, call, changing, views)
+        given = call.given
+        sinks, sigmoid, lse = "sinks" in given, bool(given.get("sigmoid")), bool(given.get("return_lse"))
         if sinks:
             _check_floating("sinks", shapes.check("sinks", given["sinks"], "h"))
             views["SINK"] = lambda a: shapes.along(a["sinks"], "h")
-        variant = Attention(tuple(modifiers), "sigmoid" if sigmoid else "softmax", sinks, bool(given.get("return_lse")))
+        variant = Attention(tuple(modifiers), "sigmoid" if sigmoid else "softmax", sinks, lse)
+        if shapes.is_empty:
+            views = {}
+        views = {name: _narrowed(name, view, view(given), call.q) for name, view in views.items()}
+        return _run(call, shapes, variant, views, (call.family, constant_numbers(call.meanings, changing)))
     except UnsupportedArgument:
         raise
     except ValueError as error:
-        raise UnsupportedArgument(str(error)) from error
-    return _served(q, k, v, shapes, variant, views, scale, given)
+        raise UnsupportedArgument(" ".join(str(error).split())) from error
 
 
-def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: dict[str, View]) -> Sequence[Modifier]:
+def _modifiers(
+    shapes: Shapes, call: Call, changing: Mapping[str, frozenset[int]], views: dict[str, View]
+) -> Sequence[Modifier]:
     """The modifiers in order; `views` takes how their tensors come from the arguments.
 
     A prefix is causal in its own way: beside it, `causal` only says how positions are aligned.
     """
+    causal, given = call.causal, call.given
     align: Align = causal or "top_left"
     found: list[Modifier] = []
     for name, value in given.items():
@@ -188,9 +225,10 @@ def _modifiers(shapes: Shapes, causal: Align | None, given: Arguments, views: di
                 found.append(Mask(axes))
                 views["MASK"] = partial(_viewed, name, view)
             case "score_mod" | "mask_mod":
-                modifier = (ScoreMod if name == "score_mod" else MaskMod)(value)
-                found.append(modifier)
-                views |= _captures(shapes, name, modifier)
+                comes_to = call.meanings[name]
+                found.append(outcome(name, comes_to, changing[name]))
+                views |= _captures(shapes, name, value, comes_to)
+                views |= number_views(name, comes_to, changing[name], call.q)
             case _:
                 pass
     return [*found, *([Causal(causal)] if causal and "prefix" not in given else [])]
@@ -223,13 +261,13 @@ def _documents(shapes: Shapes, given: object) -> dict[str, View]:
     return {"DOCQ": view(0, "p"), "DOCK": view(1, "m")}
 
 
-def _captures(shapes: Shapes, argument: str, modifier: ScoreMod | MaskMod) -> dict[str, View]:
+def _captures(shapes: Shapes, argument: str, function: Callable[..., Any], comes_to: Meaning) -> dict[str, View]:
     """Captured tensors, found again in the function of each call by the name under which it sees them."""
     found: dict[str, View] = {}
-    for name, (tensor, axes) in modifier.trace.tensors.items():
+    for name, (tensor, axes) in comes_to.trace.tensors.items():
         own = (n for n, a in zip(tensor.shape, axes, strict=True) if a == "*")
         shapes.check(f"{argument}'s {name[2:].lower()}", tensor, axes, *own)
-        path = _path(modifier.function, tensor)
+        path = _path(function, tensor)
 
         def view(a: Arguments, path: tuple[str, ...] = path, axes: str = axes) -> Tensor:
             x: Any = a[argument]
@@ -256,54 +294,75 @@ def _path(function: Callable[..., Any], tensor: Any) -> tuple[str, ...]:
     raise LookupError("no name leads to the tensor")
 
 
-def _served(
-    q: Tensor, k: Tensor, v: Tensor, shapes: Shapes, variant: Attention, views: Mapping[str, View], scale: float,
-    given: Arguments,
-) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:  # fmt: skip
-    try:
-        problem = posed(variant, shapes.sizes, dtype_name(q, "q"), {"scale": scale})
-    except ValueError as error:
-        raise UnsupportedArgument(str(error)) from error
-    cascade = variant.cascade(grouped="g" in shapes.sizes)
-    outputs = [
-        ((shapes.batch, shapes.heads, shapes.rows, *((v.shape[3],) if n == "AV" else ())), DTYPES[problem.dtypes[n]])
-        for n in cascade.outputs
-    ]
-    if shapes.is_empty:
-        return partial(_empty, outputs)
-    first = {name: view(given) for name, view in views.items()}
-    for name, t in first.items():
-        if t.device != q.device:
-            raise UnsupportedArgument(f"{name} must be on the device of `q` ({q.device}), but is on {t.device}")
-        try:
-            problem.dtypes[name] = dtype_name(t, name)
-        except ValueError as error:
-            raise UnsupportedArgument(str(error)) from None
-    names, device = tuple(cascade.inputs), q.device
+def _narrowed(name: str, view: View, t: Tensor, q: Tensor) -> View:
+    """A view that gives float32 where a tensor is float64 and `q` is not: nothing else would run as fast. Raises
+    UnsupportedArgument for a tensor that no kernel reads beside `q`."""
+    label = LABELS.get(name, f"captured {name[2:].lower()}")
+    if t.device != q.device:
+        raise UnsupportedArgument(f"`{label}` must be on the device of `q` ({q.device}), but is on {t.device}")
+    check_plain(label, t)
+    if t.dtype != torch.float64 or q.dtype == torch.float64:
+        return view
+    say_once(f"eintune: `{label}` is float64 beside {q.dtype} tensors: it is made float32 at each call")
+    return lambda a: view(a).float()
 
-    def inputs(q: Tensor, k: Tensor, v: Tensor, a: Arguments) -> list[Tensor]:
-        found = {"Q": shapes.by_head(q, 1), "K": k, "V": v} | {n: view(a) for n, view in views.items()}
-        return [found[n] for n in names]
 
+@dataclass
+class Served:
+    """What serves one kind of call. fill: once it was called. outputs: their shapes and dtypes."""
+
+    problem: Problem
+    names: tuple[str, ...]
+    outputs: Sequence[tuple[tuple[int, ...], torch.dtype]]
     fill: Fill | None = None
 
+
+_served: Recent[Any, Served] = Recent(MOST_READY)
+
+
+def _run(
+    call: Call, shapes: Shapes, variant: Attention, views: Mapping[str, View], key: Any
+) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
+    served = _served.get(key)
+    if served is None:
+        served = _served[key] = _posed(call, shapes, variant, views)
+    if shapes.is_empty:
+        return partial(_empty, served.outputs)
+    names, device = served.names, call.q.device
+
     def run(q: Tensor, k: Tensor, v: Tensor, a: Arguments) -> Any:
-        nonlocal fill
-        made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in outputs]
+        found = {"Q": shapes.by_head(q, 1), "K": k, "V": v} | {n: view(a) for n, view in views.items()}
+        inputs = [found[n] for n in names]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+            raise UnsupportedArgument(FORWARD_ONLY)
+        made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in served.outputs]
         seen = [shapes.by_head(t, 1) for t in made]
-        if fill is None:
-            fill = serve(problem, inputs(q, k, v, a), seen)
+        if served.fill is None:
+            served.fill = serve(served.problem, inputs, seen)
         else:
-            fill(inputs(q, k, v, a), seen)
+            served.fill(inputs, seen)
         return made[0] if len(made) == 1 else tuple(made)
 
     return run
+
+
+def _posed(call: Call, shapes: Shapes, variant: Attention, views: Mapping[str, View]) -> Served:
+    problem = posed(variant, shapes.sizes, dtype_name(call.q, "q"), {"scale": call.scale})
+    cascade = variant.cascade(grouped="g" in shapes.sizes)
+    rows = (shapes.batch, shapes.heads, shapes.rows)
+    outputs = [
+        ((*rows, *((call.v.shape[3],) if n == "AV" else ())), DTYPES[problem.dtypes[n]]) for n in cascade.outputs
+    ]
+    problem.dtypes.update({name: dtype_name(view(call.given), name) for name, view in views.items()})
+    return Served(problem, tuple(cascade.inputs), outputs)
 
 
 def _empty(
     outputs: Sequence[tuple[tuple[int, ...], torch.dtype]], q: Tensor, k: Tensor, v: Tensor, a: Arguments
 ) -> Any:
     """What queries get that see no key at all: 0, and the log of a denominator that has the sinks alone."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
+        raise UnsupportedArgument(FORWARD_ONLY)
     (shape, dtype), *logs = outputs
     made = [torch.zeros(shape, dtype=dtype, device=q.device)]
     for shape, dtype in logs:

@@ -24,6 +24,10 @@ from .notices import logger, one_line, say_once
 Fill: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 """Runs a problem: inputs in the definition's order, then outputs to fill, in its order."""
 
+MOST_READY = 1024
+"""Kinds of calls kept ready by each table of a process; what was not used among the last half of as many is forgotten,
+and its generated code with it."""
+
 _first_calls = threading.RLock()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from .conditions import Condition
@@ -27,11 +28,13 @@ from .tracing import (
 
 @dataclass(frozen=True)
 class Trace:
-    """A traced function. tensors: name to (the tensor, its axes), in the order of use; lengths: of their own axes."""
+    """A traced function. tensors: name to (the tensor, its axes), in the order of use; lengths: of their own axes;
+    elements: tensors without axes that became numbers, since no name of their own leads to them."""
 
     result: Any
     tensors: Mapping[str, tuple[Any, str]]
     lengths: Mapping[Rank, int]
+    elements: Sequence[Any] = ()
 
 
 def trace_score(function: Callable[..., Any], score: Expr, site: Site) -> tuple[Expr, Trace]:
@@ -40,7 +43,7 @@ def trace_score(function: Callable[..., Any], score: Expr, site: Site) -> tuple[
     result = _run(function, record, (Traced(record, score), *_positions(record)))
     if isinstance(result, Seen) or not isinstance(result, (Traced, int, float)):
         refuse(f"a result that is {_said(result)}", "a score function returns the changed score")
-    return expression_of(result), Trace(result, record.tensors, record.lengths())
+    return expression_of(result), Trace(result, record.tensors, record.lengths(), record.elements)
 
 
 def trace_mask(function: Callable[..., Any], site: Site) -> tuple[Condition, Trace]:
@@ -49,7 +52,7 @@ def trace_mask(function: Callable[..., Any], site: Site) -> tuple[Condition, Tra
     result = _run(function, record, tuple(_positions(record)))
     if not isinstance(result, (Seen, bool)):
         refuse(f"a result that is {_said(result)}", "a mask function returns a comparison, or several by & and |")
-    return condition_of(result), Trace(result, record.tensors, record.lengths())
+    return condition_of(result), Trace(result, record.tensors, record.lengths(), record.elements)
 
 
 def _said(result: Any) -> str:
@@ -65,9 +68,10 @@ def _run(function: Callable[..., Any], record: Record, args: tuple[Any, ...]) ->
         return _wrapped(function, record, {})(*args)
     except Untraceable:
         raise
-    except (TypeError, AttributeError, IndexError, RuntimeError) as error:
+    except Exception as error:
         name = getattr(function, "__name__", "the function")
-        raise Untraceable(f"{name} cannot be traced: {error}") from error
+        said = " ".join(str(error).split())[:300]
+        raise Untraceable(f"{name} cannot be traced: {type(error).__name__}: {said}") from error
 
 
 def captured(function: Callable[..., Any]) -> dict[str, Any]:
@@ -77,19 +81,33 @@ def captured(function: Callable[..., Any]) -> dict[str, Any]:
             f"a traced function must be a Python function, but got a {type(function).__name__} (wrap it in a lambda)"
         )
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    enclosed = {name: cell.cell_contents for name, cell in cells}
-    named = {n: function.__globals__[n] for n in _names(function.__code__) if n in function.__globals__}
+    enclosed = {name: _held(name, cell) for name, cell in cells}
+    named = {n: function.__globals__[n] for n in names_in(function.__code__) if n in function.__globals__}
     return {**named, **enclosed}
 
 
-def _names(code: types.CodeType) -> tuple[str, ...]:
+def _held(name: str, cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        raise Untraceable(f"{name}, which a traced function captures, must have a value when it is called") from None
+
+
+@lru_cache(maxsize=1024)
+def names_in(code: types.CodeType) -> tuple[str, ...]:
     """The names that a function's code reads, and the functions that are written within it."""
-    within = (n for x in code.co_consts if isinstance(x, types.CodeType) for n in _names(x))
+    within = (n for x in code.co_consts if isinstance(x, types.CodeType) for n in names_in(x))
     return tuple(dict.fromkeys((*code.co_names, *within)))
 
 
 def is_tensor(x: Any) -> bool:
     return all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__", "__array__"))
+
+
+def is_entered(x: Any, by: Callable[..., Any]) -> bool:
+    """Whether the captured tensors of `x`, which `by` captures, become proxies too: a function of the same module."""
+    here = isinstance(x, types.FunctionType) and x.__module__ == by.__module__
+    return here and x.__module__ != Traced.__module__
 
 
 def _wrapped(function: Callable[..., Any], record: Record, done: dict[Any, Any]) -> Callable[..., Any]:
@@ -103,12 +121,7 @@ def _wrapped(function: Callable[..., Any], record: Record, done: dict[Any, Any])
     def proxy(name: str, x: Any) -> Any:
         if is_tensor(x):
             return Captured(record, name, x)
-        here = (
-            isinstance(x, types.FunctionType)
-            and x.__module__ == function.__module__
-            and x.__module__ != Traced.__module__
-        )
-        return _wrapped(x, record, done) if here else x
+        return _wrapped(x, record, done) if is_entered(x, function) else x
 
     proxies = {name: proxy(name, x) for name, x in seen.items()}
     cells = tuple(types.CellType(proxies[n]) for n in function.__code__.co_freevars)

@@ -75,6 +75,8 @@ class Record:
     """name -> (the tensor, its axes: some of b, h, p, m, and "*" for one of its own)."""
     own: dict[tuple[str, int], Rank] = field(default_factory=dict)
     """(name, axis) -> what an axis of a tensor's own is called."""
+    elements: list[Any] = field(default_factory=list)
+    """Tensors without axes that were taken for their number."""
 
     def read(self, name: str, tensor: Any, axes: str, numbers: tuple[Index, ...] = ()) -> Access | Gather:
         """The tensor read at some positions; numbers: what addresses the axes of its own, in order."""
@@ -318,6 +320,9 @@ class Captured:
             refuse(f"{self._name} without an index", "a captured tensor is indexed by positions, such as slopes[h]")
         return _read(self._record, self._record.read(self._name, self._tensor, ""))
 
+    def __bool__(self) -> bool:
+        refuse(f"{self._name} where Python needs true or false (if, and, or, not)", "use where(…), &, | and ~")
+
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "dtype", "device", "ndim"):
             return getattr(self._tensor, name)
@@ -348,8 +353,18 @@ for _symbol in (
     "le",
     "gt",
     "ge",
+    "eq",
+    "ne",
+    "neg",
+    "abs",
+    "pow",
+    "floordiv",
+    "mod",
     "and",
     "or",
+    "rand",
+    "ror",
+    "invert",
 ):
     setattr(Captured, f"__{_symbol}__", _arithmetic(f"__{_symbol}__"))
 
@@ -432,14 +447,20 @@ def expression_of(x: Any) -> Expr:
             return Const(float(x))
         case Captured():
             return x.scalar()._value
-    if hasattr(x, "item") and getattr(x, "shape", None) == ():
+    if _is_element(x):
         return Const(float(x.item()))
     refuse(f"a {type(x).__name__}", "values are numbers, positions, and tensors that the function captures")
+
+
+def _is_element(x: Any) -> bool:
+    """Whether it is a tensor without axes, of the user's own."""
+    return not isinstance(x, (Traced, Captured)) and hasattr(x, "item") and getattr(x, "shape", None) == ()
 
 
 def _record_of(*args: Any) -> Record:
     for a in args:
         if isinstance(a, (Traced, Captured)):
+            a._record.elements += (x for x in args if _is_element(x))
             return a._record
     refuse("a function of numbers alone", "use math, or Python's own")
 

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from .expr import NEG_INF, Const, Expr, Rank
+from .expr import NEG_INF, Const, Expr, Param, Rank, rewrite
 from .modifiers import Modifier, Site
 from .traced_functions import Trace, trace_mask, trace_score
 
 FLOATS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 INTEGERS = {"int32": "int32", "int64": "int64"}
+
+
+SCORE = Param("score")
+"""Stands for the score in what a function comes to."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Function(Modifier):
 
     @property
     def dtypes(self) -> Mapping[str, str]:
-        return {name: _dtype(name, tensor) for name, (tensor, _) in self.trace.tensors.items()}
+        return {name: dtype_of(name, tensor) for name, (tensor, _) in self.trace.tensors.items()}
 
     @property
     def words(self) -> str:
@@ -80,7 +84,61 @@ class MaskMod(Function):
         return trace_mask(self.function, site)[0].keep(score, NEG_INF)
 
 
-def _dtype(name: str, tensor: Any) -> str:
+@dataclass(frozen=True)
+class Outcome(Modifier):
+    """What a function came to when it was traced, so that it need not be traced again.
+
+    made: an expression of SCORE, where scores stand at the site that it was traced for. axes, types, lengths: what
+    `tensors`, `dtypes` and `sizes` are, of what `made` reads.
+    """
+
+    made: Expr
+    axes: Mapping[str, str]
+    types: Mapping[str, str]
+    lengths: Mapping[Rank, int]
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        return rewrite([self.made], lambda x: score if x is SCORE else None)[0]
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return self.axes
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        return self.types
+
+    @property
+    def sizes(self) -> Mapping[Rank, int]:
+        return self.lengths
+
+
+@dataclass(frozen=True)
+class ScoreOutcome(Outcome):
+    """Of a `score_mod`."""
+
+    words: ClassVar[str] = ScoreMod.kind
+
+
+@dataclass(frozen=True)
+class MaskOutcome(Outcome):
+    """Of a `mask_mod`."""
+
+    filters: ClassVar[bool] = True
+    turn: ClassVar[int] = MaskMod.turn
+    words: ClassVar[str] = MaskMod.kind
+
+
+def traced(kind: str, function: Callable[..., Any], site: Site) -> tuple[Expr, Trace]:
+    """A "score_mod" or a "mask_mod", run once: what it comes to, an expression of SCORE, and what it met. Raises
+    Untraceable."""
+    if kind == ScoreMod.kind:
+        return trace_score(function, SCORE, site)
+    condition, trace = trace_mask(function, site)
+    return condition.keep(SCORE, NEG_INF), trace
+
+
+def dtype_of(name: str, tensor: Any) -> str:
     """The project's name of a tensor's dtype. Raises ValueError for another."""
     said = str(tensor.dtype).removeprefix("torch.")
     found = {**FLOATS, **INTEGERS, "bool": "bool"}.get(said)
