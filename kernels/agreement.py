@@ -1,7 +1,8 @@
 """Does a stored cascade still mean what its definition says? Evaluated in float64 at a few small sizes.
 
-A record is data that anybody could have edited or that a faulty disk could have changed. Before a program runs a
-kernel made from it, the cascade is compared with the program's own definition on random numbers.
+What a record may hold is a form that follows from its definition (`kept_forms.is_form`). Laws are equations over real
+numbers, and a problem's own parameters may leave the domain in which one was checked: before a program runs a kernel
+made from a record, its cascade is compared with the program's own definition at those, on random numbers.
 """
 
 from __future__ import annotations

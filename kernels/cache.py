@@ -1,43 +1,66 @@
 """The best-kernel cache: one JSON file per key, the whole key stored beside its value.
 
 A record is bounded data, never code: kernels are generated again from the cascade and the schedule and compared
-by hash. A file is written beside its place, flushed to disk and renamed, so that a reader sees the old record
-or the new one. A file that cannot be used is a miss, said once.
+by hash, and what a cascade may be is what follows from the definition (`kept_forms.is_form`). A file is written beside
+its place, flushed to disk and renamed, so that a reader sees the old record or the new one. A file that cannot be used
+is a miss, said once; a directory that cannot be read has no records.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from ..costmodel.directories import cache_directory
+from ..host.data import (
+    BadData,
+    Count,
+    Digest,
+    Finite,
+    Lines,
+    Name,
+    Plain,
+    Rank,
+    Seconds,
+    Size,
+    Strict,
+    converted,
+    fault,
+    from_json,
+)
+from ..host.files import names_in, read_whole, remove_leftovers, write_whole
 from ..space.schedule import Problem, Schedule
-from . import bounded
-from .bounded import BadRecord
 from .notices import say_once
 
 if TYPE_CHECKING:
     from .platform import Platform
 
+T = TypeVar("T")
 FORMAT = 1
 """The file's layout; a file of another format is a miss."""
 MAX_BYTES = 256 * 1024
-MAX_TEXT = 64 * 1024
 MAX_FILES = 10_000
+MAX_TOTAL = 64 * 2**20
+"""Bytes of records that are read to look for a similar one: what is beyond is left alone, said once."""
 SHIPPED = Path(__file__).parent / "shipped"
 """Read-only records of machines that were measured."""
 DEFAULT_POLICY = "cold-median-1"
 """The id of the measurement policy whose records a program looks for (search/measure.py has the policies)."""
 ROWS, STRIDED = "rows", "strided"
 """Layout classes: every input's last axis has stride 1, or not."""
+
+
+class BadRecord(BadData):
+    """Data that is not a usable record; the message says which rule it breaks."""
 
 
 class CacheWriteError(OSError):
@@ -93,15 +116,7 @@ class Key:
     @classmethod
     def from_json(cls, data: object) -> Key:
         """Raises BadRecord for anything that is not a key."""
-        table = bounded.table(data, "key")
-        if set(table) != {f.name for f in fields(cls)}:
-            raise BadRecord(f"a key has the fields {[f.name for f in fields(cls)]}, but got {sorted(table)}")
-        values: dict[str, Any] = {name: bounded.text(table[name], name) for name in table if name not in _NOT_TEXT}
-        values["processors"] = bounded.integer(table["processors"], "processors")
-        values["sizes"] = bounded.pairs(table["sizes"], "sizes", bounded.integer)
-        values["dtypes"] = bounded.pairs(table["dtypes"], "dtypes", bounded.text)
-        values["params"] = bounded.pairs(table["params"], "params", bounded.number)
-        return cls(**values)
+        return _keyed(_converted(data, _KeyFile))
 
     def differences(self, other: Key) -> list[str]:
         """One phrase a field that differs: `sizes.m 2048, stored 4096`."""
@@ -115,7 +130,6 @@ class Key:
 
 
 _PAIRS = ("sizes", "dtypes", "params")
-_NOT_TEXT = (*_PAIRS, "processors")
 
 
 @dataclass(frozen=True)
@@ -145,25 +159,73 @@ class Record:
     @classmethod
     def from_json(cls, data: object) -> Record:
         """Raises BadRecord for anything that is not a record within bounds."""
-        table = bounded.table(data, "record")
-        if set(table) != {f.name for f in fields(cls)}:
-            raise BadRecord(f"a record has the fields {[f.name for f in fields(cls)]}, but got {sorted(table)}")
-        seconds, low, high = (bounded.positive(table[name], name) for name in ("seconds", "low", "high"))
-        digest = bounded.text(table["digest"], "digest")
-        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-            raise BadRecord(f"`digest` must be 64 hexadecimal digits, but got {digest[:80]!r}")
-        return cls(
-            cascade=bounded.text(table["cascade"], "cascade", MAX_TEXT),
-            schedule=_schedule(table["schedule"]),
-            digest=digest,
-            seconds=seconds,
-            low=low,
-            high=high,
-            estimate=bounded.data(table["estimate"], "estimate"),
-            statistics=bounded.data(table["statistics"], "statistics"),
-            peers={n: bounded.positive(s, f"peers.{n}") for n, s in bounded.table(table["peers"], "peers").items()},
-            created=bounded.moment(table["created"], "created"),
-        )
+        return _recorded(_converted(data, _RecordFile))
+
+
+# ---- the file
+
+
+class _KeyFile(Strict):
+    workload: Name
+    cascade: Digest
+    sizes: Annotated[dict[Rank, Size], Meta(max_length=64)]
+    dtypes: Annotated[dict[Name, Name], Meta(max_length=256)]
+    params: Annotated[dict[Name, Finite], Meta(max_length=256)]
+    layout: Name
+    machine: Name
+    processors: Size
+    emitter: Name
+    torch: Name
+    triton: Name
+    driver: Name
+    policy: Name
+
+
+class _RecordFile(Strict):
+    cascade: Lines
+    schedule: Plain
+    digest: Digest
+    seconds: Seconds
+    low: Seconds
+    high: Seconds
+    estimate: Plain
+    statistics: Plain
+    peers: Annotated[dict[Name, Seconds], Meta(max_length=256)]
+    created: Name
+
+
+class _File(Strict):
+    format: Count
+    key: _KeyFile
+    record: _RecordFile
+
+
+class _Format(msgspec.Struct):
+    format: Any = None
+
+
+def _converted(data: object, kind: type[T]) -> T:
+    try:
+        return converted(data, kind)
+    except BadData as error:
+        raise BadRecord(str(error)) from None
+
+
+def _keyed(file: _KeyFile) -> Key:
+    values: dict[str, Any] = {name: getattr(file, name) for name in file.__struct_fields__}
+    values |= {name: tuple(sorted(values[name].items())) for name in _PAIRS}
+    return Key(**values)
+
+
+def _recorded(file: _RecordFile) -> Record:
+    """Raises BadRecord for a schedule that no space holds, and for what is no moment."""
+    values = {name: getattr(file, name) for name in file.__struct_fields__}
+    try:
+        datetime.fromisoformat(file.created)
+        schedule = Schedule.from_json(file.schedule)
+    except (ValueError, TypeError) as error:
+        raise BadRecord(f"`created` or `schedule`: {fault(error)}") from None
+    return Record(**{**values, "schedule": schedule})
 
 
 @dataclass(frozen=True)
@@ -190,13 +252,14 @@ class Cache:
 
     def load(self, key: Key) -> Record | None:
         """The record stored for exactly this key, or None. A file that cannot be used is said once."""
+        return next((entry.record for entry in self.stored(key)), None)
+
+    def stored(self, key: Key) -> Iterator[Entry]:
+        """The entries for exactly this key, the user's before the shipped one."""
         for folder in self._folders():
-            path = folder / key.file_name
-            if path.exists():
-                entry = read_entry(path, shipped=folder == self.shipped)
-                if entry and entry.key == key:
-                    return entry.record
-        return None
+            entry = read_entry(folder / key.file_name, shipped=folder == self.shipped)
+            if entry and entry.key == key:
+                yield entry
 
     def store(self, key: Key, record: Record) -> Path:
         """Keep `record` under `key`, replacing what was there in one step.
@@ -211,7 +274,7 @@ class Cache:
         decode(text.encode())
         path = self.records / key.file_name
         try:
-            _write_whole(path, text.encode())
+            write_whole(path, text.encode())
         except OSError as error:
             raise CacheWriteError(
                 error.errno,
@@ -223,10 +286,15 @@ class Cache:
         """All usable entries, the user's first, each key once."""
         found: dict[Key, Entry] = {}
         for folder in self._folders():
+            left = MAX_TOTAL
             for path in _files(folder):
                 entry = read_entry(path, shipped=folder == self.shipped)
                 if entry:
                     found.setdefault(entry.key, entry)
+                left -= _length(path)
+                if left < 0:
+                    say_once(f"of the cache {folder} only the first {MAX_TOTAL >> 20} MiB of records are looked at")
+                    break
         return list(found.values())
 
     def neighbours(self, key: Key) -> list[Entry]:
@@ -254,7 +322,8 @@ class Cache:
         return [path for path in _files(self.records) if self._stale(path, platform) and _removed(path)]
 
     def clear(self) -> list[Path]:
-        """Remove all the user's records."""
+        """Remove all the user's records, and what killed writers left of others."""
+        remove_leftovers(self.records)
         return [path for path in _files(self.records) if _removed(path)]
 
     def _folders(self) -> Iterator[Path]:
@@ -296,10 +365,11 @@ def _width(dtype: str) -> str:
 
 
 def read_entry(path: Path, shipped: bool = False) -> Entry | None:
-    """The entry in a file, or None (said once) where the file is truncated, unreadable or of another format."""
+    """The entry in a file, or None: where there is no file, and (said once) where it cannot be used."""
     try:
-        with path.open("rb") as file:
-            key, record = decode(file.read(MAX_BYTES + 1))
+        key, record = decode(read_whole(path, MAX_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (OSError, BadRecord) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         say_once(f"cache file {path} is not used: {reason}")
@@ -312,40 +382,30 @@ def decode(raw: bytes) -> tuple[Key, Record]:
     if len(raw) > MAX_BYTES:
         raise BadRecord(f"a record has at most {MAX_BYTES} bytes")
     try:
-        data = json.loads(raw, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise BadRecord(f"not JSON ({error}); the file may be truncated") from None
-    table = bounded.table(data, "file")
-    if table.get("format") != FORMAT:
-        raise BadRecord(f"format {FORMAT} is read here, but it has format {table.get('format')!r}")
-    return Key.from_json(table.get("key")), Record.from_json(table.get("record"))
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that a record may hold")
-
-
-def _write_whole(path: Path, raw: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        found = from_json(raw, _Format).format
+        if found != FORMAT or isinstance(found, bool):
+            raise BadRecord(f"format {FORMAT} is read here, but it has format {str(found)[:40]!r}")
+        file = from_json(raw, _File)
+    except BadRecord:
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    except BadData as error:
+        raise BadRecord(f"{error}; the file may be truncated or edited") from None
+    return _keyed(file.key), _recorded(file.record)
+
+
+def _length(path: Path) -> int:
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.json"))[:MAX_FILES] if folder.is_dir() else []
+    try:
+        return [folder / name for name in names_in(folder, ".json", MAX_FILES)]
+    except OSError as error:
+        say_once(f"the cache {folder} cannot be read, so it has no records: {error.strerror or error}")
+        return []
 
 
 def _removed(path: Path) -> bool:
@@ -355,13 +415,6 @@ def _removed(path: Path) -> bool:
         say_once(f"cache file {path} cannot be removed: {error.strerror}")
         return False
     return True
-
-
-def _schedule(value: object) -> Schedule:
-    try:
-        return Schedule.from_json(bounded.table(value, "schedule"))
-    except (ValueError, TypeError) as error:
-        raise BadRecord(f"`schedule`: {error}") from None
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,15 +10,18 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from ..costmodel.directories import cache_directory
 from ..costmodel.machine import Machine
 from ..space.cascade import Cascade
 from ..space.schedule import Problem, Schedule
 from .agreement import agrees
 from .cache import Cache, Entry, Key, Record
 from .emitters import EMITTERS, emit
+from .kept_forms import forms_of, is_form
 from .kernel import Kernel
 from .notices import say_once
 from .platform import platform_of
@@ -52,7 +55,7 @@ def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | 
     emitter = emitter_for(problem, device)
     yield from _recorded(problem, key, cache, emitter)
     yield from _neighbours(problem, key, cache, emitter)
-    yield from _picks(problem, device, emitter)
+    yield from _picks(problem, device, emitter, cache.directory)
 
 
 def emitter_for(problem: Problem, device: torch.device) -> str:
@@ -80,44 +83,54 @@ def _parsed(text: str) -> Cascade:
 
 
 def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
-    record = cache.load(key)
-    if record is None:
-        return
-    kernels = _from_record(record, problem, emitter, key.file_name, exact=True)
-    if kernels is None:
-        return
-    kernel, plain = kernels
-    if kernel.digest != record.digest:
-        say_once(
-            f"eintune: the record {key.file_name} is not used: its kernel is generated with digest "
-            f"{kernel.digest[:12]} now, and {record.digest[:12]} was measured"
-        )
-        return
-    yield Choice(kernel, f"eintune: {key.workload} runs the stored winner {key.file_name}", logging.DEBUG, plain)
+    for entry in cache.stored(key):
+        kernels = _from_record(entry, problem, emitter, cache.directory, exact=True)
+        if kernels is None:
+            continue
+        kernel, plain = kernels
+        if kernel.digest != entry.record.digest:
+            say_once(
+                f"eintune: the record {key.file_name} is not used: its kernel is generated with digest "
+                f"{kernel.digest[:12]} now, and {entry.record.digest[:12]} was measured"
+            )
+            continue
+        yield Choice(kernel, f"eintune: {key.workload} runs the stored winner {key.file_name}", logging.DEBUG, plain)
 
 
 def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
-    for entry in cache.neighbours(key)[:NEIGHBOURS]:
+    """Of the nearest entries, the first NEIGHBOURS that have a kernel here."""
+    found = 0
+    for entry in cache.neighbours(key):
         record = entry.record
         if entry.key.machine != key.machine:  # this one may have no hardware for descriptors or specialised warps
             record = replace(record, schedule=plain_schedule(record.schedule))
-        kernels = _from_record(record, problem, emitter, entry.path.name, exact=False)
+        kernels = _from_record(replace(entry, record=record), problem, emitter, cache.directory, exact=False)
         if kernels is not None:
             kernel, plain = kernels
             yield Choice(kernel, _neighbour_notice(problem, key, entry), _neighbour_level(key, entry.key), plain)
+            found += 1
+        if found == NEIGHBOURS:
+            return
 
 
 def _from_record(
-    record: Record, problem: Problem, emitter: str, name: str, *, exact: bool
+    entry: Entry, problem: Problem, emitter: str, directory: Path, *, exact: bool
 ) -> tuple[Kernel, Kernel | None] | None:
     """The record's kernel at this problem's size and its plain form (see `Choice`), or None (said once where it
     should have been possible)."""
+    record, name = entry.record, entry.path.name
     if record.schedule.emitter != emitter or record.schedule.precision != "ieee":
         return None
     try:
+        if not entry.shipped and not is_form(record.cascade, problem.cascade, directory):
+            say_once(f"eintune: the record {name} is not used: its cascade is none that follows from the definition")
+            return None
         cascade = _parsed(record.cascade)
         if not agrees(cascade, _parsed(problem.cascade), problem.params):
             say_once(f"eintune: the record {name} is not used: its cascade does not compute the definition")
+            return None
+        if exact and not entry.shipped and not _legal(record.schedule, cascade, problem):
+            say_once(f"eintune: the record {name} is not used: its schedule is none that the cascade may have")
             return None
         schedule, kernel = _scheduled(record, cascade, problem, exact)
         if not kernel.described:
@@ -126,6 +139,12 @@ def _from_record(
     except (ValueError, KeyError, RecursionError) as error:
         say_once(f"eintune: the record {name} is not used: {error}", logging.WARNING if exact else logging.INFO)
         return None
+
+
+def _legal(schedule: Schedule, cascade: Cascade, problem: Problem) -> bool:
+    from ..space.schedule_space import schedules
+
+    return schedule in schedules(cascade, problem, schedule.emitter)
 
 
 def _scheduled(record: Record, cascade: Cascade, problem: Problem, exact: bool) -> tuple[Schedule, Kernel]:
@@ -209,20 +228,23 @@ def _shape(problem: Problem) -> str:
 # ---- the cost model's picks
 
 
-def _picks(problem: Problem, device: torch.device, emitter: str) -> Iterator[Choice]:
+def _picks(problem: Problem, device: torch.device, emitter: str, directory: Path) -> Iterator[Choice]:
     notice = (
         f"eintune: {problem.workload} {_shape(problem)} was never tuned on this machine; it runs what the cost "
         "model picks (run `tune` to search)"
     )
-    for text, schedule in ranked(problem, device, emitter)[:PICKS]:
+    for text, schedule in ranked(problem, device, emitter, directory)[:PICKS]:
         try:
             yield Choice(make_kernel(text, problem, schedule), notice)
         except ValueError as error:
             say_once(f"eintune: a pick of the cost model is not used: {error}", logging.INFO)
 
 
-def ranked(problem: Problem, device: torch.device, emitter: str) -> list[tuple[str, Schedule]]:
-    """Cascades under schedules, the fastest by the cost model first; what cannot run is left out."""
+def ranked(
+    problem: Problem, device: torch.device, emitter: str, directory: Path | None = None
+) -> list[tuple[str, Schedule]]:
+    """Cascades under schedules, the fastest by the cost model first; what cannot run is left out. directory: the cache
+    that keeps derived forms."""
     from ..costmodel.resources import illegal
     from ..costmodel.time import estimate_works
     from ..costmodel.work import Work, work
@@ -231,7 +253,7 @@ def ranked(problem: Problem, device: torch.device, emitter: str) -> list[tuple[s
 
     machine = _machine(device)
     found: list[tuple[str, Schedule, Work]] = []  # of kernels that run on any tensors
-    for text in _cascades(problem):
+    for text in _cascades(problem, directory or cache_directory()):
         cascade = _parsed(text)
         every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer" and s.workers == "alike"]
         for schedule in _spread(every, SCHEDULES):
@@ -254,13 +276,9 @@ def _machine(device: torch.device) -> Machine:
     return load_machine(name) if name else cuda_machine(str(device))
 
 
-def _cascades(problem: Problem) -> list[str]:
+def _cascades(problem: Problem, directory: Path) -> list[str]:
     """The forms of the definition with the fewest passes, shipped, kept or derived now; itself without any."""
-    from .derived import derived_texts
-    from .kept_forms import forms_of
-
-    forms = derived_texts(problem.cascade) or forms_of(problem.cascade, problem.params)
-    return list(forms[:CASCADES]) or [problem.cascade]
+    return list(forms_of(problem.cascade, directory)[:CASCADES]) or [problem.cascade]
 
 
 def _spread(every: list[Schedule], at_most: int) -> list[Schedule]:

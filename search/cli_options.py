@@ -55,13 +55,13 @@ class Command:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Errors whose message is meant for people become a `Failure`."""
-    from ..kernels.bounded import BadRecord
+    from ..host.data import BadData
     from .journal import JournalError
     from .run import RunError
 
     try:
         yield
-    except (JournalError, RunError, BadRecord) as error:
+    except (JournalError, RunError, BadData) as error:
         raise Failure(str(error)) from error
     except MemoryError:
         raise Failure("out of memory: choose a smaller problem") from None

@@ -1,32 +1,25 @@
 """The derived cascades of a definition as text: shipped with the package, kept from an earlier run, or derived.
 
 Deriving takes seconds and always gives the same. The forms of the built-in definitions ship as text; of others
-they are kept in the cache directory under a hash of the definition and of the code that derives. A file that
-cannot be used is derived again.
+they are kept in the cache directory (`kernels.kept_forms`). A file that cannot be used is derived again.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..kernels.derived import derived_texts
-from ..kernels.kept_forms import kept_name
+from ..kernels.kept_forms import Kept, keep, read_kept
 from ..space.canonical import digest, orders, signature
 from ..space.cascade import Cascade
 from ..space.expr import Fold, topological
 from ..space.footprint import footprint
 from ..space.traits import total_passes
 from .words import plural
-
-FORMAT = 2
-MAX_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,8 @@ def derivations(
 ) -> Derivations:
     """The derived cascades of `definition`; `folder` keeps them between runs. `fresh` derives in any case.
 
-    A derivation that its limits of time cut short is used but not kept: the next run derives again.
+    A derivation that its limits of time cut short is kept for programs that serve its winner: the next run derives
+    again.
 
     shipped: take the forms that come with the package, where it has them. allowed: hazards that forms may have (see
     `derive`); what is derived with them is not kept. Raises ValueError for an unknown hazard.
@@ -72,24 +66,23 @@ def derivations(
     text = str(definition)
     if shipped and not fresh and (texts := derived_texts(text)):
         return Derivations(_told_apart(tuple(_read_off(t) for t in texts), definition), "shipped")
-    path = _place(folder, text)
-    kept = None if fresh else _read(path, text)
+    kept = None if fresh else _kept(folder, text)
     if kept is not None:
-        return Derivations(kept, "kept")
+        return Derivations(_told_apart(tuple(_read_off(t) for t in kept.forms), definition), "kept")
     made = _derive(definition)
-    if made.complete:
-        _write(path, text, made.variants)
+    keep(folder, text, Kept(tuple(v.text for v in made.variants), made.complete))
     return made
 
 
 def are_kept(definition: str, folder: Path) -> bool:
     """Whether `derivations` would find a definition (its text) kept in a folder, and not derive it."""
-    text = str(Cascade.parse(definition))
-    return _read(_place(folder, text), text) is not None
+    return _kept(folder, str(Cascade.parse(definition))) is not None
 
 
-def _place(folder: Path, text: str) -> Path:
-    return folder / f"{kept_name(text)}.json"
+def _kept(folder: Path, text: str) -> Kept | None:
+    """What is kept of a definition, if nothing cut its derivation short."""
+    kept = read_kept(folder, text)
+    return kept if kept is not None and kept.complete and kept.forms else None
 
 
 def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Derivations:
@@ -171,36 +164,3 @@ def _folds(cascade: Cascade) -> str:
     """ "1 fold" or "no fold"."""
     count = sum(isinstance(x, Fold) for x in topological(list(cascade.roots().values())))
     return plural(count, "fold") if count else "no fold"
-
-
-def _read(path: Path, text: str) -> tuple[Variant, ...] | None:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        data = json.loads(raw) if len(raw) <= MAX_BYTES else None
-        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("definition") != text:
-            return None
-        variants = tuple(_variant(v) for v in data["variants"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return variants or None
-
-
-def _variant(data: Mapping[str, Any]) -> Variant:
-    texts = {name: str(data[name]) for name in ("text", "digest", "label", "signature")}
-    variant = Variant(passes=int(data["passes"]), **texts)
-    Cascade.parse(variant.text)
-    return variant
-
-
-def _write(path: Path, text: str, variants: tuple[Variant, ...]) -> None:
-    """Keep them; a directory that cannot be written costs only the time of deriving again."""
-    data = {"format": FORMAT, "definition": text, "variants": [asdict(v) for v in variants]}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file)
-        os.replace(temporary, path)
-    except OSError:
-        return

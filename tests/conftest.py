@@ -1,6 +1,15 @@
-"""Lets tests import the helper modules that stand in this folder."""
+"""Lets tests import the helper modules that stand in this folder, and gives them a key of their own to sign with."""
 
+import atexit
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+if "EINTUNE_KEY" not in os.environ:  # the workers of one run share it
+    folder = tempfile.mkdtemp(prefix="eintune-tests-")
+    os.environ["EINTUNE_KEY"] = str(Path(folder) / "key")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -18,8 +18,7 @@ import pytest
 
 from eintune.costmodel.directories import cache_directory
 from eintune.kernels import notices
-from eintune.kernels.bounded import BadRecord
-from eintune.kernels.cache import FORMAT, MAX_BYTES, Cache, CacheWriteError, Key, Record, decode, distance
+from eintune.kernels.cache import FORMAT, MAX_BYTES, BadRecord, Cache, CacheWriteError, Key, Record, decode, distance
 from eintune.kernels.platform import Platform, platform_of
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule
@@ -148,22 +147,25 @@ def test_flipped_bytes_never_give_another_record(cache: Cache) -> None:
     [
         (("format",), FORMAT + 1, "format"),
         (("record", "digest"), "xyz", "digest"),
-        (("record", "seconds"), -1.0, "positive"),
-        (("record", "seconds"), "fast", "finite number"),
-        (("record", "seconds"), True, "finite number"),
-        (("record", "peers"), {"sdpa": 0}, "peers.sdpa"),
+        (("record", "seconds"), -1.0, "`record.seconds`: expected `float` > 0"),
+        (("record", "seconds"), "fast", "`record.seconds`: expected `float`, got `str`"),
+        (("record", "seconds"), True, "`record.seconds`: expected `float`, got `bool`"),
+        (("record", "seconds"), 10**400, "`record.seconds`: number out of range"),
+        (("record", "peers"), {"sdpa": 0}, r"`record.peers\[...\]`: expected `float` > 0"),
         (("record", "cascade"), "x" * 100_000, "cascade"),
         (("record", "cascade"), 7, "cascade"),
         (("record", "schedule", "roles"), {"m": ["sideways", 32]}, "schedule"),
         (("record", "schedule", "warps"), 10**9, "schedule"),
         (("record", "schedule", "code"), "import os", "schedule"),
-        (("record", "created"), "yesterday", "ISO 8601"),
-        (("record", "statistics"), {"a": {"b": {"c": {"d": {"e": {"f": {"g": 1}}}}}}}, "levels deep"),
-        (("record", "statistics"), {str(i): i for i in range(1000)}, "at most 256"),
-        (("record", "estimate"), [1], "table"),
-        (("record", "extra"), 1, "fields"),
-        (("key", "sizes"), {"m": 0}, "sizes.m"),
-        (("key", "sizes"), {"m": 1.5}, "sizes.m"),
+        (("record", "created"), "yesterday", "isoformat"),
+        (("record", "statistics"), {"a": {"b": {"c": {"d": {"e": {"f": {"g": 1}}}}}}}, "statistics.*got `object`"),
+        (("record", "statistics"), {str(i): i for i in range(1000)}, "statistics`: expected `object` of length <= 256"),
+        (("record", "estimate"), [1], "estimate`: expected `object`, got `array`"),
+        (("record", "extra"), 1, "unknown field `extra`"),
+        (("key", "sizes"), {"m": 0}, "key.sizes.*expected `int` >= 1"),
+        (("key", "sizes"), {"m": 1.5}, "key.sizes.*expected `int`"),
+        (("key", "sizes"), {f"m{i}": 2 for i in range(65)}, "key.sizes`: expected `object` of length <= 64"),
+        (("key", "workload"), "\x1b[31mred", "key.workload`: expected a text without control characters"),
         (("key", "machine"), None, "machine"),
     ],
 )

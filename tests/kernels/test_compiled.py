@@ -11,10 +11,9 @@ import torch
 
 import eintune
 from eintune.kernels.compiled import compile
-from eintune.kernels.kept_forms import forms_of, kept_name
+from eintune.kernels.kept_forms import Kept
 from eintune.space.cascade import Cascade, CascadeError, Einsum
 from eintune.space.expr import Access, Expr, Fold, Map, Reduce, Tensor
-from eintune.space.traits import total_passes
 from eintune.space.workloads import WORKLOADS, logsumexp
 from eintune.space.writer import given
 
@@ -27,33 +26,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_forms_are_derived_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = str(logsumexp())
-    derived = forms_of(text, {})
-    assert [total_passes(list(Cascade.parse(t).roots().values())) for t in derived] == [1, 2]
-    kept = cache / "derived" / f"{kept_name(text)}.edge"
-    assert kept.is_file()
-    monkeypatch.setattr("eintune.kernels.kept_forms.derived_text", lambda cascade: pytest.fail("derived again"))
-    assert forms_of(text, {}) == derived
-
-
-def test_a_kept_form_that_computes_something_else_is_not_used(cache: Path) -> None:
-    text = str(logsumexp())
-    kept = cache / "derived" / f"{kept_name(text)}.edge"
-    kept.parent.mkdir()
-    wrong = text.replace("log(SDp) + GMp", "log(SDp) - GMp")
-    kept.write_text(f"== definition\n{text}\n== wrong\n{wrong}\n== broken\nLp = (\n")
-    assert wrong not in forms_of(text, {})
-    assert wrong not in kept.read_text()
-
-
 def test_what_cannot_be_derived_runs_as_it_is_defined(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(cascade: Cascade) -> str:
+    def fails(cascade: Cascade) -> Kept:
         raise RuntimeError("no time")
 
-    monkeypatch.setattr("eintune.kernels.kept_forms.derived_text", fails)
+    monkeypatch.setattr("eintune.kernels.kept_forms.derived_forms", fails)
     run = eintune.compile(str(logsumexp()).replace("X", "XX"))
     x = torch.randn(5, 70)
     torch.testing.assert_close(run(x), torch.logsumexp(x, -1))

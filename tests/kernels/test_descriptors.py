@@ -229,8 +229,9 @@ def test_a_stored_winner_brings_its_form_by_pointer(
     """On another machine, which may have no descriptors, only that one."""
     case = described(1, dtype="fp16", seq=64, stages=2)
     record = Record(str(case.cascade), case.schedule, case.kernel.digest, 1e-3, 1e-3, 1e-3)
-    cache, key = Cache(tmp_path), Key.of(case.problem, platform_of("cpu"))
-    cache.store(key if same else replace(key, machine="another"), record)
+    shipped, key = Cache(tmp_path, None), Key.of(case.problem, platform_of("cpu"))
+    shipped.store(key if same else replace(key, machine="another"), record)
+    cache = Cache(tmp_path / "own", shipped.records)
     monkeypatch.setattr(choices_module, "emitter_for", lambda problem, device: "triton")
     first = next(choices_module.choices(case.problem, torch.device("cpu"), "rows", cache))
     if same:

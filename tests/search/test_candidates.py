@@ -161,7 +161,7 @@ def test_a_derivation_that_was_cut_short_is_used_but_not_kept(tmp_path: Path, mo
     monkeypatch.setattr(extract.Problem, "solve", cut)
     first = derivations(softmax(), tmp_path)
     assert first.variants and not first.complete and "cut short" in first.origin
-    assert not list(tmp_path.glob("*.json"))
+    assert [json.loads(p.read_text())["complete"] for p in tmp_path.glob("*.json")] == [False]
     monkeypatch.undo()
     second = derivations(softmax(), tmp_path)
     assert second.origin == "derived" and second.complete and second.variants == whole.variants
@@ -174,7 +174,7 @@ def test_a_kept_file_that_cannot_be_used_is_derived_again(tmp_path: Path, conten
     (path,) = tmp_path.iterdir()
     path.write_text(content)
     assert derivations(softmax(), tmp_path).variants == first.variants
-    assert json.loads(path.read_text())["variants"]
+    assert json.loads(path.read_text())["complete"]
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
