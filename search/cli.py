@@ -1,7 +1,8 @@
 """The command line: `eintune COMMAND …`, and `tune …`, which is `eintune tune …`.
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for
-Ctrl-C. Each command imports what it needs when it runs, so that `--help` is quick.
+Results go to stdout, progress and errors to stderr; that nobody reads them changes neither what is done nor the exit
+code. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C. Each command imports what it needs when it
+runs, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
-import os
 import sys
 from collections.abc import Sequence
 
+from ..host.printable import printable
+from . import interrupts, streams
 from .cli_bench import BENCH
 from .cli_cache import CACHE
 from .cli_doctor import DOCTOR
@@ -80,24 +82,50 @@ def tune_main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(parser: Parser, arguments: Sequence[str]) -> int:
     _collect_rarely()
+    streams.ready()
+    ended: SystemExit | None = None
+    try:
+        code = _code(parser, arguments)
+    except SystemExit as error:  # --help and the like
+        ended, code = error, 0
+    lost = streams.settle()
+    # that whoever read our output has gone (`| head`) is no fault
+    if lost is not None and not isinstance(lost, BrokenPipeError) and not code:
+        return _complain(parser, lost.strerror or str(lost), 1)
+    if ended is not None:
+        raise ended
+    return code
+
+
+def _code(parser: Parser, arguments: Sequence[str]) -> int:
+    """Run the command that the arguments name; the exit code. What ended it is said in one line."""
     try:
         options = parser.parse_args(arguments)
         options.command_line = " ".join([parser.prog, *arguments])
         command: Command = options.chosen
-        code = command.run(options)
-        sys.stdout.flush()
-        return code
+        return command.run(options)
     except Usage as error:
-        return _complain(parser, error, 2)
+        return _complain(parser, str(error), 2)
     except Failure as error:
-        return _complain(parser, error, 1)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; what was measured is kept in the journal", file=sys.stderr)
-        return 130
+        return _complain(parser, str(error), 1)
     except BrokenPipeError:
-        # whoever read our output has gone (`| head`): not a fault, and nobody is left to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.abandon(sys.stdout)
         return 0
+    except OSError as error:
+        return _complain(parser, error.strerror or str(error), 1)
+    except KeyboardInterrupt:
+        return _interrupted(parser, arguments)
+    except Exception:
+        if not interrupts.was_interrupted():  # in an extension module, which made an error of its own of it
+            raise
+        return _interrupted(parser, arguments)
+
+
+def _interrupted(parser: Parser, arguments: Sequence[str]) -> int:
+    searches = parser.prog == TUNE.name or TUNE.name in arguments[:1]
+    kept = "; what was measured is kept in the journal" if searches else ""
+    streams.say(f"{parser.prog}: interrupted{kept}", sys.stderr)
+    return interrupts.CODE
 
 
 def _collect_rarely() -> None:
@@ -107,9 +135,8 @@ def _collect_rarely() -> None:
     atexit.register(gc.freeze)
 
 
-def _complain(parser: Parser, error: Exception, code: int) -> int:
-    text = " ".join(str(error).split())
-    print(f"{parser.prog}: error: {text}", file=sys.stderr)
+def _complain(parser: Parser, message: str, code: int) -> int:
+    streams.say(f"{parser.prog}: error: {printable(' '.join(message.split()))}", sys.stderr)
     return code
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from . import streams
+
 QUIET_SECONDS = 3.0
 """Longer than this without a line, and a reader wonders what goes on."""
 
@@ -58,8 +60,8 @@ class Progress:
     def say(self, text: str) -> None:
         """One line."""
         self._said = time.monotonic()
-        if self._stream is not None:
-            print(f"{self.elapsed:6.1f} s  {self._now:<8} {text}", file=self._stream, flush=True)
+        if not streams.say(f"{self.elapsed:6.1f} s  {self._now:<8} {text}", self._stream):
+            self._stream = None  # whoever read it has gone: what is done goes on
 
 
 def loud() -> Progress:

@@ -1,0 +1,76 @@
+"""Standard input, output and error as a process finds them: closed, full, without a reader, without Unicode.
+
+A command does what it was asked all the same; only what it prints is lost or spelt in ASCII.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import sys
+from typing import Any, TextIO
+
+SPELT = {
+    **{"…": "...", "·": "*", "×": "x", "∪": "|", "∩": "&", "∨": "\\/", "∧": "/\\", "⋄": "*", "→": "->", "←": "<-"},
+    **{"≥": ">=", "≤": "<=", "≠": "!=", "∞": "inf", "−": "-", "─": "-", "⌈": "ceil(", "⌉": ")"},
+}
+"""What stands for a character that an encoding lacks; others are written as Python would."""
+HANDLER = "eintune-spelt"
+
+
+def ready() -> None:
+    """Make the three streams usable: a closed one reads and swallows nothing, and no character is an error."""
+    codecs.register_error(HANDLER, _spelt)
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # the next file that is opened would get this number, and what a child prints would end up in it
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            mode = "r" if descriptor == 0 else "w"
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=HANDLER)
+
+
+def say(text: str, stream: TextIO | None) -> bool:
+    """Print a line; False where nobody takes it any more (a pipe without a reader, a full disk)."""
+    if stream is None:
+        return False
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        abandon(stream)
+        return False
+    return True
+
+
+def settle() -> OSError | None:
+    """Write what is still buffered; what cannot be written is dropped. Gives what happened to standard output."""
+    lost: OSError | None = None
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            stream.flush()
+        except OSError as error:
+            abandon(stream)
+            lost = error if stream is sys.stdout else lost
+    return lost
+
+
+def abandon(stream: TextIO) -> None:
+    """From now on the stream goes nowhere, so that the interpreter's last flush does not fail."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def _spelt(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return "".join(SPELT.get(c) or c.encode("ascii", "backslashreplace").decode("ascii") for c in wrong), error.end
