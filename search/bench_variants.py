@@ -17,8 +17,9 @@ from ..space.schedule import Problem
 from .candidates import Candidate, everything, schedule_text
 from .derivations import derivations
 from .measure import Measurer
+from .one_search import only_search
 from .progress import Progress
-from .stored import stored
+from .stored import key_of, stored
 from .tune import Effort, NothingWorked, tune
 from .words import plural
 
@@ -98,14 +99,13 @@ def winner(
     problem: Problem, device: str, machine: Machine, cache: Path, effort: Effort | None, said: Progress
 ) -> Winner:
     """The stored winner, else that of an earlier small search, else of one made now (`effort`; None: do without)."""
-    for folder, name in ((cache, "stored by tune"), (cache / SMALL, "stored by an earlier small search")):
-        _, record = stored(problem, device, folder)
-        chosen = record and _from_record(problem, record)
-        if chosen:
-            return Winner(chosen, name)
+    if found := _kept(problem, device, cache):
+        return found
     if effort is None:
         return Winner(None, "none is stored, and --no-tune was given")
-    with said.stage("tune"):
+    with said.stage("tune"), only_search(cache / SMALL, key_of(problem, device), said.say) as waited:
+        if waited and (found := _kept(problem, device, cache)):
+            return found
         said.say(
             f"no winner is stored: a small search, at most {plural(effort.trials, 'candidate')} in {effort.seconds:g} s"
         )
@@ -119,6 +119,16 @@ def winner(
     point = result.winner.point
     measured = plural(len(result.outcome.trials), "candidate")
     return Winner(_chosen(point), f"a small search, {measured} measured (`tune` searches further)")
+
+
+def _kept(problem: Problem, device: str, cache: Path) -> Winner | None:
+    """What `tune` stored, else what an earlier small search did."""
+    for folder, name in ((cache, "stored by tune"), (cache / SMALL, "stored by an earlier small search")):
+        _, record = stored(problem, device, folder)
+        chosen = record and _from_record(problem, record)
+        if chosen:
+            return Winner(chosen, name)
+    return None
 
 
 def _from_record(problem: Problem, record: Record) -> Chosen | None:

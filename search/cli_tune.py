@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import streams
 from .cli_options import (
     Command,
     Failure,
@@ -119,8 +120,7 @@ def action(chosen: argparse.Namespace) -> int:
         emitter_of(posed.problem, _kind(device))
         if not chosen.retune and _answered(chosen, posed, device, cache):
             return 0
-        deriver.start()
-        return _search(chosen, posed, device, deriver, cache, progress)
+        return _search_alone(chosen, posed, device, deriver, cache, progress)
 
 
 def _kind(device: str) -> str:
@@ -240,6 +240,20 @@ def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path
 # ---- the search
 
 
+def _search_alone(
+    chosen: argparse.Namespace, posed: Posed, device: str, deriver: Deriver, cache: Path, progress: Progress
+) -> int:
+    """Search, unless another process does: then wait for it, and read what it found."""
+    from .one_search import only_search
+    from .stored import key_of
+
+    with only_search(cache, key_of(posed.problem, device), progress.say) as waited:
+        if waited and not chosen.retune and _answered(chosen, posed, device, cache):
+            return 0
+        deriver.start()
+        return _search(chosen, posed, device, deriver, cache, progress)
+
+
 def _search(
     chosen: argparse.Namespace, posed: Posed, device: str, deriver: Deriver, cache: Path, progress: Progress
 ) -> int:
@@ -303,7 +317,9 @@ def _told(chosen: argparse.Namespace, posed: Posed, result: TuneResult, progress
     page, complaint = None, ""
     try:
         print(result_text(result, chosen.top), flush=True)
-    finally:  # also where whoever read it has gone (`| head`)
+    except BrokenPipeError:  # whoever read it has gone (`| head`)
+        streams.abandon(sys.stdout)
+    finally:
         from .report import ReportError, write_report
 
         with progress.stage("report"):

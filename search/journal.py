@@ -12,15 +12,18 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from ..host.files import UnfitFile, read_whole
 from ..host.locks import lock_name, open_lock
+from ..host.processes import identity, lives
 
 MAX_BYTES = 256 * 2**20
 """A journal above this is refused: it holds thousands of times what a study writes."""
 CREATE_STUDY = 0
 """Optuna's code of the operation that every journal begins with."""
+OWNER = "owner"
+"""The attribute of a trial that says whose it is (`host.processes`)."""
 
 
 class JournalError(RuntimeError):
@@ -89,11 +92,42 @@ def repair(path: Path) -> int:
 
 
 def reap(study: optuna.Study) -> int:
-    """Close the trials that a dead process left open, so that their candidates are free again."""
-    stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    """Close the trials that a dead process left open, so that their candidates are free again; how many.
+
+    A trial belongs to the process that asked for it while that lives. One of another host's is left alone too: whether
+    it lives cannot be known from here, and an open trial keeps nobody from measuring its candidate.
+    """
+    stale = [t for t in _open(study) if _is_abandoned(t.user_attrs.get(OWNER))]
     for trial in stale:
         study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
     return len(stale)
+
+
+def forget(path: Path) -> None:
+    """Remove a journal. Raises JournalError where another process that lives has a trial open in it."""
+    if not path.exists():
+        return
+    try:
+        storage, _ = open_storage(path)
+        names = optuna.get_all_study_names(storage)
+        running = [t for n in names for t in _open(optuna.load_study(study_name=n, storage=storage))]
+    except (JournalError, KeyError, TypeError, ValueError, AttributeError):
+        running = []  # damaged: nobody goes on with it
+    owners = {str(t.user_attrs.get(OWNER, "")) for t in running} - {identity()}
+    if any(lives(owner) for owner in owners):
+        raise JournalError(f"journal {path}: another process is writing it; wait for it, or give another --cache")
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise JournalError(_cannot(path, error)) from None
+
+
+def _open(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+
+
+def _is_abandoned(owner: object) -> bool:
+    return not isinstance(owner, str) or lives(owner) is False
 
 
 def _advice(path: Path) -> str:

@@ -101,19 +101,21 @@ def strategy(name: str, seed: int = 0) -> Strategy:
 
 
 class OverPoints(BaseSampler):
-    """Optuna's view of a strategy: every trial that it samples is an open point. `ranked` is set before each
-    `ask`."""
+    """Optuna's view of a strategy: every trial that it samples is an open point. `ranked` is set before each `ask`;
+    `chosen`, where it is set, is that trial's point whatever the strategy says."""
 
     def __init__(self, chosen: Strategy, space: Space) -> None:
         self._strategy = chosen
         self._space = space
         self.ranked: Sequence[Point] = ()
+        self.chosen: Point | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         return self._space
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
-        return dict(self._strategy.propose(study, trial, search_space, self.ranked).knobs)
+        point = self.chosen or self._strategy.propose(study, trial, search_space, self.ranked)
+        return dict(point.knobs)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -9,7 +9,12 @@ from ..kernels.platform import platform_of
 from ..space.schedule import Problem
 
 
+def key_of(problem: Problem, device: str) -> Key:
+    """The key of a problem on a device."""
+    return Key.of(problem, platform_of(device))
+
+
 def stored(problem: Problem, device: str, cache: Path) -> tuple[Key, Record | None]:
     """The key of a problem on a device, and the record kept for it."""
-    key = Key.of(problem, platform_of(device))
+    key = key_of(problem, device)
     return key, Cache(cache).load(key)

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from .journal import JournalError, open_storage, reap
+from ..host.processes import identity
+from .journal import OWNER, JournalError, open_storage, reap
 from .measurement import Measurement
 from .residuals import corrected
 from .samplers import OverPoints, Point, Strategy, distributions
@@ -195,20 +197,20 @@ class Study(Generic[P]):
         return [p for p in self._points if p.key not in done]
 
     def _ask(self, ranked: Sequence[P], count: int, *, first: bool) -> list[tuple[optuna.Trial, P, str]]:
+        chosen: list[P] = []
         if self._opening:
             chosen = openers(ranked, count) if first else self._witness(ranked, count)
-            for point in chosen:
-                self._study.enqueue_trial(dict(point.knobs), user_attrs={"source": "model"})
         asked: list[tuple[optuna.Trial, P, str]] = []
-        for _ in range(count):
+        for turn in range(count):
             taken = {point.key for _, point, _ in asked}
             self._sampler.ranked = [p for p in ranked if p.key not in taken]
+            # never through Optuna's queue: whoever asks next takes what stands in it
+            self._sampler.chosen = chosen[turn] if turn < len(chosen) else None
             trial = self._study.ask(self._space)
+            trial.set_user_attr(OWNER, identity())
             point = self._by_knobs[tuple(sorted(trial.params.items()))]
-            source = trial.user_attrs.get("source", "sampler")
-            if point is self._sampler.ranked[0]:
-                source = "model"
-            asked.append((trial, point, source))
+            modelled = turn < len(chosen) or point is self._sampler.ranked[0]
+            asked.append((trial, point, "model" if modelled else "sampler"))
         return asked
 
     def _witness(self, ranked: Sequence[P], count: int) -> list[P]:
@@ -220,12 +222,19 @@ class Study(Generic[P]):
     # ---- tell
 
     def _tell(self, trial: optuna.Trial, told: Trial[P]) -> None:
+        try:
+            self._write(trial, told)
+        except UpdateFinishedTrialError:  # somebody closed it; what was measured is kept all the same, in another
+            self._sampler.ranked, self._sampler.chosen = [told.point], told.point
+            self._write(self._study.ask(self._space), told)
+        self._trials.append(told)
+
+    def _write(self, trial: optuna.Trial, told: Trial[P]) -> None:
         for name, value in _record(told).items():
             trial.set_user_attr(name, value)
         if not told.ok:
             trial.set_constraint("ok", 1.0)
         self._study.tell(trial, told.measurement.seconds if told.ok else self._penalty())
-        self._trials.append(told)
 
     def _penalty(self) -> float:
         seen = [t.measurement.seconds for t in self._trials if t.ok]

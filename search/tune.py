@@ -20,8 +20,10 @@ from ..space.schedule import Problem
 from .candidates import Candidate, Candidates, Model, candidates, schedule_text
 from .derivations import Derivations, derivations
 from .deriver import Deriver
+from .journal import forget
 from .measure import Measurer
 from .measurement import Measurement
+from .one_search import journal_of
 from .progress import Progress
 from .rows import row
 from .run import Run
@@ -154,9 +156,9 @@ def tune(
     started = datetime.now(UTC)
     emitter = "triton" if device == "cuda" else "torch"
     key = Key.of(problem, platform_of(device))
-    journal = cache / "journals" / f"{Path(key.file_name).stem}.jsonl"
+    journal = journal_of(cache, key)
     if fresh:
-        journal.unlink(missing_ok=True)
+        forget(journal)
     steps = _Steps(said)
     measurer.progress = steps.heard
     planned = plan_candidates(

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from eintune.search.journal import JournalError, open_storage
+from eintune.host.processes import identity
+from eintune.search.journal import OWNER, JournalError, forget, open_storage
 from eintune.search.measurement import Measurement
 from eintune.search.residuals import corrected
 from eintune.search.samplers import STRATEGIES, nearest, strategy
@@ -292,3 +293,72 @@ def test_noise_is_the_typical_half_width() -> None:
 
 def test_optuna_is_quiet() -> None:
     assert optuna.logging.get_verbosity() >= optuna.logging.WARNING
+
+
+# ---- whose a trial is
+
+
+def opened(folder: Path, owner: str | None) -> optuna.Trial:
+    """A trial that somebody asked for and has not told."""
+    study = new_study(folder)
+    study._sampler.ranked = POINTS
+    trial = study._study.ask(study._space)
+    if owner is not None:
+        trial.set_user_attr(OWNER, owner)
+    return trial
+
+
+@pytest.fixture
+def other() -> Iterator[str]:
+    """Another process that lives."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield identity(child.pid)
+    child.kill()
+    child.wait()
+
+
+def ended() -> str:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    who = identity(child.pid)
+    child.kill()
+    child.wait()
+    return who
+
+
+def test_a_trial_belongs_to_a_process_that_lives(tmp_path: Path, other: str) -> None:
+    for owner, reaped in ((other, 0), (ended(), 1), (None, 1), ("another-host|boot|1|2", 0)):
+        opened(tmp_path, owner)
+        assert new_study(tmp_path).reaped == reaped, owner
+
+
+def test_a_trial_that_somebody_closed_is_not_lost(tmp_path: Path) -> None:
+    def meanwhile(points: Sequence[MadeUp]) -> list[Measurement]:
+        closed = study._study.get_trials(states=(TrialState.RUNNING,))
+        for trial in closed[:1]:
+            study._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+        return measure(points)
+
+    study = new_study(tmp_path)
+    outcome = study.run(meanwhile, refit, Limits(trials=6, batch=3, until_sure=False))
+    assert len({t.point.key for t in outcome.trials}) == 6
+    again = new_study(tmp_path)
+    times = [{t.point.key: t.measurement.seconds for t in trials} for trials in (again.trials, outcome.trials)]
+    assert times[0] == times[1]
+    assert again.reaped == 0
+
+
+def test_a_journal_that_is_written_is_not_removed(tmp_path: Path, other: str) -> None:
+    opened(tmp_path, other)
+    with pytest.raises(JournalError, match="another process is writing it"):
+        forget(tmp_path / "journal")
+    assert len(new_study(tmp_path)._study.get_trials()) == 1
+
+
+@pytest.mark.parametrize("text", [None, b"", b"\x00\n", b"{}\n"])
+def test_a_journal_that_nobody_writes_is_removed(tmp_path: Path, text: bytes | None) -> None:
+    opened(tmp_path, ended())
+    if text is not None:
+        (tmp_path / "journal").write_bytes(text)
+    forget(tmp_path / "journal")
+    forget(tmp_path / "journal")
+    assert not (tmp_path / "journal").exists()

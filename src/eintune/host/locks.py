@@ -37,6 +37,16 @@ def open_lock(name: str) -> int | None:
     return None
 
 
+def lock_path(name: str) -> Path | None:
+    """The place of a lock file in this user's folder, for who opens it by itself; None where `open_lock` has none."""
+    for folder in _folders():
+        handle = _own(folder)
+        if handle is not None:
+            os.close(handle)
+            return folder / name
+    return None
+
+
 def _folders() -> list[Path]:
     from platformdirs import user_runtime_path
 
