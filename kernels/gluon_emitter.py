@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 
 from ..costmodel.resources import Division, division, needs
 from ..space.plan import LoopPlan
+from ..space.quoting import python_comment
 from ..space.schedule import Schedule
 from ..space.specialised import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
 from ..space.stale_reference import fault as no_stale
@@ -99,7 +100,7 @@ class _Module:
             (HELPERS | GLUON_HELPERS)[h].replace("@triton.jit", "@gluon.jit") for h in sorted(self.compute.helpers)
         ]
         lines = [
-            *(f"# {line}".rstrip() for line in summary(self.plan, "gluon")),
+            *(python_comment(line) for line in summary(self.plan, "gluon")),
             "from triton.experimental import gluon",
             "from triton.experimental.gluon import language as gl",
             "from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma",

@@ -23,6 +23,7 @@ from .work_queue import WorkQueue
 
 RESERVED = (
     *("gluon", "gl", "mbarrier", "tma", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait", "float", "i"),
+    *("range", "str", "getattr"),
     *("load_block", "store_block", "group_barrier", *HELPERS),
     *(name for text in GLUON_HELPERS.values() for name in re.findall(r"^def (\w+)", text, re.MULTILINE)),
     *("program", "here", "launched", "backwards", "rows", "visit", "group", "following"),

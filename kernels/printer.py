@@ -73,7 +73,7 @@ class Printer(SourceLines, ABC):
         self.plan = plan
         self.schedule = schedule
         self.entry = entry
-        self.tensor = {n: self.names.fresh(n) for n in (*plan.inputs, *plan.outputs)}
+        self.tensor = {n: self.names.parameter(n) for n in (*plan.inputs, *plan.outputs)}
         self.scalar = {r: self._rank_name(r, r) for r in plan.order if not self.tiled(r)}
         self.start = {r: self._rank_name(r, f"{r}_first") for r in plan.order if self.tiled(r)}
         self.shapes = shapes_of(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,12 @@ from dataclasses import dataclass, field
 from ..space.expr import Rank
 
 INDENT = "    "
+
+
+OUTSIDE = frozenset(
+    {*dir(builtins), "num_warps", "num_stages", "num_ctas", "maxnreg", "grid", "warmup", "stream", "device", "debug"}
+)
+"""What generated code calls, and what a launch takes besides its tensors: no tensor's variable is called so."""
 
 
 class Names:
@@ -28,6 +35,10 @@ class Names:
             name = f"{base}_{n}"
         self._taken.add(name)
         return name
+
+    def parameter(self, name: str) -> str:
+        """The variable of a tensor, which a definition named: none that stands for something else in source."""
+        return self.fresh(f"{name}_" if name in OUTSIDE else name)
 
 
 @dataclass

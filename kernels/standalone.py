@@ -10,19 +10,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ..host.printable import printable
 from ..space.cascade import Cascade
 from ..space.expr import Fold, Rank, Reduce, topological
 from ..space.indexed import limits
 from ..space.lowering import build_plan
 from ..space.plan import Role
+from ..space.quoting import python_docstring
 from ..space.roots import roots_of
 from ..space.schedule import Problem, Schedule
 from .kernel import Descriptor, Kernel
 from .launch import options_of
+from .source_lines import Names
 from .torch_emitter import DTYPES, emit
 
 ROWS = 256
 """Rows of an output that the definition computes at a time, which bounds its memory."""
+
+
+_CALLED = ("torch", "tensors", "gl", "TensorDescriptor", "DescriptorWithLayout")
+"""What `run` names besides tensors and kernels."""
 
 
 def standalone(kernel: Kernel, problem: Problem, definition: Cascade) -> str:
@@ -48,10 +55,9 @@ def standalone(kernel: Kernel, problem: Problem, definition: Cascade) -> str:
 
 def _title(kernel: Kernel, problem: Problem) -> str:
     sizes = ", ".join(f"{r}={n}" for r, n in problem.sizes.items())
-    title = f"A {kernel.emitter} kernel that eintune generated for {problem.workload} ({sizes})."
-    return (
-        f'"""{title}\n\nRun it: it checks itself against its definition in float64.\n"""\n\nimport sys\n\nimport torch'
-    )
+    title = printable(f"A {kernel.emitter} kernel that eintune generated for {problem.workload} ({sizes}).")
+    text = f"{title}\n\nRun it: it checks itself against its definition in float64.\n"
+    return f"{python_docstring(text)}\n\nimport sys\n\nimport torch"
 
 
 def _definition(definition: Cascade, problem: Problem) -> Kernel:
@@ -107,33 +113,41 @@ def _data(kernel: Kernel, definition: Kernel, drawn: Mapping[str, tuple[float, f
 
 
 def _launch(kernel: Kernel) -> str:
-    steps = "\n".join(f"    {line}" for line in [*_workspaces(kernel), *map(_step, kernel.launches)])
+    variables = _variables(kernel)
+    made = [*_workspaces(kernel, variables), *(_step(step, variables) for step in kernel.launches)]
+    steps = "\n".join(f"    {line}" for line in made)
     if kernel.emitter == "torch":
-        return f"\ndef run(tensors):\n{_tensors(kernel)}{steps}\n\n\nDEVICE = 'cpu'\n"
+        return f"\ndef run(tensors):\n{_tensors(kernel, variables)}{steps}\n\n\nDEVICE = 'cpu'\n"
     described = {step.emitter for step in kernel.launches if step.descriptors}
     imports = "".join(f"\n{DESCRIPTORS[emitter]}\n" for emitter in sorted(described))
     needs = GPU if any(step.emitter == "gluon" for step in kernel.launches) else GPU_OR_INTERPRETER
-    return TRITON.format(imports=imports, tensors=_tensors(kernel), steps=steps) + needs
+    return TRITON.format(imports=imports, tensors=_tensors(kernel, variables), steps=steps) + needs
 
 
-def _tensors(kernel: Kernel) -> str:
-    return f"    {', '.join(a.name for a in kernel.arguments)}, = tensors\n"
+def _tensors(kernel: Kernel, variables: Mapping[str, str]) -> str:
+    return f"    {', '.join(variables[a.name] for a in kernel.arguments)}, = tensors\n"
 
 
-def _workspaces(kernel: Kernel) -> list[str]:
+def _variables(kernel: Kernel) -> dict[str, str]:
+    """Of the tensors and workspaces, in `run`."""
+    names = Names([*_CALLED, *(step.entry for step in kernel.launches)])
+    return {a.name: names.parameter(a.name) for a in (*kernel.arguments, *kernel.workspaces)}
+
+
+def _workspaces(kernel: Kernel, variables: Mapping[str, str]) -> list[str]:
     return [
-        f"{a.name} = torch.empty({a.shape}, dtype={DTYPES[a.dtype]}, device=tensors[0].device)"
+        f"{variables[a.name]} = torch.empty({a.shape}, dtype={DTYPES[a.dtype]}, device=tensors[0].device)"
         for a in kernel.workspaces
     ]
 
 
-def _step(step: Kernel) -> str:
+def _step(step: Kernel, variables: Mapping[str, str]) -> str:
     """The launch of one kernel of the module, as one line."""
-    names = [a.name for a in step.arguments]
+    names = [variables[a.name] for a in step.arguments]
     if step.emitter == "torch":
         return f"{step.entry}({', '.join(names)})"
     strides = [f"*{n}.stride()" for n in names]
-    made = [_descriptor(step, d) for d in step.descriptors]
+    made = [_descriptor(step, d, names[d.argument]) for d in step.descriptors]
     options = [f"{name}={n}" for name, n in options_of(step).items()]
     grid = ", ".join(map(str, step.grid))
     if step.resident is not None:
@@ -142,8 +156,8 @@ def _step(step: Kernel) -> str:
     return f"{step.entry}[({grid},)]({', '.join([*names, *strides, *made, *options])})"
 
 
-def _descriptor(step: Kernel, d: Descriptor) -> str:
-    given = f"{step.arguments[d.argument].name}, {list(d.block)}"
+def _descriptor(step: Kernel, d: Descriptor, variable: str) -> str:
+    given = f"{variable}, {list(d.block)}"
     if step.emitter != "gluon":
         return f"TensorDescriptor.from_tensor({given})"
     dtype = "gl.bfloat16" if step.arguments[d.argument].dtype == "bf16" else "gl.float16"

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from ..space.approximations import APPROXIMATIONS
 from ..space.expr import Part, Rank
 from ..space.plan import Addressed, Loop, LoopPlan, Value, Within
+from ..space.quoting import python_comment
 from ..space.schedule import Schedule
 from .bound_text import parenthesised
 from .kernel import Argument, Kernel
@@ -101,7 +102,7 @@ class TorchPrinter(Printer):
         self.block(self.plan.root)
         return "\n".join(
             [
-                *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule.emitter)),
+                *(python_comment(line) for line in summary(self.plan, self.schedule.emitter)),
                 "import torch",
                 "\n",
                 "@torch.inference_mode()",

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from ..space.descriptors import Read, block_of
 from ..space.expr import Part, Rank
 from ..space.plan import Addressed, Loop, LoopPlan, Value, Within
+from ..space.quoting import python_comment
 from ..space.schedule import Schedule
 from ..space.specialised import products_of
 from .kernel import Argument, Descriptor, Kernel
@@ -167,7 +168,7 @@ class TritonPrinter(Printer):
         helpers = [f"{HELPERS[h]}\n" for h in sorted(self.helpers)]
         return "\n".join(
             [
-                *(f"# {line}".rstrip() for line in summary(self.plan, self.schedule.emitter)),
+                *(python_comment(line) for line in summary(self.plan, self.schedule.emitter)),
                 "import triton",
                 "import triton.language as tl",
                 "\n",

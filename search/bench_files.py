@@ -14,6 +14,7 @@ import pandas as pd
 
 from .bench import Result
 from .bench_case import STATES, Row, best, reference_winner, usual_states
+from .csv_files import csv_bytes
 
 FORMAT = 1
 
@@ -123,7 +124,7 @@ def write(result: Result, folder: Path) -> list[Path]:
     image = io.BytesIO()
     picture(frame, result).savefig(image, dpi=130, format="png", metadata={"Software": None})
     contents = {
-        ".csv": frame.to_csv(index=False, float_format="%.6g").encode(),
+        ".csv": csv_bytes(frame, "%.6g"),
         ".png": image.getvalue(),
         ".json": (json.dumps(to_json(result), indent=1, allow_nan=False) + "\n").encode(),
     }

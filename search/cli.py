@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from ..host.printable import printable
+from ..space.quoting import shell
 from . import interrupts, streams
 from .cli_bench import BENCH
 from .cli_cache import CACHE
@@ -101,7 +102,7 @@ def _code(parser: Parser, arguments: Sequence[str]) -> int:
     """Run the command that the arguments name; the exit code. What ended it is said in one line."""
     try:
         options = parser.parse_args(arguments)
-        options.command_line = " ".join([parser.prog, *arguments])
+        options.command_line = shell([parser.prog, *arguments])
         command: Command = options.chosen
         return command.run(options)
     except Usage as error:

@@ -193,6 +193,7 @@ def _with_parameters(problem: Problem, given: Mapping[str, float]) -> Problem:
 
 
 def _of_file(path: Path, sizes: Mapping[str, int], given: Mapping[str, float], dtype: str) -> Posed:
+    from ..host.printable import printable
     from ..kernels import generate
     from ..space.formats import as_cascade, read_computation
     from ..space.workload import Posed
@@ -206,7 +207,7 @@ def _of_file(path: Path, sizes: Mapping[str, int], given: Mapping[str, float], d
         problem = generate.problem_of(cascade, sizes, given, dtype, name)
     spelt = ", ".join(f"{r} {n}" for r, n in problem.sizes.items())
     folder = "-".join([name, *(f"{r}{n}" for r, n in problem.sizes.items()), dtype])
-    return Posed(problem, f"{path.name}: {spelt}, {dtype}", folder)
+    return Posed(problem, f"{printable(path.name)}: {spelt}, {dtype}", folder)
 
 
 def problem_of(options: argparse.Namespace, dtype: str) -> Problem:

@@ -40,6 +40,7 @@ examples:
 def computation_of(name: str, chosen: argparse.Namespace) -> tuple[str, Computation, dict[str, int]]:
     """A workload's naive cascade under the options, or what a file holds; what it is called; and the sizes that the
     options state."""
+    from ..host.printable import printable
     from ..space.cascade import Cascade
     from ..space.formats import read_computation
     from ..space.workloads import WORKLOADS
@@ -53,7 +54,7 @@ def computation_of(name: str, chosen: argparse.Namespace) -> tuple[str, Computat
     if given := given_of(chosen):
         raise Usage(f"a file is the whole definition, but got {', '.join(map(flag_of, given))} too")
     with as_usage():
-        return Path(name).stem, read_computation(read_text(Path(name))), stated
+        return printable(Path(name).stem), read_computation(read_text(Path(name))), stated
 
 
 # ---- space

@@ -22,6 +22,7 @@ from importlib import metadata
 from typing import Any
 
 from .. import __version__
+from ..space import quoting
 from ..space.attention import Attention
 from ..space.cascade import Cascade
 from ..space.chains import CHAINS
@@ -190,7 +191,7 @@ def to_csv(rows: Sequence[Grown], command: str, load: float) -> str:
     writer = csv.DictWriter(out, [f.name for f in fields(Grown)], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: f"{v:.3f}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+        writer.writerow({k: f"{v:.3f}" if isinstance(v, float) else quoting.csv(v) for k, v in asdict(row).items()})
     return out.getvalue()
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from . import page, plots
 from .accuracy import error_by, right
+from .csv_files import csv_bytes
 from .judging import (
     FOUND,
     NEAR,
@@ -135,7 +136,7 @@ def write_judgement(judgement: Judgement, spaces: Sequence[NamedSpace], director
     plots.style()
     images = {name: png(figure) for name, figure in pictures(judgement).items()}
     files = {
-        CANDIDATES: judgement.rows.to_csv(index=False, float_format="%.6g").encode(),
+        CANDIDATES: csv_bytes(judgement.rows, "%.6g"),
         **{f"{name}.png": data for name, data in images.items()},
         PAGE: html(judgement, spaces, images).encode(),
     }

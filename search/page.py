@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+
+from ..space.quoting import html
 
 STYLE = """
 :root { color-scheme: light; }
@@ -46,36 +47,36 @@ def page(title: str, parts: Iterable[str]) -> str:
     body = "\n".join(p for p in parts if p)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html(title)}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
 def heading(title: str, sub: str) -> str:
-    return f'<h1>{escape(title)}</h1>\n<p class="sub">{escape(sub)}</p>'
+    return f'<h1>{html(title)}</h1>\n<p class="sub">{html(sub)}</p>'
 
 
 def section(title: str, *parts: str) -> str:
     """A titled section; nothing where it would be empty."""
     body = "\n".join(p for p in parts if p)
-    return f"<h2>{escape(title)}</h2>\n{body}" if body else ""
+    return f"<h2>{html(title)}</h2>\n{body}" if body else ""
 
 
 def lead(text: str) -> str:
-    return f'<p class="lead">{escape(text)}</p>'
+    return f'<p class="lead">{html(text)}</p>'
 
 
 def tiles(items: Mapping[str, str]) -> str:
     """The few numbers that matter, large."""
-    inner = "".join(f'<div class="tile"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in items.items())
+    inner = "".join(f'<div class="tile"><b>{html(v)}</b><span>{html(k)}</span></div>' for k, v in items.items())
     return f'<div class="tiles">{inner}</div>'
 
 
 def pictures(items: Iterable[tuple[bytes, str, str]]) -> str:
     """Pictures side by side where there is room: (PNG bytes, alternative text, caption)."""
     inner = "\n".join(
-        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><img alt="{html(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{html(caption)}</figcaption></figure>"
         for png, alt, caption in items
     )
     return f'<div class="pictures">{inner}</div>' if inner else ""
@@ -83,7 +84,7 @@ def pictures(items: Iterable[tuple[bytes, str, str]]) -> str:
 
 def items(lines: Iterable[str]) -> str:
     """A list."""
-    inner = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    inner = "".join(f"<li>{html(line)}</li>" for line in lines)
     return f'<ul class="lead">{inner}</ul>' if inner else ""
 
 
@@ -99,16 +100,16 @@ def table(
     kinds = {**dict.fromkeys(numbers, " class=n"), **dict.fromkeys(texts, " class=w")}
 
     def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(f"<{tag}{kinds.get(i, '')}>{escape(value)}</{tag}>" for i, value in enumerate(values))
+        return "".join(f"<{tag}{kinds.get(i, '')}>{html(value)}</{tag}>" for i, value in enumerate(values))
 
     body = "\n".join(f"<tr{' class=win' if i == win else ''}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
     return f'<div class="scroll"><table><tr>{cells("th", header)}</tr>\n{body}</table></div>' if body else ""
 
 
 def code(text: str) -> str:
-    return f"<pre>{escape(text)}</pre>"
+    return f"<pre>{html(text)}</pre>"
 
 
 def folded(title: str, *parts: str) -> str:
     """Hidden until clicked."""
-    return f"<details><summary>{escape(title)}</summary>\n{''.join(parts)}\n</details>"
+    return f"<details><summary>{html(title)}</summary>\n{''.join(parts)}\n</details>"

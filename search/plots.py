@@ -27,12 +27,12 @@ GREY = "#666666"
 
 
 def style() -> None:
-    """Seaborn's look for all pictures; colours are distinct for colour-blind readers."""
+    """Seaborn's look for all pictures; colours are distinct for colour-blind readers. No label is mathematics."""
     sns.set_theme(
         context="notebook",
         style="whitegrid",
         palette="colorblind",
-        rc={"axes.titleweight": "bold", "axes.titlesize": 12},
+        rc={"axes.titleweight": "bold", "axes.titlesize": 12, "text.parse_math": False},
     )
 
 

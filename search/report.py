@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from . import page, plots
 from .accuracy import accuracy, error_by, right
+from .csv_files import csv_bytes
 from .paragraph import paragraph
 from .run import COLUMNS, MEASUREMENTS, SUMMARY, Run, finite, ran
 from .words import against, milliseconds, plural
@@ -46,7 +47,7 @@ def write_report(run: Run, directory: Path) -> Path:
     frame = frame_of(run)
     images = {name: png(figure) for name, figure in _figures(run, frame).items()}
     files = {
-        MEASUREMENTS: frame.to_csv(index=False).encode(),
+        MEASUREMENTS: csv_bytes(frame),
         SUMMARY: (json.dumps(finite(run.to_json()), indent=1, allow_nan=False) + "\n").encode(),
         **{f"{name}.png": png for name, png in images.items()},
         PAGE: html(run, frame, images).encode(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli_options import Usage
+from .csv_files import csv_bytes
 from .report import png, write_files
 from .run import finite
 from .suite import Suite
@@ -76,8 +77,8 @@ def write(result: SuiteResult, folder: Path) -> list[Path]:
     base = stem(result.suite)
     table = comparison(result)
     files = {
-        f"{base}.csv": result.frame.to_csv(index=False, float_format="%.6g").encode(),
-        f"{base}_ratios.csv": table.to_csv(index=False, float_format="%.6g").encode(),
+        f"{base}.csv": csv_bytes(result.frame, "%.6g"),
+        f"{base}_ratios.csv": csv_bytes(table, "%.6g"),
         f"{base}.json": (json.dumps(to_json(result), indent=1, allow_nan=False) + "\n").encode(),
     }
     if (table["ms"] > 0).any():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .cascade import Cascade, CascadeError, Einsum
 from .expr import Access, Expr, Rank, Tensor, rewrite
-from .notation_lexer import RANK
+from .names import RANK
 
 
 def over(cascade: Cascade, ranks: Sequence[Rank]) -> Cascade:

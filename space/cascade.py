@@ -41,10 +41,15 @@ from .expr import (
     with_children,
     with_leaves,
 )
+from .names import wrong_names
+from .quoting import MAX_MESSAGE, short
 
 
 class CascadeError(ValueError):
-    """A cascade that breaks a rule of the language; the message names the einsum, the rule and the value."""
+    """A cascade that breaks a rule of the language; the message names the einsum, the rule and the value, in a line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(short(message, MAX_MESSAGE))
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,14 @@ class Cascade:
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
+        made = {e.output.name for e in self.einsums}
         for e in self.einsums:
             if e.output.name in seen:
                 raise CascadeError(f"einsum {e.output.name}: a tensor is defined once, but this is its second")
-            later = {d.output.name for d in self.einsums} - seen
+            if wrong := wrong_names(e.output, e.expr):
+                raise CascadeError(f"einsum {e.output.name[:20]}: {wrong}")
             for name in tensors([e.expr]):
-                if name in later:
+                if name in made and name not in seen:
                     raise CascadeError(f"einsum {e.output.name}: reads {name}, which is defined later or is itself")
             _check_gathers(e, seen)
             seen.add(e.output.name)

@@ -11,7 +11,8 @@ from .notation_printer import write_expression
 from .operator_text import write_operand
 from .operators import PART, Operation, OperatorGraph
 from .passes import PassReport, Stage, analyse
-from .svg import BARRIER, FONT, INPUT, cell, quoted, table, title_line
+from .quoting import dot
+from .svg import BARRIER, FONT, INPUT, cell, table, title_line
 
 _FRAMES = {"before": "before the loops", "between": "between the loops", "after": "after the loops"}
 Edges = Sequence[tuple[str, str]]
@@ -128,13 +129,13 @@ def _picture(report: PassReport, boxes: Mapping[str, str], edges: Edges, homes: 
     lines = [f"digraph cascade {{ rankdir=TB; ranksep=0.35; nodesep=0.3; {title_line(title)}"]
     lines.append(f'  node [shape=plain, {FONT}, fontsize=11]; edge [arrowsize=0.7, color="#455a64"];')
     outside = [name for name in boxes if homes.get(name, (None, False))[0] is None]
-    lines += [f"  {quoted(name)} [label={boxes[name]}];" for name in outside]
+    lines += [f"  {dot(name)} [label={boxes[name]}];" for name in outside]
     for i, stage in enumerate(report.stages):
         lines += _frame(i, stage, report.stream, {n: boxes[n] for n in boxes if n in homes and homes[n][0] is stage})
     for source, target in edges:
         there = homes[target][0]
         again = there is not None and any(o.output == source for o in there.recomputed)
-        lines.append(f"  {quoted(source)} -> {quoted(target)}{' [style=dashed]' if again else ''};")
+        lines.append(f"  {dot(source)} -> {dot(target)}{' [style=dashed]' if again else ''};")
     return "\n".join([*lines, "}", ""])
 
 
@@ -143,7 +144,7 @@ def _frame(number: int, stage: Stage, stream: Rank, boxes: Mapping[str, str]) ->
     if not boxes:
         return
     title = f"pass {stage.number} over {stream}" if stage.place == "pass" else _FRAMES[stage.place]
-    yield f"  subgraph cluster_{number} {{ label={quoted(title)}; labeljust=l; {FONT}; fontsize=11;"
+    yield f"  subgraph cluster_{number} {{ label={dot(title)}; labeljust=l; {FONT}; fontsize=11;"
     yield '    style="rounded,filled"; color="#90a4ae"; fillcolor="#fafafa"; fontcolor="#37474f";'
-    yield from (f"    {quoted(name)} [label={label}];" for name, label in boxes.items())
+    yield from (f"    {dot(name)} [label={label}];" for name, label in boxes.items())
     yield "  }"

@@ -16,6 +16,7 @@ from .expr import Access, Const, Fold, Gather, Iota, Map, Param, Rank, Reduce, S
 from .notation_filter import write_predicate
 from .operators import in_order
 from .pointwise import POINTWISE
+from .quoting import dot
 from .svg import CHOSEN, CHOSEN_EDGE, FONT, INPUT, LEFT, LEFT_EDGE, cell, table, title_line
 
 MOST_ROWS = 6
@@ -45,8 +46,8 @@ def egraph_dot(
     lines = [f"digraph egraph {{ rankdir=TB; ranksep=0.45; nodesep=0.3; {title_line(title)}"]
     lines.append(f"  node [shape=plain, {FONT}, fontsize=11]; edge [arrowsize=0.6];")
     for c in writer.boxes:
-        lines.append(f'  "{c}" [label={_box(c, writer, best, cost, green)}];')
-    bottom = " ".join(f'"{c}";' for c in writer.boxes if _is_input(shown[c][0]))
+        lines.append(f"  {dot(c)} [label={_box(c, writer, best, cost, green)}];")
+    bottom = " ".join(f"{dot(c)};" for c in writer.boxes if _is_input(shown[c][0]))
     lines.append(f"  {{ rank=max; {bottom} }}")
     lines += _edges(writer, best, green)
     return "\n".join([*lines, "}", ""])
@@ -206,7 +207,7 @@ def _edges(writer: _Writer, best: Mapping[ClassId, Node], green: bool) -> Iterat
                 read[k] = read.get(k, False) or best.get(c) == n
         for k, taken in read.items():
             style = f'color="{CHOSEN_EDGE}", penwidth=1.8' if taken else f'color="{LEFT_EDGE if green else "#757575"}"'
-            yield f'  "{c}" -> "{k}" [{style}];'
+            yield f"  {dot(c)} -> {dot(k)} [{style}];"
 
 
 def _read(n: Node, writer: _Writer) -> Iterator[ClassId]:

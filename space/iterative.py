@@ -235,6 +235,9 @@ class _Run:
         self.c, self.data, self.sizes, self.params = c, data, sizes, params
         self.values: dict[str, Array] = {}
         self.local = {u.output.name for u in (*c.initial, *c.step)}
+        self.mark = "_at_"
+        while any(self.mark in name for name in (*c.inputs, *(s.output.name for s in c.statements()))):
+            self.mark += "_"
 
     def results(self) -> dict[str, Array]:
         c, n = self.c, self.sizes[self.c.rank]
@@ -249,7 +252,7 @@ class _Run:
                 raise CascadeError(f"the stopping condition does not hold at {c.rank} = |{c.rank}| = {n}")
             for u in c.step:
                 self._update(u, i)
-            self.values = {k: v for k, v in self.values.items() if k.endswith(f"@{i + 1}")}
+            self.values = {k: v for k, v in self.values.items() if k.endswith(f"{self.mark}{i + 1}")}
             i += 1
         if i != n:
             raise CascadeError(f"the result reads states at |{c.rank}| = {n}, but the iteration stopped at {i}")
@@ -262,7 +265,7 @@ class _Run:
     def _update(self, u: Update, i: int) -> None:
         """Evaluate one statement at iteration i; what stands at m1+1 is kept under i + 1."""
         ranks = tuple(r for r in u.output.ranks if r != self.c.rank)
-        output = Tensor(f"{u.output.name}@{i + (self.c.next in u.index)}", ranks, u.output.kind)
+        output = Tensor(f"{u.output.name}{self.mark}{i + (self.c.next in u.index)}", ranks, u.output.kind)
         self.values |= self._run(Cascade((Einsum(output, self._at(u.expr, i)),)))
 
     def _at(self, x: Expr, i: int) -> Expr:
@@ -283,7 +286,7 @@ class _Run:
 
     def _slice(self, x: Access, axis: int, i: int) -> Expr:
         """One index of a tensor along an axis."""
-        name = f"{x.tensor.name}@{i}"
+        name = f"{x.tensor.name}{self.mark}{i}"
         rest = tuple(r for a, r in enumerate(x.index) if a != axis)
         if name not in self.values:
             if x.tensor.name in self.local:

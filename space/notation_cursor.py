@@ -7,7 +7,8 @@ from typing import NoReturn, TypeVar
 
 from .cascade import CascadeError
 from .expr import Rank
-from .notation_lexer import MAX_NESTING, MAX_RANKS, RANK, Token
+from .names import RANK
+from .notation_lexer import MAX_NESTING, MAX_RANKS, Token
 
 T = TypeVar("T")
 

@@ -26,11 +26,12 @@ from .expr import (
     Where,
 )
 from .expr import access as access_of
+from .names import RANK
 from .notation_cursor import Cursor
 from .notation_filter import read_predicate
 from .notation_grammar import COMPARISON, FOLDS, INFIX, LEVEL_OF, PARAMETER, REDUCERS, VIEWS
 from .notation_index import read_index
-from .notation_lexer import RANK, Token
+from .notation_lexer import Token
 from .pointwise import POINTWISE
 
 

@@ -16,10 +16,6 @@ MAX_RANKS = 128
 MAX_DIGITS = 18
 """Digits of an integer in a filter."""
 
-RANK = re.compile(r"[a-z][0-9]{0,6}")
-INDEX = re.compile(r"[a-z][0-9]{0,6}(?:\+1)?|\|[a-z][0-9]{0,6}\||0")
-"""A rank, or an iteration's index: the next value `m1+1`, the first `0`, the last `|m1|`."""
-IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CAPITALS = re.compile(r"[A-Z]+")
 
 _TOKEN = re.compile(

@@ -28,10 +28,11 @@ from .expr import (
     reads,
     topological,
 )
+from .names import IDENTIFIER, INDEX, RANK
 from .notation_filter import write_predicate
 from .notation_grammar import ATOM, COMPARISON, KINDS, LEVEL_OF, PARAMETER, PREFIX, REDUCERS, RESERVED, implicit_sum
 from .notation_index import write_index
-from .notation_lexer import CAPITALS, IDENTIFIER, INDEX, MAX_CHARACTERS, MAX_NESTING, RANK
+from .notation_lexer import CAPITALS, MAX_CHARACTERS, MAX_NESTING
 from .pointwise import POINTWISE, REDUCTIONS
 
 _INLINE = {op: name for name, op in REDUCERS.items()}

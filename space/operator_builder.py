@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 
 from .cascade import CascadeError
-from .expr import Access, Const, Gather, Predicate, Rank, Tensor
+from .expr import Access, Const, Gather, Param, Predicate, Rank, Tensor
+from .names import MAX_NAME, RANK, wrong_name
 from .notation_cursor import Cursor
 from .notation_expression import Expressions, Scope
 from .notation_filter import read_predicate
 from .notation_grammar import KINDS
-from .notation_lexer import MAX_RANKS, RANK, statements
+from .notation_lexer import MAX_RANKS, statements
 from .operators import Operand, Operation, Operator, OperatorGraph
+from .quoting import short
 
 NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?")
 MAX_OPERATIONS = 1_000
 MAX_SIZE = 2**40
-MAX_NAME = 200
 
 
 class Builder:
@@ -90,15 +91,16 @@ class Builder:
         return OperatorGraph(tuple(self.operations.values()), self.results, self.sizes)
 
 
-def short(value: object) -> str:
-    """A value as an error shows it: what is read may be of any size."""
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def check_name(name: str) -> None:
     if not NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise CascadeError(f"a name has letters, digits and _ between them, but got {short(repr(name))}")
+
+
+def parameter(name: str) -> Param:
+    """A parameter by name; raises CascadeError."""
+    if wrong := wrong_name(name):
+        raise CascadeError(f"a parameter's name: {wrong}")
+    return Param(name)
 
 
 def check_ranks(name: str, ranks: tuple[Rank, ...]) -> None:

@@ -18,8 +18,9 @@ from .expr import Access, Const, Gather, Iota, Param, Predicate, Size
 from .notation_filter import write_predicate
 from .notation_grammar import KINDS
 from .notation_lexer import MAX_CHARACTERS
-from .operator_builder import Builder, check_ranks, filter_of, short
+from .operator_builder import Builder, check_ranks, filter_of, parameter
 from .operators import Operand, OperatorGraph
+from .quoting import egglog, short
 from .s_expressions import NUMBER, Call, Name, Term, commands, string_of
 
 MAX_JSON_CHARACTERS = 20_000_000
@@ -114,7 +115,7 @@ def leaf(head: str, children: Iterable[Term], builder: Builder) -> Operand:
         case "Num", [float() as value]:
             return Const(value)
         case "Param", [str() as name]:
-            return Param(name)
+            return parameter(name)
         case (("Size" | "Index"), [str() as rank]):
             check_ranks(head, (rank,))
             return Size(rank) if head == "Size" else Iota(rank)
@@ -151,22 +152,22 @@ def write_egg(graph: OperatorGraph) -> str:
 def _written_leaf(x: Operand) -> str:
     match x:
         case str():
-            return f'(Tensor "{x}" "{_UNKNOWN}")'
+            return f"(Tensor {egglog(x)} {egglog(_UNKNOWN)})"
         case Access():
             kind = "" if x.tensor.kind == "float" else f",{x.tensor.kind}"
-            return f'(Tensor "{x.tensor.name}" "{",".join(x.tensor.ranks)}{kind}")'
+            return f"(Tensor {egglog(x.tensor.name)} {egglog(','.join(x.tensor.ranks) + kind)})"
         case Gather():
             raise CascadeError(f"{x.tensor.name} is addressed by more than ranks, which egglog notation cannot say")
         case Const():
             return f"(Num {repr(x.value).replace('nan', 'NaN')})"
         case Param():
-            return f'(Param "{x.name}")'
+            return f"(Param {egglog(x.name)})"
         case Size():
-            return f'(Size "{x.rank}")'
+            return f"(Size {egglog(x.rank)})"
         case Iota():
-            return f'(Index "{x.rank}")'
+            return f"(Index {egglog(x.rank)})"
         case Predicate():
-            return f'"{write_predicate(x)}"'
+            return egglog(write_predicate(x))
 
 
 def _datatype(graph: OperatorGraph) -> str:

@@ -15,8 +15,9 @@ from .expr import Access, Const, Gather, Iota, Param, Predicate, Rank, Size, Ten
 from .notation_filter import write_predicate
 from .notation_lexer import MAX_CHARACTERS
 from .notation_printer import write_expression
-from .operator_builder import Builder, filter_of, gather_of, short
+from .operator_builder import Builder, filter_of, gather_of, parameter
 from .operators import Operand, Operation, OperatorGraph
+from .quoting import short
 
 _SUBSCRIPTED = re.compile(r"([A-Za-z][A-Za-z0-9_]*?)_\{([a-z0-9, ]*)\}(?:\s*:\s*(\w+))?")
 _CALL = re.compile(r"(\w+)\s*\((.*)\)")
@@ -82,7 +83,7 @@ def read_operand(text: str, builder: Builder) -> Operand:
     if match := re.fullmatch(r"index\(([a-z][0-9]{0,6})\)", text):
         return Iota(match[1])
     if match := re.fullmatch(r"\$([A-Za-z_][A-Za-z0-9_]*)", text):
-        return Param(match[1])
+        return parameter(match[1])
     if "[" in text:
         return gather_of(text, builder.tensors)
     if re.search(r"[<>≤≥]", text):

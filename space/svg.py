@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import shutil
 import subprocess
 import textwrap
 from pathlib import Path
+
+from .quoting import dot, html
 
 CHOSEN, LEFT, INPUT, BARRIER = "#a5d6a7", "#eeeeee", "#e3f2fd", "#ffcc80"
 CHOSEN_EDGE, LEFT_EDGE = "#2e7d32", "#bdbdbd"
@@ -20,15 +21,7 @@ BREAK = '<BR ALIGN="LEFT"/>'
 
 def title_line(title: str) -> str:
     """A graph's title, above it; lines are separated by newlines."""
-    text = quoted(title)
-    return f"label={text}; labelloc=t; labeljust=l; {FONT}; fontsize=13;" if title else ""
-
-
-def quoted(text: str) -> str:
-    """A string of the DOT language. Graphviz reads entities in it as HTML does, so `&` is one; lines go left."""
-    escaped = text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
-    lines = escaped.split("\n")
-    return '"' + (lines[0] if len(lines) == 1 else "".join(line + "\\l" for line in lines)) + '"'
+    return f"label={dot(title)}; labelloc=t; labeljust=l; {FONT}; fontsize=13;" if title else ""
 
 
 def table(rows: list[str], border: str = "1") -> str:
@@ -40,15 +33,15 @@ def table(rows: list[str], border: str = "1") -> str:
 def cell(text: str, colour: str, *, bold: bool = False, small: str = "", right: str | None = None) -> str:
     """A row of a label: text, perhaps bold, with a small addition, and perhaps a second column at the right."""
     lines = textwrap.wrap(text, WIDEST, break_long_words=False, break_on_hyphens=False) or [""]
-    shown = BREAK.join(html.escape(line) for line in lines) + (BREAK if len(lines) > 1 else "")
+    shown = BREAK.join(html(line) for line in lines) + (BREAK if len(lines) > 1 else "")
     shown = f"<B>{shown}</B>" if bold else shown
-    shown += f' <FONT POINT-SIZE="9" COLOR="#616161">{html.escape(small)}</FONT>' if small else ""
+    shown += f' <FONT POINT-SIZE="9" COLOR="#616161">{html(small)}</FONT>' if small else ""
     span = ' COLSPAN="2"' if right is None else ""
     left = f'<TD ALIGN="LEFT" BGCOLOR="{colour}"{span}>{shown}</TD>'
-    return left if right is None else f'{left}<TD ALIGN="RIGHT" BGCOLOR="{colour}">{html.escape(right)}</TD>'
+    return left if right is None else f'{left}<TD ALIGN="RIGHT" BGCOLOR="{colour}">{html(right)}</TD>'
 
 
-def draw(dot: str, path: Path) -> tuple[Path, str | None]:
+def draw(picture: str, path: Path) -> tuple[Path, str | None]:
     """Write an SVG of DOT text to `path`. Returns the file written, and a line for the user if it is not one.
 
     Without Graphviz, or if it does not end in time, the file is the DOT text with the suffix `.dot`.
@@ -60,7 +53,9 @@ def draw(dot: str, path: Path) -> tuple[Path, str | None]:
     else:
         try:
             command = [program, "-Tsvg"]
-            done = subprocess.run(command, input=dot.encode(), capture_output=True, timeout=DRAW_SECONDS, check=False)
+            done = subprocess.run(
+                command, input=picture.encode(), capture_output=True, timeout=DRAW_SECONDS, check=False
+            )
             if done.returncode == 0:
                 path.write_bytes(done.stdout)
                 return path, None
@@ -68,5 +63,5 @@ def draw(dot: str, path: Path) -> tuple[Path, str | None]:
         except subprocess.TimeoutExpired:
             why = f"`dot` did not end within {DRAW_SECONDS:g} s"
     kept = path.with_suffix(".dot")
-    kept.write_text(dot, encoding="utf-8")
+    kept.write_text(picture, encoding="utf-8")
     return kept, f"no picture, as {why}: wrote {kept.name}"

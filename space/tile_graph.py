@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, assert_never
 
+from .quoting import egglog
 from .tile_ir import (
     REGIONS,
     Cast,
@@ -139,9 +140,9 @@ def _text(x: TileExpr) -> str:
     below = " ".join(_text(a) for a in operands(x))
     match x:
         case Input():
-            return f"(Input {json.dumps(x.name)} {x.rows} {x.cols} {x.element_bytes} {x.iterations})"
+            return f"(Input {egglog(x.name)} {x.rows} {x.cols} {x.element_bytes} {x.iterations})"
         case Elementwise():
-            return f"(Elementwise {json.dumps(x.op)} {below})"
+            return f"(Elementwise {egglog(x.op)} {below})"
         case Cast():
             return f"(Cast {x.element_bytes} {below})"
         case Wgmma():

@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import TypeAlias, assert_never
 
 from .pointwise import POINTWISE
+from .quoting import MAX_MESSAGE, short
 
 ELEMENT_BYTES = {"fp64": 8, "fp32": 4, "int32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 UNARY = (*(name for name, p in POINTWISE.items() if p.arity == 1), "scale")
@@ -26,7 +27,11 @@ ACCUMULATOR_BYTES = 4
 
 
 class TileError(ValueError):
-    """A tile where it cannot be, or shapes that do not fit; the message names the operation and the values."""
+    """A tile where it cannot be, or shapes that do not fit; the message names the operation and the values, in
+    a line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(short(message, MAX_MESSAGE))
 
 
 class Region(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from .quoting import dot
 from .svg import CHOSEN, CHOSEN_EDGE, FONT, INPUT, LEFT, LEFT_EDGE, cell, table, title_line
 from .tile_graph import TileGraph, TileNode
 
@@ -19,7 +20,7 @@ def tile_dot(
     """
     lines = [f"digraph tiles {{ rankdir=TB; ranksep=0.3; nodesep=0.4; {title_line(title)}"]
     lines.append(f"  node [shape=plain, {FONT}, fontsize=11]; edge [arrowsize=0.6];")
-    lines += [f'  "{c}" [label={_box(graph, c, cost, choice)}];' for c in graph.classes]
+    lines += [f"  {dot(c)} [label={_box(graph, c, cost, choice)}];" for c in graph.classes]
     lines += _edges(graph, choice)
     return "\n".join([*lines, "}", ""])
 
@@ -44,4 +45,4 @@ def _edges(graph: TileGraph, choice: Mapping[str, TileNode] | None) -> Iterator[
                 read[child] = read.get(child, False) or (choice is not None and choice.get(owner) == node)
         for child, taken in read.items():
             style = f'color="{CHOSEN_EDGE}", penwidth=1.8' if taken else f'color="{LEFT_EDGE if choice else "#757575"}"'
-            yield f'  "{child}" -> "{owner}" [{style}];'
+            yield f"  {dot(child)} -> {dot(owner)} [{style}];"

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import assert_never
 
 from .cascade import CascadeError
-from .operator_builder import short
+from .names import wrong_name
+from .quoting import short
 from .s_expressions import Call, Name, Term, commands
 from .tile_ir import (
     ACCUMULATOR_BYTES,
@@ -123,6 +124,8 @@ class _Reader:
                 raise TileError(f"expected {_FORMS}; but got {short(command)}")
 
     def bind(self, name: str, term: TileExpr) -> None:
+        if wrong := wrong_name(name):
+            raise TileError(f"a tile's name: {wrong}")
         if name in self.bound:
             raise TileError(f"{short(name)} is bound once, but here again")
         facts(term)

@@ -181,3 +181,19 @@ def test_a_check_draws_integers_from_all_that_they_can_be(capsys: pytest.Capture
     text = said(capsys, *arguments)
     assert "DRAWN = {'BT': (0, 12, False), 'L': (1, 91, False)}" in text
     assert said(capsys, *arguments, "--check").splitlines()[-1] == "right"
+
+
+def test_a_files_name_is_text_in_the_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ('x""";open("made","w");""".edge', "x\\.edge", "x\nimport os.edge", "x\udcff\x1b.edge"):
+        (tmp_path / name).write_text("Zm,n = Ak,m * Bk,n\n")
+        told = said(capsys, "kernel", name, "--sizes", "k=8,m=8,n=8", "--check", "--device", "cpu")
+        assert told.splitlines()[-1] == "right"
+        assert not (tmp_path / "made").exists()
+        said(capsys, "kernel", name, "--sizes", "k=8,m=8,n=8", "--device", "cpu").encode()
+
+
+def test_tensors_may_be_called_as_what_python_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "range[m,n] = torch[k,m] * if[k,n]\nmin_[m] = range[m,n] * float[n]\nexact[m] = e^(min_[m] * len[m])\n"
+    (tmp_path / "words.edge").write_text(f"{text}results: exact[], range[]\n")
+    told = said(capsys, "kernel", "words.edge", "--sizes", "k=8,m=8,n=8", "--check", "--device", "cpu")
+    assert told.splitlines()[-1] == "right"

@@ -15,7 +15,8 @@ from eintune.space.derive import Derivation, class_names, derive
 from eintune.space.egraph_pictures import egraph_dot
 from eintune.space.operator_text import read_operators
 from eintune.space.pictures import draw_derivation, pictures
-from eintune.space.svg import BARRIER, CHOSEN, CHOSEN_EDGE, LEFT, draw, quoted
+from eintune.space.quoting import dot as dot_string
+from eintune.space.svg import BARRIER, CHOSEN, CHOSEN_EDGE, LEFT, draw
 from eintune.space.workloads import WORKLOADS, attention, logsumexp, softmax
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz's `dot` is not installed")
@@ -154,7 +155,7 @@ def test_drawing_gives_svg_that_is_not_too_wide(tmp_path: Path, derived: Derivat
 @needs_dot
 def test_any_text_is_drawn(tmp_path: Path) -> None:
     wild = 'a "quoted" \\\\ & <b> é\\n\nline'
-    path, why = draw(f"digraph {{ x [label={quoted(wild)}]; }}", tmp_path / "wild.svg")
+    path, why = draw(f"digraph {{ x [label={dot_string(wild)}]; }}", tmp_path / "wild.svg")
     assert why is None
     assert 'a "quoted"' in "".join(ElementTree.parse(path).getroot().itertext())
 
