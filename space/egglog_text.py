@@ -35,7 +35,7 @@ from .expr import (
     topological,
 )
 from .folds import ACTIONS
-from .laws import Absent, Condition, Differ, Exists, Law, Positive, Present, is_variable
+from .laws import Absent, Condition, Differ, Exists, Law, Negative, Plain, Positive, Present, is_variable
 from .pointwise import POINTWISE, REDUCTIONS
 
 MAX_RANKS = 60
@@ -172,6 +172,10 @@ class Encoder:
                     yield f"(!= {self._either(c.a)} {self._either(c.b)})"
                 case Positive():
                     yield f"(positive {self.term(c.term)})"
+                case Negative():
+                    yield f"(negative {self.term(c.term)})"
+                case Plain():
+                    yield f"(= 0 (sums {self.term(c.term)}))"
                 case Exists():
                     yield f"(= _e{n} {self.term(c.pattern)})"
                 case _:
@@ -189,12 +193,34 @@ class Encoder:
         heads += [f"(V{i} T)" for i in range(len(self.symbols.views))]
         yield f"(datatype T {' '.join(heads)})"
         yield "(function free (T) i64 :merge (& old new))"
+        yield "(function sums (T) i64 :merge (max old new))"
         yield "(relation positive (T))"
+        yield "(relation negative (T))"
         yield "(ruleset analysis) (ruleset laws) (ruleset opening) (ruleset arranging)"
         for facts, mask in self._free_rules():
             yield f"(rule ({facts}) ((set (free t) {mask})) :ruleset analysis)"
+        for facts, count in self._sums_rules():
+            yield f"(rule ({facts}) ((set (sums t) (min 2 {count}))) :ruleset analysis)"
         for facts in _POSITIVE:
             yield f"(rule ({facts}) ((positive t)) :ruleset analysis)"
+        for facts in _NEGATIVE:
+            yield f"(rule ({facts}) ((negative t)) :ruleset analysis)"
+
+    def _sums_rules(self) -> Iterator[tuple[str, str]]:
+        """How many factors of a value are sums or differences, at most 2; where forms disagree, the larger number."""
+        for p in POINTWISE.values():
+            names = " ".join(chr(97 + i) for i in range(p.arity))
+            if p.name in ("mul", "div"):
+                yield f"(= t (M_{p.name} a b)) (= sa (sums a)) (= sb (sums b))", "(+ sa sb)"
+            elif p.name == "neg":
+                yield "(= t (M_neg a)) (= sa (sums a))", "sa"
+            else:
+                yield f"(= t (M_{p.name} {names}))", str(int(p.name in ("add", "sub")))
+        leaves = ["(leaf i)", "(num v)", "(size r)"]
+        leaves += [f"(R_{name} r a)" for name in REDUCTIONS] + [f"(F_{name} r a b)" for name in ACTIONS]
+        yield from ((f"(= t {leaf})", "0") for leaf in leaves)
+        views = ["(filter i k a)", *(f"(V{i} a)" for i in range(len(self.symbols.views)))]
+        yield from ((f"(= t {view}) (= sa (sums a))", "sa") for view in views)
 
     def _free_rules(self) -> Iterator[tuple[str, str]]:
         yield "(= t (num v))", "0"
@@ -221,7 +247,13 @@ _POSITIVE = (
     "(= t (size r))",
     "(= t (M_exp a))",
     "(= t (M_sqrt a)) (positive a)",
+    "(= t (R_add r a)) (positive a)",
     *(f"(= t (M_{op} a b)) (positive a) (positive b)" for op in ("add", "mul", "div")),
+)
+_NEGATIVE = (
+    "(= t (num v)) (< v 0.0)",
+    "(= t (M_neg a)) (positive a)",
+    *(f"(= t (M_{op} a b)) (negative a) (positive b)" for op in ("mul", "div")),
 )
 
 

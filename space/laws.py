@@ -8,7 +8,7 @@ What an equation does to rounding and overflow is the business of `safety`, not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,7 +28,7 @@ from .expr import (
     Where,
     topological,
 )
-from .folds import ACTIONS
+from .folds import ACTIONS, LN_2, LOG2_E
 from .one_hot import OneHot
 from .pointwise import POINTWISE, REDUCTIONS
 
@@ -65,13 +65,31 @@ class Positive:
 
 
 @dataclass(frozen=True)
+class Negative:
+    """The subexpression is proven to be less than 0."""
+
+    term: Expr
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No factor of the subexpression is a sum or a difference, as far as is known when the law is tried.
+
+    Of two differences that are multiplied only one may be written out: what is left of one has the error of its
+    operands' last digits, what is left of two has lost as many digits again.
+    """
+
+    term: Expr
+
+
+@dataclass(frozen=True)
 class Exists:
     """Somewhere in the graph this pattern occurs (it only bounds where a law is tried)."""
 
     pattern: Expr
 
 
-Condition: TypeAlias = Absent | Present | Differ | Positive | Exists
+Condition: TypeAlias = Absent | Present | Differ | Positive | Negative | Plain | Exists
 
 
 @dataclass(frozen=True)
@@ -127,6 +145,18 @@ def _max(r: Rank, x: Expr) -> Expr:
     return Reduce("max", r, x)
 
 
+def _min(r: Rank, x: Expr) -> Expr:
+    return Reduce("min", r, x)
+
+
+def _plus(a: Expr, b: Expr) -> Expr:
+    return a + b
+
+
+def _minus(a: Expr, b: Expr) -> Expr:
+    return a - b
+
+
 GENERAL: tuple[Law, ...] = (
     Law("commute", A * B, B * A, arranges=True),
     Law("commute", A + B, B + A, arranges=True),
@@ -136,28 +166,62 @@ GENERAL: tuple[Law, ...] = (
     Law("identity", A + 0.0, A),
     Law("identity", A - 0.0, A),
     Law("associate", (A * B) * C, A * (B * C), both_ways=True, arranges=True),
-    Law("division", (A / D) * V, (A * V) / D, both_ways=True),
+    Law("division", (A / D) * V, (A * V) / D),
+    Law("division", (A * V) / D, (A / D) * V, arranges=True),
     Law("division", (A / C) / D, A / (C * D)),
-    Law("division", _sum(R, Y / U), _sum(R, Y) / U, (Absent((R,), (U,)),), both_ways=True),
-    Law("distribute", _sum(R, Y * U), _sum(R, Y) * U, (Absent((R,), (U,)),), both_ways=True, arranges=True),
+    Law("division", _sum(R, Y / U), _sum(R, Y) / U, (Absent((R,), (U,)),)),
+    Law("division", _sum(R, Y) / U, _sum(R, Y / U), (Absent((R,), (U,)),), arranges=True),
+    Law("distribute", _sum(R, Y * U), _sum(R, Y) * U, (Absent((R,), (U,)),), arranges=True),
+    # back into a product only: there are more orders to multiply in, where else there is one more factor to sum
+    Law("distribute", _sum(R, A * B) * U, _sum(R, (A * B) * U), (Absent((R,), (U,)),), arranges=True),
     Law("linearity", _sum(R, A + B), _sum(R, A) + _sum(R, B)),
     Law("linearity", _sum(R, A - B), _sum(R, A) - _sum(R, B)),
     Law("linearity", _sum(R, U), U * Size(R), (Absent((R,), (U,)),)),
     Law("exchange", _sum(R, _sum(Q, X)), _sum(Q, _sum(R, X)), (Differ(R, Q),), arranges=True),
-    Law("exchange", _max(R, _max(Q, X)), _max(Q, _max(R, X)), (Differ(R, Q),), arranges=True),
-    Law("binomial", (A - B) * (A - B), (A * A - 2.0 * (A * B)) + B * B),
+    Law(
+        "binomial",
+        _sum(R, (A - B) * (A - B)),
+        (_sum(R, A * A) - 2.0 * (_sum(R, A) * B)) + B * B * Size(R),
+        (Absent((R,), (B,)),),
+    ),
+    Law("linearity", _sum(R, -A), -_sum(R, A)),
+    *(
+        Law("linearity", _sum(R, left), combined(_sum(R, A * V), _sum(R, B * V)), (Plain(V),))
+        for combined in (_plus, _minus)
+        for left in (combined(A, B) * V, V * combined(A, B))
+    ),
     Law("exponential", _exp(A - B) * _exp(B - C), _exp(A - C)),
+    *(
+        Law("exponential", left, right, (Exists(_exp(left)),))
+        for left, right in (((A - B) * U, A * U - B * U), (U * (A - B), A * U - B * U), ((A - B) / U, A / U - B / U))
+    ),
+    Law("exponential", _exp(A - (_log(B) + C)), _exp(A - C) / B, (Positive(B),)),
+    Law("exponential", _exp((A - C) - _log(B)), _exp(A - C) / B, (Positive(B),)),
+    Law("base", Map("exp2", (A,)), _exp(A * LN_2)),
+    Law("base", Map("log2", (A,)), _log(A) * LOG2_E),
     Law("logarithm", _log(A * _exp(B)), _log(A) + B),
     Law("logarithm", _log(A / _exp(B)), _log(A) - B),
+    Law("logarithm", _log(_exp(B) / A), B - _log(A), (Positive(A),)),
+    Law("logarithm", _log(_exp(A)), A),
+    Law("negation", -(A - B), B - A),
+    Law("negation", -(A / B), -A / B),
+    Law("negation", -(A * B), -A * B),
+    Law("negation", _min(R, C) - A, -A - _max(R, -C)),
     Law("cancel", (A - B) + B, A),
+    Law("cancel", (A - B) - (C - B), A - C),
+    Law("cancel", (A + B) - (C + B), A - C),
     Law("cancel", (A / _exp(C)) / (B / _exp(C)), A / B),
     Law("cancel", (A * _exp(C)) / (B * _exp(C)), A / B),
-    Law("max-scale", _max(R, U * C), U * _max(R, C), (Absent((R,), (U,)), Positive(U)), both_ways=True),
+    Law("max-scale", _max(R, U * C), U * _max(R, C), (Absent((R,), (U,)), Positive(U))),
+    Law("max-scale", _max(R, C / U), _max(R, C) / U, (Absent((R,), (U,)), Positive(U))),
+    Law("max-scale", A - U * _max(R, C), A - _max(R, U * C), (Absent((R,), (U,)), Positive(U))),
+    Law("max-scale", A - _max(R, C) / U, A - _max(R, C / U), (Absent((R,), (U,)), Positive(U))),
+    Law("max-scale", U * _min(R, C), _max(R, U * C), (Absent((R,), (U,)), Negative(U))),
+    Law("max-shift", _max(R, C - U), _max(R, C) - U, (Absent((R,), (U,)),)),
+    Law("max-shift", _max(R, C + U), _max(R, C) + U, (Absent((R,), (U,)),)),
 )
 
 REFERENCE: tuple[Law, ...] = (
-    Law("exponential", _exp(A - B), _exp(A) / _exp(B), steps=1),
-    Law("exponential", _exp(A + B), _exp(A) * _exp(B), steps=1),
     *(
         # an exponential below a sum is taken relative to its maximum
         Law(
@@ -199,6 +263,27 @@ def _moments() -> Iterator[Law]:
         yield Law("moments", left, right, (Present(R, C),))
 
 
+def _two_ranks(parts: Sequence[Rank]) -> Iterator[Law]:
+    """What is relative to a reference over two ranks is, for each index of one, relative to that over the other.
+
+    parts: ranks that split another, of which `_transport_tiles` and `_nested` say the same.
+    """
+    differ = (Differ(R, Q), *(Differ(x, part) for part in parts for x in (R, Q)))
+    for name in LINEAR:
+        weight, reference = ACTIONS[name].weight_of, ACTIONS[name].reference_of
+        own, both = reference(Q, C), reference(R, reference(Q, C))
+        present = Present(R, C), Present(Q, C)
+        yield Law("two-ranks", weight(C, both), weight(C, own) * weight(own, both), (*differ, *present))
+    n, q = Size(R) * Size(Q), Size(Q)
+    within, mean = Fold("translate", Q, C, Const(1.0)), _sum(Q, C) / q
+    apart = _sum(R, within) + Fold("translate", R, mean, Const(1.0)) * q
+    for total in (_sum(R, _sum(Q, C)), _sum(Q, _sum(R, C))):
+        for centre in (total / n, total / (q * Size(R))):
+            centred = (C - centre) * (C - centre)
+            for left in (_sum(R, _sum(Q, centred)), _sum(Q, _sum(R, centred))):
+                yield Law("two-ranks", left, apart, differ)
+
+
 def _transport() -> Iterator[Law]:
     """What is relative to a reference that is more than its own goes through its own."""
     for name in LINEAR:
@@ -212,7 +297,8 @@ def _linear_folds() -> Iterator[Law]:
     for name in LINEAR:
         once = Absent((R,), (U,))
         yield Law("fold-linear", Fold(name, R, C, Y * U), Fold(name, R, C, Y) * U, (once,))
-        yield Law("fold-linear", Fold(name, R, C, Y / U), Fold(name, R, C, Y) / U, (once,), both_ways=True)
+        yield Law("fold-linear", Fold(name, R, C, Y / U), Fold(name, R, C, Y) / U, (once,))
+        yield Law("fold-linear", Fold(name, R, C, Y) / U, Fold(name, R, C, Y / U), (once,), arranges=True)
         yield Law(
             "fold-linear",
             _sum(Q, Fold(name, R, C, Y)),
@@ -295,7 +381,7 @@ def _nested(s: SplitOf) -> Iterator[Law]:
 
 NAMES = (
     *dict.fromkeys(law.name for law in GENERAL),
-    *("reference", "composite-fold", "moments", "fold-linear", "split", "transport", "one-hot"),
+    *("reference", "composite-fold", "moments", "two-ranks", "fold-linear", "split", "transport", "one-hot"),
 )
 """The names that `without` may switch off."""
 
@@ -317,7 +403,8 @@ def laws(
     if unknown:
         raise ValueError(f"`without` must name laws of {list(NAMES)}, but got {unknown}")
     table = [*GENERAL, *_composite(), *_moments(), *_transport(), *_linear_folds(), *(REFERENCE if reference else ())]
-    known = tuple(filters)
+    known, splits = tuple(filters), tuple(splits)
+    table += _two_ranks([part for s in splits for part in (s.outer, s.inner)])
     for s in splits:
         table += [*_split(s, known, ACTIONS), *_transport_tiles(s), *_nested(s)]
     table += [Law("one-hot", _sum(h.rank, h.body), h.selected) for h in one_hots]

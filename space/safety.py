@@ -55,13 +55,24 @@ class Bounds:
                 break
 
     def at_least(self, big: ClassId, small: ClassId, seen: frozenset[ClassId] = frozenset()) -> bool:
-        """Whether `big` is `small`, or a maximum over it or of it and something else, by steps."""
+        """Whether `big` is `small`, or a maximum over it or of it and something else, by steps; or `small` a minimum
+        over what `big` is at least."""
         if big == small:
             return True
-        if big in seen:
+        if big in seen or small in seen:
             return False
-        below = [k for n in self.graph.classes.get(big, ()) if _is_max(n) for k in n.children]
-        return any(self.at_least(c, small, seen | {big}) for c in below)
+        below = [k for n in self.graph.classes.get(big, ()) for k in self._no_more(n)]
+        if any(self.at_least(c, small, seen | {big}) for c in below):
+            return True
+        least = [k for n in self.graph.classes.get(small, ()) if _extreme(n) == "min" for k in n.children]
+        return any(self.at_least(big, c, seen | {small}) for c in least if c not in seen)
+
+    def _no_more(self, n: Node) -> tuple[ClassId, ...]:
+        """The operands that a node is at least."""
+        if _op(n) == "add":
+            a, b = n.children
+            return tuple(k for k, other in ((a, b), (b, a)) if self.of[other][0] >= 0)
+        return n.children if _extreme(n) == "max" else ()
 
     def attained(self, c: ClassId, rank: str | None) -> bool:
         """Whether the class is exp(x - max_rank x): at most 1, and 1 somewhere along the rank."""
@@ -69,7 +80,7 @@ class Bounds:
             if _op(n) == "exp":
                 for d in self.graph.classes.get(n.children[0], ()):
                     if _op(d) == "sub" and any(
-                        _is_max(g) and _rank(g) == rank and g.children[0] == d.children[0]
+                        _extreme(g) == "max" and _rank(g) == rank and g.children[0] == d.children[0]
                         for g in self.graph.classes.get(d.children[1], ())
                     ):
                         return True
@@ -101,6 +112,8 @@ class Bounds:
                 return 0.0, math.inf
             case Map(op="sub") if self.at_least(n.children[1], n.children[0]):
                 return -math.inf, 0.0
+            case Map(op="sub") if self.at_least(n.children[0], n.children[1]):
+                return 0.0, math.inf
             case Map():
                 rule = _MAPS.get(n.head.op)
                 return rule(*args) if rule else ANY
@@ -125,8 +138,9 @@ def _op(n: Node) -> str | None:
     return n.head.op if isinstance(n.head, Map) else None
 
 
-def _is_max(n: Node) -> bool:
-    return isinstance(n.head, (Reduce, Map)) and n.head.op == "max"
+def _extreme(n: Node) -> str | None:
+    """ "max" or "min", where the node is the one or the other of its operands, or over a rank."""
+    return n.head.op if isinstance(n.head, (Reduce, Map)) and n.head.op in ("max", "min") else None
 
 
 def _rank(n: Node) -> str | None:
@@ -140,6 +154,10 @@ def _product(a: Interval, b: Interval) -> Interval:
 
 def _exponential(a: Interval) -> Interval:
     return (math.exp(a[0]) if a[0] < 700 else math.inf), (math.exp(a[1]) if a[1] < 700 else math.inf)
+
+
+def _logarithm(x: float) -> float:
+    return -math.inf if x <= 0 else math.log(x) if x < math.inf else math.inf
 
 
 def _quotient(a: Interval, b: Interval) -> Interval:
@@ -160,6 +178,7 @@ _MAPS: Mapping[str, Callable[..., Interval]] = {
     "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
     "exp": _exponential,
     "sqrt": lambda a: (math.sqrt(max(a[0], 0.0)), math.inf if math.isinf(a[1]) else math.sqrt(max(a[1], 0.0))),
+    "log": lambda a: (_logarithm(a[0]), _logarithm(a[1])),
     "tanh": lambda a: (-1.0, 1.0),
     "erf": lambda a: (-1.0, 1.0),
     "sigmoid": lambda a: (0.0, 1.0),

@@ -25,7 +25,7 @@ from eintune.space.expr import (
     tensors,
     topological,
 )
-from eintune.space.laws import NAMES, Absent, Law, Positive, Present, SplitOf, is_variable, laws
+from eintune.space.laws import NAMES, Absent, Law, Negative, Positive, Present, SplitOf, is_variable, laws
 from eintune.space.one_hot import one_hots
 
 SIZES = {"r": 4, "q": 3, "p": 2, "m": 6, "m1": 2, "m0": 3}
@@ -62,6 +62,7 @@ def instance(law: Law, rng: np.random.Generator) -> tuple[Expr, Expr, dict[str, 
     around |= {"r", "q"}
     chosen_for: dict[Expr, Expr] = {}
     data: dict[str, np.ndarray] = {}
+    negative = {c.term for c in law.conditions if isinstance(c, Negative)}
     positive = any(isinstance(c, Positive) for c in law.conditions) or law.name == "logarithm"
     positive |= any(isinstance(x, Map) and x.op in POSITIVE_ONLY for x in topological(patterns))
     for x in topological(patterns):
@@ -72,7 +73,8 @@ def instance(law: Law, rng: np.random.Generator) -> tuple[Expr, Expr, dict[str, 
             name = x.tensor.name[1:].upper()
             chosen_for[x] = Access(Tensor(name, index), index)
             values = rng.uniform(0.5, 1.5, [SIZES[r] for r in index])
-            data[name] = values if positive else values * rng.choice([-1.0, 1.0], values.shape)
+            signs = -np.ones(()) if x in negative else rng.choice([-1.0, 1.0], values.shape)
+            data[name] = values if positive else values * signs
 
     def concrete(x: Expr) -> Expr | None:
         match x:
