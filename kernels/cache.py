@@ -152,6 +152,11 @@ class Record:
     peers: dict[str, float] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
+    @property
+    def doubt(self) -> str:
+        """Why the time may not hold, as the search says it; "" where it knows no reason."""
+        return str(self.statistics.get("doubt", ""))
+
     def to_json(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return plain | {"schedule": self.schedule.to_json()}

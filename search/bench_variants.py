@@ -16,11 +16,12 @@ from ..space.cascade import Cascade
 from ..space.schedule import Problem
 from .candidates import Candidate, everything, schedule_text
 from .derivations import derivations
+from .finals import NothingWorked
 from .measure import Measurer
 from .one_search import only_search
 from .progress import Progress
 from .stored import key_of, stored
-from .tune import Effort, NothingWorked, tune
+from .tune import Effort, tune
 from .words import plural
 
 SMALL = "bench"
@@ -116,7 +117,7 @@ def winner(
             return Winner(None, f"the small search found none: {error}")
         except Exception as error:  # whatever it is: no kernel of ours must not cost the peers' times
             return Winner(None, f"the small search failed: {one_line(error)}")
-    point = result.winner.point
+    point = result.finals.winner.point
     measured = plural(len(result.outcome.trials), "candidate")
     return Winner(_chosen(point), f"a small search, {measured} measured (`tune` searches further)")
 

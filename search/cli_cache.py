@@ -65,6 +65,7 @@ def _list(directory: Path) -> int:
         kinds = "/".join(dict.fromkeys(d for _, d in entry.key.dtypes))
         kept = "shipped" if entry.shipped else entry.record.created[:10]
         name = entry.path.stem[: len(entry.key.workload) + 13]
+        kept += ", in doubt" if entry.record.doubt else ""
         rows.append([name, sizes, kinds, entry.key.machine[:28], milliseconds(entry.record.seconds), kept])
     if not rows:
         print(f"no records in {cache.records}")
@@ -96,8 +97,9 @@ def _explain(directory: Path, chosen: argparse.Namespace) -> int:
     problem = problem_of(chosen, "bf16" if device == "cuda" else "fp32")
     key = Key.of(problem, platform_of(device))
     cache = Cache(directory)
-    if cache.load(key) is not None:
-        print(f"stored: {cache.records / key.file_name}")
+    if (record := cache.load(key)) is not None:
+        doubt = f"; beware: {record.doubt}; `tune --retune` measures anew" if record.doubt else ""
+        print(f"stored: {cache.records / key.file_name}{doubt}")
         return 0
     print(f"not stored: {cache.explain_miss(key)}")
     return 1

@@ -284,7 +284,8 @@ def _tuned(
     cache: Path,
     progress: Progress,
 ) -> TuneResult:
-    from .tune import EFFORT, NothingWorked, tune
+    from .finals import NothingWorked
+    from .tune import EFFORT, tune
     from .tuning_peers import tuning_peers
 
     effort = EFFORT[measurer.device]

@@ -35,6 +35,10 @@ FINAL = 3
 """Finalists and peers take this many times the rounds, within the same effort."""
 
 
+ATTEMPTS = 3
+"""So often a worker is started that dies or is late while it gets ready, each with more time."""
+
+
 class MeasureError(RuntimeError):
     """Nothing can be measured for this problem on this device; the message says why."""
 
@@ -161,20 +165,26 @@ class Measurer:
         return f"cuda-{getattr(properties, 'uuid', self.device)}"
 
     def _begin(self) -> None:
-        """Have a worker with inputs and reference: the first one, or a replacement for one that died."""
-        if not self._preparing:
-            self._worker.start()
-            if self._generation == self._worker.generation:
+        """Have a worker with inputs and reference: the first one, or a replacement for one that died. One that dies or
+        is late while it prepares is replaced, too."""
+        for attempt in range(1, ATTEMPTS + 1):
+            if not self._preparing:
+                self._worker.start()
+                if self._generation == self._worker.generation:
+                    return
+                self._prepare()
+            self._meanwhile()
+            outcome = self._worker.receive(attempt * self.policy.startup)
+            self._preparing = False
+            if outcome.status == "ok":
+                prepared: Prepared = outcome.value
+                self._generation, self._budget = self._worker.generation, prepared.budget
+                self._bound = set()
                 return
-            self._prepare()
-        self._meanwhile()
-        outcome = self._worker.receive(self.policy.startup)
-        self._preparing = False
-        if outcome.status != "ok":
-            raise MeasureError(f"the reference on {self.device} cannot be made: {outcome.message}")
-        prepared: Prepared = outcome.value
-        self._generation, self._budget = self._worker.generation, prepared.budget
-        self._bound = set()
+            if outcome.status not in ("crashed", "timeout"):
+                break
+            self.progress(f"the worker was lost while it got ready ({outcome.message})", attempt, ATTEMPTS)
+        raise MeasureError(f"the reference on {self.device} cannot be made: {outcome.message}")
 
     def _prepare(self) -> None:
         self._worker.send(Prepare(self.problem, self.device, self.policy))

@@ -41,6 +41,8 @@ def _winner(run: Run) -> str:
     text = f"The fastest is the {run.winner['label']} cascade at {milliseconds(seconds)}"
     if run.best_peer:
         text += f", {against(seconds, *run.best_peer)}"
+    if run.winner.get("doubt"):
+        text += f" (beware: {run.winner['doubt']})"
     return text + "."
 
 

@@ -166,8 +166,9 @@ def _winner(run: Run) -> list[str]:
         return [page.lead("No candidate ran and was right.")]
     verdict = against(float(run.winner["seconds"]), *run.best_peer) if run.best_peer else "no peer ran"
     stored = f"Stored in {run.winner['record']}." if run.winner.get("record") else "Not stored."
+    doubt = f" Beware: {run.winner['doubt']}." if run.winner.get("doubt") else ""
     return [
-        page.lead(f"{run.winner['label']}: {verdict}. Schedule: {run.winner['knobs']}. {stored}"),
+        page.lead(f"{run.winner['label']}: {verdict}. Schedule: {run.winner['knobs']}. {stored}{doubt}"),
         page.code(str(run.winner.get("cascade_text", ""))),
     ]
 

@@ -150,6 +150,10 @@ class Study(Generic[P]):
     def trials(self) -> tuple[Trial[P], ...]:
         return tuple(self._trials)
 
+    def so_far(self, stopped: str) -> Outcome[P]:
+        """What was found by now, and why the study ends here."""
+        return self._outcome(stopped, len(self._open()))
+
     def run(
         self,
         measure: Measure[P],

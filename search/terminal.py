@@ -19,21 +19,19 @@ from .words import against, milliseconds, plural
 WIDTH = 96
 WRAPPED = {0: 28, 1: 34}
 """Where the columns of cascades and schedules are wrapped."""
-UNSTEADY = 1.5
-"""A winner whose two times differ by this factor was timed beside something else: clocks and caches explain a tenth."""
 
 
 def result_text(result: TuneResult, top: int) -> str:
     """The table of a search: predicted, measured, against the peers; the winner and where it is stored."""
-    run, winner = result.run, result.winner
+    run, winner = result.run, result.finals.winner
     best_peer = run.best_peer
     lines = [run.title, f"on {run.machine['title']}", "", _trials(result, top, best_peer), ""]
-    if result.peers:
-        lines += [_peers(result.peers, result.final.seconds), ""]
+    if result.finals.peers:
+        lines += [_peers(result.finals.peers, result.finals.time.seconds), ""]
     lines += _wrapped("winner", winner.point.variant.label)
     lines += _wrapped("schedule", schedule_text(winner.point.schedule))
     lines += _wrapped("time", _times(result, best_peer))
-    lines += _unsteady(result)
+    lines += _doubt(result.finals.doubt)
     lines += _wrapped("space", _space(result))
     lines += _wrapped("search", f"{len(result.outcome.trials)} measured; stopped: {result.outcome.stopped}")
     lines += _wrapped("stored", str(result.record_path))
@@ -47,19 +45,16 @@ def report_text(page: Path | None) -> str:
 
 
 def _times(result: TuneResult, best_peer: tuple[str, float] | None) -> str:
-    text = f"{milliseconds(result.final.seconds)}, predicted {milliseconds(result.winner.predicted)}"
+    seconds = result.finals.time.seconds
+    text = f"{milliseconds(seconds)}, predicted {milliseconds(result.finals.winner.predicted)}"
     if best_peer is None:
         return text
-    return f"{text}: {against(result.final.seconds, *best_peer)}"
+    return f"{text}: {against(seconds, *best_peer)}"
 
 
-def _unsteady(result: TuneResult) -> list[str]:
-    """A warning where the winner took another time among the finalists than when it was found."""
-    before, now = result.winner.measurement.seconds, result.final.seconds
-    if max(before, now) < UNSTEADY * min(before, now):
-        return []
-    why = "something else kept this machine busy; --retune measures anew"
-    return _wrapped("beware", f"it took {milliseconds(before)} when it was found: {why}")
+def _doubt(doubt: str) -> list[str]:
+    """A warning where the winner's time may not hold."""
+    return _wrapped("beware", f"{doubt}; --retune measures anew") if doubt else []
 
 
 def _space(result: TuneResult) -> str:
@@ -74,10 +69,10 @@ def _trials(result: TuneResult, top: int, peer: tuple[str, float] | None) -> str
     """The fastest trials, and the fastest of every other cascade; finalists first, as they were timed together."""
 
     def seconds(trial: Trial[Candidate]) -> float:
-        return result.finals.get(trial.point.key, trial.measurement).seconds
+        return result.finals.times.get(trial.point.key, trial.measurement).seconds
 
     right = sorted((t for t in result.outcome.trials if t.ok), key=seconds)
-    right.sort(key=lambda t: t.point.key not in result.finals)
+    right.sort(key=lambda t: t.point.key not in result.finals.times)
     shown = right[:top]
     groups = {t.point.group for t in shown}
     for trial in right[top:]:
@@ -154,6 +149,7 @@ def record_text(title: str, key: Key, record: Record, path: Path) -> str:
     predicted = record.estimate.get("seconds")
     expected = f", predicted {milliseconds(float(predicted))}" if isinstance(predicted, (int, float)) else ""
     lines += _wrapped("time", f"{milliseconds(record.seconds)}{expected}; tuned {record.created}")
+    lines += _doubt(record.doubt)
     lines += _wrapped("stored", str(path))
     lines += ["", *_cascade(record.cascade)]
     return "\n".join(lines)

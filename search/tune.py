@@ -20,8 +20,9 @@ from ..space.schedule import Problem
 from .candidates import Candidate, Candidates, Model, candidates, schedule_text
 from .derivations import Derivations, derivations
 from .deriver import Deriver
+from .finals import Finals, NothingWorked, finals
 from .journal import forget
-from .measure import Measurer
+from .measure import MeasureError, Measurer
 from .measurement import Measurement
 from .one_search import journal_of
 from .progress import Progress
@@ -32,10 +33,6 @@ from .study import Limits, Measure, Outcome, Study, Trial
 from .tasks import Peer
 from .words import milliseconds, plural
 
-FINALISTS = 4
-"""At most so many of the fastest are timed again, together with the peers."""
-CONTENDER = 1.1
-"""... those within this factor of the fastest."""
 MEASURING = ("compile", "check", "time")
 """The measurer's stages."""
 
@@ -54,10 +51,6 @@ class Effort:
 EFFORT = {"cuda": Effort(trials=64, seconds=75.0, batch=16), "cpu": Effort(trials=24, seconds=100.0, batch=4)}
 
 
-class NothingWorked(RuntimeError):
-    """No candidate could be measured, or none was right; the message says what happened to them."""
-
-
 @dataclass(frozen=True)
 class Planned:
     """What is known before anything is measured."""
@@ -70,21 +63,14 @@ class Planned:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a run of the tuner came to. finals: what the finalists took when they were timed again with the peers, by
-    key. record_path: where the winner is stored; run: everything, as plain data."""
+    """What a run of the tuner came to. finals: the winner, and what the finalists and peers took when they were timed
+    together; record_path: where the winner is stored; run: everything, as plain data."""
 
     planned: Planned
     outcome: Outcome[Candidate]
-    winner: Trial[Candidate]
-    finals: Mapping[str, Measurement]
-    peers: Mapping[str, Measurement]
+    finals: Finals
     record_path: Path
     run: Run
-
-    @property
-    def final(self) -> Measurement:
-        """What the winner took then."""
-        return self.finals[self.winner.point.key]
 
 
 def plan_candidates(
@@ -149,7 +135,7 @@ def tune(
 
     measurer: one of this problem; its processes get ready while candidates are planned. machine: what the model prices
     on. fresh: forget what an interrupted run measured. deriver: of this problem's definition. Raises NothingWorked,
-    JournalError, CacheWriteError, MeasureError.
+    JournalError, CacheWriteError, MeasureError (only where nothing was found before).
     """
     said, device = progress or Progress(), measurer.device
     wanted = effort or EFFORT[device]
@@ -168,11 +154,9 @@ def tune(
         raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
     measure = partial(steps.measure, measurer)
     outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
-    winner, finals, others = _finals(outcome, measurer, peers, said)
-    final = finals[winner.point.key]
-    run_record = _record(winner, final, others, planned, outcome)
+    ended = finals(outcome, measurer, peers, said)
     with said.stage("store"):
-        path = Cache(cache).store(key, run_record)
+        path = Cache(cache).store(key, _record(ended, planned, outcome))
         said.say(f"winner stored in {path}")
     run = Run(
         title=title or problem.workload,
@@ -189,12 +173,12 @@ def tune(
         stages=dict(said.stages),
         space=space_json(planned),
         rows=tuple(row(t) for t in outcome.trials),
-        peers={name: m.to_json() for name, m in others.items()},
-        winner=_winner_json(winner, final, path),
+        peers={name: m.to_json() for name, m in ended.peers.items()},
+        winner=_winner_json(ended, path),
         stopped=outcome.stopped,
         calibration=model.calibration.to_json(),
     )
-    return TuneResult(planned, outcome, winner, finals, others, path, run)
+    return TuneResult(planned, outcome, ended, path, run)
 
 
 # ---- search
@@ -227,7 +211,12 @@ def _search(
             )
 
         limits = Limits(effort.trials, max(effort.seconds - said.elapsed, 1.0), effort.batch)
-        outcome = study.run(measure, model, limits, progress)
+        try:
+            outcome = study.run(measure, model, limits, progress)
+        except MeasureError as error:
+            outcome = study.so_far(f"nothing more could be measured: {error}")
+            if outcome.best is None:
+                raise
         said.say(f"stopped: {outcome.stopped}")
     if outcome.best is None:
         statuses = _counts(_statuses(outcome.trials))
@@ -238,35 +227,11 @@ def _search(
     return outcome, model
 
 
-def _finals(
-    outcome: Outcome[Candidate], measurer: Measurer, peers: Sequence[Peer], said: Progress
-) -> tuple[Trial[Candidate], dict[str, Measurement], dict[str, Measurement]]:
-    """The fastest few and the peers, timed again in one run: what is stored and compared. The winner, what each of the
-    few took, by key, and the peers by name."""
-    right = sorted((t for t in outcome.trials if t.ok), key=lambda t: t.measurement.seconds)
-    limit = right[0].measurement.seconds * CONTENDER
-    finalists = [t for t in right if t.measurement.seconds <= limit][:FINALISTS]
-    with said.stage("finals"):
-        said.say(f"{plural(len(finalists), 'finalist')} and {plural(len(peers), 'peer')} timed together")
-        measured = measurer.compare([t.point.kernel for t in finalists], peers)
-    timed = [(t, measured[t.point.key]) for t in finalists if measured[t.point.key].status == "ok"]
-    if not timed:
-        lost = "; ".join(f"{m.status}: {m.message}" for m in (measured[t.point.key] for t in finalists))
-        raise NothingWorked(f"none of {plural(len(finalists), 'finalist')} was right when it was timed again: {lost}")
-    winner, _ = min(timed, key=lambda pair: pair[1].seconds)
-    return winner, {t.point.key: m for t, m in timed}, {p.label: measured[p.label] for p in peers}
-
-
 # ---- what is kept
 
 
-def _record(
-    winner: Trial[Candidate],
-    final: Measurement,
-    peers: Mapping[str, Measurement],
-    planned: Planned,
-    outcome: Outcome[Candidate],
-) -> Record:
+def _record(ended: Finals, planned: Planned, outcome: Outcome[Candidate]) -> Record:
+    winner, final = ended.winner, ended.time
     point = winner.point
     return Record(
         cascade=point.variant.text,
@@ -283,12 +248,14 @@ def _record(
             "considered": planned.space.considered,
             "measured": len(outcome.trials),
             "failed": sum(not t.ok for t in outcome.trials),
+            **({"doubt": ended.doubt} if ended.doubt else {}),
         },
-        peers={name: m.seconds for name, m in peers.items() if m.status == "ok"},
+        peers={name: m.seconds for name, m in ended.peers.items() if m.status == "ok"},
     )
 
 
-def _winner_json(winner: Trial[Candidate], final: Measurement, path: Path) -> dict[str, Any]:
+def _winner_json(ended: Finals, path: Path) -> dict[str, Any]:
+    winner, final = ended.winner, ended.time
     timed = {"seconds": final.seconds, "low": final.low, "high": final.high}
     return {
         **row(winner),
@@ -296,6 +263,7 @@ def _winner_json(winner: Trial[Candidate], final: Measurement, path: Path) -> di
         "cascade_text": winner.point.variant.text,
         "schedule": winner.point.schedule.to_json(),
         "record": str(path),
+        "doubt": ended.doubt,
     }
 
 

@@ -20,7 +20,7 @@ from eintune.search.attention_peer import sdpa
 from eintune.search.child import Child
 from eintune.search.device_lock import device_lock
 from eintune.search.inputs import draw_inputs
-from eintune.search.measure import MeasureError, Measurer
+from eintune.search.measure import ATTEMPTS, MeasureError, Measurer
 from eintune.search.measurement import Measurement
 from eintune.search.peers import attention_peers
 from eintune.search.policy import Policy
@@ -178,6 +178,25 @@ def test_there_is_time_for_something_else_while_the_worker_gets_ready() -> None:
         for _ in range(2):
             assert measurer.measure([kernel(RIGHT)])[0].status == "ok"
     assert ready == [False]
+
+
+def test_a_worker_that_is_killed_while_it_gets_ready_is_replaced() -> None:
+    said: list[str] = []
+    with Measurer(problem(), "cpu", QUICK, lambda line, done, of: said.append(line)) as measurer:
+        assert measurer._worker._process is not None
+        measurer._worker._process.kill()
+        (found,) = measurer.measure([kernel(RIGHT)])
+    assert found.status == "ok" and measurer._worker.generation == 2
+    assert any("SIGKILL" in line and "lost while it got ready" in line for line in said)
+
+
+def test_a_worker_that_is_never_ready_is_one_error() -> None:
+    with (
+        Measurer(problem(), "cpu", replace(QUICK, startup=1e-3)) as measurer,
+        pytest.raises(MeasureError, match="cannot be made: no answer within"),
+    ):
+        measurer.measure([kernel(RIGHT)])
+    assert measurer._worker.generation == ATTEMPTS
 
 
 def test_leaving_ends_the_processes() -> None:
