@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,13 +39,15 @@ NEIGHBOURS = 4
 class Choice:
     """A kernel that may serve, and where it comes from: what to say, once, when it does.
 
-    plain: the same for tensors that `kernel` refuses because of where they lie in memory, if there are such.
+    plain: the same for tensors that `kernel` refuses because of where they lie in memory, if there are such. wide:
+    makes the same for tensors whose strides are too large for it.
     """
 
     kernel: Kernel
     notice: str
     level: int = logging.WARNING
     plain: Kernel | None = None
+    wide: Callable[[], Kernel] | None = None
 
 
 def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | None = None) -> Iterator[Choice]:
@@ -64,14 +66,14 @@ def emitter_for(problem: Problem, device: torch.device) -> str:
     return "triton" if device.type == "cuda" and not wide and EMITTERS["triton"].available else "torch"
 
 
-def make_kernel(text: str, problem: Problem, schedule: Schedule) -> Kernel:
-    """The kernel of a cascade's text under a schedule.
+def make_kernel(text: str, problem: Problem, schedule: Schedule, wide: bool = False) -> Kernel:
+    """The kernel of a cascade's text under a schedule; wide: for tensors of any strides (`spans`).
 
     Raises ValueError (CascadeError, IllegalPlan) where the text, the plan or the target does not allow it.
     """
     from ..space.lowering import build_program
 
-    return emit(build_program(_parsed(text), problem, schedule), schedule)
+    return emit(build_program(_parsed(text), problem, schedule), schedule, wide)
 
 
 @functools.lru_cache(maxsize=64)
@@ -87,14 +89,15 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
         kernels = _from_record(entry, problem, emitter, cache.directory, exact=True)
         if kernels is None:
             continue
-        kernel, plain = kernels
+        kernel, plain, wide = kernels
         if kernel.digest != entry.record.digest:
             say_once(
                 f"eintune: the record {key.file_name} is not used: its kernel is generated with digest "
                 f"{kernel.digest[:12]} now, and {entry.record.digest[:12]} was measured"
             )
             continue
-        yield Choice(kernel, f"eintune: {key.workload} runs the stored winner {key.file_name}", logging.DEBUG, plain)
+        notice = f"eintune: {key.workload} runs the stored winner {key.file_name}"
+        yield Choice(kernel, notice, logging.DEBUG, plain, wide)
 
 
 def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
@@ -106,8 +109,8 @@ def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Itera
             record = replace(record, schedule=plain_schedule(record.schedule))
         kernels = _from_record(replace(entry, record=record), problem, emitter, cache.directory, exact=False)
         if kernels is not None:
-            kernel, plain = kernels
-            yield Choice(kernel, _neighbour_notice(problem, key, entry), _neighbour_level(key, entry.key), plain)
+            kernel, plain, wide = kernels
+            yield Choice(kernel, _neighbour_notice(problem, key, entry), _neighbour_level(key, entry.key), plain, wide)
             found += 1
         if found == NEIGHBOURS:
             return
@@ -115,9 +118,9 @@ def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Itera
 
 def _from_record(
     entry: Entry, problem: Problem, emitter: str, directory: Path, *, exact: bool
-) -> tuple[Kernel, Kernel | None] | None:
-    """The record's kernel at this problem's size and its plain form (see `Choice`), or None (said once where it
-    should have been possible)."""
+) -> tuple[Kernel, Kernel | None, Callable[[], Kernel]] | None:
+    """The record's kernel at this problem's size, its plain form and what makes a wide one (see `Choice`), or None
+    (said once where it should have been possible)."""
     record, name = entry.record, entry.path.name
     if record.schedule.emitter != emitter or record.schedule.precision != "ieee":
         return None
@@ -133,9 +136,9 @@ def _from_record(
             say_once(f"eintune: the record {name} is not used: its schedule is none that the cascade may have")
             return None
         schedule, kernel = _scheduled(record, cascade, problem, exact)
-        if not kernel.described:
-            return kernel, None
-        return kernel, make_kernel(record.cascade, problem, plain_schedule(schedule))
+        pointers = plain_schedule(schedule)
+        wide = functools.partial(make_kernel, record.cascade, problem, pointers, wide=True)
+        return kernel, make_kernel(record.cascade, problem, pointers) if kernel.described else None, wide
     except (ValueError, KeyError, RecursionError) as error:
         say_once(f"eintune: the record {name} is not used: {error}", logging.WARNING if exact else logging.INFO)
         return None
@@ -235,7 +238,8 @@ def _picks(problem: Problem, device: torch.device, emitter: str, directory: Path
     )
     for text, schedule in ranked(problem, device, emitter, directory)[:PICKS]:
         try:
-            yield Choice(make_kernel(text, problem, schedule), notice)
+            wide = functools.partial(make_kernel, text, problem, schedule, wide=True)
+            yield Choice(make_kernel(text, problem, schedule), notice, wide=wide)
         except ValueError as error:
             say_once(f"eintune: a pick of the cost model is not used: {error}", logging.INFO)
 

@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..costmodel.estimate import Resources
-from .kernel import Argument, Descriptor, Kernel
+from .kernel import Argument, Descriptor, Kernel, Reach
 from .offline import CompileError, compile_offline, environment
 
 
@@ -161,6 +161,7 @@ def kernel_of(data: dict[str, Any]) -> Kernel:
     for name in ("arguments", "workspaces"):
         found[name] = tuple(Argument(**{**a, "shape": tuple(a["shape"])}) for a in data[name])
     found["descriptors"] = tuple(Descriptor(d["argument"], tuple(d["block"])) for d in data["descriptors"])
+    found["reaches"] = tuple(Reach(r["argument"], tuple(r["steps"])) for r in data["reaches"])
     return Kernel(**{**data, **found})
 
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import torch
 
 
+FARTHEST = 2**40
+"""Bytes: what strides are less than (CUDA driver API, cuTensorMapEncodeTiled)."""
+
+
 def fault(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> str | None:
     """Why one of the tensors cannot be loaded by descriptor, as one line; None where all can."""
     for d in kernel.descriptors:
@@ -60,7 +64,8 @@ def layout_of_block(block: Sequence[int], dtype: str) -> Any:
 def strides(t: torch.Tensor) -> list[int]:
     """In elements. Where an axis of one element has a stride that descriptors do not take, another stands for it."""
     *outer, last = t.stride()
-    return [s if s and s * t.element_size() % UNIT == 0 else UNIT for s in outer] + [last]
+    given = [(s, s * t.element_size()) for s in outer]
+    return [s if s and nbytes % UNIT == 0 and nbytes < FARTHEST else UNIT for s, nbytes in given] + [last]
 
 
 class Address:

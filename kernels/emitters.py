@@ -28,12 +28,16 @@ class Emitter:
     needs_cuda: bool
     missing: Callable[[], str | None]
 
-    def __call__(self, plan: LoopPlan | Program, schedule: Schedule) -> Kernel:
-        """The kernel of a plan, or of all plans of a program. Raises ValueError for what the target cannot express."""
+    def __call__(self, plan: LoopPlan | Program, schedule: Schedule, wide: bool = False) -> Kernel:
+        """The kernel of a plan, or of all plans of a program. Raises ValueError for what the target cannot express.
+        wide: for tensors whose strides are too large for offsets of 32 bits, where the target has such (`needs_cuda`).
+        """
         emit = importlib.import_module(f".{self.module}", __package__).emit
         program = Program.of(plan)
         queued = counters(program, schedule)
         options: list[dict[str, Any]] = [{"counter": n} if n else {} for n in queued]
+        if wide and self.needs_cuda:
+            options = [{**given, "wide": True} for given in options]
         clears = [n for n in queued if n]
         if clears:
             options[0]["clears"] = clears
@@ -94,8 +98,9 @@ EMITTERS: dict[str, Emitter] = {
 }
 
 
-def emit(plan: LoopPlan | Program, schedule: Schedule) -> Kernel:
-    """The kernel of a plan or a program by the schedule's own emitter. Raises ValueError for an unknown one."""
+def emit(plan: LoopPlan | Program, schedule: Schedule, wide: bool = False) -> Kernel:
+    """The kernel of a plan or a program by the schedule's own emitter (`wide`: see there). Raises ValueError for an
+    unknown one."""
     if schedule.emitter not in EMITTERS:
         raise ValueError(f"`emitter` must be one of {sorted(EMITTERS)}, but got {schedule.emitter!r}")
-    return EMITTERS[schedule.emitter](plan, schedule)
+    return EMITTERS[schedule.emitter](plan, schedule, wide)

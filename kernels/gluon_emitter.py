@@ -32,6 +32,7 @@ from .kernel import Descriptor, Kernel
 from .plan_facts import summary
 from .shared_tiles import shared_tiles
 from .source_lines import INDENT, Names
+from .spans import fits
 from .triton_emitter import DTYPES, HELPERS
 from .work_queue import WorkQueue, varies
 
@@ -49,15 +50,19 @@ def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel", counter: str
     (`work_queue`). Raises ValueError, naming the rule and the value, for products that these warps cannot divide among
     them."""
     module = _Module(plan, schedule, entry, counter)
+    source = module.source()
+    if not fits(module.compute.reaches(), module.compute.arguments()):
+        raise ValueError("specialised warps add offsets of 32 bits, but a tile of some tensor spans more")
     return Kernel(
         emitter="gluon",
-        source=module.source(),
+        source=source,
         entry=entry,
         arguments=module.compute.arguments(),
         grid=(plan.programs(),),
         warps=GROUP_WARPS,
         stages=schedule.stages,
         descriptors=module.descriptors(),
+        reaches=module.compute.reaches(),
         registers=module.division.each,
         resident=module.division.programs if counter or not varies(plan) else None,
     )

@@ -34,6 +34,17 @@ class Descriptor:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How far 32-bit offsets inside one tile go in a tensor.
+
+    argument: its position among the kernel's arguments. steps: the most indices that they go along each of its axes.
+    """
+
+    argument: int
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """Generated code.
 
@@ -44,6 +55,8 @@ class Kernel:
     `stages` its options. The gluon entry is the same but `@gluon.jit`; `warps` are those of its first group, and
     `registers` what a thread starts with, before the groups of warps divide them; where `resident` is a number, no more
     programs are launched than so many on each multiprocessor, and each does the work of several.
+
+    reaches: of the tiles whose offsets are 32 bits wide: what the tensors' strides must allow (`spans`).
 
     steps: where several are launched one after the other, each as a kernel of its own: they share the source, and
     name as arguments what they take of the program's arguments and `workspaces`. What is said above of one entry is
@@ -60,6 +73,7 @@ class Kernel:
     registers: int | None = None
     resident: int | None = None
     descriptors: tuple[Descriptor, ...] = ()
+    reaches: tuple[Reach, ...] = ()
     workspaces: tuple[Argument, ...] = ()
     steps: tuple[Kernel, ...] = ()
 

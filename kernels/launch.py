@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .descriptors import LaunchDescriptors, descriptors, fault
 from .kernel import Kernel
+from .spans import too_wide
 
 if TYPE_CHECKING:
     import torch
@@ -46,11 +47,15 @@ class LaunchError(RuntimeError):
     """Tensors that a kernel cannot run on, or a machine that cannot run it; the message names which."""
 
 
+class TileTooWide(LaunchError):
+    """Strides that take a tile beyond what a kernel's offsets hold: a wide one can run on them (`spans`)."""
+
+
 def load(kernel: Kernel) -> Launch:
     """The kernel as a callable.
 
     It raises LaunchError, at the call, for a wrong shape, dtype or device, and for a tensor that lies in memory as
-    no tensor descriptor allows where the kernel takes one.
+    no tensor descriptor allows where the kernel takes one; TileTooWide where its strides are too large.
     """
     if kernel.steps:
         from .launch_steps import StepsLaunch
@@ -78,6 +83,14 @@ def check(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
             raise LaunchError(
                 f"all tensors must be on one device, but {a.name} is on {t.device}, not {tensors[0].device}"
             )
+
+
+def refuse(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
+    """Raise LaunchError where tensors lie in memory as the kernel does not allow: before anything is launched."""
+    if why := too_wide(kernel, tensors):
+        raise TileTooWide(why)
+    if why := fault(kernel, tensors):
+        raise LaunchError(why)
 
 
 @functools.cache
@@ -195,8 +208,7 @@ class TritonLaunch:
     def _first(self, layout: Hashable, tensors: Sequence[torch.Tensor]) -> None:
         """Launch through the JIT front end, and keep the compiled kernel for this layout."""
         check(self.kernel, tensors)
-        if why := fault(self.kernel, tensors):
-            raise LaunchError(why)
+        refuse(self.kernel, tensors)
         device = tensors[0].device
         if device.type != "cuda" and not interpreted():
             raise LaunchError(f"a triton kernel needs tensors on a CUDA device, but got {device}")

@@ -10,9 +10,9 @@ from collections.abc import Hashable, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from .descriptors import Address, fault
+from .descriptors import Address
 from .kernel import Argument, Kernel
-from .launch import ALIGNMENT, Call, LaunchError, check, dtypes, layout_of, load
+from .launch import ALIGNMENT, Call, check, dtypes, layout_of, load, refuse
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +38,7 @@ class StepsLaunch:
         every = [*tensors, *self._workspaces(tensors[0].device)]
         given = [[every[i] for i in positions] for positions in self._positions]
         for step, mine in zip(self.kernel.steps, given, strict=True):  # before anything is launched
-            if why := fault(step, mine):
-                raise LaunchError(why)
+            refuse(step, mine)
         for launch, mine in zip(self._steps, given, strict=True):
             launch(mine)
         if fast := self._by_address(tensors, given):

@@ -18,7 +18,8 @@ from ..space.schedule import Problem
 from .cache import ROWS, STRIDED
 from .choices import Choice, choices
 from .eager import DTYPES, run_eager
-from .launch import EitherLaunch, Launch, load
+from .kernel import Kernel
+from .launch import EitherLaunch, Launch, TileTooWide, load
 from .notices import logger, one_line, say_once
 
 Fill: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
@@ -69,18 +70,33 @@ def _guarded(every: Iterable[Choice], problem: Problem) -> Iterable[Choice]:
 
 def _try(choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Fill | None:
     """A function that runs the choice, after its first run; None (said once) where it does not run here."""
-    order = [names.index(a.name) for a in choice.kernel.arguments]
     try:
-        launch = load(choice.kernel)
-        if choice.plain is not None:
-            launch = EitherLaunch(launch, load(choice.plain))
-        fill = _ordered(launch, order)
-        fill(inputs, outputs)
+        try:
+            fill = _filled(_launch(choice), choice.kernel, names, inputs, outputs)
+        except TileTooWide:
+            if choice.wide is None:
+                raise
+            wide = choice.wide()
+            fill = _filled(load(wide), wide, names, inputs, outputs)
     except Exception as error:
         if _lost(error):
             raise
         say_once(f"eintune: a kernel does not run here, another is tried: {one_line(error)}")
         return None
+    return fill
+
+
+def _launch(choice: Choice) -> Launch:
+    launch = load(choice.kernel)
+    return launch if choice.plain is None else EitherLaunch(launch, load(choice.plain))
+
+
+def _filled(
+    launch: Launch, kernel: Kernel, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Fill:
+    """What runs a kernel on tensors in the order of these names, after its first run."""
+    fill = _ordered(launch, [names.index(a.name) for a in kernel.arguments])
+    fill(inputs, outputs)
     return fill
 
 

@@ -5,7 +5,8 @@ offsets inside a tile become immediates (a register for each row otherwise, whic
 elements still load 16 bytes at a time. A program's indices come from one program id, fastest grid rank first.
 Each tensor gets a pointer to its part for this program, computed in 64 bits; what is added to
 it inside a loop is one 64-bit scalar and one loop-invariant tile of 32-bit offsets, so a tile of one tensor
-must span less than 2**31 elements and the whole tensor may be larger. Where the schedule says so, tiles that a
+must span less than 2**31 elements and the whole tensor may be larger (`spans`; a wide kernel has offsets of 64 bits).
+Where the schedule says so, tiles that a
 tensor descriptor can load are loaded by one: it knows shape and strides, so a load names the tile's first indices
 only, and lanes beyond the end read as 0 without a mask.
 """
@@ -20,9 +21,10 @@ from ..space.plan import Addressed, Loop, LoopPlan, Value, Within
 from ..space.quoting import python_comment
 from ..space.schedule import Schedule
 from ..space.specialised import products_of
-from .kernel import Argument, Descriptor, Kernel
+from .kernel import Argument, Descriptor, Kernel, Reach
 from .plan_facts import access, summary
 from .printer import Affine, Printer, literal
+from .spans import FARTHEST, check_ranks, fits
 
 DTYPES = {
     "fp64": "tl.float64",
@@ -99,20 +101,24 @@ def emit(
     entry: str = "kernel",
     counter: str | None = None,
     clears: Sequence[str] = (),
+    wide: bool = False,
 ) -> Kernel:
     """The kernel of a plan, a function `entry`. counter: the workspace that counts its programs, of specialised warps;
-    clears: those of kernels that run after it.
+    clears: those of kernels that run after it. wide: offsets inside a tile have 64 bits; they have too where tiles of
+    contiguous tensors need it.
 
     Raises ValueError for a tile that is not a power of two or a product of too many axes, which Triton cannot express,
-    and for what specialised warps cannot divide among them.
+    for a rank of too many elements, and for what specialised warps cannot divide among them.
     """
     _check(plan)
     if schedule.workers == "specialised" and products_of(plan):
         from .gluon_emitter import emit as emit_specialised  # which builds on this module
 
         return emit_specialised(plan, schedule, entry, counter)
-    printer = TritonPrinter(plan, schedule, entry, clears)
+    printer = TritonPrinter(plan, schedule, entry, clears, wide)
     source = printer.source()
+    if not fits(printer.reaches(), printer.arguments()):
+        return emit(plan, schedule, entry, counter, clears, wide=True)
     return Kernel(
         emitter="triton",
         source=source,
@@ -122,10 +128,12 @@ def emit(
         warps=schedule.warps,
         stages=schedule.stages,
         descriptors=printer.descriptors(),
+        reaches=printer.reaches(),
     )
 
 
 def _check(plan: LoopPlan) -> None:
+    check_ranks(plan)
     for rank, role in plan.roles.items():
         if role.tile is not None and role.tile & (role.tile - 1):
             raise ValueError(f"rank {rank}: a tile of a Triton kernel is a power of two, but got {role.tile}")
@@ -139,8 +147,18 @@ class TritonPrinter(Printer):
     reserved = ("triton", "tl", "float", "program", *HELPERS)
     branches = True
 
-    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel", counters: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        plan: LoopPlan,
+        schedule: Schedule,
+        entry: str = "kernel",
+        counters: Sequence[str] = (),
+        wide: bool = False,
+    ) -> None:
         super().__init__(plan, schedule, entry)
+        self._wide_offsets = wide
+        self._reaches: dict[tuple[str, tuple[int, ...]], None] = {}
+        """(Tensor, how many indices 32-bit offsets go along each of its axes) of every tile that is addressed."""
         self.counters = tuple(counters)
         """Workspaces of one integer each, which no value of the plan reads."""
         self.tensor |= {n: self.names.fresh(n) for n in self.counters}
@@ -200,6 +218,11 @@ class TritonPrinter(Printer):
         position = {n: i for i, n in enumerate(self._strides)}
         return tuple(Descriptor(position[tensor], block) for tensor, block in self._descriptors)
 
+    def reaches(self) -> tuple[Reach, ...]:
+        """What strides the kernel's tensors may have; complete once the source is printed."""
+        position = {n: i for i, n in enumerate(self._strides)}
+        return tuple(Reach(position[tensor], steps) for tensor, steps in self._reaches)
+
     def _argument_ranks(self) -> dict[str, tuple[Rank, ...]]:
         ranks = {n: t.ranks for n, t in self.plan.inputs.items()} | self.plan.outputs
         return ranks | dict.fromkeys(self.counters, ("place",))
@@ -237,6 +260,15 @@ class TritonPrinter(Printer):
     def _lanes(self, axis: Rank) -> str:
         return self.define(f"lane_{axis}", f"tl.arange(0, {self.plan.length(axis)})", None)
 
+    def _offsets(self, axis: Rank) -> str:
+        """The places in a tile as they are multiplied with a stride."""
+        lanes = self._lanes(axis)
+        return self.define(f"{lanes}_wide", f"tl.cast({lanes}, tl.int64)", None) if self._wide_offsets else lanes
+
+    def _steps(self, axis: Rank) -> int:
+        """How many indices a tile goes along an axis. At least one: a stride by itself has 32 bits too."""
+        return max(min(self.plan.length(axis), self.plan.sizes[axis]) - 1, 1)
+
     def _home(self, rank: Rank) -> Rank | None:
         """The loop rank in whose scope the rank's index is known; None for the program."""
         return rank if self.plan.roles[rank].outer == "loop" else None
@@ -247,8 +279,9 @@ class TritonPrinter(Printer):
         by_home: dict[Rank | None, list[str]] = {None: []}
         tile: dict[Rank, str] = {}
         looked_up: list[str] = []
+        steps = [0] * len(index)
         numbers = iter(v.args)
-        for item, stride in zip(index, self._strides[tensor], strict=True):
+        for n, (item, stride) in enumerate(zip(index, self._strides[tensor], strict=True)):
             match item:
                 case None | Within():
                     number = next(numbers)
@@ -260,7 +293,9 @@ class TritonPrinter(Printer):
                 case Part() if self.tiled(item.rank) and not self.within(item):
                     self._static.add(stride)
                     at = self.part_at(item, v.axes)
-                    looked_up.append(f"{at if item.op == '%' else f'tl.cast({at}, tl.int64)'} * {stride}")
+                    narrow = item.op == "%" and not self._wide_offsets
+                    looked_up.append(f"{at if narrow else f'tl.cast({at}, tl.int64)'} * {stride}")
+                    steps[n] = item.by - 1 if narrow else 0
                     tile.setdefault(item.rank, "")
                 case _:
                     rank, wide = (item, self._wide(item)) if isinstance(item, str) else self._wide_part(item)
@@ -268,9 +303,12 @@ class TritonPrinter(Printer):
                         by_home.setdefault(self._home(rank), []).append(f"{wide} * {stride}")
                     if self.tiled(rank) and not (isinstance(item, Part) and item.op == "//"):
                         self._static.add(stride)
-                        tile[rank] = f"{self._lanes(rank)}{self.broadcast((rank,), v.axes)} * {stride}"
+                        tile[rank] = f"{self._offsets(rank)}{self.broadcast((rank,), v.axes)} * {stride}"
+                        steps[n] = 0 if self._wide_offsets else self._steps(rank)
         for q in v.axes:  # nothing but a quotient that is one number for the whole tile
             tile.setdefault(q, f"{self._lanes(q)}{self.broadcast((q,), v.axes)} * 0")
+        if any(steps):
+            self._reaches[tensor, tuple(steps)] = None
         name = self.tensor[tensor]
         base = name
         if by_home[None]:
@@ -298,9 +336,11 @@ class TritonPrinter(Printer):
         for i, size in zip(index, self.shapes[tensor], strict=True):
             if isinstance(i, (str, Part)):
                 continue
-            number = self.use(next(numbers), v.axes)
+            number = next(numbers)
+            text = self.use(number, v.axes)
             if i is None or not i.inside(size):
-                conditions.append(f"({number} >= 0) & ({number} < {size})")
+                below = [f"({text} < {size})"] if number.dtype == "int64" or size <= FARTHEST else []
+                conditions.append(" & ".join([f"({text} >= 0)", *below]))
         return " & ".join(conditions)
 
     def _fits(self, rank: Rank) -> bool:

@@ -16,6 +16,8 @@ from .folds import LN_2, LOG2_E
 from .layout import Layout
 from .plan import IllegalPlan
 
+FARTHEST = 2**31
+
 ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a if a == b == NEG_INF else a - b,  # as the language has it: an empty row stays empty
@@ -96,7 +98,15 @@ def _bind_predicate(p: Predicate, sizes: Mapping[Rank, int]) -> Predicate:
     for t in p.terms:
         total[t.rank] = total.get(t.rank, 0) + t.coef * (sizes[t.stride] if t.stride else 1)
     const = p.const + sum(c * sizes[r] for r, c in p.sizes)
+    const = const if p.numbers else _near(const, total, sizes)
     return Predicate(tuple(Term(r, c) for r, c in total.items() if c), (), const, p.numbers)
+
+
+def _near(const: int, coefs: Mapping[Rank, int], sizes: Mapping[Rank, int]) -> int:
+    """The constant of a filter, or one that says the same of all indices where it is so large (a window that is wider
+    than any sequence) that a sum with it might need more than the 32 bits of an index."""
+    least, most = (sum(pick(c * (sizes[r] - 1), 0) for r, c in coefs.items() if c) for pick in (min, max))
+    return const if abs(const) + most - least < FARTHEST else min(max(const, -most - 1), -least)
 
 
 def normalise(roots: Iterable[Expr], layout: Layout) -> list[Expr]:
