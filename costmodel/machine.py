@@ -14,6 +14,9 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
+from ..host.data import BadData, Count, Finite, Name, Positive, Size, converted
+from ..host.printable import printable
+
 
 class MachineError(ValueError):
     """An unknown machine or a malformed description; one line with the rule, the value and the valid options."""
@@ -28,15 +31,15 @@ class CoreGrid:
     multicast: whether one read from memory can serve a row of cores. target: whose tile sizes are tried.
     """
 
-    rows: int
-    columns: int
-    tile: int
-    destination_tiles: int
-    l1_bytes: int
-    l1_bytes_per_clock: float
-    noc_bytes_per_clock: float
+    rows: Size
+    columns: Size
+    tile: Size
+    destination_tiles: Size
+    l1_bytes: Size
+    l1_bytes_per_clock: Positive
+    noc_bytes_per_clock: Positive
     multicast: bool
-    target: str
+    target: Name
 
 
 @dataclass(frozen=True)
@@ -54,37 +57,37 @@ class Machine:
     calibration: this machine's starting values of the model's parameters, by name. grid: of a machine of cores.
     """
 
-    name: str
-    title: str
+    name: Name
+    title: Name
     kind: Literal["gpu", "cpu", "cores"]
-    architecture: str
-    sms: int
-    cores: int
-    clock_hz: float
-    warp_size: int
-    group_warps: int
-    shared_bytes_per_program: int
-    shared_bytes_per_sm: int
-    shared_bytes_reserved: int
-    registers_per_sm: int
-    registers_per_thread: int
-    warps_per_sm: int
-    programs_per_sm: int
-    l2_bytes: int
-    tensor_flops: tuple[tuple[str, float], ...]
-    matrix_rows: int
-    narrow_matrix_fraction: float
-    fma_flops: float
-    special_per_clock: float
-    hbm_bytes_per_second: float
-    l2_bytes_per_second: float
-    shared_bytes_per_clock: float
-    launch_seconds: float
-    operator_seconds: float = 0.0
-    power: str = ""
+    architecture: Name
+    sms: Size
+    cores: Count
+    clock_hz: Positive
+    warp_size: Size
+    group_warps: Size
+    shared_bytes_per_program: Count
+    shared_bytes_per_sm: Count
+    shared_bytes_reserved: Count
+    registers_per_sm: Count
+    registers_per_thread: Count
+    warps_per_sm: Count
+    programs_per_sm: Count
+    l2_bytes: Count
+    tensor_flops: tuple[tuple[Name, Positive], ...]
+    matrix_rows: Size
+    narrow_matrix_fraction: Positive
+    fma_flops: Positive
+    special_per_clock: Positive
+    hbm_bytes_per_second: Positive
+    l2_bytes_per_second: Positive
+    shared_bytes_per_clock: Positive
+    launch_seconds: Finite
+    operator_seconds: Finite = 0.0
+    power: Name = ""
     tensor_descriptors: bool = False
     approximate_functions: bool = False
-    calibration: tuple[tuple[str, float], ...] = field(default=())
+    calibration: tuple[tuple[Name, Finite], ...] = field(default=())
     grid: CoreGrid | None = None
 
     def tensor_rate(self, dtype: str) -> float:
@@ -109,19 +112,25 @@ class Machine:
         return warps * self.warp_size
 
     def with_measured(self, measured: Mapping[str, Any]) -> Machine:
-        """The same machine with probed ceilings in place of its own. Raises MachineError for an unknown field."""
-        return replace(self, **_checked(self.name, {k: _frozen(v) for k, v in measured.items()}))
+        """The same machine with probed ceilings in place of its own. Raises MachineError for an unknown field, or for
+        a value that no machine has."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "grid"}
+        return replace(_made(self.name, own | {k: _frozen(v) for k, v in measured.items()}), grid=self.grid)
 
 
 def _frozen(value: Any) -> Any:
-    return tuple((str(k), float(v)) for k, v in value.items()) if isinstance(value, Mapping) else value
+    return tuple(value.items()) if isinstance(value, Mapping) else value
 
 
-def _checked(name: str, data: dict[str, Any]) -> dict[str, Any]:
+def _made(name: str, data: dict[str, Any]) -> Machine:
+    """A machine of these fields. Raises MachineError for one that it does not have, lacks, or that is out of range."""
     known = {f.name for f in fields(Machine)}
-    if unknown := sorted(set(data) - known):
-        raise MachineError(f"machine {name}: unknown fields {unknown} (known: {sorted(known)})")
-    return data
+    if unknown := sorted(map(str, set(data) - known)):
+        raise MachineError(printable(f"machine {name}: unknown fields {unknown} (known: {sorted(known)})"))
+    try:
+        return converted(data, Machine)
+    except BadData as error:
+        raise MachineError(printable(f"machine {name}: {error}")) from None
 
 
 def machine_names() -> list[str]:
@@ -145,16 +154,15 @@ def _read(name: str) -> dict[str, Any]:
 def parse_machine(name: str, data: Mapping[str, Any]) -> Machine:
     """A machine from TOML data: top-level fields, then `[datasheet]`, then `[measured]` over it."""
     merged: dict[str, Any] = {k: v for k, v in data.items() if k not in ("datasheet", "measured", "devices", "grid")}
-    for table in ("datasheet", "measured"):
-        for key, value in data.get(table, {}).items():
-            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
-    try:
-        grid = CoreGrid(**data["grid"]) if "grid" in data else None
-        return Machine(name=name, **_checked(name, {k: _frozen(v) for k, v in merged.items()}), grid=grid)
-    except TypeError as error:
-        raise MachineError(
-            f"machine {name}: {error}".replace("Machine.__init__() ", "").replace("CoreGrid.__init__() ", "grid: ")
-        ) from None
+    for part in ("datasheet", "measured"):
+        table = data.get(part, {})
+        if not isinstance(table, Mapping):
+            raise MachineError(f"machine {name}: [{part}] must be a table")
+        for key, value in table.items():
+            below = merged.get(key, {}) if isinstance(merged.get(key, {}), Mapping) else {}
+            merged[key] = {**below, **value} if isinstance(value, Mapping) else value
+    grid = {"grid": data["grid"]} if "grid" in data else {}
+    return _made(name, {**{k: _frozen(v) for k, v in merged.items()}, "name": name, **grid})
 
 
 def machine_for_device(title: str) -> str | None:

@@ -8,19 +8,22 @@ so that a program measures once. A cache that cannot be read or written costs a 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from ..host.data import BadData, Count, Name, Positive, Size, Strict, from_json
+from ..host.files import read_whole, write_whole
 from .directories import cache_directory
-from .machine import Machine, load_machine, machine_for_device, parse_machine
+from .machine import Machine, MachineError, load_machine, machine_for_device, parse_machine
 
 PROBE_VERSION = 2
+MAX_BYTES = 64 * 1024
 CACHED_ELEMENTS = 1 << 16
 """fp32 elements of a tile that fits any last-level cache with its operands (256 KiB each)."""
 STREAMED_ELEMENTS = 1 << 24
@@ -93,25 +96,43 @@ def _file_name(key: str) -> str:
     return "".join(c if c.isalnum() or c in ".-+" else "_" for c in key)[:150]
 
 
+class _Measured(Strict, omit_defaults=True):
+    """What a probe measures: fields of `Machine`."""
+
+    title: Name | None = None
+    cores: Size | None = None
+    tensor_flops: Annotated[dict[Name, Positive], Meta(max_length=32)] | None = None
+    fma_flops: Positive | None = None
+    hbm_bytes_per_second: Positive | None = None
+    l2_bytes_per_second: Positive | None = None
+    l2_bytes: Count | None = None
+    special_per_clock: Positive | None = None
+    operator_seconds: Positive | None = None
+    launch_seconds: Positive | None = None
+
+
+class _Probe(Strict):
+    version: Count
+    key: Name
+    measured: _Measured
+
+
 def _load(path: Path, key: str) -> dict[str, Any] | None:
+    """What was measured before; None where the file is none of ours, and it is measured again."""
     try:
-        record = json.loads(path.read_text("utf-8"))
-        if record["version"] != PROBE_VERSION or record["key"] != key:
+        probe = from_json(read_whole(path, MAX_BYTES), _Probe)
+        if probe.version != PROBE_VERSION or probe.key != key:
             return None
-        measured = record["measured"]
-        load_machine("cpu").with_measured(measured)  # only fields of Machine, or it is not ours
-        return dict(measured)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        measured = {n: v for n in _Measured.__struct_fields__ if (v := getattr(probe.measured, n)) is not None}
+        load_machine("cpu").with_measured(measured)
+        return measured
+    except (OSError, BadData, MachineError):
         return None
 
 
 def _store(path: Path, record: dict[str, Any]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
-        os.replace(temporary, path)
+        write_whole(path, json.dumps(record, indent=1).encode())
     except OSError:
         return  # a read-only or full disk: measured again next time
 

@@ -46,7 +46,10 @@ def _judge(chosen: argparse.Namespace) -> int:
         raise Failure(str(error)) from error
     with as_usage():
         machine = load_machine(chosen.machine or spaces[0].space.machine)
-    judgement = judge(spaces, machine)
+    try:
+        judgement = judge(spaces, machine)
+    except SpaceError as error:
+        raise Failure(str(error)) from error
     print(text(judgement))
     print("\n" + textwrap.fill(paragraph(judgement), 96))
     try:

@@ -144,7 +144,7 @@ def judge(spaces: Sequence[NamedSpace], machine: Machine) -> Judgement:
     memory as compiled and as predicted, message. A candidate that failed has no prediction to be judged.
     """
     start = Calibration.of(replace(machine, calibration=()))
-    works = [s.space.works() for s in spaces]
+    works = [_works(s) for s in spaces]
     ran = [[w[i] for i in s.space.ran] for s, w in zip(spaces, works, strict=True)]
     times = [np.array([s.space.entries[i].measurement.seconds for i in s.space.ran]) for s in spaces]
     placed = [_terms(w, machine) for w in ran]
@@ -160,6 +160,13 @@ def judge(spaces: Sequence[NamedSpace], machine: Machine) -> Judgement:
     together = fit_terms(_joined(placed), np.concatenate(times), start)
     about = describe(machine, spaces[0].space.problem)
     return Judgement(pd.concat(frames, ignore_index=True), tuple(verdicts), together, about)
+
+
+def _works(named: NamedSpace) -> list[Work]:
+    try:
+        return named.space.works()
+    except SpaceError as error:
+        raise SpaceError(f"{named.name}: {error}") from None
 
 
 def _terms(works: Sequence[Work], machine: Machine) -> Terms:

@@ -7,25 +7,35 @@ stated seed instead; a calibration is fitted on some spaces and judged on others
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from ..costmodel.machine import Machine
 from ..costmodel.resources import illegal
 from ..costmodel.work import Work, work
+from ..host.data import BadData, Count, Finite, Lines, Name, Plain, Rank, Seconds, Size, Strict, Text, from_json
+from ..host.files import read_whole, write_whole
+from ..kernels.notices import one_line
 from ..space.cascade import Cascade
 from ..space.lowering import build_program
-from ..space.schedule import Problem, Schedule
+from ..space.schedule import Problem, Schedule, Values
 from .candidates import Candidate, everything
 from .derivations import Variant
-from .measurement import Measurement
+from .measurement import Measurement, MeasurementFile, measurement
 
 FORMAT = 1
 MAX_BYTES = 64 * 2**20
+MAX_PACKED = 16 * 2**20
+MAX_ENTRIES = 4096
+MAX_CASCADES = 64
 
 
 class SpaceError(ValueError):
@@ -59,9 +69,12 @@ class RecordedSpace:
     peers: Mapping[str, float] | None = None
 
     def works(self) -> list[Work]:
-        """The counted work of every entry, planned anew."""
-        parsed = [Cascade.parse(str(c["text"])) for c in self.cascades]
-        return [work(build_program(parsed[e.cascade], self.problem, e.schedule), e.schedule) for e in self.entries]
+        """The counted work of every entry, planned anew. Raises SpaceError where one has no plan."""
+        try:
+            parsed = [Cascade.parse(str(c["text"])) for c in self.cascades]
+            return [work(build_program(parsed[e.cascade], self.problem, e.schedule), e.schedule) for e in self.entries]
+        except (ValueError, KeyError, ArithmeticError, RecursionError) as error:
+            raise SpaceError(f"a recorded candidate has no plan ({one_line(error)})") from None
 
     @property
     def ran(self) -> list[int]:
@@ -114,32 +127,91 @@ def save(space: RecordedSpace, path: Path) -> None:
             for e in space.entries
         ],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     # no time stamp in the file: the same space is the same bytes
-    with part.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as out:
-        out.write(json.dumps(data, sort_keys=True).encode())
-    part.replace(path)
+    write_whole(path, gzip.compress(json.dumps(data, sort_keys=True).encode(), mtime=0))
+
+
+# ---- the file
+
+
+class _CascadeFile(Strict):
+    digest: Name
+    label: Text
+    passes: Annotated[int, Meta(ge=0, le=10_000)]
+    signature: Text
+    text: Lines
+
+
+class _EntryFile(Strict):
+    cascade: Count
+    schedule: Plain
+    measurement: MeasurementFile
+
+
+class _ProblemFile(Strict):
+    workload: Name
+    cascade: Lines
+    sizes: Annotated[dict[Rank, Size], Meta(max_length=64)]
+    dtypes: Annotated[dict[Name, Name], Meta(max_length=256)]
+    params: Annotated[dict[Name, Finite], Meta(max_length=256)] = {}
+    values: Annotated[dict[Name, tuple[Finite, Finite, bool, Name | None]], Meta(max_length=256)] = {}
+
+
+class _SpaceFile(Strict):
+    format: Count
+    problem: _ProblemFile
+    machine: Name
+    seed: Annotated[int, Meta(ge=0, le=2**62)]
+    drawn_from: Count
+    cascades: Annotated[list[_CascadeFile], Meta(max_length=MAX_CASCADES)]
+    entries: Annotated[list[_EntryFile], Meta(max_length=MAX_ENTRIES)]
+    versions: Annotated[dict[Name, Name], Meta(max_length=64)]
+    command: Text
+    started: Name
+    clocks: Annotated[list[Count], Meta(max_length=100_000)] = []
+    peers: Annotated[dict[Name, Seconds], Meta(max_length=256)] | None = None
 
 
 def load(path: Path) -> RecordedSpace:
     """Read a space. Raises SpaceError for anything else, OSError where the file cannot be read."""
     try:
-        with gzip.open(path) as file:
-            raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise SpaceError(f"{path}: must be at most {MAX_BYTES} bytes unpacked")
-        data = json.loads(raw)
-        if data.pop("format") != FORMAT:
-            raise SpaceError(f"{path}: must be of format {FORMAT}; record it again")
-        entries = tuple(
-            Entry(int(e["cascade"]), Schedule.from_json(e["schedule"]), Measurement.from_json(e["measurement"]))
-            for e in data.pop("entries")
-        )
-        problem = Problem(**data.pop("problem"))
-        cascades, clocks = tuple(data.pop("cascades")), tuple(data.pop("clocks"))
-        return RecordedSpace(problem=problem, entries=entries, cascades=cascades, clocks=clocks, **data)
-    except SpaceError:
-        raise
-    except (ValueError, KeyError, TypeError, EOFError, gzip.BadGzipFile) as error:
-        raise SpaceError(f"{path}: not a recorded space ({type(error).__name__}: {error})") from None
+        with gzip.GzipFile(fileobj=io.BytesIO(read_whole(path, MAX_PACKED))) as packed:
+            raw = packed.read(MAX_BYTES + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise SpaceError(f"{path}: not a gzipped file ({error})") from None
+    if len(raw) > MAX_BYTES:
+        raise SpaceError(f"{path}: must be at most {MAX_BYTES} bytes unpacked")
+    try:
+        file = from_json(raw, _SpaceFile)
+        if file.format != FORMAT:
+            raise BadData(f"must be of format {FORMAT}; record it again")
+        return _space(file)
+    except (ValueError, TypeError) as error:
+        raise SpaceError(f"{path}: not a recorded space ({one_line(error)})") from None
+
+
+def _space(file: _SpaceFile) -> RecordedSpace:
+    """Raises ValueError for a schedule or a cascade that nothing could be recorded of."""
+    for c in file.cascades:
+        Cascade.parse(c.text)
+    entries = []
+    for e in file.entries:
+        if e.cascade >= len(file.cascades):
+            raise BadData(f"an entry's cascade must be one of {len(file.cascades)}, but got {e.cascade}")
+        entries.append(Entry(e.cascade, Schedule.from_json(e.schedule), measurement(e.measurement)))
+    p = file.problem
+    return RecordedSpace(
+        problem=Problem(
+            p.workload, p.cascade, dict(p.sizes), p.dtypes, p.params, {n: Values(*v) for n, v in p.values.items()}
+        ),
+        machine=file.machine,
+        seed=file.seed,
+        drawn_from=file.drawn_from,
+        cascades=tuple({name: getattr(c, name) for name in c.__struct_fields__} for c in file.cascades),
+        entries=tuple(entries),
+        versions=file.versions,
+        command=file.command,
+        started=file.started,
+        clocks=tuple(file.clocks),
+        peers=file.peers,
+    )

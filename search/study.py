@@ -328,13 +328,18 @@ def _read(trial: FrozenTrial, point: P) -> Trial[P]:
     attrs = trial.user_attrs
     return Trial(
         point,
-        Measurement.from_json(json.loads(attrs["measurement"])),
-        float(attrs["predicted"]),
-        float(attrs["prior"]),
-        str(attrs["source"]),
-        int(attrs["batch"]),
-        float(attrs["seconds_in"]),
+        Measurement.parse(str(attrs["measurement"])),
+        _positive(attrs["predicted"]),
+        _positive(attrs["prior"]),
+        printable(str(attrs["source"])[:80]),
+        max(int(attrs["batch"]), 0),
+        _positive(attrs["seconds_in"], unknown=0.0),
     )
+
+
+def _positive(value: object, unknown: float = math.nan) -> float:
+    """A positive finite number from a journal; what is none is NaN, a prediction that nobody counts with."""
+    return float(value) if isinstance(value, (int, float)) and 0 < value < 1e300 else unknown
 
 
 def _ms(seconds: float) -> str:

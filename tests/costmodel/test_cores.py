@@ -147,7 +147,7 @@ def test_other_machines_are_no_grid_of_cores() -> None:
 
 def test_a_grid_with_a_wrong_field_is_refused() -> None:
     data = {"title": "x", "grid": {"rows": 8}}
-    with pytest.raises(MachineError, match="machine x: grid: missing"):
+    with pytest.raises(MachineError, match="machine x: `grid`: object missing required field"):
         parse_machine("x", data)
 
 

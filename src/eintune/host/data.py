@@ -35,7 +35,10 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 Finite: TypeAlias = Annotated[float, Meta(ge=-1e300, le=1e300)]
 """A number; JSON has no NaN, and what has one is `finite_only`."""
 Positive: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e300)]
-Seconds: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e9)]
+NotNegative: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e300)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=1e-15, le=1e9)]
+Message: TypeAlias = Annotated[str, Meta(max_length=64 * 1024)]
+"""What a tool said: anything; `printable` before it is shown."""
 
 _Whole: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Scalar: TypeAlias = bool | _Whole | Finite | Text | None
