@@ -17,7 +17,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import msgspec
 from msgspec import Meta
 
 from ..costmodel.directories import cache_directory
@@ -33,6 +32,7 @@ from ..host.data import (
     Seconds,
     Size,
     Strict,
+    check_format,
     converted,
     fault,
     from_json,
@@ -203,10 +203,6 @@ class _File(Strict):
     format: Count
     key: _KeyFile
     record: _RecordFile
-
-
-class _Format(msgspec.Struct):
-    format: Any = None
 
 
 def _converted(data: object, kind: type[T]) -> T:
@@ -387,12 +383,8 @@ def decode(raw: bytes) -> tuple[Key, Record]:
     if len(raw) > MAX_BYTES:
         raise BadRecord(f"a record has at most {MAX_BYTES} bytes")
     try:
-        found = from_json(raw, _Format).format
-        if found != FORMAT or isinstance(found, bool):
-            raise BadRecord(f"format {FORMAT} is read here, but it has format {str(found)[:40]!r}")
+        check_format(raw, FORMAT)
         file = from_json(raw, _File)
-    except BadRecord:
-        raise
     except BadData as error:
         raise BadRecord(f"{error}; the file may be truncated or edited") from None
     return _keyed(file.key), _recorded(file.record)

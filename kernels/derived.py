@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..host.files import write_whole
 from ..space.cascade import Cascade
 from .notices import say_once
 
@@ -63,11 +64,10 @@ def write_derived(folder: Path = FOLDER) -> list[Path]:
     """Derive the shipped definitions again and write their files; returns the paths."""
     from ..space.workloads import SHIPPED
 
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, definition in SHIPPED.items():
         path = folder / f"{name}.edge"
-        path.write_text(sections(definition), encoding="utf-8")
+        write_whole(path, sections(definition).encode())
         paths.append(path)
     return paths
 

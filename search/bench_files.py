@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..host.files import write_whole
 from .bench import Result
 from .bench_case import STATES, Row, best, reference_winner, usual_states
 from .csv_files import csv_bytes
@@ -118,7 +119,6 @@ def write(result: Result, folder: Path) -> list[Path]:
     """Write CSV, PNG and JSON into a folder; their paths. Raises OSError."""
     from .bench_plots import picture
 
-    folder.mkdir(parents=True, exist_ok=True)
     frame = frame_of(result)
     base = folder / stem(result)
     image = io.BytesIO()
@@ -131,6 +131,6 @@ def write(result: Result, folder: Path) -> list[Path]:
     paths = []
     for suffix, raw in contents.items():
         path = base.with_name(base.name + suffix)
-        path.write_bytes(raw)
+        write_whole(path, raw)
         paths.append(path)
     return paths

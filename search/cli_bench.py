@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..host.files import write_named
 from .cli_options import (
     Command,
     Failure,
@@ -286,7 +287,7 @@ def _report(chosen: argparse.Namespace, machine: Machine, result: Result) -> Non
     print("\n" + "\n".join(f"wrote {path}" for path in paths))
     if chosen.json:
         data: Any = to_json(result)
-        chosen.json.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_named(chosen.json, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
 
 
 HELP = "time our kernels beside everybody else's"

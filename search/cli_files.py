@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..host.files import UnfitFile, read_utf8
 from .cli_options import Failure
 
 MAX_FILE_BYTES = 16 * 2**20
 
 
 def read_text(path: Path) -> str:
-    """A file's text. Raises Failure for one that is too large or no text."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise Failure(f"{path}: must be at most {MAX_FILE_BYTES} bytes")
+    """A file's text. Raises Failure for one that is no regular file, too large or no text."""
     try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise Failure(f"{path}: must be UTF-8 text") from None
+        return read_utf8(path, MAX_FILE_BYTES)
+    except UnfitFile as error:
+        raise Failure(f"{path}: {error.strerror}") from None

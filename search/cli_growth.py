@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from ..host.files import write_named
 from .cli_options import Command, Failure, Usage, positive
 
 DESCRIPTION = """\
@@ -48,8 +49,7 @@ def _growth(chosen: argparse.Namespace) -> int:
         rows.append(row)
     print(to_text(rows))
     if chosen.csv:
-        chosen.csv.parent.mkdir(parents=True, exist_ok=True)
-        chosen.csv.write_text(to_csv(rows, chosen.command_line, load), encoding="utf-8")
+        write_named(chosen.csv, to_csv(rows, chosen.command_line, load).encode())
         print(f"\n{chosen.csv}")
     return 1 if any(r.error for r in rows) else 0
 

@@ -28,7 +28,7 @@ def _report(chosen: argparse.Namespace) -> int:
 
     from .paragraph import paragraph
     from .report import frame_of, write_report
-    from .run import read_run
+    from .run_files import read_run
 
     run = read_run(chosen.folder)
     page = write_report(run, chosen.folder)
@@ -48,7 +48,7 @@ def _replay_options(parser: argparse.ArgumentParser) -> None:
 
 def _replay(chosen: argparse.Namespace) -> int:
     from .replay import replay
-    from .run import read_run
+    from .run_files import read_run
     from .table import text_table
 
     run = read_run(chosen.folder)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..host.files import write_named
 from .cli_bench import HANDFUL, VARIANTS, machine_of, options_of
 from .cli_options import Usage, cache_of
 
@@ -92,7 +93,7 @@ def _run(
         with progress.stage("write"):
             paths = write(result, folder)
             if chosen.json:
-                chosen.json.write_bytes(next(p for p in paths if p.suffix == ".json").read_bytes())
+                write_named(chosen.json, next(p for p in paths if p.suffix == ".json").read_bytes())
 
     result = run_suite(
         cases, begun, how, machine, device, cache, progress=progress, limit=limit, keep=keep, heard=heard

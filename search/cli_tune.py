@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..host.files import write_named
 from . import streams
 from .cli_options import (
     Command,
@@ -351,7 +352,7 @@ def machine_folder(name: str, title: str) -> str:
 def _write_json(path: Path, data: Any) -> None:
     from .run import finite
 
-    path.write_text(json.dumps(finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_named(path, (json.dumps(finite(data), indent=1, allow_nan=False) + "\n").encode())
 
 
 TUNE = Command("tune", "find the fastest kernel and keep it", options, action, DESCRIPTION, EXAMPLES)

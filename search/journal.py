@@ -17,9 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 from ..host.files import UnfitFile, read_whole
 from ..host.locks import lock_name, open_lock
 from ..host.processes import identity, lives
+from ..kernels.notices import one_line
 
-MAX_BYTES = 256 * 2**20
-"""A journal above this is refused: it holds thousands of times what a study writes."""
+MAX_BYTES = 32 * 2**20
+MAX_LINES = 100_000
+"""A journal above these is refused: it holds a hundred times what a study writes."""
 CREATE_STUDY = 0
 """Optuna's code of the operation that every journal begins with."""
 OWNER = "owner"
@@ -61,8 +63,10 @@ def open_storage(path: Path) -> tuple[JournalStorage, int]:
         return JournalStorage(JournalFileBackend(str(path), FileLock(path))), cut
     except OSError as error:
         raise JournalError(_cannot(path, error)) from None
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise JournalError(f"journal {path}: not the log of a study ({error!r}); {_advice(path)}") from None
+    except JournalError:
+        raise
+    except Exception as error:  # another library reads what anybody may have written
+        raise JournalError(f"journal {path}: not the log of a study ({one_line(error)}); {_advice(path)}") from None
 
 
 def repair(path: Path) -> int:
@@ -75,6 +79,8 @@ def repair(path: Path) -> int:
     except UnfitFile as error:
         raise JournalError(f"journal {path}: {error.strerror}; {_advice(path)}") from None
     whole = text.rfind(b"\n") + 1
+    if (lines := text.count(b"\n")) > MAX_LINES:
+        raise JournalError(f"journal {path}: must have at most {MAX_LINES} lines, but has {lines}; {_advice(path)}")
     for number, line in enumerate(text[:whole].split(b"\n")[:-1], start=1):
         try:
             entry = json.loads(line)
@@ -111,7 +117,7 @@ def forget(path: Path) -> None:
         storage, _ = open_storage(path)
         names = optuna.get_all_study_names(storage)
         running = [t for n in names for t in _open(optuna.load_study(study_name=n, storage=storage))]
-    except (JournalError, KeyError, TypeError, ValueError, AttributeError):
+    except Exception:
         running = []  # damaged: nobody goes on with it
     owners = {str(t.user_attrs.get(OWNER, "")) for t in running} - {identity()}
     if any(lives(owner) for owner in owners):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from ..host.printable import printable
 from . import streams
 
 QUIET_SECONDS = 3.0
@@ -60,7 +61,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line."""
         self._said = time.monotonic()
-        if not streams.say(f"{self.elapsed:6.1f} s  {self._now:<8} {text}", self._stream):
+        if not streams.say(f"{self.elapsed:6.1f} s  {self._now:<8} {printable(text)}", self._stream):
             self._stream = None  # whoever read it has gone: what is done goes on
 
 

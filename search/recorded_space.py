@@ -14,14 +14,29 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
+import msgspec
 from msgspec import Meta
 
 from ..costmodel.machine import Machine
 from ..costmodel.resources import illegal
 from ..costmodel.work import Work, work
-from ..host.data import BadData, Count, Finite, Lines, Name, Plain, Rank, Seconds, Size, Strict, Text, from_json
+from ..host.data import (
+    BadData,
+    Count,
+    Finite,
+    Lines,
+    Name,
+    Plain,
+    Rank,
+    Seconds,
+    Size,
+    Strict,
+    Text,
+    check_format,
+    from_json,
+)
 from ..host.files import read_whole, write_whole
 from ..kernels.notices import one_line
 from ..space.cascade import Cascade
@@ -148,13 +163,17 @@ class _EntryFile(Strict):
     measurement: MeasurementFile
 
 
+_Held: TypeAlias = Annotated[dict[Name, tuple[Finite, Finite, bool, Name | None]], Meta(max_length=256)]
+"""What inputs may hold (`Values`)."""
+
+
 class _ProblemFile(Strict):
     workload: Name
     cascade: Lines
     sizes: Annotated[dict[Rank, Size], Meta(max_length=64)]
     dtypes: Annotated[dict[Name, Name], Meta(max_length=256)]
-    params: Annotated[dict[Name, Finite], Meta(max_length=256)] = {}
-    values: Annotated[dict[Name, tuple[Finite, Finite, bool, Name | None]], Meta(max_length=256)] = {}
+    params: Annotated[dict[Name, Finite], Meta(max_length=256)] = msgspec.field(default_factory=dict)
+    values: _Held = msgspec.field(default_factory=dict)
 
 
 class _SpaceFile(Strict):
@@ -168,7 +187,7 @@ class _SpaceFile(Strict):
     versions: Annotated[dict[Name, Name], Meta(max_length=64)]
     command: Text
     started: Name
-    clocks: Annotated[list[Count], Meta(max_length=100_000)] = []
+    clocks: Annotated[list[Count], Meta(max_length=100_000)] = msgspec.field(default_factory=list)
     peers: Annotated[dict[Name, Seconds], Meta(max_length=256)] | None = None
 
 
@@ -182,9 +201,8 @@ def load(path: Path) -> RecordedSpace:
     if len(raw) > MAX_BYTES:
         raise SpaceError(f"{path}: must be at most {MAX_BYTES} bytes unpacked")
     try:
+        check_format(raw, FORMAT, "; record it again")
         file = from_json(raw, _SpaceFile)
-        if file.format != FORMAT:
-            raise BadData(f"must be of format {FORMAT}; record it again")
         return _space(file)
     except (ValueError, TypeError) as error:
         raise SpaceError(f"{path}: not a recorded space ({one_line(error)})") from None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..host.files import write_whole
 from . import page, plots
 from .accuracy import accuracy, error_by, right
 from .csv_files import csv_bytes
@@ -59,9 +58,8 @@ def write_report(run: Run, directory: Path) -> Path:
 def write_files(files: Mapping[str, bytes], directory: Path) -> None:
     """Write files, by name, into `directory` (made if missing), each whole or not at all. Raises ReportError."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            _replace(directory / name, data)
+            write_whole(directory / name, data)
     except OSError as error:
         raise ReportError(f"the report cannot be written to {directory}: {error.strerror or error}") from None
 
@@ -266,15 +264,3 @@ def _machine(run: Run) -> str:
     fitted = {f"calibration: {k}": f"{v:.4g}" for k, v in run.calibration.items()}
     rows = [[k, f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in {**items, **fitted}.items()]
     return page.folded("Show", page.table(["", ""], rows))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

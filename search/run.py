@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 SUMMARY = "summary.json"
 MEASUREMENTS = "measurements.csv"
 FORMAT = 1
 """The layout of a results folder; another one is refused."""
-MAX_BYTES = 64 * 2**20
 
 COLUMNS: dict[str, type] = {
     "key": str,
@@ -111,28 +108,3 @@ def finite(data: Any) -> Any:
             return None
         case _:
             return data
-
-
-def read_run(directory: Path) -> Run:
-    """The run that a results folder holds. Raises RunError."""
-    import pandas as pd
-
-    summary = directory / SUMMARY
-    try:
-        if summary.stat().st_size > MAX_BYTES:
-            raise RunError(f"{summary}: must be at most {MAX_BYTES} bytes")
-        data = json.loads(summary.read_text("utf-8"))
-        frame = pd.read_csv(directory / MEASUREMENTS, keep_default_na=True)
-    except FileNotFoundError as error:
-        raise RunError(f"{directory}: not a results folder, it lacks {Path(error.filename).name}") from None
-    except OSError as error:
-        raise RunError(f"{directory}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise RunError(f"{directory}: {SUMMARY} or {MEASUREMENTS} is damaged ({error})") from None
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-        raise RunError(f"{summary}: must be of format {FORMAT}; run the tuner again")
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    try:
-        return Run(rows=tuple({str(k): v for k, v in row.items()} for row in rows), **data)
-    except TypeError as error:
-        raise RunError(f"{summary}: {error}") from None

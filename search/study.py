@@ -20,7 +20,9 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from ..host.printable import printable
 from ..host.processes import identity
+from ..kernels.notices import one_line
 from .journal import OWNER, JournalError, open_storage, reap
 from .measurement import Measurement
 from .residuals import corrected
@@ -140,10 +142,12 @@ class Study(Generic[P]):
             )
             self.reaped = reap(self._study)
             self._trials = self._load()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise JournalError(f"journal {journal}: holds trials that cannot be read ({error!r}); remove it") from None
         except OSError as error:
             raise JournalError(f"journal {journal}: {error.strerror or error}") from None
+        except Exception as error:  # another library reads what anybody may have written
+            raise JournalError(
+                f"journal {journal}: holds trials that cannot be read ({one_line(error)}); remove it"
+            ) from None
         self.resumed = len(self._trials)
 
     @property

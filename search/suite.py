@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, TypeAlias, get_args
 
+import msgspec
+from msgspec import Meta
+
+from ..host.data import BadData, Text, from_toml
+from ..host.files import read_whole
 from ..space.schedule import Problem
-from .bench_case import STATES, State
+from .bench_case import State
 from .cli_options import Parser, Usage
 from .cli_problem import add_problem, posed_of
 
@@ -61,41 +65,37 @@ def load_suite(named: str) -> Suite:
         raw = (resources.files(__package__) / "suites" / f"{named}.toml").read_bytes()
         return parse_suite(named, raw)
     path = Path(named)
-    if not path.is_file():
+    if not path.exists():
         raise Usage(f"--suite must be a TOML file or one of {', '.join(built_in())}, but got {named!r}")
-    with path.open("rb") as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise Usage(f"{path}: must be at most {MAX_BYTES} bytes")
-    return parse_suite(path.stem, raw, f"{path}: ")
+    return parse_suite(path.stem, read_whole(path, MAX_BYTES), f"{path}: ")
+
+
+Texts: TypeAlias = Annotated[list[Text], Meta(max_length=256)]
+
+
+class _SuiteFile(msgspec.Struct):
+    title: Text | None = None
+    peers: Texts = msgspec.field(default_factory=list)
+    against: Texts = msgspec.field(default_factory=list)
+    copy: bool = False
+    states: list[State] = msgspec.field(default_factory=list)
+    cases: Texts = msgspec.field(default_factory=list)
 
 
 def parse_suite(name: str, raw: bytes, where: str = "") -> Suite:
     """Raises Usage with the rule that the file breaks."""
     try:
-        data: Mapping[str, Any] = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Usage(f"{where}not TOML: {error}") from None
-    for key in data:
-        if key not in KEYS:
-            raise Usage(f"{where}a suite has the keys {', '.join(KEYS)}, but got {key!r}")
-    lists = {key: _texts(data.get(key, []), key, where) for key in ("peers", "against", "states", "cases")}
-    if not lists["cases"]:
+        for key in from_toml(raw, dict[str, Any]):
+            if key not in KEYS:
+                raise Usage(f"{where}a suite has the keys {', '.join(KEYS)}, but got {key!r}")
+        file = from_toml(raw, _SuiteFile)
+    except BadData as error:
+        raise Usage(f"{where}not a suite: {error}") from None
+    if not file.cases:
         raise Usage(f"{where}`cases` must be a list of at least one case")
-    for state in lists["states"]:
-        if state not in STATES:
-            raise Usage(f"{where}`states` must be of {', '.join(STATES)}, but got {state!r}")
-    title, copy = data.get("title", name), data.get("copy", False)
-    if not isinstance(title, str) or not isinstance(copy, bool):
-        raise Usage(f"{where}`title` must be a text and `copy` true or false, but got {title!r}, {copy!r}")
-    states = tuple(s for s in get_args(State) if s in lists["states"])
-    return Suite(name, title, lists["cases"], lists["peers"], lists["against"], copy, states)
-
-
-def _texts(value: object, key: str, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise Usage(f"{where}`{key}` must be a list of texts, but got {value!r}")
-    return tuple(value)
+    states = tuple(s for s in get_args(State) if s in file.states)
+    title = name if file.title is None else file.title
+    return Suite(name, title, tuple(file.cases), tuple(file.peers), tuple(file.against), file.copy, states)
 
 
 def stated(texts: Sequence[str], dtype: str) -> tuple[Stated, ...]:

@@ -4,15 +4,36 @@ it, and an interrupted run goes on from there."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+from msgspec import Meta
+
+from ..host.data import (
+    BadData,
+    Count,
+    Finite,
+    Message,
+    Name,
+    NotNegative,
+    Plain,
+    Positive,
+    Strict,
+    Text,
+    check_format,
+    converted,
+    from_json,
+)
+from ..host.files import read_whole
+from ..host.printable import printable
+from .bench_case import State
 from .cli_options import Usage
 from .csv_files import csv_bytes
 from .report import png, write_files
 from .run import finite
+from .run_files import MachineFile
 from .suite import Suite
 from .suite_bench import CaseResult, SuiteResult
 from .suite_plots import picture
@@ -21,6 +42,7 @@ from .suite_text import comparison, means
 FORMAT = 1
 MAX_BYTES = 64 * 2**20
 PREFIX = "benchmark_"
+Few = Meta(max_length=256)
 
 
 def stem(suite: Suite) -> str:
@@ -49,27 +71,72 @@ def to_json(result: SuiteResult) -> dict[str, Any]:
     return plain
 
 
+class _CaseFile(Strict):
+    name: Text
+    title: Text
+    text: Text
+    rows: Annotated[list[Annotated[dict[Name, bool | int | Finite | Message | None], Meta(max_length=64)]], Few]
+    missing: Annotated[dict[Name, Message], Few]
+    note: Message
+    clocks: Annotated[dict[State, Count], Few]
+    seconds: NotNegative
+
+
+class _ResultFile(msgspec.Struct):
+    """What is read of a result; what follows from that is not."""
+
+    format: Count
+    machine: MachineFile
+    versions: Annotated[dict[Name, Name], Few]
+    settings: Plain
+    command: Text
+    started: Name
+    stages: Annotated[dict[Name, NotNegative], Few]
+    cases: Annotated[list[_CaseFile], Few]
+
+
+class _Row(msgspec.Struct):
+    """What tables and pictures read of a row; it has more."""
+
+    case: Text
+    variant: Text
+    by: Literal["eintune", "peer", "ceiling"]
+    state: State
+    status: Name
+    ms: Positive | None
+    message: Message
+
+
 def read(folder: Path, suite: Suite) -> SuiteResult | None:
     """What an earlier run left in a folder, or None. Raises Usage for a file that is not such a result."""
     path = folder / f"{stem(suite)}.json"
-    if not path.is_file():
-        return None
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"must be at most {MAX_BYTES} bytes")
-        data = json.loads(path.read_text("utf-8"))
-        if data.get("format") != FORMAT:
-            raise ValueError(f"must be of format {FORMAT}")
-        cases = tuple(_case(c) for c in data["cases"])
-        kept = {f.name: data[f.name] for f in fields(SuiteResult) if f.name not in ("suite", "cases")}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Usage(f"{path}: not the result of a suite ({error}); without --resume it is written anew") from None
-    return SuiteResult(suite, cases=cases, **kept)
+        raw = read_whole(path, MAX_BYTES)
+        check_format(raw, FORMAT)
+        file = from_json(raw, _ResultFile)
+        cases = tuple(_case(c) for c in file.cases)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, BadData) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise Usage(f"{path}: not the result of a suite ({why}); without --resume it is written anew") from None
+    kept = msgspec.to_builtins(file)
+    return SuiteResult(
+        suite, cases=cases, **{f.name: kept[f.name] for f in fields(SuiteResult) if f.name not in ("suite", "cases")}
+    )
 
 
-def _case(data: Mapping[str, Any]) -> CaseResult:
-    rows = tuple({name: float("nan") if v is None else v for name, v in row.items()} for row in data["rows"])
-    return CaseResult(**{**data, "rows": rows})
+def _case(file: _CaseFile) -> CaseResult:
+    """Raises BadData for a row that no table could show."""
+    rows = []
+    for row in file.rows:
+        converted(row, _Row)
+        shown = {n: printable(v, keep="\n\t") if isinstance(v, str) else v for n, v in row.items()}
+        rows.append({name: float("nan") if v is None else v for name, v in shown.items()})
+    missing = {name: printable(why) for name, why in file.missing.items()}
+    return CaseResult(
+        file.name, file.title, file.text, tuple(rows), missing, printable(file.note), dict(file.clocks), file.seconds
+    )
 
 
 def write(result: SuiteResult, folder: Path) -> list[Path]:

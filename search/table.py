@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
+from ..host.printable import printable
+
 
 def text_table(
     header: Sequence[str],
@@ -19,7 +21,7 @@ def text_table(
     wrapped at so many characters."""
     limits = widest or {}
     numbers = set(right)
-    wrapped = [[_wrap(cell, limits.get(i)) for i, cell in enumerate(row)] for row in [list(header), *rows]]
+    wrapped = [[_wrap(printable(cell), limits.get(i)) for i, cell in enumerate(row)] for row in [list(header), *rows]]
     widths = [max(len(line) for row in wrapped for line in row[i]) for i in range(len(header))]
 
     def lines(row: Sequence[Sequence[str]]) -> Iterator[str]:

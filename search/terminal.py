@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..costmodel.estimate import Resources
+from ..host.printable import printable
 from ..kernels.cache import Key, Record
 from .candidates import Candidate, schedule_text
 from .measurement import Measurement
@@ -121,7 +122,7 @@ def name_times(ratio: float) -> str:
 
 
 def _wrapped(name: str, text: str) -> list[str]:
-    head = f"{name:<10}"
+    head, text = f"{name:<10}", printable(text)
     return textwrap.wrap(
         text, WIDTH, initial_indent=head, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from ..host.files import UnfitFile, read_utf8
 from .cascade import Cascade, CascadeError
 from .expr import Rank
 from .iterative import IterativeCascade
@@ -29,12 +30,11 @@ def read(path: str | Path, *, ranks: Mapping[str, str] | None = None) -> Computa
     that is no computation, OSError for a file that cannot be read.
     """
     file = Path(path)
-    if file.stat().st_size > MAX_FILE_BYTES:
-        raise CascadeError(f"{file}: a file has at most {MAX_FILE_BYTES} bytes, but this has {file.stat().st_size}")
     try:
-        found = read_computation(file.read_text("utf-8"))
-    except UnicodeDecodeError:
-        raise CascadeError(f"{file}: must be UTF-8 text") from None
+        text = read_utf8(file, MAX_FILE_BYTES)
+    except UnfitFile as error:
+        raise CascadeError(f"{file}: {error.strerror}") from None
+    found = read_computation(text)
     return with_ranks(found, {n: rank_list(n, text) for n, text in (ranks or {}).items()})
 
 

@@ -7,12 +7,13 @@ is one without arguments, by the name that it is bound to (`(let Q (Input))`, el
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+import msgspec
+
+from ..host.data import BadData, NotNegative, from_json
 from .cascade import CascadeError
 from .expr import Access, Const, Gather, Iota, Param, Predicate, Size
 from .notation_filter import write_predicate
@@ -192,15 +193,33 @@ def read_egglog_json(text: str) -> OperatorGraph:
     if len(text) > MAX_JSON_CHARACTERS:
         raise CascadeError(f"a serialised e-graph has at most {MAX_JSON_CHARACTERS} characters, but got {len(text)}")
     try:
-        data = json.loads(text)
-        nodes = {str(i): _node(i, n) for i, n in data["nodes"].items()}
-        lets = {c: str(d["let"]) for c, d in data.get("class_data", {}).items() if d.get("let")}
-        roots = [str(c) for c in data.get("root_eclasses", [])]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise CascadeError(
-            f"not a serialised e-graph (nodes with op, children and eclass): {short(repr(error))}"
-        ) from None
+        file = from_json(text, _GraphFile)
+    except BadData as error:
+        raise CascadeError(f"not a serialised e-graph (nodes with op, children and eclass): {error}") from None
+    nodes = {name: _node(n) for name, n in file.nodes.items()}
+    lets = {c: d.let for c, d in file.class_data.items() if d.let}
+    roots = [str(c) for c in file.root_eclasses]
     return _Extraction(nodes, {c: name.removeprefix("$") for c, name in lets.items()}).graph(roots)
+
+
+class _NodeFile(msgspec.Struct):
+    op: str
+    eclass: str | int
+    children: list[str | int] = msgspec.field(default_factory=list)
+    cost: NotNegative = 1.0
+    subsumed: bool = False
+
+
+class _ClassFile(msgspec.Struct):
+    let: str | None = None
+
+
+class _GraphFile(msgspec.Struct):
+    """What is read of a serialised e-graph; it may have more."""
+
+    nodes: dict[str, _NodeFile]
+    class_data: dict[str, _ClassFile] = msgspec.field(default_factory=dict)
+    root_eclasses: list[str | int] = msgspec.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -211,12 +230,9 @@ class _Node:
     cost: float
 
 
-def _node(name: str, n: dict[str, Any]) -> _Node:
-    cost = float(n.get("cost", 1.0))
-    if not cost >= 0 or not isinstance(n["op"], str):
-        raise ValueError(f"node {name}: op is a string and cost at least 0")
-    cost = float("inf") if n.get("subsumed") else cost
-    return _Node(n["op"], tuple(str(c) for c in n.get("children", [])), str(n["eclass"]), cost)
+def _node(n: _NodeFile) -> _Node:
+    cost = float("inf") if n.subsumed else n.cost
+    return _Node(n.op, tuple(map(str, n.children)), str(n.eclass), cost)
 
 
 class _Extraction:

@@ -7,6 +7,7 @@ import subprocess
 import textwrap
 from pathlib import Path
 
+from ..host.files import write_whole
 from .quoting import dot, html
 
 CHOSEN, LEFT, INPUT, BARRIER = "#a5d6a7", "#eeeeee", "#e3f2fd", "#ffcc80"
@@ -46,7 +47,6 @@ def draw(picture: str, path: Path) -> tuple[Path, str | None]:
 
     Without Graphviz, or if it does not end in time, the file is the DOT text with the suffix `.dot`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     program = shutil.which("dot")
     if program is None:
         why = "Graphviz's `dot` is not installed (apt-get install graphviz)"
@@ -57,11 +57,11 @@ def draw(picture: str, path: Path) -> tuple[Path, str | None]:
                 command, input=picture.encode(), capture_output=True, timeout=DRAW_SECONDS, check=False
             )
             if done.returncode == 0:
-                path.write_bytes(done.stdout)
+                write_whole(path, done.stdout)
                 return path, None
             why = f"`dot` failed: {done.stderr.decode(errors='replace').strip()[:200]}"
         except subprocess.TimeoutExpired:
             why = f"`dot` did not end within {DRAW_SECONDS:g} s"
     kept = path.with_suffix(".dot")
-    kept.write_text(picture, encoding="utf-8")
+    write_whole(kept, picture.encode())
     return kept, f"no picture, as {why}: wrote {kept.name}"

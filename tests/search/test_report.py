@@ -17,11 +17,13 @@ import pytest
 
 from eintune.search.accuracy import accuracy, error_by, random_regret, regret, spearman
 from eintune.search.cli import main
+from eintune.search.measurement import Measurement
 from eintune.search.paragraph import paragraph
 from eintune.search.plots import Look, error_by_unit
 from eintune.search.replay import replay
 from eintune.search.report import PAGE, ReportError, frame_of, png, write_report
-from eintune.search.run import COLUMNS, MEASUREMENTS, SUMMARY, Run, RunError, read_run
+from eintune.search.run import COLUMNS, MEASUREMENTS, SUMMARY, Run, RunError
+from eintune.search.run_files import read_run
 from eintune.search.samplers import STRATEGIES
 from eintune.search.words import against, milliseconds, plural
 
@@ -66,6 +68,9 @@ def made_up(count: int = 12, **changes: Any) -> Run:
         "machine": {
             "name": "h200",
             "title": "NVIDIA H200",
+            "kind": "gpu",
+            "sms": 132,
+            "cores": 0,
             "hbm_bytes_per_second": 4.27e12,
             "matrix_flops": 7.8e14,
             "fma_flops": 5.7e13,
@@ -75,14 +80,16 @@ def made_up(count: int = 12, **changes: Any) -> Run:
         "started": "2026-11-21 02:00 UTC",
         "stages": {"derive": 0.5, "price": 4.0, "time": 20.0},
         "space": {
-            "cascades": [{"label": n, "passes": i + 1, "digest": n, "text": "…"} for i, n in enumerate(LABELS)],
+            "cascades": [
+                {"label": n, "passes": i + 1, "digest": n, "signature": n, "text": "…"} for i, n in enumerate(LABELS)
+            ],
             "schedules": 88,
             "candidates": 264,
             "kept": 29,
             "left_out": {"spills too many registers": 12},
         },
         "rows": rows,
-        "peers": {"sdpa": {"seconds": 8e-4, "low": 7.9e-4, "high": 8.1e-4, "message": ""}},
+        "peers": {"sdpa": Measurement("sdpa", "ok", 8e-4, 7.9e-4, 8.1e-4).to_json()},
         "winner": winner,
         "stopped": "12 trials were measured",
         "calibration": {"overlap": 0.2},
@@ -249,7 +256,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (SUMMARY, '{"format": 1, "title": ', "damaged"),
         (SUMMARY, '{"format": 99}', "must be of format"),
         (SUMMARY, '{"format": 1, "colour": "red"}', "colour"),
-        (SUMMARY, "[]", "must be of format"),
+        (SUMMARY, "[]", "expected `object`, got `array`"),
+        (SUMMARY, '{"format": ' + "[" * 100_000, "nested too deeply"),
+        (SUMMARY, '{"format": 1, "title": "\\u001b[31m"}', "without control characters"),
+        (MEASUREMENTS, "key,label\na,b\n", "lacks the columns"),
+        (MEASUREMENTS, ",".join(COLUMNS) + "\na,b\n", "line 2: a table has 31 columns"),
+        (MEASUREMENTS, ",".join(COLUMNS) + "\n" + "," * 30 + "\n", "`status` must be one of ok, wrong"),
     ],
 )
 def test_a_folder_that_cannot_be_read_says_why(

@@ -75,9 +75,9 @@ def test_the_variants_of_attention() -> None:
     [
         ("cases = []", "at least one case"),
         ("case = ['--seq 1']", "has the keys title, peers, against, copy, states, cases, but got 'case'"),
-        ("cases = 'x'", "`cases` must be a list of texts, but got 'x'"),
-        ("cases = ['x']\nstates = ['warm']", "must be of interleaved, cool, hot, but got 'warm'"),
-        ("cases = ['x']\ncopy = 'yes'", "`copy` true or false"),
+        ("cases = 'x'", "`cases`: expected `array`, got `str`"),
+        ("cases = ['x']\nstates = ['warm']", "`states[0]`: invalid enum value 'warm'"),
+        ("cases = ['x']\ncopy = 'yes'", "`copy`: expected `bool`, got `str`"),
         ("cases = [", "not TOML"),
     ],
 )

@@ -19,7 +19,8 @@ import torch
 import eintune
 from eintune.kernels.cache import Cache
 from eintune.search.cli import main
-from eintune.search.run import Run, read_run
+from eintune.search.run import Run
+from eintune.search.run_files import read_run
 from eintune.search.terminal import _trials
 from eintune.space.schedule import Schedule
 

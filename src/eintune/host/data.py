@@ -69,14 +69,26 @@ def from_json(raw: bytes | str, kind: type[T]) -> T:
         raise BadData(fault(error)) from None
 
 
+class _Format(msgspec.Struct):
+    format: Any = None
+
+
+def check_format(raw: bytes, wanted: int, advice: str = "") -> None:
+    """Raises BadData unless a JSON text is a table whose `format` is the one wanted; so that a file of another version
+    is said to be one before its fields are."""
+    found = from_json(raw, _Format).format
+    if type(found) is not int or found != wanted:
+        raise BadData(f"must be of format {wanted}, but has format {printable(str(found)[:40])!r}{advice}")
+
+
 def from_toml(raw: bytes, kind: type[T]) -> T:
     """What a TOML text holds, as `kind`. Raises BadData."""
     try:
         return converted(tomllib.loads(raw.decode("utf-8")), kind)
-    except UnicodeDecodeError:
-        raise BadData("must be UTF-8 text") from None
+    except BadData:
+        raise
     except (ValueError, RecursionError) as error:
-        raise BadData(fault(error)) from None
+        raise BadData(f"not TOML: {fault(error)}") from None
 
 
 def converted(data: object, kind: type[T]) -> T:
