@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Choice:
     """A kernel that may serve, and where it comes from: what to say, once, when it does.
 
     plain: the same for tensors that `kernel` refuses because of where they lie in memory, if there are such. wide:
-    makes the same for tensors whose strides are too large for it.
+    makes the same for tensors whose strides are too large for it. about: what the notice is about (see `say_once`).
     """
 
     kernel: Kernel
@@ -48,6 +48,7 @@ class Choice:
     level: int = logging.WARNING
     plain: Kernel | None = None
     wide: Callable[[], Kernel] | None = None
+    about: Hashable = None
 
 
 def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | None = None) -> Iterator[Choice]:
@@ -58,6 +59,11 @@ def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | 
     yield from _recorded(problem, key, cache, emitter)
     yield from _neighbours(problem, key, cache, emitter)
     yield from _picks(problem, device, emitter, cache.directory)
+
+
+def signature(problem: Problem) -> tuple[str, ...]:
+    """Which problem it is, at any size."""
+    return (problem.workload, problem.cascade, *(f"{n} {d}" for n, d in sorted(problem.dtypes.items())))
 
 
 def emitter_for(problem: Problem, device: torch.device) -> str:
@@ -110,7 +116,9 @@ def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Itera
         kernels = _from_record(replace(entry, record=record), problem, emitter, cache.directory, exact=False)
         if kernels is not None:
             kernel, plain, wide = kernels
-            yield Choice(kernel, _neighbour_notice(problem, key, entry), _neighbour_level(key, entry.key), plain, wide)
+            level = _neighbour_level(key, entry.key)
+            about = ("neighbour", level, *signature(problem))
+            yield Choice(kernel, _neighbour_notice(problem, key, entry), level, plain, wide, about)
             found += 1
         if found == NEIGHBOURS:
             return
@@ -140,7 +148,8 @@ def _from_record(
         wide = functools.partial(make_kernel, record.cascade, problem, pointers, wide=True)
         return kernel, make_kernel(record.cascade, problem, pointers) if kernel.described else None, wide
     except (ValueError, KeyError, RecursionError) as error:
-        say_once(f"eintune: the record {name} is not used: {error}", logging.WARNING if exact else logging.INFO)
+        level = logging.WARNING if exact else logging.INFO
+        say_once(f"eintune: the record {name} is not used: {error}", level, about=("record", name, type(error), level))
         return None
 
 
@@ -239,9 +248,10 @@ def _picks(problem: Problem, device: torch.device, emitter: str, directory: Path
     for text, schedule in ranked(problem, device, emitter, directory)[:PICKS]:
         try:
             wide = functools.partial(make_kernel, text, problem, schedule, wide=True)
-            yield Choice(make_kernel(text, problem, schedule), notice, wide=wide)
+            yield Choice(make_kernel(text, problem, schedule), notice, wide=wide, about=("pick", *signature(problem)))
         except ValueError as error:
-            say_once(f"eintune: a pick of the cost model is not used: {error}", logging.INFO)
+            about = ("no pick", *signature(problem))
+            say_once(f"eintune: a pick of the cost model is not used: {error}", logging.INFO, about=about)
 
 
 def ranked(

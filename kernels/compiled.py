@@ -17,8 +17,12 @@ from ..space.pointwise import POINTWISE, REDUCTIONS
 from ..space.schedule import Problem
 from .agreement import check_tilings
 from .eager import DTYPES
+from .errors import UnsupportedArgument
 from .notices import logger
-from .serving import Fill, dtype_name, serve
+from .opaque import opaque
+from .plain_tensors import check_plain, is_transformed, kind_of_tensor
+from .recent import Recent
+from .serving import MOST_READY, Fill, dtype_name, serve
 
 
 def compile(
@@ -100,8 +104,9 @@ class CompiledCascade:
         self._text = str(cascade)
         self._inputs = tuple(cascade.inputs)
         self._conditions = conditions_read(cascade.roots().values())
-        self._ready: dict[Any, tuple[Fill, list[tuple[tuple[int, ...], torch.dtype]]]] = {}
+        self._ready: Recent[Any, tuple[Fill, list[tuple[tuple[int, ...], torch.dtype]]]] = Recent(MOST_READY)
 
+    @opaque
     def __call__(self, *tensors: Tensor, **named: Tensor) -> Any:
         """Inputs in the order of `cascade.inputs`, or by name, axes as the cascade indexes them, any strides.
 
@@ -109,11 +114,12 @@ class CompiledCascade:
         surplus or mismatched tensors, and where a gradient would be recorded.
         """
         inputs = self._bound(tensors, named)
-        try:
-            key = tuple((t.shape, t.stride(), t.dtype, t.device) for t in inputs)
-        except AttributeError:
-            name, other = next((n, x) for n, x in zip(self._inputs, inputs, strict=True) if not isinstance(x, Tensor))
-            raise ValueError(f"{name} must be a torch.Tensor, but got {type(other).__name__}") from None
+        for n, x in zip(self._inputs, inputs, strict=True):
+            if not isinstance(x, Tensor):
+                raise UnsupportedArgument(f"{n} must be a torch.Tensor, but got {type(x).__name__}")
+        key = tuple(kind_of_tensor(n, t) for n, t in zip(self._inputs, inputs, strict=True))
+        if is_transformed():
+            self._check_plain(inputs)
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
             raise ValueError(f"{self.name} is forward only: call it under torch.no_grad() or detach its inputs")
         ready = self._ready.get(key)
@@ -123,7 +129,11 @@ class CompiledCascade:
             fill, shapes = ready
             device = inputs[0].device
             outputs = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
-            fill(inputs, outputs)
+            try:
+                fill(inputs, outputs)
+            except Exception:
+                self._check_plain(inputs)
+                raise
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _bound(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -139,8 +149,13 @@ class CompiledCascade:
             )
         return tuple(given[n] for n in self._inputs)
 
+    def _check_plain(self, inputs: tuple[Tensor, ...]) -> None:
+        for n, t in zip(self._inputs, inputs, strict=True):
+            check_plain(n, t)
+
     def _first(self, key: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         problem = self.problem(inputs)
+        self._check_plain(inputs)
         device = inputs[0].device
         shapes = [
             (tuple(problem.sizes[r] for r in t.ranks), DTYPES[problem.dtypes[n]])

@@ -1,8 +1,8 @@
 """From generated source to something that can be called.
 
 `load` compiles a kernel's source in this process (never a file found elsewhere: records hold no code) and gives
-a callable on tensors. Triton reads a kernel's source through `inspect`, so its text is also written to a private
-temporary file named after its digest.
+a callable on tensors. Triton reads a kernel's source through `inspect`, which finds it among the lines that Python
+keeps for tracebacks: no file is written, so none is lost when a forked child ends, and none is left.
 
 The first call of a Triton kernel with given strides and alignments goes through the JIT front end; later ones
 launch the compiled kernel directly, which costs a third of the host time. A caller that has checked shapes and
@@ -11,20 +11,19 @@ strides itself (a runtime's own table) takes `bound`, which spares checking them
 
 from __future__ import annotations
 
-import atexit
 import functools
+import itertools
 import linecache
 import os
-import shutil
 import sys
-import tempfile
+import weakref
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .descriptors import LaunchDescriptors, descriptors, fault
 from .kernel import Kernel
+from .recent import Recent
 from .spans import too_wide
 
 if TYPE_CHECKING:
@@ -120,26 +119,29 @@ def interpreted() -> bool:
 # ---- source
 
 
-@functools.cache
-def _directory() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="eintune-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
+_modules: weakref.WeakValueDictionary[str, ModuleType] = weakref.WeakValueDictionary()
+_count = itertools.count(1)
 
 
-@functools.lru_cache(maxsize=512)
 def module_of(kernel: Kernel) -> ModuleType:
-    """The kernel's source as a module of this process. One module a kernel, however often it is asked for."""
-    name = f"eintune_{kernel.emitter}_{kernel.digest[:20]}"
-    path = _directory() / f"{name}.py"
-    path.write_text(kernel.source, encoding="utf-8")
+    """The kernel's source as a module of this process. One module a kernel, however often it is asked for, while
+    anything of it is in use; then it goes, and its lines with it."""
+    digest = kernel.digest
+    module = _modules.get(digest)
+    if module is None:
+        module = _modules[digest] = _made(f"eintune_{kernel.emitter}_{digest[:20]}", kernel.source)
+    return module
+
+
+def _made(name: str, source: str) -> ModuleType:
+    file = f"<{name} {next(_count)}>"
     # An entry without a modification time is never read again, so tracebacks and Triton see this very text.
-    lines = kernel.source.splitlines(keepends=True)
-    linecache.cache[str(path)] = (len(kernel.source), None, lines, str(path))
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     module = ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module
-    exec(compile(kernel.source, str(path), "exec"), module.__dict__)
+    module.__file__ = file
+    weakref.finalize(module, linecache.cache.pop, file, None).atexit = False
+    module.__dict__["_eintune_module"] = module  # so a function of it that is in use keeps all of it
+    exec(compile(source, file, "exec"), module.__dict__)
     return module
 
 
@@ -163,6 +165,8 @@ class TorchLaunch:
 
 ALIGNMENT = 16
 """Bytes. Triton compiles one kernel for pointers that are multiples of this and another for those that are not."""
+MOST_LAYOUTS = 64
+"""Layouts of tensors for which a kernel keeps a launcher ready."""
 
 
 class TritonLaunch:
@@ -170,7 +174,7 @@ class TritonLaunch:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self._direct: dict[Hashable, Callable[[list[int]], None]] = {}
+        self._direct: Recent[Hashable, Callable[[list[int]], None]] = Recent(MOST_LAYOUTS)
 
     @functools.cached_property
     def function(self) -> Any:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from .descriptors import Address
 from .kernel import Argument, Kernel
-from .launch import ALIGNMENT, Call, check, dtypes, layout_of, load, refuse
+from .launch import ALIGNMENT, MOST_LAYOUTS, Call, check, dtypes, layout_of, load, refuse
+from .recent import Recent
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ class StepsLaunch:
         names = [a.name for a in (*kernel.arguments, *kernel.workspaces)]
         self._positions = [[names.index(a.name) for a in step.arguments] for step in kernel.steps]
         self._offsets, self._nbytes = _places(kernel.workspaces)
-        self._ready: dict[Hashable, Call] = {}
+        self._ready: Recent[Hashable, Call] = Recent(MOST_LAYOUTS)
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
         layout = layout_of(tensors, [t.data_ptr() for t in tensors])
@@ -46,7 +47,7 @@ class StepsLaunch:
 
     def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
         """As `Launch.bound`. Does not run anything by itself."""
-        return self._ready.get(layout_of(tensors, [t.data_ptr() for t in tensors]), self)
+        return self._ready.get(layout_of(tensors, [t.data_ptr() for t in tensors])) or self
 
     def _by_address(self, tensors: Sequence[torch.Tensor], given: Sequence[Sequence[torch.Tensor]]) -> Call | None:
         """All launches for tensors of this layout, which need no more of a workspace than where it lies."""

@@ -37,7 +37,7 @@ from .notices import say_once
 from .plain_tensors import check_plain, kind_of_tensor
 from .recent import Recent
 from .serving import MOST_READY, Fill, dtype_name, serve
-from .user_numbers import changing_numbers, constant_numbers, number_views, outcome
+from .user_numbers import changing_numbers, check_filters, constant_numbers, number_views, outcome
 
 Arguments: TypeAlias = Mapping[str, Any]
 View: TypeAlias = Callable[[Arguments], Tensor]
@@ -226,6 +226,7 @@ def _modifiers(
                 views["MASK"] = partial(_viewed, name, view)
             case "score_mod" | "mask_mod":
                 comes_to = call.meanings[name]
+                check_filters(name, comes_to, shapes.sizes)
                 found.append(outcome(name, comes_to, changing[name]))
                 views |= _captures(shapes, name, value, comes_to)
                 views |= number_views(name, comes_to, changing[name], call.q)

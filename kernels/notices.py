@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 
 from ..host.printable import printable
+from .recent import Recent
 
 logger = logging.getLogger("eintune")
-_said: set[str] = set()
+_said: Recent[Hashable, bool] = Recent(4096)
 
 
-def say_once(message: str, level: int = logging.WARNING) -> None:
-    """Log `message` unless this process already did. Logging never raises, unlike warnings turned errors."""
-    if message not in _said:
-        _said.add(message)
+def say_once(message: str, level: int = logging.WARNING, *, about: Hashable = None) -> None:
+    """Log `message` unless this process lately did. Logging never raises, unlike warnings turned errors.
+
+    about: what the message is about, where that is less than all it says: another size of a problem, say, is no news.
+    """
+    key = message if about is None else about
+    if _said.get(key) is None:
+        _said[key] = True
         logger.log(level, printable(message))
 
 

@@ -25,6 +25,8 @@ def kind_of_tensor(name: str, t: Tensor) -> Any:
 
 def check_plain(name: str, t: Tensor) -> None:
     """Raise UnsupportedArgument, naming the tensor and what it is, for one that a kernel cannot read."""
+    if t.device.type not in ("cpu", "cuda"):
+        raise UnsupportedArgument(f"`{name}` must be on a CPU or CUDA device, but is on {t.device}")
     if what := _fault(t):
         raise UnsupportedArgument(f"`{name}` must not be {what}: {DENSE}")
 
@@ -49,8 +51,6 @@ def _fault(t: Tensor) -> str:
         return "transformed (torch.func.vmap, grad, jvp)"
     if t.layout != torch.strided:
         return f"of layout {t.layout}"
-    if t.device.type == "meta":
-        return "on device meta (it has no data)"
     if t.is_neg() or t.is_conj():
         return "a lazily negated or conjugated view (resolve_neg and resolve_conj make it plain)"
     if t._is_zerotensor():

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import NoneType
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
 from ..space.attention import attention_problem
-from .errors import UnsupportedArgument
-from .serving import dtype_name, serve
+from .errors import FORWARD_ONLY, UnsupportedArgument
+from .opaque import opaque
+from .plain_tensors import check_plain, is_transformed
+from .recent import Recent
+from .serving import MOST_READY, dtype_name, serve
 
 Causal: TypeAlias = bool | Literal["top_left", "lower_right"]
 CAUSAL: dict[Any, Literal["top_left", "lower_right"] | None] = {
@@ -26,9 +30,7 @@ CAUSAL: dict[Any, Literal["top_left", "lower_right"] | None] = {
 }
 ATTENTION_DTYPES = ("fp32", "fp16", "bf16", "fp64")
 
-_ready: dict[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
-MOST_READY = 4096
-"""Shapes kept ready in a process; beyond that the oldest is forgotten."""
+_ready: Recent[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = Recent(MOST_READY)
 
 
 @overload
@@ -43,6 +45,7 @@ def attention(
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
+@opaque
 def attention(
     q: Tensor,
     k: Tensor,
@@ -77,27 +80,34 @@ def attention(
     sees nothing.
     """
     if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
-        name, other = next((n, t) for n, t in (("q", q), ("k", k), ("v", v)) if not isinstance(t, Tensor))
-        raise UnsupportedArgument(f"`{name}` must be a torch.Tensor, but got {type(other).__name__}")
+        _check_tensors(q=q, k=k, v=v)
+    if scale is not None and type(scale) is not float:
+        scale = _scale(scale)
+    if is_transformed():
+        _check(q, k, v)
     if modifiers or return_lse:
         return _modified(q, k, v, causal, scale, {**modifiers, "return_lse": return_lse})
-    key = (
-        q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(),
-        q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, causal, scale,
-    )  # fmt: skip
+    key: Any = None
+    run = None
     try:
+        key = (
+            q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, k.dtype, v.dtype, q.device,
+            k.device, v.device, type(q), type(k), type(v), q.is_neg(), k.is_neg(), v.is_neg(), causal, scale,
+        )  # fmt: skip
         run = _ready.get(key)
-    except TypeError:  # an unhashable `causal` or `scale`
-        run = None
+    except Exception:  # an unhashable `causal`, or tensors without shapes or strides
+        pass
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        raise UnsupportedArgument(
-            "eintune.attention is forward only: call it under torch.no_grad() or detach its inputs, but an input "
-            "has requires_grad=True"
-        )
+        raise UnsupportedArgument(FORWARD_ONLY)
     if run is not None:
-        return run(q, k, v)
+        try:
+            return run(q, k, v)
+        except Exception:
+            _check(q, k, v)
+            raise
     mode, number = _causal(causal), _scale(scale)
     _check(q, k, v)
+    _check_range(number, q)
     if 0 in (*q.shape[:3], *k.shape[1:3], v.shape[3]):
         return q.new_zeros((*q.shape[:3], v.shape[3]))
     return _first(key, q, k, v, mode, number)
@@ -112,14 +122,15 @@ def _modified(
         raise UnsupportedArgument(f"modifiers are {', '.join(NAMES)}, but got {', '.join(unknown)}")
     mode, number = _causal(causal), _scale(scale)
     _check(q, k, v)
+    _check_range(number, q)
+    for name in ("window_both", "sigmoid", "return_lse"):
+        if not isinstance(modifiers.get(name), (bool, NoneType)):
+            raise UnsupportedArgument(f"`{name}` must be True or False, but got {type(modifiers[name]).__name__}")
     given = {n: x for n in NAMES if (x := modifiers.get(n)) is not None and x is not False}
     if given.get("window_both") and "window" not in given:
         raise UnsupportedArgument("`window_both` needs a `window`")
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *given.values()) if isinstance(t, Tensor)):
-        raise UnsupportedArgument(
-            "eintune.attention is forward only: call it under torch.no_grad() or detach its inputs, but an input "
-            "has requires_grad=True"
-        )
+        raise UnsupportedArgument(FORWARD_ONLY)
     number = 1 / math.sqrt(q.shape[3]) if number is None else number
     if v.shape[3]:
         return modified_attention(q, k, v, mode, number, given)
@@ -128,6 +139,7 @@ def _modified(
     return (made[0][..., :0], made[1]) if isinstance(made, tuple) else made[..., :0]
 
 
+@opaque
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -145,8 +157,12 @@ def scaled_dot_product_attention(
     another dtype than PyTorch takes (integers are neither true nor scores), one beside `is_causal`, a positive
     `dropout_p`, and shapes that PyTorch would broadcast.
     """
-    if dropout_p != 0.0:
-        raise UnsupportedArgument(f"`dropout_p` must be 0.0, but got {dropout_p}")
+    if not isinstance(dropout_p, (int, float)) or dropout_p != 0.0:
+        got = dropout_p if isinstance(dropout_p, (int, float, str)) else type(dropout_p).__name__
+        raise UnsupportedArgument(f"`dropout_p` must be 0.0, but got {got!r}")
+    if not isinstance(is_causal, bool):
+        raise UnsupportedArgument(f"`is_causal` must be True or False, but got {type(is_causal).__name__}")
+    _check_tensors(query=query, key=key, value=value, **({} if attn_mask is None else {"attn_mask": attn_mask}))
     if min(query.ndim, key.ndim, value.ndim) < 2:
         raise UnsupportedArgument(f"`query` must have at least 2 axes, but its shape is {tuple(query.shape)}")
     if not enable_gqa and not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
@@ -217,8 +233,6 @@ def _first(
             fill((q.as_strided(*of_q), k, v), (out.as_strided(*of_out),))
             return out
 
-    while len(_ready) >= MOST_READY:
-        del _ready[next(iter(_ready))]
     _ready[key] = run
     return made
 
@@ -237,24 +251,51 @@ def _causal(causal: object) -> Literal["top_left", "lower_right"] | None:
         return CAUSAL[causal]
     except (KeyError, TypeError):
         raise UnsupportedArgument(
-            f"`causal` must be False, True, 'top_left' or 'lower_right', but got {causal!r}"
+            f"`causal` must be False, True, 'top_left' or 'lower_right', but got {_short(causal)}"
         ) from None
 
 
 def _scale(scale: object) -> float | None:
+    """A number is read now, of a tensor too: the next call may find another in it."""
     if scale is None:
         return None
+    if isinstance(scale, Tensor) and scale.requires_grad and torch.is_grad_enabled():
+        raise UnsupportedArgument(FORWARD_ONLY)
     try:
         number = float(scale)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except OverflowError:
+        number = math.inf
+    except Exception:
         number = math.nan
     if not math.isfinite(number) or isinstance(scale, bool):
-        raise UnsupportedArgument(f"`scale` must be a finite number or None, but got {scale!r}")
+        raise UnsupportedArgument(f"`scale` must be a finite number or None, but got {_short(scale)}")
     return number
+
+
+def _check_range(scale: float | None, q: Tensor) -> None:
+    if scale is not None and abs(scale) > torch.finfo(torch.float32).max and q.dtype != torch.float64:
+        raise UnsupportedArgument(f"`scale` must be a float32 number beside {q.dtype} tensors, but got {scale!r}")
+
+
+def _short(x: object) -> str:
+    """What a message says of a value: on one line, and no longer than one."""
+    try:
+        said = " ".join(repr(x).split())
+    except Exception:  # a number of more digits than Python prints
+        said = f"a {type(x).__name__}"
+    return said if len(said) <= 80 else f"{said[:77]}..."
+
+
+def _check_tensors(**given: object) -> None:
+    for name, t in given.items():
+        if not isinstance(t, Tensor):
+            raise UnsupportedArgument(f"`{name}` must be a torch.Tensor, but got {type(t).__name__}")
+        check_plain(name, t)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, t in (("q", q), ("k", k), ("v", v)):
+        check_plain(name, t)
         if t.ndim != 4:
             raise UnsupportedArgument(
                 f"`{name}` must have 4 axes (batch, heads, length, head_dim), but its shape is {tuple(t.shape)}"
@@ -268,8 +309,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             dtype_name(t, name, ATTENTION_DTYPES)
         except ValueError as error:
             raise UnsupportedArgument(str(error)) from None
-    if q.device.type not in ("cpu", "cuda"):
-        raise UnsupportedArgument(f"`q` must be on a CPU or CUDA device, but is on {q.device}")
     shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
     for rule, holds in (
         ("`k` and `v` must agree in batch, heads and length", k.shape[:3] == v.shape[:3]),

@@ -6,6 +6,7 @@ tried, down to plain PyTorch, which always runs. Nothing is thrown into a progra
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..space.cascade import Cascade
 from ..space.schedule import Problem
 from .cache import ROWS, STRIDED
-from .choices import Choice, choices
+from .choices import Choice, choices, signature
 from .eager import DTYPES, run_eager
 from .kernel import Kernel
 from .launch import EitherLaunch, Launch, TileTooWide, load
@@ -32,6 +33,15 @@ and its generated code with it."""
 _first_calls = threading.RLock()
 
 
+def _forget_who_waits() -> None:
+    """In a forked child: the thread that was choosing a kernel is not there, and would hold the lock for ever."""
+    global _first_calls
+    _first_calls = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_who_waits)
+
+
 def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Fill:
     """Run a problem for the first time, and return what runs it again on tensors of the same kind.
 
@@ -41,13 +51,14 @@ def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor])
     names = (*definition.inputs, *definition.outputs)
     with _first_calls:
         for choice in _guarded(choices(problem, inputs[0].device, layout_of(inputs)), problem):
-            fill = _try(choice, names, inputs, outputs)
+            fill = _try(choice, names, inputs, outputs, signature(problem))
             if fill is not None:
-                say_once(choice.notice, choice.level)
+                say_once(choice.notice, choice.level, about=choice.about)
                 return fill
         say_once(
             f"eintune: no generated kernel serves {problem.workload} {problem.sizes} {problem.dtypes}; "
-            "it runs by plain PyTorch operators"
+            "it runs by plain PyTorch operators",
+            about=("operators", *signature(problem)),
         )
         fill = by_operators(definition, problem)
         fill(inputs, outputs)
@@ -64,11 +75,14 @@ def _guarded(every: Iterable[Choice], problem: Problem) -> Iterable[Choice]:
     try:
         yield from every
     except Exception as error:
-        say_once(f"eintune: choosing a kernel for {problem.workload} failed: {one_line(error)}")
+        about = ("choosing", type(error), *signature(problem))
+        say_once(f"eintune: choosing a kernel for {problem.workload} failed: {one_line(error)}", about=about)
         logger.debug("choosing a kernel failed", exc_info=True)
 
 
-def _try(choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Fill | None:
+def _try(
+    choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor], about: tuple[str, ...]
+) -> Fill | None:
     """A function that runs the choice, after its first run; None (said once) where it does not run here."""
     try:
         try:
@@ -81,7 +95,8 @@ def _try(choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs
     except Exception as error:
         if _lost(error):
             raise
-        say_once(f"eintune: a kernel does not run here, another is tried: {one_line(error)}")
+        said = f"eintune: a kernel does not run here, another is tried: {one_line(error)}"
+        say_once(said, about=("does not run", type(error), *about))
         return None
     return fill
 

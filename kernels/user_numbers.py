@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..space.expr import Where, topological
 from ..space.holes import closed, names, ranks
-from ..space.modifiers import WIDE
+from ..space.modifiers import FARTHEST, WIDE
 from ..space.user_modifiers import MaskOutcome, Outcome, ScoreOutcome, dtype_of
 from .call_kinds import Meaning
+from .errors import UnsupportedArgument
 from .recent import Recent
 from .serving import MOST_READY
 
@@ -67,6 +69,16 @@ def outcome(argument: str, m: Meaning, changing: frozenset[int]) -> Outcome:
         {name: dtype_of(name, t) for name, (t, _) in m.trace.tensors.items()} | dict.fromkeys(given, WIDE),
         {**m.trace.lengths, **lengths},
     )
+
+
+def check_filters(argument: str, m: Meaning, sizes: Mapping[str, int]) -> None:
+    """Raise UnsupportedArgument where a filter on positions goes beyond the 32 bits in which a kernel counts."""
+    for x in topological([closed(m.opened, (), *LETTERS[argument])]):
+        if isinstance(x, Where):
+            p = x.predicate
+            most = abs(p.const) + sum(abs(t.coef) * sizes[t.rank] * sizes.get(t.stride or "", 1) for t in p.terms)
+            if most > FARTHEST:
+                raise UnsupportedArgument(f"{argument} compares positions with numbers beyond {FARTHEST}")
 
 
 def number_views(argument: str, m: Meaning, changing: frozenset[int], q: Tensor) -> dict[str, Any]:

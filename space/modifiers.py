@@ -7,7 +7,6 @@ visited and full ones not masked; one that reads a tensor is a `select`.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,10 @@ Align: TypeAlias = Literal["top_left", "lower_right"]
 ALIGN: tuple[Align, ...] = ("top_left", "lower_right")
 AXES = "bhpm"
 """Batch, head, query and key: what a modifier's tensor may vary with."""
+FARTHEST = 2**31 - 1
+"""Positions are 32 bits wide."""
+SMALLEST_CAP, LARGEST_CAP = 1e-30, 1e30
+"""Between these a score divided by a cap, and a cap times a tanh, are float32 numbers."""
 WIDE = "fp32"
 """The dtype of tensors with a number a head: they are small, and rounding them moves every score."""
 
@@ -118,8 +121,12 @@ class Softcap(Modifier):
 
     def __post_init__(self) -> None:
         number = isinstance(self.cap, (int, float)) and not isinstance(self.cap, bool)
-        if not (number and math.isfinite(self.cap) and self.cap > 0):
-            raise ValueError(f"`softcap` must be a positive number, but got {self.cap!r}")
+        if not (number and self.cap > 0):
+            raise ValueError(f"`softcap` must be a positive number, but got {_shortened(self.cap)}")
+        if not SMALLEST_CAP <= self.cap <= LARGEST_CAP:
+            raise ValueError(
+                f"`softcap` must be from {SMALLEST_CAP:g} to {LARGEST_CAP:g}, but got {_shortened(self.cap)}"
+            )
 
     def apply(self, score: Expr, site: Site) -> Expr:
         return apply("tanh", score / Param("cap")) * Param("cap")
@@ -296,8 +303,7 @@ class Window(Modifier):
     turn: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if type(self.size) is not int or self.size < 1:
-            raise ValueError(f"`window` must be a positive integer, but got {self.size!r}")
+        check_reach("window", self.size)
         check_align("window", self.align)
 
     def apply(self, score: Expr, site: Site) -> Expr:
@@ -310,6 +316,9 @@ class Window(Modifier):
     @property
     def sizes(self) -> Mapping[Rank, int]:
         return {"w": self.size}
+
+    def bound(self, sizes: Mapping[Rank, int]) -> Mapping[Rank, int]:
+        return {"w": min(self.size, sizes["p"] + sizes["m"])}
 
     @property
     def words(self) -> str:
@@ -339,8 +348,7 @@ class Prefix(Modifier):
     turn: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if type(self.size) is not int or self.size < 1:
-            raise ValueError(f"`prefix` must be a positive integer, but got {self.size!r}")
+        check_reach("prefix", self.size)
         check_align("prefix", self.align)
 
     def apply(self, score: Expr, site: Site) -> Expr:
@@ -350,6 +358,9 @@ class Prefix(Modifier):
     @property
     def sizes(self) -> Mapping[Rank, int]:
         return {"n": self.size}
+
+    def bound(self, sizes: Mapping[Rank, int]) -> Mapping[Rank, int]:
+        return {"n": min(self.size, max(sizes["m"], 1))}
 
     @property
     def words(self) -> str:
@@ -424,6 +435,24 @@ def check_axes(name: str, axes: object) -> None:
     """Raises ValueError for anything but some of AXES in their order."""
     if not (isinstance(axes, str) and axes and axes == "".join(a for a in AXES if a in axes)):
         raise ValueError(f"`{name}` must be over some of the axes {AXES}, in that order, but got {axes!r}")
+
+
+def check_reach(name: str, size: object) -> None:
+    """Raises ValueError for anything but a number of positions."""
+    if type(size) is not int or size < 1:
+        raise ValueError(f"`{name}` must be a positive integer, but got {_shortened(size)}")
+    if size > FARTHEST:
+        raise ValueError(f"`{name}` must be at most {FARTHEST}, but got {_shortened(size)}")
+
+
+def _shortened(x: object) -> str:
+    """A value in a message: Python prints no number of thousands of digits."""
+    said = (
+        f"a number of {x.bit_length()} bits"
+        if isinstance(x, int) and x.bit_length() > 256
+        else " ".join(repr(x).split())
+    )
+    return said if len(said) <= 80 else f"{said[:77]}..."
 
 
 def check_align(name: str, align: object) -> None:

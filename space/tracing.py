@@ -59,7 +59,7 @@ class Untraceable(ValueError):
 
 
 def refuse(what: str, instead: str) -> NoReturn:
-    raise Untraceable(f"a traced function cannot use {what}: {instead}")
+    raise Untraceable(f"a traced function cannot use {what[:200]}: {instead}")
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .kernels.compiled import compile
+    from .kernels.errors import UnsupportedArgument
     from .kernels.generate import generate_kernel
     from .kernels.runtime import attention, scaled_dot_product_attention
     from .space.cascade import Cascade
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Cascade",
+    "UnsupportedArgument",
     "__version__",
     "analyse",
     "attention",
@@ -29,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     "Cascade": ".space.cascade",
+    "UnsupportedArgument": ".kernels.errors",
     "analyse": ".space.passes",
     "attention": ".kernels.runtime",
     "compile": ".kernels.compiled",
