@@ -81,6 +81,11 @@ def run_eager(
     return {name: run.output(root, cascade.outputs[name].ranks) for name, root in cascade.roots().items()}
 
 
+def _is_run(positions: Tensor) -> bool:
+    """Whether positions follow each other."""
+    return len(positions) > 0 and bool((positions.diff() == 1).all())
+
+
 @dataclass
 class _Run:
     data: Mapping[str, Tensor]
@@ -147,7 +152,10 @@ class _Run:
     def read(self, x: Access) -> Tile:
         t = self.data[x.tensor.name]
         for axis, rank in enumerate(x.index):
-            if rank in self.index:
+            if rank in self.index and _is_run(self.index[rank]):  # a view, while nothing was copied yet
+                t = t.narrow(axis, int(self.index[rank][0]), len(self.index[rank]))
+        for axis, rank in enumerate(x.index):
+            if rank in self.index and not _is_run(self.index[rank]):
                 t = t.index_select(axis, self.index[rank].to(t.device))
         return Tile(self.number(t), x.index)
 

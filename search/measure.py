@@ -19,6 +19,7 @@ from ..space.schedule import Problem
 from .child import Child
 from .device_lock import device_lock
 from .measurement import Measurement
+from .memory import does_not_fit
 from .policy import Policy
 from .reference import contraction_points
 from .tasks import Check, Checked, Peer, Prepare, Prepared, Subject, Time, Timing, label_of
@@ -78,6 +79,9 @@ class Measurer:
         self._estimated: dict[str, float] = {}
 
     def __enter__(self) -> Measurer:
+        """Raises MeasureError for a problem that does not fit into memory."""
+        if why := does_not_fit(self.problem, self.device):
+            raise MeasureError(why)
         compiles = self._arch() is not None
         self._prepare()  # while the caller goes on with other things
         if compiles:

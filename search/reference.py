@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -156,27 +156,33 @@ def _largest(cascade: Cascade, lengths: Mapping[Rank, int], reduced: bool) -> in
     most = 1
     for x in topological(cascade.roots().values()):
         ranks = free(x) | ({x.rank} if reduced and isinstance(x, (Reduce, Fold)) else frozenset())
-        contracted = isinstance(x, (Reduce, Fold)) or not _is_product(x)
-        if reduced or contracted:
+        if reduced or is_stored(x):
             most = max(most, math.prod(lengths[r] for r in ranks))
     return most
 
 
-def _is_product(x: Expr) -> bool:
-    """Products under a sum become matrix products: they are not stored."""
-    return getattr(x, "op", "") == "mul"
+def is_stored(x: Expr) -> bool:
+    """Whether the evaluation stores what a node computes: products under a sum become matrix products."""
+    return isinstance(x, (Reduce, Fold)) or getattr(x, "op", "") != "mul"
 
 
-def _slices(
-    cascade: Cascade, lengths: Mapping[Rank, int], ranks: list[Rank], limit: int
-) -> Iterator[dict[Rank, slice]]:
-    """Cut the kept ranks, the first first, until one slice's intermediates have at most `limit` elements."""
+def slice_lengths(cascade: Cascade, lengths: Mapping[Rank, int], ranks: Sequence[Rank], limit: int) -> dict[Rank, int]:
+    """The lengths of one slice: kept ranks are cut, the first first, until its intermediates have at most `limit`
+    elements, as far as that goes."""
     step = {r: lengths[r] for r in ranks}
     while _largest(cascade, {**lengths, **step}, reduced=False) > limit:
         wide = next((r for r in ranks if step[r] > 1), None)
         if wide is None:
             break
         step[wide] = -(-step[wide] // 2)
+    return {**lengths, **step}
+
+
+def _slices(
+    cascade: Cascade, lengths: Mapping[Rank, int], ranks: list[Rank], limit: int
+) -> Iterator[dict[Rank, slice]]:
+    """The parts of the kept ranks, such that one slice's intermediates fit."""
+    step = slice_lengths(cascade, lengths, ranks, limit)
 
     def cut(rest: list[Rank]) -> Iterator[dict[Rank, slice]]:
         if not rest:
@@ -192,8 +198,15 @@ def _slices(
 def sample_positions(cascade: Cascade, sizes: Mapping[Rank, int], points: float, seed: int = 0) -> dict[Rank, Tensor]:
     """Positions of the kept ranks such that no contraction has more than `points` multiply-adds.
 
-    The longest rank is halved again and again. A rank that stays whole is not in the result.
+    A rank that stays whole is not in the result.
     """
+    lengths = sampled_lengths(cascade, sizes, points)
+    draw = random.Random(seed)
+    return {r: _positions(sizes[r], lengths[r], draw) for r in kept_ranks(cascade) if lengths[r] < sizes[r]}
+
+
+def sampled_lengths(cascade: Cascade, sizes: Mapping[Rank, int], points: float) -> dict[Rank, int]:
+    """How many positions of each rank are looked at: the longest kept rank is halved again and again."""
     lengths = dict(sizes)
     ranks = kept_ranks(cascade)
     while contraction_points(cascade, lengths) > points:
@@ -201,8 +214,7 @@ def sample_positions(cascade: Cascade, sizes: Mapping[Rank, int], points: float,
         if longest is None or lengths[longest] == 1:
             break
         lengths[longest] = -(-lengths[longest] // 2)
-    draw = random.Random(seed)
-    return {r: _positions(sizes[r], lengths[r], draw) for r in ranks if lengths[r] < sizes[r]}
+    return lengths
 
 
 def _positions(size: int, count: int, draw: random.Random) -> Tensor:

@@ -152,6 +152,12 @@ def tune(
     )
     if not planned.space.kept:
         raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
+    least = min(c.estimate.seconds for c in planned.space.kept)
+    if least > wanted.seconds:
+        raise NothingWorked(
+            f"the fastest candidate is expected to take {least:,.0f} s a run, but the budget of the whole search is "
+            f"{wanted.seconds:,.0f} s: choose smaller sizes, or a longer --budget"
+        )
     measure = partial(steps.measure, measurer)
     outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
     ended = finals(outcome, measurer, peers, said)

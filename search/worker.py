@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, assert_never
 import torch
 from torch import Tensor
 
+from ..host.memory import take_no_more
 from ..kernels.eager import DTYPES
 from ..kernels.kernel import Kernel
 from ..kernels.launch import load
@@ -81,6 +82,8 @@ class Bench:
         if device.type == "cuda":
             device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
             torch.cuda.set_device(device)
+        else:
+            take_no_more()
         inputs = draw_inputs(task.problem, device, task.policy.seed)
         untouched = {name: t.clone() for name, t in inputs.items()}
         made = reference(task.problem, inputs, task.policy.seed)
@@ -228,7 +231,7 @@ _COMPILING = ("CompilationError", "CompileTimeAssertionFailure", "UnsupportedLan
 def _failure(error: BaseException, status: Status) -> Answer:
     names = {c.__name__ for c in type(error).__mro__}
     text = one_line(error)
-    if names & set(_OUT_OF):
+    if names & set(_OUT_OF) or "can't allocate memory" in text:
         status = "out-of-resources"
     elif names & set(_COMPILING):
         status = "compile-error"
