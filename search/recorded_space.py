@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ from ..space.schedule import Problem, Schedule, Values
 from .candidates import Candidate, everything
 from .derivations import Variant
 from .measurement import Measurement, MeasurementFile, measurement
+from .run import finite
 
 FORMAT = 1
 MAX_BYTES = 64 * 2**20
@@ -135,7 +137,7 @@ def entries_of(
 
 def save(space: RecordedSpace, path: Path) -> None:
     """Write a space as gzipped JSON, whole or not at all."""
-    data = asdict(space) | {
+    data = finite(asdict(space)) | {
         "format": FORMAT,
         "entries": [
             {"cascade": e.cascade, "schedule": e.schedule.to_json(), "measurement": e.measurement.to_json()}
@@ -163,8 +165,8 @@ class _EntryFile(Strict):
     measurement: MeasurementFile
 
 
-_Held: TypeAlias = Annotated[dict[Name, tuple[Finite, Finite, bool, Name | None]], Meta(max_length=256)]
-"""What inputs may hold (`Values`)."""
+_Held: TypeAlias = Annotated[dict[Name, tuple[Finite | None, Finite | None, bool, Name | None]], Meta(max_length=256)]
+"""What inputs may hold (`Values`); a bound that is infinite is null."""
 
 
 class _ProblemFile(Strict):
@@ -208,6 +210,11 @@ def load(path: Path) -> RecordedSpace:
         raise SpaceError(f"{path}: not a recorded space ({one_line(error)})") from None
 
 
+def _values(p: _ProblemFile) -> dict[str, Values]:
+    bounds = {n: (-math.inf if v[0] is None else v[0], math.inf if v[1] is None else v[1]) for n, v in p.values.items()}
+    return {n: Values(*bounds[n], *v[2:]) for n, v in p.values.items()}
+
+
 def _space(file: _SpaceFile) -> RecordedSpace:
     """Raises ValueError for a schedule or a cascade that nothing could be recorded of."""
     for c in file.cascades:
@@ -219,9 +226,7 @@ def _space(file: _SpaceFile) -> RecordedSpace:
         entries.append(Entry(e.cascade, Schedule.from_json(e.schedule), measurement(e.measurement)))
     p = file.problem
     return RecordedSpace(
-        problem=Problem(
-            p.workload, p.cascade, dict(p.sizes), p.dtypes, p.params, {n: Values(*v) for n, v in p.values.items()}
-        ),
+        problem=Problem(p.workload, p.cascade, dict(p.sizes), p.dtypes, p.params, _values(p)),
         machine=file.machine,
         seed=file.seed,
         drawn_from=file.drawn_from,
