@@ -15,7 +15,7 @@ def cache_directory() -> Path:
     """
     chosen = os.environ.get(ENVIRONMENT_VARIABLE, "")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))  # of a user that there is not, the name as it stands, as in a shell
     from platformdirs import user_cache_path
 
     return user_cache_path("eintune", appauthor=False)

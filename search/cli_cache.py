@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ..host.files import remove_leftovers
 from .cli_options import (
     Command,
     Failure,
@@ -112,7 +113,8 @@ def _clear(directory: Path) -> int:
     removed = len(Cache(directory).clear())
     print(f"removed {plural(removed, 'record')} from {directory}")
     failed = []
-    for folder, pattern in (("journals", "*.jsonl*"), ("derived", "*.json")):
+    for folder, pattern in (("journals", "*.jsonl*"), ("derived", "*.json"), ("derived", "*.edge")):
+        remove_leftovers(directory / folder)
         for path in sorted((directory / folder).glob(pattern)):
             try:
                 path.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from .cli_options import Command, Failure, as_usage
@@ -53,7 +54,7 @@ def _judge(chosen: argparse.Namespace) -> int:
     print(text(judgement))
     print("\n" + textwrap.fill(paragraph(judgement), 96))
     try:
-        written = write_judgement(judgement, spaces, chosen.out or chosen.places[0].resolve().parent)
+        written = write_judgement(judgement, spaces, chosen.out or Path(os.path.realpath(chosen.places[0])).parent)
     except ReportError as error:
         raise Failure(str(error)) from error
     print(f"\n{written}")

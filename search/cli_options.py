@@ -142,7 +142,7 @@ def cache_of(options: argparse.Namespace) -> Path:
     from ..costmodel.directories import ENVIRONMENT_VARIABLE, cache_directory
 
     if options.cache is not None:
-        os.environ[ENVIRONMENT_VARIABLE] = str(options.cache.expanduser().resolve())
+        os.environ[ENVIRONMENT_VARIABLE] = os.path.realpath(os.path.expanduser(options.cache))
     return cache_directory()
 
 

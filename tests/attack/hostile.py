@@ -49,7 +49,7 @@ def edited(data: Any, draw: random.Random) -> Any:
         places = paths(made)
         path = draw.choice(places[1:] or places)
         if not path:
-            return draw.choice(VALUES)
+            return copy.deepcopy(draw.choice(VALUES))
         parent = made
         for step in path[:-1]:
             parent = parent[step]
@@ -60,14 +60,14 @@ def edited(data: Any, draw: random.Random) -> Any:
             case 1 if isinstance(parent, dict):
                 parent[draw.choice(("extra", "\x1b[1m", "", "x" * 600, str(last) + " "))] = parent.pop(last)
             case 2 if isinstance(parent, dict):
-                parent[draw.choice(("extra", "__class__", "format"))] = draw.choice(VALUES)
+                parent[draw.choice(("extra", "__class__", "format"))] = copy.deepcopy(draw.choice(VALUES))
             case 3:
                 other = made
                 for step in draw.choice(places):
                     other = other[step] if step in (other if isinstance(other, dict) else range(len(other))) else other
                 parent[last] = copy.deepcopy(other)
             case _:
-                parent[last] = draw.choice(VALUES)
+                parent[last] = copy.deepcopy(draw.choice(VALUES))
     return made
 
 

@@ -22,6 +22,7 @@ from hostile import THINGS, attacks, bomb, removed
 from targets import TARGETS, Target
 
 from eintune.kernels import notices
+from eintune.search.cli import main
 
 SECONDS = 10.0
 MEMORY_KIB = 2 * 2**20
@@ -133,6 +134,22 @@ def test_a_valid_file_is_an_answer(tmp_path: Path) -> None:
             make(folder).use()
 
 
+@pytest.mark.parametrize("verb", [("list",), ("show", "thing"), ("explain", "--seq", "64", "--heads", "2"), ("clear",)])
+def test_a_cache_full_of_hostile_things_is_looked_at(
+    verb: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("records", "derived", "journals", "machines"):
+        (tmp_path / folder).mkdir()
+        for i, make in enumerate(THINGS):
+            make(tmp_path / folder / f"thing-{i}.json")
+        (tmp_path / folder / "\x1b[31mred\udcff.json").write_text('{"format": 1, "key": "\\ud800"}')
+    code = main(["cache", *verb, "--cache", str(tmp_path), *(["--device", "cpu"] if "explain" in verb else [])])
+    out, err = capsys.readouterr()
+    assert code in (0, 1, 2) and "Traceback" not in err and "\x1b" not in out + err
+    if verb == ("clear",):  # a folder is nobody's record
+        assert [p.name for p in (tmp_path / "records").iterdir()] == ["thing-5.json"]
+
+
 def test_a_packed_flood_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     target = TARGETS["recorded space"][0](tmp_path)
     removed(target.path)
@@ -166,7 +183,7 @@ def test_three_thousand_hostile_files(tmp_path: Path) -> None:
     assert not faults and total["files"] >= 3000
 
 
-def main(kind: str, folder: str) -> None:
+def run_kind(kind: str, folder: str) -> None:
     """One kind, whole: a row of the table, then the faults."""
     make, count = TARGETS[kind]
     target = make(Path(folder))
@@ -181,4 +198,4 @@ def main(kind: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_kind(*sys.argv[1:])

@@ -120,7 +120,7 @@ def fault(error: BaseException) -> str:
     text = re.sub(r"`str` matching regex '(.*)'", _worded, " ".join(str(error).split()))
     if found := re.fullmatch(r"(.*) - at `\$\.?(.*)`", text):
         text = f"`{found[2]}`: {found[1][:1].lower()}{found[1][1:]}" if found[2] else found[1]
-    else:
+    elif text[1:2].islower():
         text = text[:1].lower() + text[1:]
     text = printable(text) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
