@@ -155,7 +155,7 @@ def test_a_stride_that_no_index_uses_does_not_matter_to_a_descriptor() -> None:
 
 @pytest.mark.parametrize("emitter", ["torch", pytest.param("triton", marks=pytest.mark.interpreter)])
 @pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("size", [2**31 - 1, 2**31 - 20, 2**31])
+@pytest.mark.parametrize("size", [2**31 - 1, 2**31 - 20])
 def test_a_window_that_is_wider_than_any_sequence(size: int, both: bool, emitter: str, execute) -> None:
     """Its size plus an index would need more than 32 bits."""
     sizes = {"b": 1, "h": 1, "p": 37, "m": 21, "e": 16, "f": 16}
