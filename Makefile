@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# With an NVIDIA GPU, PyTorch brings the Triton it was built for; without one the constraints give a CPU set-up.
-CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-cpu.txt)
+# PyTorch as the package index has it brings CUDA and its own Triton, with or without a GPU: gigabytes. Without one, a
+# CPU build that lies at hand (in a folder of pip's `find-links`) does as well.
+AT_HAND := $(if $(shell command -v nvidia-smi 2>/dev/null),,yes)
 STAMP := $(VENV)/.installed
 TUNE ?= --seq 2048 --heads 32
 
@@ -12,14 +13,15 @@ TUNE ?= --seq 2048 --heads 32
 help:
 	@echo 'make tune    set up $(VENV) and run: tune $(TUNE)'
 	@echo 'make test    set up $(VENV) and run the linters, the type checker and the tests'
-	@echo 'make soak    the long versions of the property tests'
+	@echo 'make soak    the long versions of the property tests; installs from the package index, in gigabytes'
 	@echo 'make clean   remove $(VENV) and build leftovers'
 
-$(STAMP): pyproject.toml constraints-cpu.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] <= (3, 13) and f"eintune needs Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}: set PYTHON=…")'
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] <= (3, 14) and f"eintune needs Python 3.11 to 3.14, but $(PYTHON) is {v[0]}.{v[1]}: set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
+	$(if $(AT_HAND),$(BIN)/python -m pip install --quiet --no-index --no-deps torch 2>/dev/null || true)
+	$(BIN)/python -m pip install --quiet --editable '.[tune,dev]'
 	@touch $@
 
 install: $(STAMP)

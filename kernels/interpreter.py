@@ -1,9 +1,10 @@
-"""Corrections to Triton's interpreter (as of 3.6), put in before the first interpreted launch.
+"""Corrections to Triton's interpreter (as of 3.6 to 3.9), put in before the first interpreted launch.
 
 It keeps bf16 numbers as bare 16-bit patterns: a product of bf16 tiles multiplies the patterns as integers, and a
 conversion from fp32 to bf16 drops bits where the hardware rounds to the nearest. And a comparison of scalars that
 is broadcast to a tile becomes floating point. Interpreted kernels would fail or be wrong where compiled ones are
-right. It also runs no instructions of the hardware's own: those that kernels use are told here.
+right. It also runs no instructions of the hardware's own: those that kernels use are told here. With NumPy 2.4,
+that of 3.6 takes no tile of one element as a loop's bound.
 """
 
 from __future__ import annotations
@@ -73,5 +74,17 @@ def mend() -> None:
         (arg,) = args
         return Result(interpreter.TensorHandle(INSTRUCTIONS[text](arg.data), arg.dtype))
 
+    _mend_bounds(interpreter)
     builder.create_inline_asm = create_inline_asm
     builder.cast_impl, builder.create_dot, builder.create_splat = cast_impl, create_dot, create_splat
+
+
+def _mend_bounds(interpreter: Any) -> None:
+    """A tile of one element is a whole number whatever its rank, as from Triton 3.7 on."""
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patched

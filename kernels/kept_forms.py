@@ -20,6 +20,7 @@ from msgspec import Meta
 from ..host import signing
 from ..host.data import BadData, Lines, Strict, from_json
 from ..host.files import read_whole, write_whole
+from ..host.parts import MissingPart, require
 from ..space.cascade import Cascade
 from .derived import derived_texts
 from .notices import one_line, say_once
@@ -118,9 +119,13 @@ def forms_of(definition: str, directory: Path) -> tuple[str, ...]:
     for forms in _known(definition, directory / FOLDER):
         return forms
     cascade = Cascade.parse(definition)
-    say_once("eintune: a definition without stored forms is derived, once, in a few seconds")
     try:
+        require("deriving", "egglog", "highspy", "pulp")
+        say_once("eintune: a definition without stored forms is derived, once, in a few seconds")
         found = derived_forms(cascade)
+    except MissingPart as error:
+        say_once(f"eintune: what is not tuned or stored is computed as it is defined: {error}")
+        found = Kept((), False)
     except Exception as error:
         say_once(f"eintune: it cannot be derived, so it is computed as it is defined: {one_line(error)}")
         found = Kept((), False)

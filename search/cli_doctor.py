@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shutil
 import sys
@@ -12,11 +11,12 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+from ..host.parts import INSTALL, SERVING, TUNE, missing
 from .cli_options import Command, add_cache, cache_of
+from .exercises import EXERCISES, findings
 
-PACKAGES = ("torch", "triton", "numpy", "egglog", "optuna", "pulp", "highspy", "pandas", "seaborn", "graphviz")
 ENOUGH_BYTES = 200 * 2**20
-HELP = "Prints versions, the device, and whether each thing that Eintune needs works here. Exit code 1 if one does not."
+HELP = "Tries each thing that Eintune needs: packages compute, compile, solve, draw. Exit code 1 if one does not work."
 
 Line = tuple[bool | None, str, str]
 """(works; None: not needed, name, what there is to say)."""
@@ -31,11 +31,11 @@ def action(chosen: argparse.Namespace) -> int:
     """Print every check; 1 if one that is needed fails."""
     cache = cache_of(chosen)
     good = True
-    checks: list[Callable[[], Iterator[Line]]] = [_versions, _device, _triton, _tools, lambda: _folders(cache)]
+    checks: list[Callable[[], Iterator[Line]]] = [_versions, _device, _packages, _tools, lambda: _folders(cache)]
     for check in checks:
         for works, name, text in check():
             mark = {True: "ok", False: "FAIL", None: "--"}[works]
-            print(f"{mark:<5}{name:<14}{text}")
+            print(f"{mark:<5}{name:<14}{text}", flush=True)
             good &= works is not False
     return 0 if good else 1
 
@@ -44,21 +44,42 @@ def _versions() -> Iterator[Line]:
     from .. import __version__
 
     yield True, "eintune", __version__
-    inside = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    yield inside, "python", sys.version.split()[0] + ("" if inside else ": must be 3.11 to 3.13")
-    for name in PACKAGES:
-        try:
-            yield True, name, metadata.version(name)
-        except metadata.PackageNotFoundError:
+    inside = (3, 11) <= sys.version_info[:2] <= (3, 14)
+    yield inside, "python", sys.version.split()[0] + ("" if inside else ": must be 3.11 to 3.14")
+
+
+def _packages() -> Iterator[Line]:
+    """Each dependency's version and what it does here; the extra's may all be absent, where nothing is searched."""
+    absent = missing((*SERVING, *TUNE))
+    unsearched = set(TUNE) - set(absent) <= {"filelock"}  # which PyTorch brings
+    for name in absent:
+        if name in SERVING:
             needed = name != "triton" or sys.platform == "linux"
-            yield (False if needed else None), name, "not installed"
+            yield (False if needed else None), name, "not installed: pip install eintune"
+        elif not unsearched:
+            yield False, name, f"not installed: {INSTALL}"
+    if unsearched:
+        yield None, "tune", f"not installed, so nothing is derived or searched here: {INSTALL}"
+    present = [name for name in EXERCISES if name not in absent and not (name == "interpreter" and "triton" in absent)]
+    for finding in findings(present):
+        version = _version(finding.name)
+        yield finding.works, finding.name, f"{version}, {finding.text}" if version else finding.text
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _device() -> Iterator[Line]:
-    import torch
+    try:
+        import torch
 
-    from ..kernels.platform import platform_of
-
+        from ..kernels.platform import platform_of
+    except Exception:  # what is wrong with it is said where it is tried
+        return
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     yield True, "cpu", f"{platform_of('cpu').machine}, {threads}"
     if torch.cuda.is_available():
@@ -70,37 +91,22 @@ def _device() -> Iterator[Line]:
         yield None, "gpu", f"none: {reason}; candidates run as tiled PyTorch on the CPU"
 
 
-def _triton() -> Iterator[Line]:
-    if importlib.util.find_spec("triton") is None:
-        yield None, "interpreter", "no triton"
-        return
-    import numpy
-    import triton
-
-    old = tuple(int(x) for x in triton.__version__.split(".")[:2]) < (3, 9)
-    new = tuple(int(x) for x in numpy.__version__.split(".")[:2]) >= (2, 4)
-    if old and new:
-        text = f"triton {triton.__version__} needs numpy < 2.4 to interpret, but numpy is {numpy.__version__}"
-        yield None, "interpreter", text
-    else:
-        yield True, "interpreter", "TRITON_INTERPRET=1 runs kernels on the CPU"
-    tool = Path(str(triton.knobs.nvidia.cuobjdump.path))
-    yield (True if tool.exists() else None), "cuobjdump", str(tool) if tool.exists() else "missing: no exact registers"
-
-
 def _tools() -> Iterator[Line]:
     dot = shutil.which("dot")
-    yield (True if dot else None), "dot", dot or "missing (graphviz): pictures are written as .dot files"
-    solvers = []
-    try:
-        import pulp
-
-        solvers = pulp.listSolvers(onlyAvailable=True)
-    except Exception as error:  # a solver's own probe may fail in any way; that is the finding
-        yield False, "solvers", str(error)
+    yield (
+        (True if dot else None),
+        "dot",
+        dot or "missing (apt-get install graphviz): pictures become .dot files",
+    )
+    if missing(["triton"]):
         return
-    found = [s for s in ("HiGHS", "PULP_CBC_CMD", "HiGHS_CMD") if s in solvers]
-    yield bool(found), "solvers", ", ".join(found) or "none: extraction needs HiGHS or CBC"
+    try:
+        from triton import knobs
+
+        tool = Path(str(knobs.nvidia.cuobjdump.path))
+    except Exception:  # what is wrong with it is said where it is tried
+        return
+    yield (True if tool.exists() else None), "cuobjdump", str(tool) if tool.exists() else "missing: no exact registers"
 
 
 def _folders(cache: Path) -> Iterator[Line]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from ..host.parts import MissingPart, missing_part
+from .faults import JournalError, RunError
+
 Options: TypeAlias = argparse._ActionsContainer
 """A parser or one of its groups."""
 MAX_NUMBER = 2**31
@@ -48,21 +51,24 @@ class Command:
         parser.set_defaults(chosen=self)
 
     def run(self, options: argparse.Namespace) -> int:
-        with one_line_errors():
+        with one_line_errors(f"`eintune {self.name}`"):
             return self.action(options)
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Errors whose message is meant for people become a `Failure`."""
+def one_line_errors(what: str) -> Iterator[None]:
+    """Errors whose message is meant for people become a `Failure`. what: is done here, as its user calls it."""
     from ..host.data import BadData
-    from .journal import JournalError
-    from .run import RunError
 
     try:
         yield
-    except (JournalError, RunError, BadData) as error:
+    except (JournalError, RunError, BadData, MissingPart) as error:
         raise Failure(str(error)) from error
+    except ModuleNotFoundError as error:
+        part = missing_part(what, error)
+        if part is None:
+            raise
+        raise Failure(str(part)) from error
     except MemoryError:
         raise Failure("out of memory: choose a smaller problem") from None
     except BrokenPipeError:

@@ -18,6 +18,7 @@ from ..host.files import UnfitFile, read_whole
 from ..host.locks import lock_name, open_lock
 from ..host.processes import identity, lives
 from ..kernels.notices import one_line
+from .faults import JournalError
 
 MAX_BYTES = 32 * 2**20
 MAX_LINES = 100_000
@@ -26,10 +27,6 @@ CREATE_STUDY = 0
 """Optuna's code of the operation that every journal begins with."""
 OWNER = "owner"
 """The attribute of a trial that says whose it is (`host.processes`)."""
-
-
-class JournalError(RuntimeError):
-    """A journal that cannot be read or written; the message names the file, the line and what to do."""
 
 
 class FileLock(BaseJournalFileLock):

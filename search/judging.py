@@ -146,18 +146,18 @@ def judge(spaces: Sequence[NamedSpace], machine: Machine) -> Judgement:
     start = Calibration.of(replace(machine, calibration=()))
     works = [_works(s) for s in spaces]
     ran = [[w[i] for i in s.space.ran] for s, w in zip(spaces, works, strict=True)]
-    times = [np.array([s.space.entries[i].measurement.seconds for i in s.space.ran]) for s in spaces]
+    times = [[s.space.entries[i].measurement.seconds for i in s.space.ran] for s in spaces]
     placed = [_terms(w, machine) for w in ran]
     frames, verdicts = [], []
     for i, named in enumerate(spaces):
         others = [j for j in range(len(spaces)) if j != i]
-        fitted = fit_terms(_joined([placed[j] for j in others]), np.concatenate([times[j] for j in others]), start)
+        fitted = fit_terms(_joined([placed[j] for j in others]), [t for j in others for t in times[j]], start)
         prior = estimate_works(works[i], machine, start)
         after = estimate_works(works[i], machine, fitted)
         frame = _frame(named, prior, after)
         frames.append(frame)
         verdicts.append(_verdict(named.name, frame))
-    together = fit_terms(_joined(placed), np.concatenate(times), start)
+    together = fit_terms(_joined(placed), [t for ts in times for t in ts], start)
     about = describe(machine, spaces[0].space.problem)
     return Judgement(pd.concat(frames, ignore_index=True), tuple(verdicts), together, about)
 

@@ -48,10 +48,6 @@ COLUMNS: dict[str, type] = {
 """The CSV's columns. Times in seconds, memory in bytes, errors against float64."""
 
 
-class RunError(ValueError):
-    """A results folder that cannot be read; the message names the file and what is wrong."""
-
-
 @dataclass(frozen=True)
 class Run:
     """What one run of the tuner found.

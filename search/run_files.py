@@ -30,8 +30,9 @@ from ..host.data import (
 )
 from ..host.files import read_utf8, read_whole
 from ..host.printable import printable
+from .faults import RunError
 from .measurement import STATUSES, MeasurementFile, measurement
-from .run import COLUMNS, FORMAT, MEASUREMENTS, SUMMARY, Run, RunError
+from .run import COLUMNS, FORMAT, MEASUREMENTS, SUMMARY, Run
 
 MAX_BYTES = 64 * 2**20
 MAX_ROWS = 20_000

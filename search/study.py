@@ -23,7 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from ..host.printable import printable
 from ..host.processes import identity
 from ..kernels.notices import one_line
-from .journal import OWNER, JournalError, open_storage, reap
+from .faults import JournalError
+from .journal import OWNER, open_storage, reap
 from .measurement import Measurement
 from .residuals import corrected
 from .samplers import OverPoints, Point, Strategy, distributions

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, assert_never
 
+from ..host.parts import require
 from .egglog_text import Symbols, program
 from .expr import (
     Access,
@@ -217,6 +218,7 @@ def saturate(
 
     Raises SaturationError with the bound, its value and what to change.
     """
+    require("deriving", "egglog")
     limits = limits or Limits()
     symbols = Symbols()
     for s in splits:

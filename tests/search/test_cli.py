@@ -303,23 +303,6 @@ def test_a_command_collects_garbage_rarely() -> None:
 # ---- commands that only look
 
 
-def test_doctor(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["doctor"])
-    out = capsys.readouterr().out
-    assert code == (1 if "FAIL" in out else 0)
-    for word in ("eintune", "python", "torch", "cpu", "gpu", "solvers", "cache", "disk"):
-        assert word in out
-    assert cache.is_dir()
-
-
-def test_doctor_says_when_the_cache_cannot_be_written(
-    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("")
-    assert main(["doctor", "--cache", str(tmp_path / "file")]) == 1
-    assert "FAIL cache" in capsys.readouterr().out
-
-
 def test_an_empty_cache(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "list"]) == 0
     listed = capsys.readouterr().out

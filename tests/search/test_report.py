@@ -17,12 +17,13 @@ import pytest
 
 from eintune.search.accuracy import accuracy, error_by, random_regret, regret, spearman
 from eintune.search.cli import main
+from eintune.search.faults import RunError
 from eintune.search.measurement import Measurement
 from eintune.search.paragraph import paragraph
 from eintune.search.plots import Look, error_by_unit
 from eintune.search.replay import replay
 from eintune.search.report import PAGE, ReportError, frame_of, png, write_report
-from eintune.search.run import COLUMNS, MEASUREMENTS, SUMMARY, Run, RunError
+from eintune.search.run import COLUMNS, MEASUREMENTS, SUMMARY, Run
 from eintune.search.run_files import read_run
 from eintune.search.samplers import STRATEGIES
 from eintune.search.words import against, milliseconds, plural

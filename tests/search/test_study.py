@@ -17,7 +17,8 @@ import pytest
 from optuna.trial import TrialState
 
 from eintune.host.processes import identity
-from eintune.search.journal import OWNER, JournalError, forget, open_storage
+from eintune.search.faults import JournalError
+from eintune.search.journal import OWNER, forget, open_storage
 from eintune.search.measurement import Measurement
 from eintune.search.residuals import corrected
 from eintune.search.samplers import STRATEGIES, nearest, strategy

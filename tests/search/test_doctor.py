@@ -1,0 +1,92 @@
+"""`doctor` has each dependency do something, and says which one is broken or missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from eintune.host.parts import SERVING, TUNE
+from eintune.search import cli_doctor
+from eintune.search.cli import main
+from eintune.search.exercises import EXERCISES, Finding, findings
+
+BROKEN = {
+    "pulp": "raise RuntimeError('built for another Python')",
+    "pandas": "import os\nos.kill(os.getpid(), 11)",
+    "optuna": "class trial: TrialState = FrozenTrial = None",
+}
+
+
+def test_each_dependency_does_something(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "eintune", "doctor", "--cache", str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0 and not done.stderr
+    split = (line.split(maxsplit=2) for line in done.stdout.splitlines())
+    lines = {name: f"{mark} {text}" for mark, name, text in split}
+    assert [line for line in lines.values() if line.startswith("FAIL")] == []
+    assert set(EXERCISES) | {"eintune", "python", "cpu", "gpu", "dot", "cache", "disk"} <= set(lines)
+    assert lines["torch"].startswith(f"ok {torch.__version__}, multiplies matrices on the ")
+    assert "compiles a kernel" in lines["triton"]
+    assert "saturates a graph: " in lines["egglog"]
+    assert lines["pulp"].endswith("solves a small program with HiGHS")
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_what_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fails, one takes its process along, one lacks what is used of it; the others are tried all the same."""
+    for name, text in BROKEN.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    names = ("msgspec", "egglog", "pulp", "pandas", "filelock", "optuna", "platformdirs")
+    found = {finding.name: finding for finding in findings(names)}
+    assert tuple(found) == names
+    assert [name for name in names if found[name].works] == ["msgspec", "egglog", "filelock", "platformdirs"]
+    assert found["pulp"].text == "RuntimeError: built for another Python"
+    assert found["pandas"].text == "its process ended with code -11"
+    assert found["optuna"].text.startswith("ModuleNotFoundError: No module named 'optuna.")
+
+
+def test_what_does_not_work_is_exit_code_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_doctor, "findings", lambda names: iter([Finding("torch", False, "it did not end")]))
+    assert main(["doctor"]) == 1
+    assert f"FAIL torch         {torch.__version__}, it did not end\n" in capsys.readouterr().out
+
+
+def test_an_installation_that_only_serves_is_sound(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(cli_doctor, "missing", lambda names=TUNE: sorted(set(names) & set(TUNE) - {"filelock"}))
+    monkeypatch.setattr(cli_doctor, "findings", lambda names: iter(tried.extend(names) or ()))
+    assert main(["doctor"]) == 0
+    line = "--   tune          not installed, so nothing is derived or searched here: pip install 'eintune[tune]'\n"
+    assert line in capsys.readouterr().out
+    assert set(tried) == {*SERVING, "filelock", "interpreter"}
+
+
+def test_every_dependency_is_tried() -> None:
+    assert {*SERVING, *TUNE} | {"interpreter"} == set(EXERCISES)
+
+
+def test_a_part_that_is_missing_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_doctor, "missing", lambda names=TUNE: [n for n in names if n in ("egglog", "numpy")])
+    monkeypatch.setattr(cli_doctor, "findings", lambda names: iter(()))
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "FAIL egglog        not installed: pip install 'eintune[tune]'" in out
+    assert "FAIL numpy         not installed: pip install eintune\n" in out
+
+
+def test_a_cache_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_doctor, "findings", lambda names: iter(()))
+    (tmp_path / "file").write_text("")
+    assert main(["doctor", "--cache", str(tmp_path / "file")]) == 1
+    assert "FAIL cache" in capsys.readouterr().out
