@@ -269,7 +269,11 @@ def ranked(
     found: list[tuple[str, Schedule, Work]] = []  # of kernels that run on any tensors
     for text in _cascades(problem, directory or cache_directory()):
         cascade = _parsed(text)
-        every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer" and s.workers == "alike"]
+        try:
+            every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer" and s.workers == "alike"]
+        except IllegalPlan as error:
+            say_once(f"eintune: a cascade is not laid out: {error}", logging.INFO)
+            continue
         for schedule in _spread(every, SCHEDULES):
             try:
                 found.append((text, schedule, work(build_program(cascade, problem, schedule), schedule)))

@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, TypeAlias, assert_never
 
 import torch
@@ -207,11 +208,30 @@ class _Run:
 
     def map(self, op: str, args: Sequence[Tile]) -> Tile:
         ranks = _union(args)
-        if not ranks:
-            wide = [torch.tensor(a.data, dtype=None if isinstance(a.data, bool) else torch.float64) for a in args]
-            return Tile(TORCH[op](*wide).item())
-        value = TORCH[op](*(a.data if not a.ranks else _aligned(a, ranks, self.device) for a in args))
-        return Tile(self.number(value), ranks)
+        wide: list[Any] = []
+        for is_condition, tile in zip(_conditions(op, len(args)), args, strict=True):
+            data = _aligned(tile, ranks, self.device) if tile.ranks else tile.data
+            wide.append(_condition(data) if is_condition else self.numeric(data))
+        if not any(isinstance(a, Tensor) for a in wide):
+            exact = [torch.tensor(a, dtype=None if isinstance(a, bool) else torch.float64) for a in wide]
+            return Tile(TORCH[op](*exact).item())
+        if op == "select":  # of numbers PyTorch makes tensors of its default dtype
+            condition, *branches = wide
+            wide = [self.tensor(condition), *map(self.tensor, branches)]
+        return Tile(self.number(TORCH[op](*wide)), ranks)
+
+    def numeric(self, data: Operand) -> Operand:
+        """An operand of arithmetic: a boolean is 0 or 1, in the run's dtype."""
+        if isinstance(data, Tensor):
+            return data.to(self.dtype) if data.dtype == torch.bool else data
+        return float(data)
+
+    def tensor(self, data: Operand) -> Tensor:
+        """A number as a tensor without axes: a boolean, or one in the run's dtype."""
+        if isinstance(data, Tensor):
+            return data
+        dtype = torch.bool if isinstance(data, bool) else self.dtype
+        return torch.full((), data, dtype=dtype, device=self.device)
 
     def reduce(self, x: Reduce) -> Tile:
         if x.op == "add":
@@ -219,13 +239,24 @@ class _Run:
         tile = self(x.arg)
         if x.rank not in tile.ranks:
             return self.map("pow", [tile, Tile(float(self.sizes[x.rank]))]) if x.op == "mul" else tile
-        assert isinstance(tile.data, Tensor)
-        axis = tile.ranks.index(x.rank)
-        return Tile(REDUCE[x.op](tile.data, axis), _without(tile.ranks, x.rank))
+        return self.reduce_tile(x.op, tile, x.rank)
 
     def contract(self, factors: Sequence[Expr], rank: Rank, weight: Tile | None = None) -> Tile:
-        """sum over `rank` of the product: as one matrix product where two factors each add ranks of their own."""
-        tiles = [self(f) for f in factors] + ([weight] if weight else [])
+        """sum over `rank` of the product: as one matrix product where two factors each add ranks of their own.
+
+        A weight of 0 takes no part, whatever the factors are there. Where something is not finite, nothing is taken
+        out of the sum.
+        """
+        tiles = [self(f) for f in factors]
+        if not all(map(_is_finite, tiles)):
+            product = reduce(lambda a, b: self.map("mul", [a, b]), tiles)
+            if weight is not None:
+                nothing = self.map("eq", [weight, Tile(0.0)])
+                product = self.map("mul", [weight, self.map("select", [nothing, Tile(0.0), product])])
+            if rank in product.ranks:
+                return self.reduce_tile("add", product, rank)
+            return self.map("mul", [product, Tile(float(self.sizes[rank]))])
+        tiles += [weight] if weight else []
         inside = [t for t in tiles if rank in t.ranks]
         outside = [t for t in tiles if rank not in t.ranks]
         if not inside:
@@ -238,7 +269,7 @@ class _Run:
         return product
 
     def sum_of_product(self, tiles: list[Tile], rank: Rank) -> Tile:
-        total = tiles[0]
+        total = Tile(self.numeric(tiles[0].data), tiles[0].ranks)
         for other in tiles[1:-1]:
             total = self.map("mul", [total, other])
         last = tiles[-1]
@@ -246,8 +277,7 @@ class _Run:
             return self.matmul(total, last, rank)
         if len(tiles) > 1:
             total = self.map("mul", [total, last])
-        assert isinstance(total.data, Tensor)
-        return Tile(self.number(total.data.sum(total.ranks.index(rank))), _without(total.ranks, rank))
+        return self.reduce_tile("add", total, rank)
 
     def matmul(self, a: Tile, b: Tile, rank: Rank) -> Tile:
         assert isinstance(a.data, Tensor) and isinstance(b.data, Tensor)
@@ -259,8 +289,11 @@ class _Run:
 
     def fold(self, x: Fold) -> Tile:
         score = self(x.ref)
-        if x.rank not in score.ranks:
-            score = Tile(_aligned(score, (*score.ranks, x.rank), self.device), (*score.ranks, x.rank))
+        score = Tile(self.numeric(score.data), score.ranks)
+        if x.rank not in score.ranks:  # each element counts, though all are equal
+            ranks = (*score.ranks, x.rank)
+            every = _aligned(score, ranks, self.device).expand([self.length(r) for r in ranks])
+            score = Tile(self.number(every), ranks)
         match x.action:
             case "scale":
                 top = self.reduce_tile("max", score, x.rank)
@@ -278,8 +311,7 @@ class _Run:
 
     def reduce_tile(self, op: str, tile: Tile, rank: Rank) -> Tile:
         assert isinstance(tile.data, Tensor)
-        data = tile.data.expand([self.length(r) for r in tile.ranks])
-        return Tile(self.number(REDUCE[op](data, tile.ranks.index(rank))), _without(tile.ranks, rank))
+        return Tile(self.number(REDUCE[op](tile.data, tile.ranks.index(rank))), _without(tile.ranks, rank))
 
     def filter(self, p: Predicate, tile: Tile, fill: float) -> Tile:
         total = Tile(p.const + sum(c * self.sizes[r] for r, c in p.sizes))
@@ -291,7 +323,8 @@ class _Run:
         assert not p.numbers, "a cascade has no filter on elements of tensors"
         ranks = _union([tile, total])
         holds = _aligned(total, ranks, self.device) >= 0
-        return Tile(self.number(torch.where(holds, _aligned(tile, ranks, self.device), fill)), ranks)
+        kept = _aligned(Tile(self.numeric(tile.data), tile.ranks), ranks, self.device)
+        return Tile(self.number(torch.where(holds, kept, fill)), ranks)
 
     def split(self, x: Split) -> Tile:
         tile = self(x.arg)
@@ -311,6 +344,23 @@ class _Run:
         ranks = (*rest, x.outer, x.inner)
         whole = _aligned(tile, ranks, self.device).expand([self.length(r) for r in ranks])
         return Tile(whole.flatten(-2), (*rest, x.rank))
+
+
+def _conditions(op: str, count: int) -> Sequence[bool]:
+    """Which operands of an operator are conditions: what is not 0 holds."""
+    if op == "select":
+        return (True, *[False] * (count - 1))
+    return [op in ("and", "or", "not")] * count
+
+
+def _condition(data: Operand) -> Operand:
+    if isinstance(data, Tensor):
+        return data if data.dtype == torch.bool else data != 0
+    return bool(data)
+
+
+def _is_finite(tile: Tile) -> bool:
+    return bool(torch.isfinite(torch.as_tensor(tile.data)).all())
 
 
 def _factors(x: Expr) -> list[Expr]:
@@ -345,8 +395,8 @@ def _aligned(tile: Tile, ranks: tuple[Rank, ...], device: torch.device) -> Tenso
 
 def _subtract(a: Any, b: Any) -> Any:
     # (-inf) - (-inf) = -inf: nothing relative to the maximum of nothing
-    if isinstance(b, Tensor) and bool(torch.isneginf(b).any()):
-        return torch.where(torch.isneginf(b) & _equal(a, b), -math.inf, a - b)
+    if bool(torch.isneginf(torch.as_tensor(b)).any()):
+        return torch.where(_equal(b, -math.inf) & _equal(a, -math.inf), -math.inf, a - b)
     return a - b
 
 
@@ -360,7 +410,7 @@ def _divide(a: Any, b: Any) -> Any:
 
 
 def _equal(a: Any, b: Any) -> Any:
-    return a == b
+    return torch.as_tensor(a == b)
 
 
 def _tensor_form(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -368,9 +418,13 @@ def _tensor_form(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def call(*args: Any) -> Tensor:
         like = next(a for a in args if isinstance(a, Tensor))
-        return f(*(a if isinstance(a, Tensor) else torch.full_like(like, a) for a in args))
+        return f(*(a if isinstance(a, Tensor) else torch.full_like(like, a, dtype=_common(like, a)) for a in args))
 
     return call
+
+
+def _common(like: Tensor, number: float) -> torch.dtype:
+    return torch.result_type(like, number)
 
 
 TORCH: dict[str, Callable[..., Any]] = {

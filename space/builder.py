@@ -322,16 +322,24 @@ class Builder:
         args = tuple(self.value(a, home) for a in x.args)
         match x.op:
             case "and" | "or" | "not":
-                return self.emit(x.op, args, None, home, dtype="bool")
+                return self.emit(x.op, tuple(self._condition(a, home) for a in args), None, home, dtype="bool")
             case "select":
                 condition, *branches = args
-                return self.emit(x.op, (condition, *map(self.widened, branches)), None, home)
+                return self.emit(x.op, (self._condition(condition, home), *map(self.widened, branches)), None, home)
             case _ if x.op in POINTWISE and POINTWISE[x.op].boolean:
                 exact = len({a.dtype for a in args}) == 1 and args[0].dtype not in NARROW
                 args = args if exact else tuple(map(self.widened, args))
                 return self.emit(x.op, args, None, home, dtype="bool")
             case _:
                 return self.emit(self._function(x.op, args), tuple(map(self.widened, args)), None, home)
+
+    def _condition(self, v: Value, home: Scope) -> Value:
+        """A boolean: of a number, whether it is not 0."""
+        if v.dtype == "bool":
+            return v
+        v = self.widened(v) if v.dtype in NARROW else v
+        zero = self.emit("const", (), 0.0, home, dtype=v.dtype)
+        return self.emit("ne", (v, zero), dtype="bool")
 
     def _function(self, op: str, args: tuple[Value, ...]) -> str:
         """The operation for a function: its approximation where that is asked for and may stand for it."""

@@ -50,8 +50,16 @@ from .traits import Stream, Trait, passes, streams_of, traits
 def lowered(cascade: Cascade) -> dict[str, tuple[Expr, tuple[Rank, ...]]]:
     """Each output's canonical expression, and its ranks in order. A split is left only where it matters."""
     roots = cascade.roots()
-    exprs = canonical(list(roots.values()), output_ranks(cascade))
+    exprs = canonical(rewrite(roots.values(), _without_transport), output_ranks(cascade))
     return {name: (x, cascade.outputs[name].ranks) for name, x in zip(roots, exprs, strict=True)}
+
+
+def _without_transport(x: Expr) -> Expr | None:
+    """A fold that one pass cannot do, as what it stands for: its argument varies, and its transport is not linear."""
+    if isinstance(x, Fold) and not ACTIONS[x.action].linear and x.rank in free(x.arg):
+        row = ACTIONS[x.action]
+        return Reduce("add", x.rank, x.arg * row.weight_of(x.ref, row.reference_of(x.rank, x.ref)))
+    return None
 
 
 def output_ranks(cascade: Cascade) -> tuple[Rank, ...]:
@@ -62,7 +70,9 @@ def output_ranks(cascade: Cascade) -> tuple[Rank, ...]:
 def canonical(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]:
     """The canonical form of some expressions together; `outputs` orders what has the same structure."""
     exprs = spelled(roots, outputs)
-    for s in splits_of(exprs):
+    for s in dict.fromkeys((*splits_of(exprs), *splits_of(roots))):  # an index that is split is no view any more
+        if any(free(x) & {s.outer, s.inner} for x in exprs):
+            continue
         joined = [_Join(s)(x) for x in exprs]
         if all(x is not None for x in joined):
             exprs = spelled([x for x in joined if x is not None], outputs)

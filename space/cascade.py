@@ -138,16 +138,11 @@ class Cascade:
         for e in self.einsums:
             order.update(dict.fromkeys(e.output.ranks))
             for x in topological([e.expr]):
-                if isinstance(x, (Access, Gather)):
-                    order.update(dict.fromkeys((*indexing_ranks(x), *indexing_sizes(x))))
-                elif isinstance(x, (Iota, Size)) or (isinstance(x, (Reduce, Fold)) and x.rank not in _below(x)):
-                    order[x.rank] = None
-                elif isinstance(x, Where):
-                    order.update(dict.fromkeys(r for r, _ in x.predicate.sizes))
+                order.update(dict.fromkeys(named_ranks(x)))
         return list(order)
 
     def same_sizes(self) -> dict[Rank, Rank]:
-        """For each rank, the first of those that must have its size: they index one axis of one input."""
+        """For each rank, the first of those that must have its size: they index one axis of one tensor."""
         first: dict[Rank, Rank] = {r: r for r in self.ranks()}
 
         def find(r: Rank) -> Rank:
@@ -155,12 +150,12 @@ class Cascade:
                 r = first[r]
             return r
 
+        known = self.inputs | {e.output.name: e.output for e in self.einsums}
         for x in reads(e.expr for e in self.einsums):
-            if x.tensor.name in self.inputs:
-                axes = zip(self.inputs[x.tensor.name].ranks, x.index, strict=True)
-                for a, b in ((own, i) for own, i in axes if isinstance(i, str)):
-                    low, high = sorted((find(first.setdefault(a, a)), find(b)), key=list(first).index)
-                    first[high] = low
+            axes = zip(known[x.tensor.name].ranks, x.index, strict=True)
+            for a, b in ((own, i) for own, i in axes if isinstance(i, str)):
+                low, high = sorted((find(first.setdefault(a, a)), find(b)), key=list(first).index)
+                first[high] = low
         return {r: find(r) for r in first}
 
     def equalised(self, sizes: Mapping[Rank, int]) -> dict[Rank, int]:
@@ -168,8 +163,21 @@ class Cascade:
         return dict(sizes) | {r: sizes[first] for r, first in self.same_sizes().items() if r in sizes}
 
 
-def _below(x: Expr) -> frozenset[Rank]:
-    return frozenset[Rank]().union(*map(free, children(x)))
+def named_ranks(x: Expr) -> tuple[Rank, ...]:
+    """The ranks that a node says itself: all that its operands do not."""
+    match x:
+        case Access() | Gather():
+            return (*indexing_ranks(x), *indexing_sizes(x))
+        case Iota() | Size() | Reduce() | Fold():
+            return (x.rank,)
+        case Where():
+            p = x.predicate
+            strides = (t.stride for t in p.terms if t.stride)
+            return (*(r for r, _ in p.sizes), *(t.rank for t in p.terms), *strides)
+        case Split() | Unsplit():
+            return (x.rank, x.outer, x.inner)
+        case _:
+            return ()
 
 
 def _check_gathers(e: Einsum, made: set[str]) -> None:

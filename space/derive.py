@@ -15,11 +15,12 @@ from .egraph import ClassId, EGraph, Limits, Statistics, label, saturate
 from .evaluate import evaluate
 from .exact import Hidden, is_stand_in
 from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Unsplit, Where, free, topological
+from .expr import params as parameters
 from .extract import Form, OutOfTime, forms
 from .indexed import completed, limits, reach, shapes, trusted
 from .laws import SplitOf, laws
 from .one_hot import one_hots
-from .pointwise import Array
+from .pointwise import Array, as_numbers
 from .safety import HAZARDS, safe_part, unsafe
 from .traits import Stream, passes, streams_of, total_passes
 
@@ -333,8 +334,7 @@ class _Check:
     def _trials(self) -> Iterator[tuple[dict[str, Array], dict[str, float], list[Array]] | None]:
         inputs, bodies = self.definition.inputs, [e.expr for e in self.definition.einsums]
         shape_of, below, within = shapes(bodies, self.sizes), limits(bodies, self.sizes), trusted(bodies)
-        nodes = topological(list(self.definition.roots().values()))
-        scalars = list(dict.fromkeys(x.name for x in nodes if isinstance(x, Param)))
+        scalars = parameters(bodies)
         for seed, sign in ((0, 1.0), (1, -1.0)):
             random = np.random.default_rng(seed)
             values = {p: sign * float(random.uniform(0.3, 1.5)) for p in scalars}
@@ -346,7 +346,8 @@ class _Check:
     def _largest(self, data: dict[str, Array], values: dict[str, float]) -> float:
         """The largest finite magnitude among the definition's tensors."""
         made = [a for a, _ in evaluate(list(_every(self.definition).roots().values()), data, self.sizes, values)]
-        return max((float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a in made), default=0.0)
+        numbers = [as_numbers(a) for a in made]
+        return max((float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a in numbers), default=0.0)
 
     def _values(self, cascade: Cascade, data: dict[str, Array], values: dict[str, float]) -> list[Array]:
         """The outputs, each over the ranks that the definition declares for it."""
@@ -357,7 +358,7 @@ class _Check:
         ):
             declared = sorted(self.definition.outputs[name].ranks)
             shape = [self.sizes[r] if r in ranks else 1 for r in declared]
-            found.append(np.broadcast_to(array.reshape(shape), [self.sizes[r] for r in declared]))
+            found.append(np.broadcast_to(as_numbers(array).reshape(shape), [self.sizes[r] for r in declared]))
         return found
 
     def __call__(self, candidate: Cascade) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TypeVar, assert_never
 
 from .cascade import CascadeError
@@ -271,8 +272,8 @@ def _in_order(facts: Iterable[str]) -> list[str]:
 def _float(value: float) -> str:
     if value != value or value in (float("inf"), float("-inf")):
         return {"inf": "inf", "-inf": "-inf", "nan": "NaN"}[str(value)]
-    text = repr(value)
-    return text if "e" not in text and "." in text else f"{value:.1f}" if value == int(value) else f"{value:.20f}"
+    text = format(Decimal(repr(value)), "f")  # all digits: the engine reads no exponents
+    return text if "." in text else f"{text}.0"
 
 
 def program(symbols: Symbols, roots: Sequence[Expr], table: Sequence[Law]) -> tuple[str, list[Expr]]:

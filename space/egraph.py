@@ -152,18 +152,19 @@ class EGraph:
     def decode(self, choice: Mapping[ClassId, Node]) -> dict[ClassId, Expr]:
         """The expression of each class that the roots need, given one node a class (acyclic)."""
         made: dict[ClassId, Expr] = {}
-        for root in self.roots:
-            stack = [root]
-            while stack:
-                c = stack[-1]
-                missing = [k for k in choice[c].children if k not in made]
-                if c in made or not missing:
-                    made.setdefault(c, choice[c].build([made[k] for k in choice[c].children]))
-                    stack.pop()
-                else:
-                    if len(stack) > len(self.classes):
-                        raise ValueError("the choice of nodes is cyclic")
-                    stack += missing
+        entered: set[ClassId] = set()
+        stack = list(self.roots)
+        while stack:
+            c = stack[-1]
+            missing = [k for k in choice[c].children if k not in made]
+            if c in made or not missing:
+                made.setdefault(c, choice[c].build([made[k] for k in choice[c].children]))
+                stack.pop()
+            elif c in entered:  # what is above it on the stack is done, or this is what it needs itself
+                raise ValueError("the choice of nodes is cyclic")
+            else:
+                entered.add(c)
+                stack += dict.fromkeys(missing)
         return made
 
     def to_json(self) -> dict[str, Any]:

@@ -33,8 +33,8 @@ from .expr import (
     topological,
 )
 from .folds import ACTIONS, fold
-from .indexed import axes, check_indices, whole
-from .pointwise import POINTWISE, REDUCTIONS, Array
+from .indexed import axes, check_indices, check_splits, whole
+from .pointwise import POINTWISE, REDUCTIONS, Array, as_numbers
 
 
 def evaluate(
@@ -126,16 +126,16 @@ def evaluate(
             case Iota():
                 return along(x.rank, np.arange(sizes[x.rank], dtype=np.float64))
             case Map():
-                return POINTWISE[x.op].numpy(*(value[a] for a in x.args))
+                return POINTWISE[x.op](*(value[a] for a in x.args))
             case Reduce():
-                a = value[x.arg]
+                a = as_numbers(value[x.arg])
                 if x.rank not in free(x.arg):
                     a = np.repeat(a, sizes[x.rank], axis[x.rank])
                 return REDUCTIONS[x.op].numpy(a, axis=axis[x.rank], keepdims=True)
             case Where():
-                return np.where(holds(x.predicate), value[x.arg], x.fill)
+                return np.where(holds(x.predicate), as_numbers(value[x.arg]), x.fill)
             case Fold():
-                c, y = value[x.ref], value[x.arg]
+                c, y = as_numbers(value[x.ref]), as_numbers(value[x.arg])
                 if c.shape[axis[x.rank]] == y.shape[axis[x.rank]] == 1:
                     c = np.repeat(c, sizes[x.rank], axis[x.rank])
                 return fold(ACTIONS[x.action], c, y, axis[x.rank])
@@ -143,10 +143,12 @@ def evaluate(
                 a = value[x.arg]
                 if x.rank not in free(x.arg):
                     return a
-                _check_split(x, a.shape[axis[x.rank]], sizes)
+                check_splits([x], sizes)
                 return _regroup(a, axis, (x.rank,), (x.outer, x.inner), (sizes[x.outer], sizes[x.inner]))
             case Unsplit():
                 a = value[x.arg]
+                if not {x.outer, x.inner} & free(x.arg):
+                    return a
                 shape = list(a.shape)
                 for r in (x.outer, x.inner):
                     shape[axis[r]] = sizes[r]
@@ -162,15 +164,6 @@ def evaluate(
         full = np.broadcast_to(value[root], [sizes[r] if r in keep else 1 for r in order])
         results.append((full.reshape([sizes[r] for r in keep]), tuple(keep)))
     return results
-
-
-def _check_split(x: Split, length: int, sizes: Mapping[Rank, int]) -> None:
-    tiles, inner = sizes[x.outer], sizes[x.inner]
-    if tiles * inner != length:
-        raise ValueError(
-            f"split[{x.rank} -> {x.outer},{x.inner}]: |{x.rank}| must be |{x.outer}| * |{x.inner}|, but {length} is "
-            f"not {tiles} * {inner}"
-        )
 
 
 def _regroup(
@@ -248,12 +241,14 @@ def infer_sizes(
 ) -> dict[Rank, int]:
     """The size of every rank that indexes an input, and of every axis that is addressed in another way.
 
-    `given` sizes are taken as they are. A rank that is not given and of which only parts address axes is as long as
-    its quotients' axes allow. Raises ValueError naming the two
-    tensors that disagree, or the part that goes beyond its axis.
+    `given` sizes must be those of the shapes. A rank that is not given and of which only parts address axes is as long
+    as its quotients' axes allow. Raises ValueError naming the two tensors that disagree, the given size and the tensor
+    that has another, the part that goes beyond its axis, or the split whose parts are not the whole.
     """
     found: dict[Rank, tuple[int, str]] = {}
     roots = [e.expr for e in cascade.einsums]
+    same = cascade.same_sizes()
+    ranks: dict[Rank, None] = {}
     for x in reads(roots):
         if x.tensor.name in cascade.inputs:
             name = x.tensor.name
@@ -262,10 +257,18 @@ def infer_sizes(
             if len(shapes[name]) != len(x.index):
                 raise ValueError(f"{name} has ranks {list(axes(x))}, but its shape is {tuple(shapes[name])}")
             for r, n in zip(axes(x), shapes[name], strict=True):
-                if found.setdefault(r, (int(n), name))[0] != int(n):
-                    raise ValueError(
-                        f"rank {r} must have one size, but {found[r][1]} gives {found[r][0]} and {name} gives {n}"
-                    )
-    sizes = whole(roots, {r: n for r, (n, _) in found.items()} | dict(given or {}))
+                ranks[r] = None
+                has, whose = found.setdefault(same.get(r, r), (int(n), name))
+                if has != int(n):
+                    raise ValueError(f"rank {r} must have one size, but {whose} gives {has} and {name} gives {n}")
+    for r, n in (given or {}).items():
+        ranks[r] = None
+        has, whose = found.setdefault(same.get(r, r), (n, "`sizes`"))
+        if has != n:
+            raise ValueError(f"rank {r} must have one size, but {whose} gives {has} and `sizes` gives {n}")
+    ranks.update(dict.fromkeys(cascade.ranks()))
+    of_each = {r: found[same.get(r, r)][0] for r in ranks if same.get(r, r) in found}
+    sizes = whole(roots, of_each)
     check_indices(roots, sizes)
+    check_splits(roots, sizes)
     return sizes

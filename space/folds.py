@@ -113,9 +113,26 @@ ACTIONS: dict[str, Action] = {
 
 
 def fold(action: Action, scores: Array, args: Array, axis: int) -> Array:
-    """The meaning of a `Fold` in float64: left to right over `axis`, which is kept with length 1."""
+    """The meaning of a `Fold` in float64: left to right over `axis`, which is kept with length 1.
+
+    Where the transport is not linear it moves an accumulator of weights alone: an argument that varies along the axis
+    weighs each item relative to the finished reference, as the law has it, and any other is a factor.
+    """
     shape = np.broadcast_shapes(scores.shape, args.shape)
-    scores, args = np.broadcast_to(scores, shape), np.broadcast_to(args, shape)
+    scores = np.broadcast_to(scores, shape)
+    if action.linear:
+        return _items_folded(action, scores, np.broadcast_to(args, shape), axis)[0]
+    total, reference = _items_folded(action, scores, np.ones(shape), axis)
+    if args.shape[axis] == 1:
+        return total * args
+    weight = action.weight(scores, reference)
+    weighed: Array = np.add.reduce(weight * np.where(weight == 0, 0.0, args), axis, keepdims=True)
+    return weighed
+
+
+def _items_folded(action: Action, scores: Array, args: Array, axis: int) -> tuple[Array, Reference]:
+    """The accumulator and the reference of a fold over items one by one; both arrays have the whole shape."""
+    shape = scores.shape
     one = [slice(None)] * len(shape)
     reference: Reference = tuple(np.array(i) for i in action.identities)
     total: Array = np.zeros(())
@@ -127,4 +144,4 @@ def fold(action: Action, scores: Array, args: Array, axis: int) -> Array:
         # a weight of 0 takes no part, whatever its argument (a filtered element)
         total = action.transport(total, reference, new) + weight * np.where(weight == 0, 0.0, y)
         reference = new
-    return total
+    return total, reference

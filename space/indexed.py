@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from .computed import is_of_elements, span
-from .expr import Access, Computed, Expr, Gather, Iota, Map, Part, Rank, is_padded, reads, topological
+from .expr import Access, Computed, Expr, Gather, Iota, Map, Part, Rank, Split, Unsplit, is_padded, reads, topological
 
 LARGEST_TRIED = 1024
 """A part by more is not tried out to where it begins again: text may come from anywhere."""
@@ -104,6 +104,21 @@ def check_indices(roots: Iterable[Expr], sizes: Mapping[Rank, int], padded: bool
                 raise ValueError(
                     f"{p.rank} {p.op} {p.by} addresses {needed} elements of axis {axis} for |{p.rank}| = "
                     f"{sizes[p.rank]}, but the axis has {sizes[axis]}"
+                )
+
+
+def check_splits(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> None:
+    """Raises ValueError where a rank and the two that it is split into, or joined of, do not fit. Ranks without a size
+    are not looked at."""
+    for x in topological(roots):
+        if isinstance(x, (Split, Unsplit)) and {x.rank, x.outer, x.inner} <= sizes.keys():
+            length, tiles, inner = sizes[x.rank], sizes[x.outer], sizes[x.inner]
+            if tiles * inner != length:
+                view = f"split[{x.rank} -> {x.outer},{x.inner}]"
+                if isinstance(x, Unsplit):
+                    view = f"unsplit[{x.outer},{x.inner} -> {x.rank}]"
+                raise ValueError(
+                    f"{view}: |{x.rank}| must be |{x.outer}| * |{x.inner}|, but {length} is not {tiles} * {inner}"
                 )
 
 

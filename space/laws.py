@@ -245,9 +245,9 @@ def _composite() -> Iterator[Law]:
         yield Law("composite-fold", _sum(R, weight), Fold(action.name, R, C, Const(1.0)), present)
         if action.linear:
             yield Law("composite-fold", _sum(R, Y * weight), Fold(action.name, R, C, Y), present)
-            yield Law("composite-fold", Fold(action.name, R, C, Y), _sum(R, Y * weight), present, steps=1)
         else:
             yield Law("composite-fold", Fold(action.name, R, C, Const(1.0)), _sum(R, weight), present, steps=1)
+        yield Law("composite-fold", Fold(action.name, R, C, Y), _sum(R, Y * weight), present, steps=1)
 
 
 def _moments() -> Iterator[Law]:

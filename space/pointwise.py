@@ -16,6 +16,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
+def as_numbers(a: Array) -> Array:
+    """Booleans as 0 and 1: NumPy's own arithmetic on them is another."""
+    return a.astype(np.float64) if np.asarray(a).dtype == np.bool_ else a
+
+
 def _divide(a: Array, b: Array) -> Array:
     both = (np.asarray(a) == 0) & (np.asarray(b) == 0)
     return np.where(both, 0.0, np.divide(a, np.where(both, 1.0, b)))
@@ -39,6 +44,10 @@ class Pointwise:
     numpy: Callable[..., Array]
     symbol: str | None = None
     boolean: bool = False
+
+    def __call__(self, *args: Array) -> Array:
+        """Its value: a boolean operand is 0 or 1, and what is not 0 holds as a condition."""
+        return self.numpy(*map(as_numbers, args))
 
 
 POINTWISE: dict[str, Pointwise] = {
@@ -74,7 +83,7 @@ POINTWISE: dict[str, Pointwise] = {
         Pointwise("and", 2, np.logical_and, "&", True),
         Pointwise("or", 2, np.logical_or, "|", True),
         Pointwise("not", 1, np.logical_not, None, True),
-        Pointwise("select", 3, np.where),  # select(condition, then, else)
+        Pointwise("select", 3, lambda c, a, b: np.where(c != 0, a, b)),  # select(condition, then, else)
     )
 }
 

@@ -25,6 +25,7 @@ from .expr import (
 )
 from .filters import as_filters
 from .indexed import axes
+from .plan import IllegalPlan
 from .views import Halves, erase_views
 
 
@@ -85,7 +86,11 @@ def _sizes(x: Expr) -> Sequence[Rank]:
 
 @lru_cache(maxsize=256)
 def roots_of(cascade: Cascade) -> Roots:
-    """The cascade's canonical roots. Raises IllegalPlan where a rank is split in two ways."""
+    """The cascade's canonical roots. Raises IllegalPlan where a rank is split in two ways, and for an output over
+    tiles."""
     lowered_roots = lowered(cascade)
     expressions, halves = erase_views(x for x, _ in lowered_roots.values())
+    for name, (_, ranks) in lowered_roots.items():
+        if tiled := [r for pair in halves.values() for r in pair if r in ranks]:
+            raise IllegalPlan(f"an output is over whole ranks, but {name} is over the halves {tiled} of a split one")
     return Roots(tuple(as_filters(expressions)), {name: ranks for name, (_, ranks) in lowered_roots.items()}, halves)

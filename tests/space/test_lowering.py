@@ -281,9 +281,10 @@ def test_a_rank_is_split_in_one_way() -> None:
         plan_of(first * f("tanh", second) - Reduce("add", "m1", f("tanh", top("m0", Split(x, "m", "m1", "m0")))), "p")
 
 
-def test_a_translated_fold_sums_its_weights_only() -> None:
-    with pytest.raises(IllegalPlan, match="its argument varies with m"):
-        plan_of(Fold("translate", "m", t("X", "pm"), t("Y", "pm")), "p")
+def test_a_translated_fold_of_an_argument_that_varies_is_the_sum_that_it_stands_for() -> None:
+    one = plan_of(Fold("translate", "m", t("X", "pm"), t("Z", "p")), "p")
+    two = plan_of(Fold("translate", "m", t("X", "pm"), t("Y", "pm")), "p")
+    assert [loop.rank for loop in one.loops()] == ["m"] and [loop.rank for loop in two.loops()] == ["m", "m"]
 
 
 def test_check_finds_what_is_broken() -> None:

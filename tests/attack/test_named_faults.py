@@ -1,0 +1,100 @@
+"""Faults that drawn programs found, each with its right value in all ways."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawn_cascades import Case
+from four_ways import forked_saturation, verdict
+
+import eintune
+from eintune.kernels.eager import run_eager
+from eintune.space.cascade import Cascade
+from eintune.space.derive import derive
+from eintune.space.evaluate import infer_sizes, run_cascade
+from eintune.space.plan import IllegalPlan
+from eintune.space.pointwise import Array
+from eintune.space.schedule import Problem
+from eintune.space.schedule_space import schedules
+
+A = np.array([0.5, -1.0, 2.0, 0.25])
+B = np.array([1.0, 3.0, -2.0])
+M = np.arange(12.0).reshape(3, 4) / 8
+V = np.array([[1.0, 0.0, 2.0, -1.0], [0.5, 0.5, 0.0, 1.0], [-1.0, 1.0, 1.0, 3.0]])
+
+
+def spread(x: Array, y: Array | float) -> Array:
+    return np.asarray(np.sum(y * (x - x.mean(-1, keepdims=True)) ** 2, -1))
+
+
+PROGRAMS: dict[str, tuple[str, dict[str, Array], dict[str, int], Array]] = {
+    "a fold whose reference lacks the rank counts each": ("Za = fold_scale[b](Aa, Aa)", {"A": A}, {"b": 5}, 5 * A),
+    "a fold over a rank of nobody, of a number": ("Za = Aa * fold_scale[b](2.0, 3.0)", {"A": A}, {"b": 5}, 15 * A),
+    "a rank-free condition": ("Zm = select(|m| > 2, Am, 0.1)", {"A": A}, {}, A),
+    "a rank-free condition that fails": ("Zm = select(|m| > 4, Am, 0.1)", {"A": A}, {}, np.full(4, 0.1)),
+    "numbers on both sides": ("Zm = select(Am > 0, 0.1, 0.3)", {"A": A}, {}, np.where(A > 0, 0.1, 0.3)),
+    "a filter on numbers": ("Zm = where(m >= 2, 0.1, 0.3) * Am", {"A": A}, {}, np.array([0.3, 0.3, 0.1, 0.1]) * A),
+    "a boolean times a number": ("Zm = (Am > 0) * 0.1", {"A": A}, {}, (A > 0) * 0.1),
+    "booleans add up": ("Zm = (Am > 0) + (Am > 1) - (Am < 0)", {"A": A}, {}, np.array([1.0, -1, 2, 1])),
+    "the exponential of a boolean": ("Zm = e^(Am > 0)", {"A": A}, {}, np.exp((A > 0).astype(np.float64))),
+    "a number as a condition": ("Zm = select(floor(Am), Am, 0.1)", {"A": A}, {}, np.array([0.1, -1, 2, 0.1])),
+    "a rank that only a filter has": ("Zm = where(b >= 1, Am, 0.0)", {"A": A}, {"b": 3}, 2 * A),
+    "a size that only a filter has": ("Zm = where(m < |b|, Am, 0.0)", {"A": A}, {"b": 3}, np.array([0.5, -1, 2, 0])),
+    "equal operands on three lines": ("TAa = Aa + Aa\nTBa = TAa + TAa\nTCa = TBa + TBa", {"A": A}, {}, 8 * A),
+    "a parameter that no result needs": ("Ya = Aa * eps\nZa = Aa\nresults: Z", {"A": A}, {}, A),
+    "an intermediate under another rank": ("Tm = Am * 2\nZp = T[p]", {"A": A}, {}, 2 * A),
+    "a number below 1e-20": ("Zm = Am * 1.23456789e-25", {"A": A}, {}, A * 1.23456789e-25),
+    "tiles of an index": (
+        "Za = Aa * sum[m3](sum[m2](split[m -> m3,m2](index(m))))", {"A": A}, {"m": 6, "m3": 2, "m2": 3}, 15 * A,
+    ),
+    "spread weighed by what varies": ("Zp = fold_translate[m](Mp,m, Vp,m)", {"M": M, "V": V}, {}, spread(M, V)),
+    "spread weighed by what does not": ("Zp = fold_translate[m](Mp,m, Bp)", {"M": M, "B": B}, {}, B * spread(M, 1.0)),
+    "spread of what does not vary": ("Zp = fold_translate[m](Bp, Vp,m)", {"B": B, "V": V}, {}, np.zeros(3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_way_gives_the_right_value(name: str, tmp_path: Path) -> None:
+    text, data, given, want = PROGRAMS[name]
+    cascade = Cascade.parse(text)
+    sizes = infer_sizes(cascade, {n: a.shape for n, a in data.items()}, given)
+    params = {"eps": 0.5} if "eps" in text else {}
+    (exact,) = run_cascade(cascade, data, given, params).values()
+    np.testing.assert_allclose(exact, want, rtol=1e-14, atol=1e-300)
+    with forked_saturation():
+        found = verdict(Case(0, cascade, sizes, data, params), tmp_path)
+    assert found.kind == "agreed" and not found.says, found
+
+
+def test_a_size_that_an_input_contradicts_is_refused() -> None:
+    run = eintune.compile("Zm = Am * 2", sizes={"m": 30})
+    with pytest.raises(ValueError, match="rank m must have one size, but A gives 4 and `sizes` gives 30"):
+        run(torch.zeros(4))
+    nested = eintune.compile("Zp = sum[m1](sum[m0](split[m -> m1,m0](Ap,m)))", sizes={"m1": 2, "m0": 2})
+    with pytest.raises(ValueError, match=r"\|m\| must be \|m1\| \* \|m0\|, but 6 is not 2 \* 2"):
+        nested(torch.zeros(3, 6))
+
+
+def test_an_output_over_tiles_is_no_kernels() -> None:
+    """Views that were joined again left a kernel that took `m` for the output's own ranks."""
+    cascade = Cascade.parse("Zb,a = tanh(split[m -> b,a](Am))")
+    problem = Problem("tiles", str(cascade), {"m": 4, "a": 2, "b": 2}, {"A": "fp32", "Z": "fp32"})
+    with pytest.raises(IllegalPlan, match=r"an output is over whole ranks, but Z is over the halves \['b', 'a'\]"):
+        schedules(cascade, problem, "torch")
+
+
+def test_a_form_is_decoded_however_often_a_class_is_an_operand() -> None:
+    lines = ["TAa = Aa + Aa"] + [f"T{chr(66 + i)}a = T{chr(65 + i)}a + T{chr(65 + i)}a" for i in range(12)]
+    assert derive(Cascade.parse("\n".join(lines))).cascades
+
+
+def test_a_fallback_rounds_nothing_to_single_precision() -> None:
+    cascade = Cascade.parse("Z = max(select(S > 0, 0.1, 0.2), (S > 0) * 0.1)")
+    made = run_eager(cascade, {"S": torch.tensor(1.0, dtype=torch.float64)}, {}, {}, torch.float64)
+    assert made["Z"].item() == 0.1
+    half = run_eager(cascade, {"S": torch.tensor(1.0)}, {}, {}, torch.bfloat16)
+    assert half["Z"].dtype == torch.bfloat16 and math.isclose(half["Z"].item(), 0.1, rel_tol=2.0**-8)
