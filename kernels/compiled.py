@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from ..space.evaluate import infer_sizes
 from ..space.expr import Access, Expr, Fold, Gather, Map, Reduce, tensors, topological
 from ..space.expr import params as parameters
 from ..space.folds import ACTIONS
+from ..space.modifiers import FARTHEST
 from ..space.pointwise import POINTWISE, REDUCTIONS
 from ..space.schedule import Problem
 from .agreement import check_tilings
@@ -46,14 +49,41 @@ def compile(
     parsed = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
     _check(parsed)
     wanted = parameters(e.expr for e in parsed.einsums)
-    given = {n: float(value) for n, value in (params or {}).items()}
+    given = _numbers(params)
     missing = [n for n in wanted if n not in given]
     if missing or set(given) - set(wanted):
         raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(given)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
+    if dtype is not None and not (isinstance(dtype, str) and dtype in DTYPES):
+        raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {str(dtype)[:80]!r}")
+    if not isinstance(name, str):
+        raise ValueError(f"`name` must be a text, but got {type(name).__name__}")
     check_tilings(parsed, given)
-    return CompiledCascade(parsed, given, dict(sizes or {}), dtype, name)
+    return CompiledCascade(parsed, given, _lengths(sizes), dtype, name)
+
+
+def _numbers(params: object) -> dict[str, float]:
+    """Raises ValueError for anything but finite numbers by name."""
+    if not isinstance(params, (Mapping, NoneType)):
+        raise ValueError(f"`params` must be a mapping of names to numbers, but got {type(params).__name__}")
+    found = {}
+    for n, value in (params or {}).items():
+        try:
+            found[str(n)] = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            found[str(n)] = math.nan
+        if not math.isfinite(found[str(n)]):
+            raise ValueError(f"`params` must be finite numbers, but {n} is {type(value).__name__}")
+    return found
+
+
+def _lengths(sizes: object) -> dict[str, int]:
+    """Raises ValueError for anything but numbers of elements by rank."""
+    if not isinstance(sizes, (Mapping, NoneType)):
+        raise ValueError(f"`sizes` must be a mapping of ranks to numbers, but got {type(sizes).__name__}")
+    for r, n in (sizes or {}).items():
+        if not isinstance(r, str) or type(n) is not int or not 0 <= n <= FARTHEST:
+            raise ValueError(f"`sizes` must be whole numbers from 0 to {FARTHEST}, but that of {r!s} is not")
+    return dict(sizes or {})
 
 
 def _check(cascade: Cascade) -> None:
