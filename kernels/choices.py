@@ -21,7 +21,7 @@ from ..space.schedule import Problem, Schedule
 from .agreement import agrees
 from .cache import Cache, Entry, Key, Record
 from .emitters import EMITTERS, emit
-from .kept_forms import forms_of, is_form
+from .kept_forms import follows, forms_of
 from .kernel import Kernel
 from .notices import say_once
 from .platform import platform_of
@@ -133,8 +133,7 @@ def _from_record(
     if record.schedule.emitter != emitter or record.schedule.precision != "ieee":
         return None
     try:
-        if not entry.shipped and not is_form(record.cascade, problem.cascade, directory):
-            say_once(f"eintune: the record {name} is not used: its cascade is none that follows from the definition")
+        if not follows(entry, problem.cascade, directory):
             return None
         cascade = _parsed(record.cascade)
         if not agrees(cascade, _parsed(problem.cascade), problem.params):

@@ -22,6 +22,7 @@ from ..host.data import BadData, Lines, Strict, from_json
 from ..host.files import read_whole, write_whole
 from ..host.parts import MissingPart, require
 from ..space.cascade import Cascade
+from .cache import Entry
 from .derived import derived_texts
 from .notices import one_line, say_once
 
@@ -142,6 +143,16 @@ def is_form(text: str, definition: str, directory: Path) -> bool:
     that cannot be derived, whether it is the definition."""
     known = list(_known(definition, directory / FOLDER)) or [forms_of(definition, directory)]
     return any(text in (forms or (definition,)) for forms in known)
+
+
+def follows(entry: Entry, definition: str, directory: Path) -> bool:
+    """Whether a record's cascade is one that follows from the definition, as a shipped one's does; said once if not."""
+    good = entry.shipped or is_form(entry.record.cascade, definition, directory)
+    if not good:
+        say_once(
+            f"eintune: the record {entry.path.name} is not used: its cascade is none that follows from the definition"
+        )
+    return good
 
 
 def _known(definition: str, folder: Path) -> Iterator[tuple[str, ...]]:

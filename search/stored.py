@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..kernels.cache import Cache, Key, Record
+from ..kernels.kept_forms import follows
 from ..kernels.platform import platform_of
 from ..space.schedule import Problem
 
@@ -15,6 +16,7 @@ def key_of(problem: Problem, device: str) -> Key:
 
 
 def stored(problem: Problem, device: str, cache: Path) -> tuple[Key, Record | None]:
-    """The key of a problem on a device, and the record kept for it."""
+    """The key of a problem on a device, and the record kept for it, if its cascade follows from the definition."""
     key = key_of(problem, device)
-    return key, Cache(cache).load(key)
+    entries = (e for e in Cache(cache).stored(key) if follows(e, problem.cascade, cache))
+    return key, next((e.record for e in entries), None)

@@ -19,12 +19,13 @@ from eintune.kernels.cache import Cache, Key, Record
 from eintune.kernels.choices import Choice, choices, make_kernel
 from eintune.kernels.kept_forms import FOLDER, Kept, forms_of, is_form, keep, kept_path, read_kept
 from eintune.kernels.platform import platform_of
+from eintune.search.stored import stored as found
 from eintune.space.attention import Attention, posed
 from eintune.space.cascade import Cascade
 from eintune.space.schedule import Problem, Schedule
 from eintune.space.schedule_space import default_schedule
 from eintune.space.traits import total_passes
-from eintune.space.workloads import SHIPPED, logsumexp
+from eintune.space.workloads import SHIPPED, logsumexp, softmax
 
 CPU = torch.device("cpu")
 
@@ -143,6 +144,11 @@ def variant() -> Problem:
     return Problem("ratio", str(Cascade.parse(text)), {"p": 64, "m": 96}, {"X": "fp32", "Y": "fp32", "Z": "fp32"})
 
 
+def softmax_problem() -> Problem:
+    """One whose definition no kernel of one pass is."""
+    return Problem("softmax", str(softmax()), {"p": 64, "m": 96}, {"X": "fp32", "Y": "fp32"})
+
+
 def stored(problem: Problem, text: str, cache: Cache, schedule: Schedule | None = None) -> Key:
     """A record as an attacker writes it: everything fits, its digest too."""
     schedule = schedule or default_schedule(Cascade.parse(text), problem, "torch")
@@ -198,6 +204,37 @@ def test_a_record_of_a_definition_that_does_not_ship_is_held_against_its_derivat
     stored(problem, text.replace("Ym", "where(|m| <= 50, Ym, 1)"), cache)
     assert "the cost model picks" in first(problem, cache).notice
     assert "is none that follows from the definition" in caplog.text
+
+
+def test_where_nothing_can_be_derived_only_the_definition_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a program that has no e-graph, with a cache from elsewhere; its user's key brings the forms with it."""
+    cache, problem = Cache(tmp_path, shipped=None), softmax_problem()
+    one_pass = forms_of(problem.cascade, tmp_path)[0]
+    assert one_pass != problem.cascade
+    stored(problem, one_pass, cache)
+
+    def missing(cascade: Cascade) -> Kept:
+        raise ModuleNotFoundError("No module named 'egglog'")
+
+    monkeypatch.setattr(kept_forms, "_derived", {})
+    monkeypatch.setattr(kept_forms, "derived_forms", missing)
+    assert "the stored winner" in first(problem, cache).notice
+    kept_path(tmp_path / FOLDER, problem.cascade).unlink()
+    assert "the stored winner" not in first(problem, cache).notice
+    assert "No module named 'egglog'" in caplog.text and "is none that follows" in caplog.text
+    stored(problem, problem.cascade, cache)
+    assert "the stored winner" in first(problem, cache).notice
+
+
+def test_a_search_does_not_take_a_wrong_record_for_an_answer(tmp_path: Path) -> None:
+    problem = shipped_problem()
+    form = next(t for t in forms_of(problem.cascade, tmp_path) if DIVISION in t)
+    stored(problem, form, Cache(tmp_path))
+    assert found(problem, "cpu", tmp_path)[1] is not None
+    stored(problem, form.replace(DIVISION, WRONG["a constant in a filter"]), Cache(tmp_path))
+    assert found(problem, "cpu", tmp_path)[1] is None
 
 
 def test_a_schedule_that_no_space_holds_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
