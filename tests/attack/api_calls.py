@@ -399,6 +399,7 @@ def attacked(seed: int, calls: int, limit: float) -> Counts:
     for n in range(calls):
         call = draw.random.choice([attention_call, attention_call, attention_call, sdpa_call, compile_call])(draw)
         call.words = f"{call.words} (#{n} of seed {seed})"
+        print(call.words, file=sys.stderr, flush=True)  # what a process was at when it is ended
         faulthandler.dump_traceback_later(limit, exit=True)
         started = time.monotonic()
         tried(call, counts)

@@ -92,3 +92,24 @@ def test_what_was_left_half_written_is_no_file_and_is_removed(tmp_path: Path) ->
     assert names_in(tmp_path / "none", ".json", 9) == [] == names_in(tmp_path / "a.json", ".json", 9)
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["a.json", "b.json"]
+
+
+def test_a_half_that_is_taken_for_a_leftover_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process clears the folder while this one writes."""
+    replace, cleared = os.replace, 0
+
+    def clearing(source: Path, target: Path) -> None:
+        nonlocal cleared
+        if cleared < files.ATTEMPTS - 1:
+            cleared += 1
+            remove_leftovers(tmp_path)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", clearing)
+    write_whole(tmp_path / "a.json", b"whole")
+    assert (tmp_path / "a.json").read_bytes() == b"whole" and os.listdir(tmp_path) == ["a.json"]
+    assert cleared == files.ATTEMPTS - 1
+    cleared = -files.ATTEMPTS
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "b.json", b"whole")
+    assert os.listdir(tmp_path) == ["a.json"]

@@ -9,6 +9,8 @@ import secrets
 import stat
 from pathlib import Path
 
+ATTEMPTS = 5
+"""How often a file is written anew whose half was taken away meanwhile."""
 TEMPORARY = ".eintune-"
 """How the name of a file begins that is not whole yet; it ends in `.tmp`."""
 _KINDS = {
@@ -74,6 +76,14 @@ def write_whole(path: Path, data: bytes) -> None:
     Readers see what was there or all of `data`; whatever fails leaves nothing behind. The umask says who may read it,
     as for any file. Raises OSError.
     """
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed what it took for a leftover
+            _write_once(path, data)
+            return
+    _write_once(path, data)
+
+
+def _write_once(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
