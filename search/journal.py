@@ -7,13 +7,17 @@ import fcntl
 import json
 import os
 from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import optuna
+from msgspec import Meta
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
+from ..host.data import Count, Message, Name, fault
 from ..host.files import UnfitFile, read_whole
 from ..host.locks import lock_name, open_lock
 from ..host.processes import identity, lives
@@ -27,6 +31,29 @@ CREATE_STUDY = 0
 """Optuna's code of the operation that every journal begins with."""
 OWNER = "owner"
 """The attribute of a trial that says whose it is (`host.processes`)."""
+
+
+class _Line(msgspec.Struct):
+    """What is compared or counted with of a line of the journal, whatever operation it is."""
+
+    op_code: Annotated[int, Meta(ge=0, le=99)]
+    study_id: Count | None = None
+    trial_id: Count | None = None
+    state: Annotated[int, Meta(ge=0, le=9)] | None = None
+    value: float | None = None
+    values: Annotated[list[float], Meta(max_length=8)] | None = None
+    param_name: Name | None = None
+    param_value_internal: float | None = None
+    distribution: Message | None = None
+    user_attr: dict[Name, bool | float | Message | None] = msgspec.field(default_factory=dict)
+    system_attr: dict[Name, Any] = msgspec.field(default_factory=dict)
+
+
+class _Constraints(msgspec.Struct, rename={"all": "constraints", "ok": "constraints:ok"}):
+    """Of the system's attributes those that a sampler counts with."""
+
+    all: list[float] | None = None
+    ok: float | None = None
 
 
 class FileLock(BaseJournalFileLock):
@@ -80,12 +107,11 @@ def repair(path: Path) -> int:
         raise JournalError(f"journal {path}: must have at most {MAX_LINES} lines, but has {lines}; {_advice(path)}")
     for number, line in enumerate(text[:whole].split(b"\n")[:-1], start=1):
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            entry = None
-        if not isinstance(entry, dict) or "op_code" not in entry:
-            raise JournalError(f"journal {path}: line {number} is damaged ({line[:40]!r}); {_advice(path)}")
-        if number == 1 and entry["op_code"] != CREATE_STUDY:
+            entry = msgspec.convert(json.loads(line), _Line)
+            msgspec.convert(entry.system_attr, _Constraints)
+        except (ValueError, RecursionError, OverflowError) as error:
+            raise JournalError(f"journal {path}: line {number} is damaged ({fault(error)}); {_advice(path)}") from None
+        if number == 1 and entry.op_code != CREATE_STUDY:
             raise JournalError(
                 f"journal {path}: must begin with a study, but its beginning is cut off; {_advice(path)}"
             )

@@ -26,10 +26,10 @@ from eintune.kernels.kept_forms import FOLDER, Kept, forms_of, keep, kept_path, 
 from eintune.kernels.launch import load as load_kernel
 from eintune.kernels.platform import platform_of
 from eintune.search.cli_options import Usage
-from eintune.search.journal import JournalError
+from eintune.search.faults import JournalError, RunError
 from eintune.search.measurement import Measurement
 from eintune.search.recorded_space import SpaceError, load
-from eintune.search.run import MEASUREMENTS, SUMMARY, RunError
+from eintune.search.run import MEASUREMENTS, SUMMARY
 from eintune.search.samplers import strategy
 from eintune.search.study import Limits, Study, Trial
 from eintune.search.suite import load_suite
