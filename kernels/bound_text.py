@@ -103,7 +103,8 @@ class BoundText:
             case FloorTo():
                 return f"{parenthesised(self._text(b.arg))} // {b.step} * {b.step}"
             case Number():
-                return self.number(b.value)
+                text = self.number(b.value)
+                return self.least(self.greatest(text, str(b.least)), str(b.most)) if b.limited else text
             case CeilTo():
                 return f"({shifted(self._text(b.arg), b.step - 1)}) // {b.step} * {b.step}"
             case _:

@@ -15,6 +15,7 @@ from itertools import groupby
 
 from ..space.approximations import APPROXIMATE_OPS
 from ..space.expr import Access, Gather, Part, Predicate, Rank
+from ..space.filters import farthest
 from ..space.late_product import late_product
 from ..space.layout import within_part
 from ..space.plan import Block, Bound, Known, Loop, LoopPlan, Segment, Value
@@ -153,6 +154,10 @@ class Printer(SourceLines, ABC):
         """Maximum of two integers."""
         return f"max({a}, {b})"
 
+    def limited(self, number: str, most: int) -> str:
+        """The nearest integer that is at most so far from 0, elementwise."""
+        return self.least(self.greatest(number, str(-most)), str(most))
+
     def always(self) -> frozenset[Fact]:
         """Filters that hold everywhere in this target: by default the tails of tiles that fit exactly."""
         fitting = (r for r, role in self.plan.roles.items() if not role.tile or self.plan.sizes[r] % role.tile == 0)
@@ -242,8 +247,10 @@ class Printer(SourceLines, ABC):
         for r, c in sorted(terms, key=lambda term: self.plan.order.index(term[0])):
             text = self.at(r, axes)
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {parenthesised(text)}")
+        limit = farthest(p, self.plan.sizes)
         for number, (_, c) in zip(v.args[1:], p.numbers, strict=True):
             text = self.use(number, axes)
+            text = text if limit is None else self.limited(text, limit)
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {text}")
         if p.numbers and const == -1:
             return f"{' + '.join(right) or '0'} < {' + '.join(left) or '0'}"

@@ -122,6 +122,9 @@ class TorchPrinter(Printer):
             lines.append(f"{INDENT * (depth + 1)}for {text}:")
         return lines
 
+    def limited(self, number: str, most: int) -> str:
+        return f"{number}.clamp({-most}, {most})"
+
     def always(self) -> frozenset[Fact]:
         return frozenset((((r, -1),), n - 1) for r, n in self.plan.sizes.items())
 

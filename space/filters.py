@@ -7,10 +7,13 @@ from it, and ranges where it need not be looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import reduce
 
 from .expr import Access, Const, Expr, Gather, Iota, Map, Predicate, Rank, Size, Term, Where, rewrite
+
+MOST = 2**31
+"""What an index is less than."""
 
 
 def as_filters(roots: Iterable[Expr]) -> list[Expr]:
@@ -88,3 +91,18 @@ def _affine(x: Expr, more: int) -> Predicate | None:
         const,
         tuple((a, c) for a, c in numbers.items() if c),
     )
+
+
+def farthest(p: Predicate, sizes: Mapping[Rank, int]) -> int | None:
+    """How far from 0 the one number of a filter may be, whose sizes are bound, before it decides the filter alone.
+
+    What is farther says the same there, and a sum with that needs no more than the 32 bits of an index. None where the
+    number is not added to anything (`m < L[b]`), and where there are none or several.
+    """
+    if len(p.numbers) != 1:
+        return None
+    ((_, coef),) = p.numbers
+    if coef == 1 and p.const == -1 and len(p.terms) == 1 and p.terms[0].coef == -1:
+        return None
+    reach = abs(p.const) + sum(abs(t.coef) * (sizes[t.rank] - 1) for t in p.terms)
+    return reach // abs(coef) + 1 if 2 * reach + abs(coef) < MOST else None

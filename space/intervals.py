@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from .expr import Access, Gather, Predicate, Rank
+from .filters import farthest
 from .layout import Layout, tail_predicate
 from .plan import Bound, CeilTo, First, FloorTo, Greatest, Known, Last, Least, Lit, Number, Segment, Sum, Value
 
@@ -117,7 +118,9 @@ def _range(
     if abs(a) != 1:
         return None
     loaded = [(c, number(x)) for x, c in p.numbers]
-    known: list[tuple[int, Bound]] = [(c, Number(v, size)) for c, v in loaded if v]
+    limit = farthest(p, layout.sizes)
+    ends = (-limit, limit, True) if limit is not None else ()
+    known: list[tuple[int, Bound]] = [(c, Number(v, size, *ends)) for c, v in loaded if v]
     if len(known) < len(loaded):
         return None
     smallest, largest = (

@@ -108,12 +108,13 @@ class CeilTo:
 @dataclass(frozen=True)
 class Number:
     """A scalar integer that was loaded or computed. assumed: what it is priced as, since it depends on data; least,
-    most: what it can be."""
+    most: what it can be. limited: whether it stands for the nearest integer within those, whatever was loaded."""
 
     value: Value
     assumed: int | Bound
     least: int = -(2**31)
     most: int = 2**31 - 1
+    limited: bool = False
 
 
 Bound: TypeAlias = Lit | First | Last | Sum | Least | Greatest | FloorTo | CeilTo | Number
@@ -144,7 +145,7 @@ def bound_value(
         case CeilTo():
             return -(-max(bound_value(b.arg, first, last, number), 0) // b.step) * b.step
         case Number():
-            return number(b.value)
+            return min(max(number(b.value), b.least), b.most) if b.limited else number(b.value)
 
 
 # ---- the tree

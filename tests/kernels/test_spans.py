@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from attention_variants import ALONE
-from kernel_forms import Case, attention_case, errors, inputs
+from kernel_forms import Case, attention_case, errors, folded, inputs
 
 from eintune.kernels.descriptors import fault, strides
 from eintune.kernels.emitters import emit
@@ -26,6 +26,7 @@ from eintune.space.cascade import Cascade
 from eintune.space.modifiers import Window
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule
+from eintune.space.user_modifiers import MaskMod
 
 HERE = Path(__file__).parent
 
@@ -170,3 +171,42 @@ def test_a_window_that_is_wider_than_any_sequence(size: int, both: bool, emitter
         assert not errors(case, case.kernel, tensors)
         made.append(tensors[-1])
     assert torch.equal(*made)
+
+
+LENGTHS = torch.zeros(2, dtype=torch.int32)
+BY_LENGTH = {
+    "below": lambda b, h, p, m: m < LENGTHS[b],
+    "at most": lambda b, h, p, m: m <= LENGTHS[b],
+    "above": lambda b, h, p, m: m > LENGTHS[b],
+    "at least": lambda b, h, p, m: m >= LENGTHS[b],
+    "aligned to the end": lambda b, h, p, m: m <= p + LENGTHS[b] - 5,
+    "at a distance": lambda b, h, p, m: p - m < LENGTHS[b],
+    "added to a key": lambda b, h, p, m: m + LENGTHS[b] >= p + 3,
+    "added to both": lambda b, h, p, m: m - LENGTHS[b] > 2 - p,
+}
+LARGE = ([2, 9], [2**31 - 1, 2**31 - 4], [-(2**31), -(2**31) + 3], [2**31 - 30, -(2**31) + 30])
+
+
+@pytest.mark.parametrize(
+    ("emitter", "filters"),
+    [
+        ("torch", "segments"),
+        pytest.param("triton", "segments", marks=pytest.mark.interpreter),
+        pytest.param("triton", "branch", marks=[pytest.mark.interpreter, pytest.mark.soak]),
+    ],
+)
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_lengths_that_stand_for_no_limit(name: str, filters: str, emitter: str, execute) -> None:
+    """The least and the greatest integers, from which nothing may be taken and to which nothing added."""
+    sizes = {"b": 2, "h": 1, "p": 21, "m": 37, "e": 16, "f": 16}
+    roles = {r: Role("grid", None) for r in "bh"} | {"p": Role("grid", 16), "m": Role("loop", 16)}
+    roles |= {r: Role(None, 16) for r in "ef"}
+    problem = posed(Attention((MaskMod(BY_LENGTH[name]),)), sizes, "fp32", {"scale": 0.3})
+    schedule = Schedule(emitter, tuple(roles.items()), filters=filters)
+    case = Case(folded(Cascade.parse(problem.cascade), 1), problem, schedule)
+    kernel, tensors = case.kernel, inputs(case)
+    position = next(i for i, a in enumerate(kernel.arguments) if a.dtype == "int32")
+    for lengths in LARGE:
+        tensors[position] = torch.tensor(lengths, dtype=torch.int32)
+        execute(kernel, tensors)
+        assert not errors(case, kernel, tensors), lengths
