@@ -36,6 +36,7 @@ from ..space.expr import (
     Split,
     Unsplit,
     Where,
+    children,
     indexing_ranks,
     is_padded,
 )
@@ -103,8 +104,16 @@ class _Run:
         return _aligned(tile, ranks, self.device).expand(shape).to(self.dtype).contiguous()
 
     def __call__(self, x: Expr) -> Tile:
-        if x not in self.done:
-            self.done[x] = self.compute(x)
+        """The value; what it is computed of first, without recursion: a sum may have a thousand terms."""
+        waiting = [(x, iter(_operands(x)))] if x not in self.done else []
+        while waiting:
+            node, rest = waiting[-1]
+            operand = next((a for a in rest if a not in self.done), None)
+            if operand is not None:
+                waiting.append((operand, iter(_operands(operand))))
+                continue
+            waiting.pop()
+            self.done[node] = self.compute(node)
         return self.done[x]
 
     def compute(self, x: Expr) -> Tile:
@@ -365,9 +374,26 @@ def _is_finite(tile: Tile) -> bool:
 
 def _factors(x: Expr) -> list[Expr]:
     """The factors of a product, flattened."""
-    if isinstance(x, Map) and x.op == "mul":
-        return [f for a in x.args for f in _factors(a)]
-    return [x]
+    found: list[Expr] = []
+    todo = [x]
+    while todo:
+        match todo.pop():
+            case Map("mul", (a, b)):
+                todo += (b, a)
+            case factor:
+                found.append(factor)
+    return found
+
+
+def _operands(x: Expr) -> Sequence[Expr]:
+    """What `_Run.compute` asks for, in that order."""
+    match x:
+        case Reduce("add"):
+            return _factors(x.arg)
+        case Fold():
+            return [x.ref, *_factors(x.arg)]
+        case _:
+            return children(x)
 
 
 def _union(tiles: Sequence[Tile]) -> tuple[Rank, ...]:

@@ -7,6 +7,7 @@ on the segment that is being printed, and is asked for through `may_share`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 from ..space.expr import Rank
 from ..space.plan import Block, Loop, LoopPlan, Value
@@ -27,6 +28,8 @@ class Storage:
         self._loop: dict[Block, Loop] = {}
         self._carried: dict[Value, tuple[Loop, Block]] = {}
         self._users: dict[Value, list[Value | Loop]] = {}
+        self._known: dict[Value | Loop, tuple[Value, ...]] = {}
+        """What each item reads."""
         self._visit(plan.root)
 
     def _visit(self, block: Block) -> None:
@@ -78,12 +81,17 @@ class Storage:
         owner = _owner(a, may_share)
         if not self._is_private(owner, block):
             return False
-        later = block.items[self._position[v] + 1 :]
-        used = {_owner(u, may_share) for item in later for u in self._reads(item)}
-        used |= {_owner(u, may_share) for u in v.args if u is not a}
+        read = [u for u in v.args if u is not a]
         if loop := self._loop.get(block):
-            used |= {_owner(c.next, may_share) for c in loop.carries}
-        return owner not in used
+            read += [c.next for c in loop.carries]
+        later = range(self._position[v] + 1, len(block.items))
+        every = chain(read, (u for i in later for u in self._read_by(block.items[i])))
+        return not any(_owner(u, may_share) is owner for u in every)
+
+    def _read_by(self, item: Value | Loop) -> tuple[Value, ...]:
+        if item not in self._known:
+            self._known[item] = tuple(self._reads(item))
+        return self._known[item]
 
     def _is_private(self, owner: Value, block: Block) -> bool:
         """Whether an operation of `block` made this storage in the same iteration, for itself."""
@@ -96,6 +104,6 @@ class Storage:
 
 
 def _owner(v: Value, may_share: MayShare) -> Value:
-    while may_share(v):
+    while v.op in PASSED and may_share(v):
         v = v.args[PASSED[v.op]]
     return v

@@ -71,11 +71,25 @@ def one_line_errors(what: str) -> Iterator[None]:
         raise Failure(str(part)) from error
     except MemoryError:
         raise Failure("out of memory: choose a smaller problem") from None
+    except RuntimeError as error:
+        if told := _known_failure(error):
+            raise Failure(told) from error
+        raise
     except BrokenPipeError:
         raise
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         raise Failure(f"{place}{error.strerror or error}") from error
+
+
+def _known_failure(error: RuntimeError) -> str | None:
+    """What deriving that could not be finished says; None for any other error, which is a fault of the program."""
+    from ..space.derive import DerivationError
+    from ..space.egraph import SaturationError
+
+    if isinstance(error, RecursionError):
+        return "the computation nests deeper than can be followed: name parts of it, or make it smaller"
+    return str(error) if isinstance(error, (DerivationError, SaturationError)) else None
 
 
 @contextmanager

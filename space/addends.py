@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .expr import Const, Expr, Fold, Iota, Map, Rank, Reduce, Where, topological
+from .expr import Const, Expr, Fold, Iota, Map, Rank, Reduce, Where, children, topological, with_children
 from .layout import Layout
 from .masks import Masks
 from .normal_form import oriented, product, scaled, times
@@ -111,13 +111,16 @@ class _Parting:
 
     def _is_linear(self, x: Expr) -> bool:
         """Whether it is a place in the tile, times what does not vary along the axis, plus more such."""
-        match x:
-            case Map("lane"):
-                return True
-            case Map("add" | "sub" | "mul" | "neg", args):
-                return all(self._is_linear(a) for a in args if self._along(a))
-            case _:
-                return False
+        todo = [x]
+        while todo:
+            match todo.pop():
+                case Map("lane"):
+                    pass
+                case Map("add" | "sub" | "mul" | "neg", args):
+                    todo += filter(self._along, args)
+                case _:
+                    return False
+        return True
 
     # ---- a number that leaves a sum
 
@@ -145,12 +148,14 @@ class _Parting:
 
     def _wastes(self, x: Expr, whole: Expr) -> bool:
         """Whether both operands of some addition are products over the whole tile."""
-        match x:
-            case Map("add" | "sub", args):
-                both = all(self._is_product(a) and self._is_whole(a, whole) for a in args)
-                return both or any(self._wastes(a, whole) for a in args)
-            case _:
-                return False
+        todo = [x]
+        while todo:
+            match todo.pop():
+                case Map("add" | "sub", args):
+                    if all(self._is_product(a) and self._is_whole(a, whole) for a in args):
+                        return True
+                    todo += args
+        return False
 
     def _is_whole(self, x: Expr, whole: Expr) -> bool:
         return self._layout.shape(x).axes == self._layout.shape(whole).axes
@@ -170,9 +175,14 @@ class _Parting:
                 return None
 
     def _divided(self, x: Expr, k: float) -> Expr:
+        terms: dict[Expr, Expr] = {t: self._term_divided(t, k) for t in _terms(x)}
+        new = dict(terms)
+        for node in topological([x], stop=terms):
+            new[node] = with_children(node, tuple(new[a] for a in children(node)))
+        return new[x]
+
+    def _term_divided(self, x: Expr, k: float) -> Expr:
         match x:
-            case Map("add" | "sub", (a, b)):
-                return Map(x.op, (self._divided(a, k), self._divided(b, k)))
             case _ if scaled(x)[1] == k:
                 return scaled(x)[0]
             case _ if scaled(x)[1] == 1.0 and (found := self._smaller(x)) is not None:
@@ -182,12 +192,13 @@ class _Parting:
 
 
 def _terms(x: Expr) -> Iterator[Expr]:
-    match x:
-        case Map("add" | "sub", (a, b)):
-            yield from _terms(a)
-            yield from _terms(b)
-        case _:
-            yield x
+    todo = [x]
+    while todo:
+        match todo.pop():
+            case Map("add" | "sub", (a, b)):
+                todo += (b, a)
+            case term:
+                yield term
 
 
 def _is_ordinary(k: float) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .expr import Expr, Map, tensors, topological
+from .expr import Access, Expr, Gather, Map, children, tensors, topological
 
 FUNCTIONS = ("exact", "approximate")
 """The settings of `Schedule.functions`."""
@@ -42,5 +42,10 @@ def approximate(op: str, sources: Iterable[str]) -> str | None:
 
 def is_approximable(roots: Iterable[Expr], dtypes: Mapping[str, str]) -> bool:
     """Whether some function in some expressions may be approximated."""
-    every = (x for x in topological(list(roots)) if isinstance(x, Map) and x.op in APPROXIMATIONS)
-    return any(approximate(x.op, (dtypes.get(n, "") for n in tensors([x]))) for x in every)
+    below: dict[Expr, frozenset[str]] = {}
+    for x in topological(list(roots)):
+        own = frozenset(dtypes.get(n, "") for n in tensors([x])) if isinstance(x, (Access, Gather)) else frozenset()
+        below[x] = own.union(*(below[a] for a in children(x)))
+        if isinstance(x, Map) and x.op in APPROXIMATIONS and approximate(x.op, below[x]):
+            return True
+    return False

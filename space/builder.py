@@ -7,7 +7,7 @@ their enclosing scopes, so what a later pass over the same rank needs is compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -125,7 +125,7 @@ class Builder:
         self._home: dict[Value, Scope] = {}
         self._sources: dict[Value, set[str]] = {}
         """The dtypes of the floating-point tensors that a value comes from."""
-        self._levels: dict[tuple[Expr, Rank], int] = {}
+        self._levels: dict[Rank, dict[Expr, int]] = {}
         self._stems: dict[str, int] = {}
 
     # ---- scopes
@@ -147,12 +147,12 @@ class Builder:
 
     def level(self, x: Expr, rank: Rank) -> int:
         """How many loops over `rank` must have ended before `x` is known."""
-        key = x, rank
-        if key not in self._levels:
-            below = max((self.level(a, rank) for a in children(x)), default=0)
-            ends = isinstance(x, (Reduce, Fold)) and self.layout.loop_of(x.rank) == rank
-            self._levels[key] = below + ends
-        return self._levels[key]
+        known = self._levels.setdefault(rank, {})
+        for node in topological([x], stop=known):
+            below = max((known[a] for a in children(node)), default=0)
+            ends = isinstance(node, (Reduce, Fold)) and self.layout.loop_of(node.rank) == rank
+            known[node] = below + ends
+        return known[x]
 
     def work_level(self, work: Work, rank: Rank) -> int:
         if isinstance(work, Sink):
@@ -171,7 +171,25 @@ class Builder:
     # ---- values of expressions
 
     def value(self, x: Expr, scope: Scope) -> Value:
-        """The value of an expression, as it is used in `scope`."""
+        """The value of an expression, as it is used in `scope`.
+
+        Operands are placed before what reads them, without recursion: a sum may have a thousand terms.
+        """
+        waiting: list[tuple[Expr, Scope, Iterator[Expr]]] = []
+        found = self._asked(x, scope, waiting)
+        while waiting:
+            node, home, rest = waiting[-1]
+            operand = next(rest, None)
+            if operand is not None:
+                self._asked(operand, home, waiting)
+                continue
+            waiting.pop()
+            found = home.values[node] = self._make(node, self.layout.shape(node), home)
+        assert found is not None
+        return found
+
+    def _asked(self, x: Expr, scope: Scope, waiting: list[tuple[Expr, Scope, Iterator[Expr]]]) -> Value | None:
+        """The value where it is there or a loop gives it; else it waits, with the operands that it is made of."""
         for s in scope.chain():
             if x in s.values:
                 return s.values[x]
@@ -184,9 +202,9 @@ class Builder:
                     f"result at every {sorted(shape.loops)}"
                 )
             self.run(x, home)
-        else:
-            home.values[x] = self._make(x, shape, home)
-        return home.values[x]
+            return home.values[x]
+        waiting.append((x, home, iter(_operands(x))))
+        return None
 
     def number(self, x: Expr, scope: Scope) -> Value:
         """The value of an expression in the compute dtype."""
@@ -477,6 +495,21 @@ class Builder:
 
     def _cast(self, v: Value, dtype: str) -> Value:
         return self.emit("cast", (v,), dtype=dtype, axes=v.axes)
+
+
+def _operands(x: Expr) -> tuple[Expr, ...]:
+    """What `Builder._make` asks for first, in that order."""
+    match x:
+        case Map("lane" | "first"):
+            return ()
+        case Map("mul", (a, Const())):
+            return (a,)
+        case Map():
+            return x.args
+        case Where() if not x.predicate.numbers:
+            return (x.arg,)
+        case _:
+            return ()
 
 
 def loop_rank(work: Work, layout: Layout) -> Rank | None:

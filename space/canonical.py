@@ -216,9 +216,15 @@ def join_predicate(p: Predicate, s: SplitOf) -> Predicate | None:
 
 def factors(x: Expr) -> list[Expr]:
     """The factors of a product, left to right."""
-    if isinstance(x, Map) and x.op == "mul":
-        return [*factors(x.args[0]), *factors(x.args[1])]
-    return [x]
+    found: list[Expr] = []
+    todo = [x]
+    while todo:
+        match todo.pop():
+            case Map("mul", (a, b)):
+                todo += (b, a)
+            case factor:
+                found.append(factor)
+    return found
 
 
 def product(xs: Iterable[Expr]) -> Expr:

@@ -41,6 +41,7 @@ from .expr import (
     with_children,
     with_leaves,
 )
+from .extents import Extents
 from .names import wrong_names
 from .quoting import MAX_MESSAGE, short
 
@@ -50,6 +51,10 @@ class CascadeError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(short(message, MAX_MESSAGE))
+
+
+class TooLarge(CascadeError):
+    """A computation beyond a limit; the message names the limit and the value."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class Cascade:
                     raise CascadeError(f"einsum {e.output.name}: reads {name}, which is defined later or is itself")
             _check_gathers(e, seen)
             seen.add(e.output.name)
+        _ = self._in_place
         for name in self.results:
             if name not in seen:
                 raise CascadeError(f"result {name}: no einsum defines it (defined: {sorted(seen)})")
@@ -102,12 +108,15 @@ class Cascade:
 
         return parse_cascade(text)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {"einsums": self.einsums, "results": self.results}  # what follows from them may nest deep
+
     def __str__(self) -> str:
         from .notation import format_cascade
 
         return format_cascade(self)
 
-    @property
+    @cached_property
     def outputs(self) -> dict[str, Tensor]:
         """The result tensors by name."""
         made = {e.output.name: e.output for e in self.einsums}
@@ -124,10 +133,30 @@ class Cascade:
 
     def roots(self) -> dict[str, Expr]:
         """Each output as one expression over the inputs, intermediates written in place."""
-        made: dict[str, Einsum] = {}
-        for e in self.einsums:
-            made[e.output.name] = Einsum(e.output, rewrite([e.expr], lambda x: _inline(x, made))[0])
+        made, fault = self._in_place
+        if fault is not None:
+            raise fault
         return {name: made[name].expr for name in self.outputs}
+
+    @cached_property
+    def _in_place(self) -> tuple[dict[str, Einsum], CascadeError | None]:
+        """Each einsum over the inputs, and why there are no more of them (ranks that would be captured).
+
+        Raises CascadeError for a computation beyond the limits of `extents`.
+        """
+        made: dict[str, Einsum] = {}
+        extents = Extents()
+        for e in self.einsums:
+            try:
+                expr = rewrite([e.expr], lambda x: _inline(x, made, extents))[0]
+            except TooLarge:
+                raise
+            except CascadeError as error:
+                return made, error
+            if fault := extents.fault(expr):
+                raise TooLarge(fault)
+            made[e.output.name] = Einsum(e.output, expr)
+        return made, None
 
     def ranks(self) -> list[Rank]:
         """All ranks that appear, in order of appearance (inputs' index names first, then reduced ones).
@@ -220,11 +249,13 @@ def _check_gathers(e: Einsum, made: set[str]) -> None:
                 )
 
 
-def _inline(x: Expr, made: Mapping[str, Einsum]) -> Expr | None:
+def _inline(x: Expr, made: Mapping[str, Einsum], extents: Extents) -> Expr | None:
     if not isinstance(x, Access) or x.tensor.name not in made:
         return None
     source = made[x.tensor.name]
     renaming = {a: b for a, b in zip(source.output.ranks, x.index, strict=True) if a != b}
+    if renaming and (fault := extents.renaming(source.expr)):
+        raise TooLarge(fault)
     return rename(source.expr, renaming) if renaming else source.expr
 
 

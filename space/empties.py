@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-from .expr import Access, Const, Expr, Fold, Iota, Map, Predicate, Rank, Reduce, Size, Where, rewrite
+from .expr import Access, Const, Expr, Fold, Iota, Map, Predicate, Rank, Reduce, Size, Where, rewrite, topological
 from .intervals import leaves_an_element
 from .layout import Layout
 from .normal_form import oriented, scaled, times
@@ -32,8 +32,8 @@ class Empties:
 
     def reaches_neg_inf(self, x: Expr) -> bool:
         """Whether an element may be -inf."""
-        if x not in self._reaches:
-            self._reaches[x] = self._reach(x)
+        for node in topological([x], stop=self._reaches):  # operands first, without recursion
+            self._reaches[node] = self._reach(node)
         return self._reaches[x]
 
     def _reach(self, x: Expr) -> bool:
@@ -85,8 +85,8 @@ class Empties:
 
     def sign(self, x: Expr) -> Sign:
         """What is proven of every element's sign, whatever finite numbers the inputs hold."""
-        if x not in self._sign:
-            self._sign[x] = self._signed(x)
+        for node in topological([x], stop=self._sign):
+            self._sign[node] = self._signed(node)
         return self._sign[x]
 
     def _signed(self, x: Expr) -> Sign:

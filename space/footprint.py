@@ -128,11 +128,14 @@ def _needs(stage: Stage) -> dict[str, None]:
 
 def _held(report: PassReport) -> Elements:
     most = Elements()
+    last = {x: i for i, stage in enumerate(report.stages) for x in _needs(stage)}
+    before: set[str] = set()
     for i, stage in enumerate(report.stages):
+        before = {x for x in before if last.get(x, -1) >= i}
+        living = set(before)
+        before |= {o.output for o in stage.operations}
         if stage.place != "pass":
             continue
-        before = {o.output for s in report.stages[:i] for o in s.operations}
-        living = {x for s in report.stages[i:] for x in _needs(s) if x in before}
         held = Elements.of([report.ranks[x] for x in living | stage.barriers]) + _references(stage, report)
         most = max(most, held, key=_size)
     return most

@@ -34,6 +34,7 @@ from .expr import (
     rewrite,
     topological,
 )
+from .extents import Extents
 from .iterative import IterativeCascade, Update
 from .pointwise import REDUCTIONS, Array
 
@@ -65,6 +66,7 @@ class _Solver:
 
     def __init__(self, c: IterativeCascade) -> None:
         self.c = c
+        self.extents = Extents()
         self.before: dict[str, Expr] = {}
         self.locals: dict[str, Expr] = {}
         self.solved: dict[str, Expr] = {}
@@ -82,7 +84,10 @@ class _Solver:
 
     def _inlined(self, x: Expr) -> Expr:
         """With what was defined above written in place; states stay, at m1 and at m1+1."""
-        return rewrite([x], self._source)[0]
+        found = rewrite([x], self._source)[0]
+        if fault := self.extents.fault(found):
+            raise CascadeError(fault)
+        return found
 
     def _source(self, x: Expr) -> Expr | None:
         if not isinstance(x, Access) or x.tensor.name in self.states:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .cascade import Einsum, rename
+from .cascade import CascadeError, Einsum, rename
 from .expr import Access, Expr, Reduce, rewrite
+from .extents import Extents
 from .iterative import IterativeCascade, Update
 from .operators import Operator, OperatorGraph, from_expressions
 
@@ -19,9 +20,12 @@ def one_iteration(c: IterativeCascade) -> OperatorGraph:
     made: dict[tuple[str, str], Expr] = {}
     last: dict[Expr, str] = {}
     names: dict[Expr, str] = {}
+    extents = Extents()
     statements: tuple[Einsum | Update, ...] = (*c.before, *c.step, *c.after)
     for s in statements:
         expr = rewrite([s.expr], lambda x: _inlined(x, c, made, last))[0]
+        if fault := extents.fault(expr):
+            raise CascadeError(fault)
         index = c.next if isinstance(s, Update) and c.next in s.index else c.here
         made[s.output.name, index] = expr
         names.setdefault(expr, s.output.name)

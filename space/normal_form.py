@@ -58,13 +58,17 @@ def oriented(x: Expr) -> tuple[Expr, float]:
 
 def factors(x: Expr) -> list[Expr]:
     """A product flattened; the number 1 is the empty product."""
-    match x:
-        case Map("mul", (a, b)):
-            return factors(a) + factors(b)
-        case Const(1.0):
-            return []
-        case _:
-            return [x]
+    found: list[Expr] = []
+    todo = [x]
+    while todo:
+        match todo.pop():
+            case Map("mul", (a, b)):
+                todo += (b, a)
+            case Const(1.0):
+                pass
+            case factor:
+                found.append(factor)
+    return found
 
 
 def product(parts: Iterable[Expr]) -> Expr:

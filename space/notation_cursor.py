@@ -20,6 +20,7 @@ class Cursor:
         self.number, self.tokens, self.ranks = number, tokens, ranks
         self.at = 0
         self.nesting = 0
+        self.index_nesting = 0
 
     def fail(self, message: str, token: Token | None = None) -> NoReturn:
         where = f", column {token.start + 1}" if token else ""

@@ -19,12 +19,18 @@ CALLED = ("abs", "max", "min")
 _SUM, _PRODUCT, _ATOM = range(3)
 MOST_OPERANDS = 64
 """In one index: text may come from anywhere."""
+MOST_NESTING = 16
+"""How deep an index may nest: brackets, calls and accesses in it."""
 
 
 def read_index(line: Cursor, indexed: Callable[[], Access | Gather]) -> Index:
     """indexed: reads an access that stands in brackets."""
     token = line.peek()
+    line.index_nesting += 1
+    if line.index_nesting > MOST_NESTING:
+        line.fail(f"an index nests at most {MOST_NESTING} deep", token)
     found = _Reader(line, indexed).sum()
+    line.index_nesting -= 1
     if isinstance(found, (int, Size)):
         line.fail("a tensor's index varies with a rank or an element: a number alone addresses nothing", token)
     return found
@@ -65,13 +71,21 @@ class _Reader:
         if token.text == "|":
             return Size(line.size())
         if token.text == "(":
-            return line.brackets(self.sum, "an index")
+            return self.nested(lambda: line.brackets(self.sum, "an index"))
         if token.text in CALLED:
             line.next()
-            return self.call(token.text)
+            return self.nested(lambda: self.call(token.text))
         rank = line.rank("a tensor's index")
         part = line.take("//", "%")
         return Part(part.text, rank, read_integer(line)) if part else rank
+
+    def nested(self, inside: Callable[[], Integer]) -> Integer:
+        self.line.index_nesting += 1
+        if self.line.index_nesting > MOST_NESTING:
+            self.line.fail(f"an index nests at most {MOST_NESTING} deep", self.line.peek())
+        found = inside()
+        self.line.index_nesting -= 1
+        return found
 
     def call(self, op: str) -> Integer:
         def arguments() -> tuple[Integer, ...]:

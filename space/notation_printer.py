@@ -15,6 +15,7 @@ from .expr import (
     Iota,
     Map,
     Param,
+    Predicate,
     Rank,
     Reduce,
     Size,
@@ -22,11 +23,11 @@ from .expr import (
     Tensor,
     Unsplit,
     Where,
+    children,
     indexing_ranks,
     indexing_sizes,
     is_padded,
     reads,
-    topological,
 )
 from .names import IDENTIFIER, INDEX, RANK
 from .notation_filter import write_predicate
@@ -102,7 +103,7 @@ def _peeled(x: Expr, left: frozenset[Rank]) -> tuple[Expr, list[Reduce]]:
 def write_expression(x: Expr, where: str = "expression", *, unicode: bool = False) -> str:
     """An expression; `where` names it in errors."""
     done: dict[Expr, Text] = {}
-    for node in topological([x]):
+    for node in _written(x):
         try:
             done[node] = _text(node, done, unicode)
         except CascadeError as error:
@@ -111,6 +112,32 @@ def write_expression(x: Expr, where: str = "expression", *, unicode: bool = Fals
         if done[node].depth > MAX_NESTING:
             raise CascadeError(f"{where}: brackets nest at most {MAX_NESTING} deep; name a subexpression")
     return done[x].text
+
+
+def _written(x: Expr) -> list[Expr]:
+    """The nodes that are written by themselves, operands first: of filters in each other the outermost."""
+    order: dict[Expr, None] = {}
+    todo = [(x, False)]
+    while todo:
+        node, ready = todo.pop()
+        if node in order:
+            continue
+        if ready:
+            order[node] = None
+            continue
+        below = (_filters(node)[1],) if isinstance(node, Where) else children(node)
+        todo += [(node, True), *((a, False) for a in reversed(below))]
+    return list(order)
+
+
+def _filters(x: Where) -> tuple[list[Predicate], Expr]:
+    """Filters with one fill that stand directly in each other, outermost first, and what they keep."""
+    filters, kept = [x.predicate], x.arg
+    fill = _number(x.fill)
+    while isinstance(kept, Where) and _number(kept.fill) == fill:
+        filters.append(kept.predicate)
+        kept = kept.arg
+    return filters, kept
 
 
 def _text(x: Expr, done: dict[Expr, Text], unicode: bool) -> Text:
@@ -179,16 +206,12 @@ def _call(name: str, args: Iterable[Text]) -> Text:
 
 def _where(x: Where, done: dict[Expr, Text]) -> Text:
     """Filters with one fill that stand directly in each other are written with `&`."""
-    filters, kept = [x.predicate], x.arg
-    fill = _number(x.fill)
-    while isinstance(kept, Where) and _number(kept.fill) == fill:
-        filters.append(kept.predicate)
-        kept = kept.arg
+    filters, kept = _filters(x)
     for p in filters:
         for rank in (*p.ranks, *(t.stride for t in p.terms if t.stride), *(r for r, _ in p.sizes)):
             _rank(rank)
     condition = " & ".join(write_predicate(p) for p in filters)
-    return _call("where", [Text(condition, ATOM, 1), done[kept], Text(fill, ATOM, 0)])
+    return _call("where", [Text(condition, ATOM, 1), done[kept], Text(_number(x.fill), ATOM, 0)])
 
 
 def _parameter(name: str) -> Text:

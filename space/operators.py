@@ -34,6 +34,7 @@ from .expr import (
     Tensor,
     Unsplit,
     Where,
+    children,
     free,
     topological,
 )
@@ -130,7 +131,7 @@ class OperatorGraph:
                 raise CascadeError(f"{o.output} is defined once, but {o.operator} defines it again")
             _check_arity(o)
             for x in o.operands:
-                if isinstance(x, str) and x in outputs - made:
+                if isinstance(x, str) and x in outputs and x not in made:
                     raise CascadeError(f"{o.output} = {o.operator}: reads {x}, which is defined later or is itself")
             made.add(o.output)
         _check_spaces(self.operations)
@@ -326,8 +327,8 @@ _LEAVES = (Access, Gather, Const, Param, Size, Iota)
 def _name_parts(name: str, root: Expr, names: dict[Expr, str], inputs: set[str]) -> None:
     taken = inputs | set(names.values())
     number = 1
-    for x in topological([root]):
-        if x in names or isinstance(x, _LEAVES):
+    for x in topological(children(root), stop=names):  # what is named has named parts
+        if isinstance(x, _LEAVES):
             continue
         while (called := f"{name}_temp{number if number > 1 else ''}") in taken:
             number += 1

@@ -315,11 +315,14 @@ def _place(graph: OperatorGraph, t: _Timing) -> None:
 
 
 def _report(graph: OperatorGraph, inputs: list[str], t: _Timing, ranks: dict[str, _Ranks]) -> PassReport:
-    pass_level = {k: max(t.level[x] for x, n in t.number.items() if n == k) for k in range(1, t.passes + 1)}
+    pass_level = dict.fromkeys(range(1, t.passes + 1), 0)
+    for x, n in t.number.items():
+        pass_level[n] = max(pass_level[n], t.level[x])
     stages: dict[tuple[int, int, int], list[Operation]] = {}
     for o in graph.operations:
         stages.setdefault(_slot(o.output, t, pass_level), []).append(o)
-    made = [_stage(slot, found, graph, inputs, t) for slot, found in sorted(stages.items())]
+    place = {o.output: i for i, o in enumerate(graph.operations)}
+    made = [_stage(slot, found, graph, inputs, t, place) for slot, found in sorted(stages.items())]
     levels = max(t.level.values(), default=-1) + 1
     return PassReport(t.family.whole, levels, t.passes, tuple(made), {x: r.free for x, r in ranks.items()})
 
@@ -340,7 +343,12 @@ def _slot(x: str, t: _Timing, pass_level: dict[int, int]) -> tuple[int, int, int
 
 
 def _stage(
-    slot: tuple[int, int, int], found: list[Operation], graph: OperatorGraph, inputs: list[str], t: _Timing
+    slot: tuple[int, int, int],
+    found: list[Operation],
+    graph: OperatorGraph,
+    inputs: list[str],
+    t: _Timing,
+    at: Mapping[str, int],
 ) -> Stage:
     number, where, level = slot
     barriers = sorted((o for o in found if o.output in t.barriers), key=lambda o: str(o.operator))
@@ -349,17 +357,17 @@ def _stage(
     loads: tuple[str, ...] | None = ()
     recomputed: tuple[Operation, ...] = ()
     if place == "pass":
-        loads, recomputed = _needed(number, graph, inputs, t)
+        loads, recomputed = _needed(number, graph, inputs, t, at)
     return Stage(place, number, level, ordered, frozenset(o.output for o in barriers), loads, recomputed)
 
 
 def _needed(
-    number: int, graph: OperatorGraph, inputs: list[str], t: _Timing
+    number: int, graph: OperatorGraph, inputs: list[str], t: _Timing, at: Mapping[str, int]
 ) -> tuple[tuple[str, ...] | None, tuple[Operation, ...]]:
-    """The streamed inputs that a pass reads, and the operations of earlier passes that it computes again."""
-    by_name = {o.output: o for o in graph.operations}
+    """The streamed inputs that a pass reads, and the operations of earlier passes that it computes again. at: the
+    place of each operation."""
     members = t.family.below(t.family.whole)
-    todo = [o for o in graph.operations if t.number.get(o.output) == number]
+    todo = [graph.operations[at[x]] for x, n in t.number.items() if n == number]
     visited: dict[str, Operation] = {}
     loads: dict[str, None] = {}
     unknown = False
@@ -371,11 +379,11 @@ def _needed(
         for x in o.operands:
             if isinstance(x, (Access, Gather)):
                 loads.update({a.tensor.name: None for a in reads([x]) if members & set(indexing_ranks(a))})
-            elif isinstance(x, str) and x not in by_name:
+            elif isinstance(x, str) and x not in at:
                 unknown = True
             elif isinstance(x, str) and x in t.streamed and not _kept(x, number, t):
-                todo.append(by_name[x])
-    again = tuple(o for o in graph.operations if o.output in visited and t.number.get(o.output, number) < number)
+                todo.append(graph.operations[at[x]])
+    again = tuple(visited[x] for x in sorted(visited, key=at.__getitem__) if t.number.get(x, number) < number)
     return None if unknown else tuple(n for n in inputs if n in loads), again
 
 

@@ -17,8 +17,12 @@ from typing import Any
 
 from .parent import end_with_parent
 
-MEMORY_BYTES = 8 * 2**30
-"""Address space of this process: a graph that needs more ends it, not the machine."""
+MEMORY_BYTES = 2 * 2**30
+"""Memory of this process: a graph that needs more ends it, not the machine. (The largest measured needs 200 MB.)"""
+ADDRESS_BYTES = 8 * 2**30
+"""Address space, of which threads reserve much that they never use."""
+MOST_ROWS = 10
+"""Times the limit of rows that one step may reach: beyond, the graph is not worth handing over."""
 
 _CLOSING = "(run-schedule (saturate (run analysis)))"
 
@@ -73,6 +77,8 @@ def main() -> None:
         if still == 2:  # once may be a union that hides a new row
             stopped = "saturated" if arranging else "arranged"
             break
+        if rows > MOST_ROWS * request["rows"]:
+            raise SystemExit(f"a step made {rows} rows, where at most {MOST_ROWS * request['rows']} are handed over")
         if rows > request["rows"]:
             stopped = "rows"
             break
@@ -92,7 +98,12 @@ def _bound(seconds: float) -> None:
         import resource
     except ImportError:  # not a Unix
         return
-    for limit, wanted in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, math.ceil(seconds))):
+    wanted_of = {
+        resource.RLIMIT_DATA: MEMORY_BYTES,
+        resource.RLIMIT_AS: ADDRESS_BYTES,
+        resource.RLIMIT_CPU: math.ceil(seconds),
+    }
+    for limit, wanted in wanted_of.items():
         _, most = resource.getrlimit(limit)
         resource.setrlimit(limit, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
 
