@@ -3,17 +3,18 @@
 A program's part of a tensor and a loop's are addressed in 64 bits. What is added inside a tile is 32 bits wide, which
 is cheaper by far and enough unless strides are large: of tensors of more than 2**31 elements whose axes lie in another
 order, say. A kernel says how far those offsets go; where the strides of a call take them further than 32 bits hold,
-the kernel is printed once more with offsets of 64 bits. An index is a number of 32 bits in any kernel: a rank that
-needs more is refused.
+the kernel is printed once more with offsets of 64 bits. An index is a number of 32 bits in any kernel for a GPU: a rank
+that needs more is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from ..space.plan import LoopPlan
+from ..space.expr import Part, Rank
+from ..space.plan import LoopPlan, all_values
 from .kernel import Argument, Kernel, Reach
 
 if TYPE_CHECKING:
@@ -51,9 +52,15 @@ def _contiguous(shape: Sequence[int]) -> list[int]:
     return [prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
-def check_ranks(plan: LoopPlan) -> None:
-    """Raises ValueError for a rank whose indices 32 bits do not count."""
-    for rank in plan.roles:
+def counted(plan: LoopPlan) -> set[Rank]:
+    """The ranks whose indices are values of 32 bits: on the way to a computed index, say."""
+    whole = [v.attr for v in all_values(plan.root) if v.op in ("iota", "part") and v.dtype == "int32"]
+    return {a.rank if isinstance(a, Part) else str(a) for a in whole} & set(plan.roles)
+
+
+def check_ranks(plan: LoopPlan, ranks: Iterable[Rank]) -> None:
+    """Raises ValueError for one of these ranks whose indices 32 bits do not count."""
+    for rank in ranks:
         if plan.sizes[rank] > LONGEST:
             raise ValueError(
                 f"rank {rank}: a kernel counts its elements in 32 bits, at most {LONGEST}, but it has "

@@ -20,6 +20,7 @@ from .kernel import Argument, Kernel
 from .plan_facts import access, filter_of, is_integer, number_of, pair_of, summary
 from .printer import Fact, Printer, literal
 from .source_lines import INDENT
+from .spans import check_ranks, counted
 from .storage import Storage
 
 DTYPES = {
@@ -72,7 +73,9 @@ Item: TypeAlias = tuple[str, tuple[Rank, ...], bool]
 
 
 def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
-    """The kernel of a plan: a function `entry` of the tensors (outputs last) that fills the outputs."""
+    """The kernel of a plan: a function `entry` of the tensors (outputs last) that fills the outputs. Raises ValueError
+    for a rank whose indices are taken for numbers of 32 bits and are more."""
+    check_ranks(plan, counted(plan))
     printer = TorchPrinter(plan, schedule, entry)
     return Kernel(
         emitter="torch",

@@ -133,7 +133,7 @@ def emit(
 
 
 def _check(plan: LoopPlan) -> None:
-    check_ranks(plan)
+    check_ranks(plan, plan.roles)
     for rank, role in plan.roles.items():
         if role.tile is not None and role.tile & (role.tile - 1):
             raise ValueError(f"rank {rank}: a tile of a Triton kernel is a power of two, but got {role.tile}")

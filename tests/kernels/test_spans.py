@@ -23,7 +23,7 @@ from eintune.kernels.offline import compile_kernel
 from eintune.kernels.spans import FARTHEST, LONGEST, fits, span, too_wide
 from eintune.space.attention import Attention, posed
 from eintune.space.cascade import Cascade
-from eintune.space.modifiers import Window
+from eintune.space.modifiers import RelativeBias, Window
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule
 from eintune.space.user_modifiers import MaskMod
@@ -131,6 +131,21 @@ def test_a_rank_that_32_bits_do_not_count_is_refused() -> None:
             continue
         with pytest.raises(ValueError, match=rf"^rank m: a kernel counts .* at most {LONGEST}, but it has {size}$"):
             emit(case.program, case.schedule)
+
+
+def test_an_index_that_is_taken_for_a_number_has_32_bits_by_pytorch_too() -> None:
+    """A plain one has 64 there."""
+    for variant, refused in ((Attention((RelativeBias(2**32 + 16),)), True), (Attention((Window(9),)), False)):
+        sizes = {"b": 1, "h": 1, "p": 16, "m": 2**32, "e": 16, "f": 16}
+        roles = {r: Role("grid", None) for r in "bh"} | {"p": Role("grid", 16), "m": Role("loop", 16)}
+        roles |= {r: Role(None, 16) for r in "ef"}
+        problem = posed(variant, sizes, "fp32", {"scale": 1.0})
+        case = Case(Cascade.parse(problem.cascade), problem, Schedule("torch", tuple(roles.items())))
+        if refused:
+            with pytest.raises(ValueError, match=r"^rank m: a kernel counts its elements in 32 bits"):
+                emit(case.program, case.schedule)
+        else:
+            assert "4294967296" in case.kernel.source
 
 
 def test_programs_are_counted_along_the_first_axis_of_a_grid() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from attention_variants import published_slopes
 from torch import Tensor
 
-from eintune.search import compiling
+from eintune.search import compiling, score_mods
 from eintune.search.attention_peer import Operands, eager, flash_attention_4, sdpa
 from eintune.search.flex_peer import flex
 from eintune.search.inputs import draw_inputs
@@ -51,6 +52,7 @@ CASES = {
     "softcap": Attention((Softcap(1.5), Causal())),
     "slopes": Attention((Slopes(), Causal())),
     "standard slopes": Attention((Slopes(standard=True),)),
+    "slopes, lower right": Attention((Slopes(align="lower_right"), Causal("lower_right")), lse=True),
     "bias": Attention((Bias("hpm"),)),
     "relative bias": Attention((RelativeBias(99), Causal("lower_right"))),
     "documents": Attention((Documents(), Causal())),
@@ -62,7 +64,7 @@ CASES = {
     "sigmoid": Attention((Bias("pm"), Causal()), weights="sigmoid"),
 }
 FLEX_CANNOT = {"sigmoid"}
-SDPA_CANNOT = {"softcap", "head scale", "sinks", "lse", "all", "sigmoid"}
+SDPA_CANNOT = {"slopes, lower right", "softcap", "head scale", "sinks", "lse", "all", "sigmoid"}
 NAMED = pytest.mark.parametrize("name", CASES)
 
 
@@ -311,3 +313,9 @@ def test_operands_put_all_query_heads_on_one_axis() -> None:
     assert t.q.shape == (2, 4, 5, 16) and t.k.shape == (2, 2, 9, 16) and t.grouped
     assert t.sink is not None and t.sink.equal(inputs["SINK"].flatten())
     assert t.given.shift("lower_right") == 4 and all(t.given.shift(a) == 0 for a in ALIGN[:1])
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 6, 8, 12, 20, 71])
+def test_the_peers_slopes_are_the_published_ones(heads: int) -> None:
+    found = score_mods.standard_slope(torch.arange(heads), heads)
+    assert found.tolist() == pytest.approx(published_slopes(heads), rel=1e-6)
