@@ -71,6 +71,32 @@ def edited(data: Any, draw: random.Random) -> Any:
     return made
 
 
+def nudged(data: Any, draw: random.Random) -> Any:
+    """Plain data with a few leaves changed to others of their kind: most of it passes every check of types."""
+    made = copy.deepcopy(data)
+    leaves = [(path, at) for path in paths(made) if path and isinstance(at := found(made, path), (int, float, str))]
+    texts = [at for _, at in leaves if isinstance(at, str)]
+    for path, at in draw.sample(leaves, min(len(leaves), draw.choice((1, 2, 8)))):
+        parent = found(made, path[:-1])
+        match at:
+            case bool():
+                parent[path[-1]] = not at
+            case int():
+                parent[path[-1]] = draw.choice((at + 1, at - 1, at * 1000, at // 2, 0, 2**40))
+            case float():
+                parent[path[-1]] = at * draw.choice((0.5, 2.0, 1e6, 1e-6, 1e12, 1e-12))
+            case _:
+                parent[path[-1]] = draw.choice((draw.choice(texts), at[::-1], at[:-1], at * 2))
+    return made
+
+
+def found(data: Any, path: tuple[Any, ...]) -> Any:
+    """What stands at a place."""
+    for step in path:
+        data = data[step]
+    return data
+
+
 def written(data: Any) -> bytes:
     """As JSON, with what is marked RAW as it is."""
     text = json.dumps(data)
@@ -174,8 +200,9 @@ def attacks(
             path.write_bytes(craft(draw))
             yield f"crafted {number}"
         elif data is not None and draw.random() < 0.7:
-            path.write_bytes(pack(written(edited(data, draw))))
-            yield f"edited {number}"
+            change = draw.choice((edited, nudged))
+            path.write_bytes(pack(written(change(data, draw))))
+            yield f"{change.__name__} {number}"
         else:
             path.write_bytes(damaged(valid, draw))
             yield f"damaged {number}"

@@ -310,7 +310,7 @@ TARGETS: dict[str, tuple[Callable[[Path], Target], int]] = {
     "recorded space": (space, 300),
     "summary": (results(SUMMARY), 300),
     "measurements": (results(MEASUREMENTS), 200),
-    "pictures": (pictures, 25),
+    "pictures": (pictures, 60),
     "probed machine": (machine, 300),
     "machine's description": (description, 150),
     "derived forms": (derived, 300),
