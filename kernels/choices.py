@@ -33,6 +33,8 @@ CASCADES = 2
 PICKS = 4
 """How many of its picks are tried."""
 NEIGHBOURS = 4
+LOOKED_AT = 64
+"""How many similar records are looked at for them: a cache from elsewhere may be full of what cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
 def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
     """Of the nearest entries, the first NEIGHBOURS that have a kernel here."""
     found = 0
-    for entry in cache.neighbours(key):
+    for entry in cache.neighbours(key)[:LOOKED_AT]:
         record = entry.record
         if entry.key.machine != key.machine:  # this one may have no hardware for descriptors or specialised warps
             record = replace(record, schedule=plain_schedule(record.schedule))
