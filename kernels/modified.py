@@ -77,7 +77,10 @@ def modified_attention(
             missing = [n for n in FUNCTIONS if n in arguments and n not in meanings]
             meanings |= {n: meaning(n, arguments[n], site) for n in missing}
             family = (tensors, causal, scale, *(known | {n: m.kind for n, m in meanings.items()}).items())
-            run = _ready[key] = _prepared(Call(q, k, v, causal, scale, arguments, meanings, family))
+            run = _prepared(Call(q, k, v, causal, scale, arguments, meanings, family))
+            if q.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+                # a graph's own tensors, which hold numbers, are nothing until it is replayed
+                _ready[key] = run
     except Untraceable as error:
         raise UnsupportedArgument(str(error)) from error
     return run(q, k, v, arguments)

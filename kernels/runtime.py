@@ -157,12 +157,24 @@ def scaled_dot_product_attention(
     another dtype than PyTorch takes (integers are neither true nor scores), one beside `is_causal`, a positive
     `dropout_p`, and shapes that PyTorch would broadcast.
     """
+    try:
+        return _as_pytorch(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    except UnsupportedArgument:
+        raise
+    except Exception:
+        _check_tensors(query=query, key=key, value=value, **({} if attn_mask is None else {"attn_mask": attn_mask}))
+        raise
+
+
+def _as_pytorch(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: object, is_causal: object,
+    scale: float | None, enable_gqa: object,
+) -> Tensor:  # fmt: skip
     if not isinstance(dropout_p, (int, float)) or dropout_p != 0.0:
         got = dropout_p if isinstance(dropout_p, (int, float, str)) else type(dropout_p).__name__
         raise UnsupportedArgument(f"`dropout_p` must be 0.0, but got {got!r}")
     if not isinstance(is_causal, bool):
         raise UnsupportedArgument(f"`is_causal` must be True or False, but got {type(is_causal).__name__}")
-    _check_tensors(query=query, key=key, value=value, **({} if attn_mask is None else {"attn_mask": attn_mask}))
     if min(query.ndim, key.ndim, value.ndim) < 2:
         raise UnsupportedArgument(f"`query` must have at least 2 axes, but its shape is {tuple(query.shape)}")
     if not enable_gqa and not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
