@@ -22,6 +22,11 @@ _KINDS = {
 }
 
 
+def _flag(name: str) -> int:
+    """A flag of `os.open` that not every system has."""
+    return int(getattr(os, name, 0))
+
+
 class UnfitFile(OSError):
     """Something that is not read although it is there: not a regular file, or too large."""
 
@@ -34,7 +39,7 @@ def read_whole(path: Path, limit: int) -> bytes:
     the fault in words.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+        handle = os.open(path, os.O_RDONLY | _flag("O_NONBLOCK") | _flag("O_NOCTTY") | _flag("O_BINARY"))
     except ValueError as error:  # a zero byte in the name
         raise UnfitFile(errno.EINVAL, str(error), str(path)) from None
     except OSError as error:
@@ -86,7 +91,7 @@ def write_whole(path: Path, data: bytes) -> None:
 def _write_once(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flag("O_BINARY"), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -103,7 +108,7 @@ def _write_once(path: Path, data: bytes) -> None:
 def _flush_folder(folder: Path) -> None:
     """The new name on the disk too, where the system can; the file is there in any case."""
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
