@@ -36,7 +36,21 @@ from .expr import (
     topological,
 )
 from .folds import ACTIONS
-from .laws import Absent, Condition, Differ, Exists, Law, Negative, Plain, Positive, Present, is_variable
+from .laws import (
+    BACK,
+    Absent,
+    Condition,
+    Differ,
+    Exists,
+    Law,
+    Negative,
+    Plain,
+    Positive,
+    Present,
+    Unreduced,
+    Wider,
+    is_variable,
+)
 from .pointwise import POINTWISE, REDUCTIONS
 
 MAX_RANKS = 60
@@ -169,6 +183,16 @@ class Encoder:
                     name = f"_f_{self.term(c.term)}"
                     yield f"(= {name} (free {self.term(c.term)}))"
                     yield f"(!= 0 (& {name} {self._rank(c.rank)}))"
+                case Unreduced():
+                    name = f"_r_{self.term(c.term)}"
+                    yield f"(= {name} (reduced {self.term(c.term)}))"
+                    yield f"(= 0 (& {name} {self._rank(c.rank)}))"
+                case Wider():
+                    names = [f"_f_{self.term(x)}" for x in (c.term, *c.others)]
+                    yield from (
+                        f"(= {n} (free {self.term(x)}))" for n, x in zip(names, (c.term, *c.others), strict=True)
+                    )
+                    yield f"(!= 0 (& {names[0]} (^ {_union(names[1:])} -1)))"
                 case Differ():
                     yield f"(!= {self._either(c.a)} {self._either(c.b)})"
                 case Positive():
@@ -194,18 +218,46 @@ class Encoder:
         heads += [f"(V{i} T)" for i in range(len(self.symbols.views))]
         yield f"(datatype T {' '.join(heads)})"
         yield "(function free (T) i64 :merge (& old new))"
+        yield "(function reduced (T) i64 :merge (& old new))"
         yield "(function sums (T) i64 :merge (max old new))"
         yield "(relation positive (T))"
         yield "(relation negative (T))"
-        yield "(ruleset analysis) (ruleset laws) (ruleset opening) (ruleset arranging)"
+        yield "(ruleset analysis) (ruleset laws) (ruleset arranging)"
+        yield " ".join(f"(ruleset opening{n})" for n in range(1, BACK + 1))
         for facts, mask in self._free_rules():
             yield f"(rule ({facts}) ((set (free t) {mask})) :ruleset analysis)"
+        for facts, mask in self._reduced_rules():
+            yield f"(rule ({facts}) ((set (reduced t) {mask})) :ruleset analysis)"
         for facts, count in self._sums_rules():
             yield f"(rule ({facts}) ((set (sums t) (min 2 {count}))) :ruleset analysis)"
         for facts in _POSITIVE:
             yield f"(rule ({facts}) ((positive t)) :ruleset analysis)"
         for facts in _NEGATIVE:
             yield f"(rule ({facts}) ((negative t)) :ruleset analysis)"
+
+    def _reduced_rules(self) -> Iterator[tuple[str, str]]:
+        """The ranks that every form of a value reduces on the way to it."""
+        yield from ((f"(= t {leaf})", "0") for leaf in ("(leaf i)", "(num v)", "(size r)"))
+        for p in POINTWISE.values():
+            names = [chr(97 + i) for i in range(p.arity)]
+            facts = " ".join(f"(= r{n} (reduced {n}))" for n in names)
+            yield f"(= t (M_{p.name} {' '.join(names)})) {facts}", _union([f"r{n}" for n in names])
+        for condition, own in self._reduces():
+            for name in REDUCTIONS:
+                yield f"(= t (R_{name} r a)) {condition} (= ra (reduced a))", f"(| ra {own})"
+            for name in ACTIONS:
+                facts = f"(= t (F_{name} r a b)) {condition} (= ra (reduced a)) (= rb (reduced b))"
+                yield facts, f"(| (| ra rb) {own})"
+        for view in ("(filter i k a)", *(f"(V{i} a)" for i in range(len(self.symbols.views)))):
+            yield f"(= t {view}) (= ra (reduced a))", "ra"
+
+    def _reduces(self) -> Iterator[tuple[str, str]]:
+        """(condition on r, what a reduction over r goes over): a rank, or one that is split with its parts."""
+        groups = [self.symbols.mask((rank, outer, inner)) for rank, outer, inner, _ in self.symbols.views]
+        groups = list(dict.fromkeys(groups))
+        yield " ".join(f"(= 0 (& r {g}))" for g in groups), "r"
+        for g in groups:
+            yield f"(!= 0 (& r {g}))", str(g)
 
     def _sums_rules(self) -> Iterator[tuple[str, str]]:
         """How many factors of a value are sums or differences, at most 2; where forms disagree, the larger number."""
@@ -293,4 +345,4 @@ def program(symbols: Symbols, roots: Sequence[Expr], table: Sequence[Law]) -> tu
 def _ruleset(law: Law) -> str:
     if law.arranges:
         return "arranging"
-    return "laws" if law.steps is None else "opening"
+    return "laws" if law.steps is None else f"opening{law.steps}"

@@ -34,7 +34,7 @@ from .expr import (
     topological,
     with_children,
 )
-from .laws import Law, SplitOf
+from .laws import BACK, Law, SplitOf
 from .notation_printer import write_expression
 from .pointwise import POINTWISE
 
@@ -230,7 +230,7 @@ def saturate(
             symbols.view(x)
     text, nodes = program(symbols, roots, table)
     bounds = {name: getattr(limits, name) for name in ("steps", "rows", "arranged", "seconds", "timeout")}
-    answer = _run({"program": text, **bounds}, limits)
+    answer = _run({"program": text, "opening": BACK, **bounds}, limits)
     return _read(answer, symbols, nodes, roots, tuple(splits))
 
 

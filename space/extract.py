@@ -17,6 +17,7 @@ import pulp
 
 from .egraph import ClassId, EGraph, Node
 from .expr import Expr, Fold, Rank, Reduce
+from .layouts import Layout, layouts
 from .pruning import pruned
 from .solver import ExtractionError, solve, solver
 from .traits import Stream, Trait, passes, traits
@@ -24,6 +25,8 @@ from .work import WORK_LIMIT, Work
 
 PASS_WEIGHT = 64.0
 """Work of one more pass, in units of the definition's whole work: a form with fewer passes comes first."""
+LARGE = 150
+"""Nodes, times streams, above which each layout gets a program of its own."""
 PATIENCE = 5.0
 """Seconds by the clock that the solver gets for a second of processor time: it knows no other limit."""
 
@@ -44,10 +47,9 @@ class OutOfTime(ExtractionError):
 
 
 class Problem:
-    """The integer program of one graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
+    """The integer program of one pruned graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
-        graph = pruned(graph, streams)
         self.graph, self.streams = graph, tuple(streams)
         self.work = Work(graph, streams)
         self.scale = 1.0 / self.work.definition()
@@ -133,6 +135,14 @@ class Problem:
                 for z in whole:
                     self.model += z + tiled <= 1
 
+    def show(self, wanted: Iterable[Trait]) -> bool:
+        """Have every form show these traits; whether there is a node for each."""
+        if not all(t in self.trait for t in wanted):
+            return False
+        for t in wanted:
+            self.model += self.trait[t] == 1
+        return True
+
     def solve(self, seconds: float) -> Form | None:
         """The best form that no cut forbids; None if there is none. Raises OutOfTime if none was proven the best."""
         match solve(self.model, solver(seconds)):
@@ -211,24 +221,83 @@ class _Levels:
 
 
 def forms(graph: EGraph, streams: Sequence[Stream], seconds: float = 20.0) -> Iterator[Form]:
-    """Forms in order of passes, then work; each differs in traits from all before it and is not dominated.
+    """Forms in order of passes, then work (in large graphs as `layouts` knows it).
+
+    Each differs in traits from all before it and is not dominated.
 
     Ends when there are no more. Raises OutOfTime after `seconds` of this process's own time, so that what is found
     does not depend on what else the machine does.
     """
     if not all(graph.classes.get(r) for r in graph.roots):
         return
-    end = time.process_time() + seconds
-    problem = Problem(graph, streams)
-    while (left := end - time.process_time()) > 0:
-        form = problem.solve(left * PATIENCE)
-        if form is None:
-            return
+    clock = _Clock(seconds, time.process_time())
+    lean = pruned(graph, streams)
+    large = sum(map(len, lean.classes.values())) * len(streams) > LARGE
+    known = layouts(lean, streams) if streams and large else None
+    yield from _cut_one_by_one(lean, streams, clock) if known is None else _by_layout(lean, streams, known, clock)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """So many seconds of this process's time from its start."""
+
+    seconds: float
+    start: float
+
+    def left(self) -> float:
+        """For one program, by the clock. Raises OutOfTime where nothing is left."""
+        if (left := self.start + self.seconds - time.process_time()) <= 0:
+            raise OutOfTime(f"all forms must be found within {self.seconds:g} s")
+        return left * PATIENCE
+
+
+def _cut_one_by_one(lean: EGraph, streams: Sequence[Stream], clock: _Clock) -> Iterator[Form]:
+    """The best of all, cut with what it dominates, and so on: one program for the whole graph."""
+    problem = Problem(lean, streams)
+    while form := problem.solve(clock.left()):
         yield form
         if not form.traits:
             return
         problem.forbid(form)
-    raise OutOfTime(f"all forms must be found within {seconds:g} s")
+
+
+def _by_layout(lean: EGraph, streams: Sequence[Stream], known: Sequence[Layout], clock: _Clock) -> Iterator[Form]:
+    """The best of each layout by a program over the nodes that show nothing else: many small ones in place of few
+    large ones."""
+    given: list[Form] = []
+    for layout in known:
+        if any(_forbids(f, layout.traits) for f in given):
+            continue
+        if form := _best_of(lean, streams, layout, clock.left()):
+            given.append(form)
+            yield form
+
+
+def _best_of(lean: EGraph, streams: Sequence[Stream], layout: Layout, seconds: float) -> Form | None:
+    """The best form that shows these traits and no others."""
+
+    def fits(c: ClassId, n: Node) -> bool:
+        return layout.traits.issuperset(traits(n.head, lean.free[c], [lean.free[k] for k in n.children], streams))
+
+    narrow = lean.restrict({c: tuple(n for n in ns if fits(c, n)) for c, ns in lean.classes.items()})
+    if not all(narrow.classes.get(r) for r in narrow.roots):
+        return None
+    problem = Problem(narrow, streams)
+    return problem.solve(seconds) if problem.show(layout.traits) else None
+
+
+def _forbids(form: Form, other: frozenset[Trait]) -> bool:
+    """Whether a form that came before makes one with these traits needless: one of its layout, doing as much or more;
+    or of its folds and reductions, with divisions moved into the loop."""
+    if form.traits <= other and all(t.work for t in other - form.traits):
+        return True
+    if any(t.kind == "division" and t.where == "inside" for t in form.traits):
+        return False
+    return _undivided(form.traits) == _undivided(other)
+
+
+def _undivided(shown: frozenset[Trait]) -> frozenset[Trait]:
+    return frozenset(t for t in shown if t.kind != "division")
 
 
 def _levels(graph: EGraph, step: Mapping[Node, int], choose: Callable[[int, int], int]) -> dict[ClassId, int]:

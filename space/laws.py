@@ -50,6 +50,22 @@ class Present:
 
 
 @dataclass(frozen=True)
+class Unreduced:
+    """No reduction over `rank` is needed for `term`: what goes on along the rank need not wait for the term."""
+
+    rank: Rank
+    term: Expr
+
+
+@dataclass(frozen=True)
+class Wider:
+    """`term` varies with a rank that none of `others` does."""
+
+    term: Expr
+    others: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
 class Differ:
     """Two ranks, or two subexpressions, are not the same."""
 
@@ -89,7 +105,7 @@ class Exists:
     pattern: Expr
 
 
-Condition: TypeAlias = Absent | Present | Differ | Positive | Negative | Plain | Exists
+Condition: TypeAlias = Absent | Present | Unreduced | Wider | Differ | Positive | Negative | Plain | Exists
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,8 @@ def is_variable(x: Expr) -> bool:
 
 A, B, C, D, U, V, X, Y = (variable(n) for n in "abcduvxy")
 R, Q = "?r", "?q"
+BACK = 2
+"""Steps in which a division that the definition puts off goes back: what waits for a sum only adds a pass inside it."""
 LINEAR = tuple(a.name for a in ACTIONS.values() if a.linear)
 
 
@@ -167,13 +185,19 @@ GENERAL: tuple[Law, ...] = (
     Law("identity", A - 0.0, A),
     Law("associate", (A * B) * C, A * (B * C), both_ways=True, arranges=True),
     Law("division", (A / D) * V, (A * V) / D),
-    Law("division", (A * V) / D, (A / D) * V, arranges=True),
+    Law("division", (A * V) / D, (A / D) * V, (Wider(V, (A, D)),), arranges=True),
     Law("division", (A / C) / D, A / (C * D)),
     Law("division", _sum(R, Y / U), _sum(R, Y) / U, (Absent((R,), (U,)),)),
-    Law("division", _sum(R, Y) / U, _sum(R, Y / U), (Absent((R,), (U,)),), arranges=True),
+    Law("division", _sum(R, Y) / U, _sum(R, Y / U), (Absent((R,), (U,)),), steps=BACK),
     Law("distribute", _sum(R, Y * U), _sum(R, Y) * U, (Absent((R,), (U,)),), arranges=True),
     # back into a product only: there are more orders to multiply in, where else there is one more factor to sum
-    Law("distribute", _sum(R, A * B) * U, _sum(R, (A * B) * U), (Absent((R,), (U,)),), arranges=True),
+    Law(
+        "distribute",
+        _sum(R, A * B) * U,
+        _sum(R, (A * B) * U),
+        (Absent((R,), (U,)), Unreduced(R, U)),
+        arranges=True,
+    ),
     Law("linearity", _sum(R, A + B), _sum(R, A) + _sum(R, B)),
     Law("linearity", _sum(R, A - B), _sum(R, A) - _sum(R, B)),
     Law("linearity", _sum(R, U), U * Size(R), (Absent((R,), (U,)),)),
@@ -298,7 +322,7 @@ def _linear_folds() -> Iterator[Law]:
         once = Absent((R,), (U,))
         yield Law("fold-linear", Fold(name, R, C, Y * U), Fold(name, R, C, Y) * U, (once,))
         yield Law("fold-linear", Fold(name, R, C, Y / U), Fold(name, R, C, Y) / U, (once,))
-        yield Law("fold-linear", Fold(name, R, C, Y) / U, Fold(name, R, C, Y / U), (once,), arranges=True)
+        yield Law("fold-linear", Fold(name, R, C, Y) / U, Fold(name, R, C, Y / U), (once,), steps=BACK)
         yield Law(
             "fold-linear",
             _sum(Q, Fold(name, R, C, Y)),

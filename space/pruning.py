@@ -64,10 +64,10 @@ def _plain_tiles(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
 
 def _without_views(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
     """A view of what shows a trait is not kept where the same is computed from views."""
-    telling = _telling(graph, streams)
+    tell = telling(graph, streams)
 
     def late(n: Node) -> bool:
-        return isinstance(n.head, Split) and n.children[0] in telling
+        return isinstance(n.head, Split) and n.children[0] in tell
 
     kept = {c: tuple(n for n in ns if not late(n)) or ns for c, ns in graph.classes.items()}
     lean = graph.restrict(kept)
@@ -76,9 +76,12 @@ def _without_views(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
 
 
 def _affordable(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
-    """The nodes whose work, with the least work below them, does not already exceed the limit."""
+    """The nodes whose work, with the least work below them, does not already exceed the limit.
+
+    And that go over no more ranks at once than the definition does somewhere: that would be a rank's size more.
+    """
     work = Work(graph, streams)
-    limit = WORK_LIMIT * work.definition()
+    limit, widest = WORK_LIMIT * work.definition(), max(work.space(c, n) for c, n in graph.familiar) + 1e-9
     least = dict.fromkeys(graph.classes, math.inf)
 
     def total(c: ClassId, n: Node) -> float:
@@ -90,7 +93,11 @@ def _affordable(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
         for c, n in graph.nodes():
             if (found := total(c, n)) < least[c] - 1e-9:
                 least[c], changed = found, True
-    return graph.restrict({c: tuple(n for n in ns if total(c, n) <= limit) for c, ns in graph.classes.items()})
+
+    def keep(c: ClassId, n: Node) -> bool:
+        return total(c, n) <= limit and work.space(c, n) <= widest
+
+    return graph.restrict({c: tuple(n for n in ns if keep(c, n)) for c, ns in graph.classes.items()})
 
 
 # ---- products
@@ -174,12 +181,12 @@ def _is_product(n: Node) -> bool:
 
 def _settled(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
     """One node, of the least work, for each class below which no form differs from another in anything else."""
-    work, telling = Work(graph, streams), _telling(graph, streams)
+    work, tell = Work(graph, streams), telling(graph, streams)
     least: dict[ClassId, float] = {}
     choice: dict[ClassId, Node] = {}
 
     def settle(c: ClassId, n: Node) -> bool:
-        if c in telling or not all(k in least for k in n.children):
+        if c in tell or not all(k in least for k in n.children):
             return False
         total = work(c, n) + sum(least[k] for k in dict.fromkeys(n.children))
         if total >= least.get(c, math.inf) - 1e-9:
@@ -195,7 +202,7 @@ def _settled(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
     return graph.restrict({c: (choice[c],) if c in choice else ns for c, ns in graph.classes.items()})
 
 
-def _telling(graph: EGraph, streams: Sequence[Stream]) -> set[ClassId]:
+def telling(graph: EGraph, streams: Sequence[Stream]) -> set[ClassId]:
     """The classes below which some node shows a trait."""
     work, users = Work(graph, streams), _users(graph)
     found: set[ClassId] = set()

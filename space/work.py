@@ -45,10 +45,15 @@ class Work:
     def below(self, n: Node) -> list[frozenset[Rank]]:
         return [self.graph.free[k] for k in n.children]
 
-    def __call__(self, c: ClassId, n: Node) -> float:
+    def space(self, c: ClassId, n: Node) -> float:
+        """The points that a node goes over: the product of its ranks' nominal sizes."""
         size = 1.0
         for r in self.graph.free[c].union(*self.below(n)) - self.batch:
             size *= NOMINAL**0.5 if r in self.parts else NOMINAL
+        return size
+
+    def __call__(self, c: ClassId, n: Node) -> float:
+        size = self.space(c, n)
         familiar = FAMILIAR if (c, n) in self.graph.familiar else 1.0
         return operation_cost(n.head) * size * familiar
 
