@@ -18,4 +18,6 @@ def cache_directory() -> Path:
         return Path(os.path.expanduser(chosen))  # of a user that there is not, the name as it stands, as in a shell
     from platformdirs import user_cache_path
 
-    return user_cache_path("eintune", appauthor=False)
+    found = user_cache_path("eintune", appauthor=False)
+    # by their specification, XDG's variables are ignored where they are not absolute
+    return found if found.is_absolute() else Path(os.path.expanduser("~/.cache/eintune"))

@@ -83,10 +83,18 @@ class CompilePool:
 
         children = self._ready(max(1, min(self._workers, len(kernels))))
         with ThreadPoolExecutor(len(children)) as pool:
-            working = [pool.submit(work, child) for child in children]
-            meanwhile()
-            for done in working:
-                done.result()
+            try:
+                working = [pool.submit(work, child) for child in children]
+                meanwhile()
+                for done in working:
+                    done.result()
+            except BaseException:  # such as Ctrl-C: the threads end when what they wait for does
+                with contextlib.suppress(Empty):
+                    while True:
+                        waiting.get_nowait()
+                for child in children:
+                    child.kill()
+                raise
         return results
 
     def _ready(self, count: int) -> list[_Child]:
@@ -145,8 +153,19 @@ class _Child:
         """The process, started if it does not run."""
         if self._process is None:
             command = [sys.executable, "-P", "-m", __spec__.name if __spec__ else __name__]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._env)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=self._env,
+                process_group=0,  # a Ctrl-C is for its parent, which ends it
+            )
         return self._process
+
+    def kill(self) -> None:
+        """End what runs; whoever waits for its answer is told that it ended."""
+        if self._process:
+            self._process.kill()
 
     def stop(self) -> None:
         if self._process:

@@ -60,6 +60,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=self._errors,
             stderr=self._errors,
+            process_group=0,  # a Ctrl-C is for its parent, which ends it
         )
         theirs.close()
         self._pipe = ours

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli_options import Command, Options, as_usage
+from .cli_options import Command, Options, as_usage, path
 from .cli_problem import add_workload_options
 from .cli_sizes import add_sizes
 from .cli_space import computation_of
@@ -98,7 +98,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         dest="form",
         help="the notation to print; default: edge. solved: edge, an iteration as a cascade",
     )
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it, a frame a pass")
+    parser.add_argument("--svg", type=path, metavar="FILE", help="draw it, a frame a pass")
     add_graph_options(parser)
     add_workload_options(parser, sizes=False)
 

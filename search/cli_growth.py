@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from ..host.files import write_named
-from .cli_options import Command, Failure, Usage, positive
+from .cli_options import Command, Failure, Usage, path, positive
 
 DESCRIPTION = """\
 Derives every workload, attention with each three of its modifiers, and chains of 6 to 48 operators; prints the size
@@ -28,7 +27,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--combined", type=positive, default=3, metavar="N", help="modifiers at a time; default: %(default)s"
     )
     parser.add_argument("--lengths", type=positive, nargs="+", metavar="N", help="of the chains; default: 6 12 24 48")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also keep all rows here")
+    parser.add_argument("--csv", type=path, metavar="FILE", help="also keep all rows here")
 
 
 def _growth(chosen: argparse.Namespace) -> int:

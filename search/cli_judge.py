@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from .cli_options import Command, Failure, as_usage
+from .cli_options import Command, Failure, as_usage, path
 
 DESCRIPTION = """\
 Reads recorded spaces (`eintune record`), fits the cost model to all but one, predicts the one left out, and does so
@@ -22,13 +22,13 @@ examples:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "places", type=Path, nargs="+", metavar="DIR", help="folders of recorded spaces, or single files of them"
+        "places", type=path, nargs="+", metavar="DIR", help="folders of recorded spaces, or single files of them"
     )
     parser.add_argument(
         "--machine", metavar="NAME", help="price for this machine; default: the one the spaces were recorded on"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the files go; default: the first folder's parent"
+        "--out", type=path, metavar="DIR", help="where the files go; default: the first folder's parent"
     )
 
 

@@ -123,6 +123,12 @@ def seconds(text: str) -> float:
     return value
 
 
+def path(text: str) -> Path:
+    """A path; `~` and `~user` are read as a shell reads them (which does not in `--cache=~user/x`): where there is no
+    such user, it is a name."""
+    return Path(os.path.expanduser(text))
+
+
 def number(text: str) -> float:
     """A finite number."""
     import math
@@ -151,7 +157,7 @@ def add_device(parser: Options) -> None:
 def add_cache(parser: Options) -> None:
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="where winners and journals are kept; default: $EINTUNE_CACHE, else the user's cache directory",
     )
@@ -162,7 +168,7 @@ def cache_of(options: argparse.Namespace) -> Path:
     from ..costmodel.directories import ENVIRONMENT_VARIABLE, cache_directory
 
     if options.cache is not None:
-        os.environ[ENVIRONMENT_VARIABLE] = os.path.realpath(os.path.expanduser(options.cache))
+        os.environ[ENVIRONMENT_VARIABLE] = os.path.realpath(options.cache)
     return cache_directory()
 
 

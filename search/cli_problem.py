@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cli_functions import function_in
-from .cli_options import Options, Usage, as_usage, number, positive
+from .cli_options import Options, Usage, as_usage, number, path, positive
 from .cli_sizes import add_sizes
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def add_computation(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
     group.add_argument("--workload", choices=tuple(WORKLOADS), metavar="NAME", help=f"default: {FIRST}")
     group.add_argument("--list-workloads", action=ListWorkloads, nargs=0, help="names, definitions and options")
     if sizes:
-        group.add_argument("--cascade", type=Path, metavar="FILE", help="a definition of your own, with --sizes")
+        group.add_argument("--cascade", type=path, metavar="FILE", help="a definition of your own, with --sizes")
         add_sizes(group, "sizes of the ranks of --cascade")
     add_workload_options(parser, sizes=sizes)
 

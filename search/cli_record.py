@@ -14,6 +14,7 @@ from .cli_options import (
     add_device,
     cache_of,
     device_of,
+    path,
     positive,
 )
 from .cli_problem import add_problem, emitter_of, posed_of
@@ -47,7 +48,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("what is kept and printed")
     add_cache(output)
     output.add_argument(
-        "--out", type=Path, default=Path("."), metavar="DIR", help="where the file goes; default: the current directory"
+        "--out", type=path, default=Path("."), metavar="DIR", help="where the file goes; default: the current directory"
     )
     output.add_argument("--quiet", action="store_true", help="no progress on stderr")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from .cli_options import Command, Usage, as_usage, positive
+from .cli_options import Command, Usage, as_usage, path, positive
 
 REPORT_HELP = "Writes a results folder's pictures and page again from its CSV and JSON, and prints what they say."
 REPLAY_HELP = """\
@@ -20,7 +19,7 @@ examples:
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that `tune` wrote")
+    parser.add_argument("folder", type=path, metavar="DIR", help="a folder that `tune` wrote")
 
 
 def _report(chosen: argparse.Namespace) -> int:
@@ -39,7 +38,7 @@ def _report(chosen: argparse.Namespace) -> int:
 
 
 def _replay_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that `tune` wrote")
+    parser.add_argument("folder", type=path, metavar="DIR", help="a folder that `tune` wrote")
     parser.add_argument(
         "--seeds", type=positive, default=10, metavar="N", help="repeats of random strategies; default: 10"
     )

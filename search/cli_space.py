@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from .cli_files import read_text
-from .cli_options import Command, Usage, add_cache, as_usage, cache_of
+from .cli_options import Command, Usage, add_cache, as_usage, cache_of, path
 from .cli_problem import add_workload_options, definition_text, flag_of, given_of
 from .cli_sizes import add_sizes
 
@@ -63,7 +63,7 @@ def computation_of(name: str, chosen: argparse.Namespace) -> tuple[str, Computat
 def _space_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workload", metavar="WORKLOAD", help="a built-in definition's name, or a file")
     parser.add_argument("--json", action="store_true", help="an object: `cascades`, each with all that is said of it")
-    parser.add_argument("--svg", type=Path, metavar="DIR", help="also draw the cascades and the e-graph")
+    parser.add_argument("--svg", type=path, metavar="DIR", help="also draw the cascades and the e-graph")
     parser.add_argument("--laws", action="store_true", help="say which laws each cascade needs (derives once a law)")
     parser.add_argument("--stored", action="store_true", help="take the shipped or kept forms where there are any")
     parser.add_argument(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli_files import read_text
-from .cli_options import Command, Usage, as_usage, positive
+from .cli_options import Command, Usage, as_usage, path, positive
 
 if TYPE_CHECKING:
     from ..costmodel.tile_cost import TileChoice
@@ -44,7 +44,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print", action="store_true", help="only the program")
     parser.add_argument("--limit", type=positive, default=16, metavar="N", help="cheapest ways to list; default: 16")
     parser.add_argument("--json", action="store_true", help="the graph, its costs and every cheapest way")
-    parser.add_argument("--svg", type=Path, metavar="DIR", help="draw the graph, plain and with costs")
+    parser.add_argument("--svg", type=path, metavar="DIR", help="draw the graph, plain and with costs")
 
 
 def _tiles(chosen: argparse.Namespace) -> int:

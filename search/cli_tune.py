@@ -23,6 +23,7 @@ from .cli_options import (
     as_usage,
     cache_of,
     device_of,
+    path,
     positive,
     seconds,
 )
@@ -87,9 +88,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("what is kept and printed")
     add_cache(output)
     output.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="where the report goes; default: ./results"
+        "--results", type=path, default=Path("results"), metavar="DIR", help="where the report goes; default: ./results"
     )
-    output.add_argument("--json", type=Path, metavar="FILE", help="also write the outcome as JSON")
+    output.add_argument("--json", type=path, metavar="FILE", help="also write the outcome as JSON")
     output.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_version(output)
 
