@@ -148,16 +148,25 @@ def _cpu_title() -> str:
         return platform.processor() or platform.machine()
 
 
+MOST_CALLS = 100_000
+"""Of what is measured, whatever the clock says."""
+
+
 def _best(run: Callable[[], object], seconds: float, least: int = 3) -> float:
     """Least seconds of one call, over at least `least` calls and about `seconds` in all."""
     run()
     best, calls, start = float("inf"), 0, time.perf_counter()
-    while calls < least or time.perf_counter() - start < seconds:
+    for _ in range(MOST_CALLS):
+        if calls >= least and time.perf_counter() - start >= seconds:
+            return best
         before = time.perf_counter()
         run()
-        best = min(best, time.perf_counter() - before)
-        calls += 1
-    return best
+        taken = time.perf_counter() - before
+        if taken > 0:  # else the clock was set back meanwhile, or stands still
+            best, calls = min(best, taken), calls + 1
+    if calls:
+        return best
+    raise OSError("this machine cannot be measured: its clock stands still")
 
 
 def _measure_cpu() -> dict[str, Any]:

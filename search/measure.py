@@ -276,4 +276,6 @@ def _after_compiling(before: Measurement, compiled: Resources | Failure) -> Meas
 def _timed(before: Measurement, timing: Timing) -> Measurement:
     if timing.fault:
         return replace(before, status="wrong", message=f"after timing: {timing.fault}")
+    if not timing.seconds > 0:
+        return replace(before, status="run-error", message="the clock was set back, or stood still, while it was timed")
     return replace(before, seconds=timing.seconds, low=timing.low, high=timing.high, samples=timing.samples)
