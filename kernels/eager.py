@@ -40,6 +40,7 @@ from ..space.expr import (
     indexing_ranks,
     is_padded,
 )
+from ..space.pointwise import REDUCTIONS
 
 DTYPES: dict[str, torch.dtype] = {
     "fp64": torch.float64,
@@ -247,6 +248,8 @@ class _Run:
             return self.contract(_factors(x.arg), x.rank)
         tile = self(x.arg)
         if x.rank not in tile.ranks:
+            if not self.sizes[x.rank]:
+                return Tile(REDUCTIONS[x.op].identity)
             return self.map("pow", [tile, Tile(float(self.sizes[x.rank]))]) if x.op == "mul" else tile
         return self.reduce_tile(x.op, tile, x.rank)
 
@@ -256,6 +259,8 @@ class _Run:
         A weight of 0 takes no part, whatever the factors are there. Where something is not finite, nothing is taken
         out of the sum.
         """
+        if not self.length(rank):
+            return Tile(0.0)
         tiles = [self(f) for f in factors]
         if not all(map(_is_finite, tiles)):
             product = reduce(lambda a, b: self.map("mul", [a, b]), tiles)
@@ -268,14 +273,11 @@ class _Run:
         tiles += [weight] if weight else []
         inside = [t for t in tiles if rank in t.ranks]
         outside = [t for t in tiles if rank not in t.ranks]
-        if not inside:
-            outside.append(Tile(float(self.sizes[rank])))
+        if inside:
+            outside.insert(0, self.sum_of_product(inside, rank))
         else:
-            outside.append(self.sum_of_product(inside, rank))
-        product = outside[-1]
-        for other in outside[:-1]:
-            product = self.map("mul", [product, other])
-        return product
+            outside.append(Tile(float(self.sizes[rank])))
+        return reduce(lambda a, b: self.map("mul", [a, b]), outside)
 
     def sum_of_product(self, tiles: list[Tile], rank: Rank) -> Tile:
         total = Tile(self.numeric(tiles[0].data), tiles[0].ranks)
@@ -320,6 +322,10 @@ class _Run:
 
     def reduce_tile(self, op: str, tile: Tile, rank: Rank) -> Tile:
         assert isinstance(tile.data, Tensor)
+        if not self.length(rank):
+            shape = [self.length(r) for r in _without(tile.ranks, rank)]
+            nothing = torch.full(shape, REDUCTIONS[op].identity, dtype=self.dtype, device=self.device)
+            return Tile(nothing, _without(tile.ranks, rank))
         return Tile(self.number(REDUCE[op](tile.data, tile.ranks.index(rank))), _without(tile.ranks, rank))
 
     def filter(self, p: Predicate, tile: Tile, fill: float) -> Tile:

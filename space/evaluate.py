@@ -130,8 +130,8 @@ def evaluate(
             case Reduce():
                 a = as_numbers(value[x.arg])
                 if x.rank not in free(x.arg):
-                    a = np.repeat(a, sizes[x.rank], axis[x.rank])
-                return REDUCTIONS[x.op].numpy(a, axis=axis[x.rank], keepdims=True)
+                    return REDUCTIONS[x.op].repeated(a, sizes[x.rank])
+                return REDUCTIONS[x.op](a, axis[x.rank])
             case Where():
                 return np.where(holds(x.predicate), as_numbers(value[x.arg]), x.fill)
             case Fold():

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .expr import Expr, Map, Reduce, Size
-from .pointwise import Array
+from .pointwise import POINTWISE, Array
 
 Reference = tuple[Array, ...]
 
@@ -100,7 +100,7 @@ ACTIONS: dict[str, Action] = {
             identities=(0.0, 0.0),
             item=lambda c: (np.ones_like(c), c),
             combine=_mean,
-            weight=lambda c, r: (c - r[1]) ** 2,
+            weight=lambda c, r: POINTWISE["sub"](c, r[1]) ** 2,
             transport=lambda a, old, new: a + old[0] * (old[1] - new[1]) ** 2,
             reference_of=lambda rank, c: Reduce("add", rank, c) / Size(rank),
             weight_of=lambda c, g: (c - g) * (c - g),
@@ -123,7 +123,7 @@ def fold(action: Action, scores: Array, args: Array, axis: int) -> Array:
     if action.linear:
         return _items_folded(action, scores, np.broadcast_to(args, shape), axis)[0]
     total, reference = _items_folded(action, scores, np.ones(shape), axis)
-    if args.shape[axis] == 1:
+    if args.shape[axis] == 1 and np.isfinite(scores).all():
         return total * args
     weight = action.weight(scores, reference)
     weighed: Array = np.add.reduce(weight * np.where(weight == 0, 0.0, args), axis, keepdims=True)
@@ -135,7 +135,7 @@ def _items_folded(action: Action, scores: Array, args: Array, axis: int) -> tupl
     shape = scores.shape
     one = [slice(None)] * len(shape)
     reference: Reference = tuple(np.array(i) for i in action.identities)
-    total: Array = np.zeros(())
+    total: Array = np.zeros([1 if i == axis else n for i, n in enumerate(shape)])
     for i in range(shape[axis]):
         one[axis] = slice(i, i + 1)
         c, y = scores[tuple(one)], args[tuple(one)]

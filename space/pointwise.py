@@ -90,20 +90,33 @@ POINTWISE: dict[str, Pointwise] = {
 
 @dataclass(frozen=True)
 class Reduction:
-    """An associative, commutative reduction with its identity."""
+    """An associative, commutative reduction with its identity, which it is of nothing.
+
+    copies: of one element, so many times (at least once).
+    """
 
     name: str
     identity: float
     numpy: Callable[..., Array]
     symbol: str
+    copies: Callable[[Array, int], Array]
+
+    def __call__(self, a: Array, axis: int) -> Array:
+        """Over an axis, which is kept with length 1."""
+        found: Array = self.numpy(a, axis=axis, keepdims=True, initial=self.identity)
+        return found
+
+    def repeated(self, a: Array, count: int) -> Array:
+        """Over a rank of `count` elements that does not change `a`."""
+        return self.copies(a, count) if count else np.full_like(a, self.identity)
 
 
 REDUCTIONS: dict[str, Reduction] = {
     r.name: r
     for r in (
-        Reduction("add", 0.0, np.sum, "+"),
-        Reduction("max", -math.inf, np.max, "max"),
-        Reduction("min", math.inf, np.min, "min"),
-        Reduction("mul", 1.0, np.prod, "×"),
+        Reduction("add", 0.0, np.sum, "+", lambda a, count: a * float(count)),
+        Reduction("max", -math.inf, np.max, "max", lambda a, count: a),
+        Reduction("min", math.inf, np.min, "min", lambda a, count: a),
+        Reduction("mul", 1.0, np.prod, "×", lambda a, count: a ** float(count)),
     )
 }

@@ -233,7 +233,10 @@ def budgets(case: Case, exact: Values) -> dict[str, Array]:
                 off = np.nan_to_num(np.abs(moved - exact[name].astype(np.float64)), nan=0.0, posinf=0.0)
             found[name] = np.maximum(found.get(name, 0.0), off)
     finite = {n: np.where(np.isfinite(a), np.abs(a), 0.0) for n, a in exact.items()}
-    return {n: SLACK * found[n] + WRONG * (a + 2.0**-6 * a.max(initial=0.0)) + 1e-300 for n, a in finite.items()}
+    nodes = evaluate(topological(list(roots.values())), case.data, sizes, case.params)
+    largest = max(float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a, _ in nodes)
+    least = min((WRONG * max(largest, 1.0)) ** 2, 1e-9)  # what roundings leave of nothing, squared
+    return {n: SLACK * found[n] + WRONG * (a + 2.0**-6 * a.max(initial=0.0)) + least for n, a in finite.items()}
 
 
 def _shaken(x: Expr, noise: dict[str, tuple[Rank, ...]]) -> Expr | None:

@@ -88,8 +88,39 @@ def test_an_output_over_tiles_is_no_kernels() -> None:
 
 
 def test_a_form_is_decoded_however_often_a_class_is_an_operand() -> None:
-    lines = ["TAa = Aa + Aa"] + [f"T{chr(66 + i)}a = T{chr(65 + i)}a + T{chr(65 + i)}a" for i in range(12)]
+    lines = ["TAa = Aa + Aa"] + [f"T{chr(66 + i)}a = T{chr(65 + i)}a + T{chr(65 + i)}a" for i in range(9)]
     assert derive(Cascade.parse("\n".join(lines))).cascades
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("Zp = sum[m](Ap,m)", 0.0),
+        ("Zp = prod[m](Ap,m)", 1.0),
+        ("Zp = max[m](Ap,m)", -math.inf),
+        ("Zp = min[m](Ap,m)", math.inf),
+        ("Zp = fold_scale[m](Ap,m, Ap,m)", 0.0),
+        ("Zp = fold_translate[m](Ap,m, 1)", 0.0),
+        ("Zp = sum[m](Bp) + max[m](Bp) + 0 * sum[m](Ap,m)", -math.inf),
+    ],
+)
+def test_a_reduction_of_nothing_is_its_identity(text: str, want: float) -> None:
+    cascade, data = Cascade.parse(text), {"A": np.zeros((3, 0)), "B": B}
+    data = {n: data[n] for n in cascade.inputs}
+    (exact,) = run_cascade(cascade, data).values()
+    tensors = {n: torch.as_tensor(a) for n, a in data.items()}
+    (made,) = run_eager(cascade, tensors, {"p": 3, "m": 0}, {}, torch.float64).values()
+    assert exact.tolist() == made.tolist() == [want] * 3
+
+
+def test_what_a_jump_depends_on_is_rounded_alike() -> None:
+    """A mean of squares less the square of the mean, over a rank that nothing varies with, compared with 0."""
+    cascade = Cascade.parse("Zp = (sum[m](Ap * Ap) / |m| - sum[m](Ap) / |m| * (sum[m](Ap) / |m|)) >= 0")
+    a = np.random.default_rng(0).normal(size=1000)
+    (exact,) = run_cascade(cascade, {"A": a}, {"m": 12}).values()
+    sizes = {"p": 1000, "m": 12}
+    (made,) = run_eager(cascade, {"A": torch.as_tensor(a)}, sizes, {}, torch.float64).values()
+    assert exact.tolist() == made.bool().tolist()
 
 
 def test_a_fallback_rounds_nothing_to_single_precision() -> None:
