@@ -160,6 +160,7 @@ class Call:
 
 
 def _prepared(call: Call) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
+    _check_given(call)
     shapes = Shapes(call.q, call.k, call.v)
     views: dict[str, View] = {}
     changing = changing_numbers(call.family, call.meanings)
@@ -298,13 +299,24 @@ def _path(function: Callable[..., Any], tensor: Any) -> tuple[str, ...]:
     raise LookupError("no name leads to the tensor")
 
 
+def _check_given(call: Call) -> None:
+    """Before anything looks at them: the tensors that were given, and those that functions read."""
+    for name, given in call.given.items():
+        for t in given if isinstance(given, (tuple, list)) else (given,):
+            if isinstance(t, Tensor) and t.device == call.q.device:
+                check_plain(name, t)
+    for m in call.meanings.values():
+        for name, (t, _) in m.trace.tensors.items():
+            if t.device == call.q.device:
+                check_plain(f"captured {name[2:].lower()}", t)
+
+
 def _narrowed(name: str, view: View, t: Tensor, q: Tensor) -> View:
     """A view that gives float32 where a tensor is float64 and `q` is not: nothing else would run as fast. Raises
     UnsupportedArgument for a tensor that no kernel reads beside `q`."""
     label = LABELS.get(name, f"captured {name[2:].lower()}")
     if t.device != q.device:
         raise UnsupportedArgument(f"`{label}` must be on the device of `q` ({q.device}), but is on {t.device}")
-    check_plain(label, t)
     if t.dtype != torch.float64 or q.dtype == torch.float64:
         return view
     say_once(f"eintune: `{label}` is float64 beside {q.dtype} tensors: it is made float32 at each call")

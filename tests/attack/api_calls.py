@@ -129,7 +129,8 @@ class Draw:
                 return t
 
     def score_mod(self, heads: int) -> Callable[..., Any]:
-        slopes, other, x = self.tensor(heads), self.tensor(heads), self.random.choice([0.5, 1.25, -2.0, 3.0])
+        slopes, other = ((self.tensor(heads) * 64).round() / 64 for _ in range(2))  # exact times a position
+        x = self.random.choice([0.5, 1.25, -2.0, 3.0])
         both = self.random.choice([slopes, other])
         self.box[0] = self.holder.number = x
         return self.random.choice([
