@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..host.parts import INSTALL, SERVING, TUNE, missing
 from .cli_options import Command, add_cache, cache_of
-from .exercises import EXERCISES, findings
+from .exercises import EXERCISES, NEEDS, findings
 
 ENOUGH_BYTES = 200 * 2**20
 HELP = "Tries each thing that Eintune needs: packages compute, compile, solve, draw. Exit code 1 if one does not work."
@@ -60,7 +60,7 @@ def _packages() -> Iterator[Line]:
             yield False, name, f"not installed: {INSTALL}"
     if unsearched:
         yield None, "tune", f"not installed, so nothing is derived or searched here: {INSTALL}"
-    present = [name for name in EXERCISES if name not in absent and not (name == "interpreter" and "triton" in absent)]
+    present = [name for name in EXERCISES if NEEDS.get(name, name) not in absent]
     for finding in findings(present):
         version = _version(finding.name)
         yield finding.works, finding.name, f"{version}, {finding.text}" if version else finding.text
@@ -98,15 +98,6 @@ def _tools() -> Iterator[Line]:
         "dot",
         dot or "missing (apt-get install graphviz): pictures become .dot files",
     )
-    if missing(["triton"]):
-        return
-    try:
-        from triton import knobs
-
-        tool = Path(str(knobs.nvidia.cuobjdump.path))
-    except Exception:  # what is wrong with it is said where it is tried
-        return
-    yield (True if tool.exists() else None), "cuobjdump", str(tool) if tool.exists() else "missing: no exact registers"
 
 
 def _folders(cache: Path) -> Iterator[Line]:

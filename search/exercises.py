@@ -25,6 +25,10 @@ class Wrong(Exception):
     """A dependency computes something else than it should."""
 
 
+class NotNeeded(Exception):
+    """A thing is not there, which most do without."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What came of one exercise. works: None where it is not needed on this machine."""
@@ -71,6 +75,15 @@ def _triton() -> str:
     with tempfile.TemporaryDirectory(prefix="eintune-doctor-") as folder:
         resources = compile_offline(_kernel(), "sm_90", cache_dir=Path(folder))
     return f"compiles a kernel for sm_90: {resources.registers_per_thread} registers, {resources.spill_bytes} spilled"
+
+
+def _cuobjdump() -> str:
+    from triton import knobs
+
+    tool = Path(str(knobs.nvidia.cuobjdump.path))
+    if not tool.exists():
+        raise NotNeeded("missing: no exact registers")
+    return str(tool)
 
 
 def _interpreter() -> str:
@@ -210,11 +223,13 @@ def _draws() -> str:
 
 
 EXERCISES: Mapping[str, Callable[[], str]] = {
-    "torch": _torch, "numpy": _numpy, "triton": _triton, "platformdirs": _platformdirs, "msgspec": _msgspec,
-    "egglog": _egglog, "filelock": _filelock, "highspy": _highspy, "pulp": _pulp, "optuna": _optuna,
-    "pandas": _pandas, "matplotlib": _draws, "seaborn": _draws, "interpreter": _interpreter,
+    "torch": _torch, "numpy": _numpy, "triton": _triton, "cuobjdump": _cuobjdump, "platformdirs": _platformdirs,
+    "msgspec": _msgspec, "egglog": _egglog, "filelock": _filelock, "highspy": _highspy, "pulp": _pulp,
+    "optuna": _optuna, "pandas": _pandas, "matplotlib": _draws, "seaborn": _draws, "interpreter": _interpreter,
 }  # fmt: skip
 """By the package that is tried, in the order of the report; the last needs a process of its own."""
+NEEDS = {"cuobjdump": "triton", "interpreter": "triton"}
+"""The package of an exercise that is not called after it."""
 
 
 # ---- the process
@@ -263,8 +278,11 @@ def main(names: Sequence[str]) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no finding
     for name in names:
+        works: bool | None
         try:
             works, text = True, EXERCISES[name]()
+        except NotNeeded as error:
+            works, text = None, str(error)
         except Exception as error:  # a package may be broken in any way; that is the finding
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             works, text = False, f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
