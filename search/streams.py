@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import io
 import os
+import stat
 import sys
 from typing import Any, TextIO
 
@@ -31,10 +33,48 @@ def ready() -> None:
         if getattr(sys, name) is None:
             mode = "r" if descriptor == 0 else "w"
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    sys.stdout, sys.stderr = _heedless(sys.stdout), _heedless(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors=HANDLER)
+
+
+class Pipe(io.RawIOBase):
+    """The writing end of a pipe that does not mind when its reader goes: what is written then goes nowhere."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """How many bytes were taken, as of any raw stream."""
+        try:
+            return os.write(self._descriptor, data)
+        except BrokenPipeError:
+            _to_nowhere(self._descriptor)
+            return len(data)
+
+
+def _heedless(stream: TextIO) -> TextIO:
+    """The stream, or where it is a pipe or a socket one like it that is no error without a reader (`| head`)."""
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # the buffer itself where nothing is buffered
+    if not isinstance(stream, io.TextIOWrapper) or not isinstance(raw, io.FileIO):
+        return stream
+    with contextlib.suppress(OSError):
+        mode = os.fstat(raw.fileno()).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            stream.flush()
+            at_once = raw is buffer or stream is sys.stderr
+            return io.TextIOWrapper(io.BufferedWriter(Pipe(raw.fileno())), stream.encoding, line_buffering=at_once)
+    return stream
 
 
 def say(text: str, stream: TextIO | None) -> bool:
@@ -64,9 +104,13 @@ def settle() -> OSError | None:
 def abandon(stream: TextIO) -> None:
     """From now on the stream goes nowhere, so that the interpreter's last flush does not fail."""
     with contextlib.suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+        _to_nowhere(stream.fileno())
+
+
+def _to_nowhere(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 def _spelt(error: UnicodeError) -> tuple[str, int]:

@@ -45,6 +45,25 @@ def test_a_search_goes_on_though_nobody_reads_its_progress(tmp_path: Path) -> No
     assert (tmp_path / "code").read_text() == "0\n" and stored(tmp_path), done.stderr
 
 
+@pytest.mark.parametrize("lost", ["| true", "2>&1 | true", "2>&1 >/dev/null | true"])
+def test_no_command_ends_where_its_reader_does(tmp_path: Path, lost: str) -> None:
+    """What it prints may be flushed at any place: what comes after is done all the same."""
+    code = """
+import sys, time
+from eintune.search import streams
+streams.ready(); streams.ready()
+time.sleep(0.5)
+for stream in (sys.stdout, sys.stderr):
+    print("lost" * 5000, file=stream, flush=True)
+    print("lost", file=stream)
+open("done", "w").close()
+sys.exit(streams.settle() is not None)
+"""
+    script = '{ "$@"; echo $? >code; } ' + lost
+    done = subprocess.run(["sh", "-c", script, "sh", sys.executable, "-P", "-c", code], cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "done").exists() and (tmp_path / "code").read_text() == "0\n"
+
+
 def test_progress_without_a_reader_is_not_said() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
