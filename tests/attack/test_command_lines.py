@@ -139,7 +139,7 @@ class Drawing:
         name = self.draw.choices(names, [RARE.get(n, 1.0) for n in names])[0]
         # one line in three is as it should be, the others have a value or two that are not
         self.mistakes = self.draw.choice((0, 1, 2))
-        return self.broken([name, *self.options(name, self.parsers[name]), *SLOW.get(name, ())])
+        return [*self.broken([name, *self.options(name, self.parsers[name])]), *SLOW.get(name, ())]
 
     def options(self, name: str, parser: argparse.ArgumentParser) -> list[str]:
         words: list[str] = []
