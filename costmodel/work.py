@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from ..space.expr import Part, Rank
-from ..space.plan import Block, Known, Loop, LoopPlan, Program, Value
+from ..space.plan import Block, Known, Loop, LoopPlan, Program, Value, Within
 from ..space.schedule import Schedule
 from ..space.selections import passes, source, unneeded
 from ..space.stale_reference import stale_references
@@ -363,12 +363,27 @@ class _Counter:
         for i in index:
             match i:
                 case None:
-                    yield from self._places(next(numbers))
+                    yield from self._looked_up(next(numbers))
+                case Within():
+                    next(numbers)
                 case Part():
                     count = self._visited(i.rank)
                     yield i.rank, max(count / i.by, 1.0) if i.op == "//" else min(count, i.by)
                 case str():
                     yield i, self._visited(i)
+
+    def _looked_up(self, number: Value) -> Iterator[tuple[Rank, float]]:
+        """As `_places`, of a number that elements are part of."""
+        if number.op == "load":
+            yield from self._places(number)
+            return
+        match number.op, number.attr:
+            case "iota", str() as rank:
+                yield rank, self._visited(rank)
+            case "part", Part() as part:
+                yield part.rank, self._visited(part.rank)
+        for a in number.args:
+            yield from self._looked_up(a)
 
     def _visited(self, rank: Rank) -> float:
         """How many indices of a rank a program visits, on average."""

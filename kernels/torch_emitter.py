@@ -382,8 +382,13 @@ class TorchPrinter(Printer):
         return f"{arg}.to({DTYPES[dtype]})"
 
     def full(self, axes: tuple[Rank, ...], value: float, dtype: str) -> str:
-        lengths = [self._length(q) for q in axes]
+        lengths = [self._length(q) if self._has_tile(q) else str(self.plan.length(q)) for q in axes]
         return f"torch.full([{', '.join(lengths)}], {literal(value)}, dtype={DTYPES[dtype]})"
+
+    def _has_tile(self, axis: Rank) -> bool:
+        """Whether there is a tile at hand: of a loop's rank only inside the loop. All tiles are full else
+        (`loops.Pass.carry`)."""
+        return self.plan.roles[axis].outer != "loop" or self.start[axis] == "0" or self._is_inside(axis)
 
     def _length(self, axis: Rank) -> str:
         start, end = self._span(axis)

@@ -31,6 +31,13 @@ class Pass:
     references: dict[tuple[str, Rank, Expr], tuple[TileFold, Running]] = field(default_factory=dict)
 
     def carry(self, name: str, axes: frozenset[Rank], init: float) -> Carry:
+        """A running value. Raises IllegalPlan for one of each lane of a tile where some tile has fewer."""
+        layout = self.builder.layout
+        if self.rank in axes and layout.tail(self.rank):
+            raise IllegalPlan(
+                f"what is kept for each lane of a tile of {self.rank} needs tiles that are full, but |{self.rank}| = "
+                f"{layout.sizes[self.rank]} is no multiple of {layout.roles[self.rank].tile}"
+            )
         value = self.builder.carry(name, axes, self.body)
         self.carries.append(Carry(value, init, value))
         return self.carries[-1]

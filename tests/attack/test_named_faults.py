@@ -13,12 +13,15 @@ from four_ways import forked_saturation, verdict
 
 import eintune
 from eintune.kernels.eager import run_eager
+from eintune.kernels.emitters import emit
+from eintune.kernels.launch import load
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
 from eintune.space.evaluate import infer_sizes, run_cascade
-from eintune.space.plan import IllegalPlan
+from eintune.space.lowering import build_program
+from eintune.space.plan import IllegalPlan, Role
 from eintune.space.pointwise import Array
-from eintune.space.schedule import Problem
+from eintune.space.schedule import Problem, Schedule
 from eintune.space.schedule_space import schedules
 
 A = np.array([0.5, -1.0, 2.0, 0.25])
@@ -50,6 +53,17 @@ PROGRAMS: dict[str, tuple[str, dict[str, Array], dict[str, int], Array]] = {
     "a number below 1e-20": ("Zm = Am * 1.23456789e-25", {"A": A}, {}, A * 1.23456789e-25),
     "tiles of an index": (
         "Za = Aa * sum[m3](sum[m2](split[m -> m3,m2](index(m))))", {"A": A}, {"m": 6, "m3": 2, "m2": 3}, 15 * A,
+    ),
+    "tiles summed before what is in them": (
+        "Zp = sum[m3](sum[m2](split[m -> m2,m3](tanh(Mp,m))))", {"M": M}, {"m2": 2, "m3": 2}, np.tanh(M).sum(1),
+    ),
+    "an element of a table at a constant": (
+        "input Tv,w\ninput Ip : int\nZp = T[min(max(p+2,0),0),I[p]]",
+        {"T": M, "I": np.array([3, 0, 1])}, {}, M[0, [3, 0, 1]],
+    ),
+    "a computed number beside one that is looked up": (
+        "input Tv,w\ninput Ip : int\nZp = T[min(p+1,2),I[p]+1 else 0]",
+        {"T": M, "I": np.array([3, 0, -1])}, {}, np.array([0.0, M[2, 1], M[2, 0]]),
     ),
     "spread weighed by what varies": ("Zp = fold_translate[m](Mp,m, Vp,m)", {"M": M, "V": V}, {}, spread(M, V)),
     "spread weighed by what does not": ("Zp = fold_translate[m](Mp,m, Bp)", {"M": M, "B": B}, {}, B * spread(M, 1.0)),
@@ -85,6 +99,26 @@ def test_an_output_over_tiles_is_no_kernels() -> None:
     problem = Problem("tiles", str(cascade), {"m": 4, "a": 2, "b": 2}, {"A": "fp32", "Z": "fp32"})
     with pytest.raises(IllegalPlan, match=r"an output is over whole ranks, but Z is over the halves \['b', 'a'\]"):
         schedules(cascade, problem, "torch")
+
+
+def test_lanes_that_outlive_a_tile_need_full_tiles() -> None:
+    """The last tile has fewer lanes: what is kept for each would add what lies beyond."""
+    cascade = Cascade.parse("Zp = sum[a](sum[b](split[m -> b,a](cos(Ap,m))))")
+    exact = {}
+    for tile in (4, 8):
+        problem = Problem("lanes", str(cascade), {"p": 3, "m": 12}, {"A": "fp64", "Z": "fp64"})
+        schedule = Schedule("torch", (("p", Role("grid", 2)), ("m", Role("loop", tile))))
+        try:
+            kernel = emit(build_program(cascade, problem, schedule), schedule)
+        except IllegalPlan as error:
+            exact[tile] = str(error)
+            continue
+        a, made = torch.randn(3, 12, dtype=torch.float64), torch.empty(3, dtype=torch.float64)
+        load(kernel)([a, made])
+        torch.testing.assert_close(made, torch.cos(a).sum(1))
+        exact[tile] = "right"
+    says = "what is kept for each lane of a tile of m needs tiles that are full, but |m| = 12 is no multiple of 8"
+    assert exact == {4: "right", 8: says}
 
 
 def test_a_form_is_decoded_however_often_a_class_is_an_operand() -> None:
