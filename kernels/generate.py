@@ -36,7 +36,7 @@ from ..space.schedule_space import schedules
 from .agreement import check_tilings
 from .eager import DTYPES
 from .emitters import EMITTERS, emit
-from .kernel import Kernel
+from .kernel import ON_GPU, Kernel
 from .launch import Launch, interpreted, load
 from .standalone import standalone
 
@@ -78,7 +78,8 @@ class Generated:
             raise ValueError(
                 f"the kernel takes the inputs {names} once each, but got {len(tensors)} and {sorted(named)}"
             )
-        device = next(iter(given.values())).device
+        on = torch.device("cuda" if self.kernel.emitter in ON_GPU and cuda_is_available() else "cpu")
+        device = next((t.device for t in given.values()), on)
         made = {
             a.name: torch.empty(a.shape, dtype=DTYPES[a.dtype], device=device)
             for a in self.kernel.arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -35,6 +36,9 @@ from .expr import (
 from .folds import ACTIONS, fold
 from .indexed import axes, check_indices, check_splits, whole
 from .pointwise import POINTWISE, REDUCTIONS, Array, as_numbers
+
+MAX_ELEMENTS = 2**27
+"""Of one array: 1 GiB in float64."""
 
 
 def evaluate(
@@ -157,6 +161,7 @@ def evaluate(
 
     with np.errstate(all="ignore"):
         for x in topological(roots):
+            _check_size(x, sizes)
             value[x] = go(x)
     results = []
     for root in roots:
@@ -164,6 +169,17 @@ def evaluate(
         full = np.broadcast_to(value[root], [sizes[r] if r in keep else 1 for r in order])
         results.append((full.reshape([sizes[r] for r in keep]), tuple(keep)))
     return results
+
+
+def _check_size(x: Expr, sizes: Mapping[Rank, int]) -> None:
+    """Raises ValueError for an array that is too large to be held; a fold holds what it goes over."""
+    ranks = free(x) | ({x.rank} if isinstance(x, Fold) else frozenset())
+    count = prod(sizes.get(r, 1) for r in ranks)
+    if count > MAX_ELEMENTS:
+        over = ", ".join(sorted(ranks)[:12]) + (", …" if len(ranks) > 12 else "")
+        raise ValueError(
+            f"an evaluation holds at most {MAX_ELEMENTS} elements, but one over {over} has {min(count, 10**18)}"
+        )
 
 
 def _regroup(

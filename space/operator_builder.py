@@ -16,6 +16,8 @@ from .operators import Operand, Operation, Operator, OperatorGraph
 from .quoting import short
 
 NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?")
+NUMBERS = ("inf", "nan", "NaN")
+"""Words that are read as numbers where an operand stands."""
 MAX_OPERATIONS = 1_000
 MAX_SIZE = 2**40
 
@@ -92,6 +94,8 @@ class Builder:
 
 
 def check_name(name: str) -> None:
+    if name in NUMBERS:
+        raise CascadeError(f"{name} is a number, so it names no tensor")
     if not NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise CascadeError(f"a name has letters, digits and _ between them, but got {short(repr(name))}")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from .parent import end_with_parent
 
-MEMORY_BYTES = 2 * 2**30
+MEMORY_BYTES = 3 * 2**29
 """Memory of this process: a graph that needs more ends it, not the machine. (The largest measured needs 200 MB.)"""
 ADDRESS_BYTES = 8 * 2**30
 """Address space, of which threads reserve much that they never use."""
