@@ -232,6 +232,8 @@ class _Distinct:
     def offer(self, candidate: Cascade, work: float) -> None:
         """Keep a form unless it is idle, known or computes something else."""
         why, tiled = _idle(candidate)
+        if self._is_detached(candidate):
+            why = "its tiling brings nothing"
         key = digest(candidate), tiled
         if key in self.found:
             why = "another spelling of a form"
@@ -249,6 +251,12 @@ class _Distinct:
             self.checking += time.monotonic() - start
         passes_ = total_passes(list(candidate.roots().values()))
         self.found[key] = Derived(candidate, passes_, signature(candidate), key[0], description(candidate), work, error)
+
+    def _is_detached(self, candidate: Cascade) -> bool:
+        """Whether it goes over parts of a rank and no view says of which: those of a filter, or of an index, alone."""
+        viewed = {x.outer for e in candidate.einsums for x in topological([e.expr]) if isinstance(x, (Split, Unsplit))}
+        named = set(candidate.ranks()) - set(self.definition.ranks())
+        return any({s.outer, s.inner} & named and s.outer not in viewed for s in self.graph.splits)
 
     def ordered(self) -> tuple[Derived, ...]:
         return tuple(sorted(self.found.values(), key=lambda d: (d.passes, d.work)))

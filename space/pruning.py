@@ -8,7 +8,7 @@ be built buildable.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,10 +23,20 @@ MOST_PRODUCTS = 32
 
 
 def pruned(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
-    """The part of a safe graph that forms are looked for in."""
-    graph = _without_views(_plain_tiles(_without_mirrors(graph), streams), streams)
-    graph = _Products(_affordable(graph, streams), streams).arranged()
-    return _settled(graph, streams)
+    """The part of a safe graph that forms are looked for in. A filter that leaves no form is left out: a definition
+    may be what no form is the better for."""
+    filters: tuple[Callable[[EGraph], EGraph], ...] = (
+        _without_mirrors,
+        lambda g: _plain_tiles(g, streams),
+        lambda g: _without_views(g, streams),
+        lambda g: _affordable(g, streams),
+        lambda g: _Products(g, streams).arranged(),
+        lambda g: _settled(g, streams),
+    )
+    for keep in filters:
+        lean = keep(graph)
+        graph = lean if all(r in lean.classes for r in graph.roots) else graph
+    return graph
 
 
 def _without_mirrors(graph: EGraph) -> EGraph:

@@ -17,6 +17,7 @@ from eintune.kernels.emitters import emit
 from eintune.kernels.launch import load
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
+from eintune.space.egraph import Limits
 from eintune.space.evaluate import infer_sizes, run_cascade
 from eintune.space.lowering import build_program
 from eintune.space.plan import IllegalPlan, Role
@@ -119,6 +120,24 @@ def test_lanes_that_outlive_a_tile_need_full_tiles() -> None:
         exact[tile] = "right"
     says = "what is kept for each lane of a tile of m needs tiles that are full, but |m| = 12 is no multiple of 8"
     assert exact == {4: "right", 8: says}
+
+
+def test_a_definition_over_tiles_is_derived_though_no_form_is_the_better_for_it() -> None:
+    text = """
+    Mm = max[p](Ap,m)
+    Wm,p = e^(Ap,m - Mm)
+    Vp0,m,p1 = split[p -> p1,p0](Wm,p)
+    results: V
+    """
+    derive(Cascade.parse(text), limits=Limits(steps=5, rows=700, arranged=300))
+
+
+def test_a_form_goes_over_no_tiles_that_no_view_names() -> None:
+    """A filter that is all that varies with a rank was divided into tiles of any size."""
+    text = "Am = where(m <= 4, Be, 1.0) :: \\/e +\nZ = fold_scale[m](Am, Am) / fold_scale[m](Am, 1)"
+    cascade = Cascade.parse(text)
+    found = derive(cascade).cascades
+    assert found and all(set(d.cascade.ranks()) <= {"m", "e"} for d in found)
 
 
 def test_a_form_is_decoded_however_often_a_class_is_an_operand() -> None:
