@@ -29,7 +29,9 @@ import pytest
 from eintune.search.cli import COMMANDS, main
 
 SECONDS = 10.0
-"""Of this process and its children, per line; by the clock a machine that is busy gets several times as long."""
+"""Of processors, for a line: of this process and its children."""
+STANDSTILL = 300.0
+"""By the clock, for a line that waits for what does not come: a machine may be shared by many."""
 MOST_BYTES = 2 * 2**30
 
 EDGE = "Zm,n = Ak,m * Bk,n\n"
@@ -257,14 +259,14 @@ class Hung(BaseException):
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Raises Hung after SECONDS of this process, or `patience` by the clock."""
+    """Raises Hung after SECONDS of this process, or STANDSTILL by the clock."""
 
     def over(number: int, frame: FrameType | None) -> None:
         raise Hung(f"signal {number}")
 
     before = [signal.signal(s, over) for s in (signal.SIGPROF, signal.SIGALRM)]
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    signal.setitimer(signal.ITIMER_REAL, patience())
+    signal.setitimer(signal.ITIMER_REAL, STANDSTILL)
     try:
         yield
     finally:
@@ -332,11 +334,6 @@ def attack(seed: int, count: int, folder: Path, monkeypatch: pytest.MonkeyPatch)
     return came, faults
 
 
-def patience() -> float:
-    """Seconds by the clock in which a machine as busy as this one gives a process SECONDS."""
-    return SECONDS * max(6.0, 3 * os.getloadavg()[0] / (os.cpu_count() or 1))
-
-
 def spent() -> float:
     """Seconds of processors that this process and its children have used."""
     t = os.times()
@@ -359,7 +356,7 @@ def outside(drawn: Drawn, folder: Path) -> str:
             cwd=folder,
             env=os.environ | drawn.environment,
             capture_output=True,
-            timeout=patience(),
+            timeout=STANDSTILL,
         )
     except subprocess.TimeoutExpired:
         return f"hung ({time.monotonic() - begun:.0f} s)"
