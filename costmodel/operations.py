@@ -38,6 +38,8 @@ ELEMENT_COST: dict[str, ElementCost] = {
     "cast": ElementCost(0.5),  # two elements a conversion
     "where": ElementCost(2.0),  # compare the indices, select
     "guard": ElementCost(2.0),
+    "row_factor": ElementCost(2.0),  # compare, select
+    "rounded": FREE,  # a product becomes a multiply-add of 0
     "exp": ElementCost(1.0, 1.0),  # ex2.approx after a multiply
     "exp2": ElementCost(0.0, 1.0),
     "log": ElementCost(1.0, 1.0),

@@ -10,6 +10,7 @@ from ..space.late_product import LateProduct
 from ..space.plan import Block, Loop, Value
 from ..space.specialised import HALVES, sides
 from ..space.stale_reference import StaleReference
+from .plan_facts import number_of, row_factor_of
 from .printer import literal
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Iterations:
         moved = late.values if late else ()
         self._in_time = [v for v in loop.body.items if v not in moved]
         self._finite = self._guard()
+        self._serving = printer.names.fresh("serving") if stale else ""
+        """The reference times the factor of its row's scores; -inf in rows that it does not serve: those without a
+        score so far, and those whose scores are so large that their factor is another number."""
 
     def first(self) -> None:
         """The first iteration, which starts no late product; its filters are evaluated."""
@@ -53,6 +57,9 @@ class Iterations:
         peeled = self._late is not None
         optional = printer.outside(loop, *printer.reached(loop, sweep, peeled)) if loop.joined else None
         name = printer.start[loop.rank]
+        if self._stale and not peeled:
+            axes, dtype = self._stale.reference.axes, self._stale.reference.dtype
+            printer.write(f"{self._serving} = {printer.full(axes, -math.inf, dtype)}")
         printer.write(f"for {name} in {sweep.range(peeled)}:")
         with printer.nested(loop.rank), printer.iteration(loop, sweep, name, optional):
             if self._late is None:
@@ -127,17 +134,20 @@ class Iterations:
 
     def _find(self, items: Sequence[Value | Loop]) -> None:
         """Print values that bring a reference up to date, and those that are relative to it."""
-        stale, finite, printer = self._stale, self._finite, self._printer
-        if stale is None or finite is None:
+        stale, printer = self._stale, self._printer
+        if stale is None:
             self._print(items)
             return
         found = stale.carry.next
-        after = items.index(found) + 1
+        name, after = printer.name(found), items.index(found) + 1
         self._print(items[:after])
-        name = printer.name(found)
-        printer.write(f"{finite} = {printer.choose(f'{name} == {literal(-math.inf)}', '0.0', name)}")
-        with printer.renamed({found: finite}):
+        if self._finite:
+            printer.write(f"{self._finite} = {printer.choose(f'{name} == {literal(-math.inf)}', '0.0', name)}")
+        with printer.renamed({found: self._finite or name}):
             self._print(items[after:])
+        ordinary = f"{printer.function('abs', [name])} < {literal(row_factor_of(stale.factor).limit)}"
+        reference = printer.name(stale.reference)
+        printer.write(f"{self._serving} = {printer.choose(ordinary, reference, literal(-math.inf))}")
 
     def _weigh(self, items: Sequence[Value | Loop]) -> None:
         """Print an iteration's values: with a stale reference, first as if it served, then in a branch again."""
@@ -157,14 +167,22 @@ class Iterations:
         self._print(after)
 
     def _weigh_as_it_is(self, stale: StaleReference) -> None:
-        """The weights relative to the reference of the iteration before, from which nothing is transported."""
+        """The weights relative to the reference of the iteration before, from which nothing is transported. Rows that
+        it serves have one factor, a number."""
         printer, kept = self._printer, stale.transport
         for c in stale.carries:
             printer.write(f"{printer.name(c.next)} = {printer.name(c.value)}")
         printer.write(f"{printer.name(kept)} = {printer.full(kept.axes, 1.0, kept.dtype)}")
-        with printer.renamed(dict.fromkeys(stale.finding, printer.name(stale.carry.value))):
+        numbers = {stale.factor: row_factor_of(stale.factor).factor}
+        as_it_is = dict.fromkeys(stale.finding, printer.name(stale.carry.value))
+        with printer.renamed(as_it_is | {stale.reference: self._serving}):
             for v in stale.weighing:
-                if v.op == "cast" and v.dtype in HALVES:
+                if v.op == "scale" and v.args[0] in numbers:
+                    numbers[v] = numbers[v.args[0]] * number_of(v)
+                elif v.op == "mul" and v.args[1] in numbers and v is not stale.reference:
+                    text = f"{printer.use(v.args[0], v.axes)} * {literal(numbers[v.args[1]])}"
+                    printer.write(f"{printer.name(v)} = {text}")
+                elif v.op == "cast" and v.dtype in HALVES:
                     printer.narrow(v)
-                else:
+                elif v not in (stale.factor, stale.reference):
                     self._print([v])

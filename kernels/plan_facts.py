@@ -8,6 +8,7 @@ from typing import Any
 from ..space.expr import Part, Predicate, Rank
 from ..space.plan import Addressed, Block, Loop, LoopPlan, Value
 from ..space.pointwise import POINTWISE
+from ..space.row_factor import RowFactor
 
 
 def pair_of(v: Value) -> tuple[Any, Any]:
@@ -34,6 +35,11 @@ def access(v: Value) -> tuple[str, tuple[Addressed, ...]]:
 
 def part_of(v: Value) -> Part:
     assert isinstance(v.attr, Part), f"value {v.name}: {v.op} needs a part of a rank, but got {v.attr!r}"
+    return v.attr
+
+
+def row_factor_of(v: Value) -> RowFactor:
+    assert isinstance(v.attr, RowFactor), f"value {v.name}: {v.op} needs a row's factors, but got {v.attr!r}"
     return v.attr
 
 

@@ -24,7 +24,7 @@ from ..space.schedule import Schedule
 from ..space.selections import is_true, passed, source, unneeded
 from .bound_text import BoundText, parenthesised
 from .late_loop import LateLoop
-from .plan_facts import filter_of, inline_constants, is_integer, items, number_of, pair_of, part_of, shapes_of
+from .plan_facts import filter_of, inline_constants, is_integer, items, number_of, pair_of, part_of, row_factor_of, shapes_of
 from .source_lines import INDENT, Scope, SourceLines
 
 Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]
@@ -265,7 +265,7 @@ class Printer(SourceLines, ABC):
         return self._passes(v, self.known)
 
     def _passes(self, v: Value, known: frozenset[Fact]) -> bool:
-        if passed(v) is None:
+        if passed(v) is None or v.op == "rounded":
             return False
         if v.op == "select":
             return is_true(v.args[0], known)
@@ -427,6 +427,10 @@ class Printer(SourceLines, ABC):
         match op:
             case "scale":
                 return f"{args[0]} * {literal(number_of(v))}"
+            case "row_factor":
+                return self.row_factor(args[0], v)
+            case "rounded":
+                return f"{args[0]} + 0.0"  # a multiply-add of 0, with which nothing is fused
             case "guard":
                 return self.choose(f"{args[0]} == {literal(-math.inf)}", "0.0", args[0])
             case "quotient":
@@ -446,6 +450,14 @@ class Printer(SourceLines, ABC):
             raise ValueError(f"value {v.name}: an operator of a plan is one of {sorted(POINTWISE)}, but got {op!r}")
         symbol = POINTWISE[op].symbol
         return f"{args[0]} {symbol} {args[1]}" if symbol else self.function(op, args)
+
+    def row_factor(self, maximum: str, v: Value) -> str:
+        """What a row is multiplied by (`space.row_factor`)."""
+        factors, magnitude = row_factor_of(v), self.function("abs", [maximum])
+        beyond = literal(factors.beyond)
+        if factors.far_limit is not None:
+            beyond = self.choose(f"{magnitude} < {literal(factors.far_limit)}", beyond, literal(factors.far))
+        return self.choose(f"{magnitude} < {literal(factors.limit)}", literal(factors.factor), beyond)
 
     def quotient(self, a: str, b: str, v: Value) -> str:
         """A correctly rounded quotient: by default what `/` gives."""

@@ -52,12 +52,13 @@ class Storage:
         return looped and v in self._block and axis not in self._block[v].ranks
 
     def merged_into(self, v: Value) -> Value | None:
-        """The difference `x * k - y` that the product `x * k` is made for, if it is made for nothing else.
+        """The difference `x * k - y` that the product `x * k` is made for, if it is made for nothing else. k: a number, or
+        one for each row.
 
         Both are computed at once, so the difference reads x itself.
         """
         match self._users.get(v, []):
-            case [Value() as user] if v.op == "scale" and v.axes and user.op == "sub" and user.args[0] is v:
+            case [Value() as user] if _is_scaled(v) and v.axes and user.op == "sub" and user.args[0] is v:
                 return user if user.axes == v.axes and self._block[user] is self._block[v] else None
             case _:
                 return None
@@ -101,6 +102,11 @@ class Storage:
         (next_,) = (c.next for c in loop.carries if c.value is owner)
         alone = sum(c.next is next_ for c in loop.carries) == 1
         return alone and next_.op not in SHARED | {"where", "select", "carry"} and block in (loop.body, around)
+
+
+def _is_scaled(v: Value) -> bool:
+    """Whether a value is another one times a number, or times one for each row."""
+    return v.op == "scale" or (v.op == "mul" and v.args[0].axes == v.axes and len(v.args[1].axes) < len(v.axes))
 
 
 def _owner(v: Value, may_share: MayShare) -> Value:

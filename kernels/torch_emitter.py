@@ -17,7 +17,7 @@ from ..space.quoting import python_comment
 from ..space.schedule import Schedule
 from .bound_text import parenthesised
 from .kernel import Argument, Kernel
-from .plan_facts import access, filter_of, is_integer, number_of, pair_of, summary
+from .plan_facts import access, filter_of, is_integer, number_of, pair_of, row_factor_of, summary
 from .printer import Fact, Printer, literal
 from .source_lines import INDENT
 from .spans import check_ranks, counted
@@ -270,8 +270,10 @@ class TorchPrinter(Printer):
     def _difference(self, v: Value) -> str:
         """`x * k - y` in one pass over memory."""
         product, y = v.args
-        (x,) = product.args
+        x, *factors = product.args
         where = f", out={self.name(x)}" if self._storage.may_overwrite(x, v, self._may_share) else ""
+        if factors:
+            return f"torch.addcmul(-{self.use(y, v.axes)}, {self.name(x)}, {self.use(factors[0], v.axes)}{where})"
         return f"torch.add(-{self.use(y, v.axes)}, {self.name(x)}, alpha={literal(number_of(product))}{where})"
 
     def _overwriting(self, v: Value) -> str | None:
@@ -289,6 +291,17 @@ class TorchPrinter(Printer):
     def _may_share(self, v: Value) -> bool:
         """Whether a value may be what it passes on: a filter or selection that holds, or one that is a plain `bool`."""
         return self._is_decided(v) or self.passes(v)
+
+    def passes(self, v: Value) -> bool:
+        return v.op == "rounded" or super().passes(v)  # PyTorch fuses nothing
+
+    def row_factor(self, maximum: str, v: Value) -> str:
+        factors, magnitude = row_factor_of(v), f"{maximum}.abs()"
+        text = f"torch.full_like({maximum}, {literal(factors.factor)})"
+        text += f".masked_fill_({magnitude} >= {literal(factors.limit)}, {literal(factors.beyond)})"
+        if factors.far_limit is None:
+            return text
+        return text + f".masked_fill_({magnitude} >= {literal(factors.far_limit)}, {literal(factors.far)})"
 
     def _is_decided(self, v: Value) -> bool:
         """Whether a filter is on scalar indices only."""

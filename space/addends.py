@@ -36,7 +36,8 @@ def addends(
 ) -> Addends:
     """The parts of a score that a maximum or a minimum with this identity reduces along a tile axis.
 
-    A row part is finite, overflow apart, so that an element which a filter left at the identity stays there.
+    A row part is finite, overflow apart, so that an element which a filter left at the identity stays there. It is no
+    input either, which may be as large as its dtype allows (an additive mask): the tile would be lost in their sum.
 
     coarse: whether results are rounded to 16 bits, so that indices may be taken apart too: where two positions are
     near each other their difference is small and exact, and its parts are as large as a tile is long. That is a tile's
@@ -44,7 +45,7 @@ def addends(
     """
     if axis is None or axis not in layout.shape(x).axes:
         return Addends(x, 1.0, None)
-    parting = _Parting(axis, identity, layout, coarse)
+    parting = _Parting(axis, identity, layout, masks, coarse)
     inside, row = parting.parts(x)
     if inside is None or (row is not None and not masks.is_finite(row)):
         inside, row = x, None
@@ -54,8 +55,8 @@ def addends(
 class _Parting:
     """Takes scores apart along one axis of one plan."""
 
-    def __init__(self, axis: Rank, fill: float, layout: Layout, coarse: bool) -> None:
-        self._axis, self._fill, self._layout, self._coarse = axis, fill, layout, coarse
+    def __init__(self, axis: Rank, fill: float, layout: Layout, masks: Masks, coarse: bool) -> None:
+        self._axis, self._fill, self._layout, self._masks, self._coarse = axis, fill, layout, masks, coarse
 
     def _along(self, x: Expr) -> bool:
         return self._axis in self._layout.shape(x).axes
@@ -65,7 +66,7 @@ class _Parting:
     def parts(self, x: Expr) -> tuple[Expr | None, Expr | None]:
         """`x` as (inside, row), x = inside + row; None for nothing."""
         if not self._along(x):
-            return None, x
+            return (None, x) if self._masks.is_finite(x) else (x, None)
         inside, row = self._parts(x)
         return (x, None) if row is None else (inside, row)
 
@@ -141,6 +142,7 @@ class _Parting:
             case Map("add" | "sub"):
                 k = next((abs(k) for k in (scaled(t)[1] for t in _terms(x)) if _is_ordinary(k)), 1.0)
                 cheap = all(self._is_product(t) or not self._is_whole(t, x) for t in _terms(x))
+                cheap = cheap and all(map(self._masks.is_finite, _terms(x)))  # an input may be as large as it can
                 return (self._divided(x, k), k) if k != 1.0 and cheap and self._wastes(x, x) else (x, 1.0)
             case _:
                 core, k = oriented(x)

@@ -55,6 +55,8 @@ STEMS = {
     "quotient": "ratio",
     "max": "new_max",
     "guard": "finite",
+    "row_factor": "factor",
+    "rounded": "rounded",
 }
 """What a value of an operation is called in the text of a plan and in generated code."""
 
@@ -104,7 +106,8 @@ class Scope:
 
 class Builder:
     """Places values. `run_loop` fills one loop for a group of works; it is given by `loops` to break the cycle.
-    functions: as in `Schedule`. coarse: whether all that the program writes is narrow."""
+    functions: as in `Schedule`. coarse: whether all that the program writes is narrow. precise: whether what it writes
+    depends on the references of folds, so that their rounding would show."""
 
     def __init__(
         self,
@@ -116,12 +119,16 @@ class Builder:
         stored: Mapping[str, tuple[Rank | Part, ...]] | None = None,
         functions: str = "exact",
         coarse: bool = False,
+        precise: bool = False,
     ) -> None:
         self.layout, self.masks, self.dtypes, self.compute = layout, masks, dtypes, compute
         self.stored = dict(stored or {})
         self._run_loop = run_loop
         self._functions = functions
-        self.coarse = coarse
+        self.coarse, self.precise = coarse, precise
+        self.references: dict[Carry, float] = {}
+        """Running maxima, and what scores are multiplied by: their products are rounded, which nothing that the plan
+        stores may depend on."""
         self._home: dict[Value, Scope] = {}
         self._sources: dict[Value, set[str]] = {}
         """The dtypes of the floating-point tensors that a value comes from."""
@@ -428,6 +435,11 @@ class Builder:
         if v.dtype == self.compute:
             return v
         return self.emit("cast", (v,), dtype=self.compute, axes=v.axes)
+
+    def rounded(self, v: Value) -> Value:
+        """A product that no compiler fuses with the difference that it stands in: the reference that it is relative to
+        is a maximum of products that were rounded."""
+        return self.emit("rounded", (v,)) if v.op in ("mul", "scale") else v
 
     def reduce(self, op: str, v: Value, axis: Rank) -> Value:
         if axis not in v.axes:

@@ -2,19 +2,38 @@
 
 A filter may leave a row without elements: its maximum is -inf and its sum 0. The language says that such
 differences are -inf and such quotients 0 (see `expr`); plain subtraction and division say NaN. A guard is
-inserted exactly where these cases can be reached; inputs are finite, except what another kernel left in workspaces.
+inserted exactly where these cases can be reached.
+
+An input may hold -inf too: a logit that was filtered out, an additive mask, a sink that is off. Not where it is a factor
+of a sum of products, as the operands of a matrix product are, or of what an index is made of: -inf times a number that
+may be 0 or negative has no meaning, and there an input is finite.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from .expr import Access, Const, Expr, Fold, Iota, Map, Predicate, Rank, Reduce, Size, Where, rewrite, topological
+from .expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Gather,
+    Iota,
+    Map,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Where,
+    rewrite,
+    topological,
+)
 from .intervals import leaves_an_element
 from .layout import Layout
-from .normal_form import oriented, scaled, times
+from .normal_form import factors, oriented, scaled, times
 
 Sign = Literal["positive", "nonnegative", "any"]
 NEG_INF = -math.inf
@@ -25,24 +44,27 @@ class Empties:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._reaches: dict[Expr, bool] = {}
+        self._reaches: dict[bool, dict[Expr, bool]] = {True: {}, False: {}}
         self._sign: dict[Expr, Sign] = {}
 
     # ---- -inf
 
-    def reaches_neg_inf(self, x: Expr) -> bool:
-        """Whether an element may be -inf."""
-        for node in topological([x], stop=self._reaches):  # operands first, without recursion
-            self._reaches[node] = self._reach(node)
-        return self._reaches[x]
+    def reaches_neg_inf(self, x: Expr, inputs: bool = True) -> bool:
+        """Whether an element may be -inf. inputs: whether those of an input may."""
+        known = self._reaches[inputs]
+        for node in topological([x], stop=known):  # operands first, without recursion
+            known[node] = self._reach(node, inputs)
+        return known[x]
 
-    def _reach(self, x: Expr) -> bool:
-        go = self.reaches_neg_inf
+    def _reach(self, x: Expr, inputs: bool) -> bool:
+        def go(a: Expr) -> bool:
+            return self.reaches_neg_inf(a, inputs)
+
         match x:
             case Const():
                 return x.value == NEG_INF
-            case Access():
-                return x.tensor.name in self._layout.infinite
+            case Access() | Gather():
+                return (inputs and x.tensor.kind == "float") or x.tensor.name in self._layout.infinite
             case Where():
                 # A tile that is visited has a valid element, so a tail makes no row empty.
                 return (x.fill == NEG_INF and not self._layout.is_tail(x.predicate)) or go(x.arg)
@@ -52,14 +74,29 @@ class Empties:
                 return go(a) or go(b)
             case Map("log2" | "log", (a,)):
                 return self.sign(a) != "positive"
-            case Map("add" | "sub" | "mul" | "div" | "div_rn" | "quotient" | "min" | "floor" | "neg", args):
+            case Map("mul"):
+                return self._product_reaches(factors(x), inputs)
+            case Map("div" | "div_rn" | "quotient", (a, b)):
+                return go(a) or self.reaches_neg_inf(b, False)
+            case Map("add" | "sub" | "min" | "floor" | "neg" | "rounded", args):
                 return any(map(go, args))
             case Reduce("max", rank, arg):
                 return go(arg) and go(self._unfiltered(arg, rank) or arg)
-            case Reduce() | Fold():
+            case Reduce("add", _, arg):
+                return self.reaches_neg_inf(arg, inputs and len(_varying(arg)) < 2)
+            case Reduce():
                 return go(x.arg)
+            case Fold():
+                return self.reaches_neg_inf(x.arg, False)
             case _:
                 return False
+
+    def _product_reaches(self, parts: Sequence[Expr], inputs: bool) -> bool:
+        if any(self.reaches_neg_inf(f, False) for f in parts):
+            return True
+        reaching = [f for f in parts if self.reaches_neg_inf(f, inputs)]
+        others = [f for f in parts if f not in reaching]
+        return bool(reaching) and all(isinstance(f, Const) or self.sign(f) == "positive" for f in others)
 
     def starts_empty(self, score: Expr, rank: Rank) -> bool:
         """Whether a running maximum of the score may be -inf after the first tile of a pass over `rank`."""
@@ -111,7 +148,7 @@ class Empties:
                 return _strongest(go(a), go(b))
             case Map("div" | "div_rn" | "quotient", (a, b)):
                 return "any" if go(b) == "any" else go(a)
-            case Map("sqrt" | "recip", (a,)):
+            case Map("sqrt" | "recip" | "rounded", (a,)):
                 return go(a)
             case Map("abs", _):
                 return "nonnegative"
@@ -144,7 +181,7 @@ class Empties:
 
     def _guard(self, x: Expr) -> Expr | None:
         match x:
-            case Map("sub", (a, b)) if self.reaches_neg_inf(a) and self.reaches_neg_inf(b):
+            case Map("sub", (a, b)) if self.reaches_neg_inf(a) and self.reaches_neg_inf(b) and not _is_mean_of(b, a):
                 reference, k = scaled(b)
                 if _is_maximum_of(b, a):
                     return Map("sub", (a, times(Map("guard", (reference,)), k)))
@@ -160,8 +197,22 @@ class Empties:
                 return None
 
 
+def _varying(x: Expr) -> list[Expr]:
+    return [f for f in factors(x) if not isinstance(f, Const)]
+
+
+def _is_mean_of(b: Expr, a: Expr) -> bool:
+    """Whether b is a number times a sum of what a is an element of: one -inf leaves nothing of such a row anyway."""
+    match scaled(b)[0]:
+        case Reduce("add", _, arg):
+            return scaled(arg)[0] is scaled(a)[0]
+        case _:
+            return False
+
+
 def _is_maximum_of(b: Expr, a: Expr) -> bool:
     """Whether b is a maximum over elements that include a, both times the same positive number."""
+    a = a.args[0] if isinstance(a, Map) and a.op == "rounded" else a
     (maximum, kb), (element, ka) = scaled(b), oriented(a)
     if ka <= 0:
         return False

@@ -25,13 +25,14 @@ from .masks import Masks
 from .normal_form import bind_sizes, normalise
 from .packing import packed
 from .part_roles import Placed, placed
-from .plan import IllegalPlan, LoopPlan, Program, Role
+from .plan import Carry, IllegalPlan, LoopPlan, Program, Role
 from .plan_check import check
 from .rank_order import rank_order
 from .rank_uses import batch_ranks
 from .roots import Roots, roots_of
 from .schedule import Problem, Schedule
 from .schedule_space import TARGETS, merged_elements
+from .shifts import is_invariant, references
 from .stream_parts import stages
 from .tile_folds import expand
 from .views import Halves
@@ -134,29 +135,52 @@ class _Lowering:
         except ValueError as error:
             raise IllegalPlan(str(error)) from None
         order = rank_order(source, outputs, ranks, batch_ranks(source, halves))
-        layout = Layout(roles, sizes, halves, order, kernel.parts, self._infinite)
         _refuse_grid_reductions(source, roles, halves)
-        masks = Masks(layout)
-        roots = _prepared(list(source), layout, masks, numbers)
         self._dtypes = dict.fromkeys(outputs, self._compute) | self._dtypes
+
+        def layout() -> Layout:  # building a plan may add axes to it
+            return Layout(dict(roles), dict(sizes), halves, order, kernel.parts, self._infinite)
+
+        plan, infinite = self._built(kernel, layout(), own, numbers)
+        if plan is None:
+            plan, infinite = self._built(kernel, layout(), own, numbers, precise=True)
+        assert plan is not None
+        check(plan)
+        self._infinite |= infinite
+        return plan
+
+    def _built(
+        self, kernel: Placed, layout: Layout, own: Outputs, numbers: Mapping[Rank, int], *, precise: bool = False
+    ) -> tuple[LoopPlan | None, frozenset[str]]:
+        """A plan, and which of its outputs may hold -inf; None for one that has to be built as `precise` (`Builder`)."""
+        masks, outputs = Masks(layout), kernel.roots.outputs
+        roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers)
         run, coarse = RunLoop(self._filters), all(self._dtypes[n] in NARROW for n in self._outputs)
-        builder = Builder(layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, coarse)
-        used = tensors(roots)
+        builder = Builder(
+            layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, coarse, precise
+        )
+        used, grid = tensors(roots), _grid(layout.order, layout.roles)
         root = _tree(roots, outputs, builder).block
         plan = LoopPlan(
             roles=layout.roles,
             sizes=layout.sizes,
             order=layout.order,
-            grid=_grid(order, roles),
+            grid=grid,
             root=root,
             inputs={n: used[n] for n in dict.fromkeys([*self._inputs, *used]) if n in used},
-            outputs=own,
+            outputs=dict(own),
             dtypes={n: self._dtypes[n] for n in (*used, *outputs)},
             parts=dict(kernel.parts),
         )
-        check(plan)
-        self._infinite |= {n for n, x in zip(outputs, roots, strict=True) if masks.reaches_neg_inf(x)}
-        return plan
+        if builder.references and not _is_invariant(plan, builder.references):
+            return None, frozenset()
+        return plan, frozenset(n for n, x in zip(outputs, roots, strict=True) if masks.reaches_neg_inf(x))
+
+
+def _is_invariant(plan: LoopPlan, factors: Mapping[Carry, float]) -> bool:
+    """Whether nothing that a plan stores depends on how the products of references with their factors are rounded."""
+    loops = {c: loop for loop in plan.loops() for c in loop.carries}
+    return all(is_invariant(plan, references(c, loops[c].carries, k)) for c, k in factors.items())
 
 
 def _bound(

@@ -88,7 +88,7 @@ class Interpretation:
                 return x.fill
             case Access() | Gather():
                 beyond = self._tail and inside
-                return 0.0 if beyond else "bounded" if self._empties.reaches_neg_inf(x) else "finite"
+                return 0.0 if beyond else "bounded" if self._empties.reaches_neg_inf(x, False) else "finite"
             case Iota():
                 return "finite"
             case Where():
@@ -119,13 +119,15 @@ class Interpretation:
             case Fold():
                 return "finite" if _finite(arg) and self._memo[x.ref] != "any" else "any"
             case Reduce("max") if arg != "any":
-                return "bounded" if self._empties.reaches_neg_inf(x) else "finite"
+                return "bounded" if self._empties.reaches_neg_inf(x, False) else "finite"
             case _:
                 return "finite" if _finite(arg) else "any"
 
     def _map(self, x: Map) -> Outcome:
         args = [self._memo[a] for a in x.args]
         match x.op, args:
+            case "rounded", [a]:
+                return a
             case "mul", [a, b]:
                 return _product(a, b)
             case "add", [a, b]:
@@ -262,8 +264,8 @@ class Masks:
         return self._empties.reaches_neg_inf(x)
 
     def is_finite(self, x: Expr) -> bool:
-        """Whether every element is finite where all inputs are, overflow apart."""
-        return _finite(self.where_false().of(x))
+        """Whether every element is finite, overflow apart."""
+        return _finite(self.where_false().of(x)) and not self._empties.reaches_neg_inf(x)
 
     def starts_empty(self, score: Expr, rank: Rank) -> bool:
         """Whether a running maximum of the score over `rank` needs a guard."""

@@ -1,7 +1,7 @@
 """One normal form for planning: constants outermost, exponentials to base two, no reduction of a constant fiber.
 
 A number that multiplies moves out of products, sums, filters and (if it is positive) maxima, and stops at an
-exponential, where it meets log2(e): `exp(k*s - max(k*s))` becomes `exp2(s*k' - max(s)*k')` with one literal k'.
+exponential, where it meets log2(e): `exp(k*s - max(k*s))` becomes `exp2((s - max(s))*k')` with one literal k'.
 A negative or unknown factor stays inside its maximum. All rules hold in real arithmetic with `0/0 = 0`.
 """
 
@@ -223,7 +223,7 @@ def _map(x: Map) -> Expr | None:
             core, k = scaled(a)
             return times(Map("div", (core, b)), k) if k != 1.0 and not isinstance(core, Const) else None
         case "exp", (a,):
-            return Map("exp2", (_into_difference(a, LOG2_E),))
+            return Map("exp2", (_exponent(a),))
         case "log", (a,):
             return times(Map("log2", (a,)), LN_2)
         case "select", (condition, a, Const(fill)):
@@ -233,10 +233,23 @@ def _map(x: Map) -> Expr | None:
             return None
 
 
-def _into_difference(x: Expr, k: float) -> Expr:
-    """`x * k`, with k on both sides of a difference: where it meets their own factors."""
-    match x:
+def _exponent(x: Expr) -> Expr:
+    """`x` to base two. A difference is taken before it is multiplied: a number on both sides leaves it, and products
+    in it are rounded, so that a maximum less itself is 0 however large it is."""
+    core, k = scaled(x)
+    match core:
         case Map("sub", (a, b)):
-            return Map("sub", (_into_difference(a, k), _into_difference(b, k)))
+            pass
+        case Map("add", (a, b)) if scaled(b)[1] < 0:
+            b = times(b, -1.0)
         case _:
-            return times(x, k)
+            return times(x, LOG2_E)
+    (core_a, ka), (core_b, kb) = scaled(a), scaled(b)
+    if ka == kb:
+        a, b, k = core_a, core_b, k * ka
+    return times(Map("sub", (_rounded(a), _rounded(b))), k * LOG2_E)
+
+
+def _rounded(x: Expr) -> Expr:
+    """A product that no compiler fuses with the difference that it stands in."""
+    return Map("rounded", (x,)) if isinstance(x, Map) and x.op == "mul" else x

@@ -187,6 +187,8 @@ class Value:
       where   attr (Predicate, fill): the filter on this tile's indices; after what is filtered, args has the numbers
               that the filter reads
       guard   -inf becomes 0 (the reference of a fold whose rows may be empty)
+      row_factor  attr RowFactor: what a row's scores are multiplied by, given their maximum
+      rounded  a product that is rounded before it is subtracted
       div_rn  div, correctly rounded in any dialect: what a floor or a comparison depends on
       quotient  div with 0/0 = 0 (where a divisor may be 0; plain div elsewhere)
       reduce  attr (op, axis): over one tile axis

@@ -82,6 +82,8 @@ def format_value(v: Value) -> str:
             return f"{head}{op}({args}) over {axis}"
         case "scale", k:
             return f"{head}{args} * {k!r}"
+        case "row_factor", factors:
+            return f"{head}{factors}({args})"
         case "part", Part() as part:
             return f"{head}part {part.rank}{part.op}{part.by}"
         case _, None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Container, Iterator
 
 from .plan import Bound, CeilTo, FloorTo, Greatest, Least, Loop, Number, Sum, Value
 
-PASSED = {"where": 0, "select": 1}
-"""The argument that each operation passes on where its condition holds."""
+PASSED = {"where": 0, "select": 1, "rounded": 0}
+"""The argument that each operation passes on where its condition holds; "rounded" where nothing is fused anyway."""
 
 
 def passed(v: Value) -> Value | None:
@@ -30,7 +30,7 @@ def passes(v: Value, known: Container[object]) -> bool:
         return False
     if v.op == "select":
         return is_true(v.args[0], known)
-    return isinstance(v.attr, tuple) and v.attr[0] in known
+    return v.op == "where" and isinstance(v.attr, tuple) and v.attr[0] in known
 
 
 def source(v: Value, is_passed: Callable[[Value], bool]) -> Value | None:

@@ -10,13 +10,14 @@ linear algebra on k and a.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .expr import Rank
 from .folds import LOG2_E
-from .plan import Value
+from .plan import Carry, LoopPlan, Value, all_values
+from .row_factor import RowFactor
 
 NEGLIGIBLE = 1e-9
 """Coefficients that differ by less are the same number, rounded differently."""
@@ -91,15 +92,21 @@ class Shifts:
         if all(a.stays for a in args):
             return STAYS
         match v.op, args:
+            case "row_factor", _:
+                return STAYS  # a number for each row, nearly always the same: whoever multiplies by it asks for it
             case "cast" | "where", [a, *rest] if all(x.stays for x in rest) and (v.op == "cast" or _fits(v, a)):
                 return a
             case "guard", [a] if not a.factor:
+                return a
+            case "rounded", [a]:
                 return a
             case "scale", [a]:
                 assert isinstance(v.attr, float)
                 return Move(a.factor, _times(a.addend, v.attr))
             case "neg", [a]:
                 return Move(a.factor, _times(a.addend, -1.0))
+            case "mul", [a, b] if v.args[1].op == "row_factor" and not a.factor:
+                return Move(addend=_times(a.addend, factor_of(v.args[1])))
             case "mul", [a, b] if not a.addend and not b.addend:
                 return Move(_combined((*a.factor, *b.factor)))
             case "div" | "quotient", [a, b] if not a.addend and not b.addend:
@@ -130,6 +137,12 @@ class Shifts:
         return axis not in self.along
 
 
+def factor_of(v: Value) -> float:
+    """What a "row_factor" is for all rows but those with enormous scores."""
+    assert isinstance(v.attr, RowFactor)
+    return v.attr.factor
+
+
 def _op(v: Value) -> str:
     assert isinstance(v.attr, tuple)
     return str(v.attr[0])
@@ -154,3 +167,53 @@ def linear(v: Value) -> dict[Value, float]:
                 total[base] = total.get(base, 0.0) + c
             return total
     return {v: 1.0}
+
+
+def ratio(c: Carry, reference: Carry) -> float | None:
+    """A running maximum over another one, where both take in the same number times a factor; None where they do not."""
+    if c.init != reference.init or c.next.op != "max":
+        return None
+    old, taken = (linear(next((a for a in x.next.args if a is not x.value), x.value)) for x in (reference, c))
+    if old.keys() != taken.keys() or any(x.value not in x.next.args for x in (reference, c)):
+        return None
+    ratios = [taken[base] / old[base] if old[base] else 0.0 for base in old]
+    return ratios[0] if ratios[0] > 0 and all(abs(r / ratios[0] - 1) < 1e-9 for r in ratios) else None
+
+
+def references(reference: Carry, carries: Iterable[Carry], k: float) -> dict[Carry, float]:
+    """Running values that hold a reference, each with how it moves where k times the reference moves by 1."""
+    others = {c: r for c in carries if c is not reference and (r := ratio(c, reference)) is not None}
+    return {c: r / k for c, r in ({reference: 1.0} | others).items()}
+
+
+def is_invariant(plan: LoopPlan, moving: Mapping[Carry, float]) -> bool:
+    """Whether nothing that a plan stores depends on what number a reference is.
+
+    moving: the running values of one loop that hold it (`references`). Sums of weights move with it, by a factor; what
+    other loops carry may not move.
+    """
+    first = next(iter(moving))
+    shifts = Shifts(first.value.axes)
+    for c, coefficient in moving.items():
+        shifts.moves[c.value] = shifts.moves[c.next] = addend(0, coefficient)
+    loop = next(x for x in plan.loops() if first in x.carries)
+    own = {c.value for c in moving} | {c.next for c in moving}
+    scaled = _dependents(all_values(loop.body), own)
+    for c in loop.carries:
+        if c.next in scaled and c not in moving:
+            shifts.moves[c.value] = factor(0, -1.0)
+    values = all_values(plan.root)
+    try:
+        shifts.follow(v for v in values if v.op != "store")
+        kept = all(same(shifts.of(c.next), shifts.of(c.value)) for x in plan.loops() for c in x.carries)
+    except Dependent:
+        return False
+    return kept and all(shifts.of(a).stays for v in values if v.op == "store" for a in v.args)
+
+
+def _dependents(values: Iterable[Value], sources: Iterable[Value]) -> set[Value]:
+    found = set(sources)
+    for v in values:
+        if not found.isdisjoint(v.args):
+            found.add(v)
+    return found

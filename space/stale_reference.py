@@ -9,11 +9,11 @@ What is left out, nearly always, is a maximum, a factor and an accumulator times
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .plan import Carry, Loop, LoopPlan, Value, all_values
-from .shifts import Dependent, Shifts, addend, factor, linear, same
+from .shifts import factor_of, is_invariant, ratio, references
 
 REFERENCES = ("running", "stale")
 """The settings of `Schedule.reference`."""
@@ -27,28 +27,28 @@ far below what a sum of products in fp32 could overflow with."""
 class StaleReference:
     """carry: the reference. carries: it, and others that hold the same number times a factor. finding: the values that
     bring it up to date. transport: of them, the factor from the old reference to the new. weighing: those that are
-    relative to the reference. total: of them, the sum of a row's weights. All in the order of the loop's body."""
+    relative to the reference. factor, reference: of them, what a row's scores are multiplied by, and the reference
+    times that. total: of them, the sum of a row's weights. again: all of these, which is what is
+    evaluated where the reference does not serve. All in the order of the loop's body."""
 
     carry: Carry
     carries: tuple[Carry, ...]
     finding: tuple[Value, ...]
     transport: Value
     weighing: tuple[Value, ...]
+    factor: Value
+    reference: Value
     total: Value
+    again: tuple[Value, ...]
 
     @property
     def guarded(self) -> bool:
         """Whether a plan allows for rows without a score, whose loop may be empty."""
         return any(v.op == "guard" for v in self.finding)
 
-    @property
-    def again(self) -> list[Value]:
-        """All that is evaluated where the reference does not serve, in an order in which it can be."""
-        return [*self.finding, *self.weighing]
-
     def around(self, values: Sequence[Value]) -> tuple[list[Value], list[Value]]:
         """The other values of a body: those that do not depend on the parts of the fold, and those that do."""
-        own = {*self.finding, *self.weighing}
+        own = set(self.again)
         after = set(_after(values, own))
         return ([v for v in values if v not in own | after], [v for v in values if v in after - own])
 
@@ -68,7 +68,7 @@ def _of(plan: LoopPlan, loop: Loop) -> StaleReference | None:
     if len(values) < len(loop.body.items):
         return None
     candidates = (_at(values, loop, c) for c in loop.carries if c.init == -float("inf") and c.next.op == "max")
-    return next((x for x in candidates if x and _is_free(plan, loop, x, values)), None)
+    return next((x for x in candidates if x and _is_free(plan, x)), None)
 
 
 def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> StaleReference | None:
@@ -77,26 +77,36 @@ def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> StaleReference | N
         c.value: [u for u in values if c.value in u.args] for c in loop.carries
     }
     new = [carry.next, *(u for u in users[carry.next] if u.op == "guard")]
-    steps = [u for u in users[carry.value] if u.op == "sub" and u.args[0] is carry.value and u.args[1] in new]
-    transports = [u for step in steps for u in users[step] if u.op == "exp2"]
-    if len(steps) != 1 or len(transports) != 1:
+    old_products, products = (_products(sources, users) for sources in ([carry.value], new))
+    steps = [u for p in old_products for u in users[p] if u.op == "sub" and u.args[0] is p and u.args[1] in products]
+    steps += [u for step in steps for u in users[step] if u.op == "min"]
+    transports = [u for u in users[steps[-1]] if u.op == "exp2"] if steps else []
+    if len(transports) != 1:
         return None
     (transport,) = transports
-    carries = tuple(c for c in loop.carries if _ratio(c, carry) is not None)
-    finding = {*new, *steps, transport, *(c.next for c in carries)}
+    carries = tuple(c for c in loop.carries if c is carry or ratio(c, carry) is not None)
+    bounds = {a for step in steps for a in step.args if step.op == "min"}  # in the scores' own terms
+    finding = {*new, *bounds, *steps, transport, *(c.next for c in carries)}
     weighing = set(_after(values, new)) - finding - set(_after(values, [transport]))
     for v in reversed(values):
         if v.op != "load" and users[v] and finding.issuperset(users[v]):  # nothing else needs it
             finding.add(v)
-    total = _total(weighing)
+            weighing.discard(v)
+    total, reference = _total(weighing), products[-1]
     inside = finding | weighing
     read = {u for v in finding - {transport} for u in users[v]} - inside
     read |= {u for c in carries for u in users[c.value]} - finding
     read |= finding & {c.next for c in loop.carries if c not in carries}
     if read or total is None:
         return None
-    in_order = (tuple(v for v in values if v in part) for part in (finding, weighing))
-    return StaleReference(carry, carries, next(in_order), transport, next(in_order), total)
+    found, weighed, again = (tuple(v for v in values if v in part) for part in (finding, weighing, inside))
+    return StaleReference(carry, carries, found, transport, weighed, reference.args[1], reference, total, again)
+
+
+def _products(references: Sequence[Value], users: Mapping[Value, Sequence[Value]]) -> list[Value]:
+    """References times the number that scores are multiplied by, too."""
+    every = [u for v in references for u in users[v] if u.op == "mul" and u.args[0] is v]
+    return [u for u in every if u.args[1].op == "row_factor"]
 
 
 def _total(weighing: Collection[Value]) -> Value | None:
@@ -121,31 +131,6 @@ def _after(values: Sequence[Value], sources: Collection[Value]) -> Iterator[Valu
             yield v
 
 
-def _ratio(c: Carry, reference: Carry) -> float | None:
-    """A running maximum over another one, where both take in the same number times a factor."""
-    if c.init != reference.init or c.next.op != "max":
-        return None
-    old, taken = (linear(next(a for a in x.next.args if a is not x.value)) for x in (reference, c))
-    if old.keys() != taken.keys() or any(x.value not in x.next.args for x in (reference, c)):
-        return None
-    ratios = [taken[base] / old[base] for base in old]
-    return ratios[0] if ratios[0] > 0 and all(abs(r / ratios[0] - 1) < 1e-9 for r in ratios) else None
-
-
-def _is_free(plan: LoopPlan, loop: Loop, stale: StaleReference, values: Sequence[Value]) -> bool:
+def _is_free(plan: LoopPlan, stale: StaleReference) -> bool:
     """Whether nothing that a plan stores depends on what number the reference is."""
-    shifts = Shifts(stale.carry.value.axes)
-    for c in stale.carries:
-        shifts.moves[c.value] = shifts.moves[c.next] = addend(0, _ratio(c, stale.carry) or 1.0)
-    scaled = set(_after(values, [stale.transport, *stale.weighing]))
-    for c in loop.carries:
-        if c.next in scaled and c not in stale.carries:
-            shifts.moves[c.value] = factor(0, -1.0)
-    outputs = [v for v in all_values(plan.root) if v.op == "store"]
-    try:
-        shifts.follow(values)
-        kept = all(same(shifts.of(c.next), shifts.of(c.value)) for c in loop.carries)
-        shifts.follow(v for v in all_values(plan.root) if v.op != "store")
-    except Dependent:
-        return False
-    return kept and all(shifts.of(a).stays for v in outputs for a in v.args)
+    return is_invariant(plan, references(stale.carry, stale.carries, factor_of(stale.factor)))

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .addends import addends
+from .addends import Addends, addends
 from .contraction import Product
 from .expr import Const, Expr, Rank, Reduce, Where
 from .folds import ACTIONS, LOG2_E
 from .normal_form import oriented
 from .plan import Value
 from .pointwise import REDUCTIONS
+from .row_factor import RowFactor
 
 if TYPE_CHECKING:
     from .builder import Builder
@@ -32,25 +33,21 @@ class Tile:
     row: Value | None
 
     @classmethod
-    def of(cls, this: Pass, op: str, score: Expr, axis: Rank | None) -> Tile:
-        """Reduce one tile along its axis; op is "max" or "min"."""
+    def of(cls, this: Pass, op: str, score: Expr, axis: Rank | None, *, whole: bool = False) -> Tile:
+        """Reduce one tile along its axis; op is "max" or "min". whole: take nothing out of the score."""
         builder, identity = this.builder, REDUCTIONS[op].identity
         masked = builder.masks.masked(score, axis, identity)
-        parts = addends(masked, axis, identity, builder.layout, builder.masks, coarse=builder.coarse)
+        parts = Addends(masked, 1.0, None)
+        if not whole:
+            parts = addends(masked, axis, identity, builder.layout, builder.masks, coarse=builder.coarse)
         inside = builder.number(parts.inside, this.body)
         row = None if parts.row is None else builder.number(parts.row, this.body)
         return cls(inside, builder.reduce(op, inside, axis) if axis else inside, parts.factor, row)
 
-    def reduced(self, builder: Builder, k: float = 1.0) -> Value:
-        """The maximum in the score's terms, times k."""
-        top = _scaled(builder, self.top, self.factor * k)
-        return top if self.row is None else builder.emit("add", (top, _scaled(builder, self.row, k)))
-
-    def relative(self, builder: Builder, reference: Value, k: float) -> Value:
-        """The score times k, less a reference that has been multiplied already."""
-        if self.row is not None:
-            reference = builder.emit("sub", (reference, _scaled(builder, self.row, k)))
-        return builder.emit("sub", (_scaled(builder, self.inside, self.factor * k), reference))
+    def reduced(self, builder: Builder) -> Value:
+        """The maximum in the score's terms."""
+        top = _scaled(builder, self.top, self.factor)
+        return top if self.row is None else builder.emit("add", (top, self.row))
 
 
 def _scaled(builder: Builder, v: Value, k: float) -> Value:
@@ -88,28 +85,50 @@ class TileFold(Protocol):
 class Scale:
     """The reference is a running maximum m; an accumulator is scaled by exp(m_old - m_new).
 
-    A number that multiplies the score stays out of the tile's maximum and meets log2(e). What is carried is the
-    product k*m, rounded once: the factor between two references is then exactly the one between the weights
-    that were taken relative to them, and 2**(k*c - k*m) errs in proportion to c - m only. What does not vary along
-    the tile's axis is added to the tile's maximum and taken off the reference, once a row (`addends`).
+    A number that multiplies the score stays out of the tile's maximum and meets log2(e) in one factor k, so that a
+    weight is 2**(c*k - m*k): one fused operation an element, and errors in proportion to c - m but for a factor of the
+    whole row, from the rounding of m*k. The factor between two references is exactly the one between the weights that
+    were taken relative to them. Where that would not be harmless k is another number (`row_factor`), and where what a
+    plan stores depends on the reference (`Builder.precise`) a weight is 2**((c - m)*k), one operation more. What does
+    not vary along the tile's axis is added to the tile's maximum and taken off the reference, once a row (`addends`).
     """
 
     constant_argument = False
 
     def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
         builder, layout = this.builder, this.builder.layout
-        axis = layout.axis_of(rank)
+        axis, emit = layout.axis_of(rank), this.builder.emit
         core, k = oriented(ref)
         core, k = (core, k) if k > 0 else (ref, 1.0)
+        k *= LOG2_E
         carry = this.carry("running_max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
-        tile = Tile.of(this, "max", core, axis)
-        carry.next = builder.emit("max", (carry.value, tile.reduced(builder, k * LOG2_E)))
-        new = carry.next
+        tile = Tile.of(this, "max", core, axis, whole=builder.precise)
+        carry.next = new = emit("max", (carry.value, tile.top if tile.row is None else tile.reduced(builder)))
         if builder.masks.starts_empty(core, rank):
-            new = builder.emit("guard", (new,))
-        rescale = builder.emit("exp2", (builder.emit("sub", (carry.value, new)),))
-        relative = tile.relative(builder, new, k * LOG2_E)
-        return Running(tile, builder.emit("exp2", (relative,)), (rescale,))
+            new = emit("guard", (new,))
+        if builder.precise:
+            rescale = emit("exp2", (_scaled(builder, emit("sub", (carry.value, new)), k),))
+            relative = emit("sub", (builder.rounded(tile.inside), new))
+            return Running(tile, emit("exp2", (_scaled(builder, relative, k),)), (rescale,))
+        k *= tile.factor if tile.row is None else 1.0
+        builder.references[carry] = k
+        return self._fused(builder, tile, carry.value, new, k)
+
+    def _fused(self, builder: Builder, tile: Tile, old: Value, new: Value, k: float) -> Running:
+        """Weights and transport by products with a row's factor, the same on both sides of each difference."""
+        emit = builder.emit
+        factors = RowFactor.of(k, builder.compute, fp16="fp16" in builder.dtypes.values())
+        factor = emit("row_factor", (new,), factors)
+        reference = emit("mul", (new, factor), name="reference")
+        before = emit("mul", (old, emit("row_factor", (old,), factors)), name="reference")
+        step = emit("sub", (before, reference))
+        if not factors.grows:
+            step = emit("min", (step, _scaled(builder, emit("sub", (old, new)), k / 2)))
+        if tile.row is not None:
+            reference = emit("sub", (reference, emit("mul", (tile.row, factor))))
+            factor = _scaled(builder, factor, tile.factor)
+        relative = emit("sub", (emit("mul", (tile.inside, factor), name="scaled"), reference))
+        return Running(tile, emit("exp2", (relative,)), (emit("exp2", (step,)),))
 
     def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
         return builder.emit("mul", (accumulator, running.transport[0]))

@@ -12,6 +12,7 @@ import numpy as np
 from eintune.space.expr import Part, Predicate, Rank
 from eintune.space.plan import Addressed, Block, Known, Loop, LoopPlan, Value, Within, bound_value
 from eintune.space.pointwise import POINTWISE, REDUCTIONS, Array
+from eintune.space.row_factor import RowFactor
 from eintune.space.selections import passed, passes
 from eintune.space.stale_reference import LIMIT, StaleReference, stale_references
 
@@ -124,6 +125,10 @@ class Program:
                 return args[0] * k
             case "where", (Predicate() as p, fill):
                 return np.where(self.holds(p, v.axes, args[1:]), args[0], fill)
+            case "row_factor", RowFactor() as factor:
+                return np.vectorize(factor, otypes=[np.float64])(args[0])
+            case "rounded", _:
+                return args[0]
             case "guard", _:
                 return np.where(np.isneginf(args[0]), 0.0, args[0])
             case "quotient", _:

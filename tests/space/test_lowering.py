@@ -14,6 +14,7 @@ from eintune.space.expr import NEG_INF, Const, Expr, Fold, Map, Param, Reduce, S
 from eintune.space.lowering import IllegalPlan, build_plan
 from eintune.space.plan import Block, Loop, LoopPlan, Role, Value
 from eintune.space.plan_check import check
+from eintune.space.row_factor import RowFactor
 from eintune.space.schedule import Problem, Schedule
 
 EVEN, ODD = SIZES["even"], SIZES["odd"]
@@ -63,10 +64,15 @@ def test_a_pass_is_a_loop(way: str, passes: int) -> None:
 def test_one_pass_is_as_lean_as_by_hand() -> None:
     plan = plan_of(WAYS["one"](SCORE * 0.3, V), dtype="bf16")
     (loop,) = plan.loops()
-    # load K, QK, tile max, scaled, new max, rescale, weights, row sum, V, PV, and two rescalings
+    # load K, QK, tile max, new max, its factor and product, those of the old one, their difference, weights, rescale,
+    # row sum, V, PV, and two rescalings
     assert [v.op for v in own(loop.body)] == [
-        *("load", "dot", "reduce", "scale", "max", "sub", "exp2", "scale", "sub", "exp2"),
-        *("mul", "reduce", "add", "mul", "load", "cast", "dot"),
+        *("load", "dot", "reduce", "max", "row_factor", "mul", "row_factor", "mul", "sub", "mul", "sub"),
+        *("exp2", "exp2", "mul", "reduce", "add", "mul", "load", "cast", "dot"),
+    ]
+    assert [v.op for v in own(loop.body) if len(v.axes) == 2 and v.op not in ("load", "dot", "cast")] == [
+        *("mul", "sub", "exp2"),  # of an element: one multiply-add and the exponential
+        "mul",
     ]
     assert [len(c.value.axes) for c in loop.carries] == [1, 1, 2]
     assert [v.op for v in own(plan.root)] == ["load", "div", "store"]
@@ -117,6 +123,8 @@ def test_factors_leave_the_maximum_and_zero_does_not() -> None:
 def test_exponentials_are_to_base_two_with_one_constant() -> None:
     plan = plan_of(WAYS["one"](SCORE * 0.3, V))
     assert not {"exp", "log"} & set(ops(plan))
+    assert {v.attr.factor for v in values(plan.root) if isinstance(v.attr, RowFactor)} == {0.3 * 1.4426950408889634}
+    plan = plan_of(three(SCORE * 0.3, V))
     assert {v.attr for v in values(plan.root) if v.op == "scale"} == {0.3 * 1.4426950408889634}
 
 

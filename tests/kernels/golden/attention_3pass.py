@@ -53,15 +53,14 @@ def kernel(
         tile_max = tl.max(product_2, 1)
         new_max = tl.maximum(running_max, tile_max)
         running_max = new_max
-    scaled_2 = running_max * 0.12751743082459868
     sum_2 = tl.full([128], 0.0, tl.float32)
     for m_first in tl.range(0, 2048, 64):
         m_first_wide = tl.cast(m_first, tl.int64)
         k_3 = tl.load(K_part + m_first_wide * stride_K_m + K_tile)
         product_3 = tl.dot(q, tl.trans(k_3))
-        scaled_3 = product_3 * 0.12751743082459868
-        difference_2 = scaled_3 - scaled_2[:, None]
-        power_2 = tl.exp2(difference_2)
+        difference_2 = product_3 - running_max[:, None]
+        scaled_2 = difference_2 * 0.12751743082459868
+        power_2 = tl.exp2(scaled_2)
         tile_add = tl.sum(power_2, 1)
         total = sum_2 + tile_add
         sum_2 = total
@@ -70,9 +69,9 @@ def kernel(
         m_first_wide = tl.cast(m_first, tl.int64)
         k = tl.load(K_part + m_first_wide * stride_K_m + K_tile)
         product = tl.dot(q, tl.trans(k))
-        scaled = product * 0.12751743082459868
-        difference = scaled - scaled_2[:, None]
-        power = tl.exp2(difference)
+        difference = product - running_max[:, None]
+        scaled = difference * 0.12751743082459868
+        power = tl.exp2(scaled)
         ratio = power / sum_2[:, None]
         v = tl.load(V_part + m_first_wide * stride_V_m + V_tile)
         ratio_bf16 = ratio.to(tl.bfloat16)
