@@ -35,6 +35,7 @@ from .schedule_space import TARGETS, merged_elements
 from .shifts import is_invariant, references
 from .stream_parts import stages
 from .tile_folds import expand
+from .unseen import without_unseen
 from .views import Halves
 
 __all__ = ["IllegalPlan", "build_plan", "build_program"]
@@ -227,7 +228,7 @@ def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Mapping[Ra
     """The graph as it is laid out: folds over whole tiles expanded, normal form, guards, masks."""
     roots = rewrite(roots, lambda x: _expanded(x, layout))
     roots = normalise(bind_sizes(roots, sizes), layout)
-    return masks.hoisted(Empties(layout).guarded(roots))
+    return masks.hoisted(without_unseen(Empties(layout).guarded(roots), layout, masks))
 
 
 def _expanded(x: Expr, layout: Layout) -> Expr | None:

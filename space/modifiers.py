@@ -213,7 +213,7 @@ def _number_of(heads: Sequence[Rank]) -> Expr:
 class Bias(Modifier):
     """score + BIAS, a tensor over `axes`, some of b, h, p, m in that order (the others are broadcast).
 
-    Where BIAS is -inf the query does not see the key.
+    Where BIAS is -inf the query does not see the key, as any input may hold -inf; NaN stays NaN.
     """
 
     axes: str = AXES
@@ -222,8 +222,7 @@ class Bias(Modifier):
         check_axes("bias", self.axes)
 
     def apply(self, score: Expr, site: Site) -> Expr:
-        bias = site.tensor("BIAS", self.axes)
-        return apply("select", apply("gt", bias, NEG_INF), score + bias, NEG_INF)
+        return score + site.tensor("BIAS", self.axes)
 
     @property
     def tensors(self) -> Mapping[str, str]:

@@ -10,25 +10,46 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .egraph import ClassId, EGraph, Node
-from .expr import NEG_INF, Const, Expr, Fold, Map, Reduce, Split, Unsplit, Where
+from .expr import NEG_INF, Access, Const, Expr, Fold, Gather, Map, Reduce, Split, Unsplit, Where
 
 _ODD = frozenset({"neg", "abs", "sqrt", "tanh", "erf", "silu", "floor", "sin"})
 """Operators that keep 0."""
 
 
 def may_be_empty(graph: EGraph, divisor: ClassId) -> bool:
-    """Whether -inf, what a filter leaves, stands below a class that is divided by."""
-    seen: set[ClassId] = set()
-    stack = [divisor]
+    """Whether -inf stands below a class that is divided by: what a filter leaves, or an element of an input in an
+    exponent, unless it is a factor of a sum of products."""
+    seen: set[tuple[ClassId, bool]] = set()
+    stack = [(divisor, False)]
     while stack:
-        c = stack.pop()
-        if c not in seen:
-            seen.add(c)
-            nodes = graph.classes.get(c, ())
-            if any(_filters(n.head) for n in nodes):
+        c, exponent = stack.pop()
+        if (c, exponent) in seen:
+            continue
+        seen.add((c, exponent))
+        for n in graph.classes.get(c, ()):
+            if _filters(n.head) or (exponent and _is_score(n.head)):
                 return True
-            stack += (k for n in nodes for k in n.children)
+            stack += [(k, _is_exponent(graph, n, place, exponent)) for place, k in enumerate(n.children)]
     return False
+
+
+def _is_score(head: Expr) -> bool:
+    return isinstance(head, (Access, Gather)) and head.tensor.kind == "float"
+
+
+def _is_exponent(graph: EGraph, n: Node, place: int, around: bool) -> bool:
+    """Whether an operand of a node stands in an exponent, where -inf has a meaning. around: whether the node does."""
+    match n.head:
+        case (Map(op="exp" | "exp2") | Fold(action="scale")) if place == 0:
+            return True
+        case Reduce(op="add"):
+            return around and not any(_is_product(m) for m in graph.classes.get(n.children[place], ()))
+        case _:
+            return around
+
+
+def _is_product(n: Node) -> bool:
+    return isinstance(n.head, Map) and n.head.op == "mul"
 
 
 def _filters(head: Expr) -> bool:
