@@ -43,6 +43,7 @@ class Choice:
 
     plain: the same for tensors that `kernel` refuses because of where they lie in memory, if there are such. wide:
     makes the same for tensors whose strides are too large for it. about: what the notice is about (see `say_once`).
+    form: the text of the cascade that it computes.
     """
 
     kernel: Kernel
@@ -51,6 +52,7 @@ class Choice:
     plain: Kernel | None = None
     wide: Callable[[], Kernel] | None = None
     about: Hashable = None
+    form: str = ""
 
 
 def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | None = None) -> Iterator[Choice]:
@@ -105,7 +107,7 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
             )
             continue
         notice = f"eintune: {key.workload} runs the stored winner {key.file_name}"
-        yield Choice(kernel, notice, logging.DEBUG, plain, wide)
+        yield Choice(kernel, notice, logging.DEBUG, plain, wide, form=entry.record.cascade)
 
 
 def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
@@ -120,7 +122,7 @@ def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Itera
             kernel, plain, wide = kernels
             level = _neighbour_level(key, entry.key)
             about = ("neighbour", level, *signature(problem))
-            yield Choice(kernel, _neighbour_notice(problem, key, entry), level, plain, wide, about)
+            yield Choice(kernel, _neighbour_notice(problem, key, entry), level, plain, wide, about, record.cascade)
             found += 1
         if found == NEIGHBOURS:
             return
@@ -249,7 +251,8 @@ def _picks(problem: Problem, device: torch.device, emitter: str, directory: Path
     for text, schedule in ranked(problem, device, emitter, directory)[:PICKS]:
         try:
             wide = functools.partial(make_kernel, text, problem, schedule, wide=True)
-            yield Choice(make_kernel(text, problem, schedule), notice, wide=wide, about=("pick", *signature(problem)))
+            kernel, about = make_kernel(text, problem, schedule), ("pick", *signature(problem))
+            yield Choice(kernel, notice, wide=wide, about=about, form=text)
         except ValueError as error:
             about = ("no pick", *signature(problem))
             say_once(f"eintune: a pick of the cost model is not used: {error}", logging.INFO, about=about)

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from ..space.cascade import Cascade
+from ..space.exact import Hidden
+from ..space.expr import bind
+from ..space.safety import hazards
 from ..space.schedule import Problem
 from .cache import ROWS, STRIDED
 from .choices import Choice, choices, signature
@@ -54,15 +57,29 @@ def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor])
             fill = _try(choice, names, inputs, outputs, signature(problem))
             if fill is not None:
                 say_once(choice.notice, choice.level, about=choice.about)
+                _warn_of_hazards(choice.form, problem)
                 return fill
         say_once(
             f"eintune: no generated kernel serves {problem.workload} {problem.sizes} {problem.dtypes}; "
             "it runs by plain PyTorch operators",
             about=("operators", *signature(problem)),
         )
+        _warn_of_hazards(problem.cascade, problem)
         fill = by_operators(definition, problem)
         fill(inputs, outputs)
         return fill
+
+
+def _warn_of_hazards(form: str, problem: Problem) -> None:
+    """Say, once, what of the form that runs can overflow or cancel: its definition has no safe form, or none was
+    looked for."""
+    roots = bind(list(Cascade.parse(form).roots().values()), problem.params)
+    found = hazards(Hidden.of(roots).hide(roots))
+    if found:
+        say_once(
+            f"eintune: {problem.workload} runs a form that may give inf or NaN, or lose its digits: {'; '.join(found)}",
+            about=("hazards", *signature(problem)),
+        )
 
 
 def layout_of(inputs: Iterable[Tensor]) -> str:

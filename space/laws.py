@@ -215,6 +215,7 @@ GENERAL: tuple[Law, ...] = (
         for left in (combined(A, B) * V, V * combined(A, B))
     ),
     Law("exponential", _exp(A - B) * _exp(B - C), _exp(A - C)),
+    Law("exponential", _exp(A) / _exp(C), _exp(A - C)),
     *(
         Law("exponential", left, right, (Exists(_exp(left)),))
         for left, right in (((A - B) * U, A * U - B * U), (U * (A - B), A * U - B * U), ((A - B) / U, A / U - B / U))

@@ -8,11 +8,11 @@ of them gives holds for all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .egraph import ClassId, EGraph, Node, label
-from .expr import Access, Const, Fold, Gather, Iota, Map, Reduce, Size, Split, Unsplit, Where
+from .expr import Access, Const, Expr, Fold, Gather, Iota, Map, Reduce, Size, Split, Unsplit, Where
 from .vanishing import may_be_empty, vanishing
 
 EXP_LIMIT = 64.0
@@ -268,6 +268,12 @@ def _reason(c: ClassId, n: Node, bounds: Bounds, dividing: set[ClassId], familia
             return None if plain else HAZARDS["cancellation"]
         case _:
             return None
+
+
+def hazards(exprs: Sequence[Expr]) -> tuple[str, ...]:
+    """What of expressions can overflow or cancel as they are written, each with the reason, once."""
+    found = (f"{label(u.node.head)}: {u.reason}" for u in unsafe(EGraph.of(list(exprs))))
+    return tuple(dict.fromkeys(found))
 
 
 def safe_part(graph: EGraph, allowed: frozenset[str] = frozenset()) -> tuple[EGraph, tuple[str, ...]]:
