@@ -24,7 +24,17 @@ from ..space.schedule import Schedule
 from ..space.selections import is_true, passed, source, unneeded
 from .bound_text import BoundText, parenthesised
 from .late_loop import LateLoop
-from .plan_facts import filter_of, inline_constants, is_integer, items, number_of, pair_of, part_of, row_factor_of, shapes_of
+from .plan_facts import (
+    filter_of,
+    inline_constants,
+    is_integer,
+    items,
+    number_of,
+    pair_of,
+    part_of,
+    row_factor_of,
+    shapes_of,
+)
 from .source_lines import INDENT, Scope, SourceLines
 
 Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]

@@ -52,8 +52,8 @@ class Storage:
         return looped and v in self._block and axis not in self._block[v].ranks
 
     def merged_into(self, v: Value) -> Value | None:
-        """The difference `x * k - y` that the product `x * k` is made for, if it is made for nothing else. k: a number, or
-        one for each row.
+        """The difference `x * k - y` that the product `x * k` is made for, if it is made for nothing else. k: a
+        number, or one for each row.
 
         Both are computed at once, so the difference reads x itself.
         """

@@ -126,9 +126,9 @@ class Builder:
         self._run_loop = run_loop
         self._functions = functions
         self.coarse, self.precise = coarse, precise
-        self.references: dict[Carry, float] = {}
-        """Running maxima, and what scores are multiplied by: their products are rounded, which nothing that the plan
-        stores may depend on."""
+        self.references: dict[Carry, tuple[float, bool]] = {}
+        """Running maxima, what scores are multiplied by, and whether the scores are given and not sums: the products
+        of these are rounded, which nothing that the plan stores may depend on."""
         self._home: dict[Value, Scope] = {}
         self._sources: dict[Value, set[str]] = {}
         """The dtypes of the floating-point tensors that a value comes from."""

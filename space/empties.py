@@ -4,9 +4,9 @@ A filter may leave a row without elements: its maximum is -inf and its sum 0. Th
 differences are -inf and such quotients 0 (see `expr`); plain subtraction and division say NaN. A guard is
 inserted exactly where these cases can be reached.
 
-An input may hold -inf too: a logit that was filtered out, an additive mask, a sink that is off. Not where it is a factor
-of a sum of products, as the operands of a matrix product are, or of what an index is made of: -inf times a number that
-may be 0 or negative has no meaning, and there an input is finite.
+An input may hold -inf too: a logit that was filtered out, an additive mask, a sink that is off. Not where it is a
+factor of a sum of products, as the operands of a matrix product are, or of what an index is made of: -inf times a
+number that may be 0 or negative has no meaning, and there an input is finite.
 """
 
 from __future__ import annotations

@@ -69,9 +69,7 @@ def _mean(a: Reference, b: Reference) -> Reference:
 
 
 def _scaled(rank: str, count: Expr, kept: Expr, a: Expr) -> Expr:
-    """Maxima are kept times log2(e), as kernels carry them: then parts are scaled by what they were relative to."""
-    c = kept * LN_2
-    return Reduce("add", rank, a * Map("exp", (c - Reduce("max", rank, c),)))
+    return Reduce("add", rank, a * Map("exp", (kept - Reduce("max", rank, kept),)))
 
 
 def _translated(rank: str, count: Expr, kept: Expr, a: Expr) -> Expr:
@@ -91,7 +89,7 @@ ACTIONS: dict[str, Action] = {
             transport=lambda a, old, new: a * np.exp(old[0] - _finite(new[0])),
             reference_of=lambda rank, c: Reduce("max", rank, c),
             weight_of=lambda c, g: Map("exp", (c - g,)),
-            kept=lambda rank, c: Reduce("max", rank, c) * LOG2_E,
+            kept=lambda rank, c: Reduce("max", rank, c),
             merged=_scaled,
             linear=True,
         ),

@@ -153,7 +153,7 @@ class _Lowering:
     def _built(
         self, kernel: Placed, layout: Layout, own: Outputs, numbers: Mapping[Rank, int], *, precise: bool = False
     ) -> tuple[LoopPlan | None, frozenset[str]]:
-        """A plan, and which of its outputs may hold -inf; None for one that has to be built as `precise` (`Builder`)."""
+        """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `Builder`)."""
         masks, outputs = Masks(layout), kernel.roots.outputs
         roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers)
         run, coarse = RunLoop(self._filters), all(self._dtypes[n] in NARROW for n in self._outputs)
@@ -178,10 +178,18 @@ class _Lowering:
         return plan, frozenset(n for n, x in zip(outputs, roots, strict=True) if masks.reaches_neg_inf(x))
 
 
-def _is_invariant(plan: LoopPlan, factors: Mapping[Carry, float]) -> bool:
-    """Whether nothing that a plan stores depends on how the products of references with their factors are rounded."""
+def _is_invariant(plan: LoopPlan, factors: Mapping[Carry, tuple[float, bool]]) -> bool:
+    """Whether nothing that a plan stores depends on how the products of references with their factors are rounded.
+
+    That is as if the scores were rounded once more. Where they are given, and no sums that were rounded, it must not
+    show beside what is relative to the maximum itself.
+    """
     loops = {c: loop for loop in plan.loops() for c in loop.carries}
-    return all(is_invariant(plan, references(c, loops[c].carries, k)) for c, k in factors.items())
+    return all(
+        is_invariant(plan, references(c, loops[c].carries, k))
+        and (not given or is_invariant(plan, references(c, [], k), addends=True))
+        for c, (k, given) in factors.items()
+    )
 
 
 def _bound(

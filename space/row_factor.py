@@ -1,4 +1,4 @@
-"""The number that a row's scores and their reference are multiplied by, so that the largest weight is what it should be.
+"""The number that a row's scores and their reference are multiplied by, so that the largest weight is as it should be.
 
 A weight is `2**(c*k - m*k)`, where m is the maximum of the scores c. A compiler makes one fused operation of
 `c*k - M` with `M = m*k`: c*k is exact there and M is rounded, so that the largest weight is not 1 but `2**e` with

@@ -186,11 +186,11 @@ def references(reference: Carry, carries: Iterable[Carry], k: float) -> dict[Car
     return {c: r / k for c, r in ({reference: 1.0} | others).items()}
 
 
-def is_invariant(plan: LoopPlan, moving: Mapping[Carry, float]) -> bool:
+def is_invariant(plan: LoopPlan, moving: Mapping[Carry, float], *, addends: bool = False) -> bool:
     """Whether nothing that a plan stores depends on what number a reference is.
 
     moving: the running values of one loop that hold it (`references`). Sums of weights move with it, by a factor; what
-    other loops carry may not move.
+    other loops carry may not move. addends: what is stored may grow with it.
     """
     first = next(iter(moving))
     shifts = Shifts(first.value.axes)
@@ -208,7 +208,8 @@ def is_invariant(plan: LoopPlan, moving: Mapping[Carry, float]) -> bool:
         kept = all(same(shifts.of(c.next), shifts.of(c.value)) for x in plan.loops() for c in x.carries)
     except Dependent:
         return False
-    return kept and all(shifts.of(a).stays for v in values if v.op == "store" for a in v.args)
+    stored = [shifts.of(a) for v in values if v.op == "store" for a in v.args]
+    return kept and all(move.stays or (addends and not move.factor) for move in stored)
 
 
 def _dependents(values: Iterable[Value], sources: Iterable[Value]) -> set[Value]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .plan import Carry, Loop, LoopPlan, Value, all_values
+from .plan import Carry, Loop, LoopPlan, Value
 from .shifts import factor_of, is_invariant, ratio, references
 
 REFERENCES = ("running", "stale")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .addends import Addends, addends
 from .contraction import Product
-from .expr import Const, Expr, Rank, Reduce, Where
+from .expr import Const, Expr, Fold, Rank, Reduce, Where, topological
 from .folds import ACTIONS, LOG2_E
 from .normal_form import oriented
 from .plan import Value
@@ -111,7 +111,7 @@ class Scale:
             relative = emit("sub", (builder.rounded(tile.inside), new))
             return Running(tile, emit("exp2", (_scaled(builder, relative, k),)), (rescale,))
         k *= tile.factor if tile.row is None else 1.0
-        builder.references[carry] = k
+        builder.references[carry] = k, not any(isinstance(x, (Reduce, Fold)) for x in topological([ref]))
         return self._fused(builder, tile, carry.value, new, k)
 
     def _fused(self, builder: Builder, tile: Tile, old: Value, new: Value, k: float) -> Running:

@@ -2,8 +2,8 @@
 
 A filter gives such an element the weight 0, and 0 times NaN is NaN: in a product of tiles it would reach every row of
 the tile. So what is weighted is filtered too, by as much of the filter as depends on nothing else: `m < L[b]` as it is,
-`m <= p` as `m <= |p| - 1`, which is more than every row sees. A filter that holds for all elements is none, and one that
-a loop knows to hold costs nothing.
+`m <= p` as `m <= |p| - 1`, which is more than every row sees. A filter that holds for all elements is none, and one
+that a loop knows to hold costs nothing.
 """
 
 from __future__ import annotations
@@ -70,4 +70,3 @@ def _weaker(p: Predicate, ranks: frozenset[Rank], layout: Layout) -> Predicate |
         return None
     least = const + sum(min(0, t.coef * (layout.sizes[t.rank] - 1)) for t in terms)
     return None if least >= 0 and not p.numbers else Predicate(tuple(terms), (), const, p.numbers)
-

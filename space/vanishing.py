@@ -40,7 +40,7 @@ def _is_score(head: Expr) -> bool:
 def _is_exponent(graph: EGraph, n: Node, place: int, around: bool) -> bool:
     """Whether an operand of a node stands in an exponent, where -inf has a meaning. around: whether the node does."""
     match n.head:
-        case (Map(op="exp" | "exp2") | Fold(action="scale")) if place == 0:
+        case Map(op="exp" | "exp2") | Fold(action="scale") if place == 0:
             return True
         case Reduce(op="add"):
             return around and not any(_is_product(m) for m in graph.classes.get(n.children[place], ()))
