@@ -237,7 +237,7 @@ def test_plans_are_shared_by_schedules_that_lay_out_alike() -> None:
 def test_text_names_the_loops_and_what_they_carry() -> None:
     text = str(plan_of(WAYS["one"](keep(SCORE * 0.3, m=-1, p=1), V)))
     assert "loop m by 32 carrying running_max[p] = -inf, acc[p] = 0, acc_2[p f] = 0" in text
-    assert "where m <= p" in text
+    assert "where m <= 31 and m <= p" in text  # no query sees a key beyond the last one, so its value may be anything
     assert "product[p m]:fp32 = dot(q, k) over e" in text
     assert text.splitlines()[-1] == "store O[b h p f] = ratio"
 
