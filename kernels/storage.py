@@ -105,8 +105,12 @@ class Storage:
 
 
 def _is_scaled(v: Value) -> bool:
-    """Whether a value is another one times a number, or times one for each row."""
-    return v.op == "scale" or (v.op == "mul" and v.args[0].axes == v.axes and len(v.args[1].axes) < len(v.axes))
+    """Whether a value is another one times a number, or times the factor of its row."""
+    return v.op == "scale" or (v.op == "mul" and len(v.args[1].axes) < len(v.axes) and _is_factor(v.args[1]))
+
+
+def _is_factor(v: Value) -> bool:
+    return v.op == "row_factor" or (v.op == "scale" and _is_factor(v.args[0]))
 
 
 def _owner(v: Value, may_share: MayShare) -> Value:
