@@ -42,6 +42,7 @@ from .laws import (
     Condition,
     Differ,
     Exists,
+    Finite,
     Law,
     Negative,
     Plain,
@@ -147,6 +148,8 @@ class Encoder:
         """What a leaf varies with, which no rule can say."""
         if isinstance(x, (Access, Gather, Param, Iota)):
             yield f"(set (free {name}) {self.symbols.mask(free(x))})"
+        if isinstance(x, (Param, Iota)) or (isinstance(x, (Access, Gather)) and x.tensor.kind != "float"):
+            yield f"(finite {name})"
 
     def law(self, law: Law, index: int, ruleset: str) -> Iterator[str]:
         """One rule a direction, named `name#index`."""
@@ -199,6 +202,8 @@ class Encoder:
                     yield f"(positive {self.term(c.term)})"
                 case Negative():
                     yield f"(negative {self.term(c.term)})"
+                case Finite():
+                    yield f"(finite {self.term(c.term)})"
                 case Plain():
                     yield f"(= 0 (sums {self.term(c.term)}))"
                 case Exists():
@@ -222,6 +227,7 @@ class Encoder:
         yield "(function sums (T) i64 :merge (max old new))"
         yield "(relation positive (T))"
         yield "(relation negative (T))"
+        yield "(relation finite (T))"
         yield "(ruleset analysis) (ruleset laws) (ruleset arranging)"
         yield " ".join(f"(ruleset opening{n})" for n in range(1, BACK + 1))
         for facts, mask in self._free_rules():
@@ -234,6 +240,8 @@ class Encoder:
             yield f"(rule ({facts}) ((positive t)) :ruleset analysis)"
         for facts in _NEGATIVE:
             yield f"(rule ({facts}) ((negative t)) :ruleset analysis)"
+        for facts in (*_FINITE, *(f"(= t (V{i} a)) (finite a)" for i in range(len(self.symbols.views)))):
+            yield f"(rule ({facts}) ((finite t)) :ruleset analysis)"
 
     def _reduced_rules(self) -> Iterator[tuple[str, str]]:
         """The ranks that every form of a value reduces on the way to it."""
@@ -307,6 +315,16 @@ _NEGATIVE = (
     "(= t (num v)) (< v 0.0)",
     "(= t (M_neg a)) (positive a)",
     *(f"(= t (M_{op} a b)) (negative a) (positive b)" for op in ("mul", "div")),
+)
+
+_FINITE = (
+    "(= t (num v)) (> v -1e300) (< v 1e300)",
+    "(= t (size r))",
+    "(= t (R_add r (M_mul a b)))",  # the operands of a sum of products are finite
+    *(f"(= t (R_{op} r a)) (finite a)" for op in ("add", "max", "min")),
+    *(f"(= t (M_{op} a))" for op in ("tanh", "sigmoid", "erf")),
+    *(f"(= t (M_{op} a)) (finite a)" for op in ("neg", "abs", "floor")),
+    *(f"(= t (M_{op} a b)) (finite a) (finite b)" for op in ("add", "sub", "mul", "max", "min")),
 )
 
 

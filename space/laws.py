@@ -88,6 +88,14 @@ class Negative:
 
 
 @dataclass(frozen=True)
+class Finite:
+    """The subexpression is proven to be finite, overflow apart. An input that is added to a score is not: where it is
+    -inf nothing of a row is left, whatever stands beside it."""
+
+    term: Expr
+
+
+@dataclass(frozen=True)
 class Plain:
     """No factor of the subexpression is a sum or a difference, as far as is known when the law is tried.
 
@@ -105,7 +113,7 @@ class Exists:
     pattern: Expr
 
 
-Condition: TypeAlias = Absent | Present | Unreduced | Wider | Differ | Positive | Negative | Plain | Exists
+Condition: TypeAlias = Absent | Present | Unreduced | Wider | Differ | Positive | Negative | Finite | Plain | Exists
 
 
 @dataclass(frozen=True)
@@ -234,7 +242,7 @@ GENERAL: tuple[Law, ...] = (
     Law("negation", _min(R, C) - A, -A - _max(R, -C)),
     Law("cancel", (A - B) + B, A),
     Law("cancel", (A - B) - (C - B), A - C),
-    Law("cancel", (A + B) - (C + B), A - C),
+    Law("cancel", (A + B) - (C + B), A - C, (Finite(B),)),
     Law("cancel", (A / _exp(C)) / (B / _exp(C)), A / B),
     Law("cancel", (A * _exp(C)) / (B * _exp(C)), A / B),
     Law("max-scale", _max(R, U * C), U * _max(R, C), (Absent((R,), (U,)), Positive(U))),

@@ -32,7 +32,7 @@ from .rank_uses import batch_ranks
 from .roots import Roots, roots_of
 from .schedule import Problem, Schedule
 from .schedule_space import TARGETS, merged_elements
-from .shifts import is_invariant, references
+from .shifts import is_invariant, references, stored_moves
 from .stream_parts import stages
 from .tile_folds import expand
 from .unseen import without_unseen
@@ -181,15 +181,18 @@ class _Lowering:
 def _is_invariant(plan: LoopPlan, factors: Mapping[Carry, tuple[float, bool]]) -> bool:
     """Whether nothing that a plan stores depends on how the products of references with their factors are rounded.
 
-    That is as if the scores were rounded once more. Where they are given, and no sums that were rounded, it must not
-    show beside what is relative to the maximum itself.
+    That is as if the scores were rounded once more. It must not show where scores are given, and no sums that were
+    rounded, nor as a factor of what is relative to the maximum itself, a weight beside the sum of all.
     """
     loops = {c: loop for loop in plan.loops() for c in loop.carries}
-    return all(
-        is_invariant(plan, references(c, loops[c].carries, k))
-        and (not given or is_invariant(plan, references(c, [], k), addends=True))
-        for c, (k, given) in factors.items()
-    )
+    several = len(list(plan.loops())) > 1  # weights may be taken in another one
+    for c, (k, given) in factors.items():
+        alone = stored_moves(plan, references(c, [], k))
+        if (given or several) if alone is None else any(move.factor for move in alone):
+            return False
+        if not is_invariant(plan, references(c, loops[c].carries, k)):
+            return False
+    return True
 
 
 def _bound(

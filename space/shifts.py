@@ -186,11 +186,17 @@ def references(reference: Carry, carries: Iterable[Carry], k: float) -> dict[Car
     return {c: r / k for c, r in ({reference: 1.0} | others).items()}
 
 
-def is_invariant(plan: LoopPlan, moving: Mapping[Carry, float], *, addends: bool = False) -> bool:
-    """Whether nothing that a plan stores depends on what number a reference is.
+def is_invariant(plan: LoopPlan, moving: Mapping[Carry, float]) -> bool:
+    """Whether nothing that a plan stores depends on what number a reference is; moving: see `stored_moves`."""
+    moves = stored_moves(plan, moving)
+    return moves is not None and all(move.stays for move in moves)
+
+
+def stored_moves(plan: LoopPlan, moving: Mapping[Carry, float]) -> list[Move] | None:
+    """How what a plan stores moves with a reference; None where that is neither a factor nor an addend.
 
     moving: the running values of one loop that hold it (`references`). Sums of weights move with it, by a factor; what
-    other loops carry may not move. addends: what is stored may grow with it.
+    other loops carry may not move.
     """
     first = next(iter(moving))
     shifts = Shifts(first.value.axes)
@@ -207,9 +213,8 @@ def is_invariant(plan: LoopPlan, moving: Mapping[Carry, float], *, addends: bool
         shifts.follow(v for v in values if v.op != "store")
         kept = all(same(shifts.of(c.next), shifts.of(c.value)) for x in plan.loops() for c in x.carries)
     except Dependent:
-        return False
-    stored = [shifts.of(a) for v in values if v.op == "store" for a in v.args]
-    return kept and all(move.stays or (addends and not move.factor) for move in stored)
+        return None
+    return [shifts.of(a) for v in values if v.op == "store" for a in v.args] if kept else None
 
 
 def _dependents(values: Iterable[Value], sources: Iterable[Value]) -> set[Value]:

@@ -128,7 +128,8 @@ def test_what_else_is_selected(text: str, emitter: str, execute) -> None:
 def test_no_word_is_compared_with_a_label() -> None:
     case = loss_case("cross_entropy", "triton", Role("grid", 1), Role("loop", 4096), "bf16", rows=4096, vocab=128256)
     loops, after = case.kernel.source.split("for m_first", 1)[1].rsplit("running_max, ", 1)
-    assert "==" not in loops and "tl.load(T" not in loops and loops.count("tl.load(") == 2  # a body for the tail
+    compared = [line for line in loops.splitlines() if "==" in line and "float('-inf')" not in line]
+    assert not compared and "tl.load(T" not in loops and loops.count("tl.load(") == 2  # a body for the tail
     assert after.count("tl.load(") == 2 and "tl.cast(t, tl.int64) * stride_X_m" in after
 
 
