@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-EMITTER_VERSION = 7
+EMITTER_VERSION = 8
 """Part of every cache key: raise it when an emitter prints other source for the same plan."""
 
 ON_GPU = ("triton", "gluon")
