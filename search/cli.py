@@ -18,6 +18,7 @@ from ..space.quoting import shell
 from . import interrupts, streams
 from .cli_bench import BENCH
 from .cli_cache import CACHE
+from .cli_definitions import DEFINITIONS
 from .cli_doctor import DOCTOR
 from .cli_graph import GRAPH, PASSES
 from .cli_growth import GROWTH
@@ -32,7 +33,7 @@ from .cli_tune import TUNE
 
 COMMANDS: tuple[Command, ...] = (
     *(TUNE, BENCH, SPACE, PASSES, GRAPH, TILES, PLAN, KERNEL),
-    *(REPORT, REPLAY, RECORD, JUDGE, GROWTH, CACHE, DOCTOR),
+    *(REPORT, REPLAY, RECORD, JUDGE, GROWTH, DEFINITIONS, CACHE, DOCTOR),
 )
 OVERVIEW = """\
 examples:

@@ -51,7 +51,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Layout:
-    """A set of traits that forms may show; the passes that they take at least, over all streams; about their work."""
+    """A set of traits that forms may show.
+
+    passes: what they take at least, over all streams. work: of the cheapest tree, about.
+    """
 
     traits: frozenset[Trait]
     passes: int
@@ -66,14 +69,15 @@ def layouts(graph: EGraph, streams: Sequence[Stream]) -> list[Layout] | None:
     roots = [Shown(0, 0, (0,) * len(streams), 0, 0.0)]
     for r in graph.roots:
         last = tuple(int(s.element(graph.free[r])) for s in streams)
-        roots = _least(search.joined(a, b.after(last)) for a in roots for b in search.found[r])
+        roots = search.least(search.joined(a, b.after(last)) for a in roots for b in search.found[r])
         if len(roots) > MOST_LAYOUTS:
             return None
     best: dict[frozenset[Trait], tuple[int, float]] = {}
     for x in roots:
         shown, price = search.named(x.layout | x.work), (sum(x.levels), x.cost)
         best[shown] = min(price, best.get(shown, price))
-    return sorted((Layout(t, *price) for t, price in best.items()), key=lambda x: (x.passes, x.work, sorted(x.traits)))
+    found = [Layout(shown, *price) for shown, price in best.items()]
+    return sorted(found, key=lambda x: (x.passes, x.work, sorted(x.traits)))
 
 
 class _Search:
@@ -84,6 +88,7 @@ class _Search:
         self.sums: dict[int, float] = {}
         self.telling = telling(graph, streams)
         self.own = {(c, n): self._shown(c, n) for c, n in graph.nodes()}
+        self.tilings = [self._tiling(s) for s in streams]
         self.found: dict[ClassId, list[Shown]] = {c: [] for c in graph.classes}
 
     def named(self, bits: int) -> frozenset[Trait]:
@@ -99,7 +104,7 @@ class _Search:
         while waiting:
             c = next(iter(waiting))
             del waiting[c]
-            now = _least(x for n in self.graph.classes[c] for x in self._ways(c, n))
+            now = self.least(x for n in self.graph.classes[c] for x in self._ways(c, n))
             if len(now) > MOST_LAYOUTS:
                 return False
             if now != self.found[c]:
@@ -111,7 +116,7 @@ class _Search:
         own = self.own[c, n]
         ways = [Shown(own.layout, own.work, (0,) * len(self.streams), 0, 0.0)]
         for k in dict.fromkeys(n.children):
-            ways = _least(self.joined(a, b) for a in ways for b in self.found[k])
+            ways = self.least(self.joined(a, b) for a in ways for b in self.found[k])
         yield from (x.after(own.levels, own.nodes, own.cost) for x in ways)
 
     def _shown(self, c: ClassId, n: Node) -> Shown:
@@ -123,9 +128,21 @@ class _Search:
         rank = n.head.rank if isinstance(n.head, (Reduce, Fold)) else ""
         levels = tuple(int(barrier and s.barrier(rank)) for s in self.streams)
         cost = self.work(c, n) if c in self.telling else 0.0
-        if cost:
-            self.costs.append(cost)
-        return Shown(layout, work, levels, 1 << (len(self.costs) - 1) if cost else 0, cost)
+        if not cost:
+            return Shown(layout, work, levels, 0, 0.0)
+        bit = 1 << len(self.costs)
+        self.costs.append(cost)
+        return Shown(layout, work, levels, bit, cost)
+
+    def _tiling(self, s: Stream) -> tuple[int, int]:
+        """What says that a stream is gone over in tiles, and what says that it is whole: no form shows both."""
+        tiled = self.bits.get(Trait("tiled", "", "", s.rank), 0)
+        whole = [bit for t, bit in self.bits.items() if t.stream == s.rank and t.work and t.where == "whole"]
+        return tiled, sum(whole)
+
+    def least(self, shown: Iterable[Shown]) -> list[Shown]:
+        """Those that may be and that no other of the same layout makes needless."""
+        return _least(x for x in shown if not any(x.layout & tiled and x.work & whole for tiled, whole in self.tilings))
 
     def joined(self, a: Shown, b: Shown) -> Shown:
         """Both together; a node of both costs once."""

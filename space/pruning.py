@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .egraph import ClassId, EGraph, Node
-from .expr import Fold, Map, Reduce, Split
+from .expr import Fold, Map, Reduce, Split, Unsplit
 from .pointwise import POINTWISE
 from .traits import Stream, Trait, traits
 from .work import WORK_LIMIT, Work
@@ -105,7 +105,8 @@ def _affordable(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
                 least[c], changed = found, True
 
     def keep(c: ClassId, n: Node) -> bool:
-        return total(c, n) <= limit and work.space(c, n) <= widest
+        within = isinstance(n.head, (Split, Unsplit)) or work.space(c, n) <= widest  # a view goes over nothing
+        return total(c, n) <= limit and within
 
     return graph.restrict({c: tuple(n for n in ns if keep(c, n)) for c, ns in graph.classes.items()})
 

@@ -67,6 +67,11 @@ class Bounds:
         least = [k for n in self.graph.classes.get(small, ()) if _extreme(n) == "min" for k in n.children]
         return any(self.at_least(big, c, seen | {small}) for c in least if c not in seen)
 
+    def _is_extreme(self, big: ClassId, small: ClassId) -> bool:
+        """Whether one of the two is the maximum, or the minimum, of what the other is."""
+        above = [n for n in self.graph.classes.get(big, ()) if _extreme(n) == "max" and small in n.children]
+        return bool(above) or any(_extreme(n) == "min" and big in n.children for n in self.graph.classes.get(small, ()))
+
     def _no_more(self, n: Node) -> tuple[ClassId, ...]:
         """The operands that a node is at least."""
         if _op(n) == "add":
@@ -112,7 +117,7 @@ class Bounds:
                 return 0.0, math.inf
             case Map(op="sub") if self.at_least(n.children[1], n.children[0]):
                 return -math.inf, 0.0
-            case Map(op="sub") if self.at_least(n.children[0], n.children[1]):
+            case Map(op="sub") if self._is_extreme(n.children[0], n.children[1]):
                 return 0.0, math.inf
             case Map():
                 rule = _MAPS.get(n.head.op)
