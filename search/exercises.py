@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS = 180.0
-"""After which an exercise has failed: the slowest takes seconds, and a busy machine may be ten times as slow."""
+SECONDS = 600.0
+"""After which an exercise has failed: the slowest takes seconds, and a busy machine may be a hundred times as slow."""
 
 
 class Wrong(Exception):
