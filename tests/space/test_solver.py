@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import pulp
 import pytest
 
-from eintune.space.solver import SOLVERS, ExtractionError, solve, solver
+from eintune.space.solver import MAX_CONSTRAINTS, SOLVERS, ExtractionError, solve, solver
 
 
 def program(rows: list[tuple[list[int], int]], most: int = 1) -> tuple[Any, list[Any]]:
@@ -48,3 +49,13 @@ def test_without_a_solver_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
             monkeypatch.setattr(getattr(pulp, name), "available", lambda self: False)
     with pytest.raises(ExtractionError, match="extraction needs an integer solver: install one of highspy"):
         solver(1.0)
+
+
+def test_a_program_that_is_too_large_is_not_tried() -> None:
+    """Its solver would look at no clock for minutes."""
+    model, (x,) = program([([1], 1)])
+    for _ in range(MAX_CONSTRAINTS):
+        model += x >= 0
+    start = time.process_time()
+    assert solve(model, solver(5.0)) == "unproven"
+    assert time.process_time() - start < 1
