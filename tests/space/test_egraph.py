@@ -49,7 +49,7 @@ def test_random_terms_of_each_workload(name: str) -> None:
 @pytest.mark.parametrize("name", ALONE)
 def test_random_terms_of_each_modifier(name: str) -> None:
     roots = list(ALONE[name].cascade(grouped=True).roots().values())
-    assert different_terms(roots, whole_graph(roots), 40, 80, {"w": 3, "r": 9}) >= 3
+    assert different_terms(roots, whole_graph(roots), 40, 80, {"w": 3, "r": 9, "s": 2}) >= 3
 
 
 def test_a_row_that_sees_nothing_is_divided_after_its_weights() -> None:
