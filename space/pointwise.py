@@ -35,6 +35,10 @@ def _sigmoid(x: Array) -> Array:
     return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
 
 
+def _select(condition: Array, then: Array, other: Array) -> Array:
+    return np.where(condition != 0, then, other)
+
+
 @dataclass(frozen=True)
 class Pointwise:
     """A pointwise operator: its arity, its float64 meaning, its infix symbol if any, and if it yields a bool."""
@@ -83,7 +87,7 @@ POINTWISE: dict[str, Pointwise] = {
         Pointwise("and", 2, np.logical_and, "&", True),
         Pointwise("or", 2, np.logical_or, "|", True),
         Pointwise("not", 1, np.logical_not, None, True),
-        Pointwise("select", 3, lambda c, a, b: np.where(c != 0, a, b)),  # select(condition, then, else)
+        Pointwise("select", 3, _select),
     )
 }
 
