@@ -315,7 +315,10 @@ def test_ahead_of_time_is_the_launchs_own_specialisation(workers: str) -> None:
     strides = [s for t in tensors for s in t.stride()]
     bound, specialization, _ = bind(*tensors, *strides, *descriptors(kernel, tensors), debug=False, **options)
     _, signature, constants, attributes = function._pack_args(backend, options, bound, specialization, options)
-    assert (signature, constants, attributes) == specialise(kernel, function, contiguous(kernel))
+    ahead = specialise(kernel, function, contiguous(kernel))
+    assert (signature, constants) == ahead[:2]
+    # Triton 3.9 lists arguments of which nothing is known too
+    assert {k: v for k, v in attributes.items() if v} == {k: v for k, v in ahead[2].items() if v}
     assert signature["K_descriptor"].startswith("tensordesc<bf16[1, 1, 16, 64]")
 
 

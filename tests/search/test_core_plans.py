@@ -27,8 +27,8 @@ def test_attention_is_ranked_and_what_does_not_fit_is_said(tmp_path: Path, capsy
     assert main(["tune", *SIZE, "--json", str(tmp_path / "plans.json")]) == 0
     told = capsys.readouterr().out
     assert "8x10 cores, each with 16 destination slots for tiles of 32x32 and 1,464 KiB of L1" in told
-    assert "p 2 x f 2 x m 2  32 no      4 fits" in told
-    assert "unblocked takes 20 at its fullest: " in told
+    assert "p 2 x f 2 x m 2  40 no      4 fits" in told
+    assert "unblocked takes 18 at its fullest: " in told
     assert "needs more destination slots than a core has, with unblocked intermediates" in told
     data = json.loads((tmp_path / "plans.json").read_text())
     times = [row["seconds"] for row in data["ranking"]]
