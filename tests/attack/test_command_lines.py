@@ -82,6 +82,7 @@ SLOW = {
     "bench": ("--seq-lengths", "16", "--heads", "1", "--head-dim", "8", "--peers", "sdpa", "--no-tune", "--iters", "2"),
     "record": ("--count", "1", "--quiet", "--workload", "softmax", "--rows", "16", "--cols", "16", "--device", "cpu"),
     "growth": ("--only", "nothing like it"),
+    "definitions": ("--only", "nothing like it"),
 }
 """What keeps a command short that does much by itself."""
 LONG = frozenset({"suite", "variants", "case", "kinds", "cool", "hot", "laws"})

@@ -120,7 +120,7 @@ def high(x: Expr, ranks: str = "bhpf") -> list[str]:
 def test_tiles_beyond_a_filter_are_skipped_where_every_reduction_sees_its_identity() -> None:
     score = keep(SCORE, m=-1, p=1)
     assert high(three(score, V)) == ["min(last(p) + 1, 64)"] * 3
-    assert high(Reduce("add", "m", Map("sigmoid", (score,)) * V)) == ["min(last(p) + 1, 64)"]
+    assert high(Reduce("add", "m", Map("sigmoid", (score,)) * V)) == ["min(last(p) + 1, 32)"]
     # zero, which a sigmoid does not take to zero
     assert high(Reduce("add", "m", Map("sigmoid", (keep(SCORE, fill=0.0, m=-1, p=1),)) * V)) == ["64"]
     # a sum of everything beside the filtered one

@@ -273,7 +273,7 @@ def test_absurd_text_is_refused_quickly(text: str, message: str) -> None:
 
 
 def test_long_flat_text_is_read() -> None:
-    cascade = parse("Zm = " + " + ".join(["Am"] * 3000))
+    cascade = parse("Zm = " + " + ".join(["Am"] * 2400))
     assert parse(str(cascade)) == cascade
 
 
@@ -281,8 +281,8 @@ def test_long_flat_text_is_read() -> None:
     ("einsum", "message"),
     [
         (Einsum(Tensor("Z", ("M",)), Const(1)), "a rank is one lower-case letter"),
-        (Einsum(Tensor("a b", ()), Const(1)), "a tensor's name has letters"),
-        (Einsum(Tensor("Z", ()), Param("a-b")), "a parameter's name has letters"),
+        (Einsum(Tensor("a b", ()), Const(1)), "a name has letters"),
+        (Einsum(Tensor("Z", ()), Param("a-b")), "a name has letters"),
         (Einsum(Tensor("Z", ("m",)), read("A", "m") + Access(Tensor("A", ("m",), "int"), ("m",))), "two tensors"),
     ],
 )
@@ -295,7 +295,7 @@ def test_an_expression_shared_exponentially_is_refused() -> None:
     x: Expr = read("A", "m")
     for _ in range(60):
         x = x + x
-    with pytest.raises(CascadeError, match="name its shared subexpressions"):
+    with pytest.raises(CascadeError, match="shared ones counted at each use"):
         str(Cascade((Einsum(Tensor("Z", ("m",)), x),)))
 
 
