@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from ..host.files import write_named
-from .cli_options import Command, Failure, Usage
+from .cli_options import Command, Failure, Usage, path
 
 DESCRIPTION = """\
 Derives definitions from papers and practice, checks the best form of each in float64, and runs it by both emitters,
@@ -24,7 +23,7 @@ examples:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="TEXT", help="definitions whose name holds this text")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write the table here as Markdown")
+    parser.add_argument("--page", type=path, metavar="FILE", help="write the table here as Markdown")
 
 
 def _definitions(chosen: argparse.Namespace) -> int:

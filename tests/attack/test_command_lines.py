@@ -87,7 +87,16 @@ SLOW = {
 """What keeps a command short that does much by itself."""
 LONG = frozenset({"suite", "variants", "case", "kinds", "cool", "hot", "laws"})
 """Options that ask for minutes of work, by where they are kept."""
-RARE = {"bench": 0.15, "record": 0.15, "doctor": 0.1, "growth": 0.5, "judge": 0.7, "replay": 0.5, "report": 0.5}
+RARE = {
+    "bench": 0.15,
+    "record": 0.15,
+    "doctor": 0.1,
+    "growth": 0.5,
+    "definitions": 0.5,
+    "judge": 0.7,
+    "replay": 0.5,
+    "report": 0.5,
+}
 """How often a command is drawn, against 1 for the others."""
 
 
