@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # PyTorch as the package index has it brings CUDA and its own Triton, with or without a GPU: gigabytes. Without one, a
-# CPU build that lies at hand (in a folder of pip's `find-links`) does as well.
+# CPU build that lies at hand (in a folder of pip's `find-links`) does as well; it brings no Triton, and gets the oldest.
 AT_HAND := $(if $(shell command -v nvidia-smi 2>/dev/null),,yes)
 STAMP := $(VENV)/.installed
 TUNE ?= --seq 2048 --heads 32
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] <= (3, 14) and f"eintune needs Python 3.11 to 3.14, but $(PYTHON) is {v[0]}.{v[1]}: set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(if $(AT_HAND),$(BIN)/python -m pip install --quiet --no-index --no-deps torch 2>/dev/null || true)
+	$(if $(AT_HAND),$(BIN)/python -m pip install --quiet --no-index --no-deps torch 2>/dev/null && $(BIN)/python -m pip install --quiet 'triton==3.6.*' || true)
 	$(BIN)/python -m pip install --quiet --editable '.[tune,dev]'
 	@touch $@
 
