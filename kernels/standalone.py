@@ -194,6 +194,16 @@ elif any(dtype == torch.bfloat16 for _, _, dtype, _ in ARGUMENTS) and not MENDED
     sys.exit("This kernel needs a CUDA GPU: Triton's interpreter does not multiply bf16 tiles correctly.")
 else:
     DEVICE = 'cpu'
+    if not MENDED:  # with NumPy 2.4, the interpreter of Triton 3.6 takes no tile of one element as a loop's bound
+        from triton.runtime import interpreter
+
+        patch = interpreter._patch_lang_tensor
+
+        def patch_bounds(tensor, scope):
+            patch(tensor, scope)
+            scope.set_attr(tensor, '__index__', lambda self: int(self.handle.data.item()))
+
+        interpreter._patch_lang_tensor = patch_bounds
 """
 
 CHECK = '''
