@@ -11,6 +11,7 @@ from typing import Any
 
 from ..space.plan import LoopPlan, Program
 from ..space.schedule import Schedule
+from ..space.specialised import products_of
 from .kernel import Kernel
 from .work_queue import counters
 
@@ -32,7 +33,6 @@ class Emitter:
         """The kernel of a plan, or of all plans of a program. Raises ValueError for what the target cannot express.
         wide: for tensors whose strides are too large for offsets of 32 bits, where the target has such (`needs_cuda`).
         """
-        emit = importlib.import_module(f".{self.module}", __package__).emit
         program = Program.of(plan)
         queued = counters(program, schedule)
         options: list[dict[str, Any]] = [{"counter": n} if n else {} for n in queued]
@@ -42,8 +42,18 @@ class Emitter:
         if clears:
             options[0]["clears"] = clears
         each = zip(program.kernels, _entries(), options, strict=False)
-        kernels: list[Kernel] = [emit(p, schedule, entry, **given) for p, entry, given in each]
+        kernels = [self._emit(p, schedule, entry, given) for p, entry, given in each]
         return _joined(program, kernels, clears) if len(kernels) > 1 else kernels[0]
+
+    def _emit(self, plan: LoopPlan, schedule: Schedule, entry: str, given: dict[str, Any]) -> Kernel:
+        """One plan's kernel; specialised warps have a printer of their own, where there are products to divide."""
+        module = importlib.import_module(f".{self.module}", __package__)
+        if schedule.workers == "specialised" and products_of(plan):
+            module.check_tiles(plan)
+            module = importlib.import_module(".gluon_emitter", __package__)
+            given = {k: v for k, v in given.items() if k == "counter"}
+        kernel: Kernel = module.emit(plan, schedule, entry, **given)
+        return kernel
 
     @property
     def available(self) -> bool:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..space.late_product import LateProduct
 from ..space.plan import Block, Loop, Value
 from ..space.specialised import HALVES, sides
 from ..space.stale_reference import StaleReference
+from .gluon_compute_printer import ComputePrinter
+from .gluon_printer import Sweep
 from .plan_facts import number_of, row_factor_of
 from .printer import literal
-
-if TYPE_CHECKING:
-    from .gluon_compute import Compute
-    from .gluon_printer import Sweep
 
 
 class Iterations:
@@ -25,7 +22,7 @@ class Iterations:
 
     def __init__(
         self,
-        printer: Compute,
+        printer: ComputePrinter,
         loop: Loop,
         sweep: Sweep,
         late: LateProduct | None,

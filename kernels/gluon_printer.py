@@ -15,7 +15,6 @@ from ..space.specialised import GROUP_ROWS
 from ..space.stale_reference import stale_references
 from .bound_text import BoundText, shifted
 from .gluon_helpers import GLUON_HELPERS
-from .printer import ends_of, whole
 from .shared_tiles import SharedTiles
 from .source_lines import INDENT, Scope
 from .triton_emitter import HELPERS, TritonPrinter
@@ -139,7 +138,7 @@ class GluonPrinter(TritonPrinter):
 
     def sweep(self, loop: Loop) -> Sweep | None:
         """How a loop goes over its tiles; None where it has none. Names its ends."""
-        rank, segment = loop.rank, whole(loop)
+        rank, segment = loop.rank, loop.whole()
         low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
         if low == high:
             return None
@@ -170,7 +169,7 @@ class GluonPrinter(TritonPrinter):
         else:
             length = f"{high} - {low}" if low != "0" else high
             count = f"({length} + {loop.tile - 1}) // {loop.tile}"
-            if not self.runs_always(whole(loop)):
+            if not self.runs_always(loop.whole()):
                 count = self.greatest(count, "0")
         self.write(f"{self.passed[id(loop)]} += {count}")
 
@@ -213,7 +212,7 @@ class Loader(GluonPrinter):
 
     def _needed(self) -> list[Value]:
         """Numbers that bound loops, and others that are handed on; in order."""
-        ends = {v for loop in self.plan.loops() for b in ends_of(loop) for v in numbers(b)}
+        ends = {v for loop in self.plan.loops() for b in loop.ends for v in numbers(b)}
         ends.update(self.queue.numbers if self.queue else ())
         return [v for v in self.plan.root.items if isinstance(v, Value) and v in ends]
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from ..space.expr import Rank
 from ..space.late_product import LateProduct
 from ..space.plan import Block, Loop, Segment, Value
-
-if TYPE_CHECKING:
-    from .printer import Printer
+from .printer import Printer
 
 
 class LateLoop:

@@ -59,7 +59,7 @@ def load(kernel: Kernel) -> Launch:
     if kernel.steps:
         from .launch_steps import StepsLaunch
 
-        return StepsLaunch(kernel)
+        return StepsLaunch(kernel, [load(step) for step in kernel.steps])
     match kernel.emitter:
         case "torch":
             return TorchLaunch(kernel)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .descriptors import Address
 from .kernel import Argument, Kernel
-from .launch import ALIGNMENT, MOST_LAYOUTS, Call, check, dtypes, layout_of, load, refuse
+from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, check, dtypes, layout_of, refuse
 from .recent import Recent
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class StepsLaunch:
     """The steps of a kernel, launched one after the other on one stream."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, steps: Sequence[Launch]) -> None:
+        """steps: those of the kernel, loaded."""
         self.kernel = kernel
-        self._steps = [load(step) for step in kernel.steps]
+        self._steps = list(steps)
         names = [a.name for a in (*kernel.arguments, *kernel.workspaces)]
         self._positions = [[names.index(a.name) for a in step.arguments] for step in kernel.steps]
         self._offsets, self._nbytes = _places(kernel.workspaces)

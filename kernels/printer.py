@@ -12,18 +12,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 from ..space.approximations import APPROXIMATE_OPS
 from ..space.expr import Access, Gather, Part, Predicate, Rank
 from ..space.filters import farthest
-from ..space.late_product import late_product
 from ..space.layout import within_part
-from ..space.plan import Block, Bound, Known, Loop, LoopPlan, Segment, Value
+from ..space.plan import Block, Known, Loop, LoopPlan, Segment, Value
 from ..space.pointwise import POINTWISE
 from ..space.schedule import Schedule
 from ..space.selections import is_true, passed, source, unneeded
 from .bound_text import BoundText, parenthesised
-from .late_loop import LateLoop
 from .plan_facts import (
     filter_of,
     inline_constants,
@@ -69,6 +68,19 @@ class Branch:
     rank: Rank
     known: frozenset[Fact]
     condition: str
+
+
+class Iterations(Protocol):
+    """The iterations of one loop, printed in another way than as its body stands."""
+
+    def body(self) -> None:
+        """Print the values of one iteration."""
+
+    def moves(self) -> list[tuple[str, str]]:
+        """What is kept for the next iteration: (variable, what it becomes)."""
+
+    def finish(self) -> None:
+        """Print what comes after the loop."""
 
 
 class Printer(SourceLines, ABC):
@@ -309,20 +321,19 @@ class Printer(SourceLines, ABC):
         for c in loop.carries:
             self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
         joined = loop.joined and self.branches
-        for segment in [whole(loop)] if joined else loop.segments:
+        for segment in [loop.whole()] if joined else loop.segments:
             low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
             if low != high:
                 optional = self.outside(loop) if joined else None
                 low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
-                late = self._late(loop, segment, (low, high))
+                late = self.late(loop, segment, (low, high))
                 self._segment(loop, segment, self.header(loop, low, high), optional, late)
                 if late:
                     late.finish()
 
-    def _late(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> LateLoop | None:
-        wanted = self.schedule.late == "product" and self.branches and self.tiled(loop.rank)
-        found = late_product(loop) if wanted else None
-        return LateLoop(self, loop, found, segment, ends) if found else None
+    def late(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
+        """How the iterations of a segment between `ends` are printed where not as the plan has them."""
+        return None
 
     def outside(self, loop: Loop, below: bool = True, beyond: bool = True) -> Branch | None:
         """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold. below,
@@ -372,7 +383,7 @@ class Printer(SourceLines, ABC):
                 self.write(f"{self.name(v)} = {self.expression(v)}")
 
     def _segment(
-        self, loop: Loop, segment: Segment, header: str, optional: Branch | None, late: LateLoop | None
+        self, loop: Loop, segment: Segment, header: str, optional: Branch | None, late: Iterations | None
     ) -> None:
         saved, text = (self.known, self._optional, self._unneeded), dict(self.text)
         self.known |= self._facts(segment.known)
@@ -504,14 +515,3 @@ class Printer(SourceLines, ABC):
 
     def _arranged(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
         return text if have == want else self.permute(text, [have.index(q) for q in want])
-
-
-def whole(loop: Loop) -> Segment:
-    """The segments of a joined loop as one, of which nothing is known."""
-    return Segment(loop.segments[0].lo, loop.segments[-1].hi, frozenset())
-
-
-def ends_of(loop: Loop) -> list[Bound]:
-    """Where a loop starts and ends."""
-    segment = whole(loop)
-    return [segment.lo, segment.hi]

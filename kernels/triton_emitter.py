@@ -17,13 +17,14 @@ from collections.abc import Sequence
 
 from ..space.descriptors import Read, block_of
 from ..space.expr import Part, Rank
-from ..space.plan import Addressed, Loop, LoopPlan, Value, Within
+from ..space.late_product import late_product
+from ..space.plan import Addressed, Loop, LoopPlan, Segment, Value, Within
 from ..space.quoting import python_comment
 from ..space.schedule import Schedule
-from ..space.specialised import products_of
 from .kernel import Argument, Descriptor, Kernel, Reach
+from .late_loop import LateLoop
 from .plan_facts import access, summary
-from .printer import Affine, Printer, literal
+from .printer import Affine, Iterations, Printer, literal
 from .spans import FARTHEST, check_ranks, fits
 
 DTYPES = {
@@ -99,26 +100,20 @@ def emit(
     plan: LoopPlan,
     schedule: Schedule,
     entry: str = "kernel",
-    counter: str | None = None,
     clears: Sequence[str] = (),
     wide: bool = False,
 ) -> Kernel:
-    """The kernel of a plan, a function `entry`. counter: the workspace that counts its programs, of specialised warps;
-    clears: those of kernels that run after it. wide: offsets inside a tile have 64 bits; they have too where tiles of
-    contiguous tensors need it.
+    """The kernel of a plan, a function `entry`. clears: the workspaces that count the programs of kernels that run
+    after it. wide: offsets inside a tile have 64 bits; they have too where tiles of contiguous tensors need it.
 
     Raises ValueError for a tile that is not a power of two or a product of too many axes, which Triton cannot express,
-    for a rank of too many elements, and for what specialised warps cannot divide among them.
+    and for a rank of too many elements.
     """
-    _check(plan)
-    if schedule.workers == "specialised" and products_of(plan):
-        from .gluon_emitter import emit as emit_specialised  # which builds on this module
-
-        return emit_specialised(plan, schedule, entry, counter)
+    check_tiles(plan)
     printer = TritonPrinter(plan, schedule, entry, clears, wide)
     source = printer.source()
     if not fits(printer.reaches(), printer.arguments()):
-        return emit(plan, schedule, entry, counter, clears, wide=True)
+        return emit(plan, schedule, entry, clears, wide=True)
     return Kernel(
         emitter="triton",
         source=source,
@@ -132,7 +127,9 @@ def emit(
     )
 
 
-def _check(plan: LoopPlan) -> None:
+def check_tiles(plan: LoopPlan) -> None:
+    """Raises ValueError for what no Triton kernel expresses: an axis of too many ranks or elements, a tile that is not
+    a power of two, a grid of too many programs."""
     check_ranks(plan, plan.roles)
     for rank, role in plan.roles.items():
         if role.tile is not None and role.tile & (role.tile - 1):
@@ -171,6 +168,11 @@ class TritonPrinter(Printer):
         self.helpers: set[str] = set()
         self._descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
         """(Tensor, block) -> the name of the descriptor that loads such blocks."""
+
+    def late(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
+        wanted = self.schedule.late == "product" and self.tiled(loop.rank)
+        found = late_product(loop) if wanted else None
+        return LateLoop(self, loop, found, segment, ends) if found else None
 
     # ---- the module
 

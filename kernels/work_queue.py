@@ -16,7 +16,6 @@ from ..space.plan import LoopPlan, Program, Value
 from ..space.schedule import Schedule
 from ..space.selections import numbers
 from ..space.specialised import products_of
-from .printer import ends_of
 from .shared_tiles import barriers
 from .source_lines import Names
 
@@ -30,7 +29,7 @@ LAYOUT = "gl.BlockedLayout([1], [32], [{}], [0])"
 
 def varies(plan: LoopPlan) -> bool:
     """Whether programs differ in length as data says."""
-    return any(True for loop in plan.loops() for end in ends_of(loop) for _ in numbers(end))
+    return any(True for loop in plan.loops() for end in loop.ends for _ in numbers(end))
 
 
 def counters(program: Program, schedule: Schedule) -> tuple[str | None, ...]:

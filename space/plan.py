@@ -245,6 +245,15 @@ class Loop:
         """Whether it is one loop in code."""
         return self.clear is not None
 
+    def whole(self) -> Segment:
+        """The segments as one, of which nothing is known."""
+        return Segment(self.segments[0].lo, self.segments[-1].hi, frozenset())
+
+    @property
+    def ends(self) -> tuple[Bound, Bound]:
+        """Where it starts and ends."""
+        return self.segments[0].lo, self.segments[-1].hi
+
 
 @dataclass(eq=False)
 class Block:
