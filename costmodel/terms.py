@@ -19,10 +19,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from .calibration import Calibration
 from .estimate import Resources
 from .machine import Machine
 from .operations import FLOPS_PER_SLOT
@@ -30,9 +31,6 @@ from .products import layout
 from .resources import fit_needs, programs_per_sm
 from .traffic import hbm_bytes
 from .work import Phase, Product, Work
-
-if TYPE_CHECKING:
-    from .calibration import Calibration
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 

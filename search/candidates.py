@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ..costmodel.calibration import Calibration, fit
+from ..costmodel.calibration import Calibration
 from ..costmodel.estimate import Estimate
+from ..costmodel.fit import fit
 from ..costmodel.machine import Machine
 from ..costmodel.prune import prune
 from ..costmodel.resources import illegal, unsupported

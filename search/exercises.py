@@ -210,6 +210,18 @@ def _pandas() -> str:
     return "groups a table"
 
 
+def _scipy() -> str:
+    import numpy as np
+
+    from ..costmodel.fit import least
+
+    centre, wide, free = np.zeros(1), np.full(1, 1e3), np.full(1, np.inf)
+    slope = least(lambda x: x[0] * np.arange(1.0, 6.0) - 2 * np.arange(1.0, 6.0), centre, wide, free)
+    if abs(float(slope[0]) - 2) > 1e-3:
+        raise Wrong(f"the slope of five points must be 2, but is {float(slope[0])}")
+    return "fits a line"
+
+
 def _draws() -> str:
     from .plots import stages, style
 
@@ -225,7 +237,8 @@ def _draws() -> str:
 EXERCISES: Mapping[str, Callable[[], str]] = {
     "torch": _torch, "numpy": _numpy, "triton": _triton, "cuobjdump": _cuobjdump, "platformdirs": _platformdirs,
     "msgspec": _msgspec, "egglog": _egglog, "filelock": _filelock, "highspy": _highspy, "pulp": _pulp,
-    "optuna": _optuna, "pandas": _pandas, "matplotlib": _draws, "seaborn": _draws, "interpreter": _interpreter,
+    "optuna": _optuna, "pandas": _pandas, "scipy": _scipy, "matplotlib": _draws, "seaborn": _draws,
+    "interpreter": _interpreter,
 }  # fmt: skip
 """By the package that is tried, in the order of the report; the last needs a process of its own."""
 NEEDS = {"cuobjdump": "triton", "interpreter": "triton"}

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..costmodel.calibration import Calibration, fit_terms
+from ..costmodel.calibration import Calibration
 from ..costmodel.estimate import Estimate
+from ..costmodel.fit import fit_terms
 from ..costmodel.machine import Machine
 from ..costmodel.terms import Terms, terms
 from ..costmodel.time import estimate_works

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from small_plans import plan, problem, schedule
 
-from eintune.costmodel.calibration import PARAMETERS, Calibration, fit
+from eintune.costmodel.calibration import PARAMETERS, Calibration
+from eintune.costmodel.fit import fit
 from eintune.costmodel.machine import Machine, load_machine, machine_names
 from eintune.costmodel.terms import terms
 from eintune.costmodel.work import Work, work
