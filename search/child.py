@@ -20,7 +20,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO, Any, Literal
 
-from .tasks import Answer, At, Derive, Task
+from .tasks import Answer, At
 
 MODULE = "eintune.search.worker"
 
@@ -76,12 +76,12 @@ class Child:
                 resource.close()
         self._process = self._pipe = self._errors = None
 
-    def call(self, task: Task | Derive, timeout: float) -> Outcome:
+    def call(self, task: object, timeout: float) -> Outcome:
         """Run one task to its end. A child that crashes, hangs or is no longer sound is stopped."""
         self.send(task)
         return self.receive(timeout)
 
-    def send(self, task: Task | Derive) -> None:
+    def send(self, task: object) -> None:
         """Hand over a task, starting the process if need be; `receive` waits for its answer."""
         self.start()
         assert self._pipe is not None
