@@ -12,20 +12,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from .expr import Part, Rank, Tensor
-from .plan import (
-    Block,
-    Bound,
-    CeilTo,
-    FloorTo,
-    Greatest,
-    Least,
-    Loop,
-    LoopPlan,
-    Number,
-    Segment,
-    Sum,
-    Value,
-)
+from .plan import Block, Bound, CeilTo, FloorTo, Greatest, Least, Loop, LoopPlan, Number, Segment, Sum, Value
 from .plan_check import check
 from .selections import numbers
 

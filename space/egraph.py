@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, assert_never
 
-from ..host.parts import require
+from eintune.host.parts import require
+
 from .egglog_text import Symbols, program
 from .expr import (
     Access,

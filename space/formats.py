@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from ..host.files import UnfitFile, read_utf8
+from eintune.host.files import UnfitFile, read_utf8
+
 from .cascade import Cascade, CascadeError
 from .expr import Rank
 from .iterative import IterativeCascade

@@ -12,22 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .expr import (
-    Access,
-    Const,
-    Expr,
-    Fold,
-    Map,
-    Predicate,
-    Rank,
-    Reduce,
-    Size,
-    Split,
-    Tensor,
-    Term,
-    Where,
-    topological,
-)
+from .expr import Access, Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size, Split, Tensor, Term, Where, topological
 from .folds import ACTIONS, LN_2, LOG2_E
 from .one_hot import OneHot
 from .pointwise import POINTWISE, REDUCTIONS

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..host.data import BadData, NotNegative, from_json
+from eintune.host.data import BadData, NotNegative, from_json
+
 from .cascade import CascadeError
 from .expr import Access, Const, Gather, Iota, Param, Predicate, Size
 from .notation_filter import write_predicate

@@ -11,7 +11,7 @@ import html as _html
 import shlex
 from collections.abc import Iterable
 
-from ..host.printable import printable
+from eintune.host.printable import printable
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a cell begins that a spreadsheet would compute."""

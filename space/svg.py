@@ -7,7 +7,8 @@ import subprocess
 import textwrap
 from pathlib import Path
 
-from ..host.files import write_whole
+from eintune.host.files import write_whole
+
 from .quoting import dot, html
 
 CHOSEN, LEFT, INPUT, BARRIER = "#a5d6a7", "#eeeeee", "#e3f2fd", "#ffcc80"

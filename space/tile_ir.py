@@ -7,7 +7,7 @@
     (Final x)                     the value that a loop leaves: what uses it runs once
 
 `facts` gives a term its rows, columns, bytes of an element, region and loop iterations; `tile_graph` enumerates
-equal terms; `tile_text` reads and writes them. What a transfer costs is said by `costmodel.tile_cost`.
+equal terms; `tile_text` reads and writes them. What a transfer costs is said by `costmodel.counts.tile_cost`.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from plan_cases import Form
 
-from eintune.kernels.emitters import emit
-from eintune.kernels.kernel import Kernel
-from eintune.kernels.launch import load
+from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.generate.emitters import emit
+from eintune.kernels.launch.load import load
 from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
 from eintune.space.indexed import completed, limits, shapes, trusted

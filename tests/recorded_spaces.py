@@ -7,13 +7,13 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from eintune.costmodel.calibration import Calibration
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.time import estimate_works
-from eintune.search.candidates import Candidate
-from eintune.search.derivations import derivations
-from eintune.search.measurement import Measurement
-from eintune.search.recorded_space import RecordedSpace, draw, entries_of
+from eintune.costmodel.machines.machine import load_machine
+from eintune.costmodel.pricing.calibration import Calibration
+from eintune.costmodel.pricing.time import estimate_works
+from eintune.search.evaluation.recorded_space import RecordedSpace, draw, entries_of
+from eintune.search.measure.measurement import Measurement
+from eintune.search.tune.candidates import Candidate
+from eintune.search.tune.derivations import derivations
 from eintune.space.cascade import Cascade
 from eintune.space.schedule import Problem
 from eintune.space.workloads import attention_problem

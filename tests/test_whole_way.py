@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from eintune.kernels.emitters import EMITTERS
+from eintune.kernels.generate.emitters import EMITTERS
 from eintune.space.derive import Derivation, derive
 from eintune.space.expr import Fold, Split, topological
 from eintune.space.lowering import build_plan

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .kernels.compiled import compile
-    from .kernels.errors import UnsupportedArgument
-    from .kernels.generate import generate_kernel
-    from .kernels.runtime import attention, scaled_dot_product_attention
-    from .space.cascade import Cascade
-    from .space.formats import read
-    from .space.passes import analyse
+    from eintune.kernels.generate.generate import generate_kernel
+    from eintune.kernels.serve.attention import attention, scaled_dot_product_attention
+    from eintune.kernels.serve.compiled import compile
+    from eintune.kernels.serve.errors import UnsupportedArgument
+    from eintune.space.cascade import Cascade
+    from eintune.space.formats import read
+    from eintune.space.passes import analyse
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,13 +31,13 @@ __all__ = [
 
 _HOMES = {
     "Cascade": ".space.cascade",
-    "UnsupportedArgument": ".kernels.errors",
+    "UnsupportedArgument": ".kernels.serve.errors",
     "analyse": ".space.passes",
-    "attention": ".kernels.runtime",
-    "compile": ".kernels.compiled",
-    "generate_kernel": ".kernels.generate",
+    "attention": ".kernels.serve.attention",
+    "compile": ".kernels.serve.compiled",
+    "generate_kernel": ".kernels.generate.generate",
     "read": ".space.formats",
-    "scaled_dot_product_attention": ".kernels.runtime",
+    "scaled_dot_product_attention": ".kernels.serve.attention",
 }
 
 

@@ -20,10 +20,10 @@ def tune() -> int:
 
 def _guarded(entry: str) -> int:
     try:
-        from .search import interrupts
+        from eintune.search.text import interrupts
 
         interrupts.watch()
-        from .search import cli
+        from eintune.search.cli import main as cli
 
         code: int = getattr(cli, entry)()
         interrupts.is_over()
@@ -32,13 +32,13 @@ def _guarded(entry: str) -> int:
         return _interrupted(entry)
     except Exception:
         # an extension module that a Ctrl-C arrives in while it is imported ends with an error of its own
-        if "eintune.search.interrupts" in sys.modules and interrupts.was_interrupted():
+        if "eintune.search.text.interrupts" in sys.modules and interrupts.was_interrupted():
             return _interrupted(entry)
         raise
 
 
 def _interrupted(entry: str) -> int:
-    from .search import interrupts, streams
+    from eintune.search.text import interrupts, streams
 
     interrupts.is_over()
     streams.say(f"{'tune' if entry == 'tune_main' else 'eintune'}: interrupted", sys.stderr)

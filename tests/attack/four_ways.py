@@ -22,9 +22,11 @@ import numpy as np
 import torch
 from drawn_cascades import Case
 
-from eintune.kernels import choices, kept_forms, notices
-from eintune.kernels.compiled import compile
-from eintune.kernels.eager import run_eager
+from eintune.host import notices
+from eintune.kernels.reference.eager import run_eager
+from eintune.kernels.serve import choices
+from eintune.kernels.serve.compiled import compile
+from eintune.kernels.store import kept_forms
 from eintune.space import egraph, saturate
 from eintune.space.cascade import Cascade, CascadeError
 from eintune.space.derive import DerivationError, derive

@@ -28,10 +28,11 @@ from typing import Any
 import torch
 
 import eintune
-from eintune.kernels import modified, runtime
-from eintune.kernels.cache import Cache, Key, Record, read_entry
-from eintune.kernels.choices import make_kernel
-from eintune.kernels.platform import platform_of
+from eintune.kernels.serve import attention as runtime
+from eintune.kernels.serve import modified_attention as modified
+from eintune.kernels.serve.choices import make_kernel
+from eintune.kernels.store.cache import Cache, Key, Record, read_entry
+from eintune.kernels.store.platform import platform_of
 from eintune.space.attention import attention_problem
 from eintune.space.cascade import Cascade
 from eintune.space.schedule_space import schedules

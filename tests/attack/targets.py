@@ -16,23 +16,23 @@ from typing import Any
 
 import torch
 
-from eintune.costmodel import probe
-from eintune.costmodel.machine import MachineError, load_machine, parse_machine
+from eintune.costmodel.machines import probe
+from eintune.costmodel.machines.machine import MachineError, load_machine, parse_machine
 from eintune.host.data import BadData, from_toml
 from eintune.host.files import read_whole
-from eintune.kernels.cache import Cache, Key, Record
-from eintune.kernels.choices import choices, make_kernel
-from eintune.kernels.kept_forms import FOLDER, Kept, forms_of, keep, kept_path, read_kept
-from eintune.kernels.launch import load as load_kernel
-from eintune.kernels.platform import platform_of
-from eintune.search.cli_options import Usage
-from eintune.search.faults import JournalError, RunError
-from eintune.search.measurement import Measurement
-from eintune.search.recorded_space import SpaceError, load
-from eintune.search.run import MEASUREMENTS, SUMMARY
-from eintune.search.samplers import strategy
-from eintune.search.study import Limits, Study, Trial
-from eintune.search.suite import load_suite
+from eintune.kernels.launch.load import load as load_kernel
+from eintune.kernels.serve.choices import choices, make_kernel
+from eintune.kernels.store.cache import Cache, Key, Record
+from eintune.kernels.store.kept_forms import FOLDER, Kept, forms_of, keep, kept_path, read_kept
+from eintune.kernels.store.platform import platform_of
+from eintune.search.evaluation.recorded_space import SpaceError, load
+from eintune.search.measure.measurement import Measurement
+from eintune.search.options.command import Usage
+from eintune.search.study.samplers import strategy
+from eintune.search.study.study import Limits, Study, Trial
+from eintune.search.suites.suite import load_suite
+from eintune.search.text.faults import JournalError, RunError
+from eintune.search.tune.run import MEASUREMENTS, SUMMARY
 from eintune.space.attention import Attention, posed
 from eintune.space.cascade import Cascade, CascadeError
 from eintune.space.formats import read as read_computation
@@ -232,10 +232,10 @@ def results(name: str) -> Callable[[Path], Target]:
     """One of the files of a results folder: read, put into words and into a page."""
 
     def make(folder: Path) -> Target:
-        from eintune.search import report
-        from eintune.search.paragraph import paragraph
-        from eintune.search.replay import recorded
-        from eintune.search.run_files import read_run
+        from eintune.search.report import report
+        from eintune.search.report.summary import paragraph
+        from eintune.search.tune.replay import recorded
+        from eintune.search.tune.run_files import read_run
 
         source = RESULTS / "attention-b1-h32-s2048-d128-bf16"
         for file in (SUMMARY, MEASUREMENTS):
@@ -257,8 +257,8 @@ def results(name: str) -> Callable[[Path], Target]:
 
 def pictures(folder: Path) -> Target:
     """The same with its pictures, which take a second."""
-    from eintune.search import report
-    from eintune.search.run_files import read_run
+    from eintune.search.report import report
+    from eintune.search.tune.run_files import read_run
 
     made = results(SUMMARY)(folder)
     return Target(made.path, made.data, lambda: report.write_report(read_run(folder), folder / "out"), made.says)
@@ -273,8 +273,8 @@ def suite(folder: Path) -> Target:
 
 def suite_result(folder: Path) -> Target:
     """What an interrupted benchmark left."""
-    from eintune.search.suite_files import read
-    from eintune.search.suite_text import comparison, means
+    from eintune.search.suites.files import read
+    from eintune.search.suites.text import comparison, means
 
     path = folder / "benchmark_chains.json"
     path.write_bytes((RESULTS / "benchmark_chains.json").read_bytes())

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from eintune.search.cli import COMMANDS, main
+from eintune.search.cli.main import COMMANDS, main
 
 SECONDS = 10.0
 """Of processors, for a line: of this process and its children."""

@@ -21,8 +21,8 @@ import pytest
 from hostile import THINGS, attacks, bomb, removed
 from targets import TARGETS, Target
 
-from eintune.kernels import notices
-from eintune.search.cli import main
+from eintune.host import notices
+from eintune.search.cli.main import main
 
 SECONDS = 10.0
 MEMORY_KIB = 2 * 2**20

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from eintune.kernels.cache import Cache
+from eintune.kernels.store.cache import Cache
 
 LINE = (
     "tune",

@@ -12,9 +12,9 @@ from drawn_cascades import Case
 from four_ways import forked_saturation, verdict
 
 import eintune
-from eintune.kernels.eager import run_eager
-from eintune.kernels.emitters import emit
-from eintune.kernels.launch import load
+from eintune.kernels.generate.emitters import emit
+from eintune.kernels.launch.load import load
+from eintune.kernels.reference.eager import run_eager
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
 from eintune.space.egraph import Limits

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from hostile_texts import text_of
 
-from eintune.kernels.generate import generate_kernel
-from eintune.kernels.launch import LaunchError
+from eintune.kernels.generate.generate import generate_kernel
+from eintune.kernels.launch.launch import LaunchError
 from eintune.space.cascade import Cascade
 from eintune.space.cascade_pictures import cascade_dot, operators_dot
 from eintune.space.derive import DerivationError, derive

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from small_plans import plan, problem, schedule
 
-from eintune.costmodel.calibration import PARAMETERS, Calibration
-from eintune.costmodel.fit import fit
-from eintune.costmodel.machine import Machine, load_machine, machine_names
-from eintune.costmodel.terms import terms
-from eintune.costmodel.work import Work, work
+from eintune.costmodel.counts.work import Work, work
+from eintune.costmodel.machines.machine import Machine, load_machine, machine_names
+from eintune.costmodel.pricing.calibration import PARAMETERS, Calibration
+from eintune.costmodel.pricing.fit import fit
+from eintune.costmodel.pricing.terms import terms
 
 H200 = load_machine("h200")
 TRUTH = Calibration(0.7, 0.5, 0.6, 0.5, 0.3, 2e-7, 5e-7, 6e-6, 0.1)

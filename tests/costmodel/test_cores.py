@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from small_plans import form, problem
 
-from eintune.costmodel.core_tiles import CoreTiles
-from eintune.costmodel.cores import CoreWork, core_work, grid_of, grids, price, unfit
-from eintune.costmodel.machine import Machine, MachineError, load_machine, parse_machine
+from eintune.costmodel.cores.core_tiles import CoreTiles
+from eintune.costmodel.cores.cores import CoreWork, core_work, grid_of, grids, price, unfit
+from eintune.costmodel.machines.machine import Machine, MachineError, load_machine, parse_machine
 from eintune.space.lowering import build_plan
 from eintune.space.plan import LoopPlan, Role
 from eintune.space.schedule import Schedule

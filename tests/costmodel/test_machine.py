@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from eintune.costmodel import probe
-from eintune.costmodel.calibration import Calibration
-from eintune.costmodel.machine import (
+from eintune.costmodel.machines import probe
+from eintune.costmodel.machines.detect import detect_machine
+from eintune.costmodel.machines.machine import (
     MachineError,
-    detect_machine,
     load_machine,
     machine_for_device,
     machine_names,
     parse_machine,
 )
+from eintune.costmodel.pricing.calibration import Calibration
 
 MACHINES = Path(__file__).parents[2] / "costmodel" / "machines"
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from small_plans import plan, problem, schedule
 
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.products import Layout, layout
-from eintune.costmodel.terms import place, terms
-from eintune.costmodel.work import Product, work
+from eintune.costmodel.counts.work import Product, work
+from eintune.costmodel.machines.machine import load_machine
+from eintune.costmodel.pricing.products import Layout, layout
+from eintune.costmodel.pricing.terms import place, terms
 
 H200, A100 = load_machine("h200"), load_machine("a100")
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from small_plans import Passes, plan, problem, schedule
 
-from eintune.costmodel.calibration import Calibration
-from eintune.costmodel.estimate import Estimate, Resources, Traffic
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.prune import prune
-from eintune.costmodel.time import estimate
+from eintune.costmodel.counts.estimate import Estimate, Resources, Traffic
+from eintune.costmodel.machines.machine import load_machine
+from eintune.costmodel.pricing.calibration import Calibration
+from eintune.costmodel.pricing.prune import prune
+from eintune.costmodel.pricing.time import estimate
 
 H200 = load_machine("h200")
 SURE = replace(Calibration.of(H200), error=0.1)  # a band of e^0.2 = 1.22

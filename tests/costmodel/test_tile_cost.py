@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from small_plans import chained_products, schedule
 
-from eintune.costmodel.tile_cost import TileChoice, node_bytes, priced, transaction_table
-from eintune.costmodel.work import work
+from eintune.costmodel.counts.tile_cost import TileChoice, node_bytes, priced, transaction_table
+from eintune.costmodel.counts.work import work
 from eintune.space.tile_extract import cheapest
 from eintune.space.tile_graph import TileGraph, saturate_tiles
 from eintune.space.tile_ir import Region

@@ -11,12 +11,12 @@ from typing import Literal
 import pytest
 from small_plans import Passes, form, plan, problem, schedule, whole_batch_schedule
 
-from eintune.costmodel.calibration import Calibration
-from eintune.costmodel.estimate import Estimate, Resources, most
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.terms import FOLLOWING
-from eintune.costmodel.time import estimate, estimate_works
-from eintune.costmodel.work import work
+from eintune.costmodel.counts.estimate import Estimate, Resources, most
+from eintune.costmodel.counts.work import work
+from eintune.costmodel.machines.machine import load_machine
+from eintune.costmodel.pricing.calibration import Calibration
+from eintune.costmodel.pricing.terms import FOLLOWING
+from eintune.costmodel.pricing.time import estimate, estimate_works
 from eintune.space.lowering import build_program
 from eintune.space.plan import Program
 from eintune.space.schedule import Schedule

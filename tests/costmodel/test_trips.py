@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_plans import plan, problem, schedule
 
-from eintune.costmodel.trips import bound_values, launch_order, tiles, trips, whole_grid
+from eintune.costmodel.counts.trips import bound_values, launch_order, tiles, trips, whole_grid
 from eintune.space.plan import (
     Block,
     Bound,

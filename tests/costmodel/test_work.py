@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 from small_plans import Passes, chained_products, plan, problem, schedule
 
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.resources import illegal, programs_per_sm, resources
-from eintune.costmodel.traffic import hbm_bytes, traffic
-from eintune.costmodel.work import work
+from eintune.costmodel.counts.resources import illegal, programs_per_sm, resources
+from eintune.costmodel.counts.traffic import hbm_bytes, traffic
+from eintune.costmodel.counts.work import work
+from eintune.costmodel.machines.machine import load_machine
 
 H200 = load_machine("h200")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eintune.kernels.kernel import Kernel
-from eintune.kernels.launch import load
+from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.launch.load import load
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for the helper modules beside the tests

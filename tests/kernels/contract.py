@@ -22,8 +22,8 @@ from kernel_forms import derived, power
 from torch import Tensor
 
 import eintune
-from eintune.kernels import serving
-from eintune.kernels.choices import Choice, make_kernel
+from eintune.kernels.serve import serving
+from eintune.kernels.serve.choices import Choice, make_kernel
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule
 

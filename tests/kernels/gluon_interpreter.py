@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from eintune.kernels.kernel import Kernel
+from eintune.kernels.emit.kernel import Kernel
 
 PATIENCE = 30.0
 """Seconds after which a wait counts as endless."""

@@ -8,7 +8,7 @@ import os
 import pickle
 import sys
 
-from eintune.kernels.launch import load
+from eintune.kernels.launch.load import load
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from eintune.kernels.eager import DTYPES, run_eager
-from eintune.kernels.emitters import emit
-from eintune.kernels.kernel import Kernel
-from eintune.search.budget import budget, error
+from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.generate.emitters import emit
+from eintune.kernels.reference.eager import DTYPES, run_eager
+from eintune.search.measure.error_budget import budget, error
 from eintune.space.cascade import Cascade, from_roots
 from eintune.space.derive import derive
 from eintune.space.expr import Const, Expr, Fold, Map, Reduce, rewrite

@@ -16,11 +16,12 @@ from kernel_forms import Case, attention_case, errors, inputs
 from test_pages import pages_case, tensors_of
 
 import eintune
-from eintune.kernels import choices, serving
-from eintune.kernels.emitters import emit
-from eintune.kernels.kernel import Kernel
-from eintune.kernels.launch import TileTooWide, load
-from eintune.kernels.spans import FARTHEST
+from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.emit.spans import FARTHEST
+from eintune.kernels.generate.emitters import emit
+from eintune.kernels.launch.launch import TileTooWide
+from eintune.kernels.launch.load import load
+from eintune.kernels.serve import choices, serving
 
 SMALL: dict[str, object] = {"seq": 32, "kv_seq": 32, "head_dim": 16, "heads": 1, "dtype": "fp16"}
 ATTENTION: dict[str, tuple[Case, str, int]] = {

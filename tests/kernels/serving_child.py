@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 
 import eintune
-from eintune.kernels.cache import Cache, Key, Record
-from eintune.kernels.choices import make_kernel, ranked
-from eintune.kernels.platform import platform_of
+from eintune.kernels.serve.choices import make_kernel, ranked
+from eintune.kernels.store.cache import Cache, Key, Record
+from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade import Cascade
 from eintune.space.passes import passes
 from eintune.space.schedule_space import schedules

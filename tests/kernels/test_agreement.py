@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eintune.kernels.agreement import agrees
+from eintune.kernels.reference.agreement import agrees
 from eintune.space.cascade import Cascade
 from eintune.space.workloads import WORKLOADS, attention
 

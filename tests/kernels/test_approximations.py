@@ -8,11 +8,12 @@ import pytest
 import torch
 from kernel_forms import Case, errors, inputs
 
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.resources import unsupported
-from eintune.costmodel.work import work
-from eintune.kernels.launch import interpreted, load
-from eintune.kernels.offline import compile_kernel
+from eintune.costmodel.counts.resources import unsupported
+from eintune.costmodel.counts.work import work
+from eintune.costmodel.machines.machine import load_machine
+from eintune.kernels.launch.load import load
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
 from eintune.space.approximations import APPROXIMATIONS
 from eintune.space.attention import Attention, CausalMode, attention_problem
 from eintune.space.cascade import Cascade

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eintune.kernels.bound_text import BoundText, parenthesised, shifted
+from eintune.kernels.emit.bound_text import BoundText, parenthesised, shifted
 from eintune.space.plan import (
     Block,
     Bound,

@@ -16,10 +16,20 @@ from typing import Any
 
 import pytest
 
-from eintune.costmodel.directories import cache_directory
-from eintune.kernels import notices
-from eintune.kernels.cache import FORMAT, MAX_BYTES, BadRecord, Cache, CacheWriteError, Key, Record, decode, distance
-from eintune.kernels.platform import Platform, platform_of
+from eintune.host import notices
+from eintune.host.directories import cache_directory
+from eintune.kernels.store.cache import (
+    FORMAT,
+    MAX_BYTES,
+    BadRecord,
+    Cache,
+    CacheWriteError,
+    Key,
+    Record,
+    decode,
+    distance,
+)
+from eintune.kernels.store.platform import Platform, platform_of
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule
 

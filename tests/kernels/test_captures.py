@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import eintune
-from eintune.kernels import modified
-from eintune.kernels.errors import UnsupportedArgument
+from eintune.kernels.serve import modified_attention as modified
+from eintune.kernels.serve.errors import UnsupportedArgument
 from eintune.space.tracing import where
 
 B, H, P, M, E = 2, 2, 11, 13, 8

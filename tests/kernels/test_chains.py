@@ -9,7 +9,7 @@ import torch
 from kernel_forms import DTYPES, power
 from plan_checks import data_for, meaning, problem_of, relative_error
 
-from eintune.kernels.emitters import emit
+from eintune.kernels.generate.emitters import emit
 from eintune.space.cascade import Cascade
 from eintune.space.chains import CHAINS
 from eintune.space.derive import derive

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import eintune
-from eintune.kernels.compiled import compile
-from eintune.kernels.kept_forms import Kept
+from eintune.kernels.serve.compiled import compile
+from eintune.kernels.store.kept_forms import Kept
 from eintune.space.cascade import Cascade, CascadeError, Einsum
 from eintune.space.expr import Access, Expr, Fold, Map, Reduce, Tensor
 from eintune.space.workloads import WORKLOADS, logsumexp
@@ -32,7 +32,7 @@ def test_what_cannot_be_derived_runs_as_it_is_defined(
     def fails(cascade: Cascade) -> Kept:
         raise RuntimeError("no time")
 
-    monkeypatch.setattr("eintune.kernels.kept_forms.derived_forms", fails)
+    monkeypatch.setattr("eintune.kernels.store.kept_forms.derived_forms", fails)
     run = eintune.compile(str(logsumexp()).replace("X", "XX"))
     x = torch.randn(5, 70)
     torch.testing.assert_close(run(x), torch.logsumexp(x, -1))
@@ -41,8 +41,8 @@ def test_what_cannot_be_derived_runs_as_it_is_defined(
 
 @pytest.mark.parametrize("name", ["six_operators", "swiglu_mlp", "rmsnorm_matmul", "cross_entropy", "long_chain"])
 def test_chains_are_served(name: str, cache: Path) -> None:
-    from eintune.kernels.eager import run_eager
-    from eintune.search.inputs import draw_inputs
+    from eintune.kernels.reference.eager import run_eager
+    from eintune.search.measure.inputs import draw_inputs
 
     row = WORKLOADS[name]
     small = {o.name: 24 for o in row.options if o.kind == "size"}

@@ -12,7 +12,9 @@ import contract
 import pytest
 import torch
 
-from eintune.kernels import modified, runtime, serving
+from eintune.kernels.serve import attention as runtime
+from eintune.kernels.serve import modified_attention as modified
+from eintune.kernels.serve import serving
 
 HERE = Path(__file__).parent
 

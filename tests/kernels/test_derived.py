@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from eintune.kernels.derived import FOLDER, derived_texts, read_sections, sections
+from eintune.kernels.store.shipped_forms import FOLDER, derived_texts, read_sections, sections
 from eintune.space.cascade import Cascade
 from eintune.space.workloads import SHIPPED, softmax
 
@@ -15,7 +15,7 @@ from eintune.space.workloads import SHIPPED, softmax
 @pytest.mark.parametrize("name", SHIPPED)
 def test_deriving_again_gives_what_ships(name: str) -> None:
     shipped = (FOLDER / f"{name}.edge").read_text("utf-8")
-    assert sections(SHIPPED[name]) == shipped, "run `python -m eintune.kernels.derived` and look at the difference"
+    assert sections(SHIPPED[name]) == shipped, "run `python -m eintune.kernels.store.shipped_forms` and look"
 
 
 def test_every_definition_has_its_forms() -> None:
@@ -30,7 +30,8 @@ def test_every_definition_has_its_forms() -> None:
 
 def test_reading_imports_no_engine() -> None:
     code = (
-        "import sys; from eintune.kernels.derived import derived_texts; from eintune.space.workloads import SHIPPED;"
+        "import sys; from eintune.kernels.store.shipped_forms import derived_texts; "
+        "from eintune.space.workloads import SHIPPED;"
         "assert derived_texts(str(SHIPPED['attention']));"
         "print(sorted({'egglog', 'pulp', 'optuna', 'pandas', 'seaborn'} & set(sys.modules)))"
     )

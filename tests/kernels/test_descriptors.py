@@ -16,16 +16,19 @@ from plan_checks import schedule_of
 from test_standalone import run as run_file
 from test_triton_forms import worst
 
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.resources import unsupported
-from eintune.kernels import choices as choices_module
-from eintune.kernels.cache import Cache, Key, Record
-from eintune.kernels.compile_pool import compile_many
-from eintune.kernels.descriptors import LaunchDescriptors, fault
-from eintune.kernels.launch import EitherLaunch, Launch, LaunchError, TritonLaunch, interpreted, load, options_of
-from eintune.kernels.offline import compile_kernel, contiguous, specialise
-from eintune.kernels.platform import platform_of
-from eintune.kernels.standalone import standalone
+from eintune.costmodel.counts.resources import unsupported
+from eintune.costmodel.machines.machine import load_machine
+from eintune.kernels.generate.standalone import standalone
+from eintune.kernels.launch.compile_pool import compile_many
+from eintune.kernels.launch.launch import Launch, LaunchError
+from eintune.kernels.launch.launchers import EitherLaunch, TritonLaunch, options_of
+from eintune.kernels.launch.load import load
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel, contiguous, specialise
+from eintune.kernels.launch.tensor_descriptors import LaunchDescriptors, fault
+from eintune.kernels.serve import choices as choices_module
+from eintune.kernels.store.cache import Cache, Key, Record
+from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade import Cascade, Einsum
 from eintune.space.expr import Access, Reduce, Tensor
 from eintune.space.plan import Role
@@ -304,7 +307,7 @@ def test_ahead_of_time_is_the_launchs_own_specialisation(workers: str) -> None:
     from triton.compiler import make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    from eintune.kernels.descriptors import descriptors
+    from eintune.kernels.launch.tensor_descriptors import descriptors
 
     case = described(1, dtype="bf16", seq=64, head_dim=64, rows=64, warps=4, stages=2, workers=workers)
     kernel, tensors = case.kernel, inputs(case)

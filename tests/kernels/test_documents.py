@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_forms import DTYPES, Case, derived, errors
 
-from eintune.costmodel.work import work
-from eintune.kernels.launch import interpreted
-from eintune.kernels.offline import compile_kernel
-from eintune.search.inputs import draw_inputs
+from eintune.costmodel.counts.work import work
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
+from eintune.search.measure.inputs import draw_inputs
 from eintune.space.attention import Attention, posed
 from eintune.space.early_bounds import BOUNDS
 from eintune.space.modifiers import Causal, Documents, Modifier, Prefix, Window

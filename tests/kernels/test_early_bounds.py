@@ -9,11 +9,12 @@ import pytest
 import torch
 from kernel_forms import Case, derived, errors, inputs
 
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.time import estimate
-from eintune.costmodel.work import work
-from eintune.kernels.launch import interpreted, load
-from eintune.kernels.offline import compile_kernel
+from eintune.costmodel.counts.work import work
+from eintune.costmodel.machines.machine import load_machine
+from eintune.costmodel.pricing.time import estimate
+from eintune.kernels.launch.load import load
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
 from eintune.space.attention import Attention, posed
 from eintune.space.cascade import Cascade
 from eintune.space.lowering import build_program

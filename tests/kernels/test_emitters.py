@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from kernel_forms import attention_case, errors, inputs
 
-from eintune.kernels.derived import derived_texts
+from eintune.kernels.store.shipped_forms import derived_texts
 from eintune.space.cascade import Cascade
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]

@@ -9,8 +9,8 @@ import torch
 from conftest import Execute
 from kernel_forms import Case
 
-from eintune.kernels.eager import run_eager
-from eintune.kernels.offline import compile_kernel
+from eintune.kernels.launch.offline import compile_kernel
+from eintune.kernels.reference.eager import run_eager
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
 from eintune.space.plan import Role

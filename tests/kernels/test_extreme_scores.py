@@ -12,11 +12,11 @@ import torch
 from gluon_interpreter import run as interpret_gluon
 from kernel_forms import Case, derived, power
 
-from eintune.kernels.compiled import compile as compile_cascade
-from eintune.kernels.eager import DTYPES
-from eintune.kernels.launch import load
-from eintune.kernels.notices import forget
-from eintune.kernels.runtime import attention
+from eintune.host.notices import forget
+from eintune.kernels.launch.load import load
+from eintune.kernels.reference.eager import DTYPES
+from eintune.kernels.serve.attention import attention
+from eintune.kernels.serve.compiled import compile as compile_cascade
 from eintune.space.attention import Attention, posed
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import eintune
-from eintune.kernels.generate import Generated
+from eintune.kernels.generate.generate import Generated
 from eintune.space.cascade import CascadeError
 from eintune.space.formats import read_computation
 from eintune.space.operator_egg import write_egg

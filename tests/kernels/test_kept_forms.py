@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import eintune
-from eintune.host import signing
-from eintune.kernels import kept_forms, notices
-from eintune.kernels.agreement import agrees
-from eintune.kernels.cache import Cache, Key, Record
-from eintune.kernels.choices import Choice, choices, make_kernel
-from eintune.kernels.kept_forms import FOLDER, Kept, forms_of, is_form, keep, kept_path, read_kept
-from eintune.kernels.platform import platform_of
-from eintune.search.stored import stored as found
+from eintune.host import notices, signing
+from eintune.kernels.reference.agreement import agrees
+from eintune.kernels.serve.choices import Choice, choices, make_kernel
+from eintune.kernels.store import kept_forms
+from eintune.kernels.store.cache import Cache, Key, Record
+from eintune.kernels.store.kept_forms import FOLDER, Kept, forms_of, is_form, keep, kept_path, read_kept
+from eintune.kernels.store.platform import platform_of
+from eintune.search.tune.stored import stored as found
 from eintune.space.attention import Attention, posed
 from eintune.space.cascade import Cascade
 from eintune.space.schedule import Problem, Schedule

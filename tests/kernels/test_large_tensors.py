@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import eintune
-from eintune.kernels import notices
+from eintune.host import notices
 from eintune.space.workloads import WORKLOADS
 
 GIBIBYTES = 60

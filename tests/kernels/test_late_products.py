@@ -15,11 +15,12 @@ from plan_cases import Form, forms
 from plan_checks import schedule_of
 from test_triton_forms import worst
 
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.resources import resources
-from eintune.costmodel.time import estimate
-from eintune.kernels.launch import interpreted, load
-from eintune.kernels.offline import compile_kernel
+from eintune.costmodel.counts.resources import resources
+from eintune.costmodel.machines.machine import load_machine
+from eintune.costmodel.pricing.time import estimate
+from eintune.kernels.launch.load import load
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
 from eintune.space.cascade import Cascade
 from eintune.space.late_product import late_product
 from eintune.space.lowering import build_plan

@@ -18,10 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_forms import attention_case, errors, inputs
 
-from eintune.kernels.emitters import EMITTERS, emit
-from eintune.kernels.interpreter import rounded, widened
-from eintune.kernels.launch import LaunchError, TritonLaunch, interpreted, layout_of, load, module_of
-from eintune.kernels.launch_steps import StepsLaunch
+from eintune.kernels.generate.emitters import EMITTERS, emit
+from eintune.kernels.launch.interpreter_fixes import rounded, widened
+from eintune.kernels.launch.launch import LaunchError, layout_of
+from eintune.kernels.launch.launchers import TritonLaunch
+from eintune.kernels.launch.load import load
+from eintune.kernels.launch.module import interpreted, module_of
+from eintune.kernels.launch.steps import StepsLaunch
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")
 
@@ -56,7 +59,8 @@ def test_a_module_is_made_once_from_the_given_source_only() -> None:
 
 
 def test_importing_and_loading_the_torch_emitter_leaves_triton_alone() -> None:
-    code = "import sys, eintune.kernels.launch, eintune.kernels.emitters; assert 'triton' not in sys.modules"
+    modules = "eintune.kernels.launch.load, eintune.kernels.generate.emitters"
+    code = f"import sys, {modules}; assert 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 

@@ -15,8 +15,11 @@ import pytest
 import torch
 
 import eintune
-from eintune.kernels import launch, modified, notices, runtime
-from eintune.kernels.recent import Recent
+from eintune.host import notices
+from eintune.host.recent import Recent
+from eintune.kernels.launch import launchers as launch
+from eintune.kernels.serve import attention as runtime
+from eintune.kernels.serve import modified_attention as modified
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import eintune
-from eintune.kernels.errors import UnsupportedArgument
+from eintune.kernels.serve.errors import UnsupportedArgument
 from eintune.space.tracing import cos
 
 B, H, KV, P, M, E, F = 2, 4, 2, 19, 23, 16, 8

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from kernel_forms import attention_case
 
-from eintune.costmodel.estimate import Resources
-from eintune.kernels.compile_pool import CompilePool, Failure, compile_many, kernel_of
-from eintune.kernels.kernel import Kernel
-from eintune.kernels.launch import interpreted
-from eintune.kernels.offline import CompileError, compile_kernel, compile_offline, contiguous
+from eintune.costmodel.counts.estimate import Resources
+from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.launch.compile_pool import CompilePool, Failure, compile_many, kernel_of
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import CompileError, compile_kernel, compile_offline, contiguous
 from eintune.space.plan import Role
 
 pytestmark = [

@@ -11,10 +11,10 @@ import pytest
 import torch
 from kernel_forms import Case, errors
 
-from eintune.kernels.kernel import Kernel
-from eintune.kernels.launch import interpreted
-from eintune.kernels.offline import compile_kernel
-from eintune.search.inputs import draw_inputs
+from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
+from eintune.search.measure.inputs import draw_inputs
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
 from eintune.space.plan import Role

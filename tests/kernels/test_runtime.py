@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 import eintune
-from eintune.kernels import choices as choices_module
-from eintune.kernels import notices, runtime, serving
-from eintune.kernels.cache import Cache, Key, Record
-from eintune.kernels.choices import choices, make_kernel, nearest_schedule, ranked, unlikeness
-from eintune.kernels.derived import derived_texts
-from eintune.kernels.platform import platform_of
-from eintune.kernels.runtime import UnsupportedArgument
+from eintune.host import notices
+from eintune.kernels.serve import attention as runtime
+from eintune.kernels.serve import choices as choices_module
+from eintune.kernels.serve import serving
+from eintune.kernels.serve.attention import UnsupportedArgument
+from eintune.kernels.serve.choices import choices, make_kernel, nearest_schedule, ranked, unlikeness
+from eintune.kernels.store.cache import Cache, Key, Record
+from eintune.kernels.store.platform import platform_of
+from eintune.kernels.store.shipped_forms import derived_texts
 from eintune.space.cascade import Cascade
 from eintune.space.schedule import Problem
 from eintune.space.schedule_space import schedules
@@ -219,7 +221,7 @@ def test_an_exact_record_is_what_runs(monkeypatch: pytest.MonkeyPatch, caplog: p
 
 
 def _load(kernel: Any) -> Any:
-    from eintune.kernels.launch import load
+    from eintune.kernels.launch.load import load
 
     return load(kernel)
 
@@ -367,7 +369,7 @@ def test_a_cascade_is_compiled_and_served(name: str) -> None:
     }
     params = {"eps": 1e-3} if "norm" in name else {}
     run = eintune.compile(cascade, params=params)
-    from eintune.kernels.eager import run_eager
+    from eintune.kernels.reference.eager import run_eager
 
     wanted = run_eager(cascade, {n: t.double() for n, t in given.items()}, sizes, params, torch.float64)
     for _ in range(2):

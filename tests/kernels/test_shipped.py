@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from eintune.kernels.cache import SHIPPED, Entry, Key, read_entry
-from eintune.kernels.emitters import emit
-from eintune.kernels.kernel import EMITTER_VERSION
-from eintune.kernels.platform import Platform
-from eintune.search.suite import built_in, load_suite, stated
+from eintune.kernels.emit.kernel import EMITTER_VERSION
+from eintune.kernels.generate.emitters import emit
+from eintune.kernels.store.cache import SHIPPED, Entry, Key, read_entry
+from eintune.kernels.store.platform import Platform
+from eintune.search.suites.suite import built_in, load_suite, stated
 from eintune.space.cascade import Cascade
 from eintune.space.lowering import build_program
 from eintune.space.schedule import Problem

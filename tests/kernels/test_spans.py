@@ -15,12 +15,13 @@ import torch
 from attention_variants import ALONE
 from kernel_forms import Case, attention_case, errors, folded, inputs
 
-from eintune.kernels.descriptors import fault, strides
-from eintune.kernels.emitters import emit
-from eintune.kernels.kernel import Reach
-from eintune.kernels.launch import interpreted, load
-from eintune.kernels.offline import compile_kernel
-from eintune.kernels.spans import FARTHEST, LONGEST, fits, span, too_wide
+from eintune.kernels.emit.kernel import Reach
+from eintune.kernels.emit.spans import FARTHEST, LONGEST, fits, span, too_wide
+from eintune.kernels.generate.emitters import emit
+from eintune.kernels.launch.load import load
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
+from eintune.kernels.launch.tensor_descriptors import fault, strides
 from eintune.space.attention import Attention, posed
 from eintune.space.cascade import Cascade
 from eintune.space.modifiers import RelativeBias, Window

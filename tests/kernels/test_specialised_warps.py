@@ -16,19 +16,21 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from kernel_forms import Case, attention_case, derived, errors, inputs
 
-from eintune.costmodel.machine import load_machine
-from eintune.costmodel.resources import programs_per_sm, resources, unsupported
-from eintune.costmodel.time import estimate
-from eintune.kernels import choices
-from eintune.kernels.cache import Entry, Key, Record
-from eintune.kernels.choices import nearest_schedule, plain_schedule
-from eintune.kernels.compile_pool import Failure, compile_many
-from eintune.kernels.eager import DTYPES
-from eintune.kernels.gluon_emitter import emit
-from eintune.kernels.kernel import Argument, Kernel
-from eintune.kernels.launch import LaunchError, interpreted, load
-from eintune.kernels.offline import compile_kernel
-from eintune.kernels.platform import Platform, triton_version
+from eintune.costmodel.counts.resources import programs_per_sm, resources, unsupported
+from eintune.costmodel.machines.machine import load_machine
+from eintune.costmodel.pricing.time import estimate
+from eintune.kernels.emit.kernel import Argument, Kernel
+from eintune.kernels.gluon.module import emit
+from eintune.kernels.launch.compile_pool import Failure, compile_many
+from eintune.kernels.launch.launch import LaunchError
+from eintune.kernels.launch.load import load
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
+from eintune.kernels.reference.eager import DTYPES
+from eintune.kernels.serve import choices
+from eintune.kernels.serve.choices import nearest_schedule, plain_schedule
+from eintune.kernels.store.cache import Entry, Key, Record
+from eintune.kernels.store.platform import Platform, triton_version
 from eintune.space import stale_reference
 from eintune.space.attention import Attention, posed
 from eintune.space.lowering import build_program

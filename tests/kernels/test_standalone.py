@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kernel_forms import attention_case
 
-from eintune.kernels.standalone import standalone
+from eintune.kernels.generate.standalone import standalone
 from eintune.space.cascade import Cascade
 
 FORMS = {

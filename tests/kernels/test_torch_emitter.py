@@ -20,7 +20,7 @@ from plan_checks import (
 )
 from strategies import Drawn, computations
 
-from eintune.kernels.emitters import emit
+from eintune.kernels.generate.emitters import emit
 from eintune.space.expr import Access, Reduce, Tensor
 from eintune.space.lowering import IllegalPlan, build_plan
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from kernel_forms import Case, attention_case, errors, inputs
 
-from eintune.kernels.triton_emitter import emit
+from eintune.kernels.emit.triton_printer import emit
 from eintune.space.cascade import Cascade, Einsum
 from eintune.space.expr import Access, Const, Expr, Iota, Map, Predicate, Reduce, Tensor, Term, Where
 from eintune.space.plan import Role

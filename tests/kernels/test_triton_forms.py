@@ -10,7 +10,7 @@ from plan_cases import Form, forms
 from plan_checks import data_for, meaning, problem_of, relative_error, schedule_of
 from strategies import Drawn, computations
 
-from eintune.kernels.emitters import emit
+from eintune.kernels.generate.emitters import emit
 from eintune.space.cascade import Cascade
 from eintune.space.lowering import IllegalPlan, build_plan
 from eintune.space.schedule import Schedule

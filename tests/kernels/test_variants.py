@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_forms import DTYPES, Case, derived, errors, power
 
-from eintune.search.inputs import draw_inputs
+from eintune.search.measure.inputs import draw_inputs
 from eintune.space.approximations import FUNCTIONS
 from eintune.space.attention import Attention, posed
 from eintune.space.late_product import LATE

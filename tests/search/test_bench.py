@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from eintune.costmodel.machine import load_machine
-from eintune.search.bench import Result, Setting
-from eintune.search.bench_case import WINNER, Options, Row, best, reference_winner, verdict
-from eintune.search.bench_files import frame_of, stem, to_json, write
-from eintune.search.bench_plots import lines_of, picture
-from eintune.search.bench_text import correctness_text, times_text
-from eintune.search.bench_variants import picks
-from eintune.search.cli import main
-from eintune.search.measurement import Measurement
-from eintune.search.peers import PEERS
-from eintune.search.policy import PAUSES, Policy
-from eintune.search.timing import LONGEST_BURST, Sampler, in_turns
-from eintune.search.tune import describe
+from eintune.costmodel.machines.machine import load_machine
+from eintune.search.bench.case import WINNER, Options, Row, best, reference_winner, verdict
+from eintune.search.bench.files import frame_of, stem, to_json, write
+from eintune.search.bench.plots import lines_of, picture
+from eintune.search.bench.sweep import Result, Setting
+from eintune.search.bench.text import correctness_text, times_text
+from eintune.search.bench.variants import picks
+from eintune.search.cli.main import main
+from eintune.search.measure.measurement import Measurement
+from eintune.search.measure.policy import PAUSES, Policy
+from eintune.search.measure.timing import LONGEST_BURST, Sampler, in_turns
+from eintune.search.peers.peers import PEERS
+from eintune.search.tune.provenance import describe
 from eintune.space.workloads import attention_problem
 
 SIZE = ("--num-heads", "2", "--head-dim", "16", "--device", "cpu", "--machine", "cpu")
@@ -179,7 +179,7 @@ class Noted(Sampler):
 @pytest.fixture
 def asleep(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     slept: list[float] = []
-    monkeypatch.setattr("eintune.search.timing.time.sleep", slept.append)
+    monkeypatch.setattr("eintune.search.measure.timing.time.sleep", slept.append)
     yield slept
 
 
@@ -197,7 +197,7 @@ def test_cool_idles_before_each_turn(asleep: list[float]) -> None:
 
 def test_hot_runs_the_same_kernel_before_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(x / 10 for x in range(10_000))
-    monkeypatch.setattr("eintune.search.timing.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("eintune.search.measure.timing.time.perf_counter", lambda: next(clock))
     ran: list[str] = []
     runs = {label: (lambda label=label: ran.append(label) or label) for label in "ab"}
     policy = Policy(rounds=(2, 2), burst=1, before="itself", contender=math.inf, effort=1e3)

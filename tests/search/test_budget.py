@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from eintune.kernels.eager import DTYPES, REDUCE, TORCH, run_eager
-from eintune.search import reference as reference_module
-from eintune.search.budget import FACTOR, Error, budget, error, ulp
-from eintune.search.inputs import draw_inputs, input_shapes
-from eintune.search.reference import kept_ranks, reference, sample_positions
+from eintune.kernels.reference.eager import DTYPES, REDUCE, TORCH, run_eager
+from eintune.search.measure import reference as reference_module
+from eintune.search.measure.error_budget import FACTOR, Error, budget, error, ulp
+from eintune.search.measure.inputs import draw_inputs, input_shapes
+from eintune.search.measure.reference import kept_ranks, reference, sample_positions
 from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
 from eintune.space.expr import Access, topological

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from eintune.costmodel.machine import load_machine
-from eintune.kernels.derived import derived_texts
-from eintune.search import derivations as derivations_module
-from eintune.search.candidates import REASONS, Candidate, Candidates, Model, candidates, schedule_text
-from eintune.search.derivations import Derivations, Variant, derivations, short_label
-from eintune.search.measurement import Measurement
-from eintune.search.samplers import distributions
-from eintune.search.study import Trial
+from eintune.costmodel.machines.machine import load_machine
+from eintune.kernels.store.shipped_forms import derived_texts
+from eintune.search.measure.measurement import Measurement
+from eintune.search.study.samplers import distributions
+from eintune.search.study.study import Trial
+from eintune.search.tune import derivations as derivations_module
+from eintune.search.tune.candidates import REASONS, Candidate, Candidates, Model, candidates, schedule_text
+from eintune.search.tune.derivations import Derivations, Variant, derivations, short_label
 from eintune.space import extract
 from eintune.space.cascade import Cascade
 from eintune.space.expr import Expr, Reduce, free, topological

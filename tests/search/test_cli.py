@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from eintune.search import cli_tune
-from eintune.search.child import Child
-from eintune.search.cli import COMMANDS, main, tune_main
+from eintune.search.cli import tune as cli_tune
+from eintune.search.cli.main import COMMANDS, main, tune_main
+from eintune.search.measure.child import Child
 
 SIZE = ("--seq", "16", "--heads", "2", "--head-dim", "16")
 
@@ -224,7 +224,7 @@ def test_a_cache_that_is_a_file(complaint: Complaint, tmp_path: Path) -> None:
 def test_no_space_for_the_results() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "eintune.search.cli", "cache", "list"],
+            [sys.executable, "-P", "-m", "eintune.search.cli.main", "cache", "list"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -269,7 +269,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom eintune.search.cli import main\n"
+        "import sys\nfrom eintune.search.cli.main import main\n"
         "try:\n    main(['tune', '--help'])\nexcept SystemExit:\n    pass\n"
         "print([m for m in ('torch', 'optuna', 'pandas', 'egglog', 'pulp') if m in sys.modules])"
     )
@@ -280,8 +280,14 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("search.child, eintune.search.deriver, eintune.kernels.compile_pool", "torch triton optuna pandas"),
-        ("search.measure, eintune.search.tune, eintune.search.terminal", "pandas seaborn matplotlib triton pulp"),
+        (
+            "search.measure.child, eintune.search.tune.deriver, eintune.kernels.launch.compile_pool",
+            "torch triton optuna pandas",
+        ),
+        (
+            "search.measure.measurer, eintune.search.tune.tune, eintune.search.report.tune_text",
+            "pandas seaborn matplotlib triton pulp",
+        ),
     ],
     ids=["before PyTorch is loaded", "before anything is measured"],
 )
@@ -294,7 +300,7 @@ def test_what_is_needed_later_is_imported_later(modules: str, heavy: str) -> Non
 def test_a_command_collects_garbage_rarely() -> None:
     code = (
         "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"
-        "from eintune.search.cli import main\nprint(main(['cache', 'list']), gc.get_threshold()[0] > 10000)"
+        "from eintune.search.cli.main import main\nprint(main(['cache', 'list']), gc.get_threshold()[0] > 10000)"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["0 True", "True"]
@@ -369,7 +375,19 @@ def test_plan_only_compiles_for_a_gpu_that_is_not_here(
 
 def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "eintune.search.cli", "tune", "--seq", "512", "--heads", "8", "--device", "cpu"],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "eintune.search.cli.main",
+            "tune",
+            "--seq",
+            "512",
+            "--heads",
+            "8",
+            "--device",
+            "cpu",
+        ],
         env=os.environ | {"EINTUNE_CACHE": str(tmp_path / "cache")},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -390,7 +408,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
 
 def test_a_reader_that_goes_away_is_no_error(cache: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "eintune.search.cli", "space", "attention", "--stored"],
+        [sys.executable, "-P", "-m", "eintune.search.cli.main", "space", "attention", "--stored"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

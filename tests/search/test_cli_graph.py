@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eintune.search.cli import main
+from eintune.search.cli.main import main
 from eintune.space.cascade import Cascade
 from eintune.space.operator_egg import read_egg
 from eintune.space.operator_text import read_operators

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eintune.search.cli import main
+from eintune.search.cli.main import main
 
 
 @pytest.fixture(autouse=True)

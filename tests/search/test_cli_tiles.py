@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eintune.search.cli import main
+from eintune.search.cli.main import main
 
 TWO_WAYS = """
 (tile A 64 64 fp32)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from eintune.costmodel.machine import load_machine
-from eintune.search.cli import main
-from eintune.search.core_plans import core_plans
-from eintune.search.derivations import written
+from eintune.costmodel.machines.machine import load_machine
+from eintune.search.cli.main import main
+from eintune.search.tune.core_plans import core_plans
+from eintune.search.tune.derivations import written
 from eintune.space.cascade import Cascade
 from eintune.space.schedule import Problem
 

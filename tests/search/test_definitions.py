@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eintune.search.cli import main
-from eintune.search.definitions import FILE, Definition, Measured, definitions, measured, to_markdown
+from eintune.search.cli.main import main
+from eintune.search.evaluation.definitions import FILE, Definition, Measured, definitions, measured, to_markdown
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
 from eintune.space.laws import NAMES
@@ -101,7 +101,7 @@ def test_a_row_says_why_and_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch
     assert all(d.why for d in ALL.values())
     bad = tmp_path / "bad.edge"
     bad.write_text("== one | few | because\nYp = Xp\n")
-    monkeypatch.setattr("eintune.search.definitions.FILE", bad)
+    monkeypatch.setattr("eintune.search.evaluation.definitions.FILE", bad)
     with pytest.raises(ValueError, match=r"a section must start with `== name \| passes \| why`, but got 'one \| few"):
         definitions()
     assert FILE.name == "definitions.edge"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from eintune.search.derivations import derivations
-from eintune.search.deriver import Deriver
+from eintune.search.tune.derivations import derivations
+from eintune.search.tune.deriver import Deriver
 from eintune.space.cascade import Cascade
 from eintune.space.workloads import WORKLOADS
 
@@ -64,7 +64,7 @@ def test_leaving_ends_the_process(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from eintune.search.deriver import Deriver
+from eintune.search.tune.deriver import Deriver
 deriver = Deriver(sys.argv[1], Path(sys.argv[2]))
 deriver.start()
 os.kill(deriver._child._process.pid, signal.SIGSTOP)  # whatever it does, it takes long

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from eintune.host.parts import SERVING, TUNE
-from eintune.search import cli_doctor
-from eintune.search.cli import main
-from eintune.search.exercises import EXERCISES, NEEDS, Finding, findings
+from eintune.search.cli import doctor as cli_doctor
+from eintune.search.cli.main import main
+from eintune.search.evaluation.exercises import EXERCISES, NEEDS, Finding, findings
 
 BROKEN = {
     "pulp": "raise RuntimeError('built for another Python')",

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from eintune.kernels.cache import Cache, Key, Record
-from eintune.kernels.platform import platform_of
-from eintune.search.cli import main
-from eintune.search.finals import Finals, NothingWorked, finals
-from eintune.search.measure import MeasureError
-from eintune.search.measurement import Measurement
-from eintune.search.paragraph import _winner
-from eintune.search.progress import Progress
-from eintune.search.study import Outcome, Trial
-from eintune.search.terminal import record_text
+from eintune.kernels.store.cache import Cache, Key, Record
+from eintune.kernels.store.platform import platform_of
+from eintune.search.cli.main import main
+from eintune.search.measure.measurement import Measurement
+from eintune.search.measure.measurer import MeasureError
+from eintune.search.report.summary import _winner
+from eintune.search.report.tune_text import record_text
+from eintune.search.study.study import Outcome, Trial
+from eintune.search.text.progress import Progress
+from eintune.search.tune.finals import Finals, NothingWorked, finals
 from eintune.space.schedule import Schedule
 from eintune.space.workloads import WORKLOADS
 

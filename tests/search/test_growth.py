@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from eintune.search.cli import main
-from eintune.search.growth import MODIFIERS, Grown, Task, attention_with, measure, tasks, to_csv, to_text
+from eintune.search.cli.main import main
+from eintune.search.evaluation.growth import MODIFIERS, Grown, Task, attention_with, measure, tasks, to_csv, to_text
 from eintune.space.cascade import Cascade
 from eintune.space.chains import CHAINS
 from eintune.space.expr import Map, Reduce, topological

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from recorded_spaces import MACHINE, at_random, by_the_model, small, space
 
-from eintune.search.cli import main
-from eintune.search.judging import Judgement, NamedSpace, by_passes, judge, near_best, read_spaces
-from eintune.search.judging_report import CANDIDATES, PAGE, paragraph, text, write_judgement
-from eintune.search.recorded_space import SpaceError, save
+from eintune.search.cli.main import main
+from eintune.search.evaluation.judging import Judgement, NamedSpace, by_passes, judge, near_best, read_spaces
+from eintune.search.evaluation.judging_report import CANDIDATES, PAGE, paragraph, text, write_judgement
+from eintune.search.evaluation.recorded_space import SpaceError, save
 
 SIZES = {"a": 256, "b": 512, "c": 1024}
 

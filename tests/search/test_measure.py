@@ -13,19 +13,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eintune.kernels.choices import make_kernel
-from eintune.kernels.kernel import Argument, Kernel
-from eintune.kernels.launch import interpreted
-from eintune.search.attention_peer import sdpa
-from eintune.search.child import Child
-from eintune.search.device_lock import device_lock
-from eintune.search.inputs import draw_inputs
-from eintune.search.measure import ATTEMPTS, MeasureError, Measurer
-from eintune.search.measurement import Measurement
-from eintune.search.peers import attention_peers
-from eintune.search.policy import Policy
-from eintune.search.reference import reference
-from eintune.search.tasks import Check, Peer, Prepare
+from eintune.kernels.emit.kernel import Argument, Kernel
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.serve.choices import make_kernel
+from eintune.search.measure.child import Child
+from eintune.search.measure.device_lock import device_lock
+from eintune.search.measure.inputs import draw_inputs
+from eintune.search.measure.measurement import Measurement
+from eintune.search.measure.measurer import ATTEMPTS, MeasureError, Measurer
+from eintune.search.measure.policy import Policy
+from eintune.search.measure.reference import reference
+from eintune.search.measure.tasks import Check, Peer, Prepare
+from eintune.search.peers.attention import sdpa
+from eintune.search.peers.peers import attention_peers
 from eintune.space.cascade import Cascade
 from eintune.space.schedule import Problem
 from eintune.space.schedule_space import schedules
@@ -240,7 +240,7 @@ def test_a_hung_child_is_killed_in_time() -> None:
 def test_the_lock_keeps_others_out() -> None:
     heard: list[str] = []
     script = (
-        "import sys; from eintune.search.device_lock import device_lock\n"
+        "import sys; from eintune.search.measure.device_lock import device_lock\n"
         "with device_lock('test-device', lambda s: print(s, flush=True)): print('mine', flush=True)"
     )
     with device_lock("test-device", heard.append):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from eintune.kernels.eager import run_eager
-from eintune.search import memory
-from eintune.search.cli import main
-from eintune.search.inputs import draw_inputs
-from eintune.search.memory import does_not_fit, needed
+from eintune.kernels.reference.eager import run_eager
+from eintune.search.cli.main import main
+from eintune.search.measure import memory
+from eintune.search.measure.inputs import draw_inputs
+from eintune.search.measure.memory import does_not_fit, needed
 from eintune.space.cascade import Cascade
 from eintune.space.schedule import Problem
 from eintune.space.workloads import WORKLOADS, attention_problem

@@ -9,16 +9,16 @@ import sys
 import time
 from pathlib import Path
 
-from eintune.kernels.cache import Key
-from eintune.kernels.platform import platform_of
-from eintune.search.one_search import only_search
+from eintune.kernels.store.cache import Key
+from eintune.kernels.store.platform import platform_of
+from eintune.search.tune.one_search import only_search
 from eintune.space.workloads import WORKLOADS
 
 HOLDER = """
 import sys
 from pathlib import Path
 from test_one_search import key
-from eintune.search.one_search import only_search
+from eintune.search.tune.one_search import only_search
 with only_search(Path(sys.argv[1]), key(64), print):
     print("held", flush=True)
     input()

@@ -13,14 +13,15 @@ import torch
 from attention_variants import published_slopes
 from torch import Tensor
 
-from eintune.search import compiling, score_mods
-from eintune.search.attention_peer import Operands, eager, flash_attention_4, sdpa
-from eintune.search.flex_peer import flex
-from eintune.search.inputs import draw_inputs
-from eintune.search.peers import PEERS, attention_peers, missing_peers, peers_of
-from eintune.search.reference import reference
-from eintune.search.row_peers import FUNCTIONS
-from eintune.search.score_mods import FILTERS, READERS, SCORES, Unavailable
+from eintune.search.measure.inputs import draw_inputs
+from eintune.search.measure.reference import reference
+from eintune.search.peers import score_mods
+from eintune.search.peers import torch_compile as compiling
+from eintune.search.peers.attention import Operands, eager, flash_attention_4, sdpa
+from eintune.search.peers.flex import flex
+from eintune.search.peers.peers import PEERS, attention_peers, missing_peers, peers_of
+from eintune.search.peers.rows import FUNCTIONS
+from eintune.search.peers.score_mods import FILTERS, READERS, SCORES, Unavailable
 from eintune.space import modifiers
 from eintune.space.attention import Attention, attention_problem
 from eintune.space.modifiers import (
@@ -212,7 +213,7 @@ def test_peers_that_compute_something_else() -> None:
     unknown = WORKLOADS["linear_attention"].posed({}, "fp32").problem
     (peer,), _ = peers_of(unknown, None, ("eager",))
     with pytest.raises(Unavailable, match="no function of PyTorch is known for linear_attention"):
-        importlib.import_module("eintune.search.row_peers").library(unknown, {}, **peer.options)
+        importlib.import_module("eintune.search.peers.rows").library(unknown, {}, **peer.options)
     with pytest.raises(ValueError, match="but got 'fastest'"):
         peers_of(problem, None, ("fastest",))
 

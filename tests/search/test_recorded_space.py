@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from recorded_spaces import MACHINE, at_random, by_the_model, drawn, small, space
 
-from eintune.costmodel.resources import illegal
-from eintune.search.cli import main
-from eintune.search.clocks import sm_clock
-from eintune.search.recorded_space import RecordedSpace, SpaceError, load, save
+from eintune.costmodel.counts.resources import illegal
+from eintune.search.cli.main import main
+from eintune.search.evaluation.recorded_space import RecordedSpace, SpaceError, load, save
+from eintune.search.measure.clocks import sm_clock
 
 SPACES = Path(__file__).parents[2] / "results" / "h200" / "spaces"
 

@@ -15,18 +15,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eintune.search.accuracy import accuracy, error_by, random_regret, regret, spearman
-from eintune.search.cli import main
-from eintune.search.faults import RunError
-from eintune.search.measurement import Measurement
-from eintune.search.paragraph import paragraph
-from eintune.search.plots import Look, error_by_unit
-from eintune.search.replay import replay
-from eintune.search.report import PAGE, ReportError, frame_of, png, write_report
-from eintune.search.run import COLUMNS, MEASUREMENTS, SUMMARY, Run
-from eintune.search.run_files import read_run
-from eintune.search.samplers import STRATEGIES
-from eintune.search.words import against, milliseconds, plural
+from eintune.search.cli.main import main
+from eintune.search.measure.measurement import Measurement
+from eintune.search.report.accuracy import accuracy, error_by, random_regret, regret, spearman
+from eintune.search.report.plots import Look, error_by_unit
+from eintune.search.report.report import PAGE, ReportError, frame_of, png, write_report
+from eintune.search.report.summary import paragraph
+from eintune.search.study.samplers import STRATEGIES
+from eintune.search.text.faults import RunError
+from eintune.search.text.formatting import against, milliseconds, plural
+from eintune.search.tune.replay import replay
+from eintune.search.tune.run import COLUMNS, MEASUREMENTS, SUMMARY, Run
+from eintune.search.tune.run_files import read_run
 
 PICTURES = ("parity", "error", "regret", "progress", "roofline", "stages")
 LABELS = ("1-pass, deferred division", "2-pass", "3-pass")

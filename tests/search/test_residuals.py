@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from eintune.search.residuals import corrected, difference
+from eintune.search.study.residuals import corrected, difference
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from eintune.search import streams
-from eintune.search.progress import Progress
+from eintune.search.text import streams
+from eintune.search.text.progress import Progress
 
 MODULE = [sys.executable, "-P", "-m", "eintune"]
 SIZE = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--device", "cpu")
@@ -109,7 +109,7 @@ def test_ctrl_c_while_modules_are_imported() -> None:
         code = (
             "import os, signal, sys, threading, time\n"
             "def later():\n"
-            "    while 'eintune.search.cli' not in sys.modules: time.sleep(0.001)\n"
+            "    while 'eintune.search.cli.main' not in sys.modules: time.sleep(0.001)\n"
             f"    time.sleep({delay})\n    os.kill(os.getpid(), signal.SIGINT)\n"
             "threading.Thread(target=later).start()\n"
             "import eintune.__main__ as entry\n"

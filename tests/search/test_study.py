@@ -17,12 +17,12 @@ import pytest
 from optuna.trial import TrialState
 
 from eintune.host.processes import identity
-from eintune.search.faults import JournalError
-from eintune.search.journal import OWNER, forget, open_storage
-from eintune.search.measurement import Measurement
-from eintune.search.residuals import corrected
-from eintune.search.samplers import STRATEGIES, nearest, strategy
-from eintune.search.study import Limits, Outcome, Study, Trial, error_band, noise, openers
+from eintune.search.measure.measurement import Measurement
+from eintune.search.study.journal import OWNER, forget, open_storage
+from eintune.search.study.residuals import corrected
+from eintune.search.study.samplers import STRATEGIES, nearest, strategy
+from eintune.search.study.study import Limits, Outcome, Study, Trial, error_band, noise, openers
+from eintune.search.text.faults import JournalError
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,22 @@ from typing import Any
 
 import pytest
 
-from eintune.costmodel.machine import load_machine
-from eintune.search import suite_bench
-from eintune.search.bench_case import WINNER, Case, Found, Options, Row
-from eintune.search.ceilings import COPY, copying, least_bytes
-from eintune.search.cli import main
-from eintune.search.cli_options import Usage
-from eintune.search.inputs import draw_inputs
-from eintune.search.measurement import Measurement
-from eintune.search.peers import PEERS
-from eintune.search.progress import Progress
-from eintune.search.suite import Suite, built_in, load_suite, parse_suite, stated
-from eintune.search.suite_bench import SuiteResult, run_suite
-from eintune.search.suite_files import read, to_json, write
-from eintune.search.suite_plots import picture
-from eintune.search.suite_text import comparison, geometric, means, short_names, suite_text
-from eintune.search.tune import describe
+from eintune.costmodel.machines.machine import load_machine
+from eintune.search.bench.case import WINNER, Case, Found, Options, Row
+from eintune.search.cli.main import main
+from eintune.search.measure.inputs import draw_inputs
+from eintune.search.measure.measurement import Measurement
+from eintune.search.options.command import Usage
+from eintune.search.peers.copy_ceiling import COPY, copying, least_bytes
+from eintune.search.peers.peers import PEERS
+from eintune.search.suites import run as suite_bench
+from eintune.search.suites.files import read, to_json, write
+from eintune.search.suites.plots import picture
+from eintune.search.suites.run import SuiteResult, run_suite
+from eintune.search.suites.suite import Suite, built_in, load_suite, parse_suite, stated
+from eintune.search.suites.text import comparison, geometric, means, short_names, suite_text
+from eintune.search.text.progress import Progress
+from eintune.search.tune.provenance import describe
 
 ONE = "--batch 1 --heads 2 --seq 16 --head-dim 16"
 TWO = f"{ONE} --causal"

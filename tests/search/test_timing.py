@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eintune.search.policy import Policy
-from eintune.search.timing import SHORTEST_CPU_SAMPLE, Sampler, in_turns, summary
+from eintune.search.measure.policy import Policy
+from eintune.search.measure.timing import SHORTEST_CPU_SAMPLE, Sampler, in_turns, summary
 
 POLICY = Policy(rounds=(3, 12), minor_rounds=2, contender=1.5, effort=0.5)
 

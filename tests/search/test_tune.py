@@ -17,11 +17,11 @@ import pytest
 import torch
 
 import eintune
-from eintune.kernels.cache import Cache
-from eintune.search.cli import main
-from eintune.search.run import Run
-from eintune.search.run_files import read_run
-from eintune.search.terminal import _trials
+from eintune.kernels.store.cache import Cache
+from eintune.search.cli.main import main
+from eintune.search.report.tune_text import _trials
+from eintune.search.tune.run import Run
+from eintune.search.tune.run_files import read_run
 from eintune.space.schedule import Schedule
 
 SIZE = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--device", "cpu")
@@ -40,7 +40,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*options: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "eintune.search.cli", "tune", *SIZE, *FAST, *options]
+    return [sys.executable, "-P", "-m", "eintune.search.cli.main", "tune", *SIZE, *FAST, *options]
 
 
 def run(folder: Path, *options: str, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -136,7 +136,7 @@ def test_the_result_is_seen_before_its_report_is_drawn(
         seen.append(capsys.readouterr().out)
         return folder / "page.html"
 
-    monkeypatch.setattr("eintune.search.report.write_report", drawn)
+    monkeypatch.setattr("eintune.search.report.report.write_report", drawn)
     assert main(["tune", *SIZE, "--trials", "1", "--cache", "cache"]) == 0
     (result,) = seen
     assert all(word in result for word in ("predicted", "winner", "stored", "results: "))

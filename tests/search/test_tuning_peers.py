@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eintune.search.peers import ON_DEVICE
-from eintune.search.tuning_peers import tuning_peers
+from eintune.search.peers.peers import ON_DEVICE
+from eintune.search.peers.tuning import tuning_peers
 from eintune.space.attention import Attention, posed
 from eintune.space.user_modifiers import MaskMod
 from eintune.space.workload import Posed

@@ -12,10 +12,10 @@ from plan_cases import SCORE, V, cascade, exp, f, keep, one, t, three, top
 from plan_checks import TORCH, data_for, meaning, problem_of, relative_error, run_kernel
 from plan_interpreter import run_plan
 
-from eintune.costmodel.work import work
-from eintune.kernels.eager import run_eager
-from eintune.kernels.emitters import emit
-from eintune.search.budget import budget, error
+from eintune.costmodel.counts.work import work
+from eintune.kernels.generate.emitters import emit
+from eintune.kernels.reference.eager import run_eager
+from eintune.search.measure.error_budget import budget, error
 from eintune.space.expr import NEG_INF, Const, Expr, Fold, Iota
 from eintune.space.lowering import build_plan
 from eintune.space.plan import LoopPlan, Role, Value

@@ -12,19 +12,7 @@ from eintune.space.cascade import Cascade, Einsum
 from eintune.space.derive import derive
 from eintune.space.egraph import Limits
 from eintune.space.evaluate import evaluate
-from eintune.space.expr import (
-    NEG_INF,
-    Access,
-    Expr,
-    Map,
-    Predicate,
-    Reduce,
-    Size,
-    Tensor,
-    Term,
-    Where,
-    free,
-)
+from eintune.space.expr import NEG_INF, Access, Expr, Map, Predicate, Reduce, Size, Tensor, Term, Where, free
 from eintune.space.pointwise import POINTWISE
 
 OPERATORS = ("tanh", "exp", "add", "mul", "sub", "sigmoid", "abs", "max")

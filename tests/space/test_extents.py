@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from eintune.kernels.eager import run_eager
-from eintune.kernels.generate import generate_kernel
+from eintune.kernels.generate.generate import generate_kernel
+from eintune.kernels.reference.eager import run_eager
 from eintune.space.cascade import Cascade, CascadeError, TooLarge
 from eintune.space.cascade_pictures import cascade_dot
 from eintune.space.evaluate import run_cascade

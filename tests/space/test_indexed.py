@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from eintune.kernels.agreement import agrees
-from eintune.kernels.eager import run_eager
-from eintune.search.inputs import draw_inputs
+from eintune.kernels.reference.agreement import agrees
+from eintune.kernels.reference.eager import run_eager
+from eintune.search.measure.inputs import draw_inputs
 from eintune.space.canonical import digest
 from eintune.space.cascade import Cascade, CascadeError, rename
 from eintune.space.computed import span

@@ -14,18 +14,7 @@ from hypothesis import strategies as st
 
 from eintune.space.cascade import Cascade, CascadeError, Einsum
 from eintune.space.evaluate import run_cascade
-from eintune.space.expr import (
-    Access,
-    Const,
-    Expr,
-    Map,
-    Param,
-    Predicate,
-    Reduce,
-    Tensor,
-    Term,
-    Where,
-)
+from eintune.space.expr import Access, Const, Expr, Map, Param, Predicate, Reduce, Tensor, Term, Where
 from eintune.space.notation import format_cascade, parse_cascade
 from eintune.space.notation_grammar import fitting_merges
 from eintune.space.notation_lexer import MAX_CHARACTERS, MAX_NESTING

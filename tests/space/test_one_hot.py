@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from eintune.kernels.agreement import agrees
-from eintune.kernels.eager import run_eager
+from eintune.kernels.reference.agreement import agrees
+from eintune.kernels.reference.eager import run_eager
 from eintune.space.canonical import digest
 from eintune.space.cascade import Cascade, CascadeError
 from eintune.space.derive import derive

@@ -12,7 +12,7 @@ from plan_cases import Form, forms
 from plan_checks import SIZES, data_for, meaning, problem_of, relative_error, run_kernel, schedule_of
 from plan_interpreter import run_plan
 
-from eintune.kernels.emitters import emit
+from eintune.kernels.generate.emitters import emit
 from eintune.space.cascade import Cascade
 from eintune.space.expr import Access, Part, Predicate, Reduce, Tensor, Term, Where
 from eintune.space.lowering import IllegalPlan, build_program

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eintune.search.inputs import draw_inputs
+from eintune.search.measure.inputs import draw_inputs
 from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
 from eintune.space.indexed import completed, limits, shapes

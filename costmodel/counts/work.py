@@ -1,0 +1,440 @@
+"""The work of one kernel, counted from its plan: hardware-free, small, and all that a time estimate needs.
+
+Counting walks the plan once; pricing a `Work` on a machine is arithmetic, so candidates are counted once and
+priced again after every calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+
+import numpy as np
+
+from eintune.space.expr import Part, Rank
+from eintune.space.plan import Block, Known, Loop, LoopPlan, Program, Value, Within
+from eintune.space.schedule import Schedule
+from eintune.space.selections import passes, source, unneeded
+from eintune.space.stale_reference import stale_references
+from eintune.space.tile_ir import Region
+
+from .estimate import Traffic
+from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
+from .resources import PRODUCT, Needs, needs, product_rows, regions, tile_bytes, tile_elements
+from .transfers import Tile, Transfer, as_traffic, move, product
+from .trips import Floats, Runs, Segments, launch_order, mentioned, tiles, trips, uneven_ranks, whole_grid
+
+PROFILE_BINS = 64
+PROFILE_SAMPLES = 4096
+
+SECTOR_BYTES = 32
+"""What one access moves at the least."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product: operand dtype, rows and columns of its result, FLOP with padding, bytes of its operands.
+
+    computed: the left operand was computed (it sits in registers), not loaded.
+    """
+
+    dtype: str
+    rows: int
+    columns: int
+    flops: float
+    left_bytes: int
+    right_bytes: int
+    computed: bool
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A block of a program in one segment: what one execution does, and how many executions a program has.
+
+    entries: how often a program enters the segment, each time filling the loop's pipeline anew. traffic: of one
+    execution of one program (HBM is counted by `streams`). steps: length of the longest chain of products and
+    reductions, each of which waits for the one before. loads: of tiles from global memory. operators: tensor
+    operations, were each run by itself; operand_bytes: bytes of operands and result of each elementwise one.
+    divided: the loop runs in segments that may be empty, which hand their accumulators on.
+    """
+
+    executions: float
+    entries: float
+    traffic: Traffic
+    products: tuple[Product, ...]
+    steps: int
+    loads: int
+    operators: int
+    operand_bytes: tuple[int, ...]
+    looped: bool
+    divided: bool
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Global memory that programs read or write: one tensor.
+
+    ranks: grid ranks that its tile depends on. distinct_bytes: of one tile. requested_bytes: per program, repeats
+    included. total_bytes: the whole tensor's.
+    """
+
+    tensor: str
+    ranks: frozenset[Rank]
+    distinct_bytes: float
+    requested_bytes: float
+    total_bytes: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """All counts of one kernel launch, and of those that follow it (`then`).
+
+    grid: (rank, tiles), fastest varying first. profiles: relative length (mean 1) of the longest program in each of
+    some even bins of the launch order, started forward and in reverse. longest: the longest program over the mean.
+    warps, stages, reverse, described (tiles loaded by tensor descriptor), late (a loop's last product runs late),
+    specialised (one group of warps loads, `warps` compute): of the schedule; all else depends on the plan alone. then:
+    later launches of one program.
+    """
+
+    programs: int
+    grid: tuple[tuple[Rank, int], ...]
+    phases: tuple[Phase, ...]
+    streams: tuple[Stream, ...]
+    profiles: tuple[tuple[float, ...], tuple[float, ...]]
+    longest: float
+    needs: Needs
+    warps: int
+    stages: int
+    reverse: bool
+    described: bool
+    late: bool
+    specialised: bool
+    then: tuple[Work, ...] = ()
+
+    @property
+    def launches(self) -> tuple[Work, ...]:
+        """All launches of the program, each by itself, in order."""
+        return (replace(self, then=()), *self.then) if self.then else (self,)
+
+    @property
+    def profile(self) -> tuple[float, ...]:
+        """The profile of the order in which programs start."""
+        return self.profiles[self.reverse]
+
+    def under(self, schedule: Schedule) -> Work:
+        """The same plan's work under a schedule that differs in warps, what they do, stages, order, loads or late
+        products only: no counting again."""
+        return replace(
+            self,
+            warps=schedule.warps,
+            stages=schedule.stages,
+            reverse=schedule.order == "reverse",
+            described=_described(schedule),
+            late=schedule.late == "product",
+            specialised=schedule.workers == "specialised",
+            then=tuple(w.under(schedule) for w in self.then),
+        )
+
+    @property
+    def traffic(self) -> Traffic:
+        """All programs together; HBM at its least, each tensor once."""
+        total = Traffic(hbm_bytes=sum(s.total_bytes for s in self.streams))
+        for phase in self.phases:
+            total = total + phase.traffic * (phase.executions * self.programs)
+        return sum((w.traffic for w in self.then), total)
+
+
+def work(plan: LoopPlan | Program, schedule: Schedule) -> Work:
+    """Count a plan's or a program's work. Takes about two milliseconds a plan; `Work.under` serves its other
+    schedules."""
+    first, *then = [_counted(p, schedule) for p in Program.of(plan).kernels]
+    return replace(first, then=tuple(then)) if then else first
+
+
+def _counted(plan: LoopPlan, schedule: Schedule) -> Work:
+    every = trips(plan, whole_grid(plan))
+    counter = _Counter(plan, schedule, regions(plan))
+    phases = tuple(counter.phases(every))
+    lengths = _lengths(phases, every)
+    mean = float(lengths.mean()) or 1.0
+    return Work(
+        programs=plan.programs(),
+        grid=tuple((r, tiles(plan, r)) for r in plan.grid),
+        phases=phases,
+        streams=tuple(counter.streams()),
+        profiles=(_profile(plan, phases, mean, False), _profile(plan, phases, mean, True)),
+        longest=float(lengths.max()) / mean,
+        needs=needs(plan),
+        warps=schedule.warps,
+        stages=schedule.stages,
+        reverse=schedule.order == "reverse",
+        described=_described(schedule),
+        late=schedule.late == "product",
+        specialised=schedule.workers == "specialised",
+    )
+
+
+def _described(schedule: Schedule) -> bool:
+    return schedule.loads != "pointer" or schedule.workers == "specialised"
+
+
+def _profile(plan: LoopPlan, phases: tuple[Phase, ...], mean: float, reverse: bool) -> tuple[float, ...]:
+    if not uneven_ranks(plan):
+        return (1.0,)
+    return _bins(_lengths(phases, trips(plan, launch_order(plan, reverse, PROFILE_SAMPLES))) / mean)
+
+
+def _effort(t: Traffic) -> float:
+    """One number for how long work takes, near enough to compare programs of one kernel with each other."""
+    return t.tensor_flops / 16 + t.fma_flops + 16 * t.special_ops + t.l2_bytes
+
+
+def _lengths(phases: tuple[Phase, ...], runs: Segments) -> Floats:
+    """Relative lengths of sampled programs: the root block and every segment, in the order of `phases`."""
+    total: Floats = np.zeros(1)
+    for phase, executions in zip(phases, [np.ones(1), *(r.iterations for r in runs.values())], strict=True):
+        total = total + _effort(phase.traffic) * executions
+    return total
+
+
+def _bins(values: Floats) -> tuple[float, ...]:
+    parts = np.array_split(values, PROFILE_BINS) if len(values) >= PROFILE_BINS else [values]
+    return tuple(float(p.max()) for p in parts)
+
+
+class _Counter:
+    """One walk over a plan. Collects phases, and what each tensor's loads and stores ask for."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, place: Mapping[Value, Region]) -> None:
+        self.plan = plan
+        self.precision = schedule.precision
+        self.place = place
+        self.requested: dict[tuple[str, frozenset[Rank]], float] = {}
+        self.distinct: dict[tuple[str, frozenset[Rank]], float] = {}
+        self.fused = _fused(plan)
+        stale = stale_references(plan).values() if schedule.reference == "stale" else ()
+        self.rare = frozenset(v for s in stale for v in s.finding)
+        """What is evaluated so seldom that it costs nothing."""
+
+    def phases(self, runs: Segments) -> Iterator[Phase]:
+        """The root block, then every path of segments in the order of `runs`."""
+        yield self._phase(self.plan.root)
+        loops = {id(loop): loop for loop in self.plan.loops()}
+        for path, segment in runs.items():
+            divided = _divided(loops[path[-1][0]])
+            known = frozenset[Known]().union(*(loops[i].segments[n].known for i, n in path))
+            idle = unneeded(loops[path[-1][0]], partial(source, is_passed=partial(passes, known=known)))
+            yield self._phase(loops[path[-1][0]].body, idle, known, segment, divided)
+
+    def _phase(
+        self,
+        block: Block,
+        idle: frozenset[Value] = frozenset(),
+        known: frozenset[Known] = frozenset(),
+        segment: Runs | None = None,
+        divided: bool = False,
+    ) -> Phase:
+        """One block, without the filters and selections that hold and what nothing else needs; `segment`: of a loop,
+        None for the root block."""
+        executions = float(segment.iterations.mean()) if segment else 1.0
+        entries = float(segment.entries.mean()) if segment else 1.0
+        present = [v for v in block.items if not isinstance(v, Loop) and v not in self.rare]
+        values = [v for v in present if v not in idle and not passes(v, known)]
+        transfers: list[Transfer] = []
+        products: list[Product] = []
+        slots = special = 0.0
+        for v in values:
+            cost, elements = self._cost(v)
+            slots += cost.slots * elements
+            special += cost.special * elements
+            transfers += self._transfers(v)
+            if v.op == PRODUCT:
+                products.append(self._product(v))
+            if v.op in ("load", "store"):
+                self._request(v, executions)
+        traffic = as_traffic(transfers) + Traffic(
+            tensor_flops=sum(p.flops for p in products), fma_flops=slots * FLOPS_PER_SLOT, special_ops=special
+        )
+        run = [v for v in values if v.op not in ("const", "carry", "iota", "lane", "first", "transpose", "load")]
+        operand_bytes = tuple(self._operand_bytes(v) for v in run if v.op != PRODUCT)
+        loads = sum(v.op == "load" for v in values)
+        return Phase(
+            executions=executions,
+            entries=entries,
+            traffic=traffic,
+            products=tuple(products),
+            # a filter that holds is no step, but what it would have filtered goes through it
+            steps=_steps(present),
+            loads=loads,
+            operators=len(run),
+            operand_bytes=operand_bytes,
+            looped=segment is not None,
+            divided=divided,
+        )
+
+    def _cost(self, v: Value) -> tuple[ElementCost, float]:
+        elements = tile_elements(self.plan, v.args[0] if v.op == "reduce" else v)
+        return (FREE if v in self.fused or v.op == PRODUCT else element_cost(v.op)), elements
+
+    def _transfers(self, v: Value) -> list[Transfer]:
+        match v.op:
+            case "load":
+                tile = Tile(Region.GLOBAL, tile_bytes(self.plan, v) * self._valid(v.axes) * self._scattered(v))
+                return list(move(tile, self.place[v]))
+            case "store":
+                nbytes = tile_elements(self.plan, v.args[0]) * self._width(v) * self._valid(v.args[0].axes)
+                staged = Tile(Region.REGISTERS, nbytes), Tile(Region.SHARED, nbytes)
+                return [*move(staged[0], Region.SHARED), *move(staged[1], Region.GLOBAL)]
+            case "dot":
+                left, right = v.args[:2]
+                found: list[Transfer] = []
+                if self.place[right] == Region.REGISTERS:  # a computed right operand goes through shared memory
+                    found += move(Tile(Region.REGISTERS, tile_bytes(self.plan, right)), Region.SHARED)
+                operands = [
+                    Tile(self.place[left], tile_bytes(self.plan, left)),
+                    Tile(Region.SHARED, tile_bytes(self.plan, right)),
+                ]
+                return [*found, *product(operands)]
+            case _:
+                # an elementwise reader of a tile in shared memory loads it first
+                return [
+                    t
+                    for a in v.args
+                    if self.place.get(a) == Region.SHARED and v.op != "transpose"
+                    for t in move(Tile(Region.SHARED, tile_bytes(self.plan, a)), Region.REGISTERS)
+                ]
+
+    def _product(self, v: Value) -> Product:
+        left = v.args[0]
+        dtype = self.precision if left.dtype == "fp32" and self.precision != "ieee" else left.dtype
+        assert isinstance(v.attr, tuple), f"a dot's attr is (contracted axis, batch axes), but got {v.attr!r}"
+        flops = 2.0 * tile_elements(self.plan, v) * self.plan.length(v.attr[0])
+        rows = product_rows(self.plan, v)
+        return Product(
+            dtype=dtype,
+            rows=rows,
+            columns=tile_elements(self.plan, v) // rows,
+            flops=flops,
+            left_bytes=tile_bytes(self.plan, left),
+            right_bytes=tile_bytes(self.plan, v.args[1]),
+            computed=self.place[left] == Region.REGISTERS,
+        )
+
+    def _operand_bytes(self, v: Value) -> int:
+        return tile_bytes(self.plan, v) + sum(tile_bytes(self.plan, a) for a in v.args)
+
+    # ---- global memory
+
+    def _valid(self, axes: tuple[Rank, ...]) -> float:
+        """The mean share of a tile that lies inside the tensor."""
+        return prod(self.plan.sizes[a] / (tiles(self.plan, a) * self.plan.length(a)) for a in axes)
+
+    def _name_and_index(self, v: Value) -> tuple[str, tuple[Rank | Part | None, ...]]:
+        assert isinstance(v.attr, tuple), f"a {v.op}'s attr is (tensor, index), but got {v.attr!r}"
+        name, index = v.attr
+        return str(name), tuple(index)
+
+    def _width(self, v: Value) -> int:
+        name, _ = self._name_and_index(v)
+        return DTYPE_BYTES[self.plan.dtypes.get(name, v.dtype)]
+
+    def _scattered(self, v: Value) -> float:
+        """Bytes that move for one that is read, where elements do not lie side by side: the last axis is looked up."""
+        _, index = self._name_and_index(v)
+        return max(1.0, SECTOR_BYTES / self._width(v)) if index and index[-1] is None else 1.0
+
+    def _request(self, v: Value, executions: float) -> None:
+        name, _ = self._name_and_index(v)
+        tile = v.args[0] if v.op == "store" else v
+        places = list(self._places(v))
+        varies = (self.plan.parts[r].rank if r in self.plan.parts else r for r, _ in places)
+        key = name, frozenset(r for r in varies if r in self.plan.grid)
+        nbytes = tile_elements(self.plan, tile) * self._width(v) * self._valid(tile.axes) * self._scattered(v)
+        self.requested[key] = self.requested.get(key, 0.0) + nbytes * executions
+        span = prod(length for _, length in places) * self._width(v) * self._scattered(v)
+        self.distinct[key] = max(self.distinct.get(key, 0.0), span)
+
+    def _places(self, v: Value) -> Iterator[tuple[Rank, float]]:
+        """The ranks that an access varies with, and how many different places a program visits along each; what is
+        looked up in a table is as different as the table's index."""
+        _, index = self._name_and_index(v)
+        numbers = iter(v.args)
+        for i in index:
+            match i:
+                case None:
+                    yield from self._looked_up(next(numbers))
+                case Within():
+                    next(numbers)
+                case Part():
+                    count = self._visited(i.rank)
+                    yield i.rank, max(count / i.by, 1.0) if i.op == "//" else min(count, i.by)
+                case str():
+                    yield i, self._visited(i)
+
+    def _looked_up(self, number: Value) -> Iterator[tuple[Rank, float]]:
+        """As `_places`, of a number that elements are part of."""
+        if number.op == "load":
+            yield from self._places(number)
+            return
+        match number.op, number.attr:
+            case "iota", str() as rank:
+                yield rank, self._visited(rank)
+            case "part", Part() as part:
+                yield part.rank, self._visited(part.rank)
+        for a in number.args:
+            yield from self._looked_up(a)
+
+    def _visited(self, rank: Rank) -> float:
+        """How many indices of a rank a program visits, on average."""
+        tile = self.plan.roles[rank].tile
+        if rank in self.plan.parts:
+            return min(self.plan.parts[rank].length, self.plan.sizes[rank])
+        if rank not in self.plan.grid:
+            return self.plan.sizes[rank]
+        return tile * self._valid((rank,)) if tile else 1
+
+    def streams(self) -> Iterator[Stream]:
+        """One stream a tensor and way of indexing it; call after `phases`."""
+        counts = {r: tiles(self.plan, r) for r in self.plan.grid}
+        for (name, ranks), requested in self.requested.items():
+            distinct = min(self.distinct[name, ranks], requested) or 1.0
+            total = distinct * prod(counts[r] for r in ranks)
+            yield Stream(name, ranks, distinct, requested, total)
+
+
+def _divided(loop: Loop) -> bool:
+    """Whether a loop runs in segments of which some may be empty for some programs."""
+    bounds = [b for s in loop.segments for b in (s.lo, s.hi)]
+    return len(loop.segments) > 1 and not loop.joined and any(mentioned(b) for b in bounds)
+
+
+def _steps(values: Sequence[Value]) -> int:
+    """The longest chain of products and reductions."""
+    depth: dict[Value, int] = {}
+    for v in values:
+        depth[v] = (v.op in (PRODUCT, "reduce")) + max((depth.get(a, 0) for a in v.args), default=0)
+    return max(depth.values(), default=0)
+
+
+def _fused(plan: LoopPlan) -> frozenset[Value]:
+    """Multiplications whose only use is an addition or subtraction of the same tile: one FMA with it, which has room
+    for one of them."""
+    users: dict[Value, list[Value]] = {}
+
+    def visit(block: Block) -> None:
+        for item in block.items:
+            if isinstance(item, Loop):
+                visit(item.body)
+            else:
+                for a in item.args:
+                    users.setdefault(a, []).append(item)
+
+    visit(plan.root)
+    multiplied = (
+        (by[0], v)
+        for v, by in users.items()
+        if v.op in ("mul", "scale") and len(by) == 1 and by[0].op in ("add", "sub") and by[0].axes == v.axes
+    )
+    return frozenset(dict(multiplied).values())

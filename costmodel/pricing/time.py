@@ -1,0 +1,76 @@
+"""How long a kernel should take: the estimate of one candidate, and of many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from eintune.costmodel.counts.estimate import Estimate, Resources, most
+from eintune.costmodel.counts.work import Work, work
+from eintune.costmodel.machines.machine import Machine
+from eintune.space.plan import LoopPlan, Program
+from eintune.space.schedule import Schedule
+
+from .calibration import Calibration
+from .terms import FOLLOWING, UNITS, Placement, place, terms
+
+
+def estimate(
+    plan: LoopPlan | Program,
+    schedule: Schedule,
+    machine: Machine,
+    calibration: Calibration | None = None,
+    resources: Resources | None = None,
+) -> Estimate:
+    """Price a plan. `resources` from a compiler win over predicted ones; the calibration defaults to the machine's.
+
+    Raises MachineError where the machine has no unit for a product's dtype.
+    """
+    return estimate_work(work(plan, schedule), machine, calibration, resources)
+
+
+def estimate_work(
+    counted: Work, machine: Machine, calibration: Calibration | None = None, resources: Resources | None = None
+) -> Estimate:
+    """Price counted work."""
+    return estimate_works([counted], machine, calibration, [resources])[0]
+
+
+def estimate_works(
+    counted: Sequence[Work],
+    machine: Machine,
+    calibration: Calibration | None = None,
+    resources: Sequence[Resources | None] | None = None,
+) -> list[Estimate]:
+    """Price many candidates at once, in the order given. resources: of a program of several launches, its first's."""
+    chosen = calibration or Calibration.of(machine)
+    given = resources or [None] * len(counted)
+    placed = [
+        [place(step, machine, r if i == 0 else None) for i, step in enumerate(w.launches)]
+        for w, r in zip(counted, given, strict=True)
+    ]
+    rows = terms(counted, machine, placed)
+    seconds, units = rows.seconds(chosen), rows.unit_seconds(chosen)
+    hbm = rows.by_candidate(rows.hbm) / chosen.memory_efficiency
+    return [
+        _answer(w, p, float(t), (*map(float, u), float(h)), chosen)
+        for w, p, t, u, h in zip(counted, placed, seconds, units, hbm, strict=True)
+    ]
+
+
+def _answer(
+    counted: Work, placed: Sequence[Placement], seconds: float, by_unit: tuple[float, ...], calibration: Calibration
+) -> Estimate:
+    """One candidate's estimate; programs and waves are those of its first launch."""
+    launch_seconds = calibration.launch_seconds * (1 + FOLLOWING * (len(placed) - 1))
+    named = (*zip((*UNITS, "hbm"), by_unit, strict=True), ("launch", launch_seconds))
+    return Estimate(
+        seconds=seconds,
+        traffic=replace(counted.traffic, hbm_bytes=sum(p.hbm_bytes for p in placed)),
+        resources=most([p.resources for p in placed]),
+        programs=counted.programs,
+        programs_per_sm=placed[0].per_sm,
+        waves=placed[0].waves,
+        limiter=max(named, key=lambda pair: pair[1])[0],
+        unit_seconds=named,
+    )

@@ -1,0 +1,89 @@
+"""Prints a loop whose last product runs one iteration late (`space.late_product`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from eintune.space.expr import Rank
+from eintune.space.late_product import LateProduct
+from eintune.space.plan import Block, Loop, Segment, Value
+
+from .printer import Printer
+
+
+class LateLoop:
+    """One segment [low, high) of a loop, its only one. Before it, what is kept is 0; in it, the product works on the
+    tile before, in the first iteration on one beyond the rank's end, whose elements load as 0; after it, on the last
+    tile."""
+
+    def __init__(
+        self, printer: Printer, loop: Loop, late: LateProduct, segment: Segment, ends: tuple[str, str]
+    ) -> None:
+        self._printer, self._loop, self._late, self._segment = printer, loop, late, segment
+        self._low, self._high = ends
+        self._known = printer.known
+        self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in late.kept}
+        for v, name in self._kept.items():
+            printer.write(f"{name} = {printer.full(v.axes, 0.0, v.dtype)}")
+
+    def body(self) -> None:
+        """The values of one iteration: loads together, then up to the last product in time, the late one, the rest."""
+        printer, rank, late = self._printer, self._loop.rank, self._late.values
+        first = printer.start[rank]
+        text = printer.choose(f"{first} > {self._low}", f"{first} - {self._loop.tile}", str(printer.plan.sizes[rank]))
+        before = printer.define(f"{rank}_before", text, rank)
+        in_time = [x for x in printer.ordered(self._loop.body.items) if x not in late]
+        loads = next(i for i, x in enumerate(in_time) if not _is(x, "load"))
+        after = 1 + max(i for i, x in enumerate(in_time) if _is(x, "dot"))
+        self._print(in_time[:loads])
+        with self._at(before, beyond=rank):
+            self._print([v for v in late if v.op == "load"])
+        self._print(in_time[loads:after])
+        with self._at(before):
+            self._print([v for v in late if v.op != "load"])
+        self._print(in_time[after:])
+
+    def moves(self) -> list[tuple[str, str]]:
+        """What is kept for the next iteration: (variable, what it becomes)."""
+        return [(name, self._printer.name(v)) for v, name in self._kept.items()]
+
+    def finish(self) -> None:
+        """The product of the last tile, if there was one."""
+        printer, carry = self._printer, self._late.carry
+        last, always = printer.here(f"{self._loop.rank}_last", self._last()), self._runs_always()
+        if not always:
+            printer.write(f"if {self._low} < {self._high}:")
+        with printer.nested(self._loop.rank, deeper=not always):
+            with self._at(last):
+                self._print(self._late.values)
+            printer.write(f"{printer.name(carry.value)} = {printer.name(carry.next)}")
+
+    def _runs_always(self) -> bool:
+        bounds = self._printer.bounds
+        (_, low), (high, _) = (bounds.span(bounds.simple(end)) for end in (self._segment.lo, self._segment.hi))
+        return low < high
+
+    def _last(self) -> str:
+        """The first index of the last tile."""
+        low, high, tile = self._low, self._high, self._loop.tile
+        if low.isdigit() and high.isdigit():
+            return str(int(low) + (int(high) - 1 - int(low)) // tile * tile)
+        return f"({high} - 1) // {tile} * {tile}" if low == "0" else f"{low} + ({high} - 1 - {low}) // {tile} * {tile}"
+
+    def _print(self, items: Sequence[Value | Loop]) -> None:
+        self._printer.block(Block(self._loop.body.ranks, list(items)))
+
+    @contextmanager
+    def _at(self, first: str, beyond: Rank | None = None) -> Iterator[None]:
+        """Prints for the tile that starts at `first`, of which nothing is known, from what was kept of it."""
+        printer, rank = self._printer, self._loop.rank
+        start, known, text = printer.start[rank], printer.known, dict(printer.text)
+        printer.start[rank], printer.known, printer.beyond = first, self._known, beyond
+        printer.text.update(self._kept)
+        yield
+        printer.start[rank], printer.known, printer.text, printer.beyond = start, known, text, None
+
+
+def _is(item: Value | Loop, op: str) -> bool:
+    return isinstance(item, Value) and item.op == op

@@ -1,0 +1,208 @@
+"""The base of every emitter: walks a `LoopPlan` and prints one line a value, one loop a segment.
+
+What is the same in every target language is here: the order of things, bounds, and which filters need not be printed.
+A target says how its header is spelt. Nothing here knows a workload or a machine.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
+
+from eintune.space.expr import Predicate, Rank
+from eintune.space.plan import Block, Known, Loop, LoopPlan, Segment, Value
+from eintune.space.schedule import Schedule
+from eintune.space.selections import is_true, passed, source, unneeded
+
+from .bound_text import BoundText
+from .plan_facts import (
+    filter_of,
+)
+from .source_lines import INDENT, Scope
+from .value_printer import Fact, ValuePrinter, affine, constant
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The branch of the loop over `rank` with the filters and selections which `known` says are void elsewhere."""
+
+    rank: Rank
+    known: frozenset[Fact]
+    condition: str
+
+
+class Iterations(Protocol):
+    """The iterations of one loop, printed in another way than as its body stands."""
+
+    def body(self) -> None:
+        """Print the values of one iteration."""
+
+    def moves(self) -> list[tuple[str, str]]:
+        """What is kept for the next iteration: (variable, what it becomes)."""
+
+    def finish(self) -> None:
+        """Print what comes after the loop."""
+
+
+class Printer(ValuePrinter):
+    """Prints one plan. Use an instance once: `source()` of the subclass drives it."""
+
+    branches = False
+    """Whether a joined loop is printed as one, its filters in a branch; else its segments are printed."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
+        super().__init__(plan, schedule, entry)
+        self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest, self.name)
+        self.known: frozenset[Fact] = self.always()
+        """What holds on the whole of the current tile."""
+        self._optional: Branch | None = None
+        self._unneeded: dict[Value, None] = {}
+        """Values of the current body that are not needed, or in its branch only; in order."""
+
+    @abstractmethod
+    def header(self, loop: Loop, low: str, high: str) -> str:
+        """The loop's `for` line; it sets `start[rank]` (or `scalar[rank]` where the rank has no tile)."""
+
+    def always(self) -> frozenset[Fact]:
+        """Filters that hold everywhere in this target: by default the tails of tiles that fit exactly."""
+        fitting = (r for r, role in self.plan.roles.items() if not role.tile or self.plan.sizes[r] % role.tile == 0)
+        return frozenset((((r, -1),), self.plan.sizes[r] - 1) for r in fitting if r in self.plan.sizes)
+
+    # ---- what is known
+
+    def passes(self, v: Value) -> bool:
+        """Whether a value is a filter or a selection that is known to hold on the whole of the current tile."""
+        return self._passes(v, self.known)
+
+    def _passes(self, v: Value, known: frozenset[Fact]) -> bool:
+        if passed(v) is None or v.op == "rounded":
+            return False
+        if v.op == "select":
+            return is_true(v.args[0], known)
+        terms, const = affine(filter_of(v)[0], self.plan.sizes)
+        return (terms, const) in known or (not terms and const >= 0)
+
+    def _facts(self, known: Iterable[Known]) -> frozenset[Fact]:
+        return frozenset(affine(k, self.plan.sizes) if isinstance(k, Predicate) else k for k in known)
+
+    # ---- the tree
+
+    def block(self, b: Block) -> None:
+        """Print a block's values and loops in order; filters that stand in a branch, next to each other in one."""
+        needed = [item for item in b.items if item not in self._unneeded]
+        for optional, group in groupby(self.ordered(needed), self._is_optional):
+            if optional:
+                self._branch([v for v in group if isinstance(v, Value)])
+                continue
+            for item in group:
+                if isinstance(item, Loop):
+                    self.loop(item)
+                else:
+                    self.value(item)
+
+    def ordered(self, items: Sequence[Value | Loop]) -> Sequence[Value | Loop]:
+        """The items of a block in the order in which they are printed: by default that of the plan."""
+        return items
+
+    def loop(self, loop: Loop) -> None:
+        """Print a loop: its carries' first values, then one `for` a segment over the same body."""
+        for c in loop.carries:
+            self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
+        joined = loop.joined and self.branches
+        for segment in [loop.whole()] if joined else loop.segments:
+            low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
+            if low != high:
+                optional = self.outside(loop) if joined else None
+                low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
+                late = self.late(loop, segment, (low, high))
+                self._segment(loop, segment, self.header(loop, low, high), optional, late)
+                if late:
+                    late.finish()
+
+    def late(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
+        """How the iterations of a segment between `ends` are printed where not as the plan has them."""
+        return None
+
+    def outside(self, loop: Loop, below: bool = True, beyond: bool = True) -> Branch | None:
+        """The branch of a joined loop: taken in the tiles outside the range where its filters are known to hold. below,
+        beyond: whether a tile may be there at all; where none is, the branch has no condition.
+
+        None where they hold in every tile or are known to hold in none.
+        """
+        index = self.start[loop.rank] if self.tiled(loop.rank) else self.scalar[loop.rank]
+        n = next((n for n, s in enumerate(loop.segments) if s.known), None)
+        if n is None:
+            return None
+        if len(loop.segments) == 1:
+            return None
+        (low, high), conditions = loop.clear or (loop.segments[n].lo, loop.segments[n].hi), []
+        if n > 0 and below:
+            conditions.append(f"{index} < {self.here(f'{loop.rank}_clear_from', self.bounds.text(low))}")
+        if n < len(loop.segments) - 1 and beyond:
+            conditions.append(f"{index} >= {self.here(f'{loop.rank}_clear_to', self.bounds.text(high))}")
+        return Branch(loop.rank, self._facts(loop.segments[n].known), " or ".join(conditions))
+
+    def _is_optional(self, item: Value | Loop) -> bool:
+        """Whether a value is a filter or a selection that stands in the current loop's branch."""
+        if not isinstance(item, Value) or self._optional is None or self.passes(item):
+            return False
+        return self._passes(item, self._optional.known)
+
+    def _source(self, v: Value) -> Value | None:
+        """What a filter or a selection is where it is not evaluated; None for any other value."""
+        return source(v, self.passes) or source(v, lambda x: self.passes(x) or self._is_optional(x))
+
+    def _branch(self, filters: Sequence[Value]) -> None:
+        """Filters, each what it passes on but for a branch that evaluates it and what only they need."""
+        assert self._optional is not None
+        optional = self._optional
+        for v in filters:
+            if kept := self._source(v):
+                self.write(f"{self.name(v)} = {self.name(kept)}")
+        self.write(f"if {optional.condition}:")
+        wanted = list(filters)
+        for v in wanted:
+            wanted += [a for a in v.args if a in self._unneeded and a not in wanted]
+        with self.nested(optional.rank):
+            for v in self._unneeded:
+                if v in wanted:
+                    self.value(v)
+            for v in filters:
+                self.write(f"{self.name(v)} = {self.expression(v)}")
+
+    def _segment(
+        self, loop: Loop, segment: Segment, header: str, optional: Branch | None, late: Iterations | None
+    ) -> None:
+        saved, text = (self.known, self._optional, self._unneeded), dict(self.text)
+        self.known |= self._facts(segment.known)
+        self._optional = optional
+        unused = unneeded(loop, self._source)
+        self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
+        outer = self.scopes[-1]
+        self.scopes.append(Scope(loop.rank, outer.depth + 1))
+        if late:
+            late.body()
+        else:
+            self.block(loop.body)
+        moves = [(self.name(c.value), self.name(c.next)) for c in loop.carries]
+        moves += late.moves() if late else []
+        if moves:
+            self.write(f"{', '.join(to for to, _ in moves)} = {', '.join(what for _, what in moves)}")
+        inner = self.scopes.pop()
+        outer.body += [INDENT * outer.depth + header, *inner.head, *inner.body]
+        self.known, self._optional, self._unneeded = saved
+        self.text = text
+
+    def value(self, v: Value) -> None:
+        """Print one value; a filter that is known to hold prints nothing."""
+        if v.op == "store":
+            self.write(self.store(v))
+        elif v.op == "const" and self.name(v) == constant(v):
+            pass
+        elif kept := source(v, self.passes):
+            self.text[v] = self.name(kept)
+        else:
+            self.write(f"{self.name(v)} = {self.expression(v)}")

@@ -1,0 +1,415 @@
+"""Prints a loop plan as tiled PyTorch: the executable meaning of a plan, and the kernel where there is no GPU.
+
+Tiles are slices, so they are never padded and no tail needs a mask. Axes that are whole (all heads, say) are
+batch axes of one matrix product. A temporary that is not used again is overwritten by what is computed from it.
+With float64 tensors everything is float64, which is how plans are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from eintune.space.approximations import APPROXIMATIONS
+from eintune.space.expr import Part, Rank
+from eintune.space.plan import Addressed, Loop, LoopPlan, Value, Within
+from eintune.space.quoting import python_comment
+from eintune.space.schedule import Schedule
+
+from .bound_text import parenthesised
+from .buffer_reuse import Storage
+from .kernel import Argument, Kernel
+from .plan_facts import access, filter_of, is_integer, number_of, pair_of, row_factor_of, summary
+from .printer import Printer
+from .source_lines import INDENT
+from .spans import check_ranks, counted
+from .value_printer import Fact, literal
+
+DTYPES = {
+    "fp64": "torch.float64",
+    "fp32": "torch.float32",
+    "fp16": "torch.float16",
+    "bf16": "torch.bfloat16",
+    "int64": "torch.int64",
+    "int32": "torch.int32",
+    "int8": "torch.int8",
+    "bool": "torch.bool",
+}
+
+FUNCTIONS = {
+    "max": "torch.maximum({}, {})",
+    "min": "torch.minimum({}, {})",
+    "not": "~{}",
+    "silu": "torch.nn.functional.silu({})",
+    **{a.op: f"torch.{name}({{}})" for name, a in APPROXIMATIONS.items()},
+}
+"""Operators that are not infix and not called torch.<name>. Where hardware would approximate, the function itself."""
+
+BOUNDS = {"max": "min", "min": "max"}
+"""What the greater of something and a number is bounded by."""
+
+REDUCTIONS = {"add": "sum", "max": "amax", "min": "amin", "mul": "prod"}
+
+IN_PLACE = {
+    "add": "add_",
+    "sub": "sub_",
+    "mul": "mul_",
+    "div": "div_",
+    "scale": "mul_",
+    "exp2": "exp2_",
+    "log2": "log2_",
+    "sin": "sin_",
+    "cos": "cos_",
+    "tanh": "tanh_",
+    "erf": "erf_",
+    "sigmoid": "sigmoid_",
+    "sqrt": "sqrt_",
+    "abs": "abs_",
+    "floor": "floor_",
+    "neg": "neg_",
+}
+"""Operators whose first operand may be overwritten by the result."""
+
+Item: TypeAlias = tuple[str, tuple[Rank, ...], bool]
+"""What stands for one axis of a tensor, the tile axes that it gives, and whether it is a list of indices."""
+
+
+def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
+    """The kernel of a plan: a function `entry` of the tensors (outputs last) that fills the outputs. Raises ValueError
+    for a rank whose indices are taken for numbers of 32 bits and are more."""
+    check_ranks(plan, counted(plan))
+    printer = TorchPrinter(plan, schedule, entry)
+    return Kernel(
+        emitter="torch",
+        source=printer.source(),
+        entry=entry,
+        arguments=tuple(Argument(n, printer.shapes[n], plan.dtypes[n], n in plan.outputs) for n in printer.tensor),
+        grid=(plan.programs(),),
+    )
+
+
+class TorchPrinter(Printer):
+    """The PyTorch dialect."""
+
+    reserved = ("torch", "range", "min", "max", "float")
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
+        super().__init__(plan, schedule, entry)
+        self._compute = "fp64" if "fp64" in plan.dtypes.values() else "fp32"
+        self._storage = Storage(plan)
+        self._iterated = [r for r in reversed(plan.grid) if "0" not in (self.start.get(r), self.scalar.get(r))]
+        self.scopes[0].depth += len(self._iterated)
+
+    # ---- the module
+
+    def source(self) -> str:
+        """The whole module."""
+        self.block(self.plan.root)
+        return "\n".join(
+            [
+                *(python_comment(line) for line in summary(self.plan, self.schedule.emitter)),
+                "import torch",
+                "\n",
+                "@torch.inference_mode()",
+                f"def {self.entry}({', '.join(self.tensor.values())}):",
+                *self._programs(),
+                *self.finish(),
+                "",
+            ]
+        )
+
+    def _programs(self) -> list[str]:
+        """One `for` a grid rank, the slowest outermost."""
+        lines = []
+        for depth, r in enumerate(self._iterated):
+            size, tile = self.plan.sizes[r], self.plan.roles[r].tile
+            text = f"{self.start[r]} in range(0, {size}, {tile})" if tile else f"{self.scalar[r]} in range({size})"
+            lines.append(f"{INDENT * (depth + 1)}for {text}:")
+        return lines
+
+    def limited(self, number: str, most: int) -> str:
+        return f"{number}.clamp({-most}, {most})"
+
+    def always(self) -> frozenset[Fact]:
+        return frozenset((((r, -1),), n - 1) for r, n in self.plan.sizes.items())
+
+    # ---- indices
+
+    def _span(self, rank: Rank) -> tuple[str, str]:
+        """The first index of a rank's tile and the one after its last."""
+        role, size, start = self.plan.roles[rank], self.plan.sizes[rank], self.start[rank]
+        if start == "0":
+            return "0", str(size)
+        end = f"{start} + {role.tile}"
+        end = end if size % (role.tile or 1) == 0 else f"min({end}, {size})"
+        return start, self.define(f"{rank}_end", end, rank if role.outer == "loop" else None)
+
+    def _slice(self, rank: Rank) -> str:
+        role = self.plan.roles[rank]
+        if role.tile is None:
+            return self.scalar[rank]
+        return ":" if self.start[rank] == "0" else ":".join(self._span(rank))
+
+    def index(self, axis: Rank) -> str:
+        home = axis if self.plan.roles[axis].outer == "loop" else None
+        return self.define(f"i_{axis}", f"torch.arange({', '.join(self._span(axis))})", home)
+
+    def iota(self, v: Value) -> str:
+        rank = str(v.attr)
+        if v.axes:
+            return f"torch.arange({', '.join(self._span(rank))}, dtype={DTYPES[v.dtype]})"
+        return f"torch.tensor({self.scalar[rank]}, dtype={DTYPES[v.dtype]})"
+
+    def part(self, v: Value) -> str:
+        return super().part(v) if v.axes else f"torch.tensor({super().part(v)})"
+
+    def lane(self, v: Value) -> str:
+        return f"torch.arange({self.plan.length(str(v.attr))}, dtype={DTYPES[v.dtype]})"
+
+    def first(self, v: Value) -> str:
+        return f"torch.tensor({self.start[str(v.attr)]}, dtype={DTYPES[v.dtype]})"
+
+    def name(self, v: Value) -> str:
+        """A value; of one that stands outside the loop over its axis, the part that the current tile is as long as."""
+        text = super().name(v)
+        for q in v.axes:
+            if self._storage.is_around(v, q) and self.plan.sizes[q] % self.plan.length(q) and self._is_inside(q):
+                text = self.define(f"{text}_part", f"{text}[{self._cut(v, q)}]", q)
+        return text
+
+    def _is_inside(self, rank: Rank) -> bool:
+        return any(scope.rank == rank for scope in self.scopes)
+
+    def _cut(self, v: Value, axis: Rank) -> str:
+        length = parenthesised(self._length(axis))
+        return ", ".join(f":{length}" if q == axis else ":" for q in v.axes)
+
+    # ---- memory
+
+    def load(self, v: Value) -> str:
+        tensor, index = access(v)
+        if not index:
+            return self.tensor[tensor]
+        numbers = iter(v.args)
+        addressed = zip(index, self.shapes[tensor], strict=True)
+        items = [self._item(i, n, next(numbers) if i is None or isinstance(i, Within) else None) for i, n in addressed]
+        wide = tuple(q for q in v.axes if any(q in axes for _, axes, looked_up in items if looked_up))
+        items = [self._listed(i, item, wide) for i, item in zip(index, items, strict=True)]
+        texts = [text + (self.broadcast(axes, wide) if looked_up else "") for text, axes, looked_up in items]
+        axes = self._axes_of([(found, looked_up) for _, found, looked_up in items if found], wide)
+        loaded = self._arranged(
+            f"{self.tensor[tensor]}[{', '.join(texts)}]", axes, tuple(q for q in v.axes if q in axes)
+        )
+        if len(axes) == len(v.axes):
+            return loaded
+        lengths = ", ".join(self._length(q) for q in v.axes)
+        return f"{loaded}{self.broadcast(tuple(q for q in v.axes if q in axes), v.axes)}.expand({lengths})"
+
+    def _item(self, i: Addressed, length: int, number: Value | None) -> Item:
+        """One axis of a tensor, of some length. A number that was looked up is never trusted: PyTorch counts a negative
+        one from the end."""
+        match i:
+            case None | Within():
+                assert number is not None
+                if number.op == "const":
+                    return str(min(max(int(number_of(number)), 0), length - 1)), (), False
+                text, safe = self.name(number), i is not None and i.inside(length)
+                return text if safe else f"{text}.clamp(0, {length - 1})", number.axes, bool(number.axes)
+            case Part() if self.tiled(i.rank) and not self.within(i):
+                return self.part_at(i, (i.rank,)), (i.rank,), True
+            case Part() if i.op == "%" and self.tiled(i.rank):
+                first = self.part_of_first(i)
+                return f"{first}:{first} + {parenthesised(self._length(i.rank))}", (i.rank,), False
+            case Part():
+                return self.part_of_first(i), (), False
+            case _:
+                return self._slice(i), self._axes((i,)), False
+
+    def _listed(self, i: Addressed, item: Item, wide: tuple[Rank, ...]) -> Item:
+        """An item as a list of indices too where some list runs along its axis."""
+        _, axes, looked_up = item
+        if looked_up or i is None or isinstance(i, Within) or not set(axes) & set(wide):
+            return item
+        return self.part_at(i, axes) if isinstance(i, Part) else self.index(i), axes, True
+
+    @staticmethod
+    def _axes_of(found: Sequence[tuple[tuple[Rank, ...], bool]], wide: tuple[Rank, ...]) -> tuple[Rank, ...]:
+        """The axes of what PyTorch's indexing gives: lists of indices become the axes `wide`, where they stand
+        side by side, and else in front."""
+        lists = [n for n, (_, looked_up) in enumerate(found) if looked_up]
+        plain = [(axes[0], n) for n, (axes, looked_up) in enumerate(found) if not looked_up]
+        if not lists:
+            return tuple(q for q, _ in plain)
+        together = lists == list(range(lists[0], lists[0] + len(lists)))
+        place = lists[0] if together else 0
+        return (*(q for q, n in plain if n < place), *wide, *(q for q, n in plain if n >= place))
+
+    def _axes(self, index: Sequence[Rank]) -> tuple[Rank, ...]:
+        return tuple(r for r in index if self.plan.roles[r].tile)
+
+    def store(self, v: Value) -> str:
+        output, index = access(v)
+        (value,) = v.args
+        text = self.use(value, v.axes)
+        items = [self._item(i, n, None) for i, n in zip(index, self.shapes[output], strict=True)]
+        wide = tuple(q for q in v.axes if any(q in axes for _, axes, looked_up in items if looked_up))
+        if value.axes:
+            text = self._arranged(text, v.axes, self._axes_of([(a, listed) for _, a, listed in items if a], wide))
+        return f"{self.tensor[output]}[{', '.join(place for place, _, _ in items) or '...'}] = {text}"
+
+    # ---- operations
+
+    def value(self, v: Value) -> None:
+        if self._storage.merged_into(v):
+            return
+        if v.op == "sub" and self._storage.merged_into(v.args[0]) is v:
+            self.write(f"{self.name(v)} = {self._difference(v)}")
+        elif v.op != "store" and (text := self._overwriting(v)):
+            self.write(f"{self.name(v)} = {text}")
+        else:
+            super().value(v)
+
+    def _difference(self, v: Value) -> str:
+        """`x * k - y` in one pass over memory."""
+        product, y = v.args
+        x, *factors = product.args
+        where = f", out={self.name(x)}" if self._storage.may_overwrite(x, v, self._may_share) else ""
+        if factors:
+            return f"torch.addcmul(-{self.use(y, v.axes)}, {self.name(x)}, {self.use(factors[0], v.axes)}{where})"
+        return f"torch.add(-{self.use(y, v.axes)}, {self.name(x)}, alpha={literal(number_of(product))}{where})"
+
+    def _overwriting(self, v: Value) -> str | None:
+        """The operation as a method that overwrites an operand, where one may be overwritten."""
+        if self._may_share(v):
+            return None
+        operands = list(v.args[::-1] if v.op in ("add", "mul") else v.args[:1])
+        if v.op == "dot":
+            operands = list(v.args[2:])
+        for a in reversed(operands):
+            if self._storage.may_overwrite(a, v, self._may_share):
+                return self._method(v, a)
+        return None
+
+    def _may_share(self, v: Value) -> bool:
+        """Whether a value may be what it passes on: a filter or selection that holds, or one that is a plain `bool`."""
+        return self._is_decided(v) or self.passes(v)
+
+    def passes(self, v: Value) -> bool:
+        return v.op == "rounded" or super().passes(v)  # PyTorch fuses nothing
+
+    def row_factor(self, maximum: str, v: Value) -> str:
+        factors, magnitude = row_factor_of(v), f"{maximum}.abs()"
+        text = f"torch.full_like({maximum}, {literal(factors.factor)})"
+        text += f".masked_fill_({magnitude} >= {literal(factors.limit)}, {literal(factors.beyond)})"
+        if factors.far_limit is None:
+            return text
+        return text + f".masked_fill_({magnitude} >= {literal(factors.far_limit)}, {literal(factors.far)})"
+
+    def _is_decided(self, v: Value) -> bool:
+        """Whether a filter is on scalar indices only."""
+        return v.op == "where" and not any(self.tiled(r) for r in filter_of(v)[0].ranks)
+
+    def _method(self, v: Value, target: Value) -> str | None:
+        name, others = self.name(target), [a for a in v.args if a is not target]
+        if v.op == "where":
+            _, fill = filter_of(v)
+            return f"{name}.masked_fill_(~({self.condition(v, v.axes)}), {literal(fill)})"
+        if v.op == "dot":
+            return self._accumulated(v, name)
+        if v.op not in IN_PLACE or len(others) != len(v.args) - 1:
+            return None
+        args = [literal(number_of(v))] if v.op == "scale" else [self.use(a, v.axes) for a in others]
+        return f"{name}.{IN_PLACE[v.op]}({', '.join(args)})"
+
+    def _accumulated(self, v: Value, accumulator: str) -> str:
+        a, b = self._operands(v)
+        if len(v.axes) == 3 and a:
+            return f"{accumulator}.baddbmm_({a}, {b})"
+        if len(v.axes) == 2 and a:
+            return f"{accumulator}.addmm_({a}, {b})"
+        return f"{accumulator}.add_({self._product(v)})"
+
+    def expression(self, v: Value) -> str:
+        if self._is_decided(v):
+            _, fill = filter_of(v)
+            arg = self.name(v.args[0])
+            return f"{arg} if {self.condition(v, ())} else torch.full_like({arg}, {literal(fill)})"
+        if v.op != "dot":
+            return super().expression(v)
+        product = self._product(v)
+        return f"{self.name(v.args[2])} + {product}" if len(v.args) > 2 else product
+
+    def _product(self, v: Value) -> str:
+        a, b = self._operands(v)
+        return f"{a} @ {b}" if a else self._einsum(v)
+
+    def _operands(self, v: Value) -> tuple[str, str]:
+        """Both operands of a batched matrix product in `v.axes`, or empty where it is none."""
+        contracted, batch = pair_of(v)
+        sides = []
+        for x in v.args[:2]:
+            own = tuple(q for q in x.axes if q != contracted and q not in batch)
+            sides.append((x, own))
+        (a, own_a), (b, own_b) = sides
+        if len(own_a) != 1 or len(own_b) != 1 or v.axes[: len(batch)] != batch:
+            return "", ""
+        if v.axes[-2:] == (*own_b, *own_a):
+            a, own_a, b, own_b = b, own_b, a, own_a
+        left = self._arranged(self._exact(a), a.axes, (*batch, *own_a, contracted))
+        right = self._arranged(self._exact(b), b.axes, (*batch, contracted, *own_b))
+        return left, right
+
+    def _einsum(self, v: Value) -> str:
+        letters = {q: chr(ord("a") + i) for i, q in enumerate(self.plan.order)}
+        a, b, out = ("".join(letters[q] for q in x.axes) for x in (*v.args[:2], v))
+        return f"torch.einsum('{a},{b}->{out}', {self._exact(v.args[0])}, {self._exact(v.args[1])})"
+
+    def _exact(self, x: Value) -> str:
+        """An operand in the compute dtype: products of narrow numbers are exact there, and sums are wide."""
+        return self.name(x) if x.dtype == self._compute else self.cast(self.name(x), self._compute)
+
+    def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
+        return f"{accumulator} + {a} @ {b}" if accumulator else f"{a} @ {b}"
+
+    def pointwise(self, op: str, args: Sequence[str], v: Value) -> str:
+        constants = [n for n, a in enumerate(v.args) if a.op == "const"]
+        if op in BOUNDS and is_integer(v) and constants:
+            n = constants[0]
+            return f"{args[1 - n]}.clamp({BOUNDS[op]}={args[n]})"  # a number in the text is no tensor
+        return super().pointwise(op, args, v)
+
+    def function(self, op: str, args: Sequence[str]) -> str:
+        return FUNCTIONS[op].format(*args) if op in FUNCTIONS else f"torch.{op}({', '.join(args)})"
+
+    def choose(self, condition: str, then: str, other: str) -> str:
+        return f"torch.where({condition}, {then}, {other})"
+
+    def reduce(self, op: str, arg: str, position: int) -> str:
+        return f"{arg}.{REDUCTIONS[op]}({position})"
+
+    def permute(self, arg: str, positions: Sequence[int]) -> str:
+        n = len(positions)
+        if list(positions) == [*range(n - 2), n - 1, n - 2]:
+            return f"{arg}.mT"
+        return f"{arg}.permute({', '.join(map(str, positions))})"
+
+    def cast(self, arg: str, dtype: str) -> str:
+        return f"{arg}.to({DTYPES[dtype]})"
+
+    def full(self, axes: tuple[Rank, ...], value: float, dtype: str) -> str:
+        lengths = [self._length(q) if self._has_tile(q) else str(self.plan.length(q)) for q in axes]
+        return f"torch.full([{', '.join(lengths)}], {literal(value)}, dtype={DTYPES[dtype]})"
+
+    def _has_tile(self, axis: Rank) -> bool:
+        """Whether there is a tile at hand: of a loop's rank only inside the loop. All tiles are full else
+        (`loops.Pass.carry`)."""
+        return self.plan.roles[axis].outer != "loop" or self.start[axis] == "0" or self._is_inside(axis)
+
+    def _length(self, axis: Rank) -> str:
+        start, end = self._span(axis)
+        return end if start == "0" else f"{end} - {start}"
+
+    def header(self, loop: Loop, low: str, high: str) -> str:
+        if self.plan.roles[loop.rank].tile is None:
+            return f"for {self.scalar[loop.rank]} in range({low}, {high}):"
+        return f"for {self.start[loop.rank]} in range({low}, {high}, {loop.tile}):"

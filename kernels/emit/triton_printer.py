@@ -1,0 +1,394 @@
+"""Prints a loop plan as a Triton kernel.
+
+Sizes are numbers in the source, strides are arguments; the strides of tile axes are compile-time ones, so that
+offsets inside a tile become immediates (a register for each row otherwise, which spills) and rows of 24 or 40
+elements still load 16 bytes at a time. A program's indices come from one program id, fastest grid rank first.
+Each tensor gets a pointer to its part for this program, computed in 64 bits; what is added to
+it inside a loop is one 64-bit scalar and one loop-invariant tile of 32-bit offsets, so a tile of one tensor
+must span less than 2**31 elements and the whole tensor may be larger (`spans`; a wide kernel has offsets of 64 bits).
+Where the schedule says so, tiles that a
+tensor descriptor can load are loaded by one: it knows shape and strides, so a load names the tile's first indices
+only, and lanes beyond the end read as 0 without a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eintune.space.descriptors import Read, block_of
+from eintune.space.expr import Part, Rank
+from eintune.space.late_product import late_product
+from eintune.space.plan import Addressed, Loop, LoopPlan, Segment, Value, Within
+from eintune.space.quoting import python_comment
+from eintune.space.schedule import Schedule
+
+from .kernel import Argument, Descriptor, Kernel, Reach
+from .pipelined_loop import LateLoop
+from .plan_facts import access, summary
+from .printer import Iterations, Printer
+from .spans import FARTHEST, check_ranks, fits
+from .triton_dialect import DTYPES, FUNCTIONS, HELPERS, REDUCTIONS
+from .value_printer import Affine, literal
+
+
+def emit(
+    plan: LoopPlan,
+    schedule: Schedule,
+    entry: str = "kernel",
+    clears: Sequence[str] = (),
+    wide: bool = False,
+) -> Kernel:
+    """The kernel of a plan, a function `entry`. clears: the workspaces that count the programs of kernels that run
+    after it. wide: offsets inside a tile have 64 bits; they have too where tiles of contiguous tensors need it.
+
+    Raises ValueError for a tile that is not a power of two or a product of too many axes, which Triton cannot express,
+    and for a rank of too many elements.
+    """
+    check_tiles(plan)
+    printer = TritonPrinter(plan, schedule, entry, clears, wide)
+    source = printer.source()
+    if not fits(printer.reaches(), printer.arguments()):
+        return emit(plan, schedule, entry, clears, wide=True)
+    return Kernel(
+        emitter="triton",
+        source=source,
+        entry=entry,
+        arguments=printer.arguments(),
+        grid=(plan.programs(),),
+        warps=schedule.warps,
+        stages=schedule.stages,
+        descriptors=printer.descriptors(),
+        reaches=printer.reaches(),
+    )
+
+
+def check_tiles(plan: LoopPlan) -> None:
+    """Raises ValueError for what no Triton kernel expresses: an axis of too many ranks or elements, a tile that is not
+    a power of two, a grid of too many programs."""
+    check_ranks(plan, plan.roles)
+    for rank, role in plan.roles.items():
+        if role.tile is not None and role.tile & (role.tile - 1):
+            raise ValueError(f"rank {rank}: a tile of a Triton kernel is a power of two, but got {role.tile}")
+    if plan.programs() >= 2**31:
+        raise ValueError(f"a Triton grid has at most 2**31 - 1 programs, but got {plan.programs()}")
+
+
+class TritonPrinter(Printer):
+    """The Triton dialect."""
+
+    reserved = ("triton", "tl", "float", "program", *HELPERS)
+    branches = True
+
+    def __init__(
+        self,
+        plan: LoopPlan,
+        schedule: Schedule,
+        entry: str = "kernel",
+        counters: Sequence[str] = (),
+        wide: bool = False,
+    ) -> None:
+        super().__init__(plan, schedule, entry)
+        self._wide_offsets = wide
+        self._reaches: dict[tuple[str, tuple[int, ...]], None] = {}
+        """(Tensor, how many indices 32-bit offsets go along each of its axes) of every tile that is addressed."""
+        self.counters = tuple(counters)
+        """Workspaces of one integer each, which no value of the plan reads."""
+        self.tensor |= {n: self.names.fresh(n) for n in self.counters}
+        self._strides = {
+            name: [self.names.fresh(f"stride_{self.tensor[name]}_{r}") for r in ranks]
+            for name, ranks in self._argument_ranks().items()
+        }
+        self._static: set[str] = set()
+        """Strides of tile axes."""
+        self.helpers: set[str] = set()
+        self._descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
+        """(Tensor, block) -> the name of the descriptor that loads such blocks."""
+
+    def late(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
+        wanted = self.schedule.late == "product" and self.tiled(loop.rank)
+        found = late_product(loop) if wanted else None
+        return LateLoop(self, loop, found, segment, ends) if found else None
+
+    # ---- the module
+
+    def source(self) -> str:
+        """The whole module."""
+        self._program()
+        self.block(self.plan.root)
+        for n in self.counters:
+            self.write(f"tl.store({self.tensor[n]}, 0)  # of the programs of a kernel after this one")
+        descriptors = list(self._descriptors.values())
+        parameters = [[self.tensor[n] for n in self._strides], *filter(None, [*self.parameters(), descriptors])]
+        body = self.finish()
+        helpers = [f"{HELPERS[h]}\n" for h in sorted(self.helpers)]
+        return "\n".join(
+            [
+                *(python_comment(line) for line in summary(self.plan, self.schedule.emitter)),
+                "import triton",
+                "import triton.language as tl",
+                "\n",
+                *helpers,
+                "@triton.jit",
+                f"def {self.entry}(",
+                *(f"    {', '.join(line)}," for line in parameters),
+                "):",
+                *body,
+                "",
+            ]
+        )
+
+    def parameters(self) -> list[list[str]]:
+        """The strides of each tensor, as they are declared; complete once the source is printed."""
+        return [
+            [f"{s}: tl.constexpr" if s in self._static else s for s in strides] for strides in self._strides.values()
+        ]
+
+    def arguments(self) -> tuple[Argument, ...]:
+        """The tensors in the order of the parameters."""
+        shapes, dtypes = self.shapes | dict.fromkeys(self.counters, (1,)), dict.fromkeys(self.counters, "int32")
+        dtypes |= self.plan.dtypes
+        written = {*self.plan.outputs, *self.counters}
+        return tuple(Argument(n, shapes[n], dtypes[n], n in written) for n in self._strides)
+
+    def descriptors(self) -> tuple[Descriptor, ...]:
+        """The descriptors in the order of the parameters; complete once the source is printed."""
+        position = {n: i for i, n in enumerate(self._strides)}
+        return tuple(Descriptor(position[tensor], block) for tensor, block in self._descriptors)
+
+    def reaches(self) -> tuple[Reach, ...]:
+        """What strides the kernel's tensors may have; complete once the source is printed."""
+        position = {n: i for i, n in enumerate(self._strides)}
+        return tuple(Reach(position[tensor], steps) for tensor, steps in self._reaches)
+
+    def _argument_ranks(self) -> dict[str, tuple[Rank, ...]]:
+        ranks = {n: t.ranks for n, t in self.plan.inputs.items()} | self.plan.outputs
+        return ranks | dict.fromkeys(self.counters, ("place",))
+
+    def _program(self) -> None:
+        """The indices of this program, from its number."""
+        if self.plan.programs() == 1:
+            return
+        self._program_number()
+        slowest = next((r for r in reversed(self.plan.grid) if self.plan.roles[r].tile), None)
+        below = 1
+        for r in self.plan.grid:
+            tile = self.plan.roles[r].tile
+            count = -(-self.plan.sizes[r] // (tile or 1))
+            last = below * count == self.plan.programs()
+            text = f"program // {below}" if below > 1 else "program"
+            text = text if last else f"{text} % {count}"
+            below *= count
+            if count == 1:
+                continue
+            if r == slowest and self.schedule.order == "reverse":
+                text = f"({count - 1} - {text})"
+            self.prologue(f"{self.start[r]} = {text} * {tile}" if tile else f"{self.scalar[r]} = {text}")
+
+    def _program_number(self) -> None:
+        self.prologue("program = tl.program_id(0)")
+
+    # ---- indices and addresses
+
+    def index(self, axis: Rank) -> str:
+        if self.start[axis] == "0":
+            return self._lanes(axis)
+        return self.define(f"i_{axis}", f"{self.start[axis]} + {self._lanes(axis)}", self._home(axis))
+
+    def _lanes(self, axis: Rank) -> str:
+        return self.define(f"lane_{axis}", f"tl.arange(0, {self.plan.length(axis)})", None)
+
+    def _offsets(self, axis: Rank) -> str:
+        """The places in a tile as they are multiplied with a stride."""
+        lanes = self._lanes(axis)
+        return self.define(f"{lanes}_wide", f"tl.cast({lanes}, tl.int64)", None) if self._wide_offsets else lanes
+
+    def _steps(self, axis: Rank) -> int:
+        """How many indices a tile goes along an axis. At least one: a stride by itself has 32 bits too."""
+        return max(min(self.plan.length(axis), self.plan.sizes[axis]) - 1, 1)
+
+    def _home(self, rank: Rank) -> Rank | None:
+        """The loop rank in whose scope the rank's index is known; None for the program."""
+        return rank if self.plan.roles[rank].outer == "loop" else None
+
+    def _address(self, tensor: str, index: Sequence[Addressed], v: Value) -> str:
+        """Pointers to a tile: the program's part of the tensor, what is looked up, the loops' part, the tile's
+        offsets."""
+        by_home: dict[Rank | None, list[str]] = {None: []}
+        tile: dict[Rank, str] = {}
+        looked_up: list[str] = []
+        steps = [0] * len(index)
+        numbers = iter(v.args)
+        for n, (item, stride) in enumerate(zip(index, self._strides[tensor], strict=True)):
+            match item:
+                case None | Within():
+                    number = next(numbers)
+                    if item is not None and number.axes:
+                        self._static.add(stride)
+                    wide = f"tl.cast({self.name(number)}, tl.int64){self.broadcast(number.axes, v.axes)}"
+                    looked_up.append(f"{wide} * {stride}")
+                    tile |= {q: tile.get(q, "") for q in number.axes}
+                case Part() if self.tiled(item.rank) and not self.within(item):
+                    self._static.add(stride)
+                    at = self.part_at(item, v.axes)
+                    narrow = item.op == "%" and not self._wide_offsets
+                    looked_up.append(f"{at if narrow else f'tl.cast({at}, tl.int64)'} * {stride}")
+                    steps[n] = item.by - 1 if narrow else 0
+                    tile.setdefault(item.rank, "")
+                case _:
+                    rank, wide = (item, self._wide(item)) if isinstance(item, str) else self._wide_part(item)
+                    if wide != "0":
+                        by_home.setdefault(self._home(rank), []).append(f"{wide} * {stride}")
+                    if self.tiled(rank) and not (isinstance(item, Part) and item.op == "//"):
+                        self._static.add(stride)
+                        tile[rank] = f"{self._offsets(rank)}{self.broadcast((rank,), v.axes)} * {stride}"
+                        steps[n] = 0 if self._wide_offsets else self._steps(rank)
+        for q in v.axes:  # nothing but a quotient that is one number for the whole tile
+            tile.setdefault(q, f"{self._lanes(q)}{self.broadcast((q,), v.axes)} * 0")
+        if any(steps):
+            self._reaches[tensor, tuple(steps)] = None
+        name = self.tensor[tensor]
+        base = name
+        if by_home[None]:
+            base = self.define(f"{name}_part", f"{name} + {' + '.join(by_home.pop(None))}", None)
+        loops = [term for home, terms in by_home.items() if home for term in terms]
+        lanes = " + ".join(filter(None, tile.values()))
+        offsets = [self.define(f"{name}_tile", lanes, None)] if lanes else []
+        return " + ".join([base, *looked_up, *loops, *offsets])
+
+    def _wide_part(self, part: Part) -> tuple[Rank, str]:
+        """A part that is one number for a tile (a remainder: of its first index), in 64 bits."""
+        first = self.part_of_first(part)
+        return part.rank, first if first == "0" else f"tl.cast({first}, tl.int64)"
+
+    def _wide(self, rank: Rank) -> str:
+        name = self.start[rank] if self.tiled(rank) else self.scalar[rank]
+        return name if name == "0" else self.define(f"{name}_wide", f"tl.cast({name}, tl.int64)", self._home(rank))
+
+    def _valid(self, tensor: str, index: Sequence[Addressed], v: Value) -> str:
+        """The mask of a tile's valid lanes; empty where all are. A number that was looked up is never trusted."""
+        ranks = [i.rank if isinstance(i, Part) else i for i in index if isinstance(i, (str, Part))]
+        lanes = [r for r in dict.fromkeys([*ranks, *v.axes]) if r in v.axes and not self._fits(r)]
+        conditions = [f"({self.at(r, v.axes)} < {self.plan.sizes[r]})" for r in lanes]
+        numbers = iter(v.args)
+        for i, size in zip(index, self.shapes[tensor], strict=True):
+            if isinstance(i, (str, Part)):
+                continue
+            number = next(numbers)
+            text = self.use(number, v.axes)
+            if i is None or not i.inside(size):
+                below = [f"({text} < {size})"] if number.dtype == "int64" or size <= FARTHEST else []
+                conditions.append(" & ".join([f"({text} >= 0)", *below]))
+        return " & ".join(conditions)
+
+    def _fits(self, rank: Rank) -> bool:
+        """Whether no lane of the current tile lies beyond the rank's end."""
+        size, tile = self.plan.sizes[rank], self.plan.roles[rank].tile
+        tail: Affine = ((rank, -1),), size - 1
+        return rank != self.beyond and (tile is None or size % tile == 0 or tail in self.known)
+
+    # ---- the dialect
+
+    def load(self, v: Value) -> str:
+        tensor, index = access(v)
+        if block := self._block(v):
+            return self._described(tensor, tuple(i for i in index if isinstance(i, str)), block)
+        address, valid = self._address(tensor, index, v), self._valid(tensor, index, v)
+        return f"tl.load({address}, mask={valid}, other=0.0)" if valid else f"tl.load({address})"
+
+    def ordered(self, items: Sequence[Value | Loop]) -> Sequence[Value | Loop]:
+        """Loads by descriptor first: the compiler gives neighbours one barrier to wait for, not one each."""
+        return sorted(items, key=lambda item: not self._is_described(item))
+
+    def _is_described(self, item: Value | Loop) -> bool:
+        return isinstance(item, Value) and item.op == "load" and self._block(item) is not None
+
+    def _block(self, v: Value) -> tuple[int, ...] | None:
+        """The block of a tensor that a "load" reads, where the schedule and the tile allow a descriptor."""
+        tensor, index = access(v)
+        ranks = tuple(i for i in index if isinstance(i, str))
+        in_order = tuple(r for r in ranks if r in v.axes) == v.axes and len(set(ranks)) == len(index)
+        in_loop = self.scopes[-1].rank is not None
+        wanted = self.schedule.loads == "descriptor" or (self.schedule.loads == "loops" and in_loop)
+        if not wanted or not in_order or not all(r in self.plan.roles for r in ranks):
+            return None
+        read = Read(ranks, self.plan.dtypes[tensor])
+        return block_of(read, self.plan.sizes, lambda r: self.plan.roles[r].tile)
+
+    def _described(self, tensor: str, index: tuple[Rank, ...], block: tuple[int, ...]) -> str:
+        """A block by descriptor, without the axes of length 1 that the tile does not have."""
+        key = tensor, block
+        if key not in self._descriptors:
+            self._descriptors[key] = self.names.fresh(f"{self.tensor[tensor]}_descriptor")
+        first = [self.start[r] if self.tiled(r) else self.scalar[r] for r in index]
+        text = f"{self._descriptors[key]}.load([{', '.join(first)}])"
+        shape = [n for n, r in zip(block, index, strict=True) if self.tiled(r)]
+        return text if len(shape) == len(block) else f"{text}.reshape({shape})"
+
+    def store(self, v: Value) -> str:
+        output, index = access(v)
+        (value,) = v.args
+        address, valid = self._address(output, index, v), self._valid(output, index, v)
+        text = self.use(value, v.axes)
+        if value.dtype != self.plan.dtypes[output]:
+            text = f"{text}.to({DTYPES[self.plan.dtypes[output]]})"
+        return f"tl.store({address}, {text}, mask={valid})" if valid else f"tl.store({address}, {text})"
+
+    def function(self, op: str, args: Sequence[str]) -> str:
+        if op in HELPERS or op == "silu":
+            self.helpers.add("sigmoid" if op == "silu" else op)
+        return FUNCTIONS[op].format(*args)
+
+    def quotient(self, a: str, b: str, v: Value) -> str:
+        """`/` is an approximation in float32 (PTX's div.full)."""
+        return f"tl.div_rn({a}, {b})" if v.dtype == "fp32" else super().quotient(a, b, v)
+
+    def choose(self, condition: str, then: str, other: str) -> str:
+        return f"tl.where({condition}, {then}, {other})"
+
+    def reduce(self, op: str, arg: str, position: int) -> str:
+        if op == "mul":
+            self.helpers.add("multiply")
+        return REDUCTIONS[op].format(arg, position)
+
+    def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
+        if len(v.axes) > 3:
+            raise ValueError(f"value {v.name}: a product in Triton has at most one batch axis, but got {v.axes}")
+        precise = v.args[0].dtype == "fp32"
+        options = [accumulator] if accumulator else []
+        options += [f"input_precision='{self.schedule.precision}'"] if precise else []
+        return f"tl.dot({', '.join([a, b, *options])})"
+
+    def permute(self, arg: str, positions: Sequence[int]) -> str:
+        if list(positions) == [1, 0]:
+            return f"tl.trans({arg})"
+        return f"tl.permute({arg}, ({', '.join(map(str, positions))}))"
+
+    def cast(self, arg: str, dtype: str) -> str:
+        return f"{arg}.to({DTYPES[dtype]})"
+
+    def full(self, axes: tuple[Rank, ...], value: float, dtype: str) -> str:
+        shape = ", ".join(str(self.plan.length(q)) for q in axes)
+        return f"tl.full([{shape}], {literal(value)}, {DTYPES[dtype]})"
+
+    def iota(self, v: Value) -> str:
+        if v.dtype == "int32":
+            return self.at(str(v.attr), v.axes)
+        return f"tl.cast({self.at(str(v.attr), v.axes)}, {DTYPES[v.dtype]})"
+
+    def lane(self, v: Value) -> str:
+        return f"tl.cast({self._lanes(str(v.attr))}, {DTYPES[v.dtype]})"
+
+    def first(self, v: Value) -> str:
+        return f"tl.cast({self.start[str(v.attr)]}, {DTYPES[v.dtype]})"
+
+    def header(self, loop: Loop, low: str, high: str) -> str:
+        rank = loop.rank
+        if self.plan.roles[rank].tile is None:
+            return f"for {self.scalar[rank]} in tl.range({low}, {high}):"
+        return f"for {self.start[rank]} in tl.range({low}, {high}, {loop.tile}):"
+
+    def least(self, a: str, b: str) -> str:
+        return f"tl.minimum({a}, {b})"
+
+    def greatest(self, a: str, b: str) -> str:
+        return f"tl.maximum({a}, {b})"

@@ -1,0 +1,343 @@
+"""How the values of a plan are printed: what is the same in every target language.
+
+Names, broadcasting, filters over indices, products of any axes. A target (`ValuePrinter`'s abstract methods) says how
+a load, a store or a matrix product is spelt. Nothing here knows a workload or a machine.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from eintune.space.approximations import APPROXIMATE_OPS
+from eintune.space.expr import Access, Gather, Part, Predicate, Rank
+from eintune.space.filters import farthest
+from eintune.space.layout import within_part
+from eintune.space.plan import Loop, LoopPlan, Value
+from eintune.space.pointwise import POINTWISE
+from eintune.space.schedule import Schedule
+
+from .bound_text import parenthesised
+from .plan_facts import (
+    filter_of,
+    inline_constants,
+    is_integer,
+    items,
+    number_of,
+    pair_of,
+    part_of,
+    row_factor_of,
+    shapes_of,
+)
+from .source_lines import SourceLines
+
+Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]
+"""A filter with numbers for sizes: sum(coefficient * index) + constant >= 0, elements of tensors after the indices."""
+Fact = Affine | Value
+"""What is known to hold: a filter, or a boolean value."""
+
+
+def literal(x: float) -> str:
+    """A float as source text."""
+    return repr(float(x)) if math.isfinite(x) else f"float('{x}')"
+
+
+def constant(v: Value) -> str:
+    """A constant as source text, whole where it is an integer."""
+    return str(int(number_of(v))) if is_integer(v) else literal(number_of(v))
+
+
+def affine(p: Predicate, sizes: dict[Rank, int]) -> Affine:
+    """A predicate with every size bound; equal filters become equal whatever way they were written."""
+    total: dict[Rank, int] = {}
+    for t in p.terms:
+        total[t.rank] = total.get(t.rank, 0) + t.coef * (sizes[t.stride] if t.stride else 1)
+    const = p.const + sum(c * sizes[r] for r, c in p.sizes)
+    return (*sorted((r, c) for r, c in total.items() if c), *p.numbers), const
+
+
+class ValuePrinter(SourceLines, ABC):
+    """Prints the values of one plan."""
+
+    reserved: tuple[str, ...] = ()
+    """Names that the generated module uses itself (imports, builtins)."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
+        super().__init__((*self.reserved, entry))
+        self.plan = plan
+        self.schedule = schedule
+        self.entry = entry
+        self.tensor = {n: self.names.parameter(n) for n in (*plan.inputs, *plan.outputs)}
+        self.scalar = {r: self._rank_name(r, r) for r in plan.order if not self.tiled(r)}
+        self.start = {r: self._rank_name(r, f"{r}_first") for r in plan.order if self.tiled(r)}
+        self.shapes = shapes_of(plan)
+        self.beyond: Rank | None = None
+        """A rank whose current tile may lie beyond its end as a whole."""
+        self.text = self._value_names()
+        """What a use of a value prints: its name, a number, or what it is an alias of."""
+
+    # ---- the target language
+
+    @abstractmethod
+    def index(self, axis: Rank) -> str:
+        """A vector of the indices along a tile axis (1-D; an atom)."""
+
+    @abstractmethod
+    def load(self, v: Value) -> str:
+        """The tile that a "load" reads."""
+
+    @abstractmethod
+    def store(self, v: Value) -> str:
+        """The statement of a "store"."""
+
+    @abstractmethod
+    def function(self, op: str, args: Sequence[str]) -> str:
+        """A pointwise operator that is not infix (`pointwise.POINTWISE`)."""
+
+    @abstractmethod
+    def choose(self, condition: str, then: str, other: str) -> str:
+        """Elementwise choice."""
+
+    @abstractmethod
+    def reduce(self, op: str, arg: str, position: int) -> str:
+        """A reduction (`pointwise.REDUCTIONS`) over the tile axis at `position`."""
+
+    @abstractmethod
+    def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
+        """`a @ b`, plus the accumulator; batch axes first in both."""
+
+    @abstractmethod
+    def permute(self, arg: str, positions: Sequence[int]) -> str:
+        """The tile with its axes reordered."""
+
+    @abstractmethod
+    def cast(self, arg: str, dtype: str) -> str:
+        """Conversion to a dtype name."""
+
+    @abstractmethod
+    def full(self, axes: tuple[Rank, ...], value: float, dtype: str) -> str:
+        """A new tile of one number."""
+
+    @abstractmethod
+    def iota(self, v: Value) -> str:
+        """The index values of `v.attr` along `v.axes`, as numbers of `v.dtype`."""
+
+    @abstractmethod
+    def lane(self, v: Value) -> str:
+        """The places 0, 1, … in a tile along its axis `v.attr`, as numbers of `v.dtype`."""
+
+    @abstractmethod
+    def first(self, v: Value) -> str:
+        """The first index of the current tile of `v.attr`, as a number of `v.dtype`."""
+
+    def least(self, a: str, b: str) -> str:
+        """Minimum of two integers."""
+        return f"min({a}, {b})"
+
+    def greatest(self, a: str, b: str) -> str:
+        """Maximum of two integers."""
+        return f"max({a}, {b})"
+
+    def limited(self, number: str, most: int) -> str:
+        """The nearest integer that is at most so far from 0, elementwise."""
+        return self.least(self.greatest(number, str(-most)), str(most))
+
+    # ---- values
+
+    def name(self, v: Value) -> str:
+        """A value as an atom, over its own axes."""
+        return self.text[v]
+
+    def _value_names(self) -> dict[Value, str]:
+        names: dict[Value, str] = {}
+        numbers = inline_constants(self.plan)
+        for item in items(self.plan.root):
+            for v in (c.value for c in item.carries) if isinstance(item, Loop) else (item,):
+                if v in numbers:
+                    names[v] = constant(v)
+                elif v.op != "store":
+                    names[v] = self.names.fresh(v.name)
+        return names
+
+    def _rank_name(self, rank: Rank, wanted: str) -> str:
+        """The variable of a rank's index or first index; "0" where the rank has one tile only."""
+        role = self.plan.roles[rank]
+        whole = role.outer is None or self.plan.sizes[rank] <= (role.tile or 1)
+        return "0" if whole and role.outer != "loop" else self.names.fresh(wanted)
+
+    def use(self, v: Value, axes: tuple[Rank, ...]) -> str:
+        """A value as an operand over `axes`: missing axes are broadcast."""
+        return self.name(v) + self.broadcast(v.axes, axes)
+
+    @staticmethod
+    def broadcast(have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
+        """`[:, None]`, or nothing where there is nothing to broadcast."""
+        if not have or have == want:
+            return ""
+        return "[" + ", ".join(":" if q in have else "None" for q in want) + "]"
+
+    # ---- ranks
+
+    def tiled(self, rank: Rank) -> bool:
+        """Whether the rank is a tile axis."""
+        return self.plan.roles[rank].tile is not None
+
+    def at(self, rank: Rank, axes: tuple[Rank, ...]) -> str:
+        """The indices of a rank as an operand over `axes` (a scalar where it has no tile); an atom or a sum."""
+        if not self.tiled(rank):
+            return self.scalar[rank]
+        return self.index(rank) + self.broadcast((rank,), axes)
+
+    def within(self, part: Part) -> bool:
+        """Whether a tile lies within one stretch of `part.by` elements."""
+        return within_part(part, self.plan.roles[part.rank].tile or 1, self.plan.sizes[part.rank])
+
+    def part_of_first(self, part: Part) -> str:
+        """The part of the first index of a rank's tile (of its index, if it has no tile); "0" where it is that."""
+        rank, size = part.rank, self.plan.sizes[part.rank]
+        first = self.start[rank] if self.tiled(rank) else self.scalar[rank]
+        if size <= part.by:
+            return "0" if part.op == "//" else first
+        if first == "0" or part.by == 1:
+            return "0" if first == "0" or part.op == "%" else first
+        if part.op == "%" and (self.plan.roles[rank].tile or 1) % part.by == 0:
+            return "0"
+        return f"{first} {part.op} {part.by}"
+
+    def part_at(self, part: Part, axes: tuple[Rank, ...]) -> str:
+        """The parts of the indices of a rank as an operand over `axes`."""
+        if not self.tiled(part.rank):
+            return self.part_of_first(part)
+        return f"({self.index(part.rank)} {part.op} {part.by}){self.broadcast((part.rank,), axes)}"
+
+    def part(self, v: Value) -> str:
+        """The parts of a rank's indices, as numbers."""
+        return self.part_at(part_of(v), v.axes) if v.axes else self.part_of_first(part_of(v))
+
+    # ---- filters
+
+    def condition(self, v: Value, axes: tuple[Rank, ...]) -> str:
+        """The filter of a "where" over tile indices as `a >= b`, both sides without subtraction."""
+        p, _ = filter_of(v)
+        every, const = affine(p, self.plan.sizes)
+        terms = [(r, c) for r, c in every if isinstance(r, str)]
+        left: list[str] = []
+        right: list[str] = []
+        for r, c in sorted(terms, key=lambda term: self.plan.order.index(term[0])):
+            text = self.at(r, axes)
+            (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {parenthesised(text)}")
+        limit = farthest(p, self.plan.sizes)
+        for number, (_, c) in zip(v.args[1:], p.numbers, strict=True):
+            text = self.use(number, axes)
+            text = text if limit is None else self.limited(text, limit)
+            (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {text}")
+        if p.numbers and const == -1:
+            return f"{' + '.join(right) or '0'} < {' + '.join(left) or '0'}"
+        if not left and len(right) == 1 and const > 0:
+            return f"{right[0]} < {const + 1}"
+        if const:
+            (left if const > 0 else right).append(str(abs(const)))
+        return f"{' + '.join(left) or '0'} >= {' + '.join(right) or '0'}"
+
+    # ---- expressions
+
+    def expression(self, v: Value) -> str:
+        """The right-hand side of a value."""
+        match v.op:
+            case "load":
+                return self.load(v)
+            case "const":
+                return self.full(v.axes, number_of(v), v.dtype)
+            case "iota":
+                return self.iota(v)
+            case "lane":
+                return self.lane(v)
+            case "first":
+                return self.first(v)
+            case "part":
+                return self.part(v)
+            case "cast":
+                return self.cast(self.name(v.args[0]), v.dtype)
+            case "reduce":
+                op, axis = pair_of(v)
+                return self.reduce(op, self.name(v.args[0]), v.args[0].axes.index(axis))
+            case "dot":
+                return self._dot(v)
+            case "where":
+                _, fill = filter_of(v)
+                return self.choose(self.condition(v, v.axes), self.use(v.args[0], v.axes), literal(fill))
+        return self.pointwise(v.op, [self.use(a, v.axes) for a in v.args], v)
+
+    def pointwise(self, op: str, args: Sequence[str], v: Value) -> str:
+        """An elementwise operator over operands that broadcast already."""
+        match op:
+            case "scale":
+                return f"{args[0]} * {literal(number_of(v))}"
+            case "row_factor":
+                return self.row_factor(args[0], v)
+            case "rounded":
+                return f"{args[0]} + 0.0"  # a multiply-add of 0, with which nothing is fused
+            case "guard":
+                return self.choose(f"{args[0]} == {literal(-math.inf)}", "0.0", args[0])
+            case "quotient":
+                a, b = args
+                return self.choose(f"({a} == 0.0) & ({b} == 0.0)", "0.0", f"{a} / {b}")
+            case "div_rn":
+                return self.quotient(args[0], args[1], v)
+            case "neg":
+                return f"-{args[0]}"
+            case "recip":
+                return f"1.0 / {args[0]}"
+            case "select":
+                return self.choose(*args)
+        if op in APPROXIMATE_OPS:
+            return self.function(op, args)
+        if op not in POINTWISE:
+            raise ValueError(f"value {v.name}: an operator of a plan is one of {sorted(POINTWISE)}, but got {op!r}")
+        symbol = POINTWISE[op].symbol
+        return f"{args[0]} {symbol} {args[1]}" if symbol else self.function(op, args)
+
+    def row_factor(self, maximum: str, v: Value) -> str:
+        """What a row is multiplied by (`space.row_factor`)."""
+        factors, magnitude = row_factor_of(v), self.function("abs", [maximum])
+        beyond = literal(factors.beyond)
+        if factors.far_limit is not None:
+            beyond = self.choose(f"{magnitude} < {literal(factors.far_limit)}", beyond, literal(factors.far))
+        return self.choose(f"{magnitude} < {literal(factors.limit)}", literal(factors.factor), beyond)
+
+    def quotient(self, a: str, b: str, v: Value) -> str:
+        """A correctly rounded quotient: by default what `/` gives."""
+        return f"{a} / {b}"
+
+    def _dot(self, v: Value) -> str:
+        """A matrix product: operands in the order and with the axes that give `v.axes`."""
+        contracted, batch = pair_of(v)
+        a, b = v.args[:2]
+        own = [tuple(q for q in x.axes if q != contracted and q not in batch) for x in (a, b)]
+        if len(own[0]) != 1 or len(own[1]) != 1:
+            return self._product_of_many_axes(v)
+        if v.axes.index(own[0][0]) > v.axes.index(own[1][0]):
+            (a, b), own = (b, a), own[::-1]
+        left = self._arranged(self.name(a), a.axes, (*batch, *own[0], contracted))
+        right = self._arranged(self.name(b), b.axes, (*batch, contracted, *own[1]))
+        made = (*batch, *own[0], *own[1])
+        accumulator = self.name(v.args[2]) if len(v.args) > 2 else None
+        if made == v.axes:
+            return self.matmul(left, right, accumulator, v)
+        product = self._arranged(self.matmul(left, right, None, v), made, v.axes)
+        return product if accumulator is None else f"{accumulator} + {product}"
+
+    def _product_of_many_axes(self, v: Value) -> str:
+        """A product that is no matrix product: multiplied over all axes, then summed."""
+        contracted, _ = pair_of(v)
+        axes = tuple(q for q in self.plan.order if q in {*v.axes, contracted})
+        operands = []
+        for x in v.args[:2]:
+            text = self.name(x) if x.dtype == v.dtype else self.cast(self.name(x), v.dtype)
+            operands.append(text + self.broadcast(x.axes, axes))
+        total = self.reduce("add", " * ".join(operands), axes.index(contracted))
+        return f"{self.name(v.args[2])} + {total}" if len(v.args) > 2 else total
+
+    def _arranged(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
+        return text if have == want else self.permute(text, [have.index(q) for q in want])

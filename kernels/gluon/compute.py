@@ -1,0 +1,53 @@
+"""The loops of a computing group of specialised warps."""
+
+from __future__ import annotations
+
+from eintune.space.late_product import LateProduct, late_product
+from eintune.space.plan import Loop, Value
+from eintune.space.specialised import sides
+
+from .compute_printer import ComputePrinter
+from .iterations import Iterations
+
+
+class Compute(ComputePrinter):
+    """What each group that computes does, on rows of its own."""
+
+    def loop(self, loop: Loop) -> None:
+        for c in loop.carries:
+            self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
+        sweep = self.sweep(loop)
+        if sweep is None:
+            return
+        late = self._late_of(loop)
+        steps = Iterations(self, loop, sweep, late, self.stale.get(loop), self._place_of(loop))
+        products = [v for v in loop.body.items if isinstance(v, Value) and v.op == "dot"]
+        if late is None:
+            steps.rest()
+            self.release_resident(products)
+        else:
+            in_time = [v for v in products if v is not late.carry.next]
+            always = self.runs_always(loop.whole())
+            if not always:
+                self.write(f"if {sweep.low} < {sweep.high}:")
+            with self.nested(None, deeper=not always):
+                steps.first()
+                steps.rest()
+                if always:
+                    self.release_resident(in_time)
+                steps.last()
+            self.release_resident([late.carry.next] if always else products)
+        self.pass_on(loop, sweep)
+
+    def _place_of(self, loop: Loop) -> str:
+        """A number of a loop's reference and a group: where they note what one warp found."""
+        several, number = len(self.stale), list(self.stale).index(loop) if loop in self.stale else 0
+        return "group" if several < 2 else f"{several} * group + {number}"
+
+    def _late_of(self, loop: Loop) -> LateProduct | None:
+        """What runs late: a product of a computed operand and a tile, beside one other."""
+        late = late_product(loop, casts=False)
+        if late is None or sum(getattr(v, "op", "") == "dot" for v in loop.body.items) != 2:
+            return None
+        left, _ = sides(late.carry.next, self.row)
+        return late if left in late.kept else None

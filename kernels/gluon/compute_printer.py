@@ -1,0 +1,275 @@
+"""What a computing group of specialised warps prints: the plan on 64 rows, its products in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from eintune.kernels.emit.plan_facts import access, pair_of
+from eintune.kernels.emit.printer import Branch
+from eintune.kernels.emit.source_lines import INDENT
+from eintune.kernels.emit.triton_dialect import DTYPES
+from eintune.kernels.emit.value_printer import literal
+from eintune.space.expr import Rank
+from eintune.space.plan import Loop, LoopPlan, Sum, Value
+from eintune.space.schedule import Schedule
+from eintune.space.selections import source, unneeded
+from eintune.space.specialised import GROUP_ROWS, GROUP_WARPS, groups, length, products_of, sides, tile_of
+
+from .helpers import NARROWED
+from .printer import GluonPrinter, Sweep, Turn
+from .shared_tiles import SharedTiles
+from .work_queue import WorkQueue
+
+WIDEST = 256
+"""Columns of one matrix instruction's result."""
+
+
+class ComputePrinter(GluonPrinter):
+    """What each group that computes does, on rows of its own: all but its loops."""
+
+    def __init__(
+        self,
+        plan: LoopPlan,
+        schedule: Schedule,
+        row: Rank,
+        tiles: Sequence[SharedTiles],
+        entry: str,
+        queue: WorkQueue | None = None,
+    ) -> None:
+        super().__init__(plan, schedule, row, tiles, entry, queue)
+        self._main = products_of(plan)[0].axes[1]
+        self._turn = Turn("0", "0")
+        self.layouts: dict[str, str] = {}
+        """The name of a layout -> what makes it."""
+        self.staged: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
+        """An output and its block -> its descriptor, and the buffers in which it is put together."""
+        if groups(schedule.warps) > 1:
+            own = self.names.fresh(f"{row}_own")
+            self.prologue(f"{own} = {self.own_first('group')}")
+            self.start[row] = own
+
+    # ---- layouts
+
+    def layout(self, axes: tuple[Rank, ...]) -> str:
+        """The name of a tile's layout: of (rows, columns), of rows, or of columns."""
+        if axes == (self.row,):
+            return self._rows((self.row, self._main))
+        if len(axes) == 1:
+            tile = self.layout((self.row, *axes))
+            return self._layout(f"{tile}_COLUMNS", f"gl.SliceLayout(0, {tile})")
+        columns = min(self.length(axes[1]), WIDEST)
+        text = f"gl.NVMMADistributedLayout([3, 0], [{GROUP_WARPS}, 1], [16, {columns}, 16])"
+        return self._layout("_".join(axes).upper(), text)
+
+    def _rows(self, axes: tuple[Rank, ...]) -> str:
+        """The layout of the rows of a tile."""
+        tile = self.layout(axes)
+        return self._layout(f"{tile}_ROWS", f"gl.SliceLayout(1, {tile})")
+
+    def as_left(self, v: Value, product: Value) -> str:
+        """A computed value as the left operand of a product."""
+        tile = self.layout(product.axes)
+        layout = self._layout(f"{tile}_LEFT", f"gl.DotOperandLayout(0, {tile}, 2)")
+        return f"gl.convert_layout({self.name(v)}, {layout})"
+
+    def _layout(self, name: str, text: str) -> str:
+        """A name for a layout, of this kernel among those of its module."""
+        name += self.entry.removeprefix("kernel").upper()
+        self.layouts.setdefault(name, text)
+        return name
+
+    def length(self, axis: Rank) -> int:
+        """Elements of an axis of a group's tile."""
+        return length(self.plan, axis, self.row) or 1
+
+    def _lanes(self, axis: Rank) -> str:
+        text = f"gl.arange(0, {self.length(axis)}, {self.layout((axis,))})"
+        return self.define(f"lane_{axis}", text, None)
+
+    def full(self, axes: tuple[Rank, ...], value: float, dtype: str) -> str:
+        if not axes:
+            return super().full(axes, value, dtype)
+        shape = ", ".join(str(self.length(q)) for q in axes)
+        return f"gl.full([{shape}], {literal(value)}, {DTYPES[dtype]}, {self.layout(axes)})"
+
+    def use(self, v: Value, axes: tuple[Rank, ...]) -> str:
+        return self._spread(self.name(v), v.axes, axes)
+
+    def at(self, rank: Rank, axes: tuple[Rank, ...]) -> str:
+        return self._spread(self.index(rank), (rank,), axes) if self.tiled(rank) else self.scalar[rank]
+
+    def _spread(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
+        """A vector over a tile: rows in the layout of that tile's rows."""
+        if have == (self.row,) and len(want) == 2 and want[1] != self._main:
+            text = f"gl.convert_layout({text}, {self._rows(want)}, assert_trivial=True)"
+        return text + self.broadcast(have, want)
+
+    def expression(self, v: Value) -> str:
+        if v.op in ("div", "quotient") and len(v.axes) == 2 and v.args[1].axes == (self.row,):
+            return self._over_rows(v)
+        text = super().expression(v)
+        if v.op == "reduce" and len(v.args[0].axes) == 2 and v.args[0].axes[1] != self._main:
+            return f"gl.convert_layout({text}, {self.layout(v.axes)}, assert_trivial=True)"
+        return text
+
+    def _over_rows(self, v: Value) -> str:
+        """A tile over one number for each row: times its reciprocal, since a division is many instructions. A number
+        below 2^-128 has none."""
+        a, b = v.args
+        inverse = self.here("inverse", f"1.0 / {self.name(b)}")
+        product = f"{self.use(a, v.axes)} * {self._spread(inverse, b.axes, v.axes)}"
+        if v.op == "div":
+            return product
+        return self.choose(f"({self.use(a, v.axes)} == 0.0) & ({self.use(b, v.axes)} == 0.0)", "0.0", product)
+
+    # ---- loads and stores
+
+    def value(self, v: Value) -> None:
+        if v.op == "dot":
+            self.begin(v)
+            self.write(f"{self.name(v)} = warpgroup_mma_wait(0, [{self.name(v)}])")
+            self.release(v)
+        elif self.queue and v in self.queue.numbers:
+            pass  # it comes with the program's number
+        elif v not in self.tiles:
+            super().value(v)
+        elif not self.tiles[v].ring:
+            place, phase = self.tiles[v].staying("group")
+            self.write(f"mbarrier.wait({self.tiles[v].full}.index({place}), {phase})")
+
+    def _block(self, v: Value) -> tuple[int, ...] | None:
+        return None
+
+    def store(self, v: Value) -> str:
+        output, _ = access(v)
+        (value,) = v.args
+        tile = tile_of(self.plan, v, self.row)
+        if tile is None or self.row not in value.axes:
+            return super().store(v)
+        dtype, (ranks, block) = self.plan.dtypes[output], tile
+        descriptor, buffers = self._staging(output, block)
+        shape = [self.length(q) for q in value.axes]
+        text = self.name(value) + ("" if value.dtype == dtype else f".to({DTYPES[dtype]})")
+        self.write("tma.store_wait(0)")
+        self.write("group_barrier()")
+        self.write(f"{buffers}.index(group).reshape({shape}).store({text})")
+        self.write("fence_async_shared()")
+        at = f"{descriptor}, [{self.coordinates(ranks)}], {buffers}.index(group)"
+        return f"store_block({at})"
+
+    def _staging(self, output: str, block: tuple[int, ...]) -> tuple[str, str]:
+        """The descriptor of an output, and the buffers in which it is put together."""
+        if (output, block) not in self.staged:
+            names = (f"{self.tensor[output]}_descriptor", f"{output.lower()}_tiles")
+            self.staged[output, block] = (self.names.fresh(names[0]), self.names.fresh(names[1]))
+        return self.staged[output, block]
+
+    def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
+        take = list(queue.take([self.name(v) for v in queue.numbers]))
+        before = ["visit = 0", *take, f"while program < {queue.programs}:"]
+        return before, [INDENT + line for line in ("visit += 1", *take)]
+
+    def finish(self) -> list[str]:
+        return [*super().finish(), *([f"{INDENT}tma.store_wait(0)"] if self.staged else [])]
+
+    # ---- products
+
+    def _place(self, t: SharedTiles) -> str:
+        return self._turn.slot if t.ring else t.staying("group")[0]
+
+    def _matrix(self, v: Value, transposed: bool) -> str:
+        """A loaded tile as a matrix."""
+        t = self.tiles[v]
+        text = f"{t.tiles}.index({self._place(t)}).reshape({[self.length(q) for q in v.axes]})"
+        return f"{text}.permute((1, 0))" if transposed else text
+
+    def begin(self, v: Value, kept: str | None = None) -> None:
+        """Start a product once its tiles are there. kept: of a computed left operand, where it is."""
+        left, right = sides(v, self.row)
+        contracted, _ = pair_of(v)
+        for t in dict.fromkeys(self.tiles[x] for x in (left, right) if x in self.tiles):
+            if t.ring:
+                self.write(f"mbarrier.wait({t.full}.index({self._place(t)}), {self._turn.phase})")
+        loaded = self._matrix(left, left.axes[0] == contracted) if left in self.tiles else None
+        a = loaded or kept or self.as_left(left, v)
+        b = self._matrix(right, right.axes[0] != contracted)
+        added = [self.name(v.args[2])] if len(v.args) > 2 else [self.full(v.axes, 0.0, v.dtype), "use_acc=False"]
+        self.write(f"{self.name(v)} = warpgroup_mma({', '.join([a, b, *added])}, is_async=True)")
+
+    def rescale(self, v: Value) -> None:
+        """An accumulator times a factor for each row, most of which are 1."""
+        x, factors = v.args
+        each = self.length(v.axes[1]) * GROUP_ROWS // (GROUP_WARPS * 32)
+        self.write(f"{self.name(v)} = rescaled({self.name(x)}, {self.use(factors, v.axes)}, {each})")
+        self.helpers.add("rescaled")
+
+    def narrow(self, v: Value) -> None:
+        """A conversion to a half that stays where it is printed."""
+        (x,) = v.args
+        self.write(f"{self.name(v)} = {NARROWED[v.dtype]}({self.name(x)})")
+        self.helpers.add(NARROWED[v.dtype])
+
+    def release(self, v: Value) -> None:
+        """Give back the buffers that nothing reads after a product."""
+        for t in dict.fromkeys(self.tiles[x] for x in v.args[:2] if x in self.tiles):
+            if t.last is v and (t.ring or v in self.plan.root.items):
+                self.write(f"mbarrier.arrive({t.empty}.index({self._place(t)}), count=1)")
+
+    def release_resident(self, products: Iterable[Value]) -> None:
+        """Give back the tiles that stay, which nothing reads after a loop's products."""
+        last = set(products)
+        for t in self.tiles.values():
+            if not t.ring and t.last in last:
+                self.write(f"mbarrier.arrive({t.empty}.index({self._place(t)}), count=1)")
+
+    # ---- iterations
+
+    @contextmanager
+    def iteration(self, loop: Loop, sweep: Sweep, first: str, optional: Branch | None) -> Iterator[None]:
+        """Prints an iteration whose tile starts at `first`. optional: its branch, in which its filters are evaluated
+        (one without a condition is never taken); None where they always are."""
+        rank = loop.rank
+        saved, text, known = (self._optional, self._unneeded, self.start[rank], self._turn), dict(self.text), self.known
+        self._optional, self.start[rank] = optional, first
+        if optional and not optional.condition:
+            self._optional, self.known = None, known | optional.known
+        unused = unneeded(loop, self._source) - self._early(loop)
+        self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
+        self._turn = self.turn(loop, sweep, first)
+        yield
+        self._optional, self._unneeded, self.start[rank], self._turn = saved
+        self.text, self.known = text, known
+
+    def reached(self, loop: Loop, sweep: Sweep, peeled: bool) -> tuple[bool, bool]:
+        """Whether a tile may lie below the range where a loop's filters hold, and beyond it. peeled: without the tile
+        that comes first."""
+        n = next((n for n, s in enumerate(loop.segments) if s.known), 0)
+        low, high = loop.clear or (loop.segments[n].lo, loop.segments[n].hi)
+        ends = loop.whole()
+        outside = (((1, low), (-1, ends.lo)), ((1, ends.hi), (-1, high)))
+        below, beyond = (self.bounds.span(self.bounds.simple(Sum(terms)))[1] > loop.tile for terms in outside)
+        return (True, beyond) if peeled and sweep.top else (below, True) if peeled else (True, True)
+
+    def _early(self, loop: Loop) -> set[Value]:
+        """What a branch alone loads, a row or a column: it is loaded in every iteration before the product, since a
+        branch comes after that and would wait for memory."""
+        in_branch = unneeded(loop, self._source) - unneeded(loop, lambda v: source(v, self.passes))
+        return {v for v in in_branch if v.op == "load" and not v.args and len(v.axes) < 2}
+
+    @contextmanager
+    def renamed(self, text: dict[Value, str]) -> Iterator[None]:
+        """Prints with other names for some values."""
+        named = {v: self.text[v] for v in text}
+        self.text.update(text)
+        yield
+        self.text.update(named)
+
+    @contextmanager
+    def before(self, turn: Turn, text: dict[Value, str]) -> Iterator[None]:
+        """Prints for the iteration before, from what was kept of it."""
+        saved, named, known = self._turn, dict(self.text), self.known
+        self._turn, self.known = turn, self.always()
+        self.text.update(text)
+        yield
+        self._turn, self.text, self.known = saved, named, known

@@ -1,0 +1,163 @@
+"""Prints a loop plan as a Gluon kernel for Hopper, whose groups of warps do different things.
+
+One group of warps, the loader, only copies: for every tile that a loop streams into a product there is a ring of
+buffers in shared memory, and a tile is copied as soon as the products that read the one before it in its buffer are
+done. The others compute, each on 64 rows of the program's tile (the rows of one asynchronous matrix instruction), and
+wait for nothing but tiles. A loop's last product runs one iteration late (`space.late_product`): while the matrix unit
+works on it, a group computes what stands between the products.
+
+Few programs are launched, as many as run at once, and each does the work of several: its loader runs ahead. Where data
+says how long each is, they are taken from a queue (`work_queue`), or all launched where nothing before could clear its
+counter.
+
+A tile of rows and columns has the layout of a matrix instruction's result, a vector of rows or of columns a slice of
+it; all else is printed as for Triton, whose names Gluon shares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from eintune.costmodel.counts.resources import Division, division, needs
+from eintune.kernels.emit.kernel import Descriptor, Kernel
+from eintune.kernels.emit.plan_facts import summary
+from eintune.kernels.emit.source_lines import INDENT, Names
+from eintune.kernels.emit.spans import fits
+from eintune.kernels.emit.triton_dialect import DTYPES, HELPERS
+from eintune.space.plan import LoopPlan
+from eintune.space.quoting import python_comment
+from eintune.space.schedule import Schedule
+from eintune.space.specialised import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
+from eintune.space.stale_reference import fault as no_stale
+
+from .compute import Compute
+from .helpers import GLUON_HELPERS
+from .printer import RESERVED, Loader
+from .shared_tiles import shared_tiles
+from .work_queue import WorkQueue, varies
+
+LOADER_WARPS = 1
+RENAMED = (
+    'load_block = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared',
+    'store_block = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global',
+    'group_barrier = getattr(gl, "barrier", None) or gl.thread_barrier',
+)
+"""What has one name in Triton 3.9 and had another in 3.6."""
+
+
+def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel", counter: str | None = None) -> Kernel:
+    """The kernel of a plan, a function `entry`. counter: the workspace that counts its programs as they are taken
+    (`work_queue`). Raises ValueError, naming the rule and the value, for products that these warps cannot divide among
+    them."""
+    module = _Module(plan, schedule, entry, counter)
+    source = module.source()
+    if not fits(module.compute.reaches(), module.compute.arguments()):
+        raise ValueError("specialised warps add offsets of 32 bits, but a tile of some tensor spans more")
+    return Kernel(
+        emitter="gluon",
+        source=source,
+        entry=entry,
+        arguments=module.compute.arguments(),
+        grid=(plan.programs(),),
+        warps=GROUP_WARPS,
+        stages=schedule.stages,
+        descriptors=module.descriptors(),
+        reaches=module.compute.reaches(),
+        registers=module.division.each,
+        resident=module.division.programs if counter or not varies(plan) else None,
+    )
+
+
+class _Module:
+    """The whole module: what loads, what computes, and the kernel that starts both."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str, counter: str | None) -> None:
+        for why in (fault(plan), no_stale(plan) if schedule.reference == "stale" else None):
+            if why:
+                raise ValueError(why)
+        row = row_of(plan)
+        self.plan, self.schedule, self.entry = plan, schedule, entry
+        self._load, self._compute = f"{entry}_load", f"{entry}_compute"
+        self.groups = groups(schedule.warps)
+        if plan.length(row) != self.groups * GROUP_ROWS:
+            raise ValueError(
+                f"specialised warps compute {GROUP_ROWS} rows a group of {GROUP_WARPS}, but {schedule.warps} warps "
+                f"have {plan.length(row)}"
+            )
+        self.division: Division = division(needs(plan), schedule.warps, schedule.stages)
+        names = Names((*RESERVED, *plan.inputs))
+        self.tiles = shared_tiles(plan, row, schedule.stages, self.division.copies, self.groups, names)
+        self.queue = WorkQueue.of(plan, counter, self.groups, GROUP_WARPS, LOADER_WARPS, names) if counter else None
+        self.compute = Compute(plan, schedule, row, self.tiles, entry, self.queue)
+        self.loader = Loader(plan, schedule, row, self.tiles, entry, self.queue)
+
+    def source(self) -> str:
+        self.compute.block(self.plan.root)
+        works = {self._load: self.loader.lines(), self._compute: self.compute.finish()}
+        strides = self.compute.parameters()
+        described = [name for *_, name in self._described()]
+        every = [*self.compute.tensor.values(), *(s for line in strides for s in line), *described, *self._buffers()]
+        given = {name: _used(every, lines) for name, lines in works.items()}
+        tensors = list(self.compute.tensor.values())
+        signature = [tensors, *filter(None, [*strides, described])]
+        made = [f"{name} = gl.constexpr({text})" for name, text in self.compute.layouts.items()]
+        helpers = [
+            (HELPERS | GLUON_HELPERS)[h].replace("@triton.jit", "@gluon.jit") for h in sorted(self.compute.helpers)
+        ]
+        lines = [
+            *(python_comment(line) for line in summary(self.plan, "gluon")),
+            "from triton.experimental import gluon",
+            "from triton.experimental.gluon import language as gl",
+            "from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma",
+            "from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait",
+            "",
+            *RENAMED,
+            *made,
+            "",
+            *(f"\n{h}" for h in helpers),
+        ]
+        for name, body in works.items():
+            first = ["group: gl.constexpr"] if name == self._compute else []
+            lines += ["", "@gluon.jit", f"def {name}({', '.join([*first, *given[name]])}):", *body, ""]
+        lines += ["", "@gluon.jit", f"def {self.entry}(", *(f"    {', '.join(line)}," for line in signature), "):"]
+        lines += [INDENT + line for line in self._start(given)]
+        return re.sub(r"\btl\.", "gl.", "\n".join([*lines, ""]))
+
+    def _described(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Tensor, block and name of every descriptor."""
+        loaded = [(t.tensor, t.block, t.descriptor) for t in self.tiles]
+        return list(dict.fromkeys([*loaded, *((*key, name) for key, (name, _) in self.compute.staged.items())]))
+
+    def descriptors(self) -> tuple[Descriptor, ...]:
+        """In the order of the parameters; once the source is printed."""
+        position = {a.name: i for i, a in enumerate(self.compute.arguments())}
+        return tuple(Descriptor(position[tensor], block) for tensor, block, _ in self._described())
+
+    def _buffers(self) -> list[str]:
+        names = [name for t in self.tiles for name in t.names] + (self.queue.names if self.queue else [])
+        return list(dict.fromkeys([*names, *(buffers for _, buffers in self.compute.staged.values())]))
+
+    def _start(self, given: dict[str, list[str]]) -> Iterator[str]:
+        """The kernel's own statements: shared memory, barriers, and who does what."""
+        for t in self.tiles:
+            yield from t.allocation()
+        if self.queue:
+            yield from self.queue.allocation()
+        for (output, block), (descriptor, buffers) in self.compute.staged.items():
+            dtype = DTYPES[self.plan.dtypes[output]]
+            yield f"{buffers} = gl.allocate_shared_memory({dtype}, {[self.groups, *block]}, {descriptor}.layout)"
+        arguments = {name: [s.split(":")[0] for s in line] for name, line in given.items()}
+        yield "gl.warp_specialize(["
+        for group in range(self.groups):
+            yield f"    ({self._compute}, ({', '.join([str(group), *arguments[self._compute]])})),"
+        yield f"    ({self._load}, ({', '.join(arguments[self._load])},)),"
+        warps = [GROUP_WARPS] * (self.groups - 1) + [LOADER_WARPS]
+        registers = [self.division.computing] * (self.groups - 1) + [self.division.loading]
+        yield f"], {warps}, {registers})"
+
+
+def _used(parameters: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """The parameters that some lines name."""
+    words = set(re.findall(r"\w+", "\n".join(lines)))
+    return [p for p in parameters if p.split(":")[0] in words]

@@ -1,0 +1,247 @@
+"""What the groups of a program of specialised warps share, and the group that loads."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eintune.kernels.emit.bound_text import BoundText, shifted
+from eintune.kernels.emit.source_lines import INDENT, Scope
+from eintune.kernels.emit.triton_dialect import HELPERS
+from eintune.kernels.emit.triton_printer import TritonPrinter
+from eintune.space.expr import Rank
+from eintune.space.plan import Bound, FloorTo, Least, Lit, Loop, LoopPlan, Segment, Sum, Value
+from eintune.space.schedule import Schedule
+from eintune.space.selections import numbers
+from eintune.space.specialised import GROUP_ROWS
+from eintune.space.stale_reference import stale_references
+
+from .helpers import GLUON_HELPERS
+from .shared_tiles import SharedTiles
+from .work_queue import WorkQueue
+
+RESERVED = (
+    *("gluon", "gl", "mbarrier", "tma", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait", "float", "i"),
+    *("range", "str", "getattr"),
+    *("load_block", "store_block", "group_barrier", *HELPERS),
+    *(name for text in GLUON_HELPERS.values() for name in re.findall(r"^def (\w+)", text, re.MULTILINE)),
+    *("program", "here", "launched", "backwards", "rows", "visit", "group", "following"),
+)
+"""Names that the generated module uses itself."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where the tiles of an iteration lie: the buffer of each ring, and whether it was filled an odd number of times
+    before."""
+
+    slot: str
+    phase: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How a loop goes over its tiles, as texts.
+
+    low, high: where they begin and end. top: where the last of them begins, if it is the first to come; None for
+    upwards. Loops whose folds keep a reference run from their ends: there a filter that looks back leaves something of
+    every row, and scores that fall with the distance are largest, so that the reference serves from the start.
+    """
+
+    low: str
+    high: str
+    tile: int
+    top: str | None = None
+
+    @property
+    def first(self) -> str:
+        """Where the tile begins that comes first."""
+        return self.top or self.low
+
+    @property
+    def last(self) -> str:
+        """An index in the tile that comes last."""
+        return self.low if self.top else f"({self.high} - 1)"
+
+    def before(self, first: str) -> str | None:
+        """How many tiles come before the one that `first` is in; None for none."""
+        if first == self.first:
+            return None
+        if self.top:
+            return f"({self.top} - {first}) // {self.tile}" if first != "0" else f"{self.top} // {self.tile}"
+        return f"({first} - {self.low}) // {self.tile}" if self.low != "0" else f"{first} // {self.tile}"
+
+    def range(self, peeled: bool = False) -> str:
+        """Where tiles begin, in the order in which they come. peeled: without the first."""
+        first, step = (_plus(self.first, -self.tile if self.top else self.tile) if peeled else self.first), self.tile
+        return f"range({first}, {_plus(self.low, -1)}, -{step})" if self.top else f"range({first}, {self.high}, {step})"
+
+
+def _plus(text: str, number: int) -> str:
+    return str(int(text) + number) if text.isdigit() else shifted(text, number)
+
+
+class GluonPrinter(TritonPrinter):
+    """What both kinds of groups share: the names, the loop over the program's work, the places in a ring.
+
+    queue: how programs are taken; None where each is given its work beforehand.
+    """
+
+    def __init__(
+        self,
+        plan: LoopPlan,
+        schedule: Schedule,
+        row: Rank,
+        tiles: Sequence[SharedTiles],
+        entry: str,
+        queue: WorkQueue | None = None,
+    ) -> None:
+        own = [f"{entry}_load", f"{entry}_compute", *(queue.names if queue else ())]
+        self.reserved = (*RESERVED, *own, *(name for t in tiles for name in (*t.names, t.descriptor)))
+        super().__init__(plan, schedule, entry, [queue.counter] if queue else [])
+        self.queue = queue
+        self.stale = stale_references(plan) if schedule.reference == "stale" else {}
+        """The references that loops keep."""
+        self.scopes = [Scope(None, 2)]
+        self.row = row
+        self.tiles = {t.load: t for t in tiles}
+        self.passed = {id(loop): self.names.fresh(f"{loop.rank}_passed") for loop in plan.loops()}
+        """How many tiles of each loop came before this program's."""
+        self._program()
+        self.bounds = BoundText(plan, self.scalar, dict(self.start), self.least, self.greatest, self.name)
+
+    def finish(self) -> list[str]:
+        """All lines: what is counted, and the loop over programs."""
+        before, after = self.taken(self.queue) if self.queue else (self._given(), [])
+        before = [*(f"{name} = 0" for name in self.passed.values()), *before]
+        return [*(INDENT + line for line in before), *super().finish(), *(INDENT + line for line in after)]
+
+    @abstractmethod
+    def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
+        """What stands around the body of the loop over programs that are taken from a queue."""
+
+    def _given(self) -> list[str]:
+        """The head of a loop over programs that are known beforehand. They come in rows as long as the launch, every
+        other one backwards: where their lengths differ in turn, those of one place are of one length together."""
+        every = self.plan.programs()
+        return [
+            "here, launched = gl.program_id(0), gl.num_programs(0)",
+            "backwards = launched - 1 - 2 * here",
+            f"rows = {every} // launched",
+            f"rows = ({every} + launched - 1 - here - rows % 2 * backwards) // launched",
+            "for visit in range(0, rows):",
+            f"{INDENT}program = visit * launched + here + visit % 2 * backwards",
+        ]
+
+    def _program_number(self) -> None:
+        """It is known from the loop over programs."""
+
+    def sweep(self, loop: Loop) -> Sweep | None:
+        """How a loop goes over its tiles; None where it has none. Names its ends."""
+        rank, segment = loop.rank, loop.whole()
+        low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
+        if low == high:
+            return None
+        low, high = self.here(f"{rank}_from", low), self.here(f"{rank}_to", high)
+        if loop not in self.stale:
+            return Sweep(low, high, loop.tile)
+        last = Sum(((1, segment.hi), (1, Lit(-1))))
+        top: Bound = Sum(((1, segment.lo), (1, FloorTo(Sum(((1, last), (-1, segment.lo))), loop.tile))))
+        if self.stale[loop].guarded and not self.bounds.below(segment.lo, segment.hi):
+            top = Least((top, last))  # which is below the loop's start where it is empty
+        return Sweep(low, high, loop.tile, self.here(f"{rank}_top", self.bounds.text(top)))
+
+    def turn(self, loop: Loop, sweep: Sweep, first: str, before: int = 0) -> Turn:
+        """The place of the tile that `first` is in, or of one so many before it."""
+        rank, buffers = loop.rank, self.schedule.stages
+        turn = self.passed[id(loop)]
+        if passed := sweep.before(first):
+            turn = self.here(f"{rank}_turn", f"{turn} + {passed}")
+        if before:
+            turn = self.here(f"{rank}_before", f"{turn} - {before}")
+        return Turn(self.here(f"{rank}_slot", f"{turn} % {buffers}"), self.here("phase", f"{turn} // {buffers} & 1"))
+
+    def pass_on(self, loop: Loop, sweep: Sweep) -> None:
+        """Count a loop's tiles."""
+        low, high = sweep.low, sweep.high
+        if low.isdigit() and high.isdigit():
+            count = str(-(-(int(high) - int(low)) // loop.tile))
+        else:
+            length = f"{high} - {low}" if low != "0" else high
+            count = f"({length} + {loop.tile - 1}) // {loop.tile}"
+            if not self.runs_always(loop.whole()):
+                count = self.greatest(count, "0")
+        self.write(f"{self.passed[id(loop)]} += {count}")
+
+    def runs_always(self, segment: Segment) -> bool:
+        """Whether a segment has an iteration in every program."""
+        (_, low), (high, _) = (self.bounds.span(self.bounds.simple(end)) for end in (segment.lo, segment.hi))
+        return low < high
+
+    def coordinates(self, index: Sequence[Rank]) -> str:
+        """The first element of a block."""
+        return ", ".join(self.start[r] if self.tiled(r) else self.scalar[r] for r in index)
+
+    def own_first(self, group: str) -> str:
+        """The first row of a group."""
+        first = self.start[self.row]
+        return f"{group} * {GROUP_ROWS}" if first == "0" else f"{first} + {group} * {GROUP_ROWS}"
+
+
+class Loader(GluonPrinter):
+    """What the group that loads does: the tiles that stay, then those of each loop."""
+
+    def lines(self) -> list[str]:
+        for v in self._needed():
+            self.value(v)
+        if self.queue:
+            for line in self.queue.hand_on([self.name(v) for v in self.queue.numbers]):
+                self.write(line)
+            counter = self.tensor[self.queue.counter]
+            self.write(f"following = gl.num_programs(0) + gl.atomic_add({counter}, 1, sem='relaxed')")
+        for item in self.plan.root.items:
+            if isinstance(item, Loop):
+                self.loop(item)
+            elif item in self.tiles:
+                self._load_once(self.tiles[item])
+        return self.finish()
+
+    def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
+        before = ["visit = 0", "program = gl.program_id(0)", f"while program < {queue.programs}:"]
+        return before, [f"{INDENT}visit += 1", f"{INDENT}program = following", *queue.hand_on([])]
+
+    def _needed(self) -> list[Value]:
+        """Numbers that bound loops, and others that are handed on; in order."""
+        ends = {v for loop in self.plan.loops() for b in loop.ends for v in numbers(b)}
+        ends.update(self.queue.numbers if self.queue else ())
+        return [v for v in self.plan.root.items if isinstance(v, Value) and v in ends]
+
+    def _load_once(self, t: SharedTiles) -> None:
+        for group in range(t.groups if t.own else 1):
+            first = self.start[self.row]
+            if group:
+                self.start[self.row] = self.own_first(str(group))
+            place, phase = t.staying(str(group))
+            self.write(f"mbarrier.wait({t.empty}.index({place}), {phase} ^ 1)")
+            self._copy(t, place)
+            self.start[self.row] = first
+
+    def _copy(self, t: SharedTiles, place: str) -> None:
+        self.write(f"mbarrier.expect({t.full}.index({place}), {t.nbytes})")
+        at = f"{t.descriptor}, [{self.coordinates(t.index)}], {t.full}.index({place}), {t.tiles}.index({place})"
+        self.write(f"load_block({at})")
+
+    def loop(self, loop: Loop) -> None:
+        ring = [t for t in self.tiles.values() if t.load in loop.body.items]
+        sweep = self.sweep(loop) if ring else None
+        if sweep is None:
+            return
+        self.write(f"for {self.start[loop.rank]} in {sweep.range()}:")
+        with self.nested(loop.rank):
+            turn = self.turn(loop, sweep, self.start[loop.rank])
+            for t in ring:
+                self.write(f"mbarrier.wait({t.empty}.index({turn.slot}), {turn.phase} ^ 1)")
+                self._copy(t, turn.slot)
+        self.pass_on(loop, sweep)

@@ -1,0 +1,125 @@
+"""The tiles that specialised warps hand each other through shared memory: buffers, and the barriers that say when one
+is full and when it may be filled again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from eintune.kernels.emit.plan_facts import access
+from eintune.kernels.emit.source_lines import Names
+from eintune.kernels.emit.triton_dialect import DTYPES
+from eintune.space.descriptors import BYTES
+from eintune.space.expr import Rank
+from eintune.space.plan import LoopPlan, Value
+from eintune.space.specialised import products_of, tile_of
+
+BARRIER = "gl.allocate_shared_memory(gl.int64, [{}, 1], mbarrier.MBarrierLayout())"
+
+
+@dataclass(frozen=True)
+class SharedTiles:
+    """A tile that is loaded into shared memory for products.
+
+    load: the value. index: what addresses the tensor's axes. block: elements an axis of the tensor. own: whether each
+    group has rows of its own; else all read the same. ring: whether a loop streams it, through `turns` buffers; else
+    programs take `turns` of them in turn. last: the last product that reads it. Then the names of the descriptor, the
+    buffers and the barriers.
+    """
+
+    load: Value
+    tensor: str
+    index: tuple[Rank, ...]
+    block: tuple[int, ...]
+    dtype: str
+    own: bool
+    ring: bool
+    turns: int
+    groups: int
+    last: Value
+    descriptor: str
+    tiles: str
+    full: str
+    empty: str
+
+    @property
+    def buffers(self) -> int:
+        """All of them."""
+        return self.turns * (self.groups if self.own else 1)
+
+    def staying(self, group: str) -> tuple[str, str]:
+        """Where a group finds a tile that stays, and whether it was filled an odd number of times before."""
+        turn = f"visit % {self.turns}" if self.turns > 1 else ""
+        if not self.own or self.groups == 1:
+            place = turn or "0"
+        else:
+            place = f"{turn} * {self.groups} + {group}" if turn else group
+        return place, f"visit // {self.turns} & 1" if turn else "visit & 1"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one buffer."""
+        return BYTES[self.dtype] * prod(self.block)
+
+    @property
+    def names(self) -> list[str]:
+        """What stands for it in the kernel, but for its descriptor."""
+        return [self.tiles, self.full, self.empty]
+
+    def allocation(self) -> Iterator[str]:
+        """The statements that make the buffers and the barriers."""
+        shape = [self.buffers, *self.block]
+        yield f"{self.tiles} = gl.allocate_shared_memory({DTYPES[self.dtype]}, {shape}, {self.descriptor}.layout)"
+        yield from barriers(self.full, self.empty, self.buffers, 1 if self.own else self.groups)
+
+
+def barriers(full: str, empty: str, buffers: int, readers: int) -> Iterator[str]:
+    """The statements that make two barriers for each of some buffers: it is full when one group says so, and empty when
+    all its readers do."""
+    for name in (full, empty):
+        yield f"{name} = {BARRIER.format(buffers)}"
+    yield f"for i in gl.static_range({buffers}):"
+    yield f"    mbarrier.init({full}.index(i), count=1)"
+    yield f"    mbarrier.init({empty}.index(i), count={readers})"
+
+
+def shared_tiles(plan: LoopPlan, row: Rank, stages: int, copies: int, groups: int, names: Names) -> list[SharedTiles]:
+    """The tiles that products read, in the order in which they are first read, of a plan that can be divided
+    (`specialised.fault`). stages: buffers of a ring. copies: of what stays. groups: that compute. names: gives out what
+    they are called."""
+    reads: dict[Value, list[Value]] = {}
+    for v in products_of(plan):
+        for x in v.args[:2]:
+            if x.op == "load":
+                reads.setdefault(x, []).append(v)
+    descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
+    found = []
+    for load, products in reads.items():
+        tensor, _ = access(load)
+        tile = tile_of(plan, load, row)
+        assert tile is not None, f"value {load.name} is no whole tile"
+        index, block = tile
+        ring, own = load not in plan.root.items, row in load.axes
+        name = tensor.lower()
+        if (tensor, block) not in descriptors:
+            descriptors[tensor, block] = names.fresh(f"{tensor}_descriptor")
+        found.append(
+            SharedTiles(
+                load=load,
+                tensor=tensor,
+                index=index,
+                block=block,
+                dtype=plan.dtypes[tensor],
+                own=own,
+                ring=ring,
+                turns=stages if ring else copies,
+                groups=groups,
+                last=products[-1],
+                descriptor=descriptors[tensor, block],
+                tiles=names.fresh(f"{name}_tiles"),
+                full=names.fresh(f"{name}_full"),
+                empty=names.fresh(f"{name}_empty"),
+            )
+        )
+    return found

@@ -1,0 +1,111 @@
+"""How the programs of specialised warps come by their work where data says how long each takes.
+
+Few programs are launched, as many as run at once. The group that loads counts in a number in memory which of all
+programs it takes next (one atomic addition, made while it still loads for the one before), and hands that on to the
+groups that compute, with what it has read of where loops end. So nobody waits for a long program, and what a program
+starts with is loaded while the one before it is computed. The counter is a workspace; a kernel that runs before
+clears it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from eintune.kernels.emit.source_lines import Names
+from eintune.space.plan import LoopPlan, Program, Value
+from eintune.space.schedule import Schedule
+from eintune.space.selections import numbers
+from eintune.space.specialised import products_of
+
+from .shared_tiles import barriers
+
+COUNTER = "TAKEN"
+"""What the counter is called, unless a tensor has that name."""
+PLACES = 2
+"""Programs that are handed on and not yet done with."""
+LAYOUT = "gl.BlockedLayout([1], [32], [{}], [0])"
+"""Of one number that all threads of so many warps hold."""
+
+
+def varies(plan: LoopPlan) -> bool:
+    """Whether programs differ in length as data says."""
+    return any(True for loop in plan.loops() for end in loop.ends for _ in numbers(end))
+
+
+def counters(program: Program, schedule: Schedule) -> tuple[str | None, ...]:
+    """For each kernel of a program, the name of the counter that its programs are taken by; None where each is
+    launched, or given its work beforehand. The first kernel clears the counters, where its warps are alike."""
+    taken = Names({*program.inputs, *program.outputs, *program.workspaces})
+    divided = [schedule.workers == "specialised" and bool(products_of(k)) for k in program.kernels]
+    queued = (own and not divided[0] and varies(k) for own, k in zip(divided, program.kernels, strict=True))
+    return tuple(taken.fresh(COUNTER) if wanted else None for wanted in queued)
+
+
+@dataclass(frozen=True)
+class WorkQueue:
+    """The programs of one kernel as they are taken.
+
+    counter: the variable of the tensor that counts. programs: how many there are. numbers: what else is handed on,
+    integers that the group that loads has read. groups: that compute, of `warps` warps each; loader_warps: of the one
+    that loads. Then the names of the buffer and of its barriers.
+    """
+
+    counter: str
+    programs: int
+    numbers: tuple[Value, ...]
+    groups: int
+    warps: int
+    loader_warps: int
+    tiles: str
+    full: str
+    empty: str
+
+    @classmethod
+    def of(cls, plan: LoopPlan, counter: str, groups: int, warps: int, loader_warps: int, names: Names) -> WorkQueue:
+        """The queue of a plan; `names` gives out what its parts are called."""
+        found = [names.fresh(f"work{part}") for part in ("", "_full", "_empty")]
+        return cls(counter, plan.programs(), handed_on(plan), groups, warps, loader_warps, *found)
+
+    @property
+    def names(self) -> list[str]:
+        """What stands for it in the kernel."""
+        return [self.tiles, self.full, self.empty]
+
+    def allocation(self) -> Iterator[str]:
+        """The statements that make the buffer and its barriers."""
+        count = PLACES * (1 + len(self.numbers))
+        layout = "gl.SwizzledSharedLayout(1, 1, 1, [0])"
+        yield f"{self.tiles} = gl.allocate_shared_memory(gl.int32, [{count}, 1], {layout})"
+        yield from barriers(self.full, self.empty, PLACES, self.groups)
+
+    def hand_on(self, texts: Sequence[str]) -> Iterator[str]:
+        """The loading group's statements: `program`, and the numbers as so many texts (none after the last one)."""
+        yield f"mbarrier.wait({self.empty}.index({self._place(0)}), {self._phase} ^ 1)"
+        for n, text in enumerate(["program", *texts]):
+            one = f"gl.full([1], {text}, gl.int32, {LAYOUT.format(self.loader_warps)})"
+            yield f"{self.tiles}.index({self._at(n)}).store({one})"
+        yield f"mbarrier.arrive({self.full}.index({self._place(0)}), count=1)"
+
+    def take(self, variables: Sequence[str]) -> Iterator[str]:
+        """A computing group's statements: `program`, and the numbers in so many variables."""
+        yield f"mbarrier.wait({self.full}.index({self._place(0)}), {self._phase})"
+        for n, name in enumerate(["program", *variables]):
+            yield f"{name} = gl.max({self.tiles}.index({self._at(n)}).load({LAYOUT.format(self.warps)}), 0)"
+        yield f"mbarrier.arrive({self.empty}.index({self._place(0)}), count=1)"
+
+    def _at(self, number: int) -> str:
+        return self._place(PLACES * number)
+
+    @staticmethod
+    def _place(offset: int) -> str:
+        return f"visit % {PLACES}" + (f" + {offset}" if offset else "")
+
+    _phase = f"visit // {PLACES} & 1"
+
+
+def handed_on(plan: LoopPlan) -> tuple[Value, ...]:
+    """The loaded integers that loops are bounded by, or branches in them."""
+    bounds = (b for loop in plan.loops() for s in loop.segments for b in (s.lo, s.hi, *(loop.clear or ())))
+    every = dict.fromkeys(v for b in bounds for v in numbers(b))
+    return tuple(v for v in every if v.op == "load" and not v.axes and v.dtype == "int32" and v in plan.root.items)

@@ -1,0 +1,92 @@
+"""What a loaded kernel is, and what tensors it takes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.emit.spans import too_wide
+
+from .tensor_descriptors import fault
+
+if TYPE_CHECKING:
+    import torch
+
+
+Call: TypeAlias = "Callable[[Sequence[torch.Tensor]], None]"
+
+
+class Launch(Protocol):
+    """A loaded kernel: a function of its tensors, in the order of `kernel.arguments`, that fills the outputs."""
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Check the tensors and run; returns once the work is queued."""
+
+    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
+        """A function for tensors of exactly these shapes, strides, dtypes and device, which it does not check."""
+
+
+class LaunchError(RuntimeError):
+    """Tensors that a kernel cannot run on, or a machine that cannot run it; the message names which."""
+
+
+class TileTooWide(LaunchError):
+    """Strides that take a tile beyond what a kernel's offsets hold: a wide one can run on them (`spans`)."""
+
+
+def check(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
+    """Raise LaunchError where the tensors are not what the kernel was printed for."""
+    if len(tensors) != len(kernel.arguments):
+        names = [a.name for a in kernel.arguments]
+        raise LaunchError(f"the kernel takes {len(names)} tensors {names}, but got {len(tensors)}")
+    for a, t in zip(kernel.arguments, tensors, strict=True):
+        if tuple(t.shape) != a.shape:
+            raise LaunchError(f"{a.name}: the shape must be {list(a.shape)}, but got {list(t.shape)}")
+        if dtypes()[a.dtype] != t.dtype:
+            raise LaunchError(f"{a.name}: the dtype must be {a.dtype}, but got {t.dtype}")
+        if t.device != tensors[0].device:
+            raise LaunchError(
+                f"all tensors must be on one device, but {a.name} is on {t.device}, not {tensors[0].device}"
+            )
+
+
+def refuse(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
+    """Raise LaunchError where tensors lie in memory as the kernel does not allow: before anything is launched."""
+    if why := too_wide(kernel, tensors):
+        raise TileTooWide(why)
+    if why := fault(kernel, tensors):
+        raise LaunchError(why)
+
+
+@functools.cache
+def dtypes() -> dict[str, Any]:
+    """PyTorch's dtypes by name."""
+    import torch
+
+    return {
+        "fp64": torch.float64,
+        "fp32": torch.float32,
+        "fp16": torch.float16,
+        "bf16": torch.bfloat16,
+        "int64": torch.int64,
+        "int32": torch.int32,
+        "int8": torch.int8,
+        "bool": torch.bool,
+    }
+
+
+# ---- Triton
+
+ALIGNMENT = 16
+"""Bytes. Triton compiles one kernel for pointers that are multiples of this and another for those that are not."""
+MOST_LAYOUTS = 64
+"""Layouts of tensors for which a kernel keeps a launcher ready."""
+
+
+def layout_of(tensors: Sequence[torch.Tensor], pointers: list[int]) -> Hashable:
+    """What a compiled kernel was specialised for, and what its source relies on."""
+    return tuple(
+        (t.shape, t.stride(), t.dtype, p % ALIGNMENT, t.get_device()) for t, p in zip(tensors, pointers, strict=True)
+    )

@@ -1,0 +1,187 @@
+"""From generated source to something that can be called.
+
+`load` compiles a kernel's source in this process (never a file found elsewhere: records hold no code) and gives
+a callable on tensors. Triton reads a kernel's source through `inspect`, which finds it among the lines that Python
+keeps for tracebacks: no file is written, so none is lost when a forked child ends, and none is left.
+
+The first call of a Triton kernel with given strides and alignments goes through the JIT front end; later ones
+launch the compiled kernel directly, which costs a third of the host time. A caller that has checked shapes and
+strides itself (a runtime's own table) takes `bound`, which spares checking them again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from eintune.host.recent import Recent
+from eintune.kernels.emit.kernel import Kernel
+
+from .tensor_descriptors import LaunchDescriptors, descriptors
+
+if TYPE_CHECKING:
+    import torch
+from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, LaunchError, check, layout_of, refuse
+from .module import interpreted, module_of
+
+
+class TorchLaunch:
+    """A kernel in plain PyTorch."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._entry = getattr(module_of(kernel), kernel.entry)
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+        check(self.kernel, tensors)
+        self._entry(*tensors)
+
+    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
+        entry = self._entry
+        return lambda tensors: entry(*tensors)
+
+
+class TritonLaunch:
+    """A Triton or Gluon kernel on tensors of any strides; remembers the compiled form for each layout it has seen."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._direct: Recent[Hashable, Callable[[list[int]], None]] = Recent(MOST_LAYOUTS)
+
+    @functools.cached_property
+    def function(self) -> Any:
+        """The `@triton.jit` function."""
+        return getattr(module_of(self.kernel), self.kernel.entry)
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+        pointers = [t.data_ptr() for t in tensors]
+        layout = layout_of(tensors, pointers)
+        direct = self._direct.get(layout)
+        if direct is None:
+            self._first(layout, tensors)
+        else:
+            direct(pointers)
+
+    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
+        """As `Launch.bound`: what is left of a call's cost is the pointers. Does not run anything by itself."""
+        pointers = [t.data_ptr() for t in tensors]
+        direct = self._direct.get(layout_of(tensors, pointers))
+        if direct is None or any(p % ALIGNMENT for p in pointers):
+            return self
+
+        def launch(tensors: Sequence[torch.Tensor]) -> None:
+            pointers = [t.data_ptr() for t in tensors]
+            low_bits = 0
+            for p in pointers:
+                low_bits |= p
+            if low_bits % ALIGNMENT:
+                self(tensors)
+            else:
+                direct(pointers)
+
+        return launch
+
+    def _first(self, layout: Hashable, tensors: Sequence[torch.Tensor]) -> None:
+        """Launch through the JIT front end, and keep the compiled kernel for this layout."""
+        check(self.kernel, tensors)
+        refuse(self.kernel, tensors)
+        device = tensors[0].device
+        if device.type != "cuda" and not interpreted():
+            raise LaunchError(f"a triton kernel needs tensors on a CUDA device, but got {device}")
+        if device.type != "cuda" and self.kernel.emitter == "gluon":
+            raise LaunchError("a kernel of specialised warps needs a GPU: Triton's interpreter has no Gluon")
+        if device.type != "cuda":
+            from .interpreter_fixes import mend
+
+            mend()
+            self._jit(tensors)
+            return
+        import torch
+
+        with torch.cuda.device(device):
+            compiled = self._jit(tensors)
+        strides = [s for t in tensors for s in t.stride()]
+        described = LaunchDescriptors(self.kernel, tensors) if self.kernel.descriptors else None
+        self._direct[layout] = self._bind(compiled, device.index, strides, described)
+
+    def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
+        strides = [s for t in tensors for s in t.stride()]
+        given = (*tensors, *strides, *descriptors(self.kernel, tensors))
+        return self.function[self._grid(tensors[0].device)](*given, **options_of(self.kernel))
+
+    def _grid(self, device: torch.device) -> tuple[int, ...]:
+        """As many programs as the kernel has, or as the device holds where each does the work of several."""
+        import torch
+
+        first, *rest = self.kernel.grid
+        if self.kernel.resident is not None:
+            first = min(first, self.kernel.resident * torch.cuda.get_device_properties(device).multi_processor_count)
+        return (first, *rest, 1, 1)[:3]
+
+    def _bind(
+        self, compiled: Any, device: int, strides: list[int], described: LaunchDescriptors | None = None
+    ) -> Callable[[list[int]], None]:
+        """A launcher for tensors of one layout: raw pointers straight into the compiled kernel's own launcher.
+
+        described: makes the tensor descriptors, where the kernel takes any.
+
+        Where somebody installed a launch hook (a profiler), or this Triton's launcher takes other arguments, the
+        compiled kernel's public way is taken.
+        """
+        import torch
+        from triton import knobs
+
+        run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+        current_device, raw_stream = torch.cuda.current_device, torch._C._cuda_getCurrentRawStream
+        gx, gy, gz = self._grid(torch.device("cuda", device))
+        public = compiled[gx, gy, gz]
+        runtime = knobs.runtime
+
+        def launch(pointers: list[int]) -> None:
+            if current_device() != device:
+                with torch.cuda.device(device):
+                    launch(pointers)
+                return
+            rest = [*strides, *described(pointers)] if described else strides
+            if not _hooked(runtime):
+                stream = raw_stream(device)
+                try:
+                    run(gx, gy, gz, stream, function, metadata, None, None, None, *pointers, *rest)
+                    return
+                except TypeError:  # raised while arguments are parsed, before anything is launched
+                    pass
+            public(*pointers, *rest)
+
+        return launch
+
+
+def options_of(kernel: Kernel) -> dict[str, int]:
+    """The compiler's options."""
+    if kernel.registers is not None:
+        return {"num_warps": kernel.warps, "maxnreg": kernel.registers}
+    return {"num_warps": kernel.warps, "num_stages": kernel.stages}
+
+
+class EitherLaunch:
+    """A kernel that some tensors do not suit, and one for those: the second runs where the first refuses."""
+
+    def __init__(self, first: Launch, second: Launch) -> None:
+        self._first = first
+        self._second = second
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+        try:
+            self._first(tensors)
+        except LaunchError:  # raised before anything is launched
+            self._second(tensors)
+
+    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
+        """As `Launch.bound`, except that addresses are looked at in every call."""
+        return self
+
+
+def _hooked(runtime: Any) -> bool:
+    """Whether a launch hook is installed: a plain function, or a chain that is not empty."""
+    hooks = (runtime.launch_enter_hook, runtime.launch_exit_hook)
+    return any(h is not None and getattr(h, "calls", True) for h in hooks)

@@ -1,0 +1,212 @@
+"""Compiling for a GPU that is not there: exact shared memory, registers and spills of a Triton kernel.
+
+Triton compiles for any target it has a back end for. The specialisation is that of the real launch: pointers on
+16 bytes, strides of 1 and static strides as constants, multiples of 16 marked. `compile_many` compiles in
+killable child processes, so that a compiler that hangs or dies is one failed result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eintune.costmodel.counts.estimate import Resources, most
+from eintune.kernels.emit.kernel import ON_GPU, Kernel
+
+from .launchers import options_of
+from .module import interpreted, module_of
+from .tensor_descriptors import layout_of_block
+
+POINTERS = {
+    "fp64": "*fp64",
+    "fp32": "*fp32",
+    "fp16": "*fp16",
+    "bf16": "*bf16",
+    "int64": "*i64",
+    "int32": "*i32",
+    "int8": "*i8",
+    "bool": "*i1",
+}
+
+Strides = tuple[tuple[int, ...], ...]
+
+
+class CompileError(RuntimeError):
+    """A kernel that the compiler refuses, or a target that it does not have; the message is the compiler's."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made: resources of one program, the assembly and Triton's last portable form."""
+
+    resources: Resources
+    assembly: str
+    ttgir: str
+    seconds: float
+
+
+def compile_offline(
+    kernel: Kernel, architecture: str, *, strides: Strides | None = None, cache_dir: Path | None = None
+) -> Resources:
+    """Exact resources of a Triton kernel on an architecture ("sm_90", "gfx942"), compiled in this process.
+
+    strides: one tuple a tensor, in elements (default: contiguous). cache_dir: Triton's compile cache (default:
+    its own). Raises CompileError.
+    """
+    return compile_kernel(kernel, architecture, strides=strides, cache_dir=cache_dir).resources
+
+
+def compile_kernel(
+    kernel: Kernel, architecture: str, *, strides: Strides | None = None, cache_dir: Path | None = None
+) -> Compiled:
+    """As `compile_offline`, with the assembly."""
+    if kernel.emitter not in ON_GPU:
+        raise CompileError(
+            f"a kernel that compiles offline is of {' or '.join(ON_GPU)}, but got one of the {kernel.emitter} emitter"
+        )
+    if interpreted():
+        raise CompileError("Triton interprets in this process (TRITON_INTERPRET is set), so it cannot compile")
+    import triton
+
+    target = _target(architecture)
+    if kernel.steps:
+        if strides is not None:
+            raise CompileError("strides are given for one kernel, but several steps have workspaces between them")
+        return _together([compile_kernel(step, architecture, cache_dir=cache_dir) for step in kernel.steps])
+    function = getattr(module_of(kernel), kernel.entry)
+    signature, constants, attributes = specialise(kernel, function, strides or contiguous(kernel))
+    started = time.perf_counter()
+    try:
+        with _cache(cache_dir):
+            source = _source_class(kernel)(function, signature, constants, attributes)
+            made = triton.compile(source, target, options_of(kernel))
+    except Exception as error:  # the compiler's own classes are many and private
+        raise CompileError(f"{type(error).__name__}: {error}") from error
+    seconds = time.perf_counter() - started
+    if target.backend == "cuda":
+        return Compiled(
+            _cuda_resources(made, int(made.metadata.num_warps)), made.asm["ptx"], made.asm["ttgir"], seconds
+        )
+    return Compiled(_hip_resources(made, kernel.warps), made.asm["amdgcn"], made.asm["ttgir"], seconds)
+
+
+def _source_class(kernel: Kernel) -> Any:
+    if kernel.emitter == "gluon":
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
+
+
+def _together(made: Sequence[Compiled]) -> Compiled:
+    """Several steps as one: of each resource what the neediest step takes."""
+    return Compiled(
+        most([m.resources for m in made]),
+        "\n".join(m.assembly for m in made),
+        "\n".join(m.ttgir for m in made),
+        sum(m.seconds for m in made),
+    )
+
+
+def _target(architecture: str) -> Any:
+    from triton.backends.compiler import GPUTarget
+
+    if number := re.fullmatch(r"sm_(\d+)a?", architecture):
+        return GPUTarget("cuda", int(number[1]), 32)
+    if re.fullmatch(r"gfx\w+", architecture):
+        return GPUTarget("hip", architecture, 64 if architecture.startswith("gfx9") else 32)
+    raise CompileError(f"`architecture` must be sm_<number> or gfx<name>, but got {architecture!r}")
+
+
+@contextlib.contextmanager
+def _cache(directory: Path | None) -> Iterator[None]:
+    from triton import knobs
+
+    with knobs.cache.scope():
+        if directory is not None:
+            knobs.cache.dir = str(directory)
+        yield
+
+
+# ---- specialisation
+
+
+def contiguous(kernel: Kernel) -> Strides:
+    """Row-major strides of every argument, in elements."""
+    every: list[tuple[int, ...]] = []
+    for a in kernel.arguments:
+        strides, step = [], 1
+        for size in reversed(a.shape):
+            strides.append(step)
+            step *= size
+        every.append(tuple(reversed(strides)))
+    return tuple(every)
+
+
+def specialise(
+    kernel: Kernel, function: Any, strides: Strides
+) -> tuple[dict[str, str], dict[tuple[int, ...], int], dict[tuple[int, ...], list[list[Any]]]]:
+    """The signature, constants and attributes that a launch with these strides would compile for."""
+    multiple: list[list[Any]] = [["tt.divisibility", 16]]
+    names: list[str] = list(function.arg_names)
+    taken = len(names) - len(kernel.descriptors)
+    signature = {n: POINTERS[a.dtype] for n, a in zip(names, kernel.arguments, strict=False)}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {(i,): multiple for i in range(len(kernel.arguments))}
+    constants: dict[tuple[int, ...], int] = {}
+    flat = [s for tensor in strides for s in tensor]
+    for i, (name, value) in enumerate(
+        zip(names[len(kernel.arguments) : taken], flat, strict=True), len(kernel.arguments)
+    ):
+        if value == 1 or function.params[i].is_constexpr:
+            signature[name], constants[i,] = "constexpr", value
+            continue
+        signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+        if value % 16 == 0:
+            attributes[i,] = multiple
+    for name, d in zip(names[taken:], kernel.descriptors, strict=True):
+        element = POINTERS[kernel.arguments[d.argument].dtype].removeprefix("*")
+        layout = f",{layout_of_block(d.block, element)!r}" if kernel.emitter == "gluon" else ""
+        signature[name] = f"tensordesc<{element}{list(d.block)}{layout}>"
+    return signature, constants, attributes
+
+
+# ---- resources
+
+
+def _cuda_resources(made: Any, warps: int) -> Resources:
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", text)
+    if not found:
+        raise CompileError(f"cuobjdump reported no resource usage: {text.strip()[:200]!r}")
+    registers, stack, local = map(int, found.groups())
+    return Resources(int(made.metadata.shared), registers, stack + local, warps, exact=True)
+
+
+def _hip_resources(made: Any, warps: int) -> Resources:
+    def count(name: str) -> int:
+        found = re.search(rf"\.{name}:\s*(\d+)", made.asm["amdgcn"])
+        return int(found[1]) if found else 0
+
+    return Resources(int(made.metadata.shared), count("vgpr_count"), 4 * count("vgpr_spill_count"), warps, exact=True)
+
+
+def environment(cache_dir: Path | None) -> dict[str, str]:
+    """This process's environment for a child that compiles: no interpreter, the given cache."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return env if cache_dir is None else {**env, "TRITON_CACHE_DIR": str(cache_dir)}

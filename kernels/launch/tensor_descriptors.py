@@ -1,0 +1,116 @@
+"""The tensor descriptors of a launch: whether tensors may have them, and making them cheaply.
+
+What depends on a tensor's shape and dtype was settled when the kernel was printed (`space.descriptors`); what
+depends on where it lies in memory is settled here, at the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from eintune.kernels.emit.kernel import Kernel
+from eintune.space.descriptors import UNIT
+
+if TYPE_CHECKING:
+    import torch
+
+
+FARTHEST = 2**40
+"""Bytes: what strides are less than (CUDA driver API, cuTensorMapEncodeTiled)."""
+
+
+def fault(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> str | None:
+    """Why one of the tensors cannot be loaded by descriptor, as one line; None where all can."""
+    for d in kernel.descriptors:
+        name, t = kernel.arguments[d.argument].name, tensors[d.argument]
+        outer = [s * t.element_size() for s, n in zip(t.stride()[:-1], t.shape[:-1], strict=True) if n > 1]
+        start = f"{name}: to be loaded by tensor descriptor it must have"
+        if t.stride(-1) != 1:
+            return f"{start} a last stride of 1, but its strides are {list(t.stride())}"
+        if any(s == 0 or s % UNIT for s in outer):
+            return f"{start} its other strides in whole units of {UNIT} bytes, but they are {outer} bytes"
+        if t.data_ptr() % UNIT:
+            return f"{start} an address in whole units of {UNIT} bytes, but it is {t.data_ptr() % UNIT} bytes off"
+    return None
+
+
+def descriptors(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> list[Any]:
+    """Triton's own, one for each of `kernel.descriptors`, of tensors without a fault."""
+    if not kernel.descriptors:
+        return []
+    given = [(tensors[d.argument], d) for d in kernel.descriptors]
+    if kernel.emitter == "gluon":
+        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as WithLayout
+
+        dtypes = [kernel.arguments[d.argument].dtype for d in kernel.descriptors]
+        layouts = [layout_of_block(d.block, dtype) for d, dtype in zip(kernel.descriptors, dtypes, strict=True)]
+        return [
+            WithLayout(t, list(t.shape), strides(t), list(d.block), layout)
+            for (t, d), layout in zip(given, layouts, strict=True)
+        ]
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return [TensorDescriptor(t, list(t.shape), strides(t), list(d.block)) for t, d in given]
+
+
+def layout_of_block(block: Sequence[int], dtype: str) -> Any:
+    """How a block of 16-bit elements lies in shared memory, as matrix units read it."""
+    from triton.experimental.gluon import language as gl
+
+    return gl.NVMMASharedLayout.get_default_for(list(block), gl.bfloat16 if dtype == "bf16" else gl.float16)
+
+
+def strides(t: torch.Tensor) -> list[int]:
+    """In elements. Where an axis of one element has a stride that descriptors do not take, another stands for it."""
+    *outer, last = t.stride()
+    given = [(s, s * t.element_size()) for s in outer]
+    return [s if s and nbytes % UNIT == 0 and nbytes < FARTHEST else UNIT for s, nbytes in given] + [last]
+
+
+class Address:
+    """Stands for a tensor where only its address is asked for, and keeps no memory alive."""
+
+    __slots__ = ("pointer",)
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+
+    def data_ptr(self) -> int:
+        """As a tensor's."""
+        return self.pointer
+
+
+class LaunchDescriptor:
+    """What the launcher of a compiled kernel reads of a `TensorDescriptor`."""
+
+    __slots__ = ("base", "block_shape", "padding", "shape", "strides")
+
+    def __init__(self, pointer: int, shape: list[int], strides: list[int], block: list[int]) -> None:
+        self.base = Address(pointer)
+        self.shape = shape
+        self.strides = strides
+        self.block_shape = block
+        self.padding = "zero"
+
+
+class LaunchDescriptors:
+    """The descriptors of tensors of one layout, by their addresses; those of the latest addresses are kept."""
+
+    MOST = 64
+
+    def __init__(self, kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
+        given = [(d, tensors[d.argument]) for d in kernel.descriptors]
+        self._forms = [(d.argument, list(t.shape), strides(t), list(d.block)) for d, t in given]
+        self._arguments = [d.argument for d in kernel.descriptors]
+        self._made: dict[tuple[int, ...], list[LaunchDescriptor]] = {}
+
+    def __call__(self, pointers: Sequence[int]) -> list[LaunchDescriptor]:
+        """For the addresses of all of the kernel's tensors."""
+        key = tuple([pointers[i] for i in self._arguments])
+        made = self._made.get(key)
+        if made is None:
+            if len(self._made) >= self.MOST:
+                self._made.clear()
+            made = self._made[key] = [LaunchDescriptor(pointers[i], *form) for i, *form in self._forms]
+        return made

@@ -1,0 +1,188 @@
+"""What of a call's arguments decides how it is served: shapes and types, and of a function what it computes.
+
+A function is known by its code and by what it sees besides its arguments, tensors by their shapes and by which names
+are one tensor. Where what it sees can change in place (a list, an object's attributes, a random draw), the function is
+traced at each call, and known by what it comes to.
+"""
+
+from __future__ import annotations
+
+import builtins
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Number
+from opcode import opmap
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eintune.space.holes import Opened, opened
+from eintune.space.modifiers import Site
+from eintune.space.traced_functions import Trace, captured, is_entered, is_tensor, names_in
+from eintune.space.tracing import BINARY, CLAMPS, COMPARISONS, LOGIC, UNARY, Untraceable
+from eintune.space.user_modifiers import traced
+
+from .errors import FORWARD_ONLY, UnsupportedArgument
+from .plain_tensors import kind_of_tensor
+
+SETTLED = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.Size)
+"""Of what has exactly one of these types nothing changes in place."""
+STEADY = frozenset(
+    {*UNARY, *BINARY, *CLAMPS, *COMPARISONS, *LOGIC, "where", "pow", "square", "nn", "functional", "special", "space"}
+    | {"tracing", "pi", "inf", "e", "nan", "shape", "ndim", "dtype", "device", "int", "long", "float", "double", "half"}
+    | {"bfloat16", "to", "type_as", "tensor", "torch", "eintune", "math"}
+)
+"""What PyTorch and this package mean by these names does not change, and no other is taken for that."""
+CALCULATE = frozenset(
+    {"abs", "all", "any", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max"}
+    | {"min", "pow", "range", "reversed", "round", "sorted", "str", "sum", "tuple", "zip"}
+)
+"""Builtins that depend on what they are given and on nothing else."""
+IMPORT = opmap["IMPORT_NAME"]
+CHANGING = object()
+"""Stands for what may change in place."""
+
+
+def kind(name: str, x: Any) -> Any:
+    """What of an argument that is no function decides how it is served: not the numbers in a tensor. Raises
+    UnsupportedArgument for what has no kind."""
+    if isinstance(x, (tuple, list)) and len(x) == 2 and all(isinstance(y, Tensor) for y in x):
+        return tuple(kind_of_tensor(name, y) for y in x)
+    if isinstance(x, Tensor):
+        return kind_of_tensor(name, x)
+    if not isinstance(x, (Number, str)):
+        got = type(x).__name__
+        raise UnsupportedArgument(f"`{name}` must be a number, a tensor or a pair of tensors, but got {got}")
+    return type(x), float.__repr__(x) if isinstance(x, float) else x
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a function comes to at one call."""
+
+    opened: Opened
+    trace: Trace
+
+    @property
+    def kind(self) -> Any:
+        """All of it but the numbers that it captures as such."""
+        tensors = ((name, kind_of_tensor(name, t), axes) for name, (t, axes) in self.trace.tensors.items())
+        return self.opened.skeleton, self.opened.whole, tuple(tensors), tuple(self.trace.lengths.items())
+
+
+def meaning(argument: str, function: Callable[..., Any], site: Site) -> Meaning:
+    """Of the function given as `argument`, "score_mod" or "mask_mod". Raises Untraceable."""
+    made, trace = traced(argument, function, site)
+    if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in trace.elements):
+        raise UnsupportedArgument(FORWARD_ONLY)
+    for name, (t, _) in trace.tensors.items():
+        if not isinstance(t, Tensor):
+            raise Untraceable(f"what a function reads must be a torch.Tensor, but {name[2:].lower()} is {type(t)!r}")
+    return Meaning(opened(made), trace)
+
+
+def kind_of_function(argument: str, function: Any, site: Site) -> tuple[Any, Meaning | None]:
+    """What a function is known by; its meaning where that has to be asked for at each call. Raises Untraceable for
+    what is no function that can be traced."""
+    try:
+        known = _Sight().of(function)
+        changing = any(part is CHANGING for part in _leaves(known))
+    except RecursionError:
+        raise Untraceable("a traced function captures tuples and functions nested too deeply") from None
+    if not changing:
+        return known, None
+    comes_to = meaning(argument, function, site)
+    return (known, comes_to.kind, tuple(map(repr, comes_to.opened.numbers))), comes_to
+
+
+class _Sight:
+    """What a function sees, as a key. Tensors and functions are numbered as they are met, so that two functions whose
+    names lead to one tensor here and to two there are of two kinds."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, tuple[int, Any]] = {}
+
+    def of(self, function: Any, entered: bool = True) -> Any:
+        """Code, defaults, and what the function captures. entered: whether tracing reads its tensors by name."""
+        seen = captured(function)
+        self._number(function)
+        given = (*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items()))
+        odd = bool(function.__dict__) or _looks_around(function.__code__, tuple(seen))
+        return (
+            function.__code__,
+            CHANGING if odd or (_from_packages(seen) and _is_unsteady(function.__code__, tuple(seen))) else None,
+            tuple(self.inside(x) for x in given),
+            tuple((name, self._captured(x, function, entered)) for name, x in seen.items()),
+        )
+
+    def _number(self, x: Any) -> int:
+        """How many tensors and functions were met before this one."""
+        return self._met.setdefault(id(x), (len(self._met), x))[0]
+
+    def _captured(self, x: Any, by: Any, entered: bool) -> Any:
+        """What a name of a function stands for: a tensor is read at each call, and so are those of functions beside."""
+        if isinstance(x, Tensor) and entered:
+            return kind_of_tensor("a captured tensor", x), self._number(x)
+        if type(x) is types.FunctionType and not _is_ours(x):
+            return self._number(x) if id(x) in self._met else self.of(x, entered and is_entered(x, by))
+        return self.inside(x)
+
+    def inside(self, x: Any) -> Any:
+        """What does not have a name of its own: a tensor there becomes the number that it holds."""
+        if type(x) in SETTLED:
+            return type(x), repr(x) if type(x) in (float, complex) else x  # -0.0 is 0.0, and NaN is not NaN
+        if type(x) in (tuple, frozenset):
+            return type(x), tuple(map(self.inside, x))
+        return x if not is_tensor(x) and _is_ours(x) else CHANGING
+
+
+def _is_ours(x: Any) -> bool:
+    """Whether it is a module or a function that means the same for ever: Python's, PyTorch's or this package's."""
+    if isinstance(x, types.ModuleType):
+        return x in (torch, torch.nn, torch.nn.functional, torch.special) or x.__name__ in (
+            "math",
+            "eintune.space.tracing",
+        )
+    if isinstance(x, type):
+        return x in (bool, int, float)
+    if not isinstance(x, (types.FunctionType, types.BuiltinFunctionType)):
+        return False
+    holder = getattr(x, "__self__", None)
+    if not (holder is None or isinstance(holder, (types.ModuleType, type))):
+        return False  # the method of an object
+    package = (getattr(x, "__module__", None) or "").partition(".")[0]
+    named = x.__name__ in STEADY and (not isinstance(x, types.FunctionType) or not x.__closure__)
+    return package == "math" or (package in ("torch", "eintune") and named)
+
+
+def _from_packages(seen: dict[str, Any]) -> bool:
+    return any(isinstance(x, types.ModuleType) and x.__name__ != "math" for x in seen.values())
+
+
+@lru_cache(maxsize=1024)
+def _is_unsteady(code: types.CodeType, seen: tuple[str, ...]) -> bool:
+    """Whether a function asks a module for what may change: `torch.rand`, say."""
+    return any(n.rstrip("_") not in STEADY and n not in seen and n not in CALCULATE for n in names_in(code))
+
+
+@lru_cache(maxsize=1024)
+def _looks_around(code: types.CodeType, seen: tuple[str, ...]) -> bool:
+    """Whether a function imports, or asks a builtin for what is not among its arguments."""
+    names = (n for n in names_in(code) if n not in seen and n not in STEADY)
+    return _imports(code) or any(hasattr(builtins, n) and n not in CALCULATE for n in names)
+
+
+def _imports(code: types.CodeType) -> bool:
+    within = (x for x in code.co_consts if isinstance(x, types.CodeType))
+    return IMPORT in code.co_code[::2] or any(map(_imports, within))
+
+
+def _leaves(x: Any) -> Iterator[Any]:
+    if isinstance(x, tuple):
+        for y in x:
+            yield from _leaves(y)
+    else:
+        yield x

@@ -1,0 +1,245 @@
+"""Any cascade as a function of tensors, served the same way as the built-in workloads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from types import NoneType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eintune.host.notices import logger
+from eintune.host.recent import Recent
+from eintune.kernels.reference.agreement import check_tilings
+from eintune.kernels.reference.eager import DTYPES
+from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.evaluate import infer_sizes
+from eintune.space.expr import Access, Expr, Fold, Gather, Map, Reduce, tensors, topological
+from eintune.space.expr import params as parameters
+from eintune.space.folds import ACTIONS
+from eintune.space.modifiers import FARTHEST
+from eintune.space.pointwise import POINTWISE, REDUCTIONS
+from eintune.space.schedule import Problem
+
+from .errors import UnsupportedArgument
+from .opaque import opaque
+from .plain_tensors import check_plain, is_transformed, kind_of_tensor
+from .serving import MOST_READY, Fill, dtype_name, serve
+
+
+def compile(
+    cascade: Cascade | str,
+    *,
+    params: Mapping[str, float] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    dtype: str | None = None,
+    name: str = "cascade",
+) -> CompiledCascade:
+    """A function that computes a cascade (or its text) on tensors.
+
+    params: a number for each of the cascade's scalars. sizes: of ranks that index no input. dtype: of the
+    outputs ("fp32", "bf16", …); by default that of the first floating input. name: the workload in the cache's
+    keys. Raises CascadeError for a bad text and for what no kernel computes (naming the einsum and the construct),
+    ValueError for a missing parameter or an unknown dtype.
+
+    Where nothing is stored for a call's shapes and nothing similar, the definition's forms are derived (once, in a
+    bounded time, and kept on disk) and the cost model picks one; else it runs as it is defined. Each is said once.
+    """
+    parsed = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
+    _check(parsed)
+    wanted = parameters(e.expr for e in parsed.einsums)
+    given = _numbers(params)
+    missing = [n for n in wanted if n not in given]
+    if missing or set(given) - set(wanted):
+        raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(given)}")
+    if dtype is not None and not (isinstance(dtype, str) and dtype in DTYPES):
+        raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {str(dtype)[:80]!r}")
+    if not isinstance(name, str):
+        raise ValueError(f"`name` must be a text, but got {type(name).__name__}")
+    check_tilings(parsed, given)
+    return CompiledCascade(parsed, given, _lengths(sizes), dtype, name)
+
+
+def _numbers(params: object) -> dict[str, float]:
+    """Raises ValueError for anything but finite numbers by name."""
+    if not isinstance(params, (Mapping, NoneType)):
+        raise ValueError(f"`params` must be a mapping of names to numbers, but got {type(params).__name__}")
+    found = {}
+    for n, value in (params or {}).items():
+        try:
+            found[str(n)] = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            found[str(n)] = math.nan
+        if not math.isfinite(found[str(n)]):
+            raise ValueError(f"`params` must be finite numbers, but {n} is {type(value).__name__}")
+    return found
+
+
+def _lengths(sizes: object) -> dict[str, int]:
+    """Raises ValueError for anything but numbers of elements by rank."""
+    if not isinstance(sizes, (Mapping, NoneType)):
+        raise ValueError(f"`sizes` must be a mapping of ranks to numbers, but got {type(sizes).__name__}")
+    for r, n in (sizes or {}).items():
+        if not isinstance(r, str) or type(n) is not int or not 0 <= n <= FARTHEST:
+            raise ValueError(f"`sizes` must be whole numbers from 0 to {FARTHEST}, but that of {r!s} is not")
+    return dict(sizes or {})
+
+
+def _check(cascade: Cascade) -> None:
+    """Raises CascadeError for what the language does not have, and for what reads nothing."""
+    if not isinstance(cascade, Cascade):
+        raise CascadeError(f"a cascade is a Cascade or its text, but got {type(cascade).__name__}")
+    if not cascade.inputs:
+        raise CascadeError("a cascade reads at least one tensor, but this one reads none")
+    for e in cascade.einsums:
+        for x in topological([e.expr]):
+            if problem := _unsupported(x):
+                raise CascadeError(f"einsum {e.output.name}: {problem}")
+        for t in (e.output, *tensors([e.expr]).values()):
+            if t.kind not in ("float", "int", "bool"):
+                raise CascadeError(
+                    f"einsum {e.output.name}: a tensor is float, int or bool, but {t.name} is {t.kind!r}"
+                )
+
+
+def _unsupported(x: Expr) -> str:
+    """What of an expression nothing computes, or ""."""
+    match x:
+        case Map() if x.op not in POINTWISE:
+            return f"the pointwise operators are {', '.join(POINTWISE)}, but it has {x.op!r}"
+        case Map() if len(x.args) != POINTWISE[x.op].arity:
+            return f"{x.op} takes {POINTWISE[x.op].arity} operands, but it has {len(x.args)}"
+        case Reduce() if x.op not in REDUCTIONS:
+            return f"the reductions are {', '.join(REDUCTIONS)}, but it has {x.op!r}"
+        case Fold() if x.action not in ACTIONS:
+            return f"the folds are {', '.join(ACTIONS)}, but it has {x.action!r}"
+        case Access() if len(set(x.index)) != len(x.index):
+            return f"a rank indexes one axis only, but {x.tensor.name} is read at [{', '.join(x.index)}]"
+        case _:
+            return ""
+
+
+class CompiledCascade:
+    """A cascade that runs on tensors; made by `compile`."""
+
+    def __init__(
+        self, cascade: Cascade, params: dict[str, float], sizes: dict[str, int], dtype: str | None, name: str
+    ) -> None:
+        self.cascade = cascade
+        self.params = params
+        self.sizes = sizes
+        self.dtype = dtype
+        self.name = name
+        self._text = str(cascade)
+        self._inputs = tuple(cascade.inputs)
+        self._conditions = conditions_read(cascade.roots().values())
+        self._ready: Recent[Any, tuple[Fill, list[tuple[tuple[int, ...], torch.dtype]]]] = Recent(MOST_READY)
+
+    @opaque
+    def __call__(self, *tensors: Tensor, **named: Tensor) -> Any:
+        """Inputs in the order of `cascade.inputs`, or by name, axes as the cascade indexes them, any strides.
+
+        Returns the output tensor, or a tuple of them in the cascade's order. Raises ValueError for missing,
+        surplus or mismatched tensors, and where a gradient would be recorded.
+        """
+        inputs = self._bound(tensors, named)
+        for n, x in zip(self._inputs, inputs, strict=True):
+            if not isinstance(x, Tensor):
+                raise UnsupportedArgument(f"{n} must be a torch.Tensor, but got {type(x).__name__}")
+        key = tuple(kind_of_tensor(n, t) for n, t in zip(self._inputs, inputs, strict=True))
+        if is_transformed():
+            self._check_plain(inputs)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+            raise ValueError(f"{self.name} is forward only: call it under torch.no_grad() or detach its inputs")
+        ready = self._ready.get(key)
+        if ready is None:
+            outputs = self._first(key, inputs)
+        else:
+            fill, shapes = ready
+            device = inputs[0].device
+            outputs = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+            try:
+                fill(inputs, outputs)
+            except Exception:
+                self._check_plain(inputs)
+                raise
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _bound(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        given = dict(zip(self._inputs, tensors, strict=False)) | named
+        if (
+            len(tensors) > len(self._inputs)
+            or set(given) != set(self._inputs)
+            or len(given) != len(tensors) + len(named)
+        ):
+            raise ValueError(
+                f"{self.name} takes the inputs {list(self._inputs)} once each, but got {len(tensors)} by position "
+                f"and {sorted(named)} by name"
+            )
+        return tuple(given[n] for n in self._inputs)
+
+    def _check_plain(self, inputs: tuple[Tensor, ...]) -> None:
+        for n, t in zip(self._inputs, inputs, strict=True):
+            check_plain(n, t)
+
+    def _first(self, key: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        problem = self.problem(inputs)
+        self._check_plain(inputs)
+        device = inputs[0].device
+        shapes = [
+            (tuple(problem.sizes[r] for r in t.ranks), DTYPES[problem.dtypes[n]])
+            for n, t in self.cascade.outputs.items()
+        ]
+        outputs = [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+        if 0 in problem.sizes.values():
+            if any(0 not in shape for shape, _ in shapes):
+                raise ValueError(
+                    f"{self.name}: every reduced rank must have elements, but the sizes are {problem.sizes}"
+                )
+            return outputs
+        fill = serve(problem, inputs, outputs)
+        logger.debug("%s is ready for %s", self.name, problem.sizes)
+        self._ready[key] = fill, shapes
+        return outputs
+
+    def problem(self, inputs: tuple[Tensor, ...]) -> Problem:
+        """The problem that these inputs pose: what `tune` takes. Raises ValueError where shapes disagree."""
+        given = dict(zip(self._inputs, inputs, strict=True))
+        for n, t in given.items():
+            if t.device != inputs[0].device:
+                raise ValueError(f"all inputs must be on one device, but {n} is on {t.device}, not {inputs[0].device}")
+        found = infer_sizes(self.cascade, {n: t.shape for n, t in given.items()}, self.sizes)
+        missing = [r for r in self.cascade.ranks() if r not in found]
+        if missing:
+            raise ValueError(f"`sizes` must give the ranks that index no input, but {missing} have no size")
+        dtypes = {n: dtype_name(t, n) for n, t in given.items()}
+        self._check_kinds(given)
+        floating = next((d for n, d in dtypes.items() if given[n].is_floating_point()), "fp32")
+        dtypes |= dict.fromkeys(self.cascade.outputs, self.dtype or floating)
+        return Problem(self.name, self._text, found, dtypes, self.params)
+
+    def _check_kinds(self, given: Mapping[str, Tensor]) -> None:
+        """Raises ValueError for an input of another kind than it is read as: numbers are no conditions."""
+        for name, tensor in self.cascade.inputs.items():
+            dtype = given[name].dtype
+            whole = not dtype.is_floating_point and dtype != torch.bool
+            if (tensor.kind == "bool" or name in self._conditions) and dtype != torch.bool:
+                raise ValueError(f"{name} is read as a condition: its dtype must be torch.bool, but got {dtype}")
+            if tensor.kind == "int" and not whole:
+                raise ValueError(f"{name} is read as whole numbers: its dtype must be an integer's, but got {dtype}")
+
+
+def conditions_read(roots: Iterable[Expr]) -> frozenset[str]:
+    """The names of the tensors whose elements stand where a condition does: in `select`, `and`, `or`, `not`."""
+    found: list[Expr] = []
+    for x in topological(list(roots)):
+        match x:
+            case Map("select", (condition, _, _)):
+                found.append(condition)
+            case Map("and" | "or" | "not", args):
+                found += args
+            case _:
+                pass
+    return frozenset(x.tensor.name for x in found if isinstance(x, (Access, Gather)))

@@ -1,0 +1,175 @@
+"""From a problem and its first tensors to a function that serves every later call of the same shapes.
+
+The first call chooses a kernel and proves that it runs here; what fails is said once and the next choice is
+tried, down to plain PyTorch, which always runs. Nothing is thrown into a program for a problem that it may ask.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from eintune.host.notices import logger, one_line, say_once
+from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.launch.launch import Launch, TileTooWide
+from eintune.kernels.launch.launchers import EitherLaunch
+from eintune.kernels.launch.load import load
+from eintune.kernels.reference.eager import DTYPES, run_eager
+from eintune.kernels.store.cache import ROWS, STRIDED
+from eintune.space.cascade import Cascade
+from eintune.space.exact import Hidden
+from eintune.space.expr import bind
+from eintune.space.safety import hazards
+from eintune.space.schedule import Problem
+
+from .choices import Choice, choices, signature
+
+Fill: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
+"""Runs a problem: inputs in the definition's order, then outputs to fill, in its order."""
+
+MOST_READY = 1024
+"""Kinds of calls kept ready by each table of a process; what was not used among the last half of as many is forgotten,
+and its generated code with it."""
+
+_first_calls = threading.RLock()
+
+
+def _forget_who_waits() -> None:
+    """In a forked child: the thread that was choosing a kernel is not there, and would hold the lock for ever."""
+    global _first_calls
+    _first_calls = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_who_waits)
+
+
+def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Fill:
+    """Run a problem for the first time, and return what runs it again on tensors of the same kind.
+
+    inputs, outputs: in the order of the definition's `inputs` and `outputs`, with the axes it declares.
+    """
+    definition = Cascade.parse(problem.cascade)
+    names = (*definition.inputs, *definition.outputs)
+    with _first_calls:
+        for choice in _guarded(choices(problem, inputs[0].device, layout_of(inputs)), problem):
+            fill = _try(choice, names, inputs, outputs, signature(problem))
+            if fill is not None:
+                say_once(choice.notice, choice.level, about=choice.about)
+                _warn_of_hazards(choice.form, problem)
+                return fill
+        say_once(
+            f"eintune: no generated kernel serves {problem.workload} {problem.sizes} {problem.dtypes}; "
+            "it runs by plain PyTorch operators",
+            about=("operators", *signature(problem)),
+        )
+        _warn_of_hazards(problem.cascade, problem)
+        fill = by_operators(definition, problem)
+        fill(inputs, outputs)
+        return fill
+
+
+def _warn_of_hazards(form: str, problem: Problem) -> None:
+    """Say, once, what of the form that runs can overflow or cancel: its definition has no safe form, or none was
+    looked for."""
+    roots = bind(list(Cascade.parse(form).roots().values()), problem.params)
+    found = hazards(Hidden.of(roots).hide(roots))
+    if found:
+        say_once(
+            f"eintune: {problem.workload} runs a form that may give inf or NaN, or lose its digits: {'; '.join(found)}",
+            about=("hazards", *signature(problem)),
+        )
+
+
+def layout_of(inputs: Iterable[Tensor]) -> str:
+    """ROWS where every input's last axis has stride 1, as measured inputs have."""
+    return ROWS if all(t.ndim == 0 or t.stride(-1) == 1 or t.shape[-1] == 1 for t in inputs) else STRIDED
+
+
+def _guarded(every: Iterable[Choice], problem: Problem) -> Iterable[Choice]:
+    """The choices, ending early (said once) where making one fails in a way that nobody foresaw."""
+    try:
+        yield from every
+    except Exception as error:
+        about = ("choosing", type(error), *signature(problem))
+        say_once(f"eintune: choosing a kernel for {problem.workload} failed: {one_line(error)}", about=about)
+        logger.debug("choosing a kernel failed", exc_info=True)
+
+
+def _try(
+    choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor], about: tuple[str, ...]
+) -> Fill | None:
+    """A function that runs the choice, after its first run; None (said once) where it does not run here."""
+    try:
+        try:
+            fill = _filled(_launch(choice), choice.kernel, names, inputs, outputs)
+        except TileTooWide:
+            if choice.wide is None:
+                raise
+            wide = choice.wide()
+            fill = _filled(load(wide), wide, names, inputs, outputs)
+    except Exception as error:
+        if _lost(error):
+            raise
+        said = f"eintune: a kernel does not run here, another is tried: {one_line(error)}"
+        say_once(said, about=("does not run", type(error), *about))
+        return None
+    return fill
+
+
+def _launch(choice: Choice) -> Launch:
+    launch = load(choice.kernel)
+    return launch if choice.plain is None else EitherLaunch(launch, load(choice.plain))
+
+
+def _filled(
+    launch: Launch, kernel: Kernel, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Fill:
+    """What runs a kernel on tensors in the order of these names, after its first run."""
+    fill = _ordered(launch, [names.index(a.name) for a in kernel.arguments])
+    fill(inputs, outputs)
+    return fill
+
+
+def _ordered(launch: Launch, order: list[int]) -> Fill:
+    if order == list(range(len(order))):
+        return lambda inputs, outputs: launch([*inputs, *outputs])
+
+    def fill(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        tensors = (*inputs, *outputs)
+        launch([tensors[i] for i in order])
+
+    return fill
+
+
+def _lost(error: Exception) -> bool:
+    """Whether the CUDA context is gone: every later call would fail, so hiding it helps nobody."""
+    text = str(error)
+    return "CUDA error" in text or "illegal memory access" in text
+
+
+def by_operators(definition: Cascade, problem: Problem) -> Fill:
+    """The definition by PyTorch operators, in float32 at least: slow, and never wrong."""
+    inputs, outputs = tuple(definition.inputs), tuple(definition.outputs)
+    wide = "fp64" in problem.dtypes.values()
+
+    def fill(given: Sequence[Tensor], made: Sequence[Tensor]) -> None:
+        data = dict(zip(inputs, given, strict=True))
+        dtype = torch.float64 if wide else torch.float32
+        results = run_eager(definition, data, problem.sizes, problem.params, dtype)
+        for name, target in zip(outputs, made, strict=True):
+            target.copy_(results[name])
+
+    return fill
+
+
+def dtype_name(t: Tensor, name: str, allowed: Iterable[str] = DTYPES) -> str:
+    """The project's name of a tensor's dtype. Raises ValueError naming the tensor, its dtype and the valid ones."""
+    found = next((n for n in allowed if DTYPES[n] == t.dtype), None)
+    if found is None:
+        raise ValueError(f"`{name}` must have a dtype among {list(allowed)}, but got {t.dtype}")
+    return found

@@ -1,0 +1,237 @@
+"""`eintune bench`: our kernels beside everybody else's, checked first, then timed; one command makes each table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eintune.host.files import write_named
+from eintune.search.options.command import (
+    Command,
+    Failure,
+    add_cache,
+    add_device,
+    as_usage,
+    cache_of,
+    device_of,
+    path,
+    positive,
+    seconds,
+)
+from eintune.search.options.problem import emitter_of
+
+if TYPE_CHECKING:
+    from eintune.costmodel.machines.machine import Machine
+    from eintune.search.bench.case import Options
+    from eintune.search.bench.sweep import Result, Setting
+    from eintune.search.text.progress import Progress
+from eintune.search.options.bench_options import VARIANTS, machine_of, options_of
+
+DESCRIPTION = """\
+Checks every variant against float64, then times all of them in one run: the tuned winner, each derived kind of
+kernel (one, two and three passes) under its best schedule, and the peers: eager PyTorch, SDPA's backends,
+torch.compile, FlexAttention and, where it is installed, FlashAttention-4. Writes a table, a picture and the machine
+and versions it was made with. A library's kernel is never counted as ours.
+"""
+EXAMPLES = """\
+examples:
+  eintune bench --num-heads 32 --head-dim 64 --seq-lengths 256,512,1024,2048 --skip-eager --warmup 10 --iters 100
+  eintune bench --num-heads 32 --kv-heads 8 --head-dim 128 --seq-lengths 4096 --batch 4 --causal
+  eintune bench --num-heads 4 --seq-lengths 128,256 --device cpu --peers sdpa --no-tune
+  eintune bench --suite attention --limit 500        nine cases in one table; --resume goes on with what is left
+  eintune bench --variants                           what libraries do not ship as it stands
+  eintune bench --case "--heads 8 --seq 512" --case "--heads 8 --seq 512 --causal" --peers sdpa
+The device's state: with --cool it idles for 0.25 s before each turn of a variant, with --hot it runs the same kernel
+for 0.5 s; each has tables of its own. Without either, a GPU is timed in both; on a CPU all variants take turns.
+exit codes: 0, 1 where one of our kernels failed, 2 for wrong usage, 130 for Ctrl-C
+"""
+LENGTHS = (256, 512, 1024, 2048)
+
+
+def lengths(text: str) -> tuple[int, ...]:
+    """Positive whole numbers with commas between them, ascending and each once."""
+    return tuple(sorted({positive(part.strip()) for part in text.split(",")}))
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench`."""
+    group = parser.add_argument_group("the problem")
+    default = ",".join(map(str, LENGTHS))
+    group.add_argument("--seq-lengths", type=lengths, default=LENGTHS, metavar="N,N", help=f"default: {default}")
+    group.add_argument("--num-heads", "--heads", type=positive, default=32, metavar="N", help="default: 32")
+    group.add_argument("--kv-heads", type=positive, metavar="N", help="default: as many as --num-heads")
+    group.add_argument("--head-dim", type=positive, default=64, metavar="N", help="default: 64")
+    group.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
+    group.add_argument("--causal", action="store_true", help="key m is seen by query p where m <= p")
+    group.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp32", "fp64"), help="default: bf16 on a GPU, fp32 on a CPU"
+    )
+    group = parser.add_argument_group("the variants")
+    group.add_argument("--skip-eager", action="store_true", help="without eager PyTorch, whose scores fill memory")
+    group.add_argument(
+        "--peers", metavar="NAMES", help="all, none, or names with commas; default: all, or the suite's own"
+    )
+    group.add_argument("--no-tune", action="store_true", help="no small search where no winner is stored")
+    group.add_argument("--trials", type=positive, metavar="N", help="of that search; default: 24 on a GPU, 8 on a CPU")
+    group.add_argument("--budget", type=seconds, default=30.0, metavar="SECONDS", help="of that search; default: 30")
+    suites = parser.add_argument_group("several problems in one run (in place of the problem above)")
+    suites.add_argument(
+        "--suite", action="append", default=[], metavar="NAME", help="a TOML file, or one that comes with the package"
+    )
+    suites.add_argument(
+        "--case", action="append", default=[], metavar="OPTIONS", help="a problem as `tune` takes it, in one argument"
+    )
+    suites.add_argument(
+        "--variants", action="store_true", help=f"the same as {' '.join(f'--suite {n}' for n in VARIANTS)}"
+    )
+    suites.add_argument("--kinds", action="store_true", help="each derived kind of kernel too, not the winner only")
+    suites.add_argument(
+        "--limit", type=seconds, metavar="SECONDS", help="after which no new case starts; default: none"
+    )
+    suites.add_argument("--resume", action="store_true", help="keep the cases that the result files hold already")
+    group = parser.add_argument_group("the timing")
+    add_device(group)
+    group.add_argument("--machine", metavar="NAME", help="price for this machine; default: this one")
+    group.add_argument("--warmup", type=_count, default=10, metavar="N", help="untimed calls; default: 10")
+    group.add_argument(
+        "--iters",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="samples of a variant, at most (4 s of them); default: 100",
+    )
+    group.add_argument(
+        "--turns", type=positive, default=5, metavar="N", help="of each variant in a state of the device; default: 5"
+    )
+    group.add_argument("--cool", action="store_true", help="time with the device idle before each turn")
+    group.add_argument("--hot", action="store_true", help="time with the device hot from the same kernel")
+    output = parser.add_argument_group("what is kept and printed")
+    add_cache(output)
+    output.add_argument(
+        "--results", type=path, default=Path("results"), metavar="DIR", help="where the files go; default: ./results"
+    )
+    output.add_argument("--json", type=path, metavar="FILE", help="also write the outcome as JSON here")
+    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else positive(text)
+
+
+def action(chosen: argparse.Namespace) -> int:
+    """Check, time, print, write."""
+    from eintune.search.peers.peers import missing_peers
+    from eintune.search.text.progress import Progress
+
+    progress = Progress(None if chosen.quiet else sys.stderr)
+    device = device_of(chosen)
+    if chosen.suite or chosen.case or chosen.variants:
+        from .suite import run_suites
+
+        return run_suites(chosen, device, progress)
+    setting, how = _setting(chosen, device), options_of(chosen, device)
+    missing = missing_peers(how.peers, device)
+    cache = cache_of(chosen)
+    machine = machine_of(chosen, device, progress)
+    result = _run(chosen, setting, how, missing, machine, cache, progress)
+    _report(chosen, machine, result)
+    return 1 if result.wrong else 0
+
+
+def _setting(chosen: argparse.Namespace, device: str) -> Setting:
+    from eintune.search.bench.sweep import Setting
+
+    setting = Setting(
+        lengths=chosen.seq_lengths,
+        heads=chosen.num_heads,
+        kv_heads=chosen.kv_heads or chosen.num_heads,
+        head_dim=chosen.head_dim,
+        batch=chosen.batch,
+        dtype=chosen.dtype or ("bf16" if device == "cuda" else "fp32"),
+        causal=chosen.causal,
+        device=device,
+    )
+    with as_usage():
+        for length in setting.lengths:
+            emitter_of(setting.problem(length), "gpu" if device == "cuda" else "cpu")
+    return setting
+
+
+def _run(
+    chosen: argparse.Namespace,
+    setting: Setting,
+    how: Options,
+    missing: dict[str, str],
+    machine: Machine,
+    cache: Path,
+    progress: Progress,
+) -> Result:
+    from eintune.kernels.store.cache import CacheWriteError
+    from eintune.kernels.store.platform import platform_of
+    from eintune.search.bench.case import Row
+    from eintune.search.bench.files import write
+    from eintune.search.bench.sweep import Result, bench, summary
+    from eintune.search.bench.text import HEADING, correctness_text, heading
+    from eintune.search.measure.measurer import MeasureError
+    from eintune.search.tune.provenance import describe, versions
+
+    print(f"{heading(HEADING)}\n{setting.title}; each against the definition in float64\n")
+    empty = Result(
+        setting=setting,
+        options=how,
+        machine=describe(machine, setting.problem(setting.lengths[0])),
+        versions=versions(platform_of(setting.device)),
+        command=chosen.command_line,
+        started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        rows=(),
+        missing=missing,
+        notes={},
+    )
+
+    def so_far(rows: Sequence[Row], notes: Mapping[int, str]) -> Result:
+        return replace(empty, rows=tuple(rows), notes=dict(notes), stages=dict(progress.stages))
+
+    def heard(rows: Sequence[Row], notes: Mapping[int, str]) -> None:
+        length = rows[-1].length
+        made = [r for r in rows if r.length == length]
+        print(correctness_text(f"length {length}", made) + "\n", flush=True)
+        progress.say(f"length {length}: {summary(made)}")
+        with progress.stage("write"):  # an interrupted run leaves what it measured
+            write(so_far(rows, notes), _folder(chosen, machine))
+
+    try:
+        with progress.stage("bench"):
+            rows, notes = bench(setting, how, machine, cache, progress=progress, heard=heard)
+    except (MeasureError, CacheWriteError) as error:
+        raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
+    progress.become("write")
+    return so_far(rows, notes)
+
+
+def _folder(chosen: argparse.Namespace, machine: Machine) -> Path:
+    from eintune.search.tune.provenance import machine_folder
+
+    folder: Path = chosen.results / machine_folder(machine.name, machine.title)
+    return folder
+
+
+def _report(chosen: argparse.Namespace, machine: Machine, result: Result) -> None:
+    from eintune.search.bench.files import to_json, write
+    from eintune.search.bench.text import times_text
+
+    print(times_text(result), flush=True)
+    paths = write(result, _folder(chosen, machine))
+    print("\n" + "\n".join(f"wrote {path}" for path in paths))
+    if chosen.json:
+        data: Any = to_json(result)
+        write_named(chosen.json, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+
+
+HELP = "time our kernels beside everybody else's"
+BENCH = Command("bench", HELP, options, action, DESCRIPTION, EXAMPLES)

@@ -1,0 +1,139 @@
+"""Graphs that a user names: read in any notation, written in another, drawn, and posed as a problem."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from eintune.search.options.command import Command, as_usage, path
+from eintune.search.options.problem import add_workload_options
+from eintune.search.options.sizes import add_sizes
+
+if TYPE_CHECKING:
+    from eintune.space.formats import Computation
+from eintune.search.options.graphs import add_graph_options, completed
+
+GRAPH_HELP = """\
+Reads a computation in any notation (docs/graphs.md) and writes it in another: EDGE einsums, operators (M_…, R_…,
+T_…), a program for egglog, or Graphviz text; --svg draws it, with a frame a pass.
+"""
+GRAPH_EXAMPLES = """\
+examples:
+  eintune graph attention --as operators           a built-in definition
+  eintune graph attention_2pass.egg --as edge
+  eintune graph attention.json --ranks Q=e,p --ranks K=e,m --ranks V=f,m --svg attention.svg
+"""
+FORMS = ("edge", "unicode", "solved", "operators", "egg", "dot")
+
+
+# ---- the command
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE|WORKLOAD", help="a file in any notation, or a built-in definition's name")
+    parser.add_argument(
+        "--as",
+        choices=FORMS,
+        dest="form",
+        help="the notation to print; default: edge. solved: edge, an iteration as a cascade",
+    )
+    parser.add_argument("--svg", type=path, metavar="FILE", help="draw it, a frame a pass")
+    add_graph_options(parser)
+    add_workload_options(parser, sizes=False)
+
+
+def _graph(chosen: argparse.Namespace) -> int:
+    title, computation, _ = completed(chosen.file, chosen)
+    with as_usage():
+        if chosen.form or not chosen.svg:
+            print(_written(computation, chosen.form or "edge", title))
+        if chosen.svg:
+            from eintune.space.svg import draw
+
+            path, problem = draw(_dot(computation, title), chosen.svg)
+            print(problem or path, file=sys.stderr)
+    return 0
+
+
+def _written(computation: Computation, form: str, title: str) -> str:
+    from eintune.space.formats import as_cascade
+    from eintune.space.iterative import IterativeCascade
+    from eintune.space.notation import format_cascade
+    from eintune.space.operator_egg import write_egg
+    from eintune.space.operator_text import write_operators
+    from eintune.space.operators import OperatorGraph, from_cascade
+
+    if form == "dot":
+        return _dot(computation, title).rstrip("\n")
+    if isinstance(computation, IterativeCascade) and form == "edge":
+        return str(computation)
+    if form in ("edge", "unicode", "solved"):
+        return format_cascade(as_cascade(computation), unicode=form == "unicode")
+    graph = computation if isinstance(computation, OperatorGraph) else from_cascade(as_cascade(computation))
+    return write_operators(graph) if form == "operators" else write_egg(graph)
+
+
+def _dot(computation: Computation, title: str) -> str:
+    from eintune.space.cascade import Cascade
+    from eintune.space.cascade_pictures import cascade_dot, operators_dot
+    from eintune.space.iterative import IterativeCascade
+    from eintune.space.iterative_passes import one_iteration
+    from eintune.space.pictures import LEGEND
+
+    title = f"{title}\n{LEGEND}"
+    if isinstance(computation, Cascade):
+        return cascade_dot(computation, title)
+    return operators_dot(
+        one_iteration(computation) if isinstance(computation, IterativeCascade) else computation, title
+    )
+
+
+GRAPH = Command("graph", "a graph in another notation, or as a picture", _options, _graph, GRAPH_HELP, GRAPH_EXAMPLES)
+
+# ---- passes
+
+PASSES_HELP = """\
+Analyses a graph: barriers, dependency levels, memory passes over the streamed rank, what runs after the loop; and
+what it moves and holds.
+"""
+PASSES_EXAMPLES = """\
+examples:
+  eintune passes attention --causal --seq 2048 --heads 32
+  eintune passes cascade.edge           EDGE notation
+  eintune passes graph.egg              operator notation (M_…, R_…, T_…), or an egglog JSON
+  eintune passes graph.json --json
+"""
+
+
+def _passes_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "graph", metavar="FILE|WORKLOAD", help="a file (.edge, .egg, .json) or a built-in definition's name"
+    )
+    parser.add_argument("--rank", metavar="R", help="the streamed rank; default: found from the graph")
+    parser.add_argument("--json", action="store_true", help="the stages with their operations, barriers and loads")
+    add_sizes(parser, "sizes of ranks, for numbers beside the formulas")
+    add_graph_options(parser)
+    add_workload_options(parser, sizes=True)
+
+
+def _passes(chosen: argparse.Namespace) -> int:
+    from eintune.search.report.space_text import footprint_json, footprint_lines
+    from eintune.space.footprint import footprint
+    from eintune.space.passes import analyse
+
+    _, computation, sizes = completed(chosen.graph, chosen)
+    with as_usage():
+        report, moved = analyse(computation, chosen.rank), footprint(computation, chosen.rank)
+    if chosen.json:
+        print(json.dumps({**report.to_json(), **footprint_json(moved, sizes)}, indent=1))
+    else:
+        print(report)
+        print("\n" + "\n".join(footprint_lines(moved, sizes)))
+    return 0
+
+
+PASSES = Command(
+    "passes", "barriers, levels and memory passes of a graph", _passes_options, _passes, PASSES_HELP, PASSES_EXAMPLES
+)

@@ -1,0 +1,355 @@
+"""`tune`: find the fastest kernel for a computation at one size, keep it, and say what it is worth."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eintune.host.files import write_named
+from eintune.search.options.command import (
+    Command,
+    Failure,
+    Usage,
+    add_cache,
+    add_device,
+    add_version,
+    as_usage,
+    cache_of,
+    device_of,
+    path,
+    positive,
+    seconds,
+)
+from eintune.search.options.problem import add_problem, emitter_of, posed_of
+from eintune.search.text import streams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eintune.costmodel.counts.estimate import Resources
+    from eintune.costmodel.machines.machine import Machine
+    from eintune.search.measure.measurer import Measurer
+    from eintune.search.text.progress import Progress
+    from eintune.search.tune.candidates import Candidate
+    from eintune.search.tune.deriver import Deriver
+    from eintune.search.tune.tune import TuneResult
+    from eintune.space.workload import Posed
+
+DESCRIPTION = """\
+Derives every way of computing a workload (attention, unless --workload names another) from its naive definition,
+predicts which are fast on this machine, generates and measures those, and keeps the fastest for
+`eintune.attention` and `eintune.compile`. With a CUDA GPU the kernels are Triton; without one the same plans run
+as tiled PyTorch on the CPU.
+"""
+EXAMPLES = """\
+examples:
+  tune --seq 2048 --heads 32                       head dim 128, batch 1, bf16 on a GPU and fp32 on a CPU
+  tune --seq 4096 --heads 32 --kv-heads 8 --causal
+  tune --seq 1 --kv-seq 8192 --heads 32 --kv-heads 8 --batch 16
+  tune --seq 2048 --heads 32 --causal --window 256 --softcap 30 --alibi      modifiers combine freely
+  tune --workload layernorm --rows 8192 --cols 4096                            --list-workloads has them all
+  tune --cascade mine.edge --sizes p=4096,m=1024 --params eps=1e-5              a definition of your own
+  tune --seq 2048 --heads 32 --plan-only --machine h200   ranking and exact resources, without a GPU
+exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C (the same command then goes on)
+"""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of `tune`."""
+    add_problem(parser)
+    group = parser.add_argument_group("the search")
+    add_device(group)
+    group.add_argument(
+        "--trials", type=positive, metavar="N", help="candidates to measure; default: 64 on a GPU, 24 on a CPU"
+    )
+    group.add_argument(
+        "--budget",
+        type=seconds,
+        metavar="SECONDS",
+        help="start no new batch after this; default: 75 on a GPU, 100 on a CPU",
+    )
+    group.add_argument("--plan-only", action="store_true", help="stop before measuring: the ranking, exact resources")
+    group.add_argument(
+        "--machine", metavar="NAME", help="price for this machine (h200, h100, a100, cpu, …); default: this one"
+    )
+    group.add_argument(
+        "--top", type=positive, default=8, metavar="N", help="rows to show, and to compile with --plan-only; default: 8"
+    )
+    group.add_argument("--sampler", default="mixed", metavar="NAME", help="mixed, model, tpe or random; default: mixed")
+    group.add_argument(
+        "--retune", "--force", action="store_true", dest="retune", help="search again although a winner is stored"
+    )
+    output = parser.add_argument_group("what is kept and printed")
+    add_cache(output)
+    output.add_argument(
+        "--results", type=path, default=Path("results"), metavar="DIR", help="where the report goes; default: ./results"
+    )
+    output.add_argument("--json", type=path, metavar="FILE", help="also write the outcome as JSON")
+    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_version(output)
+
+
+def action(chosen: argparse.Namespace) -> int:
+    """Plan, answer from the cache, or search."""
+    from eintune.search.text.progress import Progress
+
+    progress = Progress(None if chosen.quiet else sys.stderr)
+    _check_sampler(chosen)
+    machine_kind = _named_kind(chosen)
+    if chosen.plan_only:
+        device = device_of(chosen) if chosen.machine is None else "cpu"
+        return _plan_only(chosen, posed_of(chosen, _dtype(machine_kind or _kind(device))), device, progress)
+    cache = cache_of(chosen)
+    definition = posed_of(chosen, "fp32").problem.cascade
+    from eintune.search.tune.deriver import Deriver
+
+    with Deriver(definition, cache / "derived", fresh=chosen.retune) as deriver:
+        if _any_device_will_do(chosen):
+            deriver.start()
+        device = device_of(chosen)  # loads PyTorch
+        if machine_kind not in (None, _kind(device)):
+            raise Usage(
+                f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a "
+                f"{machine_kind}; add --plan-only to price for a machine that is not here"
+            )
+        posed = posed_of(chosen, _dtype(_kind(device)))
+        emitter_of(posed.problem, _kind(device))
+        if not chosen.retune and _answered(chosen, posed, device, cache):
+            return 0
+        return _search_alone(chosen, posed, device, deriver, cache, progress)
+
+
+def _kind(device: str) -> str:
+    return "gpu" if device == "cuda" else "cpu"
+
+
+def _dtype(kind: str) -> str:
+    return "fp32" if kind == "cpu" else "bf16"
+
+
+def _any_device_will_do(chosen: argparse.Namespace) -> bool:
+    """Whether the options are right on any device: then work may begin before it is known which there is."""
+    return chosen.device != "cuda" and chosen.machine is None and chosen.dtype != "fp64"
+
+
+def _named_kind(chosen: argparse.Namespace) -> str | None:
+    from eintune.costmodel.machines.machine import load_machine
+
+    if chosen.machine is None:
+        return None
+    with as_usage():
+        return load_machine(chosen.machine).kind
+
+
+def _check_sampler(chosen: argparse.Namespace) -> None:
+    from eintune.search.study.samplers import strategy
+
+    with as_usage():
+        strategy(chosen.sampler)
+
+
+def _machine(chosen: argparse.Namespace, device: str, progress: Progress) -> Machine:
+    from eintune.costmodel.machines.detect import detect_machine
+    from eintune.costmodel.machines.machine import load_machine
+
+    with as_usage():
+        if chosen.machine is not None:
+            return load_machine(chosen.machine)
+        with progress.stage("machine"):
+            machine = detect_machine(device)
+            progress.say(f"{machine.title}: {machine.hbm_bytes_per_second / 1e9:,.0f} GB/s")
+            return machine
+
+
+# ---- without measuring
+
+
+def _plan_only(chosen: argparse.Namespace, posed: Posed, device: str, progress: Progress) -> int:
+    from eintune.search.report.tune_text import plan_text
+    from eintune.search.tune.tune import plan_candidates
+
+    cache = cache_of(chosen)
+    machine = _machine(chosen, device, progress)
+    if machine.grid is not None:
+        return _plan_cores(chosen, posed, machine, progress)
+    emitter = emitter_of(posed.problem, machine.kind)
+    with as_usage():
+        planned = plan_candidates(posed.problem, machine, emitter, cache=cache, fresh=chosen.retune, progress=progress)
+    if not planned.space.kept:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in planned.space.left_out.items())
+        raise Failure(f"no candidate is left on {machine.name}: {reasons}")
+    exact = _compiled(planned.space.kept[: chosen.top], machine, progress) if emitter == "triton" else []
+    print(plan_text(posed.title, planned, chosen.top, exact))
+    if chosen.json:
+        from eintune.search.report.tune_text import plan_json
+
+        _write_json(chosen.json, plan_json(planned, chosen.top, exact))
+    return 0
+
+
+def _plan_cores(chosen: argparse.Namespace, posed: Posed, machine: Machine, progress: Progress) -> int:
+    from eintune.search.report.core_text import core_json, core_text
+    from eintune.search.tune.core_plans import core_plans
+    from eintune.search.tune.tune import derived_forms
+
+    with as_usage():
+        derived = derived_forms(posed.problem, cache_of(chosen), chosen.retune, progress)
+        with progress.stage("price"):
+            plans = core_plans(derived.variants, posed.problem, machine)
+    if not plans.kept:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in plans.left_out.items())
+        raise Failure(f"no plan fits a core of {machine.name}: {reasons}")
+    print(core_text(posed.title, plans, len(derived.variants), chosen.top))
+    if chosen.json:
+        _write_json(chosen.json, core_json(plans, chosen.top))
+    return 0
+
+
+def _compiled(top: Sequence[Candidate], machine: Machine, progress: Progress) -> list[Resources | str]:
+    """Exact resources of the first candidates, or why the compiler gives none."""
+    from eintune.costmodel.counts.estimate import Resources
+    from eintune.kernels.launch.compile_pool import compile_many
+
+    with progress.stage("compile"):
+        progress.say(f"compiling {len(top)} for {machine.architecture}, which need not be here")
+        found = compile_many([c.kernel for c in top], machine.architecture)
+    return [r if isinstance(r, Resources) else f"{r.status}: {r.message.splitlines()[0]}" for r in found]
+
+
+# ---- from the cache
+
+
+def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path) -> bool:
+    from eintune.search.tune.stored import stored
+
+    key, record = stored(posed.problem, device, cache)
+    if record is None:
+        return False
+    from eintune.search.report.tune_text import record_text
+
+    path = cache / "records" / key.file_name
+    print(record_text(posed.title, key, record, path))
+    if chosen.json:
+        _write_json(chosen.json, {"cached": True, "key": key.to_json(), "record": record.to_json()})
+    return True
+
+
+# ---- the search
+
+
+def _search_alone(
+    chosen: argparse.Namespace, posed: Posed, device: str, deriver: Deriver, cache: Path, progress: Progress
+) -> int:
+    """Search, unless another process does: then wait for it, and read what it found."""
+    from eintune.search.tune.one_search import only_search
+    from eintune.search.tune.stored import key_of
+
+    with only_search(cache, key_of(posed.problem, device), progress.say) as waited:
+        if waited and not chosen.retune and _answered(chosen, posed, device, cache):
+            return 0
+        deriver.start()
+        return _search(chosen, posed, device, deriver, cache, progress)
+
+
+def _search(
+    chosen: argparse.Namespace, posed: Posed, device: str, deriver: Deriver, cache: Path, progress: Progress
+) -> int:
+    from eintune.kernels.store.cache import CacheWriteError
+    from eintune.search.measure.measurer import MeasureError, Measurer
+
+    if device == "cpu":
+        with progress.stage("derive"):
+            deriver.result()  # this machine may be about to be probed: nothing else runs on it then
+    machine = _machine(chosen, device, progress)
+    try:
+        with progress.stage("prepare"), Measurer(posed.problem, device, meanwhile=_load_report) as measurer:
+            # its processes start, and one draws the inputs, while this one loads what it searches with
+            result = _tuned(chosen, posed, measurer, deriver, machine, cache, progress)
+    except MeasureError as error:
+        raise Failure(str(error)) from error
+    except CacheWriteError as error:
+        raise Failure(str(error.strerror)) from error
+    return _told(chosen, posed, result, progress)
+
+
+def _tuned(
+    chosen: argparse.Namespace,
+    posed: Posed,
+    measurer: Measurer,
+    deriver: Deriver,
+    machine: Machine,
+    cache: Path,
+    progress: Progress,
+) -> TuneResult:
+    from eintune.search.peers.tuning import tuning_peers
+    from eintune.search.tune.finals import NothingWorked
+    from eintune.search.tune.tune import EFFORT, tune
+
+    effort = EFFORT[measurer.device]
+    effort = replace(effort, trials=chosen.trials or effort.trials, seconds=chosen.budget or effort.seconds)
+    try:
+        return tune(
+            posed.problem,
+            measurer,
+            machine=machine,
+            cache=cache,
+            effort=effort,
+            peers=tuning_peers(posed, measurer.device),
+            fresh=chosen.retune,
+            deriver=deriver,
+            sampler=chosen.sampler,
+            title=posed.title,
+            command=chosen.command_line,
+            progress=progress,
+        )
+    except NothingWorked as error:
+        raise Failure(str(error)) from error
+
+
+def _told(chosen: argparse.Namespace, posed: Posed, result: TuneResult, progress: Progress) -> int:
+    """The result, at once; then the report, which takes a moment to draw, and where it is."""
+    from eintune.search.report.tune_text import report_text, result_text
+    from eintune.search.tune.provenance import machine_folder
+
+    machine = result.planned.machine
+    folder = chosen.results / machine_folder(machine.name, machine.title) / posed.folder
+    page, complaint = None, ""
+    try:
+        print(result_text(result, chosen.top), flush=True)
+    except BrokenPipeError:  # whoever read it has gone (`| head`)
+        streams.abandon(sys.stdout)
+    finally:
+        from eintune.search.report.report import ReportError, write_report
+
+        with progress.stage("report"):
+            try:
+                page = write_report(result.run, folder)
+            except ReportError as error:
+                complaint = str(error)
+        if chosen.json:
+            _write_json(chosen.json, {"cached": False, **result.run.to_json()})
+    print(report_text(page))
+    if complaint:
+        raise Failure(f"{complaint}; the winner is stored")
+    return 0
+
+
+def _load_report() -> None:
+    """Tables and pictures take long to load: time that there is while this process waits for others."""
+    with contextlib.suppress(ImportError):  # said where the report is written
+        importlib.import_module("eintune.search.report.report")
+
+
+def _write_json(path: Path, data: Any) -> None:
+    from eintune.search.text.plain_json import finite
+
+    write_named(path, (json.dumps(finite(data), indent=1, allow_nan=False) + "\n").encode())
+
+
+TUNE = Command("tune", "find the fastest kernel and keep it", options, action, DESCRIPTION, EXAMPLES)

@@ -1,0 +1,227 @@
+"""The options that state a problem: a workload by name and its sizes, or a cascade in a file."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .command import Options, Usage, as_usage, number, path, positive
+from .functions import function_in
+from .sizes import add_sizes
+
+if TYPE_CHECKING:
+    from eintune.space.schedule import Problem
+    from eintune.space.workload import Option, Posed, Workload
+
+DTYPES = ("bf16", "fp16", "fp32", "fp64")
+FIRST = "attention"
+"""The workload where none is named; its options come first in the help."""
+
+
+class ListWorkloads(argparse.Action):
+    """Prints every workload with its options, and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from eintune.space.workloads import WORKLOADS
+
+        for row in WORKLOADS.values():
+            print(f"{row.name}\n  {row.summary}\n  {' '.join(_spelt(o) for o in row.options)}")
+        parser.exit()
+
+
+def _spelt(option: Option) -> str:
+    match option.kind:
+        case "flag":
+            value = ""
+        case "choice":
+            value = " " + "|".join(option.choices)
+        case "number":
+            value = " X"
+        case "text":
+            value = " TEXT"
+        case "function":
+            value = " FILE.py:NAME"
+        case _:
+            value = " N" if option.default in (None, "") else f" {option.default}"
+    text = flag_of(option.name) + value
+    return text if option.default is None else f"[{text}]"
+
+
+def flag_of(name: str) -> str:
+    """`kv_heads` as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def add_problem(parser: argparse.ArgumentParser) -> None:
+    """All that states a problem at one size."""
+    add_computation(parser, sizes=True)
+    group = parser.add_argument_group("the problem")
+    group.add_argument("--dtype", choices=DTYPES, help="default: bf16 on a GPU, fp32 on a CPU")
+    group.add_argument(
+        "--params", type=_params, default={}, metavar="NAME=X,…", help="scalars of the definition, such as eps=1e-6"
+    )
+
+
+def add_computation(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
+    """What is computed; with `sizes` also how large it is."""
+    from eintune.space.workloads import WORKLOADS
+
+    group = parser.add_argument_group("what is computed")
+    group.add_argument("--workload", choices=tuple(WORKLOADS), metavar="NAME", help=f"default: {FIRST}")
+    group.add_argument("--list-workloads", action=ListWorkloads, nargs=0, help="names, definitions and options")
+    if sizes:
+        group.add_argument("--cascade", type=path, metavar="FILE", help="a definition of your own, with --sizes")
+        add_sizes(group, "sizes of the ranks of --cascade")
+    add_workload_options(parser, sizes=sizes)
+
+
+def add_workload_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
+    """The options of every workload, those of the first one on top."""
+    from eintune.space.workloads import WORKLOADS
+
+    rows = sorted(WORKLOADS.values(), key=lambda row: row.name != FIRST)
+    known: set[str] = set()
+    for title, chosen in ((FIRST, rows[:1]), ("other workloads", rows[1:])):
+        group = parser.add_argument_group(title)
+        for row in chosen:
+            for option in row.options:
+                if option.name not in known and (sizes or option.kind != "size"):
+                    known.add(option.name)
+                    _add(group, option, [r.name for r in chosen if option.name in {o.name for o in r.options}])
+
+
+def _add(group: Options, option: Option, users: list[str]) -> None:
+    help_text = option.help if users == [FIRST] else f"of {', '.join(users)}"
+    settings: dict[str, Any] = {"help": help_text, "dest": f"of_{option.name}"}
+    match option.kind:
+        case "flag":
+            group.add_argument(flag_of(option.name), action="store_const", const=True, **settings)
+            return
+        case "choice":
+            settings |= {"choices": option.choices}
+        case "number":
+            settings |= {"type": number, "metavar": "X"}
+        case "text":
+            settings |= {"metavar": "TEXT"}
+        case "function":
+            settings |= {"type": function_in, "metavar": "FILE.py:NAME"}
+        case _:
+            settings |= {"type": positive, "metavar": "N"}
+    if option.bare:
+        settings |= {"nargs": "?", "const": option.bare}
+    group.add_argument(flag_of(option.name), **settings)
+
+
+def _params(text: str) -> dict[str, float]:
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
+            raise argparse.ArgumentTypeError(f"must be names with values, such as scale=0.125, but got {part!r}")
+        found[name.strip()] = number(value)
+    return found
+
+
+def given_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The workload's options that were given, by name."""
+    names = (n for n in vars(options) if n.startswith("of_"))
+    return {n.removeprefix("of_"): value for n in names if (value := getattr(options, n)) is not None}
+
+
+# ---- what it comes to
+
+UNSTATED = 64
+"""A size that must be given to pose a problem, but does not change what is computed."""
+
+
+def definition_text(name: str, options: argparse.Namespace) -> tuple[str, dict[str, int]]:
+    """The definition of a workload with the options that were given, as text, and the sizes that they state.
+
+    Raises Usage for an option that the workload does not have.
+    """
+    from eintune.space.workloads import WORKLOADS
+
+    row, given = WORKLOADS[name], given_of(options)
+    _check_options(row, given)
+    stated = any(o.kind == "size" and o.name in given for o in row.options)
+    needed = {o.name: UNSTATED for o in row.options if o.default is None and o.name not in given}
+    with as_usage():
+        problem = row.posed(given | needed, "fp32").problem
+    return problem.cascade, dict(problem.sizes) if stated and not needed else {}
+
+
+def _check_options(row: Workload, given: Mapping[str, object]) -> None:
+    unknown = {n: v for n, v in given.items() if n not in {o.name for o in row.options}}
+    if unknown:
+        raise Usage(f"{row.name} takes no {_flags(unknown)}; it has {' '.join(_spelt(o) for o in row.options)}")
+
+
+def posed_of(options: argparse.Namespace, dtype: str) -> Posed:
+    """The problem that the options state, with its title and folder; `dtype` is the default."""
+    from eintune.space.workloads import WORKLOADS
+
+    dtype, given = options.dtype or dtype, given_of(options)
+    if options.cascade is not None:
+        if options.workload or given:
+            raise Usage(f"--cascade stands instead of a workload, but got {_flags(given) or '--workload'} too")
+        posed = _of_file(options.cascade, options.sizes, options.params, dtype)
+    else:
+        if options.sizes:
+            raise Usage("--sizes are of --cascade; a workload has options of its own (see --list-workloads)")
+        row = WORKLOADS[options.workload or FIRST]
+        _check_options(row, given)
+        missing = [o.name for o in row.options if o.default is None and o.name not in given]
+        if missing:
+            raise Usage(f"the following arguments are required: {', '.join(map(flag_of, missing))}")
+        with as_usage():
+            posed = row.posed(given, dtype)
+    return replace(posed, problem=_with_parameters(posed.problem, options.params))
+
+
+def _flags(names: Mapping[str, object]) -> str:
+    return ", ".join(map(flag_of, names))
+
+
+def _with_parameters(problem: Problem, given: Mapping[str, float]) -> Problem:
+    if unknown := sorted(set(given) - set(problem.params)):
+        raise Usage(f"--params must name one of {sorted(problem.params)}, but got {', '.join(unknown)}")
+    return replace(problem, params=problem.params | dict(given))
+
+
+def _of_file(path: Path, sizes: Mapping[str, int], given: Mapping[str, float], dtype: str) -> Posed:
+    from eintune.host.printable import printable
+    from eintune.kernels.generate import generate
+    from eintune.space.formats import as_cascade, read_computation
+    from eintune.space.workload import Posed
+
+    from .files import read_text
+
+    if not path.is_file():
+        raise Usage(f"--cascade must be a file, but got {str(path)!r}")
+    name = "".join(c if c.isalnum() else "-" for c in path.stem)
+    with as_usage():
+        cascade = as_cascade(read_computation(read_text(path)))
+        problem = generate.problem_of(cascade, sizes, given, dtype, name)
+    spelt = ", ".join(f"{r} {n}" for r, n in problem.sizes.items())
+    folder = "-".join([name, *(f"{r}{n}" for r, n in problem.sizes.items()), dtype])
+    return Posed(problem, f"{printable(path.name)}: {spelt}, {dtype}", folder)
+
+
+def problem_of(options: argparse.Namespace, dtype: str) -> Problem:
+    """The problem that the options state; `dtype` is the default."""
+    return posed_of(options, dtype).problem
+
+
+def emitter_of(problem: Problem, kind: str) -> str:
+    """The emitter for a machine's kind ("gpu", "cpu"). Raises Usage for a dtype that it has no kernels in."""
+    if kind == "cpu":
+        return "torch"
+    if kind == "cores":
+        raise Usage("no kernels are emitted for a machine of cores; `tune --plan-only` ranks plans for it")
+    if "fp64" in problem.dtypes.values():
+        raise Usage("--dtype must be one of bf16, fp16, fp32 on a GPU, but got fp64 (--device cpu has it)")
+    return "triton"
