@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from eintune.kernels.reference.eager import DTYPES, REDUCE, TORCH, run_eager
+from eintune.kernels.reference.eager import DTYPES, run_eager
+from eintune.kernels.reference.operators import REDUCE, TORCH
 from eintune.search.measure import reference as reference_module
 from eintune.search.measure.error_budget import FACTOR, Error, budget, error, ulp
 from eintune.search.measure.inputs import draw_inputs, input_shapes
