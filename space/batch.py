@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cascade import Cascade, CascadeError, Einsum
+from .cascade import Cascade
+from .einsum import CascadeError, Einsum
 from .expr import Access, Expr, Rank, Tensor, rewrite
 from .names import RANK
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .computed import fault, is_of_elements
+from .einsum import CascadeError, Einsum, TooLarge
 from .expr import (
     Access,
     Computed,
@@ -43,34 +44,8 @@ from .expr import (
 )
 from .extents import Extents
 from .names import wrong_names
-from .quoting import MAX_MESSAGE, short
-
-
-class CascadeError(ValueError):
-    """A cascade that breaks a rule of the language; the message names the einsum, the rule and the value, in a line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(short(message, MAX_MESSAGE))
-
-
-class TooLarge(CascadeError):
-    """A computation beyond a limit; the message names the limit and the value."""
-
-
-@dataclass(frozen=True)
-class Einsum:
-    """`output[ranks] = expr`. Every rank free in `expr` stands in `output.ranks` (sums are explicit here)."""
-
-    output: Tensor
-    expr: Expr
-
-    def __post_init__(self) -> None:
-        extra = free(self.expr) - set(self.output.ranks)
-        if extra:
-            raise CascadeError(
-                f"einsum {self.output.name}: every rank on the right must be reduced or stand on the left, "
-                f"but {sorted(extra)} do neither (left: {list(self.output.ranks)})"
-            )
+from .notation_printer import write_cascade
+from .notation_reader import read_cascade
 
 
 @dataclass(frozen=True)
@@ -103,18 +78,24 @@ class Cascade:
 
     @classmethod
     def parse(cls, text: str) -> Cascade:
-        """Read EDGE notation (see `notation`); raises CascadeError with the line and the construct."""
-        from .notation import parse_cascade
+        """Read EDGE notation (`notation_reader`). The text may be untrusted: nothing is evaluated, its size is bounded.
 
-        return parse_cascade(text)
+        Raises CascadeError with the line, the construct and what is allowed there.
+        """
+        return cls(*read_cascade(text))
 
     def __getstate__(self) -> dict[str, object]:
         return {"einsums": self.einsums, "results": self.results}  # what follows from them may nest deep
 
     def __str__(self) -> str:
-        from .notation import format_cascade
+        return self.text()
 
-        return format_cascade(self)
+    def text(self, *, unicode: bool = False) -> str:
+        """In EDGE notation: in ASCII, or with EDGE's own symbols if `unicode`. Parameters keep their names.
+
+        Raises CascadeError for a cascade that the notation cannot say (names that are no names).
+        """
+        return write_cascade(self.einsums, self.results, unicode=unicode)
 
     @cached_property
     def outputs(self) -> dict[str, Tensor]:

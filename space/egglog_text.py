@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TypeVar, assert_never
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 from .expr import (
     Access,
     Const,

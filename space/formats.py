@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from eintune.host.files import UnfitFile, read_utf8
 
-from .cascade import Cascade, CascadeError
+from .cascade import Cascade
+from .einsum import CascadeError
 from .expr import Rank
 from .iterative import IterativeCascade
 from .operator_builder import check_ranks

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .cascade import Cascade, CascadeError, Einsum
+from .cascade import Cascade
+from .einsum import CascadeError, Einsum, Update
 from .evaluate import run_cascade
 from .expr import (
     Access,
@@ -37,19 +38,8 @@ from .expr import (
     rewrite,
     topological,
 )
+from .iterative_notation import read_iterative, write_iterative
 from .pointwise import Array
-
-
-@dataclass(frozen=True)
-class Update:
-    """`output[index] = expr`. `output.ranks` has the iterated rank where `index` may have "m1+1" or "0".
-
-    A result's index is its ranks.
-    """
-
-    output: Tensor
-    index: tuple[str, ...]
-    expr: Expr
 
 
 @dataclass(frozen=True)
@@ -102,14 +92,10 @@ class IterativeCascade:
     @classmethod
     def parse(cls, text: str) -> IterativeCascade:
         """Read the notation; raises CascadeError with the line and the construct."""
-        from .iterative_notation import read_iterative
-
-        return read_iterative(text)
+        return cls(*read_iterative(text))
 
     def __str__(self) -> str:
-        from .iterative_notation import write_iterative
-
-        return write_iterative(self)
+        return write_iterative(self.rank, self.before, self.initial, self.step, self.after, self.until)
 
     def run(
         self,

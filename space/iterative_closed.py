@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .cascade import Cascade, CascadeError, from_roots, rename
+from .cascade import Cascade, from_roots, rename
+from .einsum import CascadeError, Update
 from .evaluate import run_cascade
 from .expr import (
     Access,
@@ -35,7 +36,7 @@ from .expr import (
     topological,
 )
 from .extents import Extents
-from .iterative import IterativeCascade, Update
+from .iterative import IterativeCascade
 from .pointwise import REDUCTIONS, Array
 
 TOLERANCE = 1e-9

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .cascade import CascadeError, Einsum
+from collections.abc import Sequence
+
+from .einsum import CascadeError, Einsum, Update
 from .expr import Access, Expr, Predicate, Rank, Tensor
-from .iterative import IterativeCascade, Update
 from .notation_expression import Scope
 from .notation_filter import read_predicate, write_predicate
 from .notation_lexer import Token, statements
@@ -14,8 +15,12 @@ from .notation_reader import Line
 _UNTIL = ("until", "⋄")
 
 
-def read_iterative(text: str) -> IterativeCascade:
-    """Raises CascadeError with the line, the construct and what is allowed there."""
+Parts = tuple[Rank, tuple[Einsum, ...], tuple[Update, ...], tuple[Update, ...], tuple[Update, ...], Predicate]
+"""The iterated rank; what stands before, the states' first values, a step, what stands after; where it stops."""
+
+
+def read_iterative(text: str) -> Parts:
+    """The parts of an iterative cascade. Raises CascadeError with the line, the construct and what is allowed there."""
     lines = statements(text)
     until = _stopping_condition(lines)
     (rank,) = until.ranks
@@ -43,7 +48,7 @@ def read_iterative(text: str) -> IterativeCascade:
             after.append(update)
         else:
             before.append(Einsum(update.output, update.expr))
-    return IterativeCascade(rank, tuple(before), tuple(initial), tuple(step), tuple(after), until)
+    return rank, tuple(before), tuple(initial), tuple(step), tuple(after), until
 
 
 def _stopping_condition(lines: list[tuple[int, list[Token]]]) -> Predicate:
@@ -126,15 +131,23 @@ class IterativeLine(Line):
         return Access(known, index)
 
 
-def write_iterative(c: IterativeCascade) -> str:
+def write_iterative(
+    rank: Rank,
+    before: Sequence[Einsum],
+    initial: Sequence[Update],
+    step: Sequence[Update],
+    after: Sequence[Update],
+    until: Predicate,
+) -> str:
     """Declarations, what comes before, initial values, the step, the results, the stopping condition."""
-    r = c.rank
-    lines = write_declarations((s.output, s.expr) for s in c.statements())
-    sections: list[tuple[str, tuple[Einsum | Update, ...]]] = [
-        ("before", c.before),
-        ("initialisation", c.initial),
-        ("step", c.step),
-        ("result", c.after),
+    r = rank
+    statements: list[Einsum | Update] = [*before, *initial, *step, *after]
+    lines = write_declarations((s.output, s.expr) for s in statements)
+    sections: list[tuple[str, Sequence[Einsum | Update]]] = [
+        ("before", before),
+        ("initialisation", initial),
+        ("step", step),
+        ("result", after),
     ]
     for title, found in sections:
         lines += [f"# {title}"] if found else []
@@ -142,4 +155,4 @@ def write_iterative(c: IterativeCascade) -> str:
             index = s.index if isinstance(s, Update) else s.output.ranks
             kept = frozenset({*index, r, f"{r}+1", f"|{r}|"})
             lines.append(write_statement(Tensor(s.output.name, index, s.output.kind), s.expr, kept))
-    return "\n".join([*lines, f"until {write_predicate(c.until)}"])
+    return "\n".join([*lines, f"until {write_predicate(until)}"])

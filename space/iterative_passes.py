@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .cascade import CascadeError, Einsum, rename
+from .cascade import rename
+from .einsum import CascadeError, Einsum, Update
 from .expr import Access, Expr, Reduce, rewrite
 from .extents import Extents
-from .iterative import IterativeCascade, Update
+from .iterative import IterativeCascade
 from .operators import Operator, OperatorGraph, from_expressions
 
 

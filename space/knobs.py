@@ -7,11 +7,11 @@ a machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from .approximations import FUNCTIONS
+from .choices import WHOLE, Choice, Facts, Point, Setting
 from .descriptors import block_of
 from .early_bounds import BOUNDS
 from .expr import Rank
@@ -20,63 +20,35 @@ from .part_roles import part_length
 from .schedule import LOADS
 from .specialised import GROUP_ROWS, WORKERS, groups
 from .stale_reference import REFERENCES
-
-if TYPE_CHECKING:
-    from .schedule_space import Space, Target
-
-Setting: TypeAlias = int | bool | str
-"""A value of a knob."""
-
-Point: TypeAlias = Mapping[str, Setting]
-"""A setting of every coordinate, by name."""
-
-WHOLE = 0
-"""The tile size that says: all of the rank at once."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One coordinate of a space: its settings in order, smallest first, and the one to start from."""
-
-    name: str
-    values: tuple[Setting, ...]
-    default: Setting
-
-    def steps(self, value: Setting) -> list[Setting]:
-        """The settings beside one."""
-        i = self.values.index(value)
-        return [self.values[j] for j in (i - 1, i + 1) if 0 <= j < len(self.values)]
-
-    def distance(self, value: Setting) -> int:
-        return abs(self.values.index(value) - self.values.index(self.default))
+from .targets import Target
 
 
 class Knob(Protocol):
     """A way in which schedules differ."""
 
-    def choices(self, space: Space) -> list[Choice]:
+    def choices(self, facts: Facts) -> list[Choice]:
         """Its coordinates in a space: none, one, or one for each rank that it applies to."""
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         """Whether a point makes sense as far as this knob is concerned."""
 
 
 class Tiles:
     """Tile sizes of rows, of streamed ranks, and of other ranks that are too long to be one axis."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        return [c for r in space.uses.kinds if (c := self._choice(space, r))]
+    def choices(self, facts: Facts) -> list[Choice]:
+        return [c for r in facts.uses.kinds if (c := self._choice(facts, r))]
 
-    def _choice(self, space: Space, rank: Rank) -> Choice | None:
-        kind, size, target = space.uses.kinds[rank], space.sizes[rank], space.target
+    def _choice(self, facts: Facts, rank: Rank) -> Choice | None:
+        kind, size, target = facts.uses.kinds[rank], facts.sizes[rank], facts.target
         match kind:
             case "row":
-                streamed = space.uses.products or space.uses.of("streamed")
-                rows = size * max(Packed.lengths(space))
+                streamed = facts.uses.products or facts.uses.of("streamed")
+                rows = size * max(Packed.lengths(facts))
                 values = _fitting(target.rows if streamed else target.streams, rows, target)
             case "streamed":
                 values = _fitting(target.streams, size, target)
-                if rank not in space.uses.halves and size <= target.longest_axis:
+                if rank not in facts.uses.halves and size <= target.longest_axis:
                     values = [v for v in values if v < size] + [WHOLE]
             case "resident" | "contracted":
                 if size <= target.longest_axis:
@@ -86,35 +58,35 @@ class Tiles:
                 return None
         return Choice(f"tile {rank}", tuple(values), values[len(values) // 2])
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         """The tile between two products (or of a row, where there is none) is neither tiny nor huge."""
-        least, most = space.target.temporary
-        return min(least, self._largest(space)) <= self._elements(space, point) <= most
+        least, most = facts.target.temporary
+        return min(least, self._largest(facts)) <= self._elements(facts, point) <= most
 
-    def _elements(self, space: Space, point: Point) -> int:
-        return math.prod(space.length(r, point) for k in ("batch", "lane", "row", "streamed") for r in space.uses.of(k))
+    def _elements(self, facts: Facts, point: Point) -> int:
+        return math.prod(facts.length(r, point) for k in ("batch", "lane", "row", "streamed") for r in facts.uses.of(k))
 
-    def _largest(self, space: Space) -> int:
+    def _largest(self, facts: Facts) -> int:
         """Elements at the longest settings: a small problem has no tile as large as the least."""
-        longest: dict[str, Setting] = {c.name: c.default for c in Batched().choices(space)}
-        for c in self.choices(space):
+        longest: dict[str, Setting] = {c.name: c.default for c in Batched().choices(facts)}
+        for c in self.choices(facts):
             longest[c.name] = WHOLE if WHOLE in c.values else c.values[-1]
-        return self._elements(space, longest)
+        return self._elements(facts, longest)
 
 
 class Batched:
     """Whether a batch rank is an axis of every product (the longest one), or programs iterate all of them."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        ranks = [r for r in space.uses.of("batch") if space.sizes[r] > 1]
-        if not space.target.batched:
+    def choices(self, facts: Facts) -> list[Choice]:
+        ranks = [r for r in facts.uses.of("batch") if facts.sizes[r] > 1]
+        if not facts.target.batched:
             return []
         if not ranks:
-            return [Choice("batched", ("rows",), "rows")] if space.uses.of("lane") else []
-        longest = max(ranks, key=lambda r: space.sizes[r])
+            return [Choice("batched", ("rows",), "rows")] if facts.uses.of("lane") else []
+        longest = max(ranks, key=lambda r: facts.sizes[r])
         return [Choice("batched", ("", longest), longest)]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         return True
 
 
@@ -127,82 +99,82 @@ class Parts:
     MOST = 4096
     """Programs beyond which more of them serve nobody."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        streamed = [] if space.uses.halves else space.uses.of("streamed")
+    def choices(self, facts: Facts) -> list[Choice]:
+        streamed = [] if facts.uses.halves else facts.uses.of("streamed")
         if not streamed:
             return []
-        longest = max(streamed, key=lambda r: space.sizes[r])
-        tiles = -(-space.sizes[longest] // space.target.streams[0])
-        values = tuple(n for n in space.target.parts if n == 1 or 2 * n <= tiles)
+        longest = max(streamed, key=lambda r: facts.sizes[r])
+        tiles = -(-facts.sizes[longest] // facts.target.streams[0])
+        values = tuple(n for n in facts.target.parts if n == 1 or 2 * n <= tiles)
         return [Choice(f"parts {longest}", values, 1)] if len(values) > 1 else []
 
-    def is_legal(self, space: Space, point: Point) -> bool:
-        for rank in space.uses.of("streamed"):
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        for rank in facts.uses.of("streamed"):
             parts, tile = int(point.get(f"parts {rank}", 1)), int(point.get(f"tile {rank}", WHOLE))
-            if parts > 1 and not (tile and self._divides(space, point, -(-space.sizes[rank] // tile), parts)):
+            if parts > 1 and not (tile and self._divides(facts, point, -(-facts.sizes[rank] // tile), parts)):
                 return False
         return True
 
-    def _divides(self, space: Space, point: Point, tiles: int, parts: int) -> bool:
+    def _divides(self, facts: Facts, point: Point, tiles: int, parts: int) -> bool:
         """Whether every part has two tiles of its own, and the grid is short without them."""
-        roles = [(space.sizes[r], space._role(r, point)) for r in space.uses.kinds]
+        roles = [(facts.sizes[r], facts.role(r, point)) for r in facts.uses.kinds]
         programs = math.prod(-(-n // (role.tile or 1)) for n, role in roles if role.outer == "grid")
-        return 2 * parts <= tiles and programs < space.target.few and programs * parts <= self.MOST
+        return 2 * parts <= tiles and programs < facts.target.few and programs * parts <= self.MOST
 
 
 class Packed:
     """Whether a short row's tiles run over a rank beside it too, so that what lacks that rank is loaded once for all
     of it."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        return [Choice("packed", (False, True), False)] if max(self.lengths(space)) > 1 else []
+    def choices(self, facts: Facts) -> list[Choice]:
+        return [Choice("packed", (False, True), False)] if max(self.lengths(facts)) > 1 else []
 
     @staticmethod
-    def lengths(space: Space) -> list[int]:
+    def lengths(facts: Facts) -> list[int]:
         """The lengths of the ranks that a row's tiles may run over: at most one, where the row leaves room."""
-        beside = [(r, row) for r, row in space.uses.beside.items() if space.sizes[r] > 1]
-        if space.target.batched or len(beside) != 1 or not space.uses.products:
+        beside = [(r, row) for r, row in facts.uses.beside.items() if facts.sizes[r] > 1]
+        if facts.target.batched or len(beside) != 1 or not facts.uses.products:
             return [1]
         ((lane, row),) = beside
-        return [1, space.sizes[lane]] if 1 < space.sizes[row] < space.target.rows[-1] else [1]
+        return [1, facts.sizes[lane]] if 1 < facts.sizes[row] < facts.target.rows[-1] else [1]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         """A tile is no longer than what it runs over."""
-        length = self.lengths(space)[-1] if point.get("packed") else 1
-        tiles = ((space.sizes[r] * length, int(point.get(f"tile {r}", WHOLE))) for r in space.uses.of("row"))
-        return all(tile <= space.target.axis(size) for size, tile in tiles)
+        length = self.lengths(facts)[-1] if point.get("packed") else 1
+        tiles = ((facts.sizes[r] * length, int(point.get(f"tile {r}", WHOLE))) for r in facts.uses.of("row"))
+        return all(tile <= facts.target.axis(size) for size, tile in tiles)
 
 
 class Warps:
     """Warps of a program."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        return [Choice("warps", space.target.warps, space.target.warps[0])]
+    def choices(self, facts: Facts) -> list[Choice]:
+        return [Choice("warps", facts.target.warps, facts.target.warps[0])]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         """A warp has at least 512 elements of the largest tile, so that the matrix unit's rows are filled."""
-        if point["warps"] == space.target.warps[0]:
+        if point["warps"] == facts.target.warps[0]:
             return True
         elements = 1
         for k in ("row", "streamed"):
-            for r in space.uses.of(k):
-                elements *= space.length(r, point)
+            for r in facts.uses.of(k):
+                elements *= facts.length(r, point)
         return elements >= 512 * int(point["warps"])
 
 
 class Stages:
     """Software pipeline stages of the loops."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        values = space.target.stages
+    def choices(self, facts: Facts) -> list[Choice]:
+        values = facts.target.stages
         return [Choice("stages", values, values[min(1, len(values) - 1)])]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         """No more stages than the longest loop has iterations."""
         counts = [1]
-        for r in (*space.uses.of("streamed"), *space.uses.of("contracted")):
+        for r in (*facts.uses.of("streamed"), *facts.uses.of("contracted")):
             tile, parts = int(point.get(f"tile {r}", WHOLE)), int(point.get(f"parts {r}", 1))
-            counts.append(part_length(space.sizes[r], tile, parts) // tile if tile else 1)
+            counts.append(part_length(facts.sizes[r], tile, parts) // tile if tile else 1)
         return int(point["stages"]) <= max(counts)
 
 
@@ -214,27 +186,27 @@ class Filters:
     operators run one by one there is no pipeline, and nothing to weigh.
     """
 
-    def choices(self, space: Space) -> list[Choice]:
-        uneven = any(space.sizes[r] % space.target.streams[-1] for r in space.uses.of("streamed"))
-        if not (space.uses.filtered or uneven):
+    def choices(self, facts: Facts) -> list[Choice]:
+        uneven = any(facts.sizes[r] % facts.target.streams[-1] for r in facts.uses.of("streamed"))
+        if not (facts.uses.filtered or uneven):
             return [Choice("filters", ("every",), "every")]
-        if space.target.batched:
+        if facts.target.batched:
             return [Choice("filters", ("segments",), "segments")]
         return [Choice("filters", ("every", "branch"), "branch")]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         return True
 
 
 class Order:
     """Program order: where programs differ in length, the longest may start first."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        if space.uses.coupled and not space.target.batched:
+    def choices(self, facts: Facts) -> list[Choice]:
+        if facts.uses.coupled and not facts.target.batched:
             return [Choice("order", ("forward", "reverse"), "reverse")]
         return [Choice("order", ("forward",), "forward")]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         return True
 
 
@@ -242,31 +214,31 @@ class Loads:
     """Tiles loaded by pointer or by tensor descriptor: where every tile of two axes can be loaded by one, and a
     pipelined loop streams some of them. In loops only where there are other tensors to load before a loop."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        possible = space.target.descriptors and self._serves(space, lambda r: None if _is_index(space, r) else 16)
-        others = any(sum(not _is_index(space, rank) for rank in r.index) < 2 for r in space.reads)
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.descriptors and self._serves(facts, lambda r: None if _is_index(facts, r) else 16)
+        others = any(sum(not _is_index(facts, rank) for rank in r.index) < 2 for r in facts.reads)
         return [Choice("loads", LOADS[: 2 + others] if possible else LOADS[:1], LOADS[0])]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         if point["loads"] == "pointer":
             return True
-        streams = any(point.get(f"tile {r}", WHOLE) != WHOLE for r in space.uses.of("streamed"))
-        return streams and int(point["stages"]) > 1 and self._serves(space, lambda r: space._role(r, point).tile)
+        streams = any(point.get(f"tile {r}", WHOLE) != WHOLE for r in facts.uses.of("streamed"))
+        return streams and int(point["stages"]) > 1 and self._serves(facts, lambda r: facts.role(r, point).tile)
 
     @staticmethod
-    def _serves(space: Space, tile: Callable[[Rank], int | None]) -> bool:
-        tiled = [r for r in space.reads if sum(tile(rank) is not None for rank in r.index) > 1]
-        return bool(tiled) and all(block_of(r, space.sizes, tile) for r in tiled)
+    def _serves(facts: Facts, tile: Callable[[Rank], int | None]) -> bool:
+        tiled = [r for r in facts.reads if sum(tile(rank) is not None for rank in r.index) > 1]
+        return bool(tiled) and all(block_of(r, facts.sizes, tile) for r in tiled)
 
 
 class Functions:
     """Functions to the compute dtype, or by the hardware's approximation where the tensors are coarser than that."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        possible = space.target.approximate and space.approximable
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.approximate and facts.approximable
         return [Choice("functions", FUNCTIONS if possible else FUNCTIONS[:1], FUNCTIONS[0])]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         return True
 
 
@@ -277,50 +249,50 @@ class Late:
     ROWS = 64
     """Of one matrix instruction. With 128 rows a group of warps spills, three times as slow on the H200."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        possible = space.target.late and space.uses.products and space.uses.of("streamed")
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.late and facts.uses.products and facts.uses.of("streamed")
         return [Choice("late", LATE if possible else LATE[:1], LATE[0])]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         """A late product reads its tile an iteration later, so that with two stages the next one would wait for it; and
         what it keeps takes registers: those that a descriptor leaves free, and that no second block of rows takes."""
-        rows = math.prod(space.length(r, point) for r in space.uses.of("row"))
-        room = rows <= self.ROWS and int(point["warps"]) == space.target.warps[0] and point["loads"] != "pointer"
+        rows = math.prod(facts.length(r, point) for r in facts.uses.of("row"))
+        room = rows <= self.ROWS and int(point["warps"]) == facts.target.warps[0] and point["loads"] != "pointer"
         return point["late"] == LATE[0] or (int(point["stages"]) > 2 and room)
 
 
 class Bounds:
     """Where loop bounds that follow from data are found: by each program, or once by a kernel before."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        possible = space.target.looks and space.looks
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.looks and facts.looks
         return [Choice("bounds", BOUNDS if possible else BOUNDS[:1], BOUNDS[0])]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         """A loop in parts is cut into kernels already."""
-        whole = all(int(point.get(f"parts {r}", 1)) == 1 for r in space.uses.of("streamed"))
+        whole = all(int(point.get(f"parts {r}", 1)) == 1 for r in facts.uses.of("streamed"))
         return point["bounds"] == BOUNDS[0] or whole
 
 
 class Workers:
     """Whether a program's warps are alike, or one group of them loads and the others compute."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        possible = space.target.specialised and space.uses.products and space.uses.of("streamed")
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.specialised and facts.uses.products and facts.uses.of("streamed")
         return [Choice("workers", WORKERS if possible else WORKERS[:1], WORKERS[0])]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         """Each group that computes has the rows of one matrix instruction; what products read comes by descriptor,
         whatever else is loaded, through two buffers at least; loop bounds are known to all groups; the last product of
         a loop runs late anyway, and work of all lengths is handed out evenly in any order."""
         if point["workers"] == WORKERS[0]:
             return True
-        rows = math.prod(space.length(r, point) for r in space.uses.of("row"))
+        rows = math.prod(facts.length(r, point) for r in facts.uses.of("row"))
         own = rows == GROUP_ROWS * groups(int(point["warps"]))
-        known = point["bounds"] != BOUNDS[0] or not space.looks
-        described = "descriptor" in Loads().choices(space)[0].values
+        known = point["bounds"] != BOUNDS[0] or not facts.looks
+        described = "descriptor" in Loads().choices(facts)[0].values
         usual = point["late"] == LATE[0] and point["loads"] == ("descriptor" if described else "pointer")
-        in_order = point["order"] == Order().choices(space)[0].default
+        in_order = point["order"] == Order().choices(facts)[0].default
         return own and known and usual and in_order and not point.get("packed") and int(point["stages"]) > 1
 
 
@@ -328,17 +300,17 @@ class Reference:
     """Whether folds bring their reference up to date with every tile, or keep it while it serves: where specialised
     warps print it, since each warp decides by itself."""
 
-    def choices(self, space: Space) -> list[Choice]:
-        possible = len(Workers().choices(space)[0].values) > 1
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = len(Workers().choices(facts)[0].values) > 1
         return [Choice("reference", REFERENCES if possible else REFERENCES[:1], REFERENCES[0])]
 
-    def is_legal(self, space: Space, point: Point) -> bool:
+    def is_legal(self, facts: Facts, point: Point) -> bool:
         return point["reference"] == REFERENCES[0] or point["workers"] == "specialised"
 
 
-def _is_index(space: Space, rank: Rank) -> bool:
+def _is_index(facts: Facts, rank: Rank) -> bool:
     """Whether programs take one element of the rank at a time."""
-    return space.uses.kinds[rank] in ("batch", "lane")
+    return facts.uses.kinds[rank] in ("batch", "lane")
 
 
 KNOBS: tuple[Knob, ...] = (

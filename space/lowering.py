@@ -31,9 +31,9 @@ from .rank_order import rank_order
 from .rank_uses import batch_ranks
 from .roots import Roots, roots_of
 from .schedule import Problem, Schedule
-from .schedule_space import TARGETS, merged_elements
 from .shifts import is_invariant, references, stored_moves
 from .stream_parts import stages
+from .targets import TARGETS, merged_elements
 from .tile_folds import expand
 from .unseen import without_unseen
 from .views import Halves

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 from .expr import Rank
 from .names import RANK
 from .notation_lexer import MAX_NESTING, MAX_RANKS, Token

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 
 MAX_CHARACTERS = 100_000
 MAX_NESTING = 100

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, assert_never
 
-from .cascade import Cascade, CascadeError, Einsum
+from .einsum import CascadeError, Einsum
 from .expr import (
     Access,
     Const,
@@ -47,17 +47,17 @@ class Text(NamedTuple):
     depth: int
 
 
-def write_cascade(cascade: Cascade, *, unicode: bool = False) -> str:
+def write_cascade(einsums: Sequence[Einsum], results: Sequence[str], *, unicode: bool = False) -> str:
     """One line a statement: declarations of inputs that need one, einsums, results.
 
     Raises CascadeError for what the notation cannot say: names that are no names, one name for two different
     tensors, text over the limits.
     """
-    _check_ranks(cascade)
-    lines = write_declarations((e.output, e.expr) for e in cascade.einsums)
-    lines += [write_einsum(e, unicode=unicode) for e in cascade.einsums]
-    if cascade.results:
-        names = (n if CAPITALS.fullmatch(n) else f"{n}[]" for n in cascade.results)
+    _check_ranks(einsums)
+    lines = write_declarations((e.output, e.expr) for e in einsums)
+    lines += [write_einsum(e, unicode=unicode) for e in einsums]
+    if results:
+        names = (n if CAPITALS.fullmatch(n) else f"{n}[]" for n in results)
         lines.append(f"results: {', '.join(names)}")
     text = "\n".join(lines)
     _check_length(text, "the cascade")
@@ -281,12 +281,12 @@ def write_declarations(statements: Iterable[tuple[Tensor, Expr]]) -> list[str]:
     return [f"input {_named(t)}" for t in declared]
 
 
-def _check_ranks(cascade: Cascade) -> None:
+def _check_ranks(einsums: Sequence[Einsum]) -> None:
     """Plain ranks only: `m1+1` and the like are an iteration's."""
-    for e in cascade.einsums:
+    for e in einsums:
         for rank in e.output.ranks:
             _rank(rank)
-    for x in reads(e.expr for e in cascade.einsums):
+    for x in reads(e.expr for e in einsums):
         for rank in (*indexing_ranks(x), *indexing_sizes(x)):
             _rank(rank)
 

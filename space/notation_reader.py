@@ -1,10 +1,31 @@
-"""The statements of the EDGE notation: declarations, einsums with their actions, results."""
+"""EDGE notation, read; `notation_printer` writes it, and what one writes the other reads.
+
+    QKm,p = Qp,e * Ke,m * scale          # a name in capitals, then its ranks; sums over ranks absent on the left
+    GMp = QKm,p :: \\/m max               # a reduce action; EDGE's own ∨m max(∪) is read as well
+    SNm,p = e^(QKm,p - GMp)
+    Zm,n = Ak,m · Bk,n :: ∧k ×(∩) ∨k +(∪)  /* · computes what the map action ∧ says */
+
+A line is one of
+
+    einsum       NAMEranks [: int|bool] = expression [:: action …]
+    declaration  input NAMEranks [: int|bool]   (only where the first use does not say it)
+    results      results: NAME, …               (absent: every tensor that no einsum reads)
+
+An expression has `|`, `&`, comparisons, `+ -`, `* / ×` and `·`, a sign, and of what binds tightest
+
+    Am,p   Bias[m,p]   2.5   -inf   scale   param(S)   |m|   index(m)   e^(x)   max(x, y) and all of `POINTWISE`
+    sum[m](x)  max[m](x)  min[m](x)  prod[m](x)  fold_scale[m](ref, x)  fold_translate[m](ref, x)
+    where(m <= p + |m| - |p| & …, x, -inf)  split[m -> m1,m0](x)  unsplit[m1,m0 -> m](x)
+
+Implicit sums stand inside of the reduce actions, and the actions apply from left to right. A filter on a tensor,
+`Zp = Am,p:m<=p`, restricts the iteration space of the whole einsum: a filtered point takes no part in its reduction.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .cascade import Cascade, CascadeError, Einsum
+from .einsum import CascadeError, Einsum
 from .expr import Expr, Map, Rank, Reduce, Tensor, Where, free
 from .notation_expression import Expressions, Scope
 from .notation_grammar import COMPUTE, KINDS, MERGES, REDUCE, REDUCE_MERGES, RESERVED, fitting_merges, implicit_sum
@@ -12,8 +33,11 @@ from .notation_lexer import Token, statements
 from .pointwise import REDUCTIONS
 
 
-def read_cascade(text: str) -> Cascade:
-    """The cascade that `text` writes; raises CascadeError with the line, the construct and what is allowed."""
+def read_cascade(text: str) -> tuple[tuple[Einsum, ...], tuple[str, ...]]:
+    """The einsums that `text` writes and the names of its results.
+
+    Raises CascadeError with the line, the construct and what is allowed.
+    """
     scope, einsums, results = Scope(), list[Einsum](), tuple[str, ...]()
     for number, tokens in statements(text):
         line = Line(number, tokens, scope)
@@ -31,7 +55,7 @@ def read_cascade(text: str) -> Cascade:
     for name, number in scope.declared.items():
         if name not in scope.read:
             raise CascadeError(f"line {number}: input {name} is declared, but no einsum reads it")
-    return Cascade(tuple(einsums), results)
+    return tuple(einsums), results
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 from .expr import Access, Const, Gather, Param, Predicate, Rank, Tensor
 from .names import MAX_NAME, RANK, wrong_name
 from .notation_cursor import Cursor

@@ -15,7 +15,7 @@ import msgspec
 
 from eintune.host.data import BadData, NotNegative, from_json
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 from .expr import Access, Const, Gather, Iota, Param, Predicate, Size
 from .notation_filter import write_predicate
 from .notation_grammar import KINDS

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 from .expr import Access, Const, Gather, Iota, Param, Predicate, Rank, Size, Tensor, tensors
 from .notation_filter import write_predicate
 from .notation_lexer import MAX_CHARACTERS

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, assert_never
 
-from .cascade import Cascade, CascadeError, Einsum
+from .cascade import Cascade
+from .einsum import CascadeError, Einsum
 from .expr import (
     Access,
     Const,

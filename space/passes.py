@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from .cascade import Cascade, CascadeError
+from .cascade import Cascade
+from .einsum import CascadeError
 from .expr import Access, Expr, Gather, Iota, Predicate, Rank, indexing_ranks, reads
 from .iterative import IterativeCascade
 from .iterative_passes import one_iteration

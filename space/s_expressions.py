@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 from .notation_lexer import MAX_NESTING
 
 _TOKEN = re.compile(r'\s+|;[^\n]*|(?P<string>"(?:[^"\\]|\\.)*")|(?P<bracket>[()])|(?P<atom>[^\s()";]+)')

@@ -1,12 +1,22 @@
-"""Schedules: how a cascade is laid out over programs, loops and tiles. Values only; legality is a table."""
+"""Schedules: how a cascade is laid out over programs, loops and tiles. Values only; legality is a table.
+
+One from a file is checked: every field is one that a space could hold, or there is one clear error.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from .approximations import FUNCTIONS
+from .early_bounds import BOUNDS
 from .expr import Rank
+from .late_product import LATE
 from .plan import Role
+from .specialised import WORKERS
+from .stale_reference import REFERENCES
+from .targets import TARGETS
 
 LOADS = ("pointer", "descriptor", "loops")
 """The settings of `Schedule.loads`."""
@@ -67,8 +77,6 @@ class Schedule:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Schedule:
         """Raises ValueError for fields that a schedule does not have or values of another type."""
-        from .schedule_check import check_schedule
-
         try:
             roles = tuple((str(r), Role(*role)) for r, role in data["roles"].items())
             schedule = cls(**{**data, "roles": roles})
@@ -107,3 +115,52 @@ class Problem:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", {name: Values(*v) for name, v in self.values.items()})
+
+
+# ---- from files
+
+LONGEST_TILE = 2**20
+MOST_PARTS = 2**10
+RANK = re.compile(r"[a-z][0-9]*")
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Raises ValueError, naming the field, the value and the rule, for a schedule that no space could hold."""
+    _one_of("emitter", schedule.emitter, tuple(TARGETS))
+    _one_of("warps", schedule.warps, (1, 2, 4, 8, 16))
+    _one_of("stages", schedule.stages, tuple(range(1, 9)))
+    _one_of("filters", schedule.filters, FILTERS)
+    _one_of("order", schedule.order, ("forward", "reverse"))
+    _one_of("precision", schedule.precision, ("ieee", "tf32"))
+    _one_of("loads", schedule.loads, LOADS)
+    _one_of("functions", schedule.functions, FUNCTIONS)
+    _one_of("late", schedule.late, LATE)
+    _one_of("bounds", schedule.bounds, BOUNDS)
+    _one_of("workers", schedule.workers, WORKERS)
+    _one_of("reference", schedule.reference, REFERENCES)
+    names = [r for r, _ in schedule.roles]
+    if len(set(names)) != len(names):
+        raise ValueError(f"a schedule gives a rank one role, but got {names}")
+    for rank, role in schedule.roles:
+        if not isinstance(rank, str) or not RANK.fullmatch(rank):
+            raise ValueError(f"a rank is a lower-case letter and digits, but got {rank!r}")
+        _check_role(rank, role)
+
+
+def _check_role(rank: Rank, role: Role) -> None:
+    _one_of(f"outer of rank {rank}", role.outer, ("grid", "loop", None))
+    whole = type(role.tile) is int and 1 <= role.tile <= LONGEST_TILE
+    if not whole and role.tile is not None:
+        raise ValueError(f"tile of rank {rank} must be None or 1 to {LONGEST_TILE}, but got {role.tile!r}")
+    if type(role.parts) is not int or not 1 <= role.parts <= MOST_PARTS or (role.parts > 1 and role.outer != "loop"):
+        raise ValueError(f"a loop has 1 to {MOST_PARTS} parts and no other rank has any, but {rank} is {role}")
+    if role.pack is not None:
+        if (role.outer, role.tile) != (None, None) or not isinstance(role.pack, str) or not RANK.fullmatch(role.pack):
+            raise ValueError(f"a packed rank has a rank beside it and nothing of its own, but {rank} is {role}")
+    elif role.outer is None and role.tile is None:
+        raise ValueError(f"rank {rank} must have an outer iteration or a tile, but has neither")
+
+
+def _one_of(name: str, value: object, options: tuple[object, ...]) -> None:
+    if not any(type(value) is type(o) and value == o for o in options):
+        raise ValueError(f"`{name}` must be one of {list(options)}, but got {value!r}")

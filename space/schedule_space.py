@@ -11,130 +11,14 @@ from dataclasses import dataclass
 
 from .approximations import is_approximable
 from .cascade import Cascade
-from .descriptors import Read, reads_of
-from .expr import Rank
-from .knobs import KNOBS, WHOLE, Choice, Knob, Point, Setting
-from .plan import Role
-from .rank_uses import RankUses, rank_uses
+from .choices import Choice, Facts, Point, Setting
+from .descriptors import reads_of
+from .knobs import KNOBS, Knob
+from .rank_uses import rank_uses
 from .roots import roots_of
 from .schedule import Problem, Schedule
+from .targets import TARGETS
 from .value_bounds import equalities
-
-
-@dataclass(frozen=True)
-class Target:
-    """What an emitter can lay out. Tile sizes in elements.
-
-    rows, streams: tile sizes to try for a row and for a streamed rank. longest_axis: a rank of at most so many
-    elements may be one whole axis. padded: tiles are powers of two of at least 16. batched: batch ranks may be axes
-    too. temporary: least and most elements of the largest tile between two products. parts: of a streamed rank, to
-    be run by programs of their own where there are fewer than `few` without; merged: most elements of a tile that
-    merges them. descriptors: whether tiles can be loaded by tensor descriptor. approximate: whether there is code
-    for functions that the hardware approximates. late: whether there is code for products that run late. specialised:
-    whether there is code for warps that do different things. plain: what holds instead where nothing is multiplied as
-    a matrix. side: tiles are made of squares of so many elements a side.
-    """
-
-    name: str
-    rows: tuple[int, ...]
-    streams: tuple[int, ...]
-    warps: tuple[int, ...]
-    stages: tuple[int, ...]
-    longest_axis: int
-    padded: bool
-    batched: bool
-    temporary: tuple[int, int]
-    descriptors: bool = False
-    approximate: bool = False
-    late: bool = False
-    looks: bool = False
-    specialised: bool = False
-    plain: Target | None = None
-    side: int = 0
-    parts: tuple[int, ...] = (1,)
-    few: int = 0
-    merged: int = 2**13
-
-    def axis(self, size: int) -> int:
-        """The tile length of a whole axis."""
-        if self.side:
-            return -(-size // self.side) * self.side
-        return max(16, 1 << (size - 1).bit_length()) if self.padded else size
-
-
-PLAIN_TRITON = Target(
-    name="triton",
-    rows=(1, 4, 16),
-    streams=(512, 1024, 2048, 4096),
-    warps=(4, 8, 16),
-    stages=(1, 2, 3),
-    longest_axis=2**14,
-    padded=True,
-    batched=False,
-    temporary=(512, 2**14),
-    parts=(1, 2, 4, 8, 16, 32, 64),
-    few=512,
-    merged=2**13,
-    approximate=True,
-)
-"""Without products nothing asks for square tiles: few rows, and of each as much as fits into the registers."""
-
-TARGETS: dict[str, Target] = {
-    t.name: t
-    for t in (
-        Target(
-            name="triton",
-            rows=(16, 32, 64, 128),
-            streams=(16, 32, 64, 128),
-            warps=(4, 8),
-            stages=(1, 2, 3, 4),
-            longest_axis=512,
-            padded=True,
-            batched=False,
-            temporary=(256, 2**15),
-            parts=(1, 2, 4, 8, 16, 32, 64),
-            few=512,
-            merged=2**13,
-            descriptors=True,
-            approximate=True,
-            late=True,
-            looks=True,
-            specialised=True,
-            plain=PLAIN_TRITON,
-        ),
-        Target(
-            name="tensix",
-            rows=(32, 64, 128, 256),
-            streams=(32, 64, 128, 256),
-            warps=(1,),
-            stages=(1, 2),
-            longest_axis=512,
-            padded=True,
-            batched=False,
-            temporary=(32, 2**16),
-            side=32,
-        ),
-        Target(
-            name="torch",
-            rows=(64, 128, 256, 512),
-            streams=(128, 256, 512, 1024),
-            warps=(1,),
-            stages=(1,),
-            longest_axis=4096,
-            padded=False,
-            batched=True,
-            temporary=(2**13, 2**23),
-            parts=(1, 2),
-            few=2,
-            merged=2**21,
-        ),
-    )
-}
-
-
-def merged_elements(emitter: str) -> int:
-    """Most elements of a tile that merges parts."""
-    return TARGETS[emitter].merged if emitter in TARGETS else min(t.merged for t in TARGETS.values())
 
 
 class _Unset(Exception):
@@ -164,17 +48,8 @@ class _Partial(Mapping[str, Setting]):
 
 
 @dataclass(frozen=True)
-class Space:
+class Space(Facts):
     """The schedules of one cascade at one size for one emitter."""
-
-    uses: RankUses
-    sizes: Mapping[Rank, int]
-    target: Target
-    reads: tuple[Read, ...] = ()
-    approximable: bool = False
-    """Whether a function of the cascade may be approximated."""
-    looks: bool = False
-    """Whether loops may have bounds that follow from data."""
 
     def choices(self) -> list[Choice]:
         return [c for knob in KNOBS for c in knob.choices(self)]
@@ -227,7 +102,7 @@ class Space:
     def schedule(self, point: Point) -> Schedule:
         return Schedule(
             emitter=self.target.name,
-            roles=tuple((r, self._role(r, point)) for r in self.uses.kinds),
+            roles=tuple((r, self.role(r, point)) for r in self.uses.kinds),
             warps=int(point["warps"]),
             stages=int(point["stages"]),
             filters=str(point["filters"]),
@@ -239,26 +114,6 @@ class Space:
             workers=str(point["workers"]),
             reference=str(point["reference"]),
         )
-
-    def _role(self, rank: Rank, point: Point) -> Role:
-        axis = Role(None, self.target.axis(self.sizes[rank]))
-        match self.uses.kinds[rank]:
-            case "batch":
-                return axis if point.get("batched") == rank else Role("grid", None)
-            case "lane":
-                if point.get("packed") and self.uses.beside.get(rank) and self.sizes[rank] > 1:
-                    return Role(None, None, pack=self.uses.beside[rank])
-                return axis if point.get("batched") else Role("grid", None)
-            case "row" | "resident":
-                tile = int(point.get(f"tile {rank}", WHOLE))
-                return axis if tile == WHOLE else Role("grid", tile if tile > 1 else None)
-            case "streamed" | "contracted":
-                tile = int(point.get(f"tile {rank}", WHOLE))
-                return axis if tile == WHOLE else Role("loop", tile, int(point.get(f"parts {rank}", 1)))
-
-    def length(self, rank: Rank, point: Point) -> int:
-        """Elements of the rank in one tile."""
-        return self._role(rank, point).tile or 1
 
 
 def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 from .names import wrong_name
 from .quoting import short
 from .s_expressions import Call, Name, Term, commands

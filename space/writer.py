@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .cascade import Cascade, Einsum
+from .cascade import Cascade
+from .einsum import Einsum
 from .expr import Access, Expr, Map, Predicate, Rank, Reduce, Tensor, Term, as_expr
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from eintune.space.cascade import Cascade, Einsum
+from eintune.space.cascade import Cascade
 from eintune.space.egraph import ClassId, EGraph, Limits, Node, saturate
+from eintune.space.einsum import Einsum
 from eintune.space.evaluate import evaluate
 from eintune.space.expr import (
     Access,

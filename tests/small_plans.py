@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from eintune.space.cascade import Cascade, Einsum
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import Einsum
 from eintune.space.expr import NEG_INF, Access, Const, Expr, Fold, Map, Param, Predicate, Reduce, Tensor, Term, Where
 from eintune.space.lowering import build_plan
 from eintune.space.plan import Block, Carry, Lit, Loop, LoopPlan, Role, Segment, Value

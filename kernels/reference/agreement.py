@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError
 from eintune.space.expr import Rank, Split, Unsplit, free, topological
 from eintune.space.indexed import completed, limits, reach, shapes, trusted
 

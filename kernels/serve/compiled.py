@@ -14,7 +14,8 @@ from eintune.host.notices import logger
 from eintune.host.recent import Recent
 from eintune.kernels.reference.agreement import check_tilings
 from eintune.kernels.reference.eager import DTYPES
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError
 from eintune.space.evaluate import infer_sizes
 from eintune.space.expr import Access, Expr, Fold, Gather, Map, Reduce, tensors, topological
 from eintune.space.expr import params as parameters

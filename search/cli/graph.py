@@ -60,7 +60,6 @@ def _graph(chosen: argparse.Namespace) -> int:
 def _written(computation: Computation, form: str, title: str) -> str:
     from eintune.space.formats import as_cascade
     from eintune.space.iterative import IterativeCascade
-    from eintune.space.notation import format_cascade
     from eintune.space.operator_egg import write_egg
     from eintune.space.operator_text import write_operators
     from eintune.space.operators import OperatorGraph, from_cascade
@@ -70,7 +69,7 @@ def _written(computation: Computation, form: str, title: str) -> str:
     if isinstance(computation, IterativeCascade) and form == "edge":
         return str(computation)
     if form in ("edge", "unicode", "solved"):
-        return format_cascade(as_cascade(computation), unicode=form == "unicode")
+        return as_cascade(computation).text(unicode=form == "unicode")
     graph = computation if isinstance(computation, OperatorGraph) else from_cascade(as_cascade(computation))
     return write_operators(graph) if form == "operators" else write_egg(graph)
 

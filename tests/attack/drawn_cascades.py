@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from eintune.space.cascade import Cascade, CascadeError, Einsum
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError, Einsum
 from eintune.space.expr import (
     NEG_INF,
     Access,

@@ -28,9 +28,10 @@ from eintune.kernels.serve import choices
 from eintune.kernels.serve.compiled import compile
 from eintune.kernels.store import kept_forms
 from eintune.space import egraph, saturate
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
 from eintune.space.derive import DerivationError, derive
 from eintune.space.egraph import Limits, SaturationError
+from eintune.space.einsum import CascadeError
 from eintune.space.evaluate import evaluate, infer_sizes, run_cascade
 from eintune.space.exact import rewrite_around
 from eintune.space.expr import Access, Const, Expr, Iota, Map, Rank, Size, Split, Tensor, Unsplit, free, topological

@@ -34,7 +34,8 @@ from eintune.search.suites.suite import load_suite
 from eintune.search.text.faults import JournalError, RunError
 from eintune.search.tune.run import MEASUREMENTS, SUMMARY
 from eintune.space.attention import Attention, posed
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError
 from eintune.space.formats import read as read_computation
 from eintune.space.schedule_space import default_schedule
 from eintune.space.workloads import logsumexp

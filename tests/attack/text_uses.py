@@ -26,7 +26,6 @@ from eintune.space.footprint import footprint
 from eintune.space.formats import as_cascade, read_computation
 from eintune.space.iterative import IterativeCascade
 from eintune.space.iterative_passes import one_iteration
-from eintune.space.notation import format_cascade
 from eintune.space.operator_egg import read_egg, write_egg
 from eintune.space.operator_text import read_operators, write_operators
 from eintune.space.operators import OperatorGraph, from_cascade
@@ -121,8 +120,8 @@ def _use(text: str, steps: list[str], kernels: bool, forms: bool) -> None:
         assert IterativeCascade.parse(str(found)) == found
     cascade = as_cascade(found)
     steps.append("print")
-    assert Cascade.parse(format_cascade(cascade)) == cascade
-    assert Cascade.parse(format_cascade(cascade, unicode=True)) == cascade
+    assert Cascade.parse(str(cascade)) == cascade
+    assert Cascade.parse(cascade.text(unicode=True)) == cascade
     if kernels:
         _run(cascade, steps)
     if forms:

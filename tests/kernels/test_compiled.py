@@ -12,7 +12,8 @@ import torch
 import eintune
 from eintune.kernels.serve.compiled import compile
 from eintune.kernels.store.kept_forms import Kept
-from eintune.space.cascade import Cascade, CascadeError, Einsum
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError, Einsum
 from eintune.space.expr import Access, Expr, Fold, Map, Reduce, Tensor
 from eintune.space.workloads import WORKLOADS, logsumexp
 from eintune.space.writer import given

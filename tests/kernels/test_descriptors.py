@@ -29,7 +29,8 @@ from eintune.kernels.launch.tensor_descriptors import LaunchDescriptors, fault
 from eintune.kernels.serve import choices as choices_module
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.platform import platform_of
-from eintune.space.cascade import Cascade, Einsum
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import Einsum
 from eintune.space.expr import Access, Reduce, Tensor
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule

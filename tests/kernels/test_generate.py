@@ -9,7 +9,7 @@ import torch
 
 import eintune
 from eintune.kernels.generate.generate import Generated
-from eintune.space.cascade import CascadeError
+from eintune.space.einsum import CascadeError
 from eintune.space.formats import read_computation
 from eintune.space.operator_egg import write_egg
 from eintune.space.operators import OperatorGraph

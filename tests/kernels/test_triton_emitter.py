@@ -13,7 +13,8 @@ import torch
 from kernel_forms import Case, attention_case, errors, inputs
 
 from eintune.kernels.emit.triton_printer import emit
-from eintune.space.cascade import Cascade, Einsum
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import Einsum
 from eintune.space.expr import Access, Const, Expr, Iota, Map, Predicate, Reduce, Tensor, Term, Where
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule

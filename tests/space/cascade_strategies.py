@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from eintune.space.cascade import Cascade, CascadeError, Einsum
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError, Einsum
 from eintune.space.expr import (
     Access,
     Const,

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from eintune.space.canonical import lowered, mixed
-from eintune.space.cascade import Cascade, Einsum
+from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
 from eintune.space.egraph import Limits
+from eintune.space.einsum import Einsum
 from eintune.space.evaluate import evaluate
 from eintune.space.expr import NEG_INF, Access, Expr, Map, Predicate, Reduce, Size, Tensor, Term, Where, free
 from eintune.space.pointwise import POINTWISE

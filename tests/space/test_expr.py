@@ -8,7 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from eintune.space.cascade import Cascade, CascadeError, Einsum, from_roots, rename
+from eintune.space.cascade import Cascade, from_roots, rename
+from eintune.space.einsum import CascadeError, Einsum
 from eintune.space.evaluate import evaluate, infer_sizes, run_cascade
 from eintune.space.expr import (
     NEG_INF,

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError
 from eintune.space.formats import read_computation
 from eintune.space.iterative import IterativeCascade
 from eintune.space.operator_egg import read_egg, write_egg

@@ -10,14 +10,15 @@ from eintune.kernels.reference.agreement import agrees
 from eintune.kernels.reference.eager import run_eager
 from eintune.search.measure.inputs import draw_inputs
 from eintune.space.canonical import digest
-from eintune.space.cascade import Cascade, CascadeError, rename
+from eintune.space.cascade import Cascade, rename
 from eintune.space.computed import span
 from eintune.space.derive import derive
 from eintune.space.egraph import label
+from eintune.space.einsum import CascadeError, Update
 from eintune.space.evaluate import infer_sizes, run_cascade
 from eintune.space.expr import Access, Gather, Part, Tensor, access, free, reads, tensors
 from eintune.space.indexed import completed, limits, numbers, shapes
-from eintune.space.iterative import IterativeCascade, Update
+from eintune.space.iterative import IterativeCascade
 from eintune.space.lowering import IllegalPlan, build_plan
 from eintune.space.operator_egg import write_egg
 from eintune.space.operator_text import read_operators, write_operators

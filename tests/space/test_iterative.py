@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eintune.space.cascade import CascadeError
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError
 from eintune.space.evaluate import run_cascade
 from eintune.space.iterative import IterativeCascade
-from eintune.space.notation import format_cascade, parse_cascade
 
 CASCADES = Path(__file__).resolve().parent.parent / "cascades"
 ONE_PASS = (CASCADES / "attention_1pass_iterative.edge").read_text()
@@ -47,7 +47,7 @@ def test_the_one_pass_cascade_means_attention(m1: int, m0: int) -> None:
 
 def test_it_agrees_with_the_three_pass_cascade() -> None:
     data = {"Q": RNG.normal(size=(3, 5)), "K": RNG.normal(size=(3, 8)), "V": RNG.normal(size=(2, 8))}
-    three = run_cascade(parse_cascade((CASCADES / "attention_3pass.edge").read_text()), data)
+    three = run_cascade(Cascade.parse((CASCADES / "attention_3pass.edge").read_text()), data)
     one = IterativeCascade.parse(ONE_PASS).run(data, {"m1": 2, "m0": 4})
     np.testing.assert_allclose(one["AV"], three["AV"], rtol=1e-12)
 
@@ -129,8 +129,9 @@ def test_errors_of_a_run() -> None:
 
 def test_a_plain_cascade_has_no_iterated_index() -> None:
     step = IterativeCascade.parse(PREFIX_SUM).step[0]
-    from eintune.space.cascade import Cascade, Einsum
+    from eintune.space.cascade import Cascade
+    from eintune.space.einsum import Einsum
     from eintune.space.expr import Tensor
 
     with pytest.raises(CascadeError, match=r"a rank is one lower-case letter .* 'm\+1'"):
-        format_cascade(Cascade((Einsum(Tensor("Z", ("m+1", "m")), step.expr),)))
+        str(Cascade((Einsum(Tensor("Z", ("m+1", "m")), step.expr),)))

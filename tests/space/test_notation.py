@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eintune.space.cascade import Cascade, CascadeError, Einsum
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError, Einsum
 from eintune.space.evaluate import run_cascade
 from eintune.space.expr import Access, Const, Expr, Map, Param, Predicate, Reduce, Tensor, Term, Where
-from eintune.space.notation import format_cascade, parse_cascade
 from eintune.space.notation_grammar import fitting_merges
 from eintune.space.notation_lexer import MAX_CHARACTERS, MAX_NESTING
 from eintune.space.workloads import WORKLOADS, attention
@@ -37,7 +37,7 @@ strategies = _sibling("cascade_strategies")
 
 
 def parse(text: str) -> Cascade:
-    return parse_cascade(text)
+    return Cascade.parse(text)
 
 
 def right_side(text: str) -> Expr:
@@ -54,8 +54,8 @@ def read(tensor: str, *ranks: str) -> Expr:
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(strategies.cascades())
 def test_a_cascade_reads_back_as_itself(cascade: Cascade) -> None:
-    assert parse_cascade(str(cascade)) == cascade
-    assert parse_cascade(format_cascade(cascade, unicode=True)) == cascade
+    assert Cascade.parse(str(cascade)) == cascade
+    assert Cascade.parse(cascade.text(unicode=True)) == cascade
     assert str(cascade).isascii()
 
 
@@ -84,7 +84,7 @@ def test_the_text_of_a_filtered_grouped_definition() -> None:
 def test_numbers_are_exact(value: float) -> None:
     x = Map("add", (Map("neg", (Const(value),)), Const(value)))
     cascade = Cascade((Einsum(Tensor("Z", ("m",)), Where(Predicate((Term("m", 1),)), x, value)),))
-    assert parse_cascade(str(cascade)) == cascade
+    assert Cascade.parse(str(cascade)) == cascade
 
 
 # ---- the files, against NumPy

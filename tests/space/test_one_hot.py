@@ -9,8 +9,9 @@ import torch
 from eintune.kernels.reference.agreement import agrees
 from eintune.kernels.reference.eager import run_eager
 from eintune.space.canonical import digest
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
+from eintune.space.einsum import CascadeError
 from eintune.space.evaluate import infer_sizes, run_cascade
 from eintune.space.expr import Gather, Iota, reads, topological
 from eintune.space.indexed import trusted

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError
 from eintune.space.evaluate import run_cascade
 from eintune.space.expr import Access, Gather, topological
-from eintune.space.notation import parse_cascade
 from eintune.space.operator_egg import read_egg, read_egglog_json, write_egg
 from eintune.space.operator_text import read_operators, write_operators
 from eintune.space.operators import Operator, OperatorGraph, from_cascade, to_cascade
@@ -77,7 +77,7 @@ def test_names_that_are_no_operators(name: str, message: str) -> None:
 
 
 def test_a_product_and_its_sum_are_one_einsum() -> None:
-    assert to_cascade(read_operators(MATRIX_PRODUCT)) == parse_cascade("QKm,p = Qe,p * Ke,m")
+    assert to_cascade(read_operators(MATRIX_PRODUCT)) == Cascade.parse("QKm,p = Qe,p * Ke,m")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -138,7 +138,7 @@ def test_filters_parameters_and_folds_are_written() -> None:
     W = M_div_p(Z, |m|)
     """
     g = read_operators(text)
-    cascade = parse_cascade(
+    cascade = Cascade.parse(
         "Wp = fold_translate[m](where(m <= p + |m| - |p|, QKm,p, -inf) * scale + index(m), Bm) / |m|"
     )
     assert to_cascade(g).roots() == cascade.roots()
@@ -148,7 +148,7 @@ def test_filters_parameters_and_folds_are_written() -> None:
 
 def test_kinds_and_renamed_operands() -> None:
     g = read_operators("D_{p} : int\nE = M_eq_mp(D_{p}, D_{m})\nresults: E")
-    assert to_cascade(g).einsums[0].expr == parse_cascade("input Dp : int\nEm,p = Dp == Dm").einsums[0].expr
+    assert to_cascade(g).einsums[0].expr == Cascade.parse("input Dp : int\nEm,p = Dp == Dm").einsums[0].expr
     assert read_operators(write_operators(g)) == g
 
 
@@ -193,7 +193,7 @@ def test_operations_that_do_not_fit(text: str, message: str) -> None:
 
 def test_a_copy_has_no_operator() -> None:
     with pytest.raises(CascadeError, match="result Z is a copy"):
-        from_cascade(parse_cascade("Zm = Am"))
+        from_cascade(Cascade.parse("Zm = Am"))
 
 
 # ---- egglog
@@ -221,7 +221,7 @@ def test_programs_may_nest_and_may_hold_rules() -> None:
     (let QK (R_add_e (M_mul_emp (Tensor "Q" "e,p") K)))
     (run 3) (check (= QK QK))
     """
-    assert to_cascade(read_egg(program)) == parse_cascade("QKm,p = Qe,p * Ke,m")
+    assert to_cascade(read_egg(program)) == Cascade.parse("QKm,p = Qe,p * Ke,m")
 
 
 def test_inputs_without_ranks_are_read_but_make_no_cascade() -> None:
@@ -244,7 +244,7 @@ def test_inputs_without_ranks_are_read_but_make_no_cascade() -> None:
 def test_inputs_in_any_constructor(program: str) -> None:
     g = read_egg(program)
     assert g.unranked() == ["A", "B"]
-    assert to_cascade(g.with_ranks({"A": ("m",), "B": ()})) == parse_cascade("Zm = Am + B")
+    assert to_cascade(g.with_ranks({"A": ("m",), "B": ()})) == Cascade.parse("Zm = Am + B")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_the_cheapest_node_of_each_class_is_taken_and_cycles_are_left_out() -> N
         "z": node("R_add_m", "z", ("a",)),
     }
     g = read_egglog_json(json.dumps({"nodes": nodes, "class_data": {"z": {"let": "$Z"}}}))
-    assert to_cascade(g).roots() == parse_cascade("Z = sum[m](-Xm)").roots()
+    assert to_cascade(g).roots() == Cascade.parse("Z = sum[m](-Xm)").roots()
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError
 from eintune.space.iterative import IterativeCascade
-from eintune.space.notation import parse_cascade
 from eintune.space.operator_text import read_operators
 from eintune.space.operators import from_cascade, to_cascade
 from eintune.space.passes import PassReport, analyse, passes
@@ -83,7 +83,7 @@ def test_an_iteration_after_a_reduction_is_another_pass() -> None:
 def test_a_value_per_element_is_made_in_the_first_pass_that_reads_it() -> None:
     """What one pass makes for another would live as a whole fiber; V is loaded once, where it is used."""
     report = analyse(
-        parse_cascade(
+        Cascade.parse(
             "BVf,m1,m0 = split[m -> m1,m0](Vf,m)\nLMm1 = split[m -> m1,m0](Xm) :: \\/m0 max\nGM = LMm1 :: \\/m1 max\n"
             "SNm1,m0 = e^(split[m -> m1,m0](Xm) - LMm1)\nCNm1,m0 = SNm1,m0 * e^(LMm1 - GM)\nZf = CNm1,m0 * BVf,m1,m0"
         )
@@ -97,7 +97,7 @@ def test_a_value_per_element_is_made_in_the_first_pass_that_reads_it() -> None:
 def test_a_barrier_with_a_value_per_element_stays_in_its_pass() -> None:
     """Reduced over the tiles of one use of the rank, while the whole rank indexes another."""
     report = analyse(
-        parse_cascade("Sm = sum[m1](max[m0](split[m -> m1,m0](Xm))) * Ym\nTm = sum[m1](Sm * Bm1)\nZ = e^(Sm - Tm)")
+        Cascade.parse("Sm = sum[m1](max[m0](split[m -> m1,m0](Xm))) * Ym\nTm = sum[m1](Sm * Bm1)\nZ = e^(Sm - Tm)")
     )
     assert report.stream == "m"
     assert [s.number for s in report.stages if s.place == "pass"] == list(range(1, report.passes + 1))
@@ -150,7 +150,7 @@ def test_each_pass_loads_and_computes_again_what_it_needs() -> None:
     ],
 )
 def test_counts(text: str, count: int, stream: str) -> None:
-    report = analyse(parse_cascade(text))
+    report = analyse(Cascade.parse(text))
     assert (report.passes, report.stream) == (count, stream)
 
 
@@ -176,7 +176,7 @@ def test_filters_and_parameters_are_in_the_first_pass() -> None:
 
 
 def test_what_no_streamed_rank_reaches_stands_before_the_loops() -> None:
-    report = analyse(parse_cascade("QSe,p = Qe,p * scale\nSm,p = QSe,p * Ke,m\nGMp = Sm,p :: \\/m max"), stream="m")
+    report = analyse(Cascade.parse("QSe,p = Qe,p * scale\nSm,p = QSe,p * Ke,m\nGMp = Sm,p :: \\/m max"), stream="m")
     assert labels(report, "before") == ["M_mul_ep"]
     assert str(report).split("\n\n")[1] == "PRE-LOOP (sync level 0):\n  M_mul_ep"
 
@@ -198,10 +198,10 @@ def test_renaming_changes_nothing() -> None:
 
 
 def test_copies_are_no_operations() -> None:
-    report = analyse(parse_cascade("Ym = e^(Xm)\nZm = Ym\nWm = Xm\nresults: Z, W, Y"))
+    report = analyse(Cascade.parse("Ym = e^(Xm)\nZm = Ym\nWm = Xm\nresults: Z, W, Y"))
     assert [s.operations[0].output for s in report.stages] == ["Z"]
 
 
 def test_an_empty_computation_has_no_pass() -> None:
-    report = analyse(from_cascade(parse_cascade("Z = 1 + 2")))
+    report = analyse(from_cascade(Cascade.parse("Z = 1 + 2")))
     assert (report.passes, report.sync_levels) == (0, 1)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from eintune.host.printable import printable
 from eintune.space import quoting
-from eintune.space.cascade import Cascade, CascadeError, Einsum
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError, Einsum
 from eintune.space.expr import Access, Iota, Map, Param, Tensor
 from eintune.space.operator_egg import read_egg, read_egglog_json, write_egg
 from eintune.space.s_expressions import string_of

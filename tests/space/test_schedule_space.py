@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from eintune.space.cascade import Cascade
+from eintune.space.choices import Setting
 from eintune.space.indexed import completed
-from eintune.space.knobs import KNOBS, Setting, Tiles
+from eintune.space.knobs import KNOBS, Tiles
 from eintune.space.lowering import build_program
 from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_check import check_schedule
-from eintune.space.schedule_space import TARGETS, Space, default_schedule, schedules, space_of
+from eintune.space.schedule import Problem, Schedule, check_schedule
+from eintune.space.schedule_space import Space, default_schedule, schedules, space_of
+from eintune.space.targets import TARGETS
 from eintune.space.workloads import WORKLOADS, attention_problem
 
 
