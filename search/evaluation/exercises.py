@@ -222,6 +222,13 @@ def _scipy() -> str:
     return "fits a line"
 
 
+def _rich() -> str:
+    from eintune.search.text.tables import text_table
+
+    _expect("a table's last line", text_table(["a", "b"], [["x", "1"]], right=(1,)).splitlines()[-1], "  x  1")
+    return "lays out a table"
+
+
 def _draws() -> str:
     from eintune.search.report.plots import stages, style
 
@@ -237,7 +244,7 @@ def _draws() -> str:
 EXERCISES: Mapping[str, Callable[[], str]] = {
     "torch": _torch, "numpy": _numpy, "triton": _triton, "cuobjdump": _cuobjdump, "platformdirs": _platformdirs,
     "msgspec": _msgspec, "egglog": _egglog, "filelock": _filelock, "highspy": _highspy, "pulp": _pulp,
-    "optuna": _optuna, "pandas": _pandas, "scipy": _scipy, "matplotlib": _draws, "seaborn": _draws,
+    "optuna": _optuna, "pandas": _pandas, "rich": _rich, "scipy": _scipy, "matplotlib": _draws, "seaborn": _draws,
     "interpreter": _interpreter,
 }  # fmt: skip
 """By the package that is tried, in the order of the report; the last needs a process of its own."""

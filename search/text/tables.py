@@ -1,12 +1,18 @@
-"""Tables for a terminal."""
+"""Tables for a terminal, laid out by rich."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 
 from eintune.host.printable import printable
+
+UNBOUNDED = 10_000
+"""Columns of a file, a pipe or a log: nothing is wrapped there but what a table wraps itself."""
+NARROWEST = 60
+"""Below so many columns a table scrolls rather than breaks every word."""
 
 
 def text_table(
@@ -17,23 +23,33 @@ def text_table(
     indent: int = 2,
     widest: Mapping[int, int] | None = None,
 ) -> str:
-    """Columns aligned for a terminal, two blanks apart. right: columns of numbers. widest: columns whose texts are
-    wrapped at so many characters."""
-    limits = widest or {}
-    numbers = set(right)
-    wrapped = [[_wrap(printable(cell), limits.get(i)) for i, cell in enumerate(row)] for row in [list(header), *rows]]
-    widths = [max(len(line) for row in wrapped for line in row[i]) for i in range(len(header))]
+    """Columns aligned, two blanks apart. right: columns of numbers. widest: columns whose texts are wrapped at so many
+    characters; others are where the terminal has no room for them."""
+    from rich import box
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
 
-    def lines(row: Sequence[Sequence[str]]) -> Iterator[str]:
-        for cells in zip_longest(*row, fillvalue=""):
-            padded = (
-                c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-            )
-            yield (" " * indent + "  ".join(padded)).rstrip()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    limits, numbers = widest or {}, set(right)
+    for i, title in enumerate(header):
+        table.add_column(
+            Text(printable(title)),
+            justify="right" if i in numbers else "left",
+            no_wrap=i in numbers,
+            max_width=limits.get(i),
+        )
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    text = StringIO()
+    console = Console(file=text, width=_width(), color_system=None, legacy_windows=False)
+    console.print(Padding(table, (0, 0, 0, indent)))
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
 
-    rule = " " * indent + "  ".join("─" * w for w in widths)
-    return "\n".join([*lines(wrapped[0]), rule, *(line for row in wrapped[1:] for line in lines(row))])
 
-
-def _wrap(text: str, width: int | None) -> list[str]:
-    return (textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) if width else [text]) or [""]
+def _width() -> int:
+    """Columns that there are."""
+    if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():
+        return UNBOUNDED
+    return max(shutil.get_terminal_size().columns, NARROWEST)

@@ -19,8 +19,7 @@ from eintune.space.lowering import IllegalPlan, build_program
 from eintune.space.packing import packed
 from eintune.space.plan import Role
 from eintune.space.roots import Roots
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule import check_schedule
+from eintune.space.schedule import Problem, Schedule, check_schedule
 from eintune.space.schedule_space import schedules
 from eintune.space.workloads import attention_problem
 
