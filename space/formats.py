@@ -14,6 +14,7 @@ from .einsum import CascadeError
 from .expr import Rank
 from .iterative import IterativeCascade
 from .operator_builder import check_ranks
+from .operator_ranks import extents
 from .operators import OperatorGraph, to_cascade
 
 _ITERATIVE = re.compile(r"^[ \t]*(?:until\b|⋄)", re.MULTILINE)
@@ -58,7 +59,7 @@ def with_ranks(computation: Computation, ranks: Mapping[str, tuple[Rank, ...]]) 
 
 def stated_sizes(computation: Computation, given: Mapping[Rank, int]) -> dict[Rank, int]:
     """The sizes given, with those that an operator graph says (a split's constant is its number of tiles) and what
-    follows of them for the parts of a divided rank.
+    follows of them for the parts of a divided rank; else those of its inputs.
 
     Raises CascadeError where they disagree.
     """
@@ -68,12 +69,19 @@ def stated_sizes(computation: Computation, given: Mapping[Rank, int]) -> dict[Ra
     for rank, n in computation.sizes.items():
         if sizes.setdefault(rank, n) != n:
             raise CascadeError(f"rank {rank} must have one size, but the graph says {n} and {sizes[rank]} is given")
-    for o in computation.operations:
+    _complete_views(computation, sizes)
+    for rank, n in extents(computation).items():
+        sizes.setdefault(rank, n)
+    _complete_views(computation, sizes)
+    return sizes
+
+
+def _complete_views(graph: OperatorGraph, sizes: dict[Rank, int]) -> None:
+    for o in graph.operations:
         if o.operator.kind == "T":
             views = o.operator.ranks
             whole, outer, inner = views if o.operator.op == "split" else (views[2], *views[:2])
             _complete(whole, outer, inner, sizes, f"{o.output} = {o.operator}")
-    return sizes
 
 
 def _complete(whole: Rank, outer: Rank, inner: Rank, sizes: dict[Rank, int], where: str) -> None:

@@ -68,7 +68,7 @@ class Layout:
             whole = self._reduced[rank]
             self._reduced[outer] = Shape() if rank in self.parts else Shape(loops=whole.loops)
             self._reduced[inner] = whole if rank in self.parts else Shape(axes=whole.axes)
-        self._halves = halves
+        self.halves = halves
         self._shapes: dict[Expr, Shape] = {}
 
     def add_axis(self, name: Rank, size: int, tile: int, *, beside: Rank) -> None:
@@ -78,6 +78,14 @@ class Layout:
             self._reduced[name] = Shape(frozenset((name,)))
             at = self.order.index(beside) + 1
             self.order = (*self.order[:at], name, *self.order[at:])
+
+    def knows(self, rank: Rank) -> bool:
+        """Whether some rank or axis of the plan has this name."""
+        return rank in self.sizes or rank in self.roles or rank in self._reduced or rank in self.order
+
+    def tiles(self, rank: Rank) -> int:
+        """The number of tiles of a rank."""
+        return -(-self.sizes[rank] // (self.roles[rank].tile or 1))
 
     def of_rank(self, rank: Rank) -> Shape:
         """What a value that is indexed by `rank` varies with, and what a reduction over `rank` takes away."""
@@ -147,7 +155,7 @@ class Layout:
 
     def count(self, rank: Rank) -> int:
         """The number of elements of a rank; that of half a split rank where every tile is full."""
-        for whole, (outer, inner) in self._halves.items():
+        for whole, (outer, inner) in self.halves.items():
             if rank in (outer, inner):
                 part, size = self.parts.get(whole), self.sizes[whole]
                 tile = part.length if part else self.roles[whole].tile or 1

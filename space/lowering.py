@@ -18,6 +18,7 @@ from .computed import with_sizes
 from .early_bounds import with_early_bounds
 from .empties import Empties
 from .expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
+from .held_tiles import hold_tiles
 from .indexed import check_indices
 from .layout import Layout
 from .loops import RunLoop, store
@@ -236,10 +237,10 @@ def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], h
 
 
 def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Mapping[Rank, int]) -> list[Expr]:
-    """The graph as it is laid out: folds over whole tiles expanded, normal form, guards, masks."""
+    """The graph as it is laid out: folds over whole tiles expanded, normal form, guards, masks, what tiles leave."""
     roots = rewrite(roots, lambda x: _expanded(x, layout))
     roots = normalise(bind_sizes(roots, sizes), layout)
-    return masks.hoisted(without_unseen(Empties(layout).guarded(roots), layout, masks))
+    return hold_tiles(masks.hoisted(without_unseen(Empties(layout).guarded(roots), layout, masks)), layout)
 
 
 def _expanded(x: Expr, layout: Layout) -> Expr | None:

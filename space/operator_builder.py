@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from .einsum import CascadeError
 from .expr import Access, Const, Gather, Param, Predicate, Rank, Tensor
@@ -12,7 +13,9 @@ from .notation_expression import Expressions, Scope
 from .notation_filter import read_predicate
 from .notation_grammar import KINDS
 from .notation_lexer import MAX_RANKS, statements
-from .operators import Operand, Operation, Operator, OperatorGraph
+from .operator_fused import steps
+from .operator_ranks import with_found_ranks
+from .operators import PART, Operand, Operation, Operator, OperatorGraph
 from .quoting import short
 
 NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?")
@@ -29,6 +32,11 @@ class Builder:
         self.tensors: dict[str, Tensor] = {}
         self.operations: dict[str, Operation] = {}
         self.sizes: dict[Rank, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.spaces: dict[str, frozenset[Rank]] = {}
+        """What the operands of reductions range over, by their outputs, where their spelling says it."""
+        self._steps: set[str] = set()
+        """Names that no text gave: values between the steps of one operator."""
         self.results: tuple[str, ...] = ()
 
     def declare(self, name: str, ranks: tuple[Rank, ...], kind: str = "float") -> Tensor:
@@ -41,6 +49,15 @@ class Builder:
         if name in self.operations or self.tensors.setdefault(name, tensor) != tensor:
             raise CascadeError(f"{name} is declared once, but here again with ranks {list(ranks)}")
         return tensor
+
+    def sized(self, name: str, sizes: tuple[float, ...]) -> None:
+        """The sizes of an input's axes; saying the same twice is fine."""
+        check_name(name)
+        if wrong := [n for n in sizes if not 1 <= n <= MAX_SIZE or n != int(n)]:
+            raise CascadeError(f"{name}: sizes are whole numbers from 1 to {MAX_SIZE}, but got {wrong[0]:g}")
+        shape = tuple(map(int, sizes))
+        if self.shapes.setdefault(name, shape) != shape:
+            raise CascadeError(f"{name} has the sizes {list(self.shapes[name])}, but here {list(shape)}")
 
     def read(self, name: str, ranks: tuple[Rank, ...] | None = None) -> Operand:
         """An operand by name, perhaps with its ranks as a subscript."""
@@ -65,17 +82,46 @@ class Builder:
         check_name(output)
         if len(operator_name) > MAX_NAME:
             raise CascadeError(f"{short(operator_name)} is no operator: it has over {MAX_NAME} characters")
-        operator = Operator.parse(operator_name)
+        said = steps(operator_name)
+        *before, operator = said.operators
         if ranks is not None:
             check_ranks(output, ranks)
         if operator.op == "split" and operator.kind == "T" and len(operands) == 2:
             self._tiles(operator, operands.pop())
+        if output in self._steps:
+            self._rename(output)
         if output in self.operations or output in self.tensors:
             raise CascadeError(f"{output} is defined once, but here again")
-        if len(self.operations) >= MAX_OPERATIONS:
+        if len(self.operations) + len(before) >= MAX_OPERATIONS:
             raise CascadeError(f"a graph has at most {MAX_OPERATIONS} operations")
+        for step in before:
+            name = self._step_name(output)
+            self._steps.add(name)
+            self.operations[name] = Operation(name, step, tuple(operands))
+            operands = [name]
+        if said.space is not None:
+            self.spaces[output] = said.space
         self.operations[output] = Operation(output, operator, tuple(operands), ranks)
         return output
+
+    def _step_name(self, output: str) -> str:
+        number = 1
+        while (name := f"{output}_temp{number if number > 1 else ''}") in (*self.operations, *self.tensors, output):
+            number += 1
+        return name
+
+    def _rename(self, name: str) -> None:
+        """Give way to a name that the text gives."""
+        self._steps.remove(name)
+        new = self._step_name(re.sub(f"{PART.pattern}$", "", name))
+        self._steps.add(new)
+        called = {name: new}
+
+        def renamed(o: Operation) -> Operation:
+            operands = tuple(called.get(x, x) if isinstance(x, str) else x for x in o.operands)
+            return replace(o, output=called.get(o.output, o.output), operands=operands)
+
+        self.operations = {o.output: o for o in map(renamed, self.operations.values())}
 
     def _tiles(self, operator: Operator, count: Operand) -> None:
         value = count.value if isinstance(count, Const) else 0.0
@@ -90,7 +136,8 @@ class Builder:
         known = {r for o in self.operations.values() for r in o.operator.ranks}
         if len(known) > MAX_RANKS:
             raise CascadeError(f"a graph has at most {MAX_RANKS} ranks, but this has {len(known)}")
-        return OperatorGraph(tuple(self.operations.values()), self.results, self.sizes)
+        graph = OperatorGraph(tuple(self.operations.values()), self.results, self.sizes, self.shapes)
+        return with_found_ranks(graph, self.spaces)
 
 
 def check_name(name: str) -> None:

@@ -1,7 +1,8 @@
 """Operator notation in egglog: programs of `(let NAME (M_mul_emp Q K))`, and serialised e-graphs in JSON.
 
-A leaf is any other constructor: `(Tensor "Q" "e,p")` is an input (its ranks and its kind may be left out), and so
-is one without arguments, by the name that it is bound to (`(let Q (Input))`, else its own, `(Q)`);
+A leaf is any other constructor: `(Tensor "Q" "e,p")` is an input (its ranks and its kind may be left out), and so is
+`(CreateTensor 64 1024 "Q")`, whose numbers are sizes of its axes, and one without arguments, by the name that it is
+bound to (`(let Q (Input))`, else its own, `(Q)`);
 `(Num 0.5)`, `(Param "scale")`, `(Size "m")` and `(Index "m")` are values; M_where reads its filter from a string.
 """
 
@@ -26,7 +27,7 @@ from .quoting import egglog, short
 from .s_expressions import NUMBER, Call, Name, Term, commands, string_of
 
 MAX_JSON_CHARACTERS = 20_000_000
-_OPERATOR = re.compile(r"[MRTF]_[a-z0-9]+(?:_[a-z0-9]+)*")
+_OPERATOR = re.compile(r"[MRTF]_[a-z0-9]+(?:_(?:R|[a-z0-9]+))*")
 _UNKNOWN = "?"
 """Stands for the ranks of an input that are not written."""
 _COMMANDS = re.compile(
@@ -121,9 +122,12 @@ def leaf(head: str, children: Iterable[Term], builder: Builder) -> Operand:
         case (("Size" | "Index"), [str() as rank]):
             check_ranks(head, (rank,))
             return Size(rank) if head == "Size" else Iota(rank)
-        case _, [str() as name, *rest]:
-            words = [w for text in rest if isinstance(text, str) for w in re.split(r"[,\s]+", text) if w]
-            if words == [_UNKNOWN] or not any(isinstance(text, str) for text in rest):
+        case _, list() as parts if texts := [x for x in parts if isinstance(x, str)]:
+            name, *rest = texts
+            if sizes := tuple(x for x in parts if isinstance(x, float)):
+                builder.sized(name, sizes)
+            words = [w for text in rest for w in re.split(r"[,\s]+", text) if w]
+            if words == [_UNKNOWN] or not rest:
                 return builder.read(name)
             kind = words.pop() if words and words[-1] in KINDS else "float"
             return builder.read(builder.declare(name, tuple(words), kind).name)

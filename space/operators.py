@@ -12,7 +12,7 @@ translation to and from a cascade.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, assert_never
 
@@ -118,11 +118,15 @@ class OperatorGraph:
 
     results: the outputs; empty means every output that no operation reads.
     sizes: what the text says of ranks (the constant of a split is the number of tiles).
+    shapes: the sizes of inputs' axes, where the text says them. found: inputs whose ranks are not written, but follow
+    from the operators (`operator_ranks`).
     """
 
     operations: tuple[Operation, ...]
     results: tuple[str, ...] = ()
     sizes: Mapping[Rank, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    found: frozenset[str] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
         made: set[str] = set()
@@ -151,22 +155,40 @@ class OperatorGraph:
 
     def with_ranks(self, ranks: Mapping[str, tuple[Rank, ...]]) -> OperatorGraph:
         """The same graph with the ranks of inputs that are not written. Raises CascadeError for another name."""
-        unknown = sorted(set(ranks) - set(self.unranked()))
+        from .operator_ranks import with_found_ranks
+
+        open_inputs = [*self.unranked(), *sorted(self.found)]
+        unknown = sorted(set(ranks) - set(open_inputs))
         if unknown:
-            raise CascadeError(f"ranks are given for inputs without ({self.unranked()}), but got {unknown}")
-        known: dict[str, Operand] = {name: Access(Tensor(name, r), r) for name, r in ranks.items()}
+            raise CascadeError(f"ranks are given for inputs without ({open_inputs}), but got {unknown}")
+        as_written: dict[str, Operand] = {name: name for name in self.found}
+        said = _read_as(self.operations, {**as_written, **_accesses(ranks)})
+        return with_found_ranks(replace(self, operations=said, found=frozenset()))
 
-        def read(x: Operand) -> Operand:
-            return known.get(x, x) if isinstance(x, str) else x
-
-        operations = (replace(o, operands=tuple(read(x) for x in o.operands)) for o in self.operations)
-        return replace(self, operations=tuple(operations))
+    def with_known(self, ranks: Mapping[str, tuple[Rank, ...]]) -> OperatorGraph:
+        """The same graph with ranks that were found for inputs. Raises CascadeError where they do not fit."""
+        operations = _read_as(self.operations, _accesses(ranks))
+        return replace(self, operations=operations, found=self.found | set(ranks))
 
     def unranked(self) -> list[str]:
         """The inputs whose ranks are not written."""
         made = {o.output for o in self.operations}
         names = (x for o in self.operations for x in o.operands if isinstance(x, str) and x not in made)
         return list(dict.fromkeys(names))
+
+
+def _accesses(ranks: Mapping[str, tuple[Rank, ...]]) -> dict[str, Operand]:
+    return {name: Access(Tensor(name, r), r) for name, r in ranks.items()}
+
+
+def _read_as(operations: tuple[Operation, ...], inputs: Mapping[str, Operand]) -> tuple[Operation, ...]:
+    """The operations with inputs, by name, read in another way."""
+
+    def read(x: Operand) -> Operand:
+        name = x.tensor.name if isinstance(x, Access) else x
+        return inputs.get(name, x) if isinstance(name, str) else x
+
+    return tuple(replace(o, operands=tuple(read(x) for x in o.operands)) for o in operations)
 
 
 # ---- to a cascade
@@ -178,9 +200,12 @@ def to_cascade(graph: OperatorGraph) -> Cascade:
     Raises CascadeError where an input's ranks are not written or an operation does not fit its operands.
     """
     if missing := graph.unranked():
-        name = missing[0]
+        from .operator_ranks import choices_text
+
+        name, left = missing[0], choices_text(graph)
         raise CascadeError(
-            f"the ranks of {', '.join(missing)} are not written; write {name}_{{e,m}} on a line of its own"
+            f"the ranks of {', '.join(missing)} are not written; write {name}_{{e,m}} on a line of its own or say "
+            f"--ranks {name}=e,m{f' (the operators leave {left})' if left else ''}"
         )
     inlined = _inlined(graph)
     value: dict[str, Expr] = {}
@@ -246,16 +271,38 @@ def _check_arity(o: Operation) -> None:
 
 def _check_spaces(operations: tuple[Operation, ...]) -> None:
     """Raises CascadeError for a map over another iteration space than its operands', as far as those are written."""
+    for o, ranks, is_whole in _with_spaces(operations):
+        if o.operator.kind == "M":
+            _check_space(o, ranks, is_whole)
+
+
+def check_reduced(operations: tuple[Operation, ...]) -> None:
+    """Raises CascadeError for a reduction, a fold or a view of a rank that its operands lack, as far as theirs are
+    known: a definition in another notation may sum over nothing, an operator's name says what is there."""
+    for o, ranks, is_whole in _with_spaces(operations):
+        unsplit = (o.operator.kind, o.operator.op) == ("T", "unsplit")
+        wanted = o.operator.ranks[:2] if unsplit else o.operator.ranks[:1]
+        if o.operator.kind != "M" and is_whole and not ranks & set(wanted):
+            does = {"R": "reduces", "F": "folds"}.get(o.operator.kind, f"{o.operator.op}s")
+            raise CascadeError(
+                f"{o.output} = {o.operator} {does} {' and '.join(wanted)}, but its operand has {list(in_order(ranks))}"
+            )
+
+
+def _with_spaces(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, frozenset[Rank], bool]]:
+    """Each operation, the ranks of its operands as far as they are known, and whether that is all of them."""
     known: dict[str, frozenset[Rank] | None] = {}
     for o in operations:
         below = [known.get(x) if isinstance(x, str) else _ranks_of(x) for x in o.operands]
-        ranks = frozenset[Rank]().union(*(r for r in below if r is not None))
-        is_whole = None not in below
-        if o.operator.kind == "M":
-            _check_space(o, ranks, is_whole)
-            known[o.output] = frozenset(o.operator.ranks)
-        else:
-            known[o.output] = _after(o.operator, ranks) if is_whole else None
+        ranks, is_whole = frozenset[Rank]().union(*(r for r in below if r is not None)), None not in below
+        yield o, ranks, is_whole
+        is_map = o.operator.kind == "M"
+        known[o.output] = frozenset(o.operator.ranks) if is_map else _after(o.operator, ranks) if is_whole else None
+
+
+def operands_ranks(graph: OperatorGraph) -> dict[str, frozenset[Rank] | None]:
+    """The ranks that each operation's operands have together, by its output; None where some are not known."""
+    return {o.output: ranks if is_whole else None for o, ranks, is_whole in _with_spaces(graph.operations)}
 
 
 def _check_space(o: Operation, ranks: frozenset[Rank], is_whole: bool = True) -> None:
@@ -297,9 +344,11 @@ def _arity(operator: Operator) -> tuple[int, int]:
 def from_cascade(cascade: Cascade) -> OperatorGraph:
     """One operation a node of what the outputs need; unnamed nodes are called after their einsum, `QK_temp`.
 
-    Raises CascadeError for an output that is a copy (the notation has no operator for it).
+    Raises CascadeError for an output that is a copy (the notation has no operator for it), and where a rank is reduced
+    that the operand lacks.
     """
     operations = operations_of(cascade)
+    check_reduced(operations)
     made = {o.output for o in operations}
     for name in cascade.outputs:
         if name not in made:

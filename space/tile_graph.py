@@ -1,7 +1,8 @@
 """Every way of moving the tiles of a term: an e-graph of tile terms.
 
-Analyses give every class what `tile_ir.facts` says of a term. One law moves a linear operation from a product to
-its left operand, which is then held in registers.
+Analyses give every class what `tile_ir.facts` says of a term. Two laws: a left operand in shared memory may be loaded
+into registers once (a product that reads it from shared memory does so in each iteration), and a linear operation on a
+product may move to its left operand, which is then held in registers.
 """
 
 from __future__ import annotations
@@ -110,6 +111,12 @@ _PROGRAM = f"""
     for op, (_, target) in _MOVES.items()
 )
 
+LOAD = """
+; a product of a left operand in shared memory is the product of the operand held in registers
+(rule ((= t (WGMMA b x y)) (= 1 (region x)))
+      ((union t (WGMMA b (LDR x) y))) :ruleset laws)
+"""
+
 HOIST = """
 ; a linear operation on a product is the product of the operation on its left operand, held in registers
 (rule ((= t (Elementwise o (WGMMA b x y))) (linear o) (= 1 (region x)))
@@ -119,11 +126,14 @@ HOIST = """
 """
 
 
-def saturate_tiles(root: TileExpr, *, laws: str = HOIST) -> TileGraph:
+LAWS = LOAD + HOIST
+
+
+def saturate_tiles(root: TileExpr, *, laws: str = LAWS) -> TileGraph:
     """Every way of moving the tiles that the laws reach. `laws`: egglog rules of the ruleset `laws` ("" for none).
 
-    Raises TileError for a term without meaning. Terms are finite and a hoist only moves towards the inputs, so
-    saturation ends.
+    Raises TileError for a term without meaning. Terms are finite, an operand is loaded once and a hoist only moves
+    towards the inputs, so saturation ends.
     """
     facts(root)
     from egglog import bindings

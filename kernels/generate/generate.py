@@ -97,7 +97,7 @@ class Generated:
 
 def generate_kernel(
     computation: Cascade | OperatorGraph | IterativeCascade,
-    sizes: Mapping[Rank, int],
+    sizes: Mapping[Rank, int] | None = None,
     *,
     params: Mapping[str, float] | None = None,
     dtype: str = "fp32",
@@ -106,13 +106,13 @@ def generate_kernel(
 ) -> Generated:
     """The kernel of a graph at one size: its passes are the graph's own.
 
-    sizes: of every rank. params: a number for each scalar. dtype: of inputs and outputs ("fp32", "bf16", …).
-    emitter: "triton" or "torch"; by default Triton where there is a GPU. machine: whose costs choose the schedule
-    ("h200", …); by default the GPU that is there, else an H200 for Triton and this CPU for PyTorch. Raises
-    ValueError (CascadeError, IllegalPlan, MachineError) naming what does not fit.
+    sizes: of every rank but those that the graph itself says. params: a number for each scalar. dtype: of inputs and
+    outputs ("fp32", "bf16", …). emitter: "triton" or "torch"; by default Triton where there is a GPU. machine: whose
+    costs choose the schedule ("h200", …); by default the GPU that is there, else an H200 for Triton and this CPU for
+    PyTorch. Raises ValueError (CascadeError, IllegalPlan, MachineError) naming what does not fit.
     """
     definition = as_cascade(computation)
-    problem = problem_of(definition, stated_sizes(computation, sizes), params or {}, dtype)
+    problem = problem_of(definition, stated_sizes(computation, sizes or {}), params or {}, dtype)
     emitter = emitter or ("triton" if cuda_is_available() else "torch")
     if emitter not in EMITTERS:
         raise ValueError(f"`emitter` must be one of {sorted(EMITTERS)}, but got {emitter!r}")

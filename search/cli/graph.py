@@ -37,7 +37,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--as",
         choices=FORMS,
         dest="form",
-        help="the notation to print; default: edge. solved: edge, an iteration as a cascade",
+        help="the notation to print; default: edge, or operators where inputs' ranks are open. solved: edge, an "
+        "iteration as a cascade",
     )
     parser.add_argument("--svg", type=path, metavar="FILE", help="draw it, a frame a pass")
     add_graph_options(parser)
@@ -48,13 +49,19 @@ def _graph(chosen: argparse.Namespace) -> int:
     title, computation, _ = completed(chosen.file, chosen)
     with as_usage():
         if chosen.form or not chosen.svg:
-            print(_written(computation, chosen.form or "edge", title))
+            print(_written(computation, chosen.form or _usual_form(computation), title))
         if chosen.svg:
             from eintune.space.svg import draw
 
             path, problem = draw(_dot(computation, title), chosen.svg)
             print(problem or path, file=sys.stderr)
     return 0
+
+
+def _usual_form(computation: Computation) -> str:
+    from eintune.space.operators import OperatorGraph
+
+    return "operators" if isinstance(computation, OperatorGraph) and computation.unranked() else "edge"
 
 
 def _written(computation: Computation, form: str, title: str) -> str:

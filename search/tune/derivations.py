@@ -19,6 +19,7 @@ from eintune.space.canonical import digest, orders, signature
 from eintune.space.cascade import Cascade
 from eintune.space.expr import Fold, topological
 from eintune.space.footprint import footprint
+from eintune.space.passes import analyse
 from eintune.space.traits import total_passes
 
 
@@ -102,8 +103,9 @@ def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Deriv
 
 
 def written(definition: Cascade) -> Variant:
-    """The definition itself as the one form."""
-    return _read_off(str(definition))
+    """The definition itself as the one form, with the passes of its graph."""
+    form, passes = _read_off(str(definition)), analyse(definition).passes
+    return replace(form, passes=passes, label=short_label(passes, form.signature))
 
 
 def _read_off(text: str) -> Variant:

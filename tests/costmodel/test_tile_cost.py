@@ -8,16 +8,16 @@ from small_plans import chained_products, schedule
 from eintune.costmodel.counts.tile_cost import TileChoice, node_bytes, priced, transaction_table
 from eintune.costmodel.counts.work import work
 from eintune.space.tile_extract import cheapest
-from eintune.space.tile_graph import TileGraph, saturate_tiles
+from eintune.space.tile_graph import HOIST, LOAD, TileGraph, saturate_tiles
 from eintune.space.tile_ir import Region
 from eintune.space.tile_lowering import tile_terms
+from eintune.space.tile_text import read_tiles, two_products
 
 G, S, R = Region.GLOBAL, Region.SHARED, Region.REGISTERS
 
 
-def graph(store_each_iteration: bool, laws: str | None = None) -> TileGraph:
-    term = tile_terms(chained_products(store_each_iteration=store_each_iteration))["O"]
-    return saturate_tiles(term) if laws is None else saturate_tiles(term, laws=laws)
+def graph(store_each_iteration: bool, laws: str) -> TileGraph:
+    return saturate_tiles(tile_terms(chained_products(store_each_iteration=store_each_iteration))["O"], laws=laws)
 
 
 def best(graph: TileGraph) -> TileChoice:
@@ -32,14 +32,25 @@ def test_stored_each_iteration_naive() -> None:
 
 
 def test_stored_each_iteration_the_extractor_picks_the_rearranged_form() -> None:
-    chosen = best(graph(True))
+    chosen = best(graph(True, laws=HOIST))
     assert chosen.paths == {(G, S): 278_528, (S, R): 278_528, (R, S): 262_144, (S, G): 262_144}
     assert chosen.nbytes == 1_081_344
     assert {"LDR", "Elementwise"} <= {n.op for n in chosen.nodes.values()}
 
 
-@pytest.mark.parametrize(("laws", "nbytes"), [("", 737_280), (None, 622_592)])
-def test_stored_once_after_the_loop(laws: str | None, nbytes: int) -> None:
+@pytest.mark.parametrize(("op", "structures"), [("scale", 2), ("exp", 1)])
+def test_an_operand_loaded_once_is_as_cheap_and_needs_no_linear_operation(op: str, structures: int) -> None:
+    g = saturate_tiles(read_tiles(two_products().replace("scale", op)))
+    chosen = [priced(g, c) for c in cheapest(g, node_bytes(g))]
+    assert [c.nbytes for c in chosen] == [1_081_344] * structures
+    for c in chosen:
+        assert c.paths == {(G, S): 278_528, (S, R): 278_528, (R, S): 262_144, (S, G): 262_144}
+    written = saturate_tiles(read_tiles(two_products().replace("scale", op)), laws="")
+    assert best(written).nbytes == 1_196_032
+
+
+@pytest.mark.parametrize(("laws", "nbytes"), [("", 737_280), (HOIST, 622_592), (LOAD, 622_592)])
+def test_stored_once_after_the_loop(laws: str, nbytes: int) -> None:
     assert best(graph(False, laws)).nbytes == nbytes
 
 
@@ -53,7 +64,7 @@ def test_a_plan_and_its_tile_term_move_the_same_bytes(each: bool) -> None:
 
 
 def test_the_transaction_table_lists_every_class_and_the_total() -> None:
-    g = graph(True)
+    g = graph(True, laws=HOIST)
     choice = best(g)
     table = transaction_table(g, choice)
     assert len(table.splitlines()) == len(choice.nodes) + 2

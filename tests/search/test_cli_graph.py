@@ -88,11 +88,26 @@ def test_new_axes_stand_first(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ranks_that_a_file_does_not_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "z.egg"
     path.write_text(UNRANKED)
-    assert "the ranks of A, B are not written" in said(capsys, "graph", str(path), code=2)
+    assert "Z = R_add_m(t1)" in said(capsys, "graph", str(path))
+    assert "the ranks of A, B are not written" in said(capsys, "graph", str(path), "--as", "edge", code=2)
     text = said(capsys, "graph", str(path), "--ranks", "A=m,p", "--ranks", "B=m")
     assert text == "Zp = Am,p * Bm\n"
     assert "must be a name with its ranks" in said(capsys, "graph", str(path), "--ranks", "A", code=2)
     assert "moves an unknown number" in said(capsys, "passes", str(path))
+
+
+def test_a_file_with_sizes_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    three, two = (str(OPERATORS / f"{name}.egg") for name in ("attention_fused", "attention_2pass_fused"))
+    assert "BKe,m1,m0 = split[m -> m1,m0](Ke,m)" in said(capsys, "graph", two)
+    assert "moves 2·e·m + e·p + f·m + f·p = 327,680 elements" in said(capsys, "passes", two)
+    assert "QK = R_add_e(QK_temp)" in said(capsys, "graph", three)
+    assert "3 sync levels, 3 memory passes" in said(capsys, "passes", three)
+    assert "the operators leave Q e,m or e,p" in said(capsys, "kernel", three, code=2)
+    plan = said(capsys, "plan", two, "--machine", "h200").splitlines()
+    assert plan[0].startswith("attention_2pass_fused: f=64, p=1024, e=64, m=1024")
+    assert plan[1].startswith("2-pass tiled corrected;")
+    assert sum(line.startswith("loop m") for line in plan) == 2
+    assert "p=512" in said(capsys, "plan", three, "--ranks", "Q=e,p", "--sizes", "p=512").splitlines()[0]
 
 
 # ---- passes

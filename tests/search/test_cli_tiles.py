@@ -21,8 +21,17 @@ def test_the_rearranged_form_moves_less(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["tiles"]) == 0
     told = capsys.readouterr().out
     assert "1,196,032 bytes" in told
-    assert "1,081,344 bytes, 1 way" in told
+    assert "1,081,344 bytes, 2 ways" in told
     assert told.splitlines()[-1].split() == ["total", "1,081,344"]
+
+
+def test_an_operand_is_loaded_once_below_what_is_not_linear(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["tiles", "--print"]) == 0
+    (tmp_path / "exp.tiles").write_text(capsys.readouterr().out.replace("scale", "exp"))
+    assert main(["tiles", str(tmp_path / "exp.tiles")]) == 0
+    told = capsys.readouterr().out
+    assert "as written       1,196,032 bytes" in told
+    assert "1,081,344 bytes, 1 way" in told
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from small_plans import chained_products
 from eintune.space.plan import Greatest, Last, Lit, Segment
 from eintune.space.svg import CHOSEN, LEFT
 from eintune.space.tile_extract import cheapest
-from eintune.space.tile_graph import saturate_tiles
+from eintune.space.tile_graph import HOIST, LOAD, saturate_tiles
 from eintune.space.tile_ir import (
     Cast,
     Elementwise,
@@ -55,8 +55,17 @@ def test_the_graph_says_the_same_of_every_class_as_the_rules_on_terms() -> None:
     assert graph.facts[scaled] == facts(Wgmma(Elementwise("scale", Ldr(Q)), K))
 
 
+def test_a_left_operand_in_shared_memory_may_be_loaded_once() -> None:
+    graph = saturate_tiles(Stg(Sts(chain("exp"))), laws=LOAD)
+    (ways,) = [nodes for nodes in graph.classes.values() if len(nodes) > 1]
+    assert [n.op for n in ways] == ["WGMMA", "WGMMA"]
+    regions = {graph.facts[n.children[0]].region for n in ways}
+    assert regions == {Region.SHARED, Region.REGISTERS}
+    assert {graph.facts[n.children[1]].region for n in ways} == {Region.SHARED}
+
+
 def test_the_hoist_adds_the_other_order_and_its_absence_does_not() -> None:
-    both = saturate_tiles(Stg(Sts(chain())))
+    both = saturate_tiles(Stg(Sts(chain())), laws=HOIST)
     assert sorted(n.op for nodes in both.classes.values() if len(nodes) > 1 for n in nodes) == ["Elementwise", "WGMMA"]
     assert "LDR" in {n.op for _, n in both.nodes}
     naive = saturate_tiles(Stg(Sts(chain())), laws="")
@@ -65,18 +74,18 @@ def test_the_hoist_adds_the_other_order_and_its_absence_does_not() -> None:
 
 def test_a_product_accumulates_in_the_width_that_it_says() -> None:
     term = Stg(Sts(Elementwise("scale", Wgmma(Q, K, 2))))
-    graph = saturate_tiles(term)
+    graph = saturate_tiles(term, laws=HOIST)
     assert facts(term).element_bytes == graph.facts[graph.root].element_bytes == 2
     assert sorted(n.op for nodes in graph.classes.values() if len(nodes) > 1 for n in nodes) == ["Elementwise", "WGMMA"]
 
 
 def test_an_operation_that_is_not_linear_is_not_hoisted() -> None:
-    graph = saturate_tiles(Stg(Sts(chain("exp"))))
+    graph = saturate_tiles(Stg(Sts(chain("exp"))), laws=HOIST)
     assert all(len(nodes) == 1 for nodes in graph.classes.values())
 
 
 def test_a_left_operand_in_registers_needs_no_load_to_be_scaled() -> None:
-    graph = saturate_tiles(Stg(Sts(Elementwise("scale", Wgmma(Cast(2, Wgmma(Q, K)), V)))))
+    graph = saturate_tiles(Stg(Sts(Elementwise("scale", Wgmma(Cast(2, Wgmma(Q, K)), V)))), laws=HOIST)
     assert any(len(nodes) == 2 for nodes in graph.classes.values())
     assert "LDR" not in {n.op for _, n in graph.nodes}
 
@@ -116,7 +125,7 @@ def test_bounds_that_vary_are_refused() -> None:
 
 
 def test_all_optimal_choices_are_listed_once() -> None:
-    graph = saturate_tiles(Stg(Sts(chain())))
+    graph = saturate_tiles(Stg(Sts(chain())), laws=HOIST)
     free = dict.fromkeys(graph.nodes, 0.0)
     choices = cheapest(graph, free)
     assert len(choices) == 2
@@ -127,7 +136,7 @@ def test_all_optimal_choices_are_listed_once() -> None:
 
 
 def test_the_graph_is_drawn_plain_and_with_costs() -> None:
-    graph = saturate_tiles(Stg(Sts(chain())))
+    graph = saturate_tiles(Stg(Sts(chain())), laws=HOIST)
     plain = tile_dot(graph)
     assert plain.count("[label=") == len(graph.classes)
     assert plain.count("->") == len({(c, k) for c, n in graph.nodes for k in n.children})
@@ -143,7 +152,7 @@ def test_the_graph_is_drawn_plain_and_with_costs() -> None:
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz's dot is not installed")
 def test_the_picture_is_valid_dot() -> None:
-    text = tile_dot(saturate_tiles(Stg(Sts(chain()))))
+    text = tile_dot(saturate_tiles(Stg(Sts(chain())), laws=HOIST))
     made = subprocess.run(["dot", "-Tsvg"], input=text, capture_output=True, text=True, check=True)
     assert "<svg" in made.stdout
     assert "WGMMA" in made.stdout
