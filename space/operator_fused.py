@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 from .expr import Rank
 from .operators import Operator
 from .pointwise import POINTWISE

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 
-from .cascade import CascadeError
+from .einsum import CascadeError
 from .expr import Access, Expr, Gather, Predicate, Rank, free, tensors
 from .operators import Operand, Operation, OperatorGraph, check_reduced, in_order, operands_ranks
 

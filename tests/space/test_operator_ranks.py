@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import eintune
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError
 from eintune.space.evaluate import run_cascade
 from eintune.space.formats import as_cascade, read_computation, stated_sizes
-from eintune.space.notation import parse_cascade
 from eintune.space.operator_egg import read_egg, read_egglog_json, write_egg
 from eintune.space.operator_fused import steps
 from eintune.space.operator_text import read_operators
@@ -141,7 +141,7 @@ def test_different_sizes_tell_the_rest() -> None:
 
 def test_what_is_said_goes_before_what_is_found() -> None:
     found = egg('(let A (T 3 4 "A"))', '(let B (T 3 "B"))', "(let Z (R_add_m (M_mul_mp A B)))")
-    assert to_cascade(found) == parse_cascade("Zp = Am,p * Bm")
+    assert to_cascade(found) == Cascade.parse("Zp = Am,p * Bm")
     assert to_cascade(found.with_ranks({"B": ("m",)})) == to_cascade(found)
     with pytest.raises(CascadeError, match="rank m must have one size, but A says 4 and B says 3"):
         found.with_ranks({"A": ("p", "m")})
