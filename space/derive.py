@@ -18,11 +18,12 @@ from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, S
 from .expr import params as parameters
 from .extract import Form, OutOfTime, forms
 from .indexed import completed, limits, reach, shapes, trusted
-from .laws import SplitOf, laws
+from .laws import UNSPLIT, SplitOf, laws
 from .one_hot import one_hots
 from .pointwise import Array, as_numbers
 from .safety import HAZARDS, safe_part, unsafe
 from .traits import Stream, passes, streams_of, total_passes
+from .unsplit import undone
 
 TOLERANCE = 1e-8
 """Largest relative error in float64 between a derived cascade and its definition."""
@@ -145,7 +146,8 @@ def derive(
     own = {u.reason for u in unsafe(EGraph.of(exprs))}
     needs_reference = HAZARDS["overflow"] in own
     table = laws(splits, dict.fromkeys(filters), one_hots(exprs), reference=needs_reference, without=without)
-    graph = saturate(exprs, table, splits, limits)
+    same = {} if UNSPLIT in without else undone(exprs, limits)
+    graph = saturate(exprs, table, splits, limits, same)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph, allowed)
     unstable += tuple(

@@ -9,7 +9,7 @@ equals something that does not vary with a rank does not vary with it either.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TypeVar, assert_never
@@ -346,10 +346,17 @@ def _float(value: float) -> str:
     return text if "." in text else f"{text}.0"
 
 
-def program(symbols: Symbols, roots: Sequence[Expr], table: Sequence[Law]) -> tuple[str, list[Expr]]:
-    """The whole program and the definition's nodes in tag order. Steps are run by `saturate`."""
-    encoder = Encoder(symbols)
-    body, nodes = encoder.definition(roots)
+def program(
+    symbols: Symbols, roots: Sequence[Expr], table: Sequence[Law], same: Mapping[Expr, Expr] | None = None
+) -> tuple[str, list[Expr]]:
+    """The whole program and the definition's nodes in tag order. Steps are run by `saturate`.
+
+    same: what some of those nodes are known to equal, which is in the graph from the start.
+    """
+    encoder, same = Encoder(symbols), same or {}
+    body, nodes = encoder.definition([*roots, *same.values()])
+    tags = {x: i for i, x in enumerate(nodes)}
+    body += [f"(union $n{tags[x]} $n{tags[y]})" for x, y in same.items()]
     rules: list[str] = []
     ground: list[str] = []
     for i, law in enumerate(table):

@@ -214,10 +214,15 @@ def label(head: Expr) -> str:
 
 
 def saturate(
-    roots: Sequence[Expr], table: Sequence[Law], splits: Sequence[SplitOf] = (), limits: Limits | None = None
+    roots: Sequence[Expr],
+    table: Sequence[Law],
+    splits: Sequence[SplitOf] = (),
+    limits: Limits | None = None,
+    same: Mapping[Expr, Expr] | None = None,
 ) -> EGraph:
     """Apply the laws to all outputs together until nothing new comes or a bound is met.
 
+    same: what some nodes of the definition are known to equal (`unsplit`), which is in the graph from the start.
     Raises SaturationError with the bound, its value and what to change.
     """
     require("deriving", "egglog")
@@ -229,7 +234,7 @@ def saturate(
     for x in topological(roots):
         if isinstance(x, (Split, Unsplit)):
             symbols.view(x)
-    text, nodes = program(symbols, roots, table)
+    text, nodes = program(symbols, roots, table, same)
     bounds = {name: getattr(limits, name) for name in ("steps", "rows", "arranged", "seconds", "timeout")}
     answer = _run({"program": text, "opening": BACK, **bounds}, limits)
     return _read(answer, symbols, nodes, roots, tuple(splits))

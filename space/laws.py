@@ -137,6 +137,8 @@ A, B, C, D, U, V, X, Y = (variable(n) for n in "abcduvxy")
 R, Q = "?r", "?q"
 BACK = 2
 """Steps in which a division that the definition puts off goes back: what waits for a sum only adds a pass inside it."""
+UNSPLIT = "unsplit"
+"""The name of the laws that undo views (`unsplit`), which run before the others."""
 LINEAR = tuple(a.name for a in ACTIONS.values() if a.linear)
 
 
@@ -400,6 +402,7 @@ def _nested(s: SplitOf) -> Iterator[Law]:
 NAMES = (
     *dict.fromkeys(law.name for law in GENERAL),
     *("reference", "composite-fold", "moments", "two-ranks", "fold-linear", "split", "transport", "one-hot"),
+    UNSPLIT,
 )
 """The names that `without` may switch off."""
 

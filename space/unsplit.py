@@ -1,0 +1,195 @@
+"""Views undone: what a definition that is written in tiles computes, without tiles.
+
+    max_m1 max_m0 split(x) = max_m x          a reduction over tiles of one within a tile is one over the rank
+    split(a) * u = split(a * u)               a view moves out of all that is pointwise, and past other reductions
+    sum_m0(y) * u = sum_m0(y * u)             a correction of a tile goes back into its sum
+    e^(x - L) * e^(L - G) = e^(x - G)         and what is relative to a tile's reference becomes relative to the whole's
+
+They are the laws of `laws` that split a rank, read from right to left. A definition in two passes with local references,
+or a fold over tiles, becomes what it is in tiles of, and from that all else follows (`derive`). They run in a graph of
+their own, before it: beside the others they would undo what those have just split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
+
+from .egraph import ClassId, EGraph, Limits, Node, saturate
+from .expr import (
+    Access,
+    Expr,
+    Fold,
+    Gather,
+    Iota,
+    Map,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Split,
+    Unsplit,
+    Where,
+    children,
+    free,
+    indexing_ranks,
+    topological,
+)
+from .folds import ACTIONS
+from .laws import GENERAL, LINEAR, UNSPLIT, Absent, Condition, Differ, Law, SplitOf, variable
+from .plan import IllegalPlan
+from .pointwise import POINTWISE, REDUCTIONS
+from .views import whole_ranks
+
+_A, _B, _C, _X, _Y, _U = (variable(n) for n in "abcxyu")
+_R = "?r"
+_FOLLOWS = ("associate", "commute", "exponential", "identity")
+"""Laws that bring a correction to the weight that it corrects."""
+
+
+def undone(roots: Sequence[Expr], limits: Limits) -> dict[Expr, Expr]:
+    """The nodes of a definition that read views and are the same without any, each with what it is then.
+
+    Raises SaturationError as `saturate` does.
+    """
+    nodes = topological(roots)
+    splits = tuple(dict.fromkeys(SplitOf(x.rank, x.outer, x.inner) for x in nodes if isinstance(x, (Split, Unsplit))))
+    if not splits:
+        return {}
+    parts = frozenset(r for s in splits for r in (s.outer, s.inner))
+    graph = saturate(roots, tuple(_laws(splits, nodes)), splits, limits)
+    least = _least(graph, parts)
+    viewed: set[Expr] = set()
+    made: dict[ClassId, Expr] = {}
+    found: dict[Expr, Expr] = {}
+    for x in nodes:
+        if _is_of(x, parts) or any(a in viewed for a in children(x)):
+            viewed.add(x)
+            c = graph.defined[x]
+            if c in least and not free(x) & parts:
+                found[x] = _built(c, least, made)
+    return found
+
+
+# ---- the laws
+
+
+def _laws(splits: Sequence[SplitOf], nodes: Sequence[Expr]) -> Iterator[Law]:
+    """For the operators and filters that the definition has."""
+    operators = {x.op for x in nodes if isinstance(x, Map)} | {"mul", "sub", "exp"}
+    filters = dict.fromkeys((x.predicate, x.fill) for x in nodes if isinstance(x, Where))
+    for s in splits:
+        yield from _pointwise(s, operators)
+        yield from _reductions(s)
+        yield from _indices(s, filters)
+    yield from (law for law in GENERAL if law.name in _FOLLOWS)
+    yield Law(UNSPLIT, _U / Map("exp", (_A - _B,)), _U * Map("exp", (_B - _A,)))
+    for name in LINEAR:
+        weight = ACTIONS[name].weight_of(_C, ACTIONS[name].reference_of(_R, _C))
+        yield Law(UNSPLIT, Fold(name, _R, _C, _Y), Reduce("add", _R, _Y * weight))
+
+
+def _pointwise(s: SplitOf, operators: Iterable[str]) -> Iterator[Law]:
+    """What is pointwise of views is a view of what is pointwise."""
+    parts = (s.outer, s.inner)
+    for op in sorted(operators):
+        yield from _out_of(s, POINTWISE[op].arity, lambda operands, op=op: Map(op, operands))
+    yield Law(UNSPLIT, Unsplit(s.view(_X), s.outer, s.inner, s.rank), _X)
+    yield Law(UNSPLIT, s.view(Unsplit(_X, s.outer, s.inner, s.rank)), _X)
+    yield Law(UNSPLIT, Unsplit(_X, s.outer, s.inner, s.rank), _X, (Absent(parts, (_X,)),))
+    yield Law(UNSPLIT, s.view(_X), _X, (Absent((s.rank,), (_X,)),))
+
+
+def _out_of(
+    s: SplitOf, count: int, node: Callable[[tuple[Expr, ...]], Expr], conditions: tuple[Condition, ...] = ()
+) -> Iterator[Law]:
+    """`node` of views and of what does not vary with the rank is a view of `node`."""
+    operands = (_A, _B, _C)[:count]
+    for which in product((True, False), repeat=count):
+        if any(which):
+            split = tuple(s.view(a) if views else a for a, views in zip(operands, which, strict=True))
+            whole = tuple(a for a, views in zip(operands, which, strict=True) if views)
+            others = tuple(a for a, views in zip(operands, which, strict=True) if not views)
+            absent = (Absent((s.outer, s.inner), whole), Absent((s.rank, s.outer, s.inner), others))
+            yield Law(UNSPLIT, node(split), s.view(node(operands)), (*conditions, *(a for a in absent if a.terms)))
+
+
+def _reductions(s: SplitOf) -> Iterator[Law]:
+    """Those over both parts are one over the rank; a view passes one over any other rank; factors go into a sum
+    within a tile."""
+    parts = (s.outer, s.inner)
+    others = tuple(Differ(_R, r) for r in (s.rank, *parts))
+    for op in REDUCTIONS:
+        whole, absent = Reduce(op, s.rank, _X), (Absent(parts, (_X,)),)
+        yield Law(UNSPLIT, Reduce(op, s.outer, Reduce(op, s.inner, s.view(_X))), whole, absent)
+        yield Law(UNSPLIT, Reduce(op, s.inner, Reduce(op, s.outer, s.view(_X))), whole, absent)
+        yield from _out_of(s, 1, lambda x, op=op: Reduce(op, _R, x[0]), others)
+    for name in ACTIONS:
+        yield from _out_of(s, 2, lambda x, name=name: Fold(name, _R, *x), others)
+    within, once = Reduce("add", s.inner, _Y), (Absent((s.inner,), (_U,)),)
+    yield Law(UNSPLIT, within * _U, Reduce("add", s.inner, _Y * _U), once)
+    yield Law(UNSPLIT, within / _U, Reduce("add", s.inner, _Y / _U), once)
+
+
+def _indices(s: SplitOf, filters: Iterable[tuple[Predicate, float]]) -> Iterator[Law]:
+    """The index of a rank of those of its parts, its size, and filters that compare it."""
+    yield Law(UNSPLIT, Iota(s.outer) * Size(s.inner) + Iota(s.inner), s.view(Iota(s.rank)))
+    yield Law(UNSPLIT, Size(s.outer) * Size(s.inner), Size(s.rank))
+    for predicate, fill in filters:
+        try:
+            joined = whole_ranks(predicate, {s.rank: (s.outer, s.inner)})
+        except IllegalPlan:
+            continue
+        if joined != predicate:
+            moved = s.view(Where(joined, _X, fill))
+            yield Law(UNSPLIT, Where(predicate, s.view(_X), fill), moved, (Absent((s.outer, s.inner), (_X,)),))
+        elif not predicate.ranks & {s.rank, s.outer, s.inner}:
+            yield from _out_of(s, 1, lambda x, p=predicate, f=fill: Where(p, x[0], f))
+
+
+# ---- what is left
+
+
+def _is_of(x: Expr, parts: frozenset[Rank]) -> bool:
+    """Whether a node's own head is a view, or goes over or reads a part of a rank."""
+    match x:
+        case Split() | Unsplit():
+            return True
+        case Access() | Gather():
+            return bool(parts & set(indexing_ranks(x)))
+        case Reduce() | Fold() | Iota() | Size():
+            return x.rank in parts
+        case Where():
+            return bool(parts & (x.predicate.ranks | {r for r, _ in x.predicate.sizes}))
+        case _:
+            return False
+
+
+def _least(graph: EGraph, parts: frozenset[Rank]) -> dict[ClassId, Node]:
+    """Of each class that has a form without views the one of fewest nodes."""
+    allowed = [(c, n) for c, n in graph.nodes() if not _is_of(n.head, parts)]
+    cost: dict[ClassId, int] = {}
+    least: dict[ClassId, Node] = {}
+    changed = True
+    while changed:
+        changed = False
+        for c, n in allowed:
+            if all(k in cost for k in n.children):
+                own = 1 + sum(cost[k] for k in n.children)
+                if own < cost.get(c, own + 1):
+                    cost[c], least[c], changed = own, n, True
+    return least
+
+
+def _built(c: ClassId, least: Mapping[ClassId, Node], made: dict[ClassId, Expr]) -> Expr:
+    todo = [c]
+    while todo:
+        now = todo[-1]
+        missing = [k for k in least[now].children if k not in made]
+        if missing and now not in made:
+            todo += missing
+            continue
+        todo.pop()
+        if now not in made:
+            made[now] = least[now].build([made[k] for k in least[now].children])
+    return made[c]
