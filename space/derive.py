@@ -157,6 +157,9 @@ def derive(
     found = _Distinct(cascade, safe, streams, hidden)
     if not own - {HAZARDS[name] for name in allowed}:
         found.offer(cascade, 1.0)  # else its safe or only form comes from the graph
+    plain = [same.get(x, x) for x in exprs]
+    if plain != exprs and not any(True for _ in unsafe(EGraph.of(plain))):
+        found.offer(found.written(plain), 1.0)  # what is in tiles of: it goes over the rank as often as any
     finished = found.extract(keep, limits.solving)
     if finished and not found.found:
         if found.failure:
@@ -230,6 +233,17 @@ class _Distinct:
         except OutOfTime:
             return False
         return True
+
+    def written(self, exprs: Sequence[Expr]) -> Cascade:
+        """The cascade of these outputs, with the definition's names."""
+        called: dict[str, Expr] = {}
+        for x in topological(exprs):
+            if x in self.graph.defined and not isinstance(x, (Access, Gather, Param)):
+                called.setdefault(self.names.get(self.graph.defined[x], ""), x)
+        shown = self.hidden.show([*exprs, *called.values()])
+        outputs = zip(shown, self.definition.outputs.items(), strict=False)
+        named = {x: name for name, x in zip(called, shown[len(exprs) :], strict=True) if name}
+        return from_roots({name: (x, tensor.ranks) for x, (name, tensor) in outputs}, named)
 
     def offer(self, candidate: Cascade, work: float) -> None:
         """Keep a form unless it is idle, known or computes something else."""

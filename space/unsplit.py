@@ -5,14 +5,16 @@
     sum_m0(y) * u = sum_m0(y * u)             a correction of a tile goes back into its sum
     e^(x - L) * e^(L - G) = e^(x - G)         and what is relative to a tile's reference becomes relative to the whole's
 
-They are the laws of `laws` that split a rank, read from right to left. A definition in two passes with local references,
-or a fold over tiles, becomes what it is in tiles of, and from that all else follows (`derive`). They run in a graph of
-their own, before it: beside the others they would undo what those have just split.
+They are the laws of `laws` that split a rank, read from right to left. A definition in two passes with local
+references, or a fold over tiles, becomes what it is in tiles of, and from that all else follows (`derive`). They run in
+a graph of their own, before it: beside the others they would undo what those have just split. What was put off until
+after the loop goes back too, so that all start from one form, the plainest: no views, no folds, divisions where their
+operands vary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 from .egraph import ClassId, EGraph, Limits, Node, saturate
@@ -34,6 +36,7 @@ from .expr import (
     free,
     indexing_ranks,
     topological,
+    with_children,
 )
 from .folds import ACTIONS
 from .laws import GENERAL, LINEAR, UNSPLIT, Absent, Condition, Differ, Law, SplitOf, variable
@@ -43,38 +46,55 @@ from .views import whole_ranks
 
 _A, _B, _C, _X, _Y, _U = (variable(n) for n in "abcxyu")
 _R = "?r"
+AFTER = 1_000
+"""Nodes that a division after the loop is worth: it goes into the loop where it can."""
 _FOLLOWS = ("associate", "commute", "exponential", "identity")
 """Laws that bring a correction to the weight that it corrects."""
 
 
 def undone(roots: Sequence[Expr], limits: Limits) -> dict[Expr, Expr]:
-    """The nodes of a definition that read views and are the same without any, each with what it is then.
+    """The nodes of a definition that have views, folds or a division that was put off, each with what it is without.
 
     Raises SaturationError as `saturate` does.
     """
     nodes = topological(roots)
     splits = tuple(dict.fromkeys(SplitOf(x.rank, x.outer, x.inner) for x in nodes if isinstance(x, (Split, Unsplit))))
-    if not splits:
+    ranks = frozenset(s.rank for s in splits) | {r for x in nodes for r in _late(x)}
+    if not ranks:
         return {}
     parts = frozenset(r for s in splits for r in (s.outer, s.inner))
-    graph = saturate(roots, tuple(_laws(splits, nodes)), splits, limits)
-    least = _least(graph, parts)
-    viewed: set[Expr] = set()
+    graph = saturate(roots, tuple(unsplit_laws(splits, nodes)), splits, limits)
+    plainest = _plainest(graph, parts, ranks)
+    written: set[Expr] = set()
     made: dict[ClassId, Expr] = {}
     found: dict[Expr, Expr] = {}
     for x in nodes:
-        if _is_of(x, parts) or any(a in viewed for a in children(x)):
-            viewed.add(x)
+        if _is_of(x, parts) or _late(x) or any(a in written for a in children(x)):
+            written.add(x)
             c = graph.defined[x]
-            if c in least and not free(x) & parts:
-                found[x] = _built(c, least, made)
+            if c in plainest and not free(x) & parts:
+                found[x] = _built(c, plainest, made)
     return found
+
+
+def _late(x: Expr) -> frozenset[Rank]:
+    """The rank of a fold, or of a sum that is divided by what another reduction over it gives."""
+    match x:
+        case Fold():
+            return frozenset({x.rank})
+        case Map("div", (Reduce("add") as total, divisor)):
+            below = topological([divisor])  # which the sum itself is no part of: that division waits for it
+            again = any(isinstance(y, (Reduce, Fold)) and y.rank == total.rank for y in below)
+            put_off = again and total not in below and total.rank not in free(divisor)
+            return frozenset({total.rank}) if put_off else frozenset()
+        case _:
+            return frozenset()
 
 
 # ---- the laws
 
 
-def _laws(splits: Sequence[SplitOf], nodes: Sequence[Expr]) -> Iterator[Law]:
+def unsplit_laws(splits: Sequence[SplitOf], nodes: Sequence[Expr]) -> Iterator[Law]:
     """For the operators and filters that the definition has."""
     operators = {x.op for x in nodes if isinstance(x, Map)} | {"mul", "sub", "exp"}
     filters = dict.fromkeys((x.predicate, x.fill) for x in nodes if isinstance(x, Where))
@@ -84,6 +104,8 @@ def _laws(splits: Sequence[SplitOf], nodes: Sequence[Expr]) -> Iterator[Law]:
         yield from _indices(s, filters)
     yield from (law for law in GENERAL if law.name in _FOLLOWS)
     yield Law(UNSPLIT, _U / Map("exp", (_A - _B,)), _U * Map("exp", (_B - _A,)))
+    yield Law(UNSPLIT, Reduce("add", _R, _Y) / _U, Reduce("add", _R, _Y / _U), (Absent((_R,), (_U,)),))
+    yield Law(UNSPLIT, (_A * _B) / _C, (_A / _C) * _B)
     for name in LINEAR:
         weight = ACTIONS[name].weight_of(_C, ACTIONS[name].reference_of(_R, _C))
         yield Law(UNSPLIT, Fold(name, _R, _C, _Y), Reduce("add", _R, _Y * weight))
@@ -93,25 +115,24 @@ def _pointwise(s: SplitOf, operators: Iterable[str]) -> Iterator[Law]:
     """What is pointwise of views is a view of what is pointwise."""
     parts = (s.outer, s.inner)
     for op in sorted(operators):
-        yield from _out_of(s, POINTWISE[op].arity, lambda operands, op=op: Map(op, operands))
-    yield Law(UNSPLIT, Unsplit(s.view(_X), s.outer, s.inner, s.rank), _X)
-    yield Law(UNSPLIT, s.view(Unsplit(_X, s.outer, s.inner, s.rank)), _X)
+        yield from _out_of(s, Map(op, (_A, _B, _C)[: POINTWISE[op].arity]))
+    yield Law(UNSPLIT, Unsplit(s.view(_X), s.outer, s.inner, s.rank), _X, (Absent(parts, (_X,)),))
+    yield Law(UNSPLIT, s.view(Unsplit(_X, s.outer, s.inner, s.rank)), _X, (Absent((s.rank,), (_X,)),))
     yield Law(UNSPLIT, Unsplit(_X, s.outer, s.inner, s.rank), _X, (Absent(parts, (_X,)),))
     yield Law(UNSPLIT, s.view(_X), _X, (Absent((s.rank,), (_X,)),))
 
 
-def _out_of(
-    s: SplitOf, count: int, node: Callable[[tuple[Expr, ...]], Expr], conditions: tuple[Condition, ...] = ()
-) -> Iterator[Law]:
+def _out_of(s: SplitOf, node: Expr, conditions: tuple[Condition, ...] = ()) -> Iterator[Law]:
     """`node` of views and of what does not vary with the rank is a view of `node`."""
-    operands = (_A, _B, _C)[:count]
-    for which in product((True, False), repeat=count):
+    operands = children(node)
+    for which in product((True, False), repeat=len(operands)):
         if any(which):
             split = tuple(s.view(a) if views else a for a, views in zip(operands, which, strict=True))
             whole = tuple(a for a, views in zip(operands, which, strict=True) if views)
             others = tuple(a for a, views in zip(operands, which, strict=True) if not views)
             absent = (Absent((s.outer, s.inner), whole), Absent((s.rank, s.outer, s.inner), others))
-            yield Law(UNSPLIT, node(split), s.view(node(operands)), (*conditions, *(a for a in absent if a.terms)))
+            needed = (*conditions, *(c for c in absent if c.terms))
+            yield Law(UNSPLIT, with_children(node, split), s.view(node), needed)
 
 
 def _reductions(s: SplitOf) -> Iterator[Law]:
@@ -123,12 +144,11 @@ def _reductions(s: SplitOf) -> Iterator[Law]:
         whole, absent = Reduce(op, s.rank, _X), (Absent(parts, (_X,)),)
         yield Law(UNSPLIT, Reduce(op, s.outer, Reduce(op, s.inner, s.view(_X))), whole, absent)
         yield Law(UNSPLIT, Reduce(op, s.inner, Reduce(op, s.outer, s.view(_X))), whole, absent)
-        yield from _out_of(s, 1, lambda x, op=op: Reduce(op, _R, x[0]), others)
+        yield from _out_of(s, Reduce(op, _R, _X), others)
     for name in ACTIONS:
-        yield from _out_of(s, 2, lambda x, name=name: Fold(name, _R, *x), others)
+        yield from _out_of(s, Fold(name, _R, _C, _Y), others)
     within, once = Reduce("add", s.inner, _Y), (Absent((s.inner,), (_U,)),)
     yield Law(UNSPLIT, within * _U, Reduce("add", s.inner, _Y * _U), once)
-    yield Law(UNSPLIT, within / _U, Reduce("add", s.inner, _Y / _U), once)
 
 
 def _indices(s: SplitOf, filters: Iterable[tuple[Predicate, float]]) -> Iterator[Law]:
@@ -144,7 +164,7 @@ def _indices(s: SplitOf, filters: Iterable[tuple[Predicate, float]]) -> Iterator
             moved = s.view(Where(joined, _X, fill))
             yield Law(UNSPLIT, Where(predicate, s.view(_X), fill), moved, (Absent((s.outer, s.inner), (_X,)),))
         elif not predicate.ranks & {s.rank, s.outer, s.inner}:
-            yield from _out_of(s, 1, lambda x, p=predicate, f=fill: Where(p, x[0], f))
+            yield from _out_of(s, Where(predicate, _X, fill))
 
 
 # ---- what is left
@@ -165,9 +185,14 @@ def _is_of(x: Expr, parts: frozenset[Rank]) -> bool:
             return False
 
 
-def _least(graph: EGraph, parts: frozenset[Rank]) -> dict[ClassId, Node]:
-    """Of each class that has a form without views the one of fewest nodes."""
-    allowed = [(c, n) for c, n in graph.nodes() if not _is_of(n.head, parts)]
+def _plainest(graph: EGraph, parts: frozenset[Rank], ranks: frozenset[Rank]) -> dict[ClassId, Node]:
+    """Of each class that has a form without views and folds that of fewest divisions after the loop, then of nodes."""
+    allowed = [(c, n) for c, n in graph.nodes() if not (_is_of(n.head, parts) or isinstance(n.head, Fold))]
+
+    def own_cost(c: ClassId, n: Node) -> int:
+        late = n.head.op == "div" if isinstance(n.head, Map) else False
+        return AFTER if late and graph.free[n.children[1]] and not graph.free[c] & ranks else 1
+
     cost: dict[ClassId, int] = {}
     least: dict[ClassId, Node] = {}
     changed = True
@@ -175,7 +200,7 @@ def _least(graph: EGraph, parts: frozenset[Rank]) -> dict[ClassId, Node]:
         changed = False
         for c, n in allowed:
             if all(k in cost for k in n.children):
-                own = 1 + sum(cost[k] for k in n.children)
+                own = own_cost(c, n) + sum(cost[k] for k in n.children)
                 if own < cost.get(c, own + 1):
                     cost[c], least[c], changed = own, n, True
     return least
