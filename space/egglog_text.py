@@ -308,6 +308,7 @@ _POSITIVE = (
     "(= t (size r))",
     "(= t (M_exp a))",
     "(= t (M_sqrt a)) (positive a)",
+    "(= t (M_nonzero a)) (positive a)",
     "(= t (R_add r a)) (positive a)",
     *(f"(= t (M_{op} a b)) (positive a) (positive b)" for op in ("add", "mul", "div")),
 )

@@ -152,6 +152,8 @@ class Empties:
                 return go(a)
             case Map("abs", _):
                 return "nonnegative"
+            case Map("nonzero", (a,)):
+                return "any" if go(a) == "any" else "positive"
             case Map("select", (_, a, b)):
                 return _weakest(go(a), go(b))
             case Reduce("add", rank, arg) if go(arg) == "nonnegative":
@@ -187,6 +189,8 @@ class Empties:
                     return Map("sub", (a, times(Map("guard", (reference,)), k)))
                 empty = Map("eq", (a, Const(NEG_INF)))
                 return Map("select", (empty, Const(NEG_INF), Map("sub", (a, b))))
+            case Map("nonzero", (a,)):
+                return Map("select", (Map("eq", (a, Const(0.0))), Const(math.inf), a))
             case Map("div", (a, b)) if self.sign(b) != "positive":
                 return Map("quotient", (a, b))
             case Map("div_rn", (a, b)) if self.sign(b) != "positive":

@@ -17,7 +17,7 @@ from .operator_builder import check_ranks
 from .operator_ranks import extents
 from .operators import OperatorGraph, to_cascade
 
-_ITERATIVE = re.compile(r"^[ \t]*(?:until\b|⋄)", re.MULTILINE)
+_ITERATIVE = re.compile(r"^[ \t]*(?:until\b|⋄|◇|\\diamond\b)", re.MULTILINE)
 _OPERATORS = re.compile(r"=\s*[MRTF]_[a-z]\w*\s*\(")
 _PROGRAM = re.compile(r"(?:\s|;[^\n]*\n)*\(")
 

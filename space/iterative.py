@@ -31,6 +31,7 @@ from .expr import (
     Reduce,
     Split,
     Tensor,
+    Term,
     Unsplit,
     Where,
     free,
@@ -74,6 +75,11 @@ class IterativeCascade:
     @property
     def last(self) -> str:
         return f"|{self.rank}|"
+
+    @property
+    def stop(self) -> Rank:
+        """The rank whose size the stopping condition compares with: the iterated one, or one as long."""
+        return self.until.sizes[0][0] if self.until.sizes else self.rank
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -207,6 +213,8 @@ def _sizes(c: IterativeCascade, data: Mapping[str, Array], given: Mapping[Rank, 
                     raise ValueError(
                         f"rank {rank} must have one size, but {x.tensor.name} has {n} and not {sizes[rank]}"
                     )
+    if c.rank not in sizes and c.until.sizes and c.until == Predicate((Term(c.rank, 1),), ((c.stop, -1),)):
+        sizes[c.rank] = sizes[c.stop]
     if c.rank not in sizes:
         raise ValueError(f"the size of the iterated rank {c.rank} is not known; give it in `sizes`")
     return sizes

@@ -11,6 +11,7 @@ the iteration before it is given.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from .expr import (
     Unsplit,
     Where,
     children,
+    free,
     params,
     rewrite,
     topological,
@@ -45,14 +47,15 @@ _PARTS = (3, 2)
 """Tiles, and elements of a tile, of a split rank on which the answer is tried."""
 _FORMS = (
     "a step is S+1 = op(S, x) with op one of +, *, max, min, or S+1 = x + S * e^(R - R+1) with a running maximum R and "
-    "one factor e^(z - R+1) in every term of x; nothing else may read a state"
+    "one factor e^(z - R+1) in every term of x, or S+1 = x + S * (T+1 ÷ T) with one factor T+1 in every term of x, or "
+    "reads no value before it; nothing else may read a state"
 )
 
 
 def closed(c: IterativeCascade) -> Cascade:
     """The cascade that computes an iteration's results. Raises CascadeError naming the state that is none of the
     recurrences above, and for a stopping condition other than `until m1 >= |m1|`."""
-    if c.until != Predicate((Term(c.rank, 1),), ((c.rank, -1),)):
+    if c.until != Predicate((Term(c.rank, 1),), ((c.stop, -1),)):
         raise CascadeError(f"an iteration is solved where it stops at `until {c.rank} >= |{c.rank}|` only")
     solver = _Solver(c)
     roots = {u.output.name: (solver.at_the_end(u), u.output.ranks) for u in c.after}
@@ -120,6 +123,10 @@ class _Solver:
                 return total if identity else Map(step.op, (initial, total))
         if len(own) == 1 and initial == Const(0.0) and (fold := self._rescaled(own[0], step)):
             return fold
+        if len(own) == 1 and initial == Const(0.0) and (product := self._in_proportion(own[0], step)):
+            return product
+        if not own and (found := self._last(step)):
+            return found
         raise CascadeError(f"{u.output.name}: cannot be solved; {_FORMS}")
 
     def _rescaled(self, own: Expr, step: Expr) -> Expr | None:
@@ -148,11 +155,53 @@ class _Solver:
             total = Map("add", (total, t))
         return Fold("scale", self.c.rank, reference, total)
 
+    def _in_proportion(self, own: Expr, step: Expr) -> Expr | None:
+        """`x + S * (T+1 ÷ T)` with a factor T+1 in every term of x: S is T times the sum of x / T+1, or None.
+
+        Where T is 0 on the way, which random data are not, the iteration forgets what was before.
+        """
+        terms = list(_flat("add", step))
+        kept = [t for t in terms if own in topological([t])]
+        rest = [t for t in terms if t not in kept]
+        if len(kept) != 1 or not rest or list(_flat("mul", kept[0])).count(own) != 1:
+            return None
+        match [f for f in _flat("mul", kept[0]) if f != own]:
+            case [Map("div", (Access() as new, Map("nonzero", (Access() as old,))))] if self._before(old, new):
+                solved = self.solved.get(new.tensor.name)
+            case _:
+                return None
+        shares = [_without(t, new) for t in rest]
+        if solved is None or any(x is None or self._read(x) for x in shares):
+            return None
+        total = next(x for x in shares if x is not None)
+        for x in shares[1:]:
+            total = Map("add", (total, x)) if x is not None else total
+        return Map("mul", (_renamed(solved, new, self.c.next), Reduce("add", self.c.rank, total)))
+
+    def _last(self, step: Expr) -> Expr | None:
+        """A step that reads no value before it, as it is in the last iteration: its filters at |i| - 1; or None."""
+
+        def last(x: Expr) -> Expr | None:
+            match x:
+                case Where() if self.c.rank in x.predicate.ranks:
+                    return Where(_at_the_last(x.predicate, self.c.rank, self.c.stop), x.arg, x.fill)
+                case Access() if x.tensor.name in self.solved and self.c.next in x.index:
+                    return _renamed(self.solved[x.tensor.name], x, self.c.rank)
+                case _:
+                    return None
+
+        (found,) = rewrite([step], last)
+        return None if self._read(found) or self.c.rank in free(found) else found
+
+    def _before(self, old: Access, new: Access) -> bool:
+        """Whether two reads are of one state, before and after the step."""
+        index = tuple(self.c.next if r == self.c.here else r for r in old.index)
+        return old.tensor == new.tensor and index == new.index
+
     def _steps(self, old: Access, new: Access) -> bool:
         """Whether two reads are of one running maximum, before and after the step."""
-        before = tuple(self.c.next if r == self.c.here else r for r in old.index)
         solved = self.solved.get(new.tensor.name)
-        return old.tensor == new.tensor and before == new.index and isinstance(solved, Reduce) and solved.op == "max"
+        return self._before(old, new) and isinstance(solved, Reduce) and solved.op == "max"
 
     def _reads(self, x: Expr, name: str) -> bool:
         return isinstance(x, Access) and x.tensor.name == name
@@ -165,6 +214,25 @@ def _renamed(source: Expr, x: Access, iterated: Rank | None = None) -> Expr:
     """A tensor's expression under the ranks by which it is read; `iterated` and its indices are no ranks here."""
     pairs = zip(x.tensor.ranks, x.index, strict=True)
     return rename(source, {a: b for a, b in pairs if a != b and not ("+" in b or "|" in b or b == iterated)})
+
+
+def _without(x: Expr, factor: Expr) -> Expr | None:
+    """A product without one factor; None where it is no factor, or stands twice."""
+    factors = list(_flat("mul", x))
+    if factors.count(factor) != 1:
+        return None
+    factors.remove(factor)
+    found: Expr = factors[0] if factors else Const(1.0)
+    for f in factors[1:]:
+        found = Map("mul", (found, f))
+    return None if factor in topological([found]) else found
+
+
+def _at_the_last(p: Predicate, rank: Rank, stop: Rank) -> Predicate:
+    """The filter where `rank` is |stop| - 1."""
+    coef = sum(t.coef for t in p.terms if t.rank == rank and t.stride is None)
+    terms = tuple(t for t in p.terms if t.rank != rank or t.stride)
+    return replace(p, terms=terms, sizes=(*p.sizes, (stop, coef)), const=p.const - coef)
 
 
 def _flat(op: str, x: Expr) -> Iterator[Expr]:
@@ -235,6 +303,7 @@ def _sizes(c: IterativeCascade) -> dict[Rank, int]:
     ranks.update(dict.fromkeys(r for x in nodes if isinstance(x, Access) for r in x.tensor.ranks))
     ranks.update(dict.fromkeys(x.rank for x in nodes if isinstance(x, (Reduce, Fold))))
     sizes = {r: _SIZES[i % len(_SIZES)] for i, r in enumerate(ranks)}
+    sizes[c.rank] = sizes.get(c.stop, sizes[c.rank])  # the iteration ends there
     return sizes | _split_sizes(nodes)
 
 

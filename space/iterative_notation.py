@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from .einsum import CascadeError, Einsum, Update
-from .expr import Access, Expr, Predicate, Rank, Tensor
+from .expr import Index, Predicate, Rank, Tensor
 from .notation_expression import Scope
 from .notation_filter import read_predicate, write_predicate
 from .notation_lexer import Token, statements
@@ -24,10 +25,11 @@ def read_iterative(text: str) -> Parts:
     lines = statements(text)
     until = _stopping_condition(lines)
     (rank,) = until.ranks
+    words = {t.text for _, tokens in lines for t in tokens if t.kind == "word"}
     scope = Scope()
     before, initial, step, after = list[Einsum](), list[Update](), list[Update](), list[Update]()
     for number, tokens in lines:
-        line = IterativeLine(number, tokens, scope, rank)
+        line = IterativeLine(number, tokens, scope, until, words)
         if line.peek().text in _UNTIL:
             continue
         if line.take("input"):
@@ -55,7 +57,9 @@ def _stopping_condition(lines: list[tuple[int, list[Token]]]) -> Predicate:
     found = [(n, tokens) for n, tokens in lines if tokens[0].text in _UNTIL]
     if len(found) != 1:
         raise CascadeError(f"an iteration has one stopping condition (until m1 >= |m1|), but got {len(found)}")
-    line = Line(*found[0], Scope())
+    words = {t.text for _, tokens in lines for t in tokens if t.kind == "word"}
+    line = StoppingLine(*found[0], Scope())
+    line.ranks_elsewhere = words
     line.next()
     line.take(":")
     predicate = read_predicate(line)
@@ -65,13 +69,43 @@ def _stopping_condition(lines: list[tuple[int, list[Token]]]) -> Predicate:
     return predicate
 
 
+class StoppingLine(Line):
+    """The stopping condition. A size in capitals that is no rank's, `i ≥ K`, is that of the iterated rank."""
+
+    ranks_elsewhere: AbstractSet[str] = frozenset()
+
+    def rank_of_size(self, name: str) -> Rank:
+        own = super().rank_of_size(name)
+        iterated = next((t.text for t in self.tokens if t.kind == "word" and t.text not in _UNTIL), own)
+        return own if own in self.ranks_elsewhere else iterated
+
+
 class IterativeLine(Line):
     """A line whose tensors may be indexed by the iterated rank's next, first and last value."""
 
-    def __init__(self, number: int, tokens: list[Token], scope: Scope, iterated: Rank) -> None:
+    def __init__(
+        self, number: int, tokens: list[Token], scope: Scope, until: Predicate, words: AbstractSet[str] = frozenset()
+    ) -> None:
         super().__init__(number, tokens, scope)
-        self.iterated = iterated
+        (self.iterated,), self.words = until.ranks, words
+        self.stop = until.sizes[0][0] if until.sizes else self.iterated
         self.left = False
+        self.in_braces = False
+
+    def rank_of_size(self, name: str) -> Rank:
+        own = super().rank_of_size(name)
+        return own if own in self.words else self.iterated
+
+    def last_starts(self, ahead: int = 0) -> bool:
+        """`|m1|`, `M1`, or within a subscript the size in capitals at which the iteration stops (`RZ_K`)."""
+        if self.peek(ahead).text == "|":
+            return self.peek(ahead + 1).text == self.iterated
+        length = self.capital(ahead)
+        name = "".join(t.text for t in self.tokens[self.at + ahead : self.at + ahead + length])
+        within = self.in_braces or self.tokens[max(self.at + ahead - 1, 0)].text in ("_", "{")
+        return name.lower() == self.iterated or (
+            bool(length) and within and self.rank_of_size(name) in (self.iterated, self.stop)
+        )
 
     def update(self) -> Update:
         token = self.peek()
@@ -105,30 +139,41 @@ class IterativeLine(Line):
             return True
         token, previous = self.peek(ahead), self.tokens[max(self.at + ahead - 1, 0)]
         first = self.left and token.text == "0"
-        last = not self.left and token.text == "|" and self.peek(ahead + 1).text == self.iterated
+        last = not self.left and self.last_starts(ahead)
         return (first or last) and token.start == previous.end
+
+    def subscript_item(self, braces: bool) -> Index:
+        self.in_braces = braces
+        if self.tile_starts(braces):
+            return self.tile()
+        return self.index_item()
 
     def index_item(self) -> str:
         token = self.peek()
         if self.left and token.text == "0":
             return self.next().text
-        if token.text == "|":
-            return f"|{self.size()}|"
+        if not self.left and self.last_starts():
+            _ = self.size() if token.text == "|" else self.capital_size()
+            return f"|{self.iterated}|"
         rank = self.rank("a tensor's index")
         plus, one = self.peek(), self.peek(1)
         if rank == self.iterated and (plus.text, one.text) == ("+", "1") and plus.start == token.end == one.start - 1:
             self.at += 2
             return f"{rank}+1"
-        return rank
+        return self.only(rank) if self.left else rank
 
-    def access(self) -> Expr:
-        token = self.peek()
-        name, index = self.tensor("an operand")
-        known = self.scope.tensors.setdefault(name, Tensor(name, self.plain(index)))
-        self.scope.read.setdefault(name, self.number)
-        if len(known.ranks) != len(index):
-            self.fail(f"{name} has ranks {list(known.ranks)}, but is read with {list(index)}", token)
-        return Access(known, index)
+    def only(self, rank: Rank) -> str:
+        """`i:i=0` on the left: the one index at which a state has its initial value."""
+        if self.peek().text != ":" or (self.peek(1).text, self.peek(2).text) != (rank, "="):
+            return rank
+        self.at += 3
+        value = self.next()
+        if rank != self.iterated or value.text != "0":
+            self.fail(f"an initial value stands at {self.iterated}=0, but got {rank}={value.text}", value)
+        return value.text
+
+    def known_index(self, index: tuple[Rank, ...]) -> tuple[Rank, ...]:
+        return self.plain(index)
 
 
 def write_iterative(

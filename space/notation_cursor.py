@@ -66,10 +66,15 @@ class Cursor:
         token = self.next()
         if token.kind != "word" or not RANK.fullmatch(token.text):
             self.fail(f"{construct} needs a rank ([a-z][0-9]*) here, but got {token.text!r}", token)
-        self.ranks.add(token.text)
+        return self.known_rank(token.text, token)
+
+    def known_rank(self, rank: Rank, token: Token) -> Rank:
+        if not RANK.fullmatch(rank):
+            self.fail(f"a rank is one lower-case letter and at most 6 digits, but got {rank!r}", token)
+        self.ranks.add(rank)
         if len(self.ranks) > MAX_RANKS:
             self.fail(f"a cascade has at most {MAX_RANKS} ranks", token)
-        return token.text
+        return rank
 
     def in_brackets(self, construct: str) -> Rank:
         """`[m]`"""
@@ -78,6 +83,21 @@ class Cursor:
     def size(self) -> Rank:
         """`|m|`"""
         return self.brackets(lambda: self.rank("a size"), "a size", "|", "|")
+
+    def capital(self, ahead: int = 0) -> int:
+        """How many tokens write a size in capitals here, as papers do: `M0` is |m0|, `K` is |k|. 0 if none does."""
+        token, digits = self.peek(ahead), self.peek(ahead + 1)
+        if token.kind != "tensor" or len(token.text) != 1:
+            return 0
+        return 2 if digits.kind == "number" and digits.start == token.end and digits.text.isdigit() else 1
+
+    def capital_size(self) -> Rank:
+        """The rank of which `M0` is the size."""
+        name = "".join(self.next().text for _ in range(self.capital()))
+        return self.known_rank(self.rank_of_size(name), self.tokens[self.at - 1])
+
+    def rank_of_size(self, name: str) -> Rank:
+        return name.lower()
 
     def index_starts(self, ahead: int = 0) -> bool:
         """A rank stands here (but `e^` is the exponential, no rank e)."""
@@ -95,6 +115,34 @@ class Cursor:
             ranks.append(self.index_item())
         return tuple(ranks)
 
+    def subscript(self) -> bool:
+        """Whether LaTeX's `_` stands here, at the end of a name; then it is taken."""
+        attached = self.peek().text == "_" and self.peek().start == self.tokens[max(self.at - 1, 0)].end
+        return bool(attached and self.next())
+
+    def rank_in_subscript(self, construct: str) -> Rank:
+        """`m`, `_m` or `_{m}` behind the symbol of an action."""
+        if self.take("_") and self.peek().text == "{":
+            return self.brackets(lambda: self.rank(construct), construct, "{", "}")
+        return self.rank(construct)
+
+    def indices(self) -> tuple[Rank, ...]:
+        """A tensor's ranks behind its name: `m,p` right after it, `_m`, `_{m,p}`."""
+        end = self.tokens[self.at - 1].end
+        if self.subscript():
+            if self.peek().text != "{":
+                return (self.index_item(),)
+            return self.brackets(self.index_list, "a tensor's subscript", "{", "}")
+        return self.index_list() if self.peek().start == end and self.index_starts() else ()
+
+    def fail_attached(self, token: Token) -> None:
+        """Nothing else stands right behind a tensor and its ranks."""
+        after = self.peek()
+        if after.kind in ("word", "number", "tensor") and after.start == self.tokens[self.at - 1].end:
+            self.fail(
+                f"after {token.text} stand ranks ([a-z][0-9]*) with commas between them, but got {after.text!r}", after
+            )
+
     def tensor(self, construct: str) -> tuple[str, tuple[Rank, ...]]:
         """A name and its ranks: `QKm,p`, `S`, or `Bias[m,p]` where the name is not all capitals."""
         token = self.next()
@@ -103,14 +151,8 @@ class Cursor:
                 lambda: () if self.peek().text == "]" else self.index_list(), "a tensor's ranks", "[", "]"
             )
         elif token.kind == "tensor":
-            attached = self.peek().start == token.end and self.index_starts()
-            index = self.index_list() if attached else ()
-            after = self.peek()
-            if after.kind in ("word", "number", "tensor") and after.start == self.tokens[self.at - 1].end:
-                self.fail(
-                    f"after {token.text} stand ranks ([a-z][0-9]*) with commas between them, but got {after.text!r}",
-                    after,
-                )
+            index = self.indices()
+            self.fail_attached(token)
         else:
             self.fail(f"{construct} is a tensor in capital letters with its ranks, but got {token.text!r}", token)
         if len(set(index)) != len(index):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from .expr import (
     Access,
@@ -29,7 +30,7 @@ from .expr import access as access_of
 from .names import RANK
 from .notation_cursor import Cursor
 from .notation_filter import read_predicate
-from .notation_grammar import COMPARISON, FOLDS, INFIX, LEVEL_OF, PARAMETER, REDUCERS, VIEWS
+from .notation_grammar import COMPARISON, FOLDS, INFIX, LEVEL_OF, PARAMETER, REDUCERS, THEN, VIEWS
 from .notation_index import read_index
 from .notation_lexer import Token
 from .pointwise import POINTWISE
@@ -46,6 +47,25 @@ class Scope:
     ranks: set[Rank] = field(default_factory=set)
 
 
+def quotient(a: Expr, b: Expr) -> Expr:
+    """EDGE's `÷(←)`: where b is 0 there is no element to divide by, and the point is culled: it is 0."""
+    return Map("div", (a, Map("nonzero", (b,))))
+
+
+def _parts(i: Index) -> tuple[Rank, Rank] | None:
+    """(m1, m0) of `m1 * |m0| + m0`."""
+    match i:
+        case Computed("add", (Computed("mul", (str() as outer, Size(size))), str() as inner)) if size == inner:
+            return outer, inner
+        case _:
+            return None
+
+
+def _common(outer: Rank, inner: Rank) -> Rank | None:
+    """m of m1 and m0."""
+    return outer[0] if outer[0] == inner[0] else None
+
+
 class Expressions(Cursor):
     """A cursor that reads expressions. `dot` is what the operator `·` computes."""
 
@@ -54,6 +74,7 @@ class Expressions(Cursor):
         self.scope = scope
         self.dot = "mul"
         self.dots = 0
+        self.culls = False  # whether `·` computes where its right operand has an element only
         self.filters: list[Predicate] = []
 
     def expression(self, level: int = 0) -> Expr:
@@ -61,8 +82,11 @@ class Expressions(Cursor):
         left = self.prefix()
         while (found := self.infix()) and found[1] >= level:
             op, own = found
-            self.dots += self.next().text == "·"
-            left = Map(op, (left, self.expression(own + 1)))
+            symbol = self.next().text
+            self.dots += symbol == "·"
+            right = self.expression(own + 1)
+            culls = symbol == "÷" or (symbol == "·" and self.culls)
+            left = quotient(left, right) if culls else self.applied(op, left, right)
             if own == COMPARISON and (more := self.infix()) and more[1] == COMPARISON:
                 self.fail("comparisons do not chain; put one in brackets", self.peek())
         return left
@@ -71,9 +95,17 @@ class Expressions(Cursor):
         """The infix operator that stands here, and its level."""
         text = self.peek().text
         if text == "·":
-            return self.dot, LEVEL_OF["mul"]
-        op = "mul" if text == "×" else INFIX.get(text)
+            return self.dot, LEVEL_OF["mul"]  # whatever it computes
+        op = {"×": "mul", "÷": "div"}.get(text) or INFIX.get(text)
         return (op, LEVEL_OF[op]) if op else None
+
+    def applied(self, op: str, left: Expr, right: Expr) -> Expr:
+        """An operator, or several one after the other (`sub-then-exp`)."""
+        first, *rest = op.split(THEN)
+        x: Expr = Map(first, (left, right))
+        for unary in rest:
+            x = Map(unary, (x,))
+        return x
 
     def prefix(self) -> Expr:
         if not self.take("-"):
@@ -97,6 +129,9 @@ class Expressions(Cursor):
                 return self.word()
         if token.text == "(":
             return self.brackets(self.expression, "a bracket")
+        if self.take("\\frac"):
+            above, below = (self.brackets(self.expression, "\\frac", "{", "}") for _ in range(2))
+            return quotient(above, below)
         if token.text == "|":
             return Size(self.size())
         self.fail(f"expected a tensor, a number, a function or '(', but got {token.text!r}", token)
@@ -117,22 +152,136 @@ class Expressions(Cursor):
         return -self.number_value() if self.take("-") else self.number_value()
 
     def access(self) -> Expr:
-        start = self.at
-        x = self.indexed() if self.peek().kind == "bracketed" else None
-        if not isinstance(x, Gather):  # ranks only, which may stand without brackets
-            self.at = start
-            token = self.peek()
-            x = self.read(token, *self.tensor("an operand"))
-        if self.take(":"):  # EDGE's filter, Am,p:m<=p, restricts the iteration space of the whole einsum
-            self.filters.append(read_predicate(self, inline=True))
+        token = self.peek()
+        if token.kind == "bracketed":
+            start = self.at
+            found = self.indexed()
+            if not isinstance(found, Gather):  # ranks only
+                self.at = start
+                found = self.read(token, *self.tensor("an operand"))
+            self.filter()
+            return found
+        if token.kind != "tensor":
+            self.fail(f"an operand is a tensor in capital letters with its ranks, but got {token.text!r}", token)
+        self.next()
+        x = self.subscripted(token)
+        self.fail_attached(token)
         return x
 
+    def filter(self) -> bool:
+        """EDGE's filter, Am,p:m<=p, restricts the iteration space of the whole einsum."""
+        found = bool(self.take(":"))
+        if found:
+            predicate = read_predicate(self, inline=True)
+            self.filters += [predicate] if predicate not in self.filters else []
+        return found
+
+    # ---- a name and its subscript
+
+    def subscripted(self, token: Token) -> Expr:
+        """`QKm,p`, `QK_{m,p}`, `A_k`, each with filters, tiles (`K_{e,m1×M0+m0}`) and, in braces, all that brackets
+        may hold."""
+        end = self.tokens[self.at - 1].end
+        if self.subscript():
+            if self.peek().text != "{":
+                return self.addressed(token, (self.subscript_item(False),), False)
+            return self.addressed(token, *self.brackets(self.items_in_braces, "a tensor's subscript", "{", "}"))
+        items: tuple[Index, ...] = ()
+        if self.peek().start == end and self.index_starts():
+            items = (self.subscript_item(False),)
+            self.filter()
+            while self.peek().text == "," and self.index_starts(1):
+                self.next()
+                items += (self.subscript_item(False),)
+                self.filter()
+        else:
+            self.filter()
+        return self.addressed(token, items, False)
+
+    def items_in_braces(self) -> tuple[tuple[Index, ...], bool]:
+        items = [self.subscript_item(True)]
+        self.filter()
+        while self.take(","):
+            items.append(self.subscript_item(True))
+            self.filter()
+        return tuple(items), self.is_padded()
+
+    def subscript_item(self, braces: bool) -> Index:
+        if self.tile_starts(braces):
+            return self.tile()
+        return read_index(self, self.indexed) if braces else self.index_item()
+
+    def tile_starts(self, braces: bool) -> bool:
+        """Whether `m1×M0+m0` or `m1*|m0|+m0` stands here, which without braces no expression can be: a rank is no
+        value."""
+        if not self.index_starts() or self.peek(1).text not in ("×", "*"):
+            return False
+        size = self.capital(2) or 3 * (self.peek(2).text == self.peek(4).text == "|")
+        last = 2 + size
+        tokens = [self.peek(i) for i in range(last + 2)]
+        close = all(a.end == b.start for a, b in pairwise(tokens))
+        plain = self.peek(last + 2).text not in ("//", "%", "*", "×", "+", "-") or not braces
+        return (
+            bool(size) and self.peek(last).text == "+" and self.index_starts(last + 1) and plain and (braces or close)
+        )
+
+    def tile(self) -> Index:
+        outer = self.rank("a tensor's index")
+        token = self.next()
+        size = self.size() if self.peek().text == "|" else self.capital_size()
+        self.next()
+        inner = self.rank("a tensor's index")
+        if size != inner or inner == outer:
+            self.fail(
+                f"an axis in tiles is addressed by tile, times the size of one, plus the place in it "
+                f"({outer}*|{inner}|+{inner}), but got {outer}*|{size}|+{inner}",
+                token,
+            )
+        return Computed("add", (Computed("mul", (outer, Size(inner))), inner))
+
+    def addressed(self, token: Token, items: tuple[Index, ...], padded: bool) -> Expr:
+        """A tensor at these indices. One in tiles is a view of the axis, whose name is its own or that of its parts
+        without digits."""
+        self.fail_twice(token, tuple(i for i in items if isinstance(i, str)))
+        known = self.scope.tensors.get(token.text)
+        tiles = {axis: parts for axis, i in enumerate(items) if (parts := _parts(i))}
+        if len(tiles) < sum(not isinstance(i, str) for i in items):
+            return self.gathered(token, items, padded)
+        if padded:
+            self.fail(
+                f"{token.text}: an element of an int tensor or a computed index lies beyond an axis, `else 0`", token
+            )
+        index = list(items)
+        for axis, (outer, inner) in tiles.items():
+            own = known.ranks[axis] if known and axis < len(known.ranks) else _common(outer, inner)
+            if own in (None, outer, inner):
+                self.fail(
+                    f"{token.text}: its axis in tiles {outer} and {inner} needs a name of its own: declare "
+                    f"`input {token.text}[…]` on a line above",
+                    token,
+                )
+            index[axis] = self.known_rank(str(own), token)
+        ranks = tuple(i for i in index if isinstance(i, str))
+        self.fail_twice(token, ranks)
+        x: Expr = self.read(token, token.text, ranks)
+        for axis, (outer, inner) in tiles.items():
+            x = Split(x, ranks[axis], outer, inner)
+        return x
+
+    def fail_twice(self, token: Token, ranks: tuple[Rank, ...]) -> None:
+        if len(set(ranks)) != len(ranks):
+            self.fail(f"{token.text}{','.join(ranks)}: a rank indexes one axis only", token)
+
     def read(self, token: Token, name: str, index: tuple[Rank, ...]) -> Access:
-        known = self.scope.tensors.setdefault(name, Tensor(name, index))
+        known = self.scope.tensors.setdefault(name, Tensor(name, self.known_index(index)))
         self.scope.read.setdefault(name, self.number)
         if len(known.ranks) != len(index):
             self.fail(f"{name} has {len(known.ranks)} ranks {list(known.ranks)}, but is read with {list(index)}", token)
         return Access(known, index)
+
+    def known_index(self, index: tuple[Rank, ...]) -> tuple[Rank, ...]:
+        """The ranks of a tensor that is read by this index first."""
+        return index
 
     def indexed(self) -> Access | Gather:
         """`KC[BT[b,m//64],m%64,h,e]`, `X[p,T[p] else 0]`: axes addressed by ranks, parts of ranks and elements of
@@ -142,11 +291,15 @@ class Expressions(Cursor):
         ranks = tuple(i for i in index if isinstance(i, str))
         if len(set(ranks)) != len(ranks):
             self.fail(f"{token.text}: a rank indexes one axis only", token)
+        return self.gathered(token, index, padded)
+
+    def gathered(self, token: Token, index: tuple[Index, ...], padded: bool) -> Access | Gather:
         if padded and not any(isinstance(i, (Access, Gather, Computed)) for i in index):
             self.fail(
                 f"{token.text}: an element of an int tensor or a computed index lies beyond an axis, `else 0`",
                 token,
             )
+        ranks = tuple(i for i in index if isinstance(i, str))
         if len(ranks) == len(index):
             return self.read(token, token.text, ranks)
         known = self.scope.tensors.get(token.text)
@@ -164,10 +317,13 @@ class Expressions(Cursor):
     def whole_index(self) -> tuple[tuple[Index, ...], bool]:
         """What stands in a tensor's brackets, and whether it is 0 beyond its axes: `p,T[p] else 0`."""
         index = () if self.peek().text == "]" else self.index_items()
+        return index, self.is_padded()
+
+    def is_padded(self) -> bool:
         padded = bool(self.take("else"))
         if padded and self.number_value() != 0.0:
             self.fail("beyond its axes a tensor is 0: `else 0`", self.peek())
-        return index, padded
+        return padded
 
     def index_items(self) -> tuple[Index, ...]:
         items = [read_index(self, self.indexed)]
@@ -180,8 +336,10 @@ class Expressions(Cursor):
         token = self.next()
         match token.text:
             case "e" if self.take("^"):
-                in_brackets = self.peek().text == "("
-                return Map("exp", (self.brackets(self.expression, "e^") if in_brackets else self.access(),))
+                opening = self.peek().text
+                inside = {"(": ")", "{": "}"}.get(opening)
+                argument = self.brackets(self.expression, "e^", opening, inside) if inside else self.access()
+                return Map("exp", (argument,))
             case "where":
                 return self.brackets(self.where, "where")
             case "index":
@@ -206,7 +364,9 @@ class Expressions(Cursor):
         if first.kind not in ("word", "tensor"):
             self.fail(f"param needs a name, but got {first.text!r}", first)
         name, end = first.text, first.end
-        while self.peek().kind in ("word", "tensor", "number") and self.peek().start == end:
+        while (
+            self.peek().kind in ("word", "tensor", "number") or self.peek().text == "_"
+        ) and self.peek().start == end:
             end = self.peek().end
             name += self.next().text
         return name
@@ -220,7 +380,8 @@ class Expressions(Cursor):
                 found.append(self.expression())
             return tuple(found)
 
-        args = self.brackets(arguments, token.text)
+        braces = ("{", "}") if self.peek().text == "{" else ("(", ")")
+        args = self.brackets(arguments, token.text, *braces)
         arity = POINTWISE[token.text].arity
         if len(args) != arity:
             self.fail(f"{token.text} takes {arity} operand{'s'[: arity > 1]}, but got {len(args)}", token)

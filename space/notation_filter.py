@@ -44,23 +44,31 @@ def _read_side(line: Cursor, factors: bool = True) -> Predicate:
             const += coef
         elif line.peek().text == "|":
             sizes.append((line.size(), coef))
+        elif line.capital():
+            sizes.append((line.capital_size(), coef))
         else:
             rank = line.rank("a filter (for a condition on tensors write select(condition, then, else))")
             times = line.peek().text in ("*", "×")
-            strided = times and line.peek(1).text == "|"
+            strided = times and (line.peek(1).text == "|" or bool(line.capital(1) and factors))
             if factors and times and line.peek(1).kind == "number":
                 line.next()
                 coef *= read_integer(line)
-            terms.append(Term(rank, coef, line.size() if strided and line.next() else None))
+            terms.append(Term(rank, coef, _stride(line) if strided else None))
         operator = line.take("+", "-") if _continues(line) else None
         if not operator:
             return Predicate(tuple(terms), tuple(sizes), const)
 
 
+def _stride(line: Cursor) -> Rank:
+    """`*|m0|` or `×M0`."""
+    line.next()
+    return line.size() if line.peek().text == "|" else line.capital_size()
+
+
 def _continues(line: Cursor) -> bool:
     """After a sign stands another term, and not an operand of the expression around an inline filter."""
     after = line.peek(1)
-    return after.kind == "number" or after.text == "|" or line.index_starts(1)
+    return after.kind == "number" or after.text == "|" or line.index_starts(1) or line.capital(1) == 2
 
 
 def read_integer(line: Cursor) -> int:

@@ -40,8 +40,11 @@ PARAMETER = re.compile(rf"(?!(?:{'|'.join(sorted(RESERVED))})\b)[a-z][a-z_][a-z0
 
 MERGES = {"∩": "&", "∪": "|", "←": "<-", "1": "1"}
 """Merge operators and their ASCII spelling: which points are visited, by where the operands have elements."""
-COMPUTE = {**INFIX, "×": "mul", "max": "max", "min": "min"}
-"""Compute operators of a map action `∧`."""
+THEN = "-then-"
+COMPUTE = {**INFIX, "×": "mul", "÷": "div", "max": "max", "min": "min", "sub-then-exp": f"sub{THEN}exp"}
+"""Compute operators of a map action `∧`; FuseMax's `sub-then-exp` is two, one after the other."""
+CULLED = {"div": ("∩", "←")}
+"""Merge operators under which an operator is another than on dense tensors: what is culled is 0 (`nonzero`)."""
 REDUCE = {**{r.symbol: r.name for r in REDUCTIONS.values()}, "*": "mul"}
 """Compute operators of a reduce action `∨`."""
 REDUCE_MERGES = ("∪", "1")
@@ -49,21 +52,30 @@ REDUCE_MERGES = ("∪", "1")
 _SKIPPED = {
     "∩": ((0.0, 0.0), (0.0, 2.0), (2.0, 0.0), (0.0, -2.0), (-2.0, 0.0)),
     "∪": ((0.0, 0.0),),
-    "←": ((0.0, 0.0), (0.0, 2.0), (0.0, -2.0)),
+    "←": ((0.0, 0.0), (2.0, 0.0), (-2.0, 0.0)),
     "1": (),
 }
 """Operands at points that a merge operator skips, 0 standing for an absent element."""
 
 
 def fitting_merges(op: str) -> tuple[str, ...]:
-    """The merge operators under which a map by `op` means the same as on dense tensors.
+    """The merge operators under which a map by `op` means the same as on dense tensors, or is known otherwise.
 
     A skipped point is 0 in the result, so the operator must give 0 there: `∩` skips (a, 0), (0, b) and (0, 0),
-    `←` (0, b) and (0, 0), `∪` only (0, 0), and `1` nothing.
+    `←` (a, 0) and (0, 0), `∪` only (0, 0), and `1` nothing. (`←` "only touches points where there is a non-zero
+    value in the B operand": FuseMax, arXiv 2406.10491, II-C, after EDGE, arXiv 2404.11591.)
     """
-    compute = POINTWISE[op].numpy
+    first, *rest = (POINTWISE[name].numpy for name in op.split(THEN))
+
+    def compute(a: float, b: float) -> float:
+        value = first(a, b)
+        for unary in rest:
+            value = unary(value)
+        return float(value)
+
     with np.errstate(all="ignore"):
-        return tuple(m for m, points in _SKIPPED.items() if all(float(compute(a, b)) == 0 for a, b in points))
+        same = [m for m, points in _SKIPPED.items() if all(compute(a, b) == 0 for a, b in points)]
+    return tuple(m for m in MERGES if m in (*same, *CULLED.get(op, ())))
 
 
 def implicit_sum(body: Expr, kept: frozenset[Rank]) -> Expr:

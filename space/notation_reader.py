@@ -23,12 +23,37 @@ Implicit sums stand inside of the reduce actions, and the actions apply from lef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from .einsum import CascadeError, Einsum
-from .expr import Expr, Map, Rank, Reduce, Tensor, Where, free
-from .notation_expression import Expressions, Scope
-from .notation_grammar import COMPUTE, KINDS, MERGES, REDUCE, REDUCE_MERGES, RESERVED, fitting_merges, implicit_sum
+from .expr import (
+    Access,
+    Expr,
+    Gather,
+    Iota,
+    Map,
+    Predicate,
+    Rank,
+    Reduce,
+    Tensor,
+    Where,
+    free,
+    indexing_ranks,
+    rewrite,
+)
+from .notation_expression import Expressions, Scope, quotient
+from .notation_grammar import (
+    COMPUTE,
+    CULLED,
+    KINDS,
+    MERGES,
+    REDUCE,
+    REDUCE_MERGES,
+    RESERVED,
+    fitting_merges,
+    implicit_sum,
+)
 from .notation_lexer import Token, statements
 from .pointwise import REDUCTIONS
 
@@ -58,17 +83,28 @@ def read_cascade(text: str) -> tuple[tuple[Einsum, ...], tuple[str, ...]]:
     return tuple(einsums), results
 
 
+def _before(p: Predicate, rank: Rank) -> Predicate:
+    """The filter at rank - 1."""
+    of = [t for t in p.terms if t.rank == rank]
+    strided = tuple((t.stride, -t.coef) for t in of if t.stride)
+    return replace(p, sizes=p.sizes + strided, const=p.const - sum(t.coef for t in of if not t.stride))
+
+
 @dataclass(frozen=True)
 class MapAction:
-    """`∧k ×(∩)`: what `·` computes over which ranks."""
+    """`∧k ×(∩)`: what `·` computes over which ranks, and whether only where the right operand has an element."""
 
     token: Token
     ranks: tuple[Rank, ...]
     op: str
+    culls: bool
 
 
 class Line(Expressions):
     """A cursor that reads one statement."""
+
+    shifted: tuple[Rank, ...] | None = None
+    """While the left side of an einsum is read: its ranks that stand there as `i+1`."""
 
     def declaration(self) -> None:
         """`input Kb,m,e : int`: the tensor's own names for its axes, and its kind."""
@@ -110,14 +146,41 @@ class Line(Expressions):
     def einsum(self) -> Einsum:
         """`Zm,n = right side :: actions`"""
         token = self.peek()
+        self.shifted = tuple[Rank, ...]()
         name, index = self.tensor("the left side of an einsum")
         output = Tensor(name, index, self.kind())
         self.expect("=", "an einsum")
+        shifted, self.shifted = self.shifted, None
         expr = self.right_side(frozenset(index))
+        for rank in shifted:
+            expr = self.at_the_index_before(expr, rank, token)
         if name in self.scope.made:
             self.fail(f"{name} is defined once, but line {self.scope.made[name]} defines it already", token)
         self.define(output, token)
         return Einsum(output, expr)
+
+    def index_item(self) -> Rank:
+        rank = super().index_item()
+        if self.shifted is not None and self.peek().text == "+" and self.peek(1).text == "1":
+            self.at += 2
+            self.shifted += (rank,)
+        return rank
+
+    def at_the_index_before(self, x: Expr, rank: Rank, token: Token) -> Expr:
+        """What `S_{i+1} = x` says of S_i: x with i - 1 for i, which its filters alone may read."""
+
+        def before(node: Expr) -> Expr | None:
+            if isinstance(node, Where):
+                return Where(_before(node.predicate, rank), node.arg, node.fill)
+            if (isinstance(node, (Access, Gather)) and rank in indexing_ranks(node)) or node == Iota(rank):
+                self.fail(
+                    f"where {rank}+1 stands on the left, filters alone read {rank} on the right; else it is a step of "
+                    f"an iteration, which has a value at {rank}=0 and a stopping condition (until {rank} >= |{rank}|)",
+                    token,
+                )
+            return None
+
+        return rewrite([x], before)[0]
 
     def define(self, output: Tensor, token: Token) -> None:
         name, scope = output.name, self.scope
@@ -136,7 +199,7 @@ class Line(Expressions):
         body = self.expression()
         if self.peek().text != "::":
             self.end()
-        self.check(maps, body)
+        body = self.check(maps, body)
         explicit = {rank for rank, _ in reductions}
         for predicate in reversed(self.filters):
             body = Where(predicate, body, self.fill(body, kept | explicit, reductions))
@@ -170,33 +233,52 @@ class Line(Expressions):
             self.fail("after `::` stands a map action (∧k ×(∩)) or a reduce action (∨k +(∪))", self.peek())
         while self.peek().kind != "end":
             if token := self.take("/\\"):
-                ranks = self.index_list() if self.index_starts() else ()
-                maps.append(MapAction(token, ranks, self.compute(COMPUTE, "a map action")))
+                ranks = self.ranks_of_action()
+                op, merge = self.compute(COMPUTE, "a map action")
+                maps.append(MapAction(token, ranks, op, merge in CULLED.get(op, ())))
             elif self.take("\\/"):
-                rank = self.rank("a reduce action")
-                reductions.append((rank, self.compute(REDUCE, "a reduce action")))
+                rank = self.rank_in_subscript("a reduce action")
+                reductions.append((rank, self.compute(REDUCE, "a reduce action")[0]))
             else:
                 self.fail(f"an action starts with ∧ (/\\) or ∨ (\\/), but got {self.peek().text!r}", self.peek())
         self.at = start
-        self.dot = maps[0].op if maps else self.dot
+        if maps:
+            self.dot, self.culls = maps[0].op, maps[0].culls
         return maps, reductions
 
-    def compute(self, operators: dict[str, str], construct: str) -> str:
-        """A compute operator and, in brackets, its merge operator: `×(∩)`."""
-        token = self.next()
-        if token.text not in operators:
-            self.fail(f"{construct} computes by one of {list(operators)}, but got {token.text!r}", token)
-        op = operators[token.text]
-        if self.peek().text == "(":
-            merge = self.brackets(self.merge, "a merge operator")
-            fitting = fitting_merges(op) if operators is COMPUTE else REDUCE_MERGES
-            if merge not in fitting:
-                self.fail(
-                    f"{construct} by {token.text} cannot merge by {merge}, which skips points that count; "
-                    f"those that fit are {list(fitting)}",
-                    token,
-                )
-        return op
+    def ranks_of_action(self) -> tuple[Rank, ...]:
+        """`k`, `m,p`, `_k` or `_{m,p}` behind `∧`; none is all."""
+        if self.take("_") and self.peek().text == "{":
+            return self.brackets(self.index_list, "a map action", "{", "}")
+        return self.index_list() if self.index_starts() and self.peek().text not in COMPUTE else ()
+
+    def operator(self, operators: dict[str, str], construct: str) -> str:
+        """A compute operator: `×`, `max`, or one whose name has hyphens, `sub-then-exp`."""
+        token, end = self.peek(), len(self.tokens) - 1
+        for length in range(min(5, end - self.at), 0, -1):
+            joined = self.tokens[self.at : self.at + length]
+            name = "".join(t.text for t in joined)
+            if name in operators and all(a.end == b.start for a, b in pairwise(joined)):
+                self.at += length
+                return name
+        self.fail(f"{construct} computes by one of {list(operators)}, but got {token.text!r}", token)
+
+    def compute(self, operators: dict[str, str], construct: str) -> tuple[str, str]:
+        """A compute operator and, in brackets, its merge operator ("" if none stands there): `×(∩)`."""
+        token = self.peek()
+        name = self.operator(operators, construct)
+        op = operators[name]
+        if self.peek().text != "(":
+            return op, CULLED[op][-1] if name == "÷" else ""
+        merge = self.brackets(self.merge, "a merge operator")
+        fitting = fitting_merges(op) if operators is COMPUTE else REDUCE_MERGES
+        if merge not in fitting:
+            self.fail(
+                f"{construct} by {name} cannot merge by {merge}, which skips points that count; "
+                f"those that fit are {list(fitting)}",
+                token,
+            )
+        return op, merge
 
     def merge(self) -> str:
         token = self.next()
@@ -206,12 +288,13 @@ class Line(Expressions):
                 return name
         self.fail(f"a merge operator is one of {list(MERGES)} (plainly {list(MERGES.values())}), not {text!r}", token)
 
-    def check(self, maps: list[MapAction], body: Expr) -> None:
-        """Map actions agree with each other and with the right side."""
+    def check(self, maps: list[MapAction], body: Expr) -> Expr:
+        """The right side under its map actions, which agree with each other and with it."""
         for action in maps:
-            if action.op != self.dot:
+            if (action.op, action.culls) != (self.dot, self.culls):
                 self.fail(f"map actions share one operator, but got {self.dot} and {action.op}", action.token)
             if not self.dots and not (isinstance(body, Map) and body.op == action.op):
                 self.fail(f"a map action by {action.op} needs `·` or that operator on the right side", action.token)
             if extra := set(action.ranks) - free(body):
                 self.fail(f"a map action is over ranks of the right side, but {sorted(extra)} are not", action.token)
+        return quotient(*body.args) if self.culls and not self.dots and isinstance(body, Map) else body

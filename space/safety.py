@@ -172,6 +172,8 @@ def _quotient(a: Interval, b: Interval) -> Interval:
     return _product(a, (inverse[0], inverse[1]))
 
 
+LEAST = 5e-324
+"""The least positive number."""
 _MAPS: Mapping[str, Callable[..., Interval]] = {
     "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
     "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
@@ -182,6 +184,7 @@ _MAPS: Mapping[str, Callable[..., Interval]] = {
     "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
     "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
     "exp": _exponential,
+    "nonzero": lambda a: (max(a[0], LEAST), math.inf) if a[0] >= 0 else ANY,
     "sqrt": lambda a: (math.sqrt(max(a[0], 0.0)), math.inf if math.isinf(a[1]) else math.sqrt(max(a[1], 0.0))),
     "log": lambda a: (_logarithm(a[0]), _logarithm(a[1])),
     "tanh": lambda a: (-1.0, 1.0),

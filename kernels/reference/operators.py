@@ -68,6 +68,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "sigmoid": torch.sigmoid,
     "silu": torch.nn.functional.silu,
     "floor": torch.floor,
+    "nonzero": lambda x: torch.where(x == 0, torch.inf, x),
     "eq": operator.eq,
     "ne": operator.ne,
     "lt": operator.lt,
