@@ -213,7 +213,7 @@ def _sizes(c: IterativeCascade, data: Mapping[str, Array], given: Mapping[Rank, 
                     raise ValueError(
                         f"rank {rank} must have one size, but {x.tensor.name} has {n} and not {sizes[rank]}"
                     )
-    if c.rank not in sizes and c.until.sizes and c.until == Predicate((Term(c.rank, 1),), ((c.stop, -1),)):
+    if c.rank not in sizes and c.stop in sizes and c.until == Predicate((Term(c.rank, 1),), ((c.stop, -1),)):
         sizes[c.rank] = sizes[c.stop]
     if c.rank not in sizes:
         raise ValueError(f"the size of the iterated rank {c.rank} is not known; give it in `sizes`")

@@ -89,7 +89,10 @@ class Cursor:
         token, digits = self.peek(ahead), self.peek(ahead + 1)
         if token.kind != "tensor" or len(token.text) != 1:
             return 0
-        return 2 if digits.kind == "number" and digits.start == token.end and digits.text.isdigit() else 1
+        length = 2 if digits.kind == "number" and digits.start == token.end and digits.text.isdigit() else 1
+        last, after = self.peek(ahead + length - 1), self.peek(ahead + length)
+        attached = after.start == last.end and (after.kind in ("word", "tensor", "number") or after.text == "_")
+        return 0 if attached else length
 
     def capital_size(self) -> Rank:
         """The rank of which `M0` is the size."""

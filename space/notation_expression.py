@@ -220,10 +220,11 @@ class Expressions(Cursor):
         last = 2 + size
         tokens = [self.peek(i) for i in range(last + 2)]
         close = all(a.end == b.start for a, b in pairwise(tokens))
-        plain = self.peek(last + 2).text not in ("//", "%", "*", "×", "+", "-") or not braces
-        return (
-            bool(size) and self.peek(last).text == "+" and self.index_starts(last + 1) and plain and (braces or close)
-        )
+        if not size or self.peek(last).text != "+" or not self.index_starts(last + 1):
+            return False
+        if braces:  # more arithmetic is no tile
+            return self.peek(last + 2).text not in ("//", "%", "*", "×", "+", "-")
+        return close or size == 2
 
     def tile(self) -> Index:
         outer = self.rank("a tensor's index")
@@ -361,7 +362,7 @@ class Expressions(Cursor):
     def parameter(self) -> str:
         """A parameter's name of any case: adjacent letters and digits are one name."""
         first = self.next()
-        if first.kind not in ("word", "tensor"):
+        if first.kind not in ("word", "tensor") and first.text != "_":
             self.fail(f"param needs a name, but got {first.text!r}", first)
         name, end = first.text, first.end
         while (

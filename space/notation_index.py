@@ -64,7 +64,7 @@ class _Reader:
             line.fail(f"an index is computed of at most {MOST_OPERANDS} operands", token)
         if token.kind == "bracketed":
             return self.indexed()
-        if line.capital() and line.peek(line.capital()).text != "_":
+        if line.capital():
             return Size(line.capital_size())
         if token.kind == "tensor":
             line.fail(f"inside an index a tensor's ranks stand in brackets: {token.text}[…]", token)

@@ -188,7 +188,8 @@ def test_names_that_are_not_capitals_stand_before_brackets() -> None:
 def test_merges_fit_where_a_skipped_point_is_zero() -> None:
     assert fitting_merges("mul") == ("∩", "∪", "←", "1")
     assert fitting_merges("add") == ("∪", "1")
-    assert fitting_merges("div") == ("∪", "←", "1")
+    assert fitting_merges("div") == ("∩", "∪", "←", "1")  # what they cull is 0 (`nonzero`)
+    assert fitting_merges("sub-then-exp") == ("1",)
     assert fitting_merges("eq") == ("1",)
 
 
