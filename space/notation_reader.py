@@ -4,6 +4,7 @@
     GMp = QKm,p :: \\/m max               # a reduce action; EDGE's own ∨m max(∪) is read as well
     SNm,p = e^(QKm,p - GMp)
     Zm,n = Ak,m · Bk,n :: ∧k ×(∩) ∨k +(∪)  /* · computes what the map action ∧ says */
+    S_{i+1} = A_{k:k≤i}                   /* subscripts and commands of LaTeX are read; ASCII is printed */
 
 A line is one of
 

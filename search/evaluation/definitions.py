@@ -1,8 +1,8 @@
 """Definitions from papers and from practice, each as it is written there, with the passes that it should have.
 
-`definitions.edge` is the table: sections that start with `== name | passes | why`, then a cascade, or `workload NAME`
-for one that is built in. `measured` derives one, checks its best form in float64 and runs it by both emitters, Triton's
-kernel in Triton's interpreter, in a process of its own.
+`definitions.edge` is the table: sections that start with `== name | passes | why`, then a computation in any notation
+(an iteration is solved), or `workload NAME` for one that is built in. `measured` derives one, checks its best form in
+float64 and runs it by both emitters, Triton's kernel in Triton's interpreter, in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from eintune.space.cascade import Cascade
-from eintune.space.expr import Split, topological
+from eintune.space.expr import Split, Unsplit, topological
 from eintune.space.expr import params as parameters
+from eintune.space.formats import as_cascade, read_computation
 from eintune.space.indexed import completed, limits, reach, shapes, trusted
 from eintune.space.workloads import WORKLOADS
 
@@ -30,6 +31,8 @@ SIZES = (20, 33, 17, 24, 18)
 """Sizes of ranks in order of appearance: none is a tile, most differ."""
 SHORT = 4
 """Of the first ranks where there are more: batches, heads."""
+TILES, TILE = 3, 8
+"""Of a rank that the definition divides."""
 ROWS = 5
 """Length of an axis that an index tensor addresses."""
 EMITTERS = ("torch", "triton")
@@ -51,14 +54,15 @@ class Definition:
 class Measured:
     """What one derivation gave.
 
-    naive, passes: of the definition and of the best form. classes, nodes: of the e-graph. seconds: of processor time,
-    all processes. error: of the best form in float64, relative to the definition's largest value. kernels: by emitter
-    the error of its fp32 kernel, or why there is none.
+    naive, passes: of the definition and of the best form. every: of any form. classes, nodes: of the e-graph. seconds:
+    of processor time, all processes. error: of the best form in float64, relative to the definition's largest value.
+    kernels: by emitter the error of its fp32 kernel, or why there is none.
     """
 
     definition: Definition
     naive: int
     passes: int
+    every: tuple[int, ...]
     forms: int
     classes: int
     nodes: int
@@ -82,7 +86,11 @@ def definitions() -> tuple[Definition, ...]:
         if len(parts) != 3 or not parts[1].isdigit():
             raise ValueError(f"a section must start with `== name | passes | why`, but got {title!r}")
         body = body.strip()
-        cascade = WORKLOADS[body.removeprefix(_BUILT_IN)]() if body.startswith(_BUILT_IN) else Cascade.parse(body)
+        cascade = (
+            WORKLOADS[body.removeprefix(_BUILT_IN)]()
+            if body.startswith(_BUILT_IN)
+            else as_cascade(read_computation(body))
+        )
         found.append(Definition(parts[0], int(parts[1]), parts[2], cascade))
     return tuple(found)
 
@@ -110,6 +118,7 @@ def _measured(one: Definition) -> Measured:
         one,
         naive=total_passes(list(one.cascade.roots().values())),
         passes=best.passes,
+        every=tuple(sorted({d.passes for d in found.cascades})),
         forms=len(found.cascades),
         classes=found.statistics.classes,
         nodes=found.statistics.nodes,
@@ -156,8 +165,9 @@ def _run(definition: Cascade, best: Cascade, emitter: str) -> float | str:
 
 def _all_sizes(best: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     """With the sizes of what divides a rank."""
-    views = [x for x in topological(list(best.roots().values())) if isinstance(x, Split)]
-    return dict(sizes) | {x.outer: 1 for x in views} | {x.inner: sizes[x.rank] for x in views}
+    views = [x for x in topological(list(best.roots().values())) if isinstance(x, (Split, Unsplit))]
+    new = [x for x in views if x.outer not in sizes]
+    return dict(sizes) | {x.outer: 1 for x in new} | {x.inner: sizes[x.rank] for x in new}
 
 
 def _kernel(best: Cascade, problem: Any, emitter: str) -> Any:
@@ -189,6 +199,9 @@ def _sizes(cascade: Cascade) -> dict[str, int]:
     ranks, kept = cascade.ranks(), len(SIZES)
     numbers = itertools.chain([SHORT] * (len(ranks) - kept), itertools.cycle(SIZES))
     sizes = dict(zip(ranks, numbers, strict=False))
+    for x in topological(bodies):
+        if isinstance(x, (Split, Unsplit)):
+            sizes |= {x.outer: TILES, x.inner: TILE, x.rank: TILES * TILE}
     least = reach(bodies)
     sizes = {r: max(n, least.get(r, n)) for r, n in sizes.items()}
     return completed(bodies, cascade.equalised(sizes), ROWS)
@@ -221,7 +234,7 @@ def _error(made: Any, exact: Any) -> float:
 
 
 HEADER = (
-    *("definition", "passes as written", "should be", "derived", "forms", "classes", "nodes", "s"),
+    *("definition", "passes as written", "should be", "derived", "of all forms", "forms", "classes", "nodes", "s"),
     *("error in float64", "torch", "Triton"),
 )
 
@@ -246,9 +259,10 @@ def to_markdown(rows: Sequence[Measured], machine: str) -> str:
     ]
     for r in rows:
         d = r.definition
+        every = ", ".join(map(str, r.every))
         kernels = " | ".join(_told(r.kernels[e]) for e in EMITTERS)
         lines.append(
-            f"| {d.name} | {r.naive} | {d.passes} | {r.passes} | {r.forms} | {r.classes} | {r.nodes} "
+            f"| {d.name} | {r.naive} | {d.passes} | {r.passes} | {every} | {r.forms} | {r.classes} | {r.nodes} "
             f"| {r.seconds:.2f} | {r.error:.0e} | {kernels} |"
         )
     lines += ["", "## Why", "", *(f"- **{r.definition.name}**: {r.definition.why}." for r in rows), ""]
