@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .canonical import canonical, description, digest, mixed, signature, spelled, splits_of
 from .cascade import Cascade, from_roots
-from .egraph import ClassId, EGraph, Limits, Statistics, label, saturate
+from .egraph import ClassId, EGraph, Limits, SaturationError, Statistics, label, saturate
 from .evaluate import evaluate
 from .exact import Hidden, is_stand_in
 from .expr import Access, Expr, Fold, Gather, Iota, Param, Rank, Reduce, Size, Split, Unsplit, Where, free, topological
@@ -35,6 +35,8 @@ _OUTER, _INNER = 3, 5
 FAILED = "fails its check against the definition"
 """Why a form is dropped that computes something else: a law does not hold for the definition's infinities, say."""
 _ROWS = 4
+UNDOING = 4_000
+"""Nodes at which undoing stops: what two attentions in tiles need is 209."""
 """Length of an axis that an index tensor addresses."""
 
 
@@ -146,7 +148,7 @@ def derive(
     own = {u.reason for u in unsafe(EGraph.of(exprs))}
     needs_reference = HAZARDS["overflow"] in own
     table = laws(splits, dict.fromkeys(filters), one_hots(exprs), reference=needs_reference, without=without)
-    same = {} if UNSPLIT in without else undone(exprs, limits)
+    same, reached = _undone(exprs, limits, without)
     graph = saturate(exprs, table, splits, limits, same)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph, allowed)
@@ -171,10 +173,21 @@ def derive(
         "extraction": clock[2] - clock[1] - found.checking,
         "checks": found.checking,
     }
-    complete = finished and graph.statistics.stopped != "seconds"
+    complete = finished and reached and graph.statistics.stopped != "seconds"
     return Derivation(
         cascade, found.ordered(), graph, safe, streams, tuple(found.taken), unstable, found.dropped, complete, seconds
     )
+
+
+def _undone(exprs: Sequence[Expr], limits: Limits, without: frozenset[str]) -> tuple[dict[Expr, Expr], bool]:
+    """What is the same without views, folds and late divisions (`unsplit`), and whether the limits sufficed."""
+    if UNSPLIT in without:
+        return {}, True
+    fewer = replace(limits, rows=min(limits.rows, UNDOING), arranged=min(limits.arranged, UNDOING // 4))
+    try:
+        return undone(exprs, fewer), True
+    except SaturationError:
+        return {}, False  # the definition as it is written still has forms
 
 
 def _streams(exprs: Sequence[Expr], taken: set[Rank]) -> tuple[tuple[Stream, ...], tuple[SplitOf, ...]]:
