@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from eintune.space.formats import as_cascade, read_computation
 from eintune.space.iterative import IterativeCascade
 from eintune.space.notation import format_cascade
 
+CASCADE_FILES = Path(__file__).parents[1] / "cascades"
 RNG = np.random.default_rng(3)
 
 SPELLINGS = {
@@ -206,3 +209,14 @@ def test_the_seeds_examples_are_read_as_they_stand(text: str) -> None:
         s = data["K"].T @ data["Q"]
         w = np.exp(s - s.max(0))
         np.testing.assert_allclose(got["AV"], data["V"] @ (w / w.sum(0)))
+
+
+@pytest.mark.parametrize("name", ["attention_1pass_latex", "attention_3pass_actions"])
+def test_the_papers_attentions_as_they_are_printed(name: str) -> None:
+    found = read_computation((CASCADE_FILES / f"{name}.edge").read_text("utf-8"))
+    assert type(found).parse(str(found)) == found  # type: ignore[union-attr]
+    q, k, v = RNG.normal(size=(3, 5)), RNG.normal(size=(3, 12)), RNG.normal(size=(2, 12))
+    got = run_cascade(as_cascade(found), {"Q": q, "K": k, "V": v}, {"m1": 4, "m0": 3, "m": 12})["AV"]
+    s = k.T @ q
+    w = np.exp(s - s.max(0))
+    np.testing.assert_allclose(got, v @ (w / w.sum(0)), rtol=1e-12)
