@@ -35,11 +35,12 @@ from .expr import (
     children,
     free,
     indexing_ranks,
+    rewrite,
     topological,
     with_children,
 )
 from .folds import ACTIONS
-from .laws import GENERAL, LINEAR, UNSPLIT, Absent, Condition, Differ, Law, SplitOf, variable
+from .laws import GENERAL, LINEAR, UNSPLIT, Absent, Condition, Differ, Law, Positive, Present, SplitOf, variable
 from .plan import IllegalPlan
 from .pointwise import POINTWISE, REDUCTIONS
 from .views import whole_ranks
@@ -103,12 +104,31 @@ def unsplit_laws(splits: Sequence[SplitOf], nodes: Sequence[Expr]) -> Iterator[L
         yield from _reductions(s)
         yield from _indices(s, filters)
     yield from (law for law in GENERAL if law.name in _FOLLOWS)
-    yield Law(UNSPLIT, _U / Map("exp", (_A - _B,)), _U * Map("exp", (_B - _A,)))
+    yield from _references()
     yield Law(UNSPLIT, Reduce("add", _R, _Y) / _U, Reduce("add", _R, _Y / _U), (Absent((_R,), (_U,)),))
     yield Law(UNSPLIT, (_A * _B) / _C, (_A / _C) * _B)
     for name in LINEAR:
         weight = ACTIONS[name].weight_of(_C, ACTIONS[name].reference_of(_R, _C))
         yield Law(UNSPLIT, Fold(name, _R, _C, _Y), Reduce("add", _R, _Y * weight))
+
+
+def _references() -> Iterator[Law]:
+    """What was divided by a tile's sum and multiplied again, and what is relative to another reference on both sides of
+    a quotient."""
+    positive = (Positive(_B),)
+    yield Law(UNSPLIT, _U / _exp(_A - _B), _U * _exp(_B - _A))
+    yield Law(UNSPLIT, (_A / _B) * _B, _A, positive)
+    yield Law(UNSPLIT, _exp((Map("log", (_B,)) + _C) - _A), _B * _exp(_C - _A), positive)
+    own = Reduce("max", _R, _C)
+    other = (Absent((_R,), (_U,)), Present(_R, _C), Differ(_U, own))
+    for weighed in (_exp(_C - _U), _Y * _exp(_C - _U)):
+        relative = rewrite([weighed], {_U: own}.get)[0]
+        yield Law(UNSPLIT, Reduce("add", _R, weighed), Reduce("add", _R, relative) * _exp(own - _U), other)
+    yield Law(UNSPLIT, (_A * _exp(_C)) / (_B * _exp(_C)), _A / _B)
+
+
+def _exp(x: Expr) -> Expr:
+    return Map("exp", (x,))
 
 
 def _pointwise(s: SplitOf, operators: Iterable[str]) -> Iterator[Law]:

@@ -27,7 +27,7 @@ NAMES = (*_NAMES.split(), "A" * 300, "a" * 300, "A\u0301", "m\u200d")
 _SCRAPS = (
     '∨ ∧ " \' """ \\ \\" ` $(id) ${HOME} # /* */ // :: -> <- & ( ) [ ] { } | , : = == + - * / % ^ e^( <script> '
     "|m| M_mul_emp( R_add_m( T_split_m_m1m0( sum[m]( A[B[m],m//2] "
-    "÷ ÷(←) σ( 𝟙 _{ S_i S_{i+1} RY_{i:i=0} K_{e,m1×M0+m0} Ak:k≤i \\frac{ \\bigvee_{m} \\text{max} \\infty sub-then-exp(1)"
+    "÷ ÷(←) σ( 𝟙 _{ S_i S_{i+1} RY_{i:i=0} K_{e,m1×M0+m0} Ak:k≤i \\frac{ \\bigvee_{m} \\text{max} \\infty sub-then-exp("
 )
 SCRAPS = (
     *_SCRAPS.split(),
