@@ -103,6 +103,24 @@ def test_a_division_that_waits_for_its_own_sum_was_not_put_off() -> None:
     assert not isinstance(root, Map)  # the sum is outermost now
 
 
+def test_parts_that_each_divided_by_their_own_sum() -> None:
+    """A split of the keys whose parts are merged by their weights."""
+    (root,) = plain(
+        Cascade.parse("""
+        BSp,m1,m0 = split[m -> m1,m0](Sp,m)
+        BVm1,m0,f = split[m -> m1,m0](Vm,f)
+        Lp,m1 = max[m0](BSp,m1,m0)
+        Dp,m1 = sum[m0](e^(BSp,m1,m0 - Lp,m1))
+        Op,m1,f = sum[m0](e^(BSp,m1,m0 - Lp,m1) * BVm1,m0,f) / Dp,m1
+        Wp,m1 = Dp,m1 * e^(Lp,m1 - max[m1](Lp,m1))
+        Zp,f = sum[m1](Op,m1,f * Wp,m1) / sum[m1](Wp,m1)
+        results: Z
+        """)
+    )
+    weight = "e^(Sp,m - max[m](Sp,m))"
+    assert write_expression(root) == f"sum[m]({weight} / sum[m]({weight}) * Vm,f)"
+
+
 def test_two_in_a_row_in_tiles() -> None:
     one = """
     B{K}e,{m}1,{m}0 = split[{m} -> {m}1,{m}0]({K}e,{m})
