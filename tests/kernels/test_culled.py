@@ -7,7 +7,7 @@ import torch
 from conftest import Execute
 from kernel_forms import Case
 
-from eintune.kernels.eager import run_eager
+from eintune.kernels.reference.eager import run_eager
 from eintune.space.cascade import Cascade
 from eintune.space.evaluate import run_cascade
 from eintune.space.plan import Role

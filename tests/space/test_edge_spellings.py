@@ -11,7 +11,6 @@ from eintune.space.cascade import Cascade, CascadeError
 from eintune.space.evaluate import run_cascade
 from eintune.space.formats import as_cascade, read_computation
 from eintune.space.iterative import IterativeCascade
-from eintune.space.notation import format_cascade
 
 CASCADE_FILES = Path(__file__).parents[1] / "cascades"
 RNG = np.random.default_rng(3)
@@ -58,7 +57,7 @@ def test_a_spelling_is_read_and_printed_as_the_notation_has_it(text: tuple[str, 
     cascade = Cascade.parse(spelled)
     assert str(cascade) == canonical
     assert Cascade.parse(canonical) == cascade
-    assert Cascade.parse(format_cascade(cascade, unicode=True)) == cascade
+    assert Cascade.parse(cascade.text(unicode=True)) == cascade
 
 
 def test_a_culled_point_is_zero() -> None:
