@@ -36,7 +36,7 @@ FAILED = "fails its check against the definition"
 """Why a form is dropped that computes something else: a law does not hold for the definition's infinities, say."""
 _ROWS = 4
 UNDOING = 4_000
-"""Nodes at which undoing stops: what two attentions in tiles need is 209."""
+"""Nodes at which undoing stops: two definitions in a row, each in tiles with corrections, need 209."""
 """Length of an axis that an index tensor addresses."""
 
 
