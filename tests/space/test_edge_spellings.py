@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eintune.space.cascade import Cascade, CascadeError
+from eintune.space.cascade import Cascade
+from eintune.space.einsum import CascadeError
 from eintune.space.evaluate import run_cascade
 from eintune.space.formats import as_cascade, read_computation
 from eintune.space.iterative import IterativeCascade
