@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).parent / "many_processes.py"
 
 @pytest.mark.parametrize(
     ("processes", "operations", "kills"),
-    [(4, 60, 1), pytest.param(16, 1000, 4, marks=pytest.mark.soak)],
+    [(3, 25, 1), pytest.param(16, 1000, 4, marks=pytest.mark.soak)],
 )
 def test_processes_on_one_cache(processes: int, operations: int, kills: int) -> None:
     command = [sys.executable, "-P", str(PROGRAM), "--processes", str(processes), "--operations", str(operations)]

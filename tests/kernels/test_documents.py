@@ -110,7 +110,7 @@ def check(execute: Callable[..., None], packed: Packed, emitter: str, times: flo
 
 
 @pytest.mark.parametrize("emitter", EMITTERS)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(packed=drawn)
 def test_any_numbers(emitter: str, execute, packed: Packed) -> None:
     check(execute, packed, emitter)

@@ -17,7 +17,7 @@ import torch
 import eintune
 from eintune.host import notices
 from eintune.host.recent import Recent
-from eintune.kernels.launch import launchers as launch
+from eintune.kernels.launch import module
 from eintune.kernels.serve import attention as runtime
 from eintune.kernels.serve import modified_attention as modified
 
@@ -32,7 +32,7 @@ def generated() -> int:
     """Generated modules whose lines are kept."""
     gc.collect()
     kept = sum(name.startswith("<eintune_") for name in linecache.cache)
-    assert kept == len(launch._modules)
+    assert kept == len(module._modules)
     return kept
 
 
@@ -94,7 +94,7 @@ def test_a_warning_is_said_once_a_signature(caplog: pytest.LogCaptureFixture) ->
 
 FORKS = """
 import logging, os, sys, threading, torch, eintune
-from eintune.kernels import serving
+from eintune.kernels.serve import serving
 
 def right(n):
     q = torch.randn(1, 1, n, 8)

@@ -102,8 +102,12 @@ def test_it_compiles(name: str, tmp_path: Path) -> None:
     assert predicted.shared_bytes <= compiled.resources.shared_bytes <= predicted.shared_bytes + 2**10
 
 
-@pytest.mark.parametrize("launched", [1, 3])
-@pytest.mark.parametrize("name", CASES)
+OFTEN = [(name, (1, 3)[i % 2]) for i, name in enumerate(CASES)]
+"""Each case by one number of programs; by the other in long runs."""
+SELDOM = [pytest.param(name, 4 - n, marks=pytest.mark.soak) for name, n in OFTEN]
+
+
+@pytest.mark.parametrize(("name", "launched"), [*OFTEN, *SELDOM])
 def test_the_numbers(name: str, launched: int) -> None:
     case = specialised(**CASES[name])
     kernel, tensors = case.kernel, inputs(case)
@@ -163,10 +167,7 @@ def modified(variant: Attention, reference: str = "running") -> Case:
     return min(legal, key=lambda c: (c.schedule.role("m").tile, c.schedule.warps))
 
 
-@pytest.mark.interpreter
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(combinations(), st.integers(1, 200), st.integers(1, 200), st.integers(0, 9), st.integers(0, 999))
-def test_any_modifiers(execute, variant: Attention, p: int, m: int, which: int, number: int) -> None:
+def check(execute, variant: Attention, p: int, m: int, which: int, number: int) -> None:
     alike = any(isinstance(x, Documents) for x in variant.modifiers)
     cases = divided(variant, SIZES | {"p": p, "m": p if alike else m}, which)
     assume(cases)
@@ -174,6 +175,24 @@ def test_any_modifiers(execute, variant: Attention, p: int, m: int, which: int, 
     kernel, tensors = case.kernel, inputs(case)
     perform(kernel, tensors, execute)
     assert not errors(case, kernel, tensors, times=2.0)
+
+
+DRAWN = (combinations(), st.integers(1, 200), st.integers(1, 200), st.integers(0, 9), st.integers(0, 999))
+
+
+@pytest.mark.interpreter
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(*DRAWN)
+def test_any_modifiers(execute, variant: Attention, p: int, m: int, which: int, number: int) -> None:
+    check(execute, variant, p, m, which, number)
+
+
+@pytest.mark.soak
+@pytest.mark.interpreter
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(*DRAWN)
+def test_many_modifiers(execute, variant: Attention, p: int, m: int, which: int, number: int) -> None:
+    check(execute, variant, p, m, which, number)
 
 
 @pytest.mark.interpreter

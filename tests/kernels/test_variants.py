@@ -127,7 +127,7 @@ def kernels(draw: st.DrawFn) -> Drawn:
 
 
 @pytest.mark.parametrize("emitter", EMITTERS)
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(drawn=kernels())
 def test_modifiers_combined(emitter: str, execute, drawn: Drawn) -> None:
     check(execute, drawn, emitter)

@@ -50,7 +50,7 @@ def test_no_command_ends_where_its_reader_does(tmp_path: Path, lost: str) -> Non
     """What it prints may be flushed at any place: what comes after is done all the same."""
     code = """
 import sys, time
-from eintune.search import streams
+from eintune.search.text import streams
 streams.ready(); streams.ready()
 time.sleep(0.5)
 for stream in (sys.stdout, sys.stderr):
@@ -143,7 +143,7 @@ def test_ctrl_c_twice(tmp_path: Path) -> None:
 def test_an_interrupt_that_a_destructor_swallows_comes_again() -> None:
     code = """
 import os, signal, sys, time
-from eintune.search import interrupts
+from eintune.search.text import interrupts
 interrupts.watch()
 class Dying:
     def __del__(self):
