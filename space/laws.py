@@ -12,8 +12,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .expr import Access, Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size, Split, Tensor, Term, Where, topological
-from .folds import ACTIONS, LN_2, LOG2_E
+from .expr import (
+    Access,
+    Const,
+    Expr,
+    Fold,
+    Map,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Split,
+    Tensor,
+    Term,
+    Where,
+    topological,
+)
+from .folds import ACTIONS, LN_2, LOG2_E, SCALE, WEIGHTS, comoment_of, mean_of
 from .one_hot import OneHot
 from .pointwise import POINTWISE, REDUCTIONS
 
@@ -257,10 +272,27 @@ REFERENCE: tuple[Law, ...] = (
 """Wanted only where an exponential is not already relative to a maximum: they multiply the forms."""
 
 
+def _gap(t: Expr) -> Expr:
+    """1 - e^-t without a difference, which is as exact where t is small: 2 tanh(t/2) / (1 + tanh(t/2))."""
+    half = Map("tanh", (t * 0.5,))
+    return half * 2.0 / (1.0 + half)
+
+
+def _differences() -> Iterator[Law]:
+    """A difference of two exponentials relative to one reference, without its sign or where it is positive, is one
+    exponential of the larger and a factor between 0 and 1; and a maximum that such a reference is goes over both."""
+    larger, difference = Map("max", (A, B)), _exp(A - D) - _exp(B - D)
+    scale = _exp(larger - D)
+    yield Law("differences", Map("abs", (difference,)), scale * _gap(Map("abs", (A - B,))))
+    yield Law("differences", Map("max", (difference, Const(0.0))), scale * _gap(Map("max", (A - B, Const(0.0)))))
+    both = Map("max", (C, U))
+    yield Law("differences", Map("max", (_max(R, C), U)), _max(R, both), (Absent((R,), (U,)), Exists(_exp(both - D))))
+
+
 def _composite() -> Iterator[Law]:
     """A sum of items weighted relative to a reference over the whole rank is one fold over a pair monoid."""
-    for action in ACTIONS.values():
-        weight = action.weight_of(C, action.reference_of(R, C))
+    for name, row in WEIGHTS.items():
+        action, weight = ACTIONS[name], row.weight_of(C, row.reference_of(R, C))
         present = (Present(R, C),)
         yield Law("composite-fold", _sum(R, weight), Fold(action.name, R, C, Const(1.0)), present)
         if action.linear:
@@ -283,6 +315,34 @@ def _moments() -> Iterator[Law]:
         yield Law("moments", left, right, (Present(R, C),))
 
 
+def _comoments() -> Iterator[Law]:
+    """A sum of products of distances from two means over the whole rank is one fold, weighed as the means are; weights
+    that are relative to a maximum over the rank move with that too."""
+    one = Const(1.0)
+    mean_c, mean_d = (_sum(R, x) / Size(R) for x in (C, D))
+    both = (Present(R, C), Present(R, D))
+    yield Law(
+        "comoments", _sum(R, (C - mean_c) * (D - mean_d)), Fold("comoment", R, C, one, (D,)), (*both, Differ(C, D))
+    )
+    weighed = comoment_of(R, (C, D), V)
+    yield Law("comoments", weighed, Fold("comoment", R, C, V, (D,)), (Present(R, V),))
+    relative = SCALE.weight_of(A, SCALE.reference_of(R, A))
+    for weight, rest in ((relative, one), (Y * relative, Y)):
+        whole = Fold("softcomoment", R, A, rest, (C, D))
+        yield Law("comoments", Fold("comoment", R, C, weight, (D,)), whole, (Present(R, A),))
+
+
+def _signed() -> Iterator[Law]:
+    """Weights of both signs are two sets of weights of one: what the sums around their means lack for one around the
+    mean of all is the distance between the two."""
+    above, below = Map("max", (V, Const(0.0))), Map("max", (-V, Const(0.0)))
+    total = Map("mul", (_sum(R, above), _sum(R, below))) / _sum(R, V)
+    apart = [mean_of(R, x, above) - mean_of(R, x, below) for x in (C, D)]
+    folds = [Fold("comoment", R, C, w, (D,)) for w in (above, below)]
+    merged = (folds[0] - folds[1]) - total * (apart[0] * apart[1])
+    yield Law("comoments", comoment_of(R, (C, D), V), merged, (Present(R, V),))
+
+
 def _two_ranks(parts: Sequence[Rank]) -> Iterator[Law]:
     """What is relative to a reference over two ranks is, for each index of one, relative to that over the other.
 
@@ -290,24 +350,44 @@ def _two_ranks(parts: Sequence[Rank]) -> Iterator[Law]:
     """
     differ = (Differ(R, Q), *(Differ(x, part) for part in parts for x in (R, Q)))
     for name in LINEAR:
-        weight, reference = ACTIONS[name].weight_of, ACTIONS[name].reference_of
+        weight, reference = WEIGHTS[name].weight_of, WEIGHTS[name].reference_of
         own, both = reference(Q, C), reference(R, reference(Q, C))
         present = Present(R, C), Present(Q, C)
         yield Law("two-ranks", weight(C, both), weight(C, own) * weight(own, both), (*differ, *present))
-    n, q = Size(R) * Size(Q), Size(Q)
-    within, mean = Fold("translate", Q, C, Const(1.0)), _sum(Q, C) / q
-    apart = _sum(R, within) + Fold("translate", R, mean, Const(1.0)) * q
-    for total in (_sum(R, _sum(Q, C)), _sum(Q, _sum(R, C))):
-        for centre in (total / n, total / (q * Size(R))):
-            centred = (C - centre) * (C - centre)
-            for left in (_sum(R, _sum(Q, centred)), _sum(Q, _sum(R, centred))):
-                yield Law("two-ranks", left, apart, differ)
+    n, q, one = Size(R) * Size(Q), Size(Q), Const(1.0)
+    for x, fold in ((C, _spread), (D, _comoment)):
+        within, apart = fold(Q, C, x, one), fold(R, _sum(Q, C) / q, _sum(Q, x) / q, one)
+        for order in ((R, Q), (Q, R)):
+            for count in (n, q * Size(R)):
+                centred = (C - _over(order, C) / count) * (x - _over(order, x) / count)
+                for left in (_over((R, Q), centred), _over((Q, R), centred)):
+                    yield Law("two-ranks", left, _sum(R, within) + apart * q, (*differ, Differ(C, D)) if x is D else differ)
+    weight = _sum(Q, V)
+    within = _comoment(Q, C, D, V)
+    apart = _comoment(R, mean_of(Q, C, V), mean_of(Q, D, V), weight)
+    for order in ((R, Q), (Q, R)):
+        total = _over(order, V)
+        centred = (C - _over(order, V * C) / total) * (D - _over(order, V * D) / total)
+        for left in (_over((R, Q), V * centred), _over((Q, R), V * centred)):
+            yield Law("two-ranks", left, _sum(R, within) + apart, (*differ, Present(R, V), Present(Q, V)))
+
+
+def _over(ranks: tuple[Rank, Rank], x: Expr) -> Expr:
+    return _sum(ranks[0], _sum(ranks[1], x))
+
+
+def _spread(rank: Rank, x: Expr, y: Expr, weight: Expr) -> Expr:
+    return Fold("translate", rank, x, weight)
+
+
+def _comoment(rank: Rank, x: Expr, y: Expr, weight: Expr) -> Expr:
+    return Fold("comoment", rank, x, weight, (y,))
 
 
 def _transport() -> Iterator[Law]:
     """What is relative to a reference that is more than its own goes through its own."""
     for name in LINEAR:
-        weight, own = ACTIONS[name].weight_of, ACTIONS[name].reference_of(R, C)
+        weight, own = WEIGHTS[name].weight_of, WEIGHTS[name].reference_of(R, C)
         g = Map("max", (own, D))
         yield Law("transport", weight(C, g), weight(C, own) * weight(own, g), (Absent((R,), (D,)),))
 
@@ -377,16 +457,19 @@ def _split(s: SplitOf, filters: Iterable[tuple[Predicate, float]], actions: Iter
             yield Law("split", s.view(Where(predicate, X, fill)), moved, (Absent(parts, (X,)),))
     for name in actions:
         others = tuple(Differ(R, r) for r in (s.rank, *parts))
-        through = Fold(name, R, s.view(C), s.view(Y))
-        yield Law("split", s.view(Fold(name, R, C, Y)), through, (*others, Absent(parts, (C, Y))))
+        scores = (C, A, B)[: ACTIONS[name].references]
+        c, *more = map(s.view, scores)
+        through = Fold(name, R, c, s.view(Y), tuple(more))
+        whole = Fold(name, R, C, Y, scores[1:])
+        yield Law("split", s.view(whole), through, (*others, Absent(parts, (*scores, Y))))
     yield Law("split", s.view(X), X, (Absent((s.rank,), (X,)),))
 
 
 def _transport_tiles(s: SplitOf) -> Iterator[Law]:
     """What is relative to a reference over all tiles goes through the tile's own reference."""
     for name in LINEAR:
-        weight = ACTIONS[name].weight_of
-        g = ACTIONS[name].reference_of(s.outer, C)
+        weight = WEIGHTS[name].weight_of
+        g = WEIGHTS[name].reference_of(s.outer, C)
         yield Law("transport", weight(A, g), weight(A, C) * weight(C, g), (Differ(A, C),))
 
 
@@ -394,15 +477,15 @@ def _nested(s: SplitOf) -> Iterator[Law]:
     """A fold is a reduction too: over a split rank it is one over tiles of folds within a tile."""
     for name in LINEAR:
         c, y = s.view(C), s.view(Y)
-        nested = Fold(name, s.outer, ACTIONS[name].reference_of(s.inner, c), Fold(name, s.inner, c, y))
+        nested = Fold(name, s.outer, WEIGHTS[name].reference_of(s.inner, c), Fold(name, s.inner, c, y))
         conditions = (Present(s.rank, C), Absent((s.outer, s.inner), (C, Y)))
         yield Law("split", Fold(name, s.rank, C, Y), nested, conditions)
 
 
 NAMES = (
     *dict.fromkeys(law.name for law in GENERAL),
-    *("reference", "composite-fold", "moments", "two-ranks", "fold-linear", "split", "transport", "one-hot"),
     UNSPLIT,
+    *("reference", "composite-fold", "moments", "comoments", "differences", "two-ranks", "fold-linear", "split", "transport", "one-hot"),
 )
 """The names that `without` may switch off."""
 
@@ -413,17 +496,19 @@ def laws(
     one_hots: Iterable[OneHot] = (),
     *,
     reference: bool = False,
+    signed: bool = False,
     without: frozenset[str] = frozenset(),
 ) -> tuple[Law, ...]:
     """The table for one graph: its splits and its filters instantiate the laws of views, its one-hot selections
     theirs (no pattern says `x with T[p] for m`).
 
-    reference: include the law that gives an exponential a reference. Raises ValueError for an unknown name.
+    reference: include the law that gives an exponential a reference. signed: include that of weights of both signs.
+    Raises ValueError for an unknown name.
     """
     unknown = sorted(without - set(NAMES))
     if unknown:
         raise ValueError(f"`without` must name laws of {list(NAMES)}, but got {unknown}")
-    table = [*GENERAL, *_composite(), *_moments(), *_transport(), *_linear_folds(), *(REFERENCE if reference else ())]
+    table = [*GENERAL, *_composite(), *_moments(), *_comoments(), *_differences(), *(_signed() if signed else ()), *_transport(), *_linear_folds(), *(REFERENCE if reference else ())]
     known, splits = tuple(filters), tuple(splits)
     table += _two_ranks([part for s in splits for part in (s.outer, s.inner)])
     for s in splits:
