@@ -42,7 +42,8 @@ from .expr import (
     with_children,
 )
 from .folds import WEIGHTS
-from .laws import LINEAR, SplitOf, split_predicate
+from .law import LINEAR
+from .laws import SplitOf, split_predicate
 from .one_pass import written_out
 from .pointwise import POINTWISE
 from .traits import Stream, Trait, passes, streams_of, traits

@@ -36,7 +36,7 @@ from .expr import (
     topological,
 )
 from .folds import ACTIONS
-from .laws import (
+from .law import (
     BACK,
     Absent,
     Condition,
@@ -255,10 +255,10 @@ class Encoder:
         for condition, own in self._reduces():
             for name in REDUCTIONS:
                 yield f"(= t (R_{name} r a)) {condition} (= ra (reduced a))", f"(| ra {own})"
-            for name, names in _FOLDED.items():
-                below = " ".join(f"(= r{n} (reduced {n}))" for n in names)
-                facts = f"(= t (F_{name} r {' '.join(names)})) {condition} {below}"
-                yield facts, f"(| {_union([f'r{n}' for n in names])} {own})"
+            for name, operands in _FOLDED.items():
+                below = " ".join(f"(= r{n} (reduced {n}))" for n in operands)
+                facts = f"(= t (F_{name} r {' '.join(operands)})) {condition} {below}"
+                yield facts, f"(| {_union([f'r{n}' for n in operands])} {own})"
         for view in ("(filter i k a)", *(f"(V{i} a)" for i in range(len(self.symbols.views)))):
             yield f"(= t {view}) (= ra (reduced a))", "ra"
 
@@ -281,7 +281,9 @@ class Encoder:
             else:
                 yield f"(= t (M_{p.name} {names}))", str(int(p.name in ("add", "sub")))
         leaves = ["(leaf i)", "(num v)", "(size r)"]
-        leaves += [f"(R_{name} r a)" for name in REDUCTIONS] + [f"(F_{name} r {' '.join(names)})" for name, names in _FOLDED.items()]
+        leaves += [f"(R_{name} r a)" for name in REDUCTIONS] + [
+            f"(F_{name} r {' '.join(names)})" for name, names in _FOLDED.items()
+        ]
         yield from ((f"(= t {leaf})", "0") for leaf in leaves)
         views = ["(filter i k a)", *(f"(V{i} a)" for i in range(len(self.symbols.views)))]
         yield from ((f"(= t {view}) (= sa (sums a))", "sa") for view in views)
@@ -296,9 +298,10 @@ class Encoder:
             yield f"(= t (M_{p.name} {' '.join(names)})) {facts}", _union([f"f{n}" for n in names])
         for name in REDUCTIONS:
             yield f"(= t (R_{name} r a)) (= fa (free a))", "(& fa (^ r -1))"
-        for name, names in _FOLDED.items():
-            below = " ".join(f"(= f{n} (free {n}))" for n in names)
-            yield f"(= t (F_{name} r {' '.join(names)})) {below}", f"(& {_union([f'f{n}' for n in names])} (^ r -1))"
+        for name, operands in _FOLDED.items():
+            below = " ".join(f"(= f{n} (free {n}))" for n in operands)
+            left = _union([f"f{n}" for n in operands])
+            yield f"(= t (F_{name} r {' '.join(operands)})) {below}", f"(& {left} (^ r -1))"
         for i, (rank, outer, inner, joins) in enumerate(self.symbols.views):
             whole, parts = self.symbols.bit(rank), self.symbols.mask((outer, inner))
             gone, come = (parts, whole) if joins else (whole, parts)

@@ -36,7 +36,8 @@ from .expr import (
     with_children,
 )
 from .folds import ACTIONS
-from .laws import BACK, Law, SplitOf
+from .law import BACK, Law
+from .laws import SplitOf
 from .notation_printer import write_expression
 from .pointwise import POINTWISE
 

@@ -235,8 +235,8 @@ class Fold(_Node):
     `action` names a row of `folds.ACTIONS` (a reference monoid and the group that acts on the accumulator):
     "scale": `sum_rank arg * exp(ref - max_rank ref)`; "translate": `sum_rank arg * (ref - mean_rank ref)**2`.
     others: the scores after the first of a row that has several. "comoment", of x and y:
-    `sum_rank arg * (x - mean_rank x) * (y - mean_rank y)` with means weighed by arg; "softcomoment", of c, x and y: that
-    with `arg * exp(c - max_rank c)` for arg.
+    `sum_rank arg * (x - mean_rank x) * (y - mean_rank y)` with means weighed by arg; "softcomoment", of c, x and y:
+    that with `arg * exp(c - max_rank c)` for arg.
     """
 
     action: str

@@ -129,7 +129,8 @@ def _means(a: Reference, b: Reference) -> Reference:
 
 
 def _moved(a: Array, old: Reference, new: Reference) -> Array:
-    return a + old[0] * (old[1] - new[1]) * (old[2] - new[2])
+    moved: Array = a + old[0] * (old[1] - new[1]) * (old[2] - new[2])
+    return moved
 
 
 def _relative(r: Reference, top: Array) -> Reference:

@@ -65,8 +65,8 @@ class Layout:
 
 
 def layouts(graph: EGraph, streams: Sequence[Stream]) -> list[Layout] | None:
-    """The layouts of the graph's forms, fewest passes first, then least work; None where there are too many, or too many
-    pairs of them on the way."""
+    """The layouts of the graph's forms, fewest passes first, then least work; None where there are too many, or
+    too many pairs of them on the way."""
     search = _Search(graph, streams)
     if not search.run():
         return None

@@ -1,4 +1,5 @@
-"""How a fold around two weighed means runs over tiles (`comoment`, and `softcomoment` with weights relative to a maximum).
+"""How a fold around two weighed means runs over tiles: `comoment`, and `softcomoment`, whose weights are relative to a
+maximum.
 
 The reference is (sum of weights W, means a and b). A tile adds its weights and means to those; the accumulator moves to
 the new means by W * (a - a') * (b - b'), W and it scaled first where weights are relative; and the tile's items take
@@ -80,8 +81,10 @@ def comoment(
     distances = []
     for x, mean in zip(work.scores[-2:], means, strict=True):
         distance = emit("sub", (builder.number(x, this.body), mean.next))
-        if tail := builder.layout.tail(weights.axis):
-            distance = emit("where", (distance,), (tail, 0.0), axes=builder.layout.ordered({*distance.axes, weights.axis}))
+        if weights.axis and (tail := builder.layout.tail(weights.axis)):
+            distance = emit(
+                "where", (distance,), (tail, 0.0), axes=builder.layout.ordered({*distance.axes, weights.axis})
+            )
         distances.append(distance)
     items = Product(list(weights.inside), (*distances, *weights.relative))
     carry.next = builder.contract(items, weights.axis, this.body, accumulator=moved)
