@@ -7,7 +7,7 @@ vanish, where the whole sum does not.
 
 from __future__ import annotations
 
-from .expr import Expr, Fold, Reduce, free
+from .expr import Expr, Fold, Reduce, children, free, topological
 from .folds import ACTIONS, WEIGHTS
 
 
@@ -19,6 +19,18 @@ def written_out(x: Expr) -> Expr | None:
     if row is None:
         return ACTIONS[x.action].written(x.rank, x.scores, x.arg)
     return Reduce("add", x.rank, x.arg * row.weight_of(x.ref, row.reference_of(x.rank, x.ref)))
+
+
+def passes_of(x: Fold) -> int:
+    """How many passes over its rank a fold takes."""
+    written = written_out(x)
+    if written is None:
+        return 1
+    level: dict[Expr, int] = {}
+    for node in topological([written], stop=dict.fromkeys(children(x))):
+        below = max((level.get(a, 0) for a in children(node)), default=0)
+        level[node] = below + (isinstance(node, Reduce) and node.rank == x.rank)
+    return level[written]
 
 
 def is_one_pass(x: Fold) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .expr import Expr, Fold, Map, Rank, Reduce, Split, children, free, topological
-from .one_pass import is_one_pass
+from .one_pass import passes_of
 
 COSTLY = frozenset({"exp", "log", "exp2", "log2", "tanh", "erf", "sigmoid", "silu", "sqrt", "recip", "sin", "cos"})
 
@@ -105,7 +105,7 @@ def passes(roots: Sequence[Expr], stream: Stream) -> int:
     for x in topological(roots):
         below = max((level[a] for a in children(x)), default=0)
         barrier = isinstance(x, (Reduce, Fold)) and stream.barrier(x.rank)
-        level[x] = below + barrier * (2 if isinstance(x, Fold) and not is_one_pass(x) else 1)
+        level[x] = below + barrier * (passes_of(x) if isinstance(x, Fold) else 1)
     return max(level[r] + stream.element(free(r)) for r in roots)
 
 
