@@ -19,9 +19,10 @@ from .expr import params as parameters
 from .extract import Form, OutOfTime, forms
 from .indexed import completed, limits, reach, shapes, trusted
 from .laws import UNSPLIT, SplitOf, laws
+from .needs import needs_of
 from .one_hot import one_hots
 from .pointwise import Array, as_numbers
-from .safety import HAZARDS, has_signed_weights, safe_part, unsafe
+from .safety import HAZARDS, safe_part, unsafe
 from .traits import Stream, passes, streams_of, total_passes
 from .unsplit import undone
 
@@ -147,11 +148,8 @@ def derive(
     filters = [(x.predicate, x.fill) for x in topological(exprs) if isinstance(x, Where)]
     own = {u.reason for u in unsafe(EGraph.of(exprs))}
     needs_reference = HAZARDS["overflow"] in own
-    signed = has_signed_weights(exprs)
-    chosen = one_hots(exprs)
-    table = laws(
-        splits, dict.fromkeys(filters), chosen, reference=needs_reference, signed=signed, without=without
-    )
+    chosen, needs = one_hots(exprs), needs_of(exprs)
+    table = laws(splits, dict.fromkeys(filters), chosen, needs, reference=needs_reference, without=without)
     same, reached = _undone(exprs, limits, without)
     graph = saturate(exprs, table, splits, limits, same)
     clock.append(time.monotonic())

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from .expr import Const, Expr, Fold, Map, Rank, Size
 from .folds import ACTIONS, SCALE, WEIGHTS, comoment_of, mean_of
-from .law import BACK, LINEAR, A, Absent, B, C, Condition, D, Differ, Exists, Law, Present, Q, R, U, V, Y
+from .law import BACK, LINEAR, A, Absent, B, C, Condition, D, Differ, Exists, Law, Needs, Present, Q, R, U, V, Y
 from .law import exp_of as _exp
 from .law import max_of as _max
 from .law import sum_of as _sum
@@ -84,7 +84,7 @@ def signed_moments() -> Iterator[Law]:
     yield Law("comoments", comoment_of(R, (C, D), V), merged, tuple(Present(R, x) for x in (C, D, V)))
 
 
-def two_ranks(parts: Sequence[Rank]) -> Iterator[Law]:
+def two_ranks(parts: Sequence[Rank], needs: Needs) -> Iterator[Law]:
     """What is relative to a reference over two ranks is, for each index of one, relative to that over the other.
 
     parts: ranks that split another, of which `laws` of splits say the same.
@@ -95,17 +95,19 @@ def two_ranks(parts: Sequence[Rank]) -> Iterator[Law]:
         own, whole = reference(Q, C), reference(R, reference(Q, C))
         present = Present(R, C), Present(Q, C)
         yield Law("two-ranks", weight(C, whole), weight(C, own) * weight(own, whole), (*differ, *present))
-    yield from _moments_over_two(differ)
-    yield from _weighed_over_two(differ)
+    co = needs.nested and needs.distances
+    yield from _moments_over_two(differ, co)
+    if co:
+        yield from _weighed_over_two(differ)
 
 
-def _moments_over_two(differ: tuple[Condition, ...]) -> Iterator[Law]:
+def _moments_over_two(differ: tuple[Condition, ...], co: bool) -> Iterator[Law]:
     n, q, one = Size(R) * Size(Q), Size(Q), Const(1.0)
     cases: tuple[tuple[Expr, _Spread, tuple[Condition, ...]], ...] = (
         (C, _spread, differ),
         (D, _comoment, (*differ, *_BOTH, Differ(C, D))),
     )
-    for x, fold, conditions in cases:
+    for x, fold, conditions in cases[: 1 + co]:
         within, apart = fold(Q, C, x, one), fold(R, _sum(Q, C) / q, _sum(Q, x) / q, one)
         for order in ((R, Q), (Q, R)):
             for count in (n, q * Size(R)):

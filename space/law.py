@@ -119,6 +119,20 @@ class Law:
         return not any(is_variable(x) for x in topological([self.left]))
 
 
+@dataclass(frozen=True)
+class Needs:
+    """Which laws a definition may have a use for (`needs.needs_of`).
+
+    signed: something is divided by a sum over a rank of what may be of either sign. distances: two differences are
+    multiplied. nested: there is a sum of sums. differences: there is the size, or the positive part, of a difference.
+    """
+
+    signed: bool = True
+    distances: bool = True
+    nested: bool = True
+    differences: bool = True
+
+
 def variable(name: str) -> Expr:
     """A pattern variable for subexpressions."""
     return Access(Tensor("?" + name, ()), ())

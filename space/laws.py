@@ -25,6 +25,7 @@ from .law import (
     Exists,
     Finite,
     Law,
+    Needs,
     Negative,
     Plain,
     Positive,
@@ -242,34 +243,30 @@ def laws(
     splits: Iterable[SplitOf] = (),
     filters: Iterable[tuple[Predicate, float]] = (),
     one_hots: Iterable[OneHot] = (),
+    needs: Needs | None = None,
     *,
     reference: bool = False,
-    signed: bool = False,
     without: frozenset[str] = frozenset(),
 ) -> tuple[Law, ...]:
     """The table for one graph: its splits and its filters instantiate the laws of views, its one-hot selections
     theirs (no pattern says `x with T[p] for m`).
 
-    reference: include the law that gives an exponential a reference. signed: include that of weights of both signs.
+    reference: include the law that gives an exponential a reference. needs: which others to include; all by default.
     Raises ValueError for an unknown name.
     """
     unknown = sorted(without - set(NAMES))
     if unknown:
         raise ValueError(f"`without` must name laws of {list(NAMES)}, but got {unknown}")
-    table = [
-        *GENERAL,
-        *composite(),
-        *moments(),
-        *comoments(),
-        *differences(),
-        *(signed_moments() if signed else ()),
-        *transport(),
-        *linear_folds(),
-        *(REFERENCE if reference else ()),
-    ]
+    needs = needs or Needs()
+    table = [*GENERAL, *composite(), *moments(), *transport(), *linear_folds(), *(REFERENCE if reference else ())]
+    if needs.distances:
+        table += [*comoments(), *(signed_moments() if needs.signed else ())]
+    if needs.differences:
+        table += differences()
     known, splits = tuple(filters), tuple(splits)
-    table += two_ranks([part for s in splits for part in (s.outer, s.inner)])
+    table += two_ranks([part for s in splits for part in (s.outer, s.inner)], needs)
+    actions = [a.name for a in ACTIONS.values() if a.references == 1 or needs.distances]
     for s in splits:
-        table += [*_split(s, known, ACTIONS), *_transport_tiles(s), *_nested(s)]
+        table += [*_split(s, known, actions), *_transport_tiles(s), *_nested(s)]
     table += [Law("one-hot", _sum(h.rank, h.body), h.selected) for h in one_hots]
     return tuple(law for law in table if law.name not in without)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from .egraph import ClassId, EGraph, Node, label
-from .expr import Access, Const, Expr, Fold, Gather, Iota, Map, Reduce, Size, Split, Unsplit, Where, topological
+from .expr import Access, Const, Expr, Fold, Gather, Iota, Map, Reduce, Size, Split, Unsplit, Where
 from .folds import ACTIONS
 from .vanishing import may_be_empty, vanishing
 
@@ -285,14 +285,6 @@ def _reason(c: ClassId, n: Node, bounds: Bounds, dividing: set[ClassId], familia
             return None if plain else HAZARDS["cancellation"]
         case _:
             return None
-
-
-def has_signed_weights(exprs: Sequence[Expr]) -> bool:
-    """Whether something is divided by a sum over a rank of what may be of either sign."""
-    graph = EGraph.of(list(exprs))
-    bounds = Bounds(graph)
-    sums = (x.args[1] for x in topological(list(exprs)) if isinstance(x, Map) and x.op == "div")
-    return any(isinstance(x, Reduce) and x.op == "add" and bounds.of[graph.defined[x.arg]][0] < 0 for x in sums)
 
 
 def hazards(exprs: Sequence[Expr]) -> tuple[str, ...]:
