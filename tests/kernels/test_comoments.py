@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from eintune.kernels.emitters import emit
-from eintune.kernels.generate import problem_of
-from eintune.kernels.launch import load
+from eintune.kernels.generate.emitters import emit
+from eintune.kernels.generate.generate import problem_of
+from eintune.kernels.launch.load import load
 from eintune.space.cascade import Cascade
 from eintune.space.derive import derive
 from eintune.space.evaluate import run_cascade
