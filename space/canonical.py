@@ -41,8 +41,10 @@ from .expr import (
     topological,
     with_children,
 )
-from .folds import ACTIONS
+from .folds import WEIGHTS
+from .law import LINEAR
 from .laws import SplitOf, split_predicate
+from .one_pass import written_out
 from .pointwise import POINTWISE
 from .traits import Stream, Trait, passes, streams_of, traits
 
@@ -50,16 +52,8 @@ from .traits import Stream, Trait, passes, streams_of, traits
 def lowered(cascade: Cascade) -> dict[str, tuple[Expr, tuple[Rank, ...]]]:
     """Each output's canonical expression, and its ranks in order. A split is left only where it matters."""
     roots = cascade.roots()
-    exprs = canonical(rewrite(roots.values(), _without_transport), output_ranks(cascade))
+    exprs = canonical(rewrite(roots.values(), written_out), output_ranks(cascade))
     return {name: (x, cascade.outputs[name].ranks) for name, x in zip(roots, exprs, strict=True)}
-
-
-def _without_transport(x: Expr) -> Expr | None:
-    """A fold that one pass cannot do, as what it stands for: its argument varies, and its transport is not linear."""
-    if isinstance(x, Fold) and not ACTIONS[x.action].linear and x.rank in free(x.arg):
-        row = ACTIONS[x.action]
-        return Reduce("add", x.rank, x.arg * row.weight_of(x.ref, row.reference_of(x.rank, x.ref)))
-    return None
 
 
 def output_ranks(cascade: Cascade) -> tuple[Rank, ...]:
@@ -178,15 +172,17 @@ def _tile_of_fold(x: Fold, s: SplitOf) -> tuple[Expr, Expr] | None:
     """The (score, item) of a fold over tiles whose items are sums relative to the tile's own reference."""
     if not isinstance(x.ref, Reduce) or x.ref.rank != s.inner:
         return None
-    score, action = x.ref.arg, ACTIONS[x.action]
-    if action.reference_of(s.inner, score) is not x.ref or not action.linear:
+    if x.action not in LINEAR:
+        return None
+    score, row = x.ref.arg, WEIGHTS[x.action]
+    if row.reference_of(s.inner, score) is not x.ref:
         return None
     match x.arg:
         case Fold() as inner if (inner.action, inner.rank, inner.ref) == (x.action, s.inner, score):
             return score, inner.arg
         case Reduce(op="add") as inner if inner.rank == s.inner:
             rest = factors(inner.arg)
-            weight = action.weight_of(score, x.ref)
+            weight = row.weight_of(score, x.ref)
             if weight not in rest:
                 return None
             rest.remove(weight)

@@ -21,6 +21,9 @@ Point: TypeAlias = Mapping[str, Setting]
 WHOLE = 0
 """The tile size that says: all of the rank at once."""
 
+ELEMENT = 1
+"""The tile size of a streamed rank that says: one element after the other, without an axis."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -66,7 +69,9 @@ class Facts:
                 return axis if tile == WHOLE else Role("grid", tile if tile > 1 else None)
             case "streamed" | "contracted":
                 tile = int(point.get(f"tile {rank}", WHOLE))
-                return axis if tile == WHOLE else Role("loop", tile, int(point.get(f"parts {rank}", 1)))
+                if tile in (WHOLE, ELEMENT):
+                    return axis if tile == WHOLE else Role("loop", None)
+                return Role("loop", tile, int(point.get(f"parts {rank}", 1)))
 
     def length(self, rank: Rank, point: Point) -> int:
         """Elements of the rank in one tile."""

@@ -19,6 +19,7 @@ from .expr import params as parameters
 from .extract import Form, OutOfTime, forms
 from .indexed import completed, limits, reach, shapes, trusted
 from .laws import UNSPLIT, SplitOf, laws
+from .needs import needs_of
 from .one_hot import one_hots
 from .pointwise import Array, as_numbers
 from .safety import HAZARDS, safe_part, unsafe
@@ -147,7 +148,8 @@ def derive(
     filters = [(x.predicate, x.fill) for x in topological(exprs) if isinstance(x, Where)]
     own = {u.reason for u in unsafe(EGraph.of(exprs))}
     needs_reference = HAZARDS["overflow"] in own
-    table = laws(splits, dict.fromkeys(filters), one_hots(exprs), reference=needs_reference, without=without)
+    chosen, needs = one_hots(exprs), needs_of(exprs)
+    table = laws(splits, dict.fromkeys(filters), chosen, needs, reference=needs_reference, without=without)
     same, reached = _undone(exprs, limits, without)
     graph = saturate(exprs, table, splits, limits, same)
     clock.append(time.monotonic())

@@ -36,7 +36,7 @@ from .expr import (
     topological,
 )
 from .folds import ACTIONS
-from .laws import (
+from .law import (
     BACK,
     Absent,
     Condition,
@@ -55,6 +55,8 @@ from .laws import (
 from .pointwise import POINTWISE, REDUCTIONS
 
 MAX_RANKS = 60
+_FOLDED = {a.name: "abcdefgh"[: a.references + 1] for a in ACTIONS.values()}
+"""A name for each operand of a fold."""
 _T = TypeVar("_T", bound=Hashable)
 
 
@@ -121,7 +123,7 @@ class Encoder:
             case Reduce():
                 return f"(R_{x.op} {self._rank(x.rank)} {below[0]})"
             case Fold():
-                return f"(F_{x.action} {self._rank(x.rank)} {below[0]} {below[1]})"
+                return f"(F_{x.action} {self._rank(x.rank)} {' '.join(below)})"
             case Where():
                 mask = self.symbols.mask(x.predicate.ranks)
                 return f"(filter {self.symbols.filter(x.predicate, x.fill)} {mask} {below[0]})"
@@ -219,7 +221,7 @@ class Encoder:
         heads = ["(leaf i64)", "(num f64)", "(size i64)", "(filter i64 i64 T)", "(tag i64)"]
         heads += [f"(M_{p.name}{' T' * p.arity})" for p in POINTWISE.values()]
         heads += [f"(R_{name} i64 T)" for name in REDUCTIONS]
-        heads += [f"(F_{name} i64 T T)" for name in ACTIONS]
+        heads += [f"(F_{name} i64{' T' * len(names)})" for name, names in _FOLDED.items()]
         heads += [f"(V{i} T)" for i in range(len(self.symbols.views))]
         yield f"(datatype T {' '.join(heads)})"
         yield "(function free (T) i64 :merge (& old new))"
@@ -253,9 +255,10 @@ class Encoder:
         for condition, own in self._reduces():
             for name in REDUCTIONS:
                 yield f"(= t (R_{name} r a)) {condition} (= ra (reduced a))", f"(| ra {own})"
-            for name in ACTIONS:
-                facts = f"(= t (F_{name} r a b)) {condition} (= ra (reduced a)) (= rb (reduced b))"
-                yield facts, f"(| (| ra rb) {own})"
+            for name, operands in _FOLDED.items():
+                below = " ".join(f"(= r{n} (reduced {n}))" for n in operands)
+                facts = f"(= t (F_{name} r {' '.join(operands)})) {condition} {below}"
+                yield facts, f"(| {_union([f'r{n}' for n in operands])} {own})"
         for view in ("(filter i k a)", *(f"(V{i} a)" for i in range(len(self.symbols.views)))):
             yield f"(= t {view}) (= ra (reduced a))", "ra"
 
@@ -278,7 +281,9 @@ class Encoder:
             else:
                 yield f"(= t (M_{p.name} {names}))", str(int(p.name in ("add", "sub")))
         leaves = ["(leaf i)", "(num v)", "(size r)"]
-        leaves += [f"(R_{name} r a)" for name in REDUCTIONS] + [f"(F_{name} r a b)" for name in ACTIONS]
+        leaves += [f"(R_{name} r a)" for name in REDUCTIONS] + [
+            f"(F_{name} r {' '.join(names)})" for name, names in _FOLDED.items()
+        ]
         yield from ((f"(= t {leaf})", "0") for leaf in leaves)
         views = ["(filter i k a)", *(f"(V{i} a)" for i in range(len(self.symbols.views)))]
         yield from ((f"(= t {view}) (= sa (sums a))", "sa") for view in views)
@@ -293,8 +298,10 @@ class Encoder:
             yield f"(= t (M_{p.name} {' '.join(names)})) {facts}", _union([f"f{n}" for n in names])
         for name in REDUCTIONS:
             yield f"(= t (R_{name} r a)) (= fa (free a))", "(& fa (^ r -1))"
-        for name in ACTIONS:
-            yield f"(= t (F_{name} r a b)) (= fa (free a)) (= fb (free b))", "(& (| fa fb) (^ r -1))"
+        for name, operands in _FOLDED.items():
+            below = " ".join(f"(= f{n} (free {n}))" for n in operands)
+            left = _union([f"f{n}" for n in operands])
+            yield f"(= t (F_{name} r {' '.join(operands)})) {below}", f"(& {left} (^ r -1))"
         for i, (rank, outer, inner, joins) in enumerate(self.symbols.views):
             whole, parts = self.symbols.bit(rank), self.symbols.mask((outer, inner))
             gone, come = (parts, whole) if joins else (whole, parts)

@@ -35,7 +35,9 @@ from .expr import (
     topological,
     with_children,
 )
-from .laws import BACK, Law, SplitOf
+from .folds import ACTIONS
+from .law import BACK, Law
+from .laws import SplitOf
 from .notation_printer import write_expression
 from .pointwise import POINTWISE
 
@@ -357,7 +359,8 @@ def _head(op: str, numbers: Sequence[str], symbols: Symbols) -> Expr | None:
         case "R":
             return Reduce(name, _rank(numbers[0], symbols), HOLE)
         case "F":
-            return Fold(name, _rank(numbers[0], symbols), HOLE, HOLE)
+            more = ACTIONS[name].references - 1
+            return Fold(name, _rank(numbers[0], symbols), HOLE, HOLE, (HOLE,) * more)
         case _ if op.startswith("V"):
             rank, outer, inner, joins = symbols.views[int(op[1:])]
             return Unsplit(HOLE, outer, inner, rank) if joins else Split(HOLE, rank, outer, inner)

@@ -165,7 +165,7 @@ class Empties:
                 reference = Reduce("max", x.rank, x.ref)
                 weight: Sign = "nonnegative" if self.reaches_neg_inf(reference) else "positive"
                 return _weakest(weight, go(x.arg))
-            case Fold():
+            case Fold() if not x.others or x.others[-1] is x.scores[-2]:
                 return _weakest("nonnegative", go(x.arg))
             case _:
                 return "any"

@@ -139,10 +139,11 @@ def evaluate(
             case Where():
                 return np.where(holds(x.predicate), as_numbers(value[x.arg]), x.fill)
             case Fold():
-                c, y = as_numbers(value[x.ref]), as_numbers(value[x.arg])
-                if c.shape[axis[x.rank]] == y.shape[axis[x.rank]] == 1:
+                c, *others = (as_numbers(value[a]) for a in x.scores)
+                y = as_numbers(value[x.arg])
+                if all(a.shape[axis[x.rank]] == 1 for a in (c, *others, y)):
                     c = np.repeat(c, sizes[x.rank], axis[x.rank])
-                return fold(ACTIONS[x.action], c, y, axis[x.rank])
+                return fold(ACTIONS[x.action], (c, *others), y, axis[x.rank])
             case Split():
                 a = value[x.arg]
                 if x.rank not in free(x.arg):

@@ -234,12 +234,20 @@ class Fold(_Node):
 
     `action` names a row of `folds.ACTIONS` (a reference monoid and the group that acts on the accumulator):
     "scale": `sum_rank arg * exp(ref - max_rank ref)`; "translate": `sum_rank arg * (ref - mean_rank ref)**2`.
+    others: the scores after the first of a row that has several. "comoment", of x and y:
+    `sum_rank arg * (x - mean_rank x) * (y - mean_rank y)` with means weighed by arg; "softcomoment", of c, x and y:
+    that with `arg * exp(c - max_rank c)` for arg.
     """
 
     action: str
     rank: Rank
     ref: Expr
     arg: Expr
+    others: tuple[Expr, ...] = ()
+
+    @property
+    def scores(self) -> tuple[Expr, ...]:
+        return self.ref, *self.others
 
 
 @_node
@@ -299,7 +307,7 @@ def children(x: Expr) -> tuple[Expr, ...]:
         case Reduce() | Where() | Split() | Unsplit():
             return (x.arg,)
         case Fold():
-            return (x.ref, x.arg)
+            return (x.ref, x.arg, *x.others)
         case _:
             return ()
 
@@ -318,7 +326,7 @@ def with_children(x: Expr, new: tuple[Expr, ...]) -> Expr:
         case Unsplit():
             return Unsplit(new[0], x.outer, x.inner, x.rank)
         case Fold():
-            return Fold(x.action, x.rank, new[0], new[1])
+            return Fold(x.action, x.rank, new[0], new[1], new[2:])
         case _:
             return x
 

@@ -8,20 +8,26 @@ maximum, a running mean). The pairs (reference, accumulator) form a monoid with
 so a sum of items that are taken relative to a reference over the *whole* rank needs only one pass over it.
 `scale`: the reference is a maximum and the group scales by exp(-reference) (softmax, log-sum-exp, attention).
 `translate`: the reference is (count, mean) and the group translates (Chan, Golub and LeVeque's variance).
+`comoment`: the reference is (sum of weights, two means), and what moves is a product of two distances.
+`softcomoment`: both at once, weights that are relative to a maximum, and means that they weigh.
+
+Where weights are part of the reference they must not be negative: a running sum of weights of both signs may vanish,
+and its means with it. `one_pass` says where that is proven.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .expr import Expr, Map, Reduce, Size
+from .expr import Expr, Fold, Map, Reduce, Size, free
 from .pointwise import POINTWISE, Array
 
 Reference = tuple[Array, ...]
+Scores = tuple[Array, ...]
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2.0)
@@ -33,30 +39,46 @@ class Action:
 
     name: what `Fold.action` says.
     identities: the reference monoid's identity, one number per component.
-    item: the reference of a single item with score c.
+    item: the reference of a single item with scores c and argument y.
     combine: the reference monoid.
-    weight: what one item with score c contributes per unit of `arg`, relative to a reference.
+    weight: what one item with scores c contributes per unit of `arg`, relative to a reference.
     transport: an accumulator `a` that was relative to `old`, taken relative to `new`.
-    reference_of: the finished reference over a rank, as an expression of the score (for the law's left side).
-    weight_of: the weight of a score relative to a finished reference, as an expression (for the law).
-    kept: what one part of a divided rank keeps of its reference, as an expression of the rank and the score.
+    kept: what one part of a divided rank keeps of its reference, as expressions of the rank, the scores and the
+    argument; None for what the number of elements says.
     merged: the fold over all parts, as an expression: of the rank over parts, the number of a part's elements, what
-    it kept, and its accumulator. That is sum(act(r <- r_part) A_part), the references combined to r.
+    it kept, the argument where it is the same for all elements, and its accumulator. That is sum(act(r <- r_part)
+    A_part), the references combined to r.
+    written: the fold as the reductions that it stands for, of the rank, the scores and the argument.
     linear: whether transport is linear in the accumulator, so that a fold may carry any argument; else the
     argument is 1. Then weights compose too: weight(a, c) * weight(c, g) = weight(a, g).
+    references: how many scores it has. weighed: the argument weighs the reference too.
     """
 
     name: str
     identities: tuple[float, ...]
-    item: Callable[[Array], Reference]
+    item: Callable[[Scores, Array], Reference]
     combine: Callable[[Reference, Reference], Reference]
-    weight: Callable[[Array, Reference], Array]
+    weight: Callable[[Scores, Reference], Array]
     transport: Callable[[Array, Reference, Reference], Array]
+    kept: Callable[[str, Sequence[Expr], Expr], tuple[Expr | None, ...]]
+    merged: Callable[[str, Expr, Sequence[Expr | None], Expr, Expr], Expr]
+    written: Callable[[str, Sequence[Expr], Expr], Expr]
+    linear: bool = False
+    references: int = 1
+    weighed: bool = False
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Of a row with one score, its law's left side: the finished reference over a rank, and the weight of a score
+    relative to it."""
+
     reference_of: Callable[[str, Expr], Expr]
     weight_of: Callable[[Expr, Expr], Expr]
-    kept: Callable[[str, Expr], Expr]
-    merged: Callable[[str, Expr, Expr, Expr], Expr]
-    linear: bool
+
+    def written(self, rank: str, scores: Sequence[Expr], arg: Expr) -> Expr:
+        (c,) = scores
+        return Reduce("add", rank, self.weight_of(c, self.reference_of(rank, c)) * arg)
 
 
 def _finite(m: Array) -> Array:
@@ -68,14 +90,104 @@ def _mean(a: Reference, b: Reference) -> Reference:
     return n, (a[0] * a[1] + b[0] * b[1]) / np.where(n == 0, 1.0, n)
 
 
-def _scaled(rank: str, count: Expr, kept: Expr, a: Expr) -> Expr:
-    return Reduce("add", rank, a * Map("exp", (kept - Reduce("max", rank, kept),)))
+def _sum(rank: str, x: Expr) -> Expr:
+    return Reduce("add", rank, x)
 
 
-def _translated(rank: str, count: Expr, kept: Expr, a: Expr) -> Expr:
-    mean = Reduce("add", rank, kept) / Reduce("add", rank, count)
-    return Reduce("add", rank, a + count * ((kept / count - mean) * (kept / count - mean)))
+def _max(rank: str, x: Expr) -> Expr:
+    return Reduce("max", rank, x)
 
+
+def _exp(x: Expr) -> Expr:
+    return Map("exp", (x,))
+
+
+def _scaled(rank: str, count: Expr, kept: Sequence[Expr | None], arg: Expr, a: Expr) -> Expr:
+    top = _known(kept[0])
+    return _sum(rank, a * _exp(top - _max(rank, top)))
+
+
+def _translated(rank: str, count: Expr, kept: Sequence[Expr | None], arg: Expr, a: Expr) -> Expr:
+    total = _known(kept[0])
+    mean = _sum(rank, total) / _sum(rank, count)
+    return _sum(rank, a + count * ((total / count - mean) * (total / count - mean)))
+
+
+def _known(x: Expr | None) -> Expr:
+    assert x is not None
+    return x
+
+
+# ---- two means, weighed
+
+
+def _means(a: Reference, b: Reference) -> Reference:
+    """(sum of weights, means) of both: Chan, Golub and LeVeque's, with weights for counts."""
+    n = a[0] + b[0]
+    share = b[0] / np.where(n == 0, 1.0, n)
+    return n, *(x + (y - x) * share for x, y in zip(a[1:], b[1:], strict=True))
+
+
+def _moved(a: Array, old: Reference, new: Reference) -> Array:
+    moved: Array = a + old[0] * (old[1] - new[1]) * (old[2] - new[2])
+    return moved
+
+
+def _relative(r: Reference, top: Array) -> Reference:
+    """A reference whose weights are relative to another maximum."""
+    return r[1] * np.exp(r[0] - _finite(top)), *r[2:]
+
+
+def _soft_means(a: Reference, b: Reference) -> Reference:
+    top = np.maximum(a[0], b[0])
+    return top, *_means(_relative(a, top), _relative(b, top))
+
+
+def _soft_moved(a: Array, old: Reference, new: Reference) -> Array:
+    return _moved(a * np.exp(old[0] - _finite(new[0])), _relative(old, new[0]), new[1:])
+
+
+def mean_of(rank: str, x: Expr, w: Expr) -> Expr:
+    """The mean of x over a rank, weighed by w."""
+    return _sum(rank, w * x) / _sum(rank, w)
+
+
+def comoment_of(rank: str, scores: Sequence[Expr], w: Expr) -> Expr:
+    """The sum of products of two distances from means, weighed by w as those are."""
+    x, y = (c - mean_of(rank, c, w) for c in scores)
+    return _sum(rank, w * (x * y))
+
+
+def _soft_weight(rank: str, c: Expr, w: Expr) -> Expr:
+    return w * _exp(c - _max(rank, c))
+
+
+def _kept_moments(rank: str, scores: Sequence[Expr], w: Expr) -> tuple[Expr | None, ...]:
+    weight = _sum(rank, w) if rank in free(w) else None
+    return weight, *(_sum(rank, w * c) for c in scores)
+
+
+def _kept_soft_moments(rank: str, scores: Sequence[Expr], w: Expr) -> tuple[Expr | None, ...]:
+    c, *moving = scores
+    return _max(rank, c), Fold("scale", rank, c, w), *(Fold("scale", rank, c, w * x) for x in moving)
+
+
+def _merged_moments(rank: str, count: Expr, kept: Sequence[Expr | None], arg: Expr, a: Expr) -> Expr:
+    weight = count * arg if kept[0] is None else kept[0]
+    shifts = [_known(s) / weight - _sum(rank, _known(s)) / _sum(rank, weight) for s in kept[1:]]
+    return _sum(rank, a + weight * (shifts[0] * shifts[1]))
+
+
+def _merged_soft_moments(rank: str, count: Expr, kept: Sequence[Expr | None], arg: Expr, a: Expr) -> Expr:
+    top, *sums = map(_known, kept)
+    factor = _exp(top - _max(rank, top))
+    return _merged_moments(rank, count, [s * factor for s in sums], arg, a * factor)
+
+
+SCALE = Weight(lambda rank, c: _max(rank, c), lambda c, g: _exp(c - g))
+TRANSLATE = Weight(lambda rank, c: _sum(rank, c) / Size(rank), lambda c, g: (c - g) * (c - g))
+WEIGHTS = {"scale": SCALE, "translate": TRANSLATE}
+"""Of each row with one score, by name."""
 
 ACTIONS: dict[str, Action] = {
     a.name: a
@@ -83,61 +195,101 @@ ACTIONS: dict[str, Action] = {
         Action(
             name="scale",
             identities=(-math.inf,),
-            item=lambda c: (c,),
+            item=lambda c, y: (c[0],),
             combine=lambda a, b: (np.maximum(a[0], b[0]),),
-            weight=lambda c, r: np.exp(c - _finite(r[0])),
+            weight=lambda c, r: np.exp(c[0] - _finite(r[0])),
             transport=lambda a, old, new: a * np.exp(old[0] - _finite(new[0])),
-            reference_of=lambda rank, c: Reduce("max", rank, c),
-            weight_of=lambda c, g: Map("exp", (c - g,)),
-            kept=lambda rank, c: Reduce("max", rank, c),
+            kept=lambda rank, c, y: (_max(rank, c[0]),),
             merged=_scaled,
+            written=SCALE.written,
             linear=True,
         ),
         Action(
             name="translate",
             identities=(0.0, 0.0),
-            item=lambda c: (np.ones_like(c), c),
+            item=lambda c, y: (np.ones_like(c[0]), c[0]),
             combine=_mean,
-            weight=lambda c, r: POINTWISE["sub"](c, r[1]) ** 2,
+            weight=lambda c, r: POINTWISE["sub"](c[0], r[1]) ** 2,
             transport=lambda a, old, new: a + old[0] * (old[1] - new[1]) ** 2,
-            reference_of=lambda rank, c: Reduce("add", rank, c) / Size(rank),
-            weight_of=lambda c, g: (c - g) * (c - g),
-            kept=lambda rank, c: Reduce("add", rank, c),
+            kept=lambda rank, c, y: (_sum(rank, c[0]),),
             merged=_translated,
-            linear=False,
+            written=TRANSLATE.written,
+        ),
+        Action(
+            name="comoment",
+            identities=(0.0, 0.0, 0.0),
+            item=lambda c, y: (y, c[0], c[1]),
+            combine=_means,
+            weight=lambda c, r: POINTWISE["sub"](c[0], r[1]) * POINTWISE["sub"](c[1], r[2]),
+            transport=_moved,
+            kept=_kept_moments,
+            merged=_merged_moments,
+            written=comoment_of,
+            references=2,
+            weighed=True,
+        ),
+        Action(
+            name="softcomoment",
+            identities=(-math.inf, 0.0, 0.0, 0.0),
+            item=lambda c, y: (c[0], np.where(np.isneginf(c[0]), 0.0, y), c[1], c[2]),
+            combine=_soft_means,
+            weight=lambda c, r: np.exp(c[0] - _finite(r[0])) * (c[1] - r[2]) * (c[2] - r[3]),
+            transport=_soft_moved,
+            kept=_kept_soft_moments,
+            merged=_merged_soft_moments,
+            written=lambda rank, c, w: comoment_of(rank, c[1:], _soft_weight(rank, c[0], w)),
+            references=3,
+            weighed=True,
         ),
     )
 }
 
 
-def fold(action: Action, scores: Array, args: Array, axis: int) -> Array:
+def fold(action: Action, scores: Scores, args: Array, axis: int) -> Array:
     """The meaning of a `Fold` in float64: left to right over `axis`, which is kept with length 1.
 
     Where the transport is not linear it moves an accumulator of weights alone: an argument that varies along the axis
-    weighs each item relative to the finished reference, as the law has it, and any other is a factor.
+    weighs each item relative to the finished reference, as the law has it, and any other is a factor. One that weighs
+    the reference moves with it, where it is nowhere negative.
     """
-    shape = np.broadcast_shapes(scores.shape, args.shape)
-    scores = np.broadcast_to(scores, shape)
-    if action.linear:
+    shape = np.broadcast_shapes(*(c.shape for c in scores), args.shape)
+    scores = tuple(np.broadcast_to(c, shape) for c in scores)
+    if action.weighed and (args < 0).any():
+        return _moments_at_once(scores, np.broadcast_to(args, shape), axis)
+    if action.linear or action.weighed:
         return _items_folded(action, scores, np.broadcast_to(args, shape), axis)[0]
     total, reference = _items_folded(action, scores, np.ones(shape), axis)
-    if args.shape[axis] == 1 and np.isfinite(scores).all():
+    if args.shape[axis] == 1 and np.isfinite(scores[0]).all():
         return total * args
     weight = action.weight(scores, reference)
     weighed: Array = np.add.reduce(weight * np.where(weight == 0, 0.0, args), axis, keepdims=True)
     return weighed
 
 
-def _items_folded(action: Action, scores: Array, args: Array, axis: int) -> tuple[Array, Reference]:
-    """The accumulator and the reference of a fold over items one by one; both arrays have the whole shape."""
-    shape = scores.shape
+def _moments_at_once(scores: Scores, weights: Array, axis: int) -> Array:
+    """What a fold around weighed means stands for, by finished means: weights may have any sign."""
+    *relative, x, y = scores
+    for c in relative:
+        weights = weights * np.exp(c - _finite(np.max(c, axis, keepdims=True)))
+
+    def total(a: Array) -> Array:
+        found: Array = np.add.reduce(weights * np.where(weights == 0, 0.0, a), axis, keepdims=True)
+        return found
+
+    x, y = (c - POINTWISE["div"](total(c), total(np.ones_like(c))) for c in (x, y))
+    return total(x * y)
+
+
+def _items_folded(action: Action, scores: Scores, args: Array, axis: int) -> tuple[Array, Reference]:
+    """The accumulator and the reference of a fold over items one by one; all arrays have the whole shape."""
+    shape = args.shape
     one = [slice(None)] * len(shape)
     reference: Reference = tuple(np.array(i) for i in action.identities)
     total: Array = np.zeros([1 if i == axis else n for i, n in enumerate(shape)])
     for i in range(shape[axis]):
         one[axis] = slice(i, i + 1)
-        c, y = scores[tuple(one)], args[tuple(one)]
-        new = action.combine(reference, action.item(c))
+        c, y = tuple(s[tuple(one)] for s in scores), args[tuple(one)]
+        new = action.combine(reference, action.item(c, y))
         weight = action.weight(c, new)
         # a weight of 0 takes no part, whatever its argument (a filtered element)
         total = action.transport(total, reference, new) + weight * np.where(weight == 0, 0.0, y)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .approximations import FUNCTIONS
-from .choices import WHOLE, Choice, Facts, Point, Setting
+from .choices import ELEMENT, WHOLE, Choice, Facts, Point, Setting
 from .descriptors import block_of
 from .early_bounds import BOUNDS
 from .expr import Rank
@@ -40,6 +40,12 @@ class Tiles:
         return [c for r in facts.uses.kinds if (c := self._choice(facts, r))]
 
     def _choice(self, facts: Facts, rank: Rank) -> Choice | None:
+        values = self._values(facts, rank)
+        if values and rank in facts.uses.of("streamed")[:-1] and self._is_crowded(facts):
+            values = [ELEMENT, *values]
+        return Choice(f"tile {rank}", tuple(values), values[len(values) // 2]) if values else None
+
+    def _values(self, facts: Facts, rank: Rank) -> list[int]:
         kind, size, target = facts.uses.kinds[rank], facts.sizes[rank], facts.target
         match kind:
             case "row":
@@ -52,11 +58,20 @@ class Tiles:
                     values = [v for v in values if v < size] + [WHOLE]
             case "resident" | "contracted":
                 if size <= target.longest_axis:
-                    return None
+                    return []
                 values = [v for v in _fitting(target.rows, size, target) if v >= 64]
             case _:
-                return None
-        return Choice(f"tile {rank}", tuple(values), values[len(values) // 2])
+                return []
+        return values
+
+    def _is_crowded(self, facts: Facts) -> bool:
+        """Whether even the shortest tiles of all ranks together are too many elements: then all streamed ranks but the
+        innermost may be gone over by loops of single elements."""
+        least: dict[str, Setting] = {c.name: c.values[0] for c in Batched().choices(facts)}
+        for r in facts.uses.kinds:
+            if values := self._values(facts, r):
+                least[f"tile {r}"] = values[0]
+        return self._elements(facts, least) > facts.target.temporary[1]
 
     def is_legal(self, facts: Facts, point: Point) -> bool:
         """The tile between two products (or of a row, where there is none) is neither tiny nor huge."""
@@ -111,7 +126,7 @@ class Parts:
     def is_legal(self, facts: Facts, point: Point) -> bool:
         for rank in facts.uses.of("streamed"):
             parts, tile = int(point.get(f"parts {rank}", 1)), int(point.get(f"tile {rank}", WHOLE))
-            if parts > 1 and not (tile and self._divides(facts, point, -(-facts.sizes[rank] // tile), parts)):
+            if parts > 1 and not (tile > ELEMENT and self._divides(facts, point, -(-facts.sizes[rank] // tile), parts)):
                 return False
         return True
 
@@ -258,7 +273,8 @@ class Late:
         what it keeps takes registers: those that a descriptor leaves free, and that no second block of rows takes."""
         rows = math.prod(facts.length(r, point) for r in facts.uses.of("row"))
         room = rows <= self.ROWS and int(point["warps"]) == facts.target.warps[0] and point["loads"] != "pointer"
-        return point["late"] == LATE[0] or (int(point["stages"]) > 2 and room)
+        nested = by_element(facts, point)
+        return point["late"] == LATE[0] or (int(point["stages"]) > 2 and room and not nested)
 
 
 class Bounds:
@@ -287,6 +303,8 @@ class Workers:
         a loop runs late anyway, and work of all lengths is handed out evenly in any order."""
         if point["workers"] == WORKERS[0]:
             return True
+        if by_element(facts, point):
+            return False
         rows = math.prod(facts.length(r, point) for r in facts.uses.of("row"))
         own = rows == GROUP_ROWS * groups(int(point["warps"]))
         known = point["bounds"] != BOUNDS[0] or not facts.looks
@@ -306,6 +324,11 @@ class Reference:
 
     def is_legal(self, facts: Facts, point: Point) -> bool:
         return point["reference"] == REFERENCES[0] or point["workers"] == "specialised"
+
+
+def by_element(facts: Facts, point: Point) -> bool:
+    """Whether some loop goes over single elements, around another."""
+    return any(point.get(f"tile {r}", WHOLE) == ELEMENT for r in facts.uses.of("streamed"))
 
 
 def _is_index(facts: Facts, rank: Rank) -> bool:

@@ -1,165 +1,51 @@
 """The laws: general algebra over named ranks, as a table of equations between patterns.
 
-A pattern is an ordinary expression in which a tensor called `?a` stands for any subexpression and a rank
-called `?r` for any rank. No law knows a workload; the laws of composite folds are made from `folds.ACTIONS`.
+The patterns are those of `law`. No law knows a workload; those of composite folds are in `fold_laws`.
 Each law is an equation of real arithmetic under its conditions (a test evaluates both sides on random data).
 What an equation does to rounding and overflow is the business of `safety`, not of the laws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
-from .expr import Access, Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size, Split, Tensor, Term, Where, topological
-from .folds import ACTIONS, LN_2, LOG2_E
+from .expr import Expr, Fold, Map, Predicate, Rank, Reduce, Size, Split, Term, Where
+from .fold_laws import comoments, composite, differences, linear_folds, moments, signed_moments, transport, two_ranks
+from .folds import ACTIONS, LN_2, LOG2_E, WEIGHTS
+from .law import (
+    BACK,
+    LINEAR,
+    A,
+    Absent,
+    B,
+    C,
+    D,
+    Differ,
+    Exists,
+    Finite,
+    Law,
+    Needs,
+    Negative,
+    Plain,
+    Positive,
+    Present,
+    Q,
+    R,
+    U,
+    Unreduced,
+    V,
+    Wider,
+    X,
+    Y,
+)
+from .law import exp_of as _exp
+from .law import log_of as _log
+from .law import max_of as _max
+from .law import min_of as _min
+from .law import sum_of as _sum
 from .one_hot import OneHot
 from .pointwise import POINTWISE, REDUCTIONS
-
-
-@dataclass(frozen=True)
-class Absent:
-    """None of `ranks` is free in any of `terms`."""
-
-    ranks: tuple[Rank, ...]
-    terms: tuple[Expr, ...]
-
-
-@dataclass(frozen=True)
-class Present:
-    """`rank` is free in `term`."""
-
-    rank: Rank
-    term: Expr
-
-
-@dataclass(frozen=True)
-class Unreduced:
-    """No reduction over `rank` is needed for `term`: what goes on along the rank need not wait for the term."""
-
-    rank: Rank
-    term: Expr
-
-
-@dataclass(frozen=True)
-class Wider:
-    """`term` varies with a rank that none of `others` does."""
-
-    term: Expr
-    others: tuple[Expr, ...]
-
-
-@dataclass(frozen=True)
-class Differ:
-    """Two ranks, or two subexpressions, are not the same."""
-
-    a: Rank | Expr
-    b: Rank | Expr
-
-
-@dataclass(frozen=True)
-class Positive:
-    """The subexpression is proven to be greater than 0."""
-
-    term: Expr
-
-
-@dataclass(frozen=True)
-class Negative:
-    """The subexpression is proven to be less than 0."""
-
-    term: Expr
-
-
-@dataclass(frozen=True)
-class Finite:
-    """The subexpression is proven to be finite, overflow apart. An input that is added to a score is not: where it is
-    -inf nothing of a row is left, whatever stands beside it."""
-
-    term: Expr
-
-
-@dataclass(frozen=True)
-class Plain:
-    """No factor of the subexpression is a sum or a difference, as far as is known when the law is tried.
-
-    Of two differences that are multiplied only one may be written out: what is left of one has the error of its
-    operands' last digits, what is left of two has lost as many digits again.
-    """
-
-    term: Expr
-
-
-@dataclass(frozen=True)
-class Exists:
-    """Somewhere in the graph this pattern occurs (it only bounds where a law is tried)."""
-
-    pattern: Expr
-
-
-Condition: TypeAlias = Absent | Present | Unreduced | Wider | Differ | Positive | Negative | Finite | Plain | Exists
-
-
-@dataclass(frozen=True)
-class Law:
-    """`left = right` under `conditions`, applied left to right, and back if `both_ways`.
-
-    steps: apply it in the first so many steps only (a law that could feed itself for ever); None means always.
-    arranges: it puts operands of one operator, or sums, into another order, of which there are exponentially many:
-    it rests where the graph is large (`Limits.arranged`).
-    """
-
-    name: str
-    left: Expr
-    right: Expr
-    conditions: tuple[Condition, ...] = ()
-    both_ways: bool = False
-    steps: int | None = None
-    arranges: bool = False
-
-    @property
-    def is_ground(self) -> bool:
-        """Whether it is about nodes of one definition, not a pattern."""
-        return not any(is_variable(x) for x in topological([self.left]))
-
-
-def variable(name: str) -> Expr:
-    """A pattern variable for subexpressions."""
-    return Access(Tensor("?" + name, ()), ())
-
-
-def is_variable(x: Expr) -> bool:
-    return isinstance(x, Access) and x.tensor.name.startswith("?")
-
-
-A, B, C, D, U, V, X, Y = (variable(n) for n in "abcduvxy")
-R, Q = "?r", "?q"
-BACK = 2
-"""Steps in which a division that the definition puts off goes back: what waits for a sum only adds a pass inside it."""
-UNSPLIT = "unsplit"
-"""The name of the laws that undo views (`unsplit`), which run before the others."""
-LINEAR = tuple(a.name for a in ACTIONS.values() if a.linear)
-
-
-def _exp(x: Expr) -> Expr:
-    return Map("exp", (x,))
-
-
-def _log(x: Expr) -> Expr:
-    return Map("log", (x,))
-
-
-def _sum(r: Rank, x: Expr) -> Expr:
-    return Reduce("add", r, x)
-
-
-def _max(r: Rank, x: Expr) -> Expr:
-    return Reduce("max", r, x)
-
-
-def _min(r: Rank, x: Expr) -> Expr:
-    return Reduce("min", r, x)
 
 
 def _plus(a: Expr, b: Expr) -> Expr:
@@ -169,6 +55,9 @@ def _plus(a: Expr, b: Expr) -> Expr:
 def _minus(a: Expr, b: Expr) -> Expr:
     return a - b
 
+
+UNSPLIT = "unsplit"
+"""The name of the laws that undo views (`unsplit`), which run before the others."""
 
 GENERAL: tuple[Law, ...] = (
     Law("commute", A * B, B * A, arranges=True),
@@ -257,77 +146,6 @@ REFERENCE: tuple[Law, ...] = (
 """Wanted only where an exponential is not already relative to a maximum: they multiply the forms."""
 
 
-def _composite() -> Iterator[Law]:
-    """A sum of items weighted relative to a reference over the whole rank is one fold over a pair monoid."""
-    for action in ACTIONS.values():
-        weight = action.weight_of(C, action.reference_of(R, C))
-        present = (Present(R, C),)
-        yield Law("composite-fold", _sum(R, weight), Fold(action.name, R, C, Const(1.0)), present)
-        if action.linear:
-            yield Law("composite-fold", _sum(R, Y * weight), Fold(action.name, R, C, Y), present)
-        else:
-            yield Law("composite-fold", Fold(action.name, R, C, Const(1.0)), _sum(R, weight), present, steps=1)
-        yield Law("composite-fold", Fold(action.name, R, C, Y), _sum(R, Y * weight), present, steps=1)
-
-
-def _moments() -> Iterator[Law]:
-    """Squares less the square of a mean, which cancels, are a fold of squares around the mean, which does not."""
-    n, total, squares = Size(R), _sum(R, C), _sum(R, C * C)
-    mean, centred = total / n, Fold("translate", R, C, Const(1.0))
-    for left, right in (
-        (squares / n - mean * mean, centred / n),
-        ((squares / n + D) - mean * mean, centred / n + D),
-        (squares - (total * total) / n, centred),
-        (squares - (mean * mean) * n, centred),
-    ):
-        yield Law("moments", left, right, (Present(R, C),))
-
-
-def _two_ranks(parts: Sequence[Rank]) -> Iterator[Law]:
-    """What is relative to a reference over two ranks is, for each index of one, relative to that over the other.
-
-    parts: ranks that split another, of which `_transport_tiles` and `_nested` say the same.
-    """
-    differ = (Differ(R, Q), *(Differ(x, part) for part in parts for x in (R, Q)))
-    for name in LINEAR:
-        weight, reference = ACTIONS[name].weight_of, ACTIONS[name].reference_of
-        own, both = reference(Q, C), reference(R, reference(Q, C))
-        present = Present(R, C), Present(Q, C)
-        yield Law("two-ranks", weight(C, both), weight(C, own) * weight(own, both), (*differ, *present))
-    n, q = Size(R) * Size(Q), Size(Q)
-    within, mean = Fold("translate", Q, C, Const(1.0)), _sum(Q, C) / q
-    apart = _sum(R, within) + Fold("translate", R, mean, Const(1.0)) * q
-    for total in (_sum(R, _sum(Q, C)), _sum(Q, _sum(R, C))):
-        for centre in (total / n, total / (q * Size(R))):
-            centred = (C - centre) * (C - centre)
-            for left in (_sum(R, _sum(Q, centred)), _sum(Q, _sum(R, centred))):
-                yield Law("two-ranks", left, apart, differ)
-
-
-def _transport() -> Iterator[Law]:
-    """What is relative to a reference that is more than its own goes through its own."""
-    for name in LINEAR:
-        weight, own = ACTIONS[name].weight_of, ACTIONS[name].reference_of(R, C)
-        g = Map("max", (own, D))
-        yield Law("transport", weight(C, g), weight(C, own) * weight(own, g), (Absent((R,), (D,)),))
-
-
-def _linear_folds() -> Iterator[Law]:
-    """A composite fold whose transport is linear is linear in what it accumulates."""
-    for name in LINEAR:
-        once = Absent((R,), (U,))
-        yield Law("fold-linear", Fold(name, R, C, Y * U), Fold(name, R, C, Y) * U, (once,))
-        yield Law("fold-linear", Fold(name, R, C, Y / U), Fold(name, R, C, Y) / U, (once,))
-        yield Law("fold-linear", Fold(name, R, C, Y) / U, Fold(name, R, C, Y / U), (once,), steps=BACK)
-        yield Law(
-            "fold-linear",
-            _sum(Q, Fold(name, R, C, Y)),
-            Fold(name, R, C, _sum(Q, Y)),
-            (Differ(R, Q), Absent((Q,), (C,))),
-            both_ways=True,
-        )
-
-
 @dataclass(frozen=True)
 class SplitOf:
     """A rank and the two that split it: index(rank) = index(outer) * |inner| + index(inner)."""
@@ -377,16 +195,19 @@ def _split(s: SplitOf, filters: Iterable[tuple[Predicate, float]], actions: Iter
             yield Law("split", s.view(Where(predicate, X, fill)), moved, (Absent(parts, (X,)),))
     for name in actions:
         others = tuple(Differ(R, r) for r in (s.rank, *parts))
-        through = Fold(name, R, s.view(C), s.view(Y))
-        yield Law("split", s.view(Fold(name, R, C, Y)), through, (*others, Absent(parts, (C, Y))))
+        scores = (C, A, B)[: ACTIONS[name].references]
+        c, *more = map(s.view, scores)
+        through = Fold(name, R, c, s.view(Y), tuple(more))
+        folded = Fold(name, R, C, Y, scores[1:])
+        yield Law("split", s.view(folded), through, (*others, Absent(parts, (*scores, Y))))
     yield Law("split", s.view(X), X, (Absent((s.rank,), (X,)),))
 
 
 def _transport_tiles(s: SplitOf) -> Iterator[Law]:
     """What is relative to a reference over all tiles goes through the tile's own reference."""
     for name in LINEAR:
-        weight = ACTIONS[name].weight_of
-        g = ACTIONS[name].reference_of(s.outer, C)
+        weight = WEIGHTS[name].weight_of
+        g = WEIGHTS[name].reference_of(s.outer, C)
         yield Law("transport", weight(A, g), weight(A, C) * weight(C, g), (Differ(A, C),))
 
 
@@ -394,14 +215,25 @@ def _nested(s: SplitOf) -> Iterator[Law]:
     """A fold is a reduction too: over a split rank it is one over tiles of folds within a tile."""
     for name in LINEAR:
         c, y = s.view(C), s.view(Y)
-        nested = Fold(name, s.outer, ACTIONS[name].reference_of(s.inner, c), Fold(name, s.inner, c, y))
+        nested = Fold(name, s.outer, WEIGHTS[name].reference_of(s.inner, c), Fold(name, s.inner, c, y))
         conditions = (Present(s.rank, C), Absent((s.outer, s.inner), (C, Y)))
         yield Law("split", Fold(name, s.rank, C, Y), nested, conditions)
 
 
 NAMES = (
     *dict.fromkeys(law.name for law in GENERAL),
-    *("reference", "composite-fold", "moments", "two-ranks", "fold-linear", "split", "transport", "one-hot"),
+    *(
+        "reference",
+        "composite-fold",
+        "moments",
+        "comoments",
+        "differences",
+        "two-ranks",
+        "fold-linear",
+        "split",
+        "transport",
+        "one-hot",
+    ),
     UNSPLIT,
 )
 """The names that `without` may switch off."""
@@ -411,6 +243,7 @@ def laws(
     splits: Iterable[SplitOf] = (),
     filters: Iterable[tuple[Predicate, float]] = (),
     one_hots: Iterable[OneHot] = (),
+    needs: Needs | None = None,
     *,
     reference: bool = False,
     without: frozenset[str] = frozenset(),
@@ -418,15 +251,22 @@ def laws(
     """The table for one graph: its splits and its filters instantiate the laws of views, its one-hot selections
     theirs (no pattern says `x with T[p] for m`).
 
-    reference: include the law that gives an exponential a reference. Raises ValueError for an unknown name.
+    reference: include the law that gives an exponential a reference. needs: which others to include; all by default.
+    Raises ValueError for an unknown name.
     """
     unknown = sorted(without - set(NAMES))
     if unknown:
         raise ValueError(f"`without` must name laws of {list(NAMES)}, but got {unknown}")
-    table = [*GENERAL, *_composite(), *_moments(), *_transport(), *_linear_folds(), *(REFERENCE if reference else ())]
+    needs = needs or Needs()
+    table = [*GENERAL, *composite(), *moments(), *transport(), *linear_folds(), *(REFERENCE if reference else ())]
+    if needs.distances:
+        table += [*comoments(), *(signed_moments() if needs.signed else ())]
+    if needs.differences:
+        table += differences()
     known, splits = tuple(filters), tuple(splits)
-    table += _two_ranks([part for s in splits for part in (s.outer, s.inner)])
+    table += two_ranks([part for s in splits for part in (s.outer, s.inner)], needs)
+    actions = [a.name for a in ACTIONS.values() if a.references == 1 or needs.distances]
     for s in splits:
-        table += [*_split(s, known, ACTIONS), *_transport_tiles(s), *_nested(s)]
+        table += [*_split(s, known, actions), *_transport_tiles(s), *_nested(s)]
     table += [Law("one-hot", _sum(h.rank, h.body), h.selected) for h in one_hots]
     return tuple(law for law in table if law.name not in without)

@@ -20,6 +20,9 @@ from .work import Work
 
 MOST_LAYOUTS = 2_000
 """The sets that are told apart in one class; where there are more, there is no list."""
+MOST_PAIRS = 50_000
+"""The pairs of sets that one node may put together; where there are more, most of which come to nothing, they take
+longer than the forms do without a list."""
 
 Levels: TypeAlias = tuple[int, ...]
 
@@ -62,7 +65,8 @@ class Layout:
 
 
 def layouts(graph: EGraph, streams: Sequence[Stream]) -> list[Layout] | None:
-    """The layouts of the graph's forms, fewest passes first, then least work; None where there are too many."""
+    """The layouts of the graph's forms, fewest passes first, then least work; None where there are too many, or
+    too many pairs of them on the way."""
     search = _Search(graph, streams)
     if not search.run():
         return None
@@ -78,6 +82,10 @@ def layouts(graph: EGraph, streams: Sequence[Stream]) -> list[Layout] | None:
         best[shown] = min(price, best.get(shown, price))
     found = [Layout(shown, *price) for shown, price in best.items()]
     return sorted(found, key=lambda x: (x.passes, x.work, sorted(x.traits)))
+
+
+class _TooMany(Exception):
+    """There is no list."""
 
 
 class _Search:
@@ -104,7 +112,10 @@ class _Search:
         while waiting:
             c = next(iter(waiting))
             del waiting[c]
-            now = self.least(x for n in self.graph.classes[c] for x in self._ways(c, n))
+            try:
+                now = self.least(x for n in self.graph.classes[c] for x in self._ways(c, n))
+            except _TooMany:
+                return False
             if len(now) > MOST_LAYOUTS:
                 return False
             if now != self.found[c]:
@@ -116,6 +127,8 @@ class _Search:
         own = self.own[c, n]
         ways = [Shown(own.layout, own.work, (0,) * len(self.streams), 0, 0.0)]
         for k in dict.fromkeys(n.children):
+            if len(ways) * len(self.found[k]) > MOST_PAIRS:
+                raise _TooMany
             ways = self.least(self.joined(a, b) for a in ways for b in self.found[k])
         yield from (x.after(own.levels, own.nodes, own.cost) for x in ways)
 

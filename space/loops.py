@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 
 from .builder import Builder, Scope, Sink, Work
 from .contraction import Product
-from .expr import Access, Expr, Fold, Gather, Predicate, Rank, Reduce
+from .expr import Access, Const, Expr, Fold, Gather, Predicate, Rank, Reduce
+from .folds import ACTIONS
 from .intervals import divided
 from .layout import Layout, Shape
 from .normal_form import factors, oriented, product
 from .plan import Block, Carry, IllegalPlan, Loop, Value
 from .pointwise import REDUCTIONS
 from .tile_folds import TILE_FOLDS, Running, Tile, TileFold
+from .tile_moments import Weights, comoment, mean_of, weights_of
 from .value_bounds import value_bounds
 
 
@@ -29,6 +31,9 @@ class Pass:
     results: dict[Expr, tuple[Value, list[Expr]]] = field(default_factory=dict)
     """What a work is after the loop: a carry, times what does not vary with the loop."""
     references: dict[tuple[str, Rank, Expr], tuple[TileFold, Running]] = field(default_factory=dict)
+    weights: dict[tuple[object, ...], Weights] = field(default_factory=dict)
+    means: dict[tuple[object, ...], Carry] = field(default_factory=dict)
+    """Sums of weights, and the means that they weigh."""
 
     def carry(self, name: str, axes: frozenset[Rank], init: float) -> Carry:
         """A running value. Raises IllegalPlan for one of each lane of a tile where some tile has fewer."""
@@ -92,7 +97,7 @@ def _arguments(work: Work) -> list[Expr]:
         case Reduce():
             return [work.arg]
         case Fold():
-            return [work.ref, work.arg]
+            return [*work.scores, work.arg]
 
 
 def _weight_class(work: Work, builder: Builder) -> tuple[bool, int]:
@@ -201,6 +206,9 @@ def _reference(this: Pass, work: Fold) -> tuple[TileFold, Running]:
 def _fold(this: Pass, work: Fold) -> None:
     builder, layout = this.builder, this.builder.layout
     axis, taken = layout.axis_of(work.rank), layout.of_rank(work.rank)
+    if ACTIONS[work.action].weighed:
+        _moments(this, work)
+        return
     lowering, running = _reference(this, work)
     inside, outside = _parted(work.arg, taken, layout)
     if lowering.constant_argument and inside:
@@ -210,6 +218,24 @@ def _fold(this: Pass, work: Fold) -> None:
     weighted = Product(inside, (running.weight,))
     carry.next = builder.contract(weighted, axis, this.body, accumulator=moved)
     this.results[work] = carry.value, outside
+
+
+def _moments(this: Pass, work: Fold) -> None:
+    """A fold around weighed means: one sum of weights for all that have the same, one mean of each score."""
+    taken = this.builder.layout.of_rank(work.rank)
+    relative = work.ref if len(work.scores) > 2 else None
+    running = None if relative is None else _reference(this, Fold("scale", work.rank, relative, Const(1.0)))[1]
+    inside, outside = _parted(work.arg, taken, this.builder.layout)
+    key = (work.rank, relative, *inside)
+    if key not in this.weights:
+        this.weights[key] = weights_of(this, relative, running, inside, work.rank)
+    weights = this.weights[key]
+    for x in work.scores[-2:]:
+        if (*key, x) not in this.means:
+            this.means[*key, x] = mean_of(this, x, weights, work.rank)
+    means = [this.means[*key, x] for x in work.scores[-2:]]
+    axes = _axes([*inside, *work.scores], taken, this)
+    this.results[work] = comoment(this, work, weights, means, running, axes), outside
 
 
 def _finish(this: Pass) -> None:

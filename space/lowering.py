@@ -245,7 +245,7 @@ def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Mapping[Ra
 
 def _expanded(x: Expr, layout: Layout) -> Expr | None:
     if isinstance(x, Fold) and layout.loop_of(x.rank) is None:
-        return expand(x.action, x.rank, x.ref, x.arg)
+        return expand(x)
     return None
 
 

@@ -106,7 +106,7 @@ class Interpretation:
         arg = self._memo[x.arg]
         match x:
             case Fold():
-                return 0.0 if arg == 0.0 and _finite(self._memo[x.ref]) else "any"
+                return 0.0 if arg == 0.0 and all(_finite(self._memo[c]) for c in x.scores) else "any"
             case Reduce("max" | "min"):
                 return arg
             case _:
@@ -117,7 +117,8 @@ class Interpretation:
         arg = self._memo[x.arg]
         match x:
             case Fold():
-                return "finite" if _finite(arg) and self._memo[x.ref] != "any" else "any"
+                known = all(self._memo[c] != "any" for c in x.scores)
+                return "finite" if _finite(arg) and known else "any"
             case Reduce("max") if arg != "any":
                 return "bounded" if self._empties.reaches_neg_inf(x, False) else "finite"
             case _:
@@ -279,7 +280,7 @@ class Masks:
             match x:
                 case Reduce("max", rank, arg):
                     pass
-                case Fold("scale", rank, ref, _):
+                case Fold("scale" | "softcomoment", rank, ref):
                     arg = oriented(ref)[0] if oriented(ref)[1] > 0 else ref
                 case _:
                     continue
@@ -293,8 +294,8 @@ class Masks:
         false, so that tiles may be skipped."""
         outcome = self.where_false(*rules)
         match x:
-            case Fold("scale"):
-                return outcome.of(x.ref) == NEG_INF and _finite(outcome.of(x.arg))
+            case Fold("scale" | "softcomoment"):
+                return outcome.of(x.ref) == NEG_INF and all(_finite(outcome.of(a)) for a in (x.arg, *x.others))
             case Fold():
                 return False
             case Reduce("add"):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from .exact import QUOTIENT, rewrite_around
-from .expr import NEG_INF, Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size, Term, Where, rewrite
+from .expr import NEG_INF, Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size, Term, Where, children, rewrite
 from .folds import LN_2, LOG2_E
 from .layout import Layout
 from .plan import IllegalPlan
@@ -134,10 +134,10 @@ def _step(x: Expr, layout: Layout) -> Expr | None:
             core, k = oriented(arg)
             return times(Reduce(op, rank, core), k) if k not in (0.0, 1.0) else None
         case Fold():
-            if not layout.varies(x.ref, x.rank) and not layout.varies(x.arg, x.rank):
+            if not any(layout.varies(a, x.rank) for a in children(x)):
                 raise IllegalPlan(f"a fold over {x.rank} needs a score or an argument that varies with it")
             core, k = scaled(x.arg)
-            return times(Fold(x.action, x.rank, x.ref, core), k) if k != 1.0 else None
+            return times(Fold(x.action, x.rank, x.ref, core, x.others), k) if k != 1.0 else None
         case _:
             return None
 

@@ -27,6 +27,7 @@ from .expr import (
     Where,
 )
 from .expr import access as access_of
+from .folds import ACTIONS
 from .names import RANK
 from .notation_cursor import Cursor
 from .notation_filter import read_predicate
@@ -397,8 +398,9 @@ class Expressions(Cursor):
         if name in FOLDS:
             self.next()
             rank = self.in_brackets(name)
-            ref, arg = self.brackets(self.pair, name)
-            return Fold(FOLDS[name], rank, ref, arg)
+            action = ACTIONS[FOLDS[name]]
+            *scores, arg = self.brackets(lambda: self.several(action.references + 1), name)
+            return Fold(action.name, rank, scores[0], arg, tuple(scores[1:]))
         if name in VIEWS:
             self.next()
             a, b, c = self.brackets(lambda: self.view(name), name, "[", "]")
@@ -406,10 +408,13 @@ class Expressions(Cursor):
             return Split(arg, a, b, c) if name == "split" else Unsplit(arg, a, b, c)
         return self.access()
 
-    def pair(self) -> tuple[Expr, Expr]:
-        ref = self.expression()
-        self.expect(",", "a fold")
-        return ref, self.expression()
+    def several(self, count: int) -> list[Expr]:
+        """The operands of a fold."""
+        found = [self.expression()]
+        while len(found) < count:
+            self.expect(",", "a fold")
+            found.append(self.expression())
+        return found
 
     def view(self, name: str) -> tuple[Rank, Rank, Rank]:
         """`m -> m1,m0` of a split, `m1,m0 -> m` of an unsplit."""

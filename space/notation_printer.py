@@ -161,7 +161,7 @@ def _text(x: Expr, done: dict[Expr, Text], unicode: bool) -> Text:
         case Where():
             return _where(x, done)
         case Fold():
-            return _call(f"fold_{x.action}[{_rank(x.rank)}]", [done[x.ref], done[x.arg]])
+            return _call(f"fold_{x.action}[{_rank(x.rank)}]", [*(done[c] for c in x.scores), done[x.arg]])
         case Split():
             return _call(f"split[{_view(x.rank)} -> {_view(x.outer, x.inner)}]", [done[x.arg]])
         case Unsplit():

@@ -16,6 +16,7 @@ An expression has `|`, `&`, comparisons, `+ -`, `* / ×` and `·`, a sign, and o
 
     Am,p   Bias[m,p]   2.5   -inf   scale   param(S)   |m|   index(m)   e^(x)   max(x, y) and all of `POINTWISE`
     sum[m](x)  max[m](x)  min[m](x)  prod[m](x)  fold_scale[m](ref, x)  fold_translate[m](ref, x)
+    fold_comoment[m](x, y, w)  fold_softcomoment[m](s, x, y, w)
     where(m <= p + |m| - |p| & …, x, -inf)  split[m -> m1,m0](x)  unsplit[m1,m0 -> m](x)
 
 Implicit sums stand inside of the reduce actions, and the actions apply from left to right. A filter on a tensor,

@@ -249,7 +249,7 @@ def _expression(o: Operation, operands: list[Expr | Predicate]) -> Expr:
         case "R", (rank,):
             expr = Reduce(operator.op, rank, args[0])
         case "F", (rank,):
-            expr = Fold(operator.op, rank, args[0], args[1])
+            expr = Fold(operator.op, rank, args[0], args[-1], tuple(args[1:-1]))
         case "T", (rank, a, b) if operator.op == "split":
             expr = Split(args[0], rank, a, b)
         case "T", (a, b, rank):
@@ -335,7 +335,7 @@ def _arity(operator: Operator) -> tuple[int, int]:
         return 2, 1
     if operator.kind == "M":
         return POINTWISE[operator.op].arity, 0
-    return (2 if operator.kind == "F" else 1), 0
+    return (ACTIONS[operator.op].references + 1 if operator.kind == "F" else 1), 0
 
 
 # ---- from a cascade
@@ -415,7 +415,7 @@ def _operation(x: Expr) -> tuple[Operator, tuple[Expr | Predicate, ...]]:
         case Reduce():
             return Operator("R", x.op, (x.rank,)), (x.arg,)
         case Fold():
-            return Operator("F", x.action, (x.rank,)), (x.ref, x.arg)
+            return Operator("F", x.action, (x.rank,)), (*x.scores, x.arg)
         case Split():
             return Operator("T", "split", (x.rank, x.outer, x.inner)), (x.arg,)
         case Unsplit():

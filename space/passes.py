@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from .cascade import Cascade
+from .cascade import Cascade, from_roots
 from .einsum import CascadeError
-from .expr import Access, Expr, Gather, Iota, Predicate, Rank, indexing_ranks, reads
+from .expr import Access, Expr, Gather, Iota, Predicate, Rank, indexing_ranks, reads, rewrite
+from .folds import ACTIONS
 from .iterative import IterativeCascade
 from .iterative_passes import one_iteration
-from .operators import Operation, OperatorGraph, from_expressions, in_order, operations_of
+from .one_pass import written_out
+from .operators import Operation, OperatorGraph, from_expressions, in_order, operations_of, to_cascade
 
 _PER_LINE = 4
 
@@ -127,19 +129,44 @@ def _graph(computation: Cascade | OperatorGraph | IterativeCascade) -> tuple[Ope
     """The operations, and the inputs in first-use order."""
     match computation:
         case Cascade():
-            return OperatorGraph(operations_of(computation)), list(computation.inputs)
+            return OperatorGraph(operations_of(_in_passes(computation))), list(computation.inputs)
         case IterativeCascade():
             return one_iteration(computation), list(computation.inputs)
         case OperatorGraph():
             leaves = [x for o in computation.operations for x in o.operands if isinstance(x, (Access, Gather))]
-            return computation, list(dict.fromkeys(x.tensor.name for x in reads(leaves)))
+            inputs = list(dict.fromkeys(x.tensor.name for x in reads(leaves)))
+            return _in_passes_of(computation), inputs
         case _:
             assert_never(computation)
 
 
+def _in_passes(cascade: Cascade) -> Cascade:
+    """With folds that one pass cannot do written out, as a plan has them."""
+    every = Cascade(cascade.einsums, tuple(e.output.name for e in cascade.einsums)).roots()
+    written = dict(zip(every, rewrite(every.values(), written_out), strict=True))
+    if written == every:
+        return cascade
+    called: dict[Expr, str] = {}
+    for name, x in written.items():
+        called.setdefault(x, name)
+    return from_roots({n: (written[n], t.ranks) for n, t in cascade.outputs.items()}, called)
+
+
+def _in_passes_of(graph: OperatorGraph) -> OperatorGraph:
+    """The same of operations; where some input's ranks are not written, folds stay."""
+    if all(o.operator.kind != "F" or ACTIONS[o.operator.op].linear for o in graph.operations):
+        return graph
+    try:
+        cascade = to_cascade(graph)
+    except CascadeError:
+        return graph
+    written = _in_passes(cascade)
+    return graph if written is cascade else OperatorGraph(operations_of(written))
+
+
 def passes(roots: Iterable[Expr], stream: Rank | None = None) -> int:
     """The number of passes that expressions over inputs need, all together."""
-    graph = from_expressions({str(i): x for i, x in enumerate(roots)})
+    graph = from_expressions({str(i): x for i, x in enumerate(rewrite(roots, written_out))})
     return _timing(graph, _ranks(graph), stream).passes
 
 

@@ -59,7 +59,7 @@ def contractions(roots: Sequence[Expr], halves: Halves) -> list[Contraction]:
             case Reduce("add"):
                 parts = factors(x.arg)
             case Fold():
-                parts = [x.ref, *factors(x.arg)]
+                parts = [*x.scores, *factors(x.arg)]
             case _:
                 continue
         rank = whole.get(x.rank, x.rank)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from .egraph import ClassId, EGraph, Node, label
 from .expr import Access, Const, Expr, Fold, Gather, Iota, Map, Reduce, Size, Split, Unsplit, Where
+from .folds import ACTIONS
 from .vanishing import may_be_empty, vanishing
 
 EXP_LIMIT = 64.0
@@ -24,6 +26,7 @@ HAZARDS = {
     "empty": "the divisor is 0 in an empty row, and the dividend is not",
     "logarithm": "the argument of the logarithm can be 0",
     "cancellation": "a difference that cancels",
+    "weights": "weights that may be negative, whose running sum can be 0",
 }
 """What makes a node unsafe, by the names under which it may be allowed."""
 
@@ -112,7 +115,8 @@ class Bounds:
                 return self._sum(n, args[0])
             case Fold():
                 low = args[1][0]
-                return (low if n.head.action == "scale" else 0.0, math.inf) if low >= 0 else ANY
+                square = not n.head.others or n.children[-1] == n.children[-2]
+                return (low if n.head.action == "scale" else 0.0, math.inf) if low >= 0 and square else ANY
             case Map(op="mul") if n.children[0] == n.children[1]:
                 return 0.0, math.inf
             case Map(op="sub") if self.at_least(n.children[1], n.children[0]):
@@ -187,7 +191,7 @@ _MAPS: Mapping[str, Callable[..., Interval]] = {
     "nonzero": lambda a: (max(a[0], LEAST), math.inf) if a[0] >= 0 else ANY,
     "sqrt": lambda a: (math.sqrt(max(a[0], 0.0)), math.inf if math.isinf(a[1]) else math.sqrt(max(a[1], 0.0))),
     "log": lambda a: (_logarithm(a[0]), _logarithm(a[1])),
-    "tanh": lambda a: (-1.0, 1.0),
+    "tanh": lambda a: (math.tanh(a[0]), math.tanh(a[1])),
     "erf": lambda a: (-1.0, 1.0),
     "sigmoid": lambda a: (0.0, 1.0),
     "silu": lambda a: (-0.28, math.inf),
@@ -202,20 +206,23 @@ def unsafe(graph: EGraph) -> Iterator[Unsafe]:
     bounds = Bounds(graph)
     dividing = {n.children[1] for _, n in graph.familiar if _op(n) == "div"}
     divisors = {n.children[1] for _, n in graph.nodes() if _op(n) == "div"}
-    empty = {
-        d: vanishing(graph, d, lambda k: bounds.of[k][0] >= 0, bounds.at_least)
-        for d in divisors
-        if may_be_empty(graph, d)
-    }
+
+    @cache
+    def zero_with(d: ClassId) -> set[ClassId]:
+        return vanishing(graph, d, lambda k: bounds.of[k][0] >= 0, bounds.at_least)
+
+    empty = {d for d in divisors if may_be_empty(graph, d)}
     for c, n in graph.nodes():
         familiar = (c, n) in graph.familiar
         reason = _reason(c, n, bounds, dividing, familiar)
         if reason is None and familiar and _is_raw_moment(graph, n):
             reason = HAZARDS["cancellation"]
-        if reason is None and _op(n) == "div" and not familiar:
-            zero = empty.get(n.children[1])
-            if zero is not None and n.children[0] not in zero:
+        if _op(n) == "div" and not familiar:
+            over, d = n.children
+            if reason is None and d in empty and over not in zero_with(d):
                 reason = HAZARDS["empty"]
+            if reason == HAZARDS["zero"] and bounds.of[d][0] >= 0 and over in zero_with(d):
+                reason = None  # a mean of weights that are all 0, which is 0 / 0
         if reason:
             yield Unsafe(c, n, reason)
 
@@ -270,6 +277,8 @@ def _reason(c: ClassId, n: Node, bounds: Bounds, dividing: set[ClassId], familia
             return None if n.children[1] in dividing else HAZARDS["zero"]
         case Map(op="log") if of[n.children[0]][0] <= 0 and not familiar:
             return HAZARDS["logarithm"]
+        case Fold() if ACTIONS[n.head.action].weighed and of[n.children[1]][0] < 0:
+            return HAZARDS["weights"]
         case Map(op="add" | "sub") if of[c][0] >= 0 and not familiar:
             # what is never negative, computed as a difference, loses its digits when it is small
             plain = n.head.op == "add" and all(of[k][0] >= 0 for k in n.children)

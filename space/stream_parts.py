@@ -112,12 +112,14 @@ class _Cut:
         """What a reduction is over the parts that this stage leaves."""
         if isinstance(x, Reduce):
             return Reduce(x.op, self.outer, self._left(x.op, Reduce(x.op, self.inner, self._split(x.arg))))
-        action, ref = ACTIONS[x.action], self._split(x.ref)
-        kept = self._left("reference", action.kept(self.inner, ref))
-        total = self._left("sum", Fold(x.action, self.inner, ref, self._split(x.arg)))
+        action, arg = ACTIONS[x.action], self._split(x.arg)
+        scores = [self._split(c) for c in x.scores]
+        partial = action.kept(self.inner, scores, arg)
+        kept = [p if p is None else self._left("reference", p) for p in partial]
+        total = self._left("sum", Fold(x.action, self.inner, scores[0], arg, tuple(scores[1:])))
         size = Size(self.inner)
         count = Map("min", (size, Size(self.rank) - Iota(self.outer) * size))
-        return action.merged(self.outer, count, kept, total)
+        return action.merged(self.outer, count, kept, x.arg, total)
 
     def _split(self, x: Expr) -> Expr:
         return Split(x, self.rank, self.outer, self.inner) if self.rank in free(x) else x

@@ -1,4 +1,5 @@
-"""How a composite fold runs over tiles: the plan's side of every row of `folds.ACTIONS`.
+"""How a composite fold runs over tiles: the plan's side of the rows of `folds.ACTIONS` that have one score (of others,
+`tile_moments`).
 
 A tile is folded at once: the running reference is combined with the tile's own, the accumulator is transported
 to the new reference, and the tile's items are weighted relative to it. All folds of one score share this.
@@ -150,7 +151,7 @@ class Translate:
         axis, emit = layout.axis_of(rank), this.builder.emit
         axes = (layout.shape(ref) - layout.of_rank(rank)).axes
         count, mean = this.carry("count", frozenset(), 0.0), this.carry("mean", axes, 0.0)
-        elements = self._elements(this, axis)
+        elements = elements_of(this, axis)
         tile_mean = emit("div", (builder.contract(Product([ref]), axis, this.body), elements))
         count.next = emit("add", (count.value, elements))
         share = emit("div", (elements, count.next))
@@ -164,15 +165,6 @@ class Translate:
         added = emit("mul", (count.value, emit("mul", (moved, moved))))
         return Running(None, weight, (added,))
 
-    def _elements(self, this: Pass, axis: Rank | None) -> Value:
-        """The number of valid lanes of the tile."""
-        builder = this.builder
-        tail = builder.layout.tail(axis)
-        if axis is None or tail is None:
-            length = 1 if axis is None else builder.layout.roles[axis].tile or 1
-            return builder.value(Const(float(length)), this.body)
-        return builder.reduce("add", builder.value(Where(tail, Const(1.0), 0.0), this.body), axis)
-
     def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
         return builder.emit("add", (accumulator, running.transport[0]))
 
@@ -180,11 +172,20 @@ class Translate:
         return False
 
 
+def elements_of(this: Pass, axis: Rank | None) -> Value:
+    """The number of valid lanes of the tile."""
+    builder = this.builder
+    tail = builder.layout.tail(axis)
+    if axis is None or tail is None:
+        length = 1 if axis is None else builder.layout.roles[axis].tile or 1
+        return builder.value(Const(float(length)), this.body)
+    return builder.reduce("add", builder.value(Where(tail, Const(1.0), 0.0), this.body), axis)
+
+
 TILE_FOLDS: dict[str, TileFold] = {"scale": Scale(), "translate": Translate()}
 """By action: one row for every row of `folds.ACTIONS`."""
 
 
-def expand(action: str, rank: Rank, ref: Expr, arg: Expr) -> Expr:
+def expand(x: Fold) -> Expr:
     """A fold over a rank that is a whole tile, at once: the sum of weighted arguments, by the law itself."""
-    row = ACTIONS[action]
-    return Reduce("add", rank, row.weight_of(ref, row.reference_of(rank, ref)) * arg)
+    return ACTIONS[x.action].written(x.rank, x.scores, x.arg)

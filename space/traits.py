@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .expr import Expr, Fold, Map, Rank, Reduce, Split, children, free, topological
+from .one_pass import passes_of
 
 COSTLY = frozenset({"exp", "log", "exp2", "log2", "tanh", "erf", "sigmoid", "silu", "sqrt", "recip", "sin", "cos"})
 
@@ -104,7 +105,7 @@ def passes(roots: Sequence[Expr], stream: Stream) -> int:
     for x in topological(roots):
         below = max((level[a] for a in children(x)), default=0)
         barrier = isinstance(x, (Reduce, Fold)) and stream.barrier(x.rank)
-        level[x] = below + 1 if barrier else below
+        level[x] = below + barrier * (passes_of(x) if isinstance(x, Fold) else 1)
     return max(level[r] + stream.element(free(r)) for r in roots)
 
 

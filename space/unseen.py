@@ -21,10 +21,10 @@ def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks) -> list[
 
     def step(x: Expr) -> Expr | None:
         match x:
-            case Fold("scale", rank, ref, arg) if rank in free(arg):
+            case Fold("scale" | "softcomoment", rank, ref) if any(rank in free(a) for a in (x.arg, *x.others)):
                 rules = [p for p in filters_below(ref, rank) if masks.where_false(p).of(ref) == NEG_INF]
-                kept = _filtered(arg, rank, rules, layout)
-                return None if kept is arg else Fold("scale", rank, ref, kept)
+                kept, *others = (_filtered(a, rank, rules, layout) for a in (x.arg, *x.others))
+                return Fold(x.action, rank, ref, kept, tuple(others))
             case Reduce("add", rank, arg) if len(parts := factors(arg)) > 1:
                 rules = list(filters_below(arg, rank))
                 changed = list(parts)

@@ -39,8 +39,9 @@ from .expr import (
     topological,
     with_children,
 )
-from .folds import ACTIONS
-from .laws import GENERAL, LINEAR, UNSPLIT, Absent, Condition, Differ, Law, Positive, Present, SplitOf, variable
+from .folds import WEIGHTS
+from .law import LINEAR, Absent, Condition, Differ, Law, Positive, Present, variable
+from .laws import GENERAL, UNSPLIT, SplitOf
 from .plan import IllegalPlan
 from .pointwise import POINTWISE, REDUCTIONS
 from .views import whole_ranks
@@ -108,7 +109,7 @@ def unsplit_laws(splits: Sequence[SplitOf], nodes: Sequence[Expr]) -> Iterator[L
     yield Law(UNSPLIT, Reduce("add", _R, _Y) / _U, Reduce("add", _R, _Y / _U), (Absent((_R,), (_U,)),))
     yield Law(UNSPLIT, (_A * _B) / _C, (_A / _C) * _B)
     for name in LINEAR:
-        weight = ACTIONS[name].weight_of(_C, ACTIONS[name].reference_of(_R, _C))
+        weight = WEIGHTS[name].weight_of(_C, WEIGHTS[name].reference_of(_R, _C))
         yield Law(UNSPLIT, Fold(name, _R, _C, _Y), Reduce("add", _R, _Y * weight))
 
 

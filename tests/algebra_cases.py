@@ -140,7 +140,7 @@ def renamed(cascade: Cascade, ranks: Mapping[Rank, Rank], names: Mapping[str, st
             case Reduce():
                 return Reduce(x.op, ranks[x.rank], x.arg)
             case Fold():
-                return Fold(x.action, ranks[x.rank], x.ref, x.arg)
+                return Fold(x.action, ranks[x.rank], x.ref, x.arg, x.others)
             case Size():
                 return Size(ranks[x.rank])
             case Iota():

@@ -6,7 +6,8 @@ import numpy as np
 
 from eintune.space.evaluate import evaluate
 from eintune.space.expr import Access, Expr, Fold, Map, Reduce, Size, Tensor, rewrite, tensors, topological
-from eintune.space.laws import UNSPLIT, Absent, Law, Negative, Positive, Present, is_variable
+from eintune.space.law import Absent, Law, Negative, Positive, Present, is_variable
+from eintune.space.laws import UNSPLIT
 
 SIZES = {"r": 4, "q": 3, "p": 2, "m": 6, "m1": 2, "m0": 3}
 POSITIVE_ONLY = {"log", "log2", "sqrt", "recip"}
@@ -53,7 +54,7 @@ def instance(law: Law, rng: np.random.Generator) -> tuple[Expr, Expr, dict[str, 
             case Reduce():
                 return Reduce(x.op, rank(x.rank), x.arg)
             case Fold():
-                return Fold(x.action, rank(x.rank), x.ref, x.arg)
+                return Fold(x.action, rank(x.rank), x.ref, x.arg, x.others)
             case Size():
                 return Size(rank(x.rank))
             case _:

@@ -31,6 +31,7 @@ from eintune.space.expr import (
     Where,
     access,
 )
+from eintune.space.folds import comoment_of
 from eintune.space.operator_builder import gather_of
 
 Roots = dict[str, tuple[Expr, str]]
@@ -289,6 +290,21 @@ def moments() -> Iterator[Form]:
     product: Roots = {"Y": (add("m", x * rms * t("W", "m") * t("B", "mj")), "pj")}
     yield form("rms product", product)
     yield form("rms product deferred", product, {"Y": (add("m", x * t("W", "m") * t("B", "mj")) * rms, "pj")})
+
+
+@row
+def comoments() -> Iterator[Form]:
+    x, y, z = t("X", "pm"), t("Y", "mj"), t("Z", "mf")
+    apart = (x - add("m", x) / Size("m")) * (y - add("m", y) / Size("m"))
+    one = Const(1.0)
+    yield form("covariance", {"C": (add("m", apart), "pj")}, {"C": (Fold("comoment", "m", x, one, (y,)), "pj")})
+    w = f("sigmoid", t("W", "m"))
+    spread = comoment_of("m", (x, x), w)
+    yield form("weighted variance", {"S": (spread, "p")}, {"S": (Fold("comoment", "m", x, w, (x,)), "p")})
+    score = keep(t("S", "pm"), -1, m=-1, p=1)  # the first row has nothing
+    soft = comoment_of("m", (z, z), exp(score - top("m", score)))
+    folded = Fold("softcomoment", "m", score, one, (z, z)) / Fold("scale", "m", score, one)
+    yield form("attentive spread", {"Y": (soft / add("m", exp(score - top("m", score))), "pf")}, {"Y": (folded, "pf")})
 
 
 @row

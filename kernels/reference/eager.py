@@ -38,6 +38,7 @@ from eintune.space.expr import (
     indexing_ranks,
     is_padded,
 )
+from eintune.space.folds import ACTIONS
 from eintune.space.pointwise import REDUCTIONS
 
 from .operators import REDUCE, TORCH
@@ -299,6 +300,8 @@ class _Run:
         return Tile(torch.einsum(f"{spell[0]},{spell[1]}->{spell[2]}", left, right), ranks)
 
     def fold(self, x: Fold) -> Tile:
+        if x.others:
+            return self(ACTIONS[x.action].written(x.rank, x.scores, x.arg))
         score = self(x.ref)
         score = Tile(self.numeric(score.data), score.ranks)
         if x.rank not in score.ranks:  # each element counts, though all are equal
@@ -396,6 +399,8 @@ def _operands(x: Expr) -> Sequence[Expr]:
     match x:
         case Reduce("add"):
             return _factors(x.arg)
+        case Fold() if x.others:
+            return []
         case Fold():
             return [x.ref, *_factors(x.arg)]
         case _:

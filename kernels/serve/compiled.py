@@ -116,6 +116,8 @@ def _unsupported(x: Expr) -> str:
             return f"the reductions are {', '.join(REDUCTIONS)}, but it has {x.op!r}"
         case Fold() if x.action not in ACTIONS:
             return f"the folds are {', '.join(ACTIONS)}, but it has {x.action!r}"
+        case Fold() if len(x.scores) != ACTIONS[x.action].references:
+            return f"fold {x.action} has {ACTIONS[x.action].references} scores, but it has {len(x.scores)}"
         case Access() if len(set(x.index)) != len(x.index):
             return f"a rank indexes one axis only, but {x.tensor.name} is read at [{', '.join(x.index)}]"
         case _:

@@ -70,12 +70,17 @@ def pointwise(children: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     )
 
 
+def folds(action: str, children: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+    others = st.tuples(*[children] * (ACTIONS[action].references - 1))
+    return st.builds(Fold, st.just(action), ranks, children, children, others)
+
+
 def larger(children: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     return st.one_of(
         pointwise(children),
         st.builds(Reduce, st.sampled_from(sorted(REDUCTIONS)), ranks, children),
         st.builds(Where, predicates, children, floats),
-        st.builds(Fold, st.sampled_from(sorted(ACTIONS)), ranks, children, children),
+        st.sampled_from(sorted(ACTIONS)).flatmap(lambda name: folds(name, children)),
         st.builds(lambda x, r: Split(x, *r), children, three_ranks),
         st.builds(lambda x, r: Unsplit(x, *r), children, three_ranks),
     )

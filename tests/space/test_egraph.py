@@ -13,7 +13,8 @@ from attention_variants import ALONE
 from eintune.space.chains import CHAINS
 from eintune.space.egraph import HOLE, EGraph, Limits, SaturationError, saturate
 from eintune.space.expr import NEG_INF, Access, Const, Expr, Map, Param, Reduce, Tensor, Where, topological
-from eintune.space.laws import Law, SplitOf, laws, variable
+from eintune.space.law import Law, variable
+from eintune.space.laws import SplitOf, laws
 from eintune.space.one_hot import one_hots
 from eintune.space.safety import safe_part, unsafe
 from eintune.space.workloads import WORKLOADS, attention

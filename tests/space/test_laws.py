@@ -21,7 +21,9 @@ from eintune.space.expr import (
     Term,
     topological,
 )
-from eintune.space.laws import NAMES, UNSPLIT, Law, SplitOf, laws
+from eintune.space.folds import ACTIONS
+from eintune.space.law import Law
+from eintune.space.laws import NAMES, UNSPLIT, SplitOf, laws
 from eintune.space.one_hot import one_hots
 
 SPLIT = SplitOf("m", "m1", "m0")
@@ -65,17 +67,17 @@ def test_every_law_can_be_left_out_by_name() -> None:
 
 
 def test_fold_laws_come_from_the_table_of_actions() -> None:
-    for action in ("scale", "translate"):
-        found = [x.right for x in TABLE if x.name == "composite-fold" and isinstance(x.right, Fold)]
+    for action in ACTIONS:
+        found = [x.right for x in TABLE if x.name in ("composite-fold", "comoments") and isinstance(x.right, Fold)]
         assert any(f.action == action and f.arg is Const(1.0) for f in found)
-    # only a transport that is linear lets a fold carry an argument
+    # only a transport that is linear, or a reference that the argument weighs, lets a fold carry an argument
     carrying = {
         f.action
         for x in TABLE
         for f in topological([x.left, x.right])
         if isinstance(f, Fold) and f.arg is not Const(1.0)
     }
-    assert carrying <= {"scale", "translate"}
+    assert carrying <= {"scale", "translate", "comoment", "softcomoment"}
     assert not any(
         law.name == "fold-linear" and isinstance(law.left, Fold) and law.left.action == "translate" for law in TABLE
     )

@@ -61,6 +61,9 @@ def test_where_there_are_too_many_the_whole_graph_is_one_program(monkeypatch: py
     text, ranks = TEXTS["statistics"]
     streams = [Stream(r) for r in ranks]
     monkeypatch.setattr(extract, "LARGE", 0)
+    with monkeypatch.context() as few:
+        few.setattr(layouts, "MOST_PAIRS", 0)
+        assert layouts.layouts(pruned(graph_of(text, 5), streams), streams) is None
     monkeypatch.setattr(layouts, "MOST_LAYOUTS", 0)
     assert layouts.layouts(pruned(graph_of(text, 5), streams), streams) is None
     assert len(list(forms(graph_of(text, 5), streams))) > 1

@@ -9,9 +9,13 @@ import pytest
 from eintune.space.cascade import Cascade
 from eintune.space.einsum import CascadeError
 from eintune.space.iterative import IterativeCascade
+from eintune.space.lowering import build_plan
 from eintune.space.operator_text import read_operators
 from eintune.space.operators import from_cascade, to_cascade
 from eintune.space.passes import PassReport, analyse, passes
+from eintune.space.plan import Role
+from eintune.space.schedule import Problem, Schedule
+from eintune.space.traits import total_passes
 from eintune.space.workloads import WORKLOADS, attention
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -129,6 +133,13 @@ def test_each_pass_loads_and_computes_again_what_it_needs() -> None:
         ("Zm,n = Ak,m * Bk,n", 1, "k"),
         ("Ym = Xm * 2", 1, "m"),
         ("VARp = fold_translate[m](Xp,m, 1) / |m|", 1, "m"),
+        # the mean first, as the weights move with nothing
+        ("Zp = fold_translate[m](Xp,m, Vp,m)", 2, "m"),
+        ("Zp = fold_translate[m](Xp,m, Bp)", 1, "m"),
+        ("Wm = sigmoid(Am)\nZp,f = fold_comoment[m](Xp,m, Ym,f, Wm)", 1, "m"),
+        ("Zp,f = fold_comoment[m](Xp,m, Ym,f, Am)", 2, "m"),  # weights that may be negative
+        ("Zp,f = fold_softcomoment[m](Sp,m, Xp,m, Ym,f, 1)", 1, "m"),
+        ("Zp,f = fold_softcomoment[m](Sp,m, Xp,m, Ym,f, Am)", 3, "m"),
         ("LMm1,p = split[m -> m1,m0](Xm,p) :: \\/m0 max\nLp = LMm1,p :: \\/m1 max", 1, "m"),
         ("Lp = max[m1](max[m0](split[m -> m1,m0](Xm,p)))\nYm,p = Xm,p - Lp", 2, "m"),
         # nested folds: local maxima and their running maximum, one pass
@@ -152,6 +163,26 @@ def test_each_pass_loads_and_computes_again_what_it_needs() -> None:
 def test_counts(text: str, count: int, stream: str) -> None:
     report = analyse(Cascade.parse(text))
     assert (report.passes, report.stream) == (count, stream)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Zp = fold_translate[m](Xp,m, 1)",
+        "Zp = fold_translate[m](Xp,m, Vp,m)",
+        "Zp = fold_comoment[m](Xp,m, Yp,m, Vp,m * Vp,m)",
+        "Zp = fold_comoment[m](Xp,m, Yp,m, Vp,m)",
+        "Zp = fold_softcomoment[m](Sp,m, Xp,m, Yp,m, 1)",
+        "Zp = fold_softcomoment[m](Sp,m, Xp,m, Yp,m, Vp,m)",
+    ],
+)
+def test_a_plan_has_as_many_loops_as_there_are_passes(text: str) -> None:
+    cascade = Cascade.parse(text)
+    names = dict.fromkeys((*cascade.inputs, *cascade.outputs), "fp32")
+    roles = (("p", Role("grid", 16)), ("m", Role("loop", 16)))
+    plan = build_plan(cascade, Problem("", str(cascade), {"p": 32, "m": 64}, names), Schedule("triton", roles))
+    counts = {analyse(cascade).passes, analyse(from_cascade(cascade)).passes, len(list(plan.loops()))}
+    assert counts == {total_passes(list(cascade.roots().values()))}
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,17 @@ def test_unbounded_exponents_are_not(text: str) -> None:
     assert reasons(text) == ["the exponent is not bounded above"]
 
 
+def test_weights_around_a_mean_are_of_one_sign() -> None:
+    fold = "Zp = fold_comoment[m](Xp,m, Yp,m, {})"
+    assert reasons(fold.format("Am")) == ["weights that may be negative, whose running sum can be 0"]
+    for weight in ("1", "Am * Am", "sigmoid(Am)", "max(Am, 0)", "e^(min(Am, 0)) / 3"):
+        assert reasons(fold.format(weight)) == []
+
+
+def test_a_mean_of_weights_that_are_all_0_is_no_division_by_0() -> None:
+    assert reasons("Yp = Xp / Zp\nVp = sum[m](max(Am, 0) * Bp,m) / sum[m](max(Am, 0))\nresults: V, Y") == []
+
+
 def test_the_definitions_own_divisions_stay() -> None:
     assert reasons("Yp = Xp / Zp") == []
 

@@ -205,6 +205,23 @@ def test_a_rank_that_stays_split_is_always_a_loop() -> None:
         build_program(c, problem_of(c, sizes, "fp32", {}), found[0])
 
 
+@pytest.mark.parametrize("emitter", ["triton", "torch"])
+def test_of_two_streamed_ranks_that_are_too_much_together_the_outer_goes_by_elements(emitter: str) -> None:
+    cascade = Cascade.parse("""
+    TAp,m = max[n](Sp,m,n)
+    TBp,m,f = fold_scale[n](Sp,m,n, Vm,n,f)
+    TDp,m = fold_scale[n](Sp,m,n, 1)
+    Yp,f = fold_scale[m](TAp,m, TBp,m,f) / fold_scale[m](TAp,m, TDp,m)
+    """)
+    sizes = {"p": 256, "m": 500, "n": 700, "f": 64}
+    problem = Problem("", str(cascade), sizes, dict.fromkeys("SVY", "fp32"))
+    found = schedules(cascade, problem, emitter)
+    assert found
+    assert {dict(s.roles)["m"] for s in found if s.emitter == "triton"} <= {Role("loop", None)}
+    plan = build_program(cascade, problem, default_schedule(cascade, problem, emitter)).kernels[0]
+    assert "m" in {loop.rank for loop in plan.loops()} or emitter == "torch"
+
+
 def test_an_unknown_emitter_is_named_with_the_valid_ones() -> None:
     with pytest.raises(ValueError, match=r"`emitter` must be one of .*torch.*but got 'c'"):
         schedules(*attention(), "c")

@@ -109,10 +109,18 @@ def read(name: str, ranks: str) -> Expr:
     return Access(Tensor(name, tuple(ranks)), tuple(ranks))
 
 
-S, V = read("S", "pm"), read("V", "mf")
-REDUCED = [Reduce(op, "m", S) for op in REDUCTIONS] + [
-    Fold(a.name, "m", S, V if a.linear else Const(1.0)) for a in ACTIONS.values()
+S, V, T, U = read("S", "pm"), read("V", "mf"), read("T", "pm"), read("U", "m")
+ONE_SCORE = [a for a in ACTIONS.values() if a.references == 1]
+REDUCED = [
+    *(Reduce(op, "m", S) for op in REDUCTIONS),
+    *(Fold(a.name, "m", S, V if a.linear else Const(1.0)) for a in ONE_SCORE),
+    *(Fold("comoment", "m", S, w, (T,)) for w in (Const(1.0), U * U)),
+    *(Fold("softcomoment", "m", S, w, (T, T * U)) for w in (Const(1.0), U * U)),
 ]
+
+
+def test_every_action_is_among_them() -> None:
+    assert {x.action for x in REDUCED if isinstance(x, Fold)} == set(ACTIONS)
 
 
 @pytest.mark.parametrize("x", REDUCED, ids=lambda x: getattr(x, "op", None) or x.action)
@@ -120,7 +128,8 @@ def test_every_reduction_and_action_merges_from_its_parts(x: Reduce | Fold) -> N
     sizes = {"p": 3, "m": 12, "f": 2, "m0": 4, "m1": 3}
     random = np.random.default_rng(0)
     data: dict[str, Array] = {"S": random.normal(size=(3, 12)) * 30, "V": random.normal(size=(12, 2))}
-    if isinstance(x, Fold) and x.action == "scale":
+    data |= {"T": random.normal(size=(3, 12)) + 5, "U": random.normal(size=12)}
+    if isinstance(x, Fold) and x.action in ("scale", "softcomoment"):
         data["S"][0, :4] = data["S"][1] = -np.inf  # an empty part, and a row with nothing in it
     ranks = tuple(r for r in "pf" if r in "pf" and (r == "p" or (isinstance(x, Fold) and x.arg is V)))
     first, last = stages(Roots((x,), {"O": ranks}, {}), "m")

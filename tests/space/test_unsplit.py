@@ -14,7 +14,8 @@ from eintune.space.derive import derive
 from eintune.space.egraph import Limits
 from eintune.space.expr import NEG_INF, Expr, Fold, Map, Predicate, Split, Term, Unsplit, Where, topological
 from eintune.space.formats import as_cascade, read_computation
-from eintune.space.laws import UNSPLIT, SplitOf, split_predicate, variable
+from eintune.space.law import variable
+from eintune.space.laws import UNSPLIT, SplitOf, split_predicate
 from eintune.space.notation_printer import write_expression
 from eintune.space.unsplit import undone, unsplit_laws
 
