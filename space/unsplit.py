@@ -166,7 +166,7 @@ def _reductions(s: SplitOf) -> Iterator[Law]:
         yield Law(UNSPLIT, Reduce(op, s.outer, Reduce(op, s.inner, s.view(_X))), whole, absent)
         yield Law(UNSPLIT, Reduce(op, s.inner, Reduce(op, s.outer, s.view(_X))), whole, absent)
         yield from _out_of(s, Reduce(op, _R, _X), others)
-    for name in ACTIONS:
+    for name in WEIGHTS:
         yield from _out_of(s, Fold(name, _R, _C, _Y), others)
     within, once = Reduce("add", s.inner, _Y), (Absent((s.inner,), (_U,)),)
     yield Law(UNSPLIT, within * _U, Reduce("add", s.inner, _Y * _U), once)
