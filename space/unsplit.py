@@ -39,7 +39,7 @@ from .expr import (
     topological,
     with_children,
 )
-from .folds import WEIGHTS
+from .folds import ACTIONS, WEIGHTS
 from .law import LINEAR, Absent, Condition, Differ, Law, Positive, Present, variable
 from .laws import GENERAL, UNSPLIT, SplitOf
 from .plan import IllegalPlan
@@ -166,8 +166,9 @@ def _reductions(s: SplitOf) -> Iterator[Law]:
         yield Law(UNSPLIT, Reduce(op, s.outer, Reduce(op, s.inner, s.view(_X))), whole, absent)
         yield Law(UNSPLIT, Reduce(op, s.inner, Reduce(op, s.outer, s.view(_X))), whole, absent)
         yield from _out_of(s, Reduce(op, _R, _X), others)
-    for name in WEIGHTS:
-        yield from _out_of(s, Fold(name, _R, _C, _Y), others)
+    for action in ACTIONS.values():
+        scores = (_C, _A, _B)[: action.references]
+        yield from _out_of(s, Fold(action.name, _R, _C, _Y, scores[1:]), others)
     within, once = Reduce("add", s.inner, _Y), (Absent((s.inner,), (_U,)),)
     yield Law(UNSPLIT, within * _U, Reduce("add", s.inner, _Y * _U), once)
 
