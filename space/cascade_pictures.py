@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from .cascade import Cascade
 from .expr import Access, Expr, Gather, Iota, Rank, Size, Tensor, Where, indexing_ranks, rewrite, tensors, topological
 from .notation_printer import write_expression
+from .operator_graph import OperatorGraph
 from .operator_text import write_operand
-from .operators import PART, Operation, OperatorGraph
+from .operators import PART, Operation
 from .passes import PassReport, Stage, analyse
 from .quoting import dot
 from .svg import BARRIER, FONT, INPUT, cell, table, title_line

@@ -14,7 +14,8 @@ from math import prod
 from .cascade import Cascade
 from .expr import Access, Gather, Rank, free, tensors
 from .iterative import IterativeCascade
-from .operators import OperatorGraph, in_order
+from .operator_graph import OperatorGraph
+from .operators import in_order
 from .passes import PassReport, Stage, analyse
 
 

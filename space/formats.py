@@ -14,8 +14,8 @@ from .einsum import CascadeError
 from .expr import Rank
 from .iterative import IterativeCascade
 from .operator_builder import check_ranks
-from .operator_ranks import extents
-from .operators import OperatorGraph, to_cascade
+from .operator_cascades import to_cascade
+from .operator_graph import OperatorGraph, extents
 
 _ITERATIVE = re.compile(r"^[ \t]*(?:until\b|⋄|◇|\\diamond\b)", re.MULTILINE)
 _OPERATORS = re.compile(r"=\s*[MRTF]_[a-z]\w*\s*\(")

@@ -13,7 +13,9 @@ from .einsum import CascadeError, Einsum, Update
 from .expr import Access, Expr, Reduce, rewrite
 from .extents import Extents
 from .iterative import IterativeCascade
-from .operators import Operator, OperatorGraph, from_expressions
+from .operator_cascades import from_expressions
+from .operator_graph import OperatorGraph
+from .operators import Operator
 
 
 def one_iteration(c: IterativeCascade) -> OperatorGraph:

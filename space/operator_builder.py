@@ -14,8 +14,8 @@ from .notation_filter import read_predicate
 from .notation_grammar import KINDS
 from .notation_lexer import MAX_RANKS, statements
 from .operator_fused import steps
-from .operator_ranks import with_found_ranks
-from .operators import PART, Operand, Operation, Operator, OperatorGraph
+from .operator_graph import OperatorGraph, with_found_ranks
+from .operators import PART, Operand, Operation, Operator
 from .quoting import short
 
 NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?")

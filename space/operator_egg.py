@@ -22,7 +22,8 @@ from .notation_filter import write_predicate
 from .notation_grammar import KINDS
 from .notation_lexer import MAX_CHARACTERS
 from .operator_builder import Builder, check_ranks, filter_of, parameter
-from .operators import Operand, OperatorGraph
+from .operator_graph import OperatorGraph
+from .operators import Operand
 from .quoting import egglog, short
 from .s_expressions import NUMBER, Call, Name, Term, commands, string_of
 

@@ -16,7 +16,8 @@ from .notation_filter import write_predicate
 from .notation_lexer import MAX_CHARACTERS
 from .notation_printer import write_expression
 from .operator_builder import Builder, filter_of, gather_of, parameter
-from .operators import Operand, Operation, OperatorGraph
+from .operator_graph import OperatorGraph
+from .operators import Operand, Operation
 from .quoting import short
 
 _SUBSCRIPTED = re.compile(r"([A-Za-z][A-Za-z0-9_]*?)_\{([a-z0-9, ]*)\}(?:\s*:\s*(\w+))?")

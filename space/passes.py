@@ -22,7 +22,9 @@ from .folds import ACTIONS
 from .iterative import IterativeCascade
 from .iterative_passes import one_iteration
 from .one_pass import written_out
-from .operators import Operation, OperatorGraph, from_expressions, in_order, operations_of, to_cascade
+from .operator_cascades import from_expressions, operations_of, to_cascade
+from .operator_graph import OperatorGraph
+from .operators import Operation, in_order
 
 _PER_LINE = 4
 

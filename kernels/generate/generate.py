@@ -35,7 +35,7 @@ from eintune.space.expr import params as parameters
 from eintune.space.formats import as_cascade, stated_sizes
 from eintune.space.iterative import IterativeCascade
 from eintune.space.lowering import IllegalPlan, build_program
-from eintune.space.operators import OperatorGraph
+from eintune.space.operator_graph import OperatorGraph
 from eintune.space.plan import Program
 from eintune.space.roots import roots_of
 from eintune.space.schedule import Problem, Schedule

@@ -59,7 +59,7 @@ def _graph(chosen: argparse.Namespace) -> int:
 
 
 def _usual_form(computation: Computation) -> str:
-    from eintune.space.operators import OperatorGraph
+    from eintune.space.operator_graph import OperatorGraph
 
     return "operators" if isinstance(computation, OperatorGraph) and computation.unranked() else "edge"
 
@@ -67,9 +67,10 @@ def _usual_form(computation: Computation) -> str:
 def _written(computation: Computation, form: str, title: str) -> str:
     from eintune.space.formats import as_cascade
     from eintune.space.iterative import IterativeCascade
+    from eintune.space.operator_cascades import from_cascade
     from eintune.space.operator_egg import write_egg
+    from eintune.space.operator_graph import OperatorGraph
     from eintune.space.operator_text import write_operators
-    from eintune.space.operators import OperatorGraph, from_cascade
 
     if form == "dot":
         return _dot(computation, title).rstrip("\n")

@@ -16,7 +16,7 @@ from eintune.search.options.sizes import add_sizes
 if TYPE_CHECKING:
     from eintune.space.cascade import Cascade
     from eintune.space.iterative import IterativeCascade
-    from eintune.space.operators import OperatorGraph
+    from eintune.space.operator_graph import OperatorGraph
 
     Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
 from eintune.search.options.graphs import computation_of

@@ -13,7 +13,7 @@ from .problem import definition_text, flag_of, given_of
 if TYPE_CHECKING:
     from eintune.space.cascade import Cascade
     from eintune.space.iterative import IterativeCascade
-    from eintune.space.operators import OperatorGraph
+    from eintune.space.operator_graph import OperatorGraph
 
     Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
 from typing import TYPE_CHECKING

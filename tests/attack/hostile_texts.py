@@ -10,9 +10,9 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from eintune.space.operator_cascades import from_cascade
 from eintune.space.operator_egg import write_egg
 from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.operators import from_cascade
 from eintune.space.tile_text import two_products
 from eintune.space.workloads import WORKLOADS
 

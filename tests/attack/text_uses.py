@@ -26,9 +26,10 @@ from eintune.space.footprint import footprint
 from eintune.space.formats import as_cascade, read_computation
 from eintune.space.iterative import IterativeCascade
 from eintune.space.iterative_passes import one_iteration
+from eintune.space.operator_cascades import from_cascade
 from eintune.space.operator_egg import read_egg, write_egg
+from eintune.space.operator_graph import OperatorGraph
 from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.operators import OperatorGraph, from_cascade
 from eintune.space.passes import analyse
 from eintune.space.tile_graph import saturate_tiles
 from eintune.space.tile_text import read_tiles, write_tiles

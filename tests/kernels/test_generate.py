@@ -12,7 +12,7 @@ from eintune.kernels.generate.generate import Generated
 from eintune.space.einsum import CascadeError
 from eintune.space.formats import read_computation
 from eintune.space.operator_egg import write_egg
-from eintune.space.operators import OperatorGraph
+from eintune.space.operator_graph import OperatorGraph
 from eintune.space.plan import IllegalPlan
 
 OPERATORS = Path(__file__).resolve().parent.parent / "operators"

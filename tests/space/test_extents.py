@@ -18,8 +18,8 @@ from eintune.space.evaluate import run_cascade
 from eintune.space.extents import MAX_DEPTH, MAX_REDUCTIONS, MAX_WRITTEN_OUT
 from eintune.space.footprint import footprint
 from eintune.space.formats import as_cascade, read_computation
+from eintune.space.operator_cascades import from_cascade
 from eintune.space.operator_egg import read_egg, write_egg
-from eintune.space.operators import from_cascade
 from eintune.space.passes import analyse
 
 

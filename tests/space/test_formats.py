@@ -15,8 +15,8 @@ from eintune.space.einsum import CascadeError
 from eintune.space.formats import read_computation
 from eintune.space.iterative import IterativeCascade
 from eintune.space.operator_egg import read_egg, write_egg
+from eintune.space.operator_graph import OperatorGraph
 from eintune.space.operator_text import read_operators
-from eintune.space.operators import OperatorGraph
 from eintune.space.passes import analyse
 
 TESTS = Path(__file__).resolve().parent.parent

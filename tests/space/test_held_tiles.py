@@ -9,8 +9,8 @@ from plan_interpreter import run_plan
 from eintune.space import held_tiles
 from eintune.space.cascade import Cascade
 from eintune.space.lowering import build_plan
+from eintune.space.operator_cascades import to_cascade
 from eintune.space.operator_text import read_operators
-from eintune.space.operators import to_cascade
 from eintune.space.plan import LoopPlan, Role
 from eintune.space.schedule import Schedule
 

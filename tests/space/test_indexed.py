@@ -20,9 +20,9 @@ from eintune.space.expr import Access, Gather, Part, Tensor, access, free, reads
 from eintune.space.indexed import completed, limits, numbers, shapes
 from eintune.space.iterative import IterativeCascade
 from eintune.space.lowering import IllegalPlan, build_plan
+from eintune.space.operator_cascades import from_cascade, to_cascade
 from eintune.space.operator_egg import write_egg
 from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.operators import from_cascade, to_cascade
 from eintune.space.passes import analyse
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule

@@ -16,8 +16,8 @@ from eintune.space.evaluate import infer_sizes, run_cascade
 from eintune.space.expr import Gather, Iota, reads, topological
 from eintune.space.indexed import trusted
 from eintune.space.one_hot import MOST, one_hots
+from eintune.space.operator_cascades import from_cascade, to_cascade
 from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.operators import from_cascade, to_cascade
 from eintune.space.passes import passes
 from eintune.space.workloads import WORKLOADS
 

@@ -13,10 +13,11 @@ from eintune.space.cascade import Cascade
 from eintune.space.einsum import CascadeError
 from eintune.space.evaluate import run_cascade
 from eintune.space.formats import as_cascade, read_computation, stated_sizes
+from eintune.space.operator_cascades import from_cascade, to_cascade
 from eintune.space.operator_egg import read_egg, read_egglog_json, write_egg
 from eintune.space.operator_fused import steps
+from eintune.space.operator_graph import OperatorGraph
 from eintune.space.operator_text import read_operators
-from eintune.space.operators import OperatorGraph, from_cascade, to_cascade
 from eintune.space.passes import analyse
 
 OPERATORS = Path(__file__).resolve().parent.parent / "operators"

@@ -12,9 +12,11 @@ from eintune.space.cascade import Cascade
 from eintune.space.einsum import CascadeError
 from eintune.space.evaluate import run_cascade
 from eintune.space.expr import Access, Gather, topological
+from eintune.space.operator_cascades import from_cascade, to_cascade
 from eintune.space.operator_egg import read_egg, read_egglog_json, write_egg
+from eintune.space.operator_graph import OperatorGraph
 from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.operators import Operator, OperatorGraph, from_cascade, to_cascade
+from eintune.space.operators import Operator
 from eintune.space.workloads import WORKLOADS, attention
 
 OPERATORS = Path(__file__).resolve().parent.parent / "operators"

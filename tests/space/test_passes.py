@@ -10,8 +10,8 @@ from eintune.space.cascade import Cascade
 from eintune.space.einsum import CascadeError
 from eintune.space.iterative import IterativeCascade
 from eintune.space.lowering import build_plan
+from eintune.space.operator_cascades import from_cascade, to_cascade
 from eintune.space.operator_text import read_operators
-from eintune.space.operators import from_cascade, to_cascade
 from eintune.space.passes import PassReport, analyse, passes
 from eintune.space.plan import Role
 from eintune.space.schedule import Problem, Schedule

@@ -1,4 +1,4 @@
-"""Ranks of inputs that a graph writes with sizes alone, as far as its operators tell them.
+"""Graphs of operators. Ranks of inputs that a graph writes with sizes alone, as far as its operators tell them.
 
     (let K (CreateTensor 64 1024 "K"))   (let BK (T_split_m_m1m0 K 4))   (R_add_e (M_mul_em1m0p Q BK))
 
@@ -11,16 +11,110 @@ bounds on each value's ranks that are narrowed until nothing changes; what does 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 
 from .einsum import CascadeError
-from .expr import Access, Expr, Gather, Predicate, Rank, free, tensors
-from .operators import Operand, Operation, OperatorGraph, check_reduced, in_order, operands_ranks
+from .expr import (
+    Access,
+    Expr,
+    Gather,
+    Predicate,
+    Rank,
+    Tensor,
+    free,
+    tensors,
+)
+from .operators import Operand, Operation, check_arity, check_reduced, check_spaces, in_order, with_spaces
 
 MAX_CHOICES = 1_000
 """Of one input: beyond these its sizes narrow nothing."""
 SHOWN = 4
+
+
+@dataclass(frozen=True)
+class OperatorGraph:
+    """Operations in order, each after those that it reads.
+
+    results: the outputs; empty means every output that no operation reads.
+    sizes: what the text says of ranks (the constant of a split is the number of tiles).
+    shapes: the sizes of inputs' axes, where the text says them. found: inputs whose ranks are not written, but follow
+    from the operators (`operator_ranks`).
+    """
+
+    operations: tuple[Operation, ...]
+    results: tuple[str, ...] = ()
+    sizes: Mapping[Rank, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    found: frozenset[str] = field(default=frozenset(), compare=False)
+
+    def __post_init__(self) -> None:
+        made: set[str] = set()
+        outputs = {o.output for o in self.operations}
+        for o in self.operations:
+            if o.output in made:
+                raise CascadeError(f"{o.output} is defined once, but {o.operator} defines it again")
+            check_arity(o)
+            for x in o.operands:
+                if isinstance(x, str) and x in outputs and x not in made:
+                    raise CascadeError(f"{o.output} = {o.operator}: reads {x}, which is defined later or is itself")
+            made.add(o.output)
+        check_spaces(self.operations)
+        for name in self.results:
+            if name not in made:
+                raise CascadeError(f"result {name}: no operation defines it (defined: {sorted(made)})")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        read = {x for o in self.operations for x in o.operands if isinstance(x, str)}
+        return self.results or tuple(o.output for o in self.operations if o.output not in read)
+
+    def tiles(self, o: Operation) -> int | None:
+        """The constant of a split: its number of tiles, where that is known."""
+        return self.sizes.get(o.operator.ranks[1]) if (o.operator.kind, o.operator.op) == ("T", "split") else None
+
+    def with_ranks(self, ranks: Mapping[str, tuple[Rank, ...]]) -> OperatorGraph:
+        """The same graph with the ranks of inputs that are not written. Raises CascadeError for another name."""
+        open_inputs = [*self.unranked(), *sorted(self.found)]
+        unknown = sorted(set(ranks) - set(open_inputs))
+        if unknown:
+            raise CascadeError(f"ranks are given for inputs without ({open_inputs}), but got {unknown}")
+        as_written: dict[str, Operand] = {name: name for name in self.found}
+        said = _read_as(self.operations, {**as_written, **_accesses(ranks)})
+        return with_found_ranks(replace(self, operations=said, found=frozenset()))
+
+    def with_known(self, ranks: Mapping[str, tuple[Rank, ...]]) -> OperatorGraph:
+        """The same graph with ranks that were found for inputs. Raises CascadeError where they do not fit."""
+        operations = _read_as(self.operations, _accesses(ranks))
+        return replace(self, operations=operations, found=self.found | set(ranks))
+
+    def unranked(self) -> list[str]:
+        """The inputs whose ranks are not written."""
+        made = {o.output for o in self.operations}
+        names = (x for o in self.operations for x in o.operands if isinstance(x, str) and x not in made)
+        return list(dict.fromkeys(names))
+
+
+def _accesses(ranks: Mapping[str, tuple[Rank, ...]]) -> dict[str, Operand]:
+    return {name: Access(Tensor(name, r), r) for name, r in ranks.items()}
+
+
+def _read_as(operations: tuple[Operation, ...], inputs: Mapping[str, Operand]) -> tuple[Operation, ...]:
+    """The operations with inputs, by name, read in another way."""
+
+    def read(x: Operand) -> Operand:
+        name = x.tensor.name if isinstance(x, Access) else x
+        return inputs.get(name, x) if isinstance(name, str) else x
+
+    return tuple(replace(o, operands=tuple(read(x) for x in o.operands)) for o in operations)
+
+
+def operands_ranks(graph: OperatorGraph) -> dict[str, frozenset[Rank] | None]:
+    """The ranks that each operation's operands have together, by its output; None where some are not known."""
+    return {o.output: ranks if is_whole else None for o, ranks, is_whole in with_spaces(graph.operations)}
+
+
+# ---- ranks that are not written
 
 
 def with_found_ranks(graph: OperatorGraph, spaces: Mapping[str, frozenset[Rank]] | None = None) -> OperatorGraph:
