@@ -211,7 +211,7 @@ def test_the_seeds_examples_are_read_as_they_stand(text: str) -> None:
         np.testing.assert_allclose(got["AV"], data["V"] @ (w / w.sum(0)))
 
 
-@pytest.mark.parametrize("name", ["attention_1pass_latex", "attention_3pass_actions"])
+@pytest.mark.parametrize("name", ["attention_1pass_iterative_latex", "attention_3pass_actions"])
 def test_the_papers_attentions_as_they_are_printed(name: str) -> None:
     found = read_computation((CASCADE_FILES / f"{name}.edge").read_text("utf-8"))
     assert type(found).parse(str(found)) == found  # type: ignore[union-attr]
