@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from .expr import Const, Expr, Fold, Iota, Map, Rank, Reduce, Where, children, topological, with_children
 from .layout import Layout
 from .masks import Masks
-from .normal_form import oriented, product, scaled, times
+from .normal_form import oriented, scaled, times
+from .products import product
 
 ORDINARY = 2.0**24
 """A factor is taken out of a sum if it and its inverse are at most this: then what is divided by it stays in range."""

@@ -34,9 +34,9 @@ from .expr import (
 )
 from .layout import Layout, Shape
 from .masks import Masks
-from .normal_form import factors
 from .plan import Addressed, Block, Carry, IllegalPlan, Value, Within
 from .pointwise import POINTWISE, REDUCTIONS
+from .products import factors
 from .value_bounds import INTEGERS
 
 NARROW = ("fp16", "bf16")

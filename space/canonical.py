@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -46,6 +46,7 @@ from .law import LINEAR
 from .laws import SplitOf, split_predicate
 from .one_pass import written_out
 from .pointwise import POINTWISE
+from .products import factors, product
 from .traits import Stream, Trait, passes, streams_of, traits
 
 
@@ -181,7 +182,7 @@ def _tile_of_fold(x: Fold, s: SplitOf) -> tuple[Expr, Expr] | None:
         case Fold() as inner if (inner.action, inner.rank, inner.ref) == (x.action, s.inner, score):
             return score, inner.arg
         case Reduce(op="add") as inner if inner.rank == s.inner:
-            rest = factors(inner.arg)
+            rest = factors(inner.arg, ones=True)
             weight = row.weight_of(score, x.ref)
             if weight not in rest:
                 return None
@@ -208,27 +209,6 @@ def join_predicate(p: Predicate, s: SplitOf) -> Predicate | None:
 
 
 # ---- arithmetic
-
-
-def factors(x: Expr) -> list[Expr]:
-    """The factors of a product, left to right."""
-    found: list[Expr] = []
-    todo = [x]
-    while todo:
-        match todo.pop():
-            case Map("mul", (a, b)):
-                todo += (b, a)
-            case factor:
-                found.append(factor)
-    return found
-
-
-def product(xs: Iterable[Expr]) -> Expr:
-    """The product of factors, from the left; 1 for none."""
-    total: Expr | None = None
-    for x in xs:
-        total = x if total is None else total * x
-    return Const(1.0) if total is None else total
 
 
 class _Arithmetic:
@@ -266,7 +246,7 @@ class _Arithmetic:
     def _product(self, x: Map) -> Expr:
         known = 1.0
         rest: list[Expr] = []
-        for f in factors(x):
+        for f in factors(x, ones=True):
             if isinstance(f, Const):
                 known *= f.value
             else:

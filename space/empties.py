@@ -33,7 +33,8 @@ from .expr import (
 )
 from .intervals import leaves_an_element
 from .layout import Layout
-from .normal_form import factors, oriented, scaled, times
+from .normal_form import oriented, scaled, times
+from .products import factors
 
 Sign = Literal["positive", "nonnegative", "any"]
 NEG_INF = -math.inf

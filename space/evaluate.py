@@ -54,7 +54,7 @@ def evaluate(
     Raises KeyError for a tensor, size or parameter without a value, IndexError for an index beyond its axis; where
     one that is computed goes beyond it, the element is 0 (`infer_sizes` refuses such sizes).
     """
-    order = sorted({r for x in topological(roots) for r in _ranks(x)})
+    order = sorted({r for x in topological(roots) for r in ranks_of(x)})
     axis = {r: i for i, r in enumerate(order)}
     value: dict[Expr, Array] = {}
 
@@ -200,7 +200,7 @@ def _regroup(
     return moved.reshape(final)
 
 
-def _ranks(x: Expr) -> frozenset[Rank]:
+def ranks_of(x: Expr) -> frozenset[Rank]:
     match x:
         case Reduce() | Fold():
             return free(x) | {x.rank}
@@ -240,7 +240,7 @@ def _check_sized(cascade: Cascade, roots: Mapping[str, Expr], known: Mapping[Ran
     for name, root in roots.items():
         every = {*cascade.outputs[name].ranks}
         for x in topological([root]):
-            every |= _ranks(x)
+            every |= ranks_of(x)
             match x:
                 case Size():
                     every.add(x.rank)

@@ -24,7 +24,7 @@ def as_filters(roots: Iterable[Expr]) -> list[Expr]:
 def _filter(x: Expr) -> Expr | None:
     match x:
         case Map("select", (condition, kept, Const(fill))):
-            every = [(c, _predicate(c)) for c in _conjuncts(condition)]
+            every = [(c, _predicate(c)) for c in conjuncts(condition)]
             rest = [c for c, p in every if p is None]
             if len(rest) == len(every):
                 return None
@@ -35,10 +35,11 @@ def _filter(x: Expr) -> Expr | None:
             return None
 
 
-def _conjuncts(x: Expr) -> list[Expr]:
+def conjuncts(x: Expr) -> list[Expr]:
+    """What holds where a condition does: the operands of its "and"."""
     match x:
         case Map("and", (a, b)):
-            return [*_conjuncts(a), *_conjuncts(b)]
+            return [*conjuncts(a), *conjuncts(b)]
         case _:
             return [x]
 

@@ -11,9 +11,10 @@ from .expr import Access, Const, Expr, Fold, Gather, Predicate, Rank, Reduce
 from .folds import ACTIONS
 from .intervals import divided
 from .layout import Layout, Shape
-from .normal_form import factors, oriented, product
+from .normal_form import oriented
 from .plan import Block, Carry, IllegalPlan, Loop, Value
 from .pointwise import REDUCTIONS
+from .products import factors, product
 from .tile_folds import TILE_FOLDS, Running, Tile, TileFold
 from .tile_moments import Weights, comoment, mean_of, weights_of
 from .value_bounds import value_bounds

@@ -28,8 +28,9 @@ from .expr import (
     with_children,
 )
 from .layout import Layout, Shape
-from .normal_form import factors, oriented, product
+from .normal_form import oriented
 from .pointwise import REDUCTIONS
+from .products import factors, product
 
 Outcome: TypeAlias = float | Literal["finite", "bounded", "any"]
 """A number, some finite number, some finite number or -inf, or anything (NaN too)."""

@@ -15,6 +15,7 @@ from .expr import NEG_INF, Const, Expr, Fold, Map, Predicate, Rank, Reduce, Size
 from .folds import LN_2, LOG2_E
 from .layout import Layout
 from .plan import IllegalPlan
+from .products import product
 
 FARTHEST = 2**31
 
@@ -54,29 +55,6 @@ def oriented(x: Expr) -> tuple[Expr, float]:
     """
     core, k = scaled(x)
     return (Map("neg", (core,)), -k) if k < 0 else (core, k)
-
-
-def factors(x: Expr) -> list[Expr]:
-    """A product flattened; the number 1 is the empty product."""
-    found: list[Expr] = []
-    todo = [x]
-    while todo:
-        match todo.pop():
-            case Map("mul", (a, b)):
-                todo += (b, a)
-            case Const(1.0):
-                pass
-            case factor:
-                found.append(factor)
-    return found
-
-
-def product(parts: Iterable[Expr]) -> Expr:
-    """The product of some factors; 1 for none."""
-    result: Expr | None = None
-    for part in parts:
-        result = part if result is None else Map("mul", (result, part))
-    return Const(1.0) if result is None else result
 
 
 def bind_sizes(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> list[Expr]:

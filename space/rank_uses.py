@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .expr import Expr, Fold, Rank, Reduce, Where, free, topological
-from .normal_form import factors
+from .products import factors
 from .value_bounds import equalities
 from .views import Halves
 

@@ -47,11 +47,11 @@ class Tile:
 
     def reduced(self, builder: Builder) -> Value:
         """The maximum in the score's terms."""
-        top = _scaled(builder, self.top, self.factor)
+        top = scaled(builder, self.top, self.factor)
         return top if self.row is None else builder.emit("add", (top, self.row))
 
 
-def _scaled(builder: Builder, v: Value, k: float) -> Value:
+def scaled(builder: Builder, v: Value, k: float) -> Value:
     return v if k == 1.0 else builder.emit("scale", (v,), k)
 
 
@@ -108,9 +108,9 @@ class Scale:
         if builder.masks.starts_empty(core, rank):
             new = emit("guard", (new,))
         if builder.precise:
-            rescale = emit("exp2", (_scaled(builder, emit("sub", (carry.value, new)), k),))
+            rescale = emit("exp2", (scaled(builder, emit("sub", (carry.value, new)), k),))
             relative = emit("sub", (builder.rounded(tile.inside), new))
-            return Running(tile, emit("exp2", (_scaled(builder, relative, k),)), (rescale,))
+            return Running(tile, emit("exp2", (scaled(builder, relative, k),)), (rescale,))
         k *= tile.factor if tile.row is None else 1.0
         builder.references[carry] = k, not any(isinstance(x, (Reduce, Fold)) for x in topological([ref]))
         return self._fused(builder, tile, carry.value, new, k)
@@ -124,10 +124,10 @@ class Scale:
         before = emit("mul", (old, emit("row_factor", (old,), factors)), name="reference")
         step = emit("sub", (before, reference))
         if not factors.grows:
-            step = emit("min", (step, _scaled(builder, emit("sub", (old, new)), k / 2)))
+            step = emit("min", (step, scaled(builder, emit("sub", (old, new)), k / 2)))
         if tile.row is not None:
             reference = emit("sub", (reference, emit("mul", (tile.row, factor))))
-            factor = _scaled(builder, factor, tile.factor)
+            factor = scaled(builder, factor, tile.factor)
         relative = emit("sub", (emit("mul", (tile.inside, factor), name="scaled"), reference))
         return Running(tile, emit("exp2", (relative,)), (emit("exp2", (step,)),))
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from .contraction import Product
 from .expr import Expr, Fold, Rank
 from .layout import Shape
-from .normal_form import product
 from .plan import Carry, Value
+from .products import product
 from .tile_folds import Running, elements_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from .expr import NEG_INF, Expr, Fold, Predicate, Rank, Reduce, Term, Where, free, indexing_ranks, rewrite, topological
 from .layout import Layout
 from .masks import Masks
-from .normal_form import factors, product
+from .products import factors, product
 
 
 def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks) -> list[Expr]:

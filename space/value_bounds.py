@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from .expr import Access, Const, Expr, Map, Rank, indexing_ranks, topological
+from .filters import conjuncts
 from .intervals import Range, ceil_to, floor_to, plus
 from .plan import Bound, First, Least, Lit, Number, Value
 from .pointwise import POINTWISE
@@ -36,7 +37,7 @@ def conditions(wanted: Iterable[Expr]) -> Iterator[tuple[Expr, ...]]:
     for x in topological(list(wanted)):
         match x:
             case Map("select", (condition, _, Const())):
-                yield tuple(_conjuncts(condition))
+                yield tuple(conjuncts(condition))
 
 
 def equalities(wanted: Iterable[Expr]) -> list[Expr]:
@@ -47,15 +48,6 @@ def equalities(wanted: Iterable[Expr]) -> list[Expr]:
 
 def _is_equality(x: Map) -> bool:
     return x.op == "eq" and all(isinstance(a, Access) for a in x.args)
-
-
-def _conjuncts(x: Expr) -> Iterator[Expr]:
-    match x:
-        case Map("and", (a, b)):
-            yield from _conjuncts(a)
-            yield from _conjuncts(b)
-        case _:
-            yield x
 
 
 def value_bounds(

@@ -40,6 +40,7 @@ from eintune.space.expr import (
 )
 from eintune.space.folds import ACTIONS
 from eintune.space.pointwise import REDUCTIONS
+from eintune.space.products import factors
 
 from .operators import REDUCE, TORCH
 
@@ -246,7 +247,7 @@ class _Run:
 
     def reduce(self, x: Reduce) -> Tile:
         if x.op == "add":
-            return self.contract(_factors(x.arg), x.rank)
+            return self.contract(factors(x.arg, ones=True), x.rank)
         tile = self(x.arg)
         if x.rank not in tile.ranks:
             if not self.sizes[x.rank]:
@@ -321,7 +322,7 @@ class _Run:
                 weight = self.map("mul", [centred, centred])
             case action:
                 raise KeyError(f"fold action {action!r} has no eager meaning")
-        return self.contract(_factors(x.arg), x.rank, weight)
+        return self.contract(factors(x.arg, ones=True), x.rank, weight)
 
     def reduce_tile(self, op: str, tile: Tile, rank: Rank) -> Tile:
         assert isinstance(tile.data, Tensor)
@@ -381,28 +382,15 @@ def _is_finite(tile: Tile) -> bool:
     return bool(torch.isfinite(torch.as_tensor(tile.data)).all())
 
 
-def _factors(x: Expr) -> list[Expr]:
-    """The factors of a product, flattened."""
-    found: list[Expr] = []
-    todo = [x]
-    while todo:
-        match todo.pop():
-            case Map("mul", (a, b)):
-                todo += (b, a)
-            case factor:
-                found.append(factor)
-    return found
-
-
 def _operands(x: Expr) -> Sequence[Expr]:
     """What `_Run.compute` asks for, in that order."""
     match x:
         case Reduce("add"):
-            return _factors(x.arg)
+            return factors(x.arg, ones=True)
         case Fold() if x.others:
             return []
         case Fold():
-            return [x.ref, *_factors(x.arg)]
+            return [x.ref, *factors(x.arg, ones=True)]
         case _:
             return children(x)
 
