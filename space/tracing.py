@@ -167,7 +167,7 @@ class Traced:
         return _binary("mul", self, -1)
 
     def __abs__(self) -> Any:
-        return _call("abs", self)
+        return apply("abs", self)
 
     # ---- comparisons and logic
 
@@ -233,7 +233,7 @@ class Traced:
     def __getattr__(self, name: str) -> Any:
         plain = name.rstrip("_")
         if (plain in UNARY or plain in CLAMPS or plain in ("pow", "square")) and not name.startswith("__"):
-            return lambda *args, **bounds: _call(plain, self, *args, **bounds)
+            return lambda *args, **bounds: apply(plain, self, *args, **bounds)
         if plain in ("int", "long") and self._whole:
             return lambda: self
         if plain in ("float", "double", "half", "bfloat16", "to", "type_as"):
@@ -252,7 +252,7 @@ class Traced:
                 "a tensor that it reaches through an object, a list or a default",
                 "give the tensor a name of its own around the function, such as slopes = self.slopes",
             )
-        return _call(function.__name__, *args, **(kwargs or {}))
+        return apply(function.__name__, *args, **(kwargs or {}))
 
 
 class Seen(Traced):
@@ -538,7 +538,8 @@ def _clamped(name: str, x: Any, *given: Any, **named: Any) -> Any:
     return x
 
 
-def _call(name: str, *args: Any, **named: Any) -> Any:
+def apply(name: str, *args: Any, **named: Any) -> Any:
+    """A function of PyTorch's or of this package, by name, of traced values. Raises Untraceable for one that is none."""
     if name in CLAMPS and args:
         return _clamped(name, *args, **named)
     record = _record_of(*args)
@@ -568,50 +569,50 @@ def _call(name: str, *args: Any, **named: Any) -> Any:
 
 def exp(x: Any) -> Any:
     """e to the x."""
-    return _call("exp", x)
+    return apply("exp", x)
 
 
 def tanh(x: Any) -> Any:
-    return _call("tanh", x)
+    return apply("tanh", x)
 
 
 def sigmoid(x: Any) -> Any:
-    return _call("sigmoid", x)
+    return apply("sigmoid", x)
 
 
 def log(x: Any) -> Any:
-    return _call("log", x)
+    return apply("log", x)
 
 
 def sqrt(x: Any) -> Any:
-    return _call("sqrt", x)
+    return apply("sqrt", x)
 
 
 def floor(x: Any) -> Any:
-    return _call("floor", x)
+    return apply("floor", x)
 
 
 def sin(x: Any) -> Any:
-    return _call("sin", x)
+    return apply("sin", x)
 
 
 def cos(x: Any) -> Any:
-    return _call("cos", x)
+    return apply("cos", x)
 
 
 def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
     """`x`, at least `min` and at most `max`."""
-    return _call("clamp", x, min, max)
+    return apply("clamp", x, min, max)
 
 
 def minimum(x: Any, y: Any) -> Any:
-    return _call("minimum", x, y)
+    return apply("minimum", x, y)
 
 
 def maximum(x: Any, y: Any) -> Any:
-    return _call("maximum", x, y)
+    return apply("maximum", x, y)
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """`x` where the condition holds, else `y`."""
-    return _call("where", condition, x, y)
+    return apply("where", condition, x, y)
