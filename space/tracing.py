@@ -539,7 +539,7 @@ def _clamped(name: str, x: Any, *given: Any, **named: Any) -> Any:
 
 
 def apply(name: str, *args: Any, **named: Any) -> Any:
-    """A function of PyTorch's or of this package, by name, of traced values. Raises Untraceable for one that is none."""
+    """A function of PyTorch's or of this package, by name. Raises Untraceable for one that is none."""
     if name in CLAMPS and args:
         return _clamped(name, *args, **named)
     record = _record_of(*args)
