@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from eintune.space.cascade import Cascade
-from eintune.space.egraph import ClassId, EGraph, Limits, Node, saturate
-from eintune.space.einsum import Einsum
-from eintune.space.evaluate import evaluate
-from eintune.space.expr import (
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.egraph.graph import ClassId, EGraph, Limits, Node, saturate
+from eintune.space.ir.einsum import Einsum
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import (
     Access,
     Expr,
     Fold,
@@ -31,8 +31,8 @@ from eintune.space.expr import (
     tensors,
     topological,
 )
-from eintune.space.indexed import trusted
-from eintune.space.laws import laws
+from eintune.space.ir.gathers import trusted
+from eintune.space.laws.laws import laws
 
 SIZES = {"b": 2, "h": 1, "g": 2, "p": 4, "m": 6, "m1": 2, "m0": 3, "e": 3, "f": 5, "k": 4, "n": 3}
 

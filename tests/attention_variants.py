@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from eintune.space.attention import Attention
-from eintune.space.modifiers import (
+from eintune.space.ir.pointwise import Array
+from eintune.space.workloads.attention import Attention
+from eintune.space.workloads.modifiers import (
     Bias,
     Causal,
     Documents,
@@ -23,7 +24,6 @@ from eintune.space.modifiers import (
     Softcap,
     Window,
 )
-from eintune.space.pointwise import Array
 
 COLUMNS = 499
 """Of a table of relative biases: as many as any test's sizes need, and more."""

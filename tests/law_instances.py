@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from eintune.space.evaluate import evaluate
-from eintune.space.expr import Access, Expr, Fold, Map, Reduce, Size, Tensor, rewrite, tensors, topological
-from eintune.space.law import Absent, Law, Negative, Positive, Present, is_variable
-from eintune.space.laws import UNSPLIT
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import Access, Expr, Fold, Map, Reduce, Size, Tensor, rewrite, tensors, topological
+from eintune.space.laws.law import Absent, Law, Negative, Positive, Present, is_variable
+from eintune.space.laws.laws import UNSPLIT
 
 SIZES = {"r": 4, "q": 3, "p": 2, "m": 6, "m1": 2, "m0": 3}
 POSITIVE_ONLY = {"log", "log2", "sqrt", "recip"}

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from eintune.space.cascade import Cascade, from_roots
-from eintune.space.expr import (
+from eintune.space.cascade.cascade import Cascade, from_roots
+from eintune.space.ir.expr import (
     NEG_INF,
     Access,
     Const,
@@ -31,8 +31,8 @@ from eintune.space.expr import (
     Where,
     access,
 )
-from eintune.space.folds import comoment_of
-from eintune.space.operator_builder import gather_of
+from eintune.space.ir.folds import comoment_of
+from eintune.space.operators.graph_builder import gather_of
 
 Roots = dict[str, tuple[Expr, str]]
 """Output name -> (expression, its ranks as letters)."""

@@ -9,13 +9,14 @@ from plan_cases import Form
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import emit
 from eintune.kernels.launch.load import load
-from eintune.space.cascade import Cascade
-from eintune.space.evaluate import run_cascade
-from eintune.space.indexed import completed, limits, shapes, trusted
-from eintune.space.lowering import build_plan
-from eintune.space.plan import Role
-from eintune.space.pointwise import Array
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.cascade.run import run_cascade
+from eintune.space.ir.gathers import completed, limits, shapes, trusted
+from eintune.space.ir.pointwise import Array
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 SIZES = {
     "even": {"b": 1, "h": 2, "g": 2, "p": 32, "m": 64, "e": 16, "f": 16, "j": 32},

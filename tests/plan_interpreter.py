@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from eintune.space.expr import Part, Predicate, Rank
-from eintune.space.plan import Addressed, Block, Known, Loop, LoopPlan, Value, Within, bound_value
-from eintune.space.pointwise import POINTWISE, REDUCTIONS, Array
-from eintune.space.row_factor import RowFactor
-from eintune.space.selections import passed, passes
-from eintune.space.stale_reference import LIMIT, StaleReference, stale_references
+from eintune.space.ir.expr import Part, Predicate, Rank
+from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS, Array
+from eintune.space.ir.row_factor import RowFactor
+from eintune.space.plan.bounds import bound_value
+from eintune.space.plan.lazy_rescaling import LIMIT, StaleReference, stale_references
+from eintune.space.plan.plan import Block, Known, Loop, LoopPlan
+from eintune.space.plan.predication import passed, passes
+from eintune.space.plan.values import Addressed, Value, Within
 
 PLAIN = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "div_rn": np.divide}
 """Without the special cases of the language: where those are reached, a plan has a guard or a quotient."""

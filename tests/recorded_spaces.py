@@ -14,9 +14,9 @@ from eintune.search.evaluation.recorded_space import RecordedSpace, draw, entrie
 from eintune.search.measure.measurement import Measurement
 from eintune.search.tune.candidates import Candidate
 from eintune.search.tune.derivations import derivations
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
-from eintune.space.workloads import attention_problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.workloads.builtin import attention_problem
 
 MACHINE = load_machine("h200")
 TRUTH = Calibration(0.8, 0.4, 0.8, 0.7, 0.4, 5e-8, 2e-7, 8e-6, 0.1)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import Einsum
-from eintune.space.expr import NEG_INF, Access, Const, Expr, Fold, Map, Param, Predicate, Reduce, Tensor, Term, Where
-from eintune.space.lowering import build_plan
-from eintune.space.plan import Block, Carry, Lit, Loop, LoopPlan, Role, Segment, Value
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.einsum import Einsum
+from eintune.space.ir.expr import NEG_INF, Access, Const, Expr, Fold, Map, Param, Predicate, Reduce, Tensor, Term, Where
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.bounds import Lit
+from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, Segment
+from eintune.space.plan.roles import Role
+from eintune.space.plan.values import Value
+from eintune.space.schedule.schedule import Schedule
 
 Passes = Literal["one", "two", "three"]
 

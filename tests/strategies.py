@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from eintune.space.cascade import Cascade, from_roots
-from eintune.space.expr import (
+from eintune.space.cascade.cascade import Cascade, from_roots
+from eintune.space.ir.expr import (
     NEG_INF,
     Access,
     Const,
@@ -29,9 +29,9 @@ from eintune.space.expr import (
     free,
     topological,
 )
-from eintune.space.indexed import completed
-from eintune.space.plan import Role
-from eintune.space.schedule import FILTERS, Schedule
+from eintune.space.ir.gathers import completed
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import FILTERS, Schedule
 
 RANKS = ("a", "b", "c", "d")
 LENGTHS = (1, 3, 16, 17, 32, 40)

@@ -7,12 +7,13 @@ import functools
 import pytest
 
 from eintune.kernels.generate.emitters import EMITTERS
-from eintune.space.derive import Derivation, derive
-from eintune.space.expr import Fold, Split, topological
-from eintune.space.lowering import build_plan
-from eintune.space.plan import LoopPlan, Value
-from eintune.space.schedule_space import schedules
-from eintune.space.workloads import attention, attention_problem
+from eintune.space.derivation.derive import Derivation, derive
+from eintune.space.ir.expr import Fold, Split, topological
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.values import Value
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.builtin import attention, attention_problem
 
 PROBLEM = attention_problem(batch=1, heads=2, kv_heads=2, seq=64, kv_seq=128, head_dim=16, dtype="bf16", causal=None)
 

@@ -7,7 +7,8 @@ from math import ceil, prod
 from eintune.costmodel.counts.operations import DTYPE_BYTES, element_cost
 from eintune.costmodel.counts.resources import PRODUCT
 from eintune.costmodel.machines.machine import CoreGrid
-from eintune.space.plan import Block, Carry, Loop, LoopPlan, Value, all_values
+from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
+from eintune.space.plan.values import Value
 
 _WIDE = 2
 """Destination slots of a tile of 32-bit elements, in which products accumulate; one of 16 bits takes one."""

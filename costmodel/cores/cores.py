@@ -25,9 +25,9 @@ from eintune.costmodel.counts.operations import FLOPS_PER_SLOT
 from eintune.costmodel.counts.trips import trips, uneven_ranks, whole_grid
 from eintune.costmodel.counts.work import Stream, work
 from eintune.costmodel.machines.machine import CoreGrid, Machine
-from eintune.space.expr import Rank
-from eintune.space.plan import LoopPlan
-from eintune.space.schedule import Schedule
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.schedule.schedule import Schedule
 
 from .core_tiles import CoreTiles
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from math import prod
 
 from eintune.costmodel.machines.machine import Machine
-from eintune.space.late_product import late_product
-from eintune.space.plan import Block, Carry, Loop, LoopPlan, Value, all_values
-from eintune.space.schedule import Schedule
-from eintune.space.specialised import (
+from eintune.space.plan.pipelined_product import late_product
+from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
+from eintune.space.plan.values import Value
+from eintune.space.plan.warp_specialisation import (
     ARCHITECTURE,
     GROUP_WARPS,
     LOADER_REGISTERS,
@@ -26,7 +26,8 @@ from eintune.space.specialised import (
     SHARED_BYTES,
     groups,
 )
-from eintune.space.tile_ir import Region
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.tile_ir.tiles import Region
 
 from .estimate import Resources
 from .operations import DTYPE_BYTES

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from eintune.space.tile_graph import TileGraph, TileNode
-from eintune.space.tile_ir import Facts, Region
+from eintune.space.tile_ir.graph import TileGraph, TileNode
+from eintune.space.tile_ir.tiles import Facts, Region
 
 from .transfers import Path, Tile, Transfer, by_path, move, product
 

@@ -10,9 +10,9 @@ import functools
 from math import prod
 from typing import TypeAlias
 
-from eintune.space.expr import Rank
-from eintune.space.plan import LoopPlan
-from eintune.space.schedule import Schedule
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.schedule.schedule import Schedule
 
 from .estimate import Traffic
 from .work import Stream, Work, work

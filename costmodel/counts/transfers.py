@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from eintune.space.tile_ir import Region
+from eintune.space.tile_ir.tiles import Region
 
 from .estimate import Traffic
 

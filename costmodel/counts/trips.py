@@ -13,22 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from eintune.space.expr import Rank
-from eintune.space.plan import (
-    Block,
-    Bound,
-    CeilTo,
-    First,
-    FloorTo,
-    Greatest,
-    Last,
-    Least,
-    Lit,
-    Loop,
-    LoopPlan,
-    Number,
-    Sum,
-)
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Sum
+from eintune.space.plan.plan import Block, Loop, LoopPlan
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[Any]]

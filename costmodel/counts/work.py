@@ -13,12 +13,13 @@ from math import prod
 
 import numpy as np
 
-from eintune.space.expr import Part, Rank
-from eintune.space.plan import Block, Known, Loop, LoopPlan, Program, Value, Within
-from eintune.space.schedule import Schedule
-from eintune.space.selections import passes, source, unneeded
-from eintune.space.stale_reference import stale_references
-from eintune.space.tile_ir import Region
+from eintune.space.ir.expr import Part, Rank
+from eintune.space.plan.lazy_rescaling import stale_references
+from eintune.space.plan.plan import Block, Known, Loop, LoopPlan, Program
+from eintune.space.plan.predication import passes, source, unneeded
+from eintune.space.plan.values import Value, Within
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.tile_ir.tiles import Region
 
 from .estimate import Traffic
 from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost

@@ -53,7 +53,7 @@ class Machine:
     must own for the full matrix rate; fewer run at `narrow_matrix_fraction` of it. special_per_clock: exp, log,
     reciprocal per clock and SM. operator_seconds: overhead of one PyTorch operator (CPU; 0 on a GPU).
     tensor_descriptors: whether the hardware loads tiles by tensor descriptor. approximate_functions: whether it has
-    an instruction for each of `space.approximations`.
+    an instruction for each of `space.ir.approximations`.
     calibration: this machine's starting values of the model's parameters, by name. grid: of a machine of cores.
     """
 

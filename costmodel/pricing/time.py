@@ -8,8 +8,8 @@ from dataclasses import replace
 from eintune.costmodel.counts.estimate import Estimate, Resources, most
 from eintune.costmodel.counts.work import Work, work
 from eintune.costmodel.machines.machine import Machine
-from eintune.space.plan import LoopPlan, Program
-from eintune.space.schedule import Schedule
+from eintune.space.plan.plan import LoopPlan, Program
+from eintune.space.schedule.schedule import Schedule
 
 from .calibration import Calibration
 from .terms import FOLLOWING, UNITS, Placement, place, terms

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from eintune.space.expr import Rank
-from eintune.space.plan import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, LoopPlan, Number, Sum, Value
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Sum
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.values import Value
 
 Join = Callable[[str, str], str]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from eintune.space.expr import Rank
-from eintune.space.plan import Block, Loop, LoopPlan, Value
-from eintune.space.selections import PASSED
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.plan import Block, Loop, LoopPlan
+from eintune.space.plan.predication import PASSED
+from eintune.space.plan.values import Value
 
 SHARED = frozenset({"load", "const", "iota", "lane", "first", "part", "cast"})
 """Operations whose result may be a view of a tensor, a number, or another value's storage."""

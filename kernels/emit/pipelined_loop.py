@@ -1,13 +1,14 @@
-"""Prints a loop whose last product runs one iteration late (`space.late_product`)."""
+"""Prints a loop whose last product runs one iteration late (`space.plan.pipelined_product`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from eintune.space.expr import Rank
-from eintune.space.late_product import LateProduct
-from eintune.space.plan import Block, Loop, Segment, Value
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.pipelined_product import LateProduct
+from eintune.space.plan.plan import Block, Loop, Segment
+from eintune.space.plan.values import Value
 
 from .printer import Printer
 

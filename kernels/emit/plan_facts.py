@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from eintune.space.expr import Part, Predicate, Rank
-from eintune.space.plan import Addressed, Block, Loop, LoopPlan, Value
-from eintune.space.pointwise import POINTWISE
-from eintune.space.row_factor import RowFactor
+from eintune.space.ir.expr import Part, Predicate, Rank
+from eintune.space.ir.pointwise import POINTWISE
+from eintune.space.ir.row_factor import RowFactor
+from eintune.space.plan.plan import Block, Loop, LoopPlan
+from eintune.space.plan.values import Addressed, Value
 
 
 def pair_of(v: Value) -> tuple[Any, Any]:

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
-from eintune.space.expr import Predicate, Rank
-from eintune.space.plan import Block, Known, Loop, LoopPlan, Segment, Value
-from eintune.space.schedule import Schedule
-from eintune.space.selections import is_true, passed, source, unneeded
+from eintune.space.ir.expr import Predicate, Rank
+from eintune.space.plan.plan import Block, Known, Loop, LoopPlan, Segment
+from eintune.space.plan.predication import is_true, passed, source, unneeded
+from eintune.space.plan.values import Value
+from eintune.space.schedule.schedule import Schedule
 
 from .bound_text import BoundText
-from .plan_facts import (
-    filter_of,
-)
+from .plan_facts import filter_of
 from .source_lines import INDENT, Scope
 from .value_printer import Fact, ValuePrinter, affine, constant
 

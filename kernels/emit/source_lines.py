@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from eintune.space.expr import Rank
+from eintune.space.ir.expr import Rank
 
 INDENT = "    "
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from eintune.space.expr import Part, Rank
-from eintune.space.plan import LoopPlan, all_values
+from eintune.space.ir.expr import Part, Rank
+from eintune.space.plan.plan import LoopPlan, all_values
 
 from .kernel import Argument, Kernel, Reach
 

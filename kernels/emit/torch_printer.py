@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from eintune.space.approximations import APPROXIMATIONS
-from eintune.space.expr import Part, Rank
-from eintune.space.plan import Addressed, Loop, LoopPlan, Value, Within
-from eintune.space.quoting import python_comment
-from eintune.space.schedule import Schedule
+from eintune.host.quoting import python_comment
+from eintune.space.ir.approximations import APPROXIMATIONS
+from eintune.space.ir.expr import Part, Rank
+from eintune.space.plan.plan import Loop, LoopPlan
+from eintune.space.plan.values import Addressed, Value, Within
+from eintune.space.schedule.schedule import Schedule
 
 from .bound_text import parenthesised
 from .buffer_reuse import Storage

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eintune.space.descriptors import Read, block_of
-from eintune.space.expr import Part, Rank
-from eintune.space.late_product import late_product
-from eintune.space.plan import Addressed, Loop, LoopPlan, Segment, Value, Within
-from eintune.space.quoting import python_comment
-from eintune.space.schedule import Schedule
+from eintune.host.quoting import python_comment
+from eintune.space.ir.expr import Part, Rank
+from eintune.space.plan.descriptor_blocks import Read, block_of
+from eintune.space.plan.pipelined_product import late_product
+from eintune.space.plan.plan import Loop, LoopPlan, Segment
+from eintune.space.plan.values import Addressed, Value, Within
+from eintune.space.schedule.schedule import Schedule
 
 from .kernel import Argument, Descriptor, Kernel, Reach
 from .pipelined_loop import LateLoop

@@ -10,13 +10,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from eintune.space.approximations import APPROXIMATE_OPS
-from eintune.space.expr import Access, Gather, Part, Predicate, Rank
-from eintune.space.filters import farthest
-from eintune.space.layout import within_part
-from eintune.space.plan import Loop, LoopPlan, Value
-from eintune.space.pointwise import POINTWISE
-from eintune.space.schedule import Schedule
+from eintune.space.analysis.filters import farthest
+from eintune.space.analysis.layout import within_part
+from eintune.space.ir.approximations import APPROXIMATE_OPS
+from eintune.space.ir.expr import Access, Gather, Part, Predicate, Rank
+from eintune.space.ir.pointwise import POINTWISE
+from eintune.space.plan.plan import Loop, LoopPlan
+from eintune.space.plan.values import Value
+from eintune.space.schedule.schedule import Schedule
 
 from .bound_text import parenthesised
 from .plan_facts import (
@@ -299,7 +300,7 @@ class ValuePrinter(SourceLines, ABC):
         return f"{args[0]} {symbol} {args[1]}" if symbol else self.function(op, args)
 
     def row_factor(self, maximum: str, v: Value) -> str:
-        """What a row is multiplied by (`space.row_factor`)."""
+        """What a row is multiplied by (`space.ir.row_factor`)."""
         factors, magnitude = row_factor_of(v), self.function("abs", [maximum])
         beyond = literal(factors.beyond)
         if factors.far_limit is not None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.gluon.work_queue import counters
-from eintune.space.plan import LoopPlan, Program
-from eintune.space.schedule import Schedule
-from eintune.space.specialised import products_of
+from eintune.space.plan.plan import LoopPlan, Program
+from eintune.space.plan.warp_specialisation import products_of
+from eintune.space.schedule.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,18 @@ from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.reference.agreement import check_tilings
 from eintune.kernels.reference.eager import DTYPES
-from eintune.space.cascade import Cascade
-from eintune.space.expr import Rank
-from eintune.space.expr import params as parameters
-from eintune.space.formats import as_cascade, stated_sizes
-from eintune.space.iterative import IterativeCascade
-from eintune.space.lowering import IllegalPlan, build_program
-from eintune.space.operator_graph import OperatorGraph
-from eintune.space.plan import Program
-from eintune.space.roots import roots_of
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import schedules
+from eintune.space.analysis.roots import roots_of
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.expr import Rank
+from eintune.space.ir.expr import params as parameters
+from eintune.space.lowering.lower import IllegalPlan, build_program
+from eintune.space.operators.formats import as_cascade, stated_sizes
+from eintune.space.operators.graph import OperatorGraph
+from eintune.space.plan.plan import Program
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules
 
 from .emitters import EMITTERS, emit
 from .standalone import standalone

@@ -11,18 +11,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from eintune.host.printable import printable
+from eintune.host.quoting import python_docstring
 from eintune.kernels.emit.kernel import Descriptor, Kernel
 from eintune.kernels.emit.source_lines import Names
 from eintune.kernels.emit.torch_printer import DTYPES, emit
 from eintune.kernels.launch.launchers import options_of
-from eintune.space.cascade import Cascade
-from eintune.space.expr import Fold, Rank, Reduce, topological
-from eintune.space.indexed import limits
-from eintune.space.lowering import build_plan
-from eintune.space.plan import Role
-from eintune.space.quoting import python_docstring
-from eintune.space.roots import roots_of
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.analysis.roots import roots_of
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.expr import Fold, Rank, Reduce, topological
+from eintune.space.ir.gathers import limits
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 ROWS = 256
 """Rows of an output that the definition computes at a time, which bounds its memory."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from eintune.space.late_product import LateProduct, late_product
-from eintune.space.plan import Loop, Value
-from eintune.space.specialised import sides
+from eintune.space.plan.pipelined_product import LateProduct, late_product
+from eintune.space.plan.plan import Loop
+from eintune.space.plan.values import Value
+from eintune.space.plan.warp_specialisation import sides
 
 from .compute_printer import ComputePrinter
 from .iterations import Iterations

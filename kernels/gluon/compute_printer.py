@@ -10,11 +10,13 @@ from eintune.kernels.emit.printer import Branch
 from eintune.kernels.emit.source_lines import INDENT
 from eintune.kernels.emit.triton_dialect import DTYPES
 from eintune.kernels.emit.value_printer import literal
-from eintune.space.expr import Rank
-from eintune.space.plan import Loop, LoopPlan, Sum, Value
-from eintune.space.schedule import Schedule
-from eintune.space.selections import source, unneeded
-from eintune.space.specialised import GROUP_ROWS, GROUP_WARPS, groups, length, products_of, sides, tile_of
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.bounds import Sum
+from eintune.space.plan.plan import Loop, LoopPlan
+from eintune.space.plan.predication import source, unneeded
+from eintune.space.plan.values import Value
+from eintune.space.plan.warp_specialisation import GROUP_ROWS, GROUP_WARPS, groups, length, products_of, sides, tile_of
+from eintune.space.schedule.schedule import Schedule
 
 from .helpers import NARROWED
 from .printer import GluonPrinter, Sweep, Turn

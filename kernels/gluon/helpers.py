@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from eintune.kernels.emit.triton_dialect import DTYPES
-from eintune.space.stale_reference import LIMIT
+from eintune.space.plan.lazy_rescaling import LIMIT
 
 NARROWED = {"bf16": "narrowed_bf16", "fp16": "narrowed_fp16"}
 """The functions that convert fp32 to a half, by its dtype."""

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from eintune.kernels.emit.plan_facts import number_of, row_factor_of
 from eintune.kernels.emit.value_printer import literal
-from eintune.space.late_product import LateProduct
-from eintune.space.plan import Block, Loop, Value
-from eintune.space.specialised import HALVES, sides
-from eintune.space.stale_reference import StaleReference
+from eintune.space.plan.lazy_rescaling import StaleReference
+from eintune.space.plan.pipelined_product import LateProduct
+from eintune.space.plan.plan import Block, Loop
+from eintune.space.plan.values import Value
+from eintune.space.plan.warp_specialisation import HALVES, sides
 
 from .compute_printer import ComputePrinter
 from .printer import Sweep

@@ -3,8 +3,8 @@
 One group of warps, the loader, only copies: for every tile that a loop streams into a product there is a ring of
 buffers in shared memory, and a tile is copied as soon as the products that read the one before it in its buffer are
 done. The others compute, each on 64 rows of the program's tile (the rows of one asynchronous matrix instruction), and
-wait for nothing but tiles. A loop's last product runs one iteration late (`space.late_product`): while the matrix unit
-works on it, a group computes what stands between the products.
+wait for nothing but tiles. A loop's last product runs one iteration late (`space.plan.pipelined_product`): while the
+matrix unit works on it, a group computes what stands between the products.
 
 Few programs are launched, as many as run at once, and each does the work of several: its loader runs ahead. Where data
 says how long each is, they are taken from a queue (`work_queue`), or all launched where nothing before could clear its
@@ -20,16 +20,16 @@ import re
 from collections.abc import Iterator, Sequence
 
 from eintune.costmodel.counts.resources import Division, division, needs
+from eintune.host.quoting import python_comment
 from eintune.kernels.emit.kernel import Descriptor, Kernel
 from eintune.kernels.emit.plan_facts import summary
 from eintune.kernels.emit.source_lines import INDENT, Names
 from eintune.kernels.emit.spans import fits
 from eintune.kernels.emit.triton_dialect import DTYPES, HELPERS
-from eintune.space.plan import LoopPlan
-from eintune.space.quoting import python_comment
-from eintune.space.schedule import Schedule
-from eintune.space.specialised import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
-from eintune.space.stale_reference import fault as no_stale
+from eintune.space.plan.lazy_rescaling import fault as no_stale
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.warp_specialisation import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
+from eintune.space.schedule.schedule import Schedule
 
 from .compute import Compute
 from .helpers import GLUON_HELPERS

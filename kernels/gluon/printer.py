@@ -11,12 +11,13 @@ from eintune.kernels.emit.bound_text import BoundText, shifted
 from eintune.kernels.emit.source_lines import INDENT, Scope
 from eintune.kernels.emit.triton_dialect import HELPERS
 from eintune.kernels.emit.triton_printer import TritonPrinter
-from eintune.space.expr import Rank
-from eintune.space.plan import Bound, FloorTo, Least, Lit, Loop, LoopPlan, Segment, Sum, Value
-from eintune.space.schedule import Schedule
-from eintune.space.selections import numbers
-from eintune.space.specialised import GROUP_ROWS
-from eintune.space.stale_reference import stale_references
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.bounds import Bound, FloorTo, Least, Lit, Sum, numbers
+from eintune.space.plan.lazy_rescaling import stale_references
+from eintune.space.plan.plan import Loop, LoopPlan, Segment
+from eintune.space.plan.values import Value
+from eintune.space.plan.warp_specialisation import GROUP_ROWS
+from eintune.space.schedule.schedule import Schedule
 
 from .helpers import GLUON_HELPERS
 from .shared_tiles import SharedTiles

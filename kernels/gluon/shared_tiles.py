@@ -10,10 +10,11 @@ from math import prod
 from eintune.kernels.emit.plan_facts import access
 from eintune.kernels.emit.source_lines import Names
 from eintune.kernels.emit.triton_dialect import DTYPES
-from eintune.space.descriptors import BYTES
-from eintune.space.expr import Rank
-from eintune.space.plan import LoopPlan, Value
-from eintune.space.specialised import products_of, tile_of
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.descriptor_blocks import BYTES
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.values import Value
+from eintune.space.plan.warp_specialisation import products_of, tile_of
 
 BARRIER = "gl.allocate_shared_memory(gl.int64, [{}, 1], mbarrier.MBarrierLayout())"
 

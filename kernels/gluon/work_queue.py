@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from eintune.kernels.emit.source_lines import Names
-from eintune.space.plan import LoopPlan, Program, Value
-from eintune.space.schedule import Schedule
-from eintune.space.selections import numbers
-from eintune.space.specialised import products_of
+from eintune.space.plan.bounds import numbers
+from eintune.space.plan.plan import LoopPlan, Program
+from eintune.space.plan.values import Value
+from eintune.space.plan.warp_specialisation import products_of
+from eintune.space.schedule.schedule import Schedule
 
 from .shared_tiles import barriers
 

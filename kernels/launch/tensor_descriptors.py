@@ -1,7 +1,7 @@
 """The tensor descriptors of a launch: whether tensors may have them, and making them cheaply.
 
-What depends on a tensor's shape and dtype was settled when the kernel was printed (`space.descriptors`); what
-depends on where it lies in memory is settled here, at the call.
+What depends on a tensor's shape and dtype was settled when the kernel was printed (`space.plan.descriptor_blocks`);
+what depends on where it lies in memory is settled here, at the call.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eintune.kernels.emit.kernel import Kernel
-from eintune.space.descriptors import UNIT
+from eintune.space.plan.descriptor_blocks import UNIT
 
 if TYPE_CHECKING:
     import torch

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError
-from eintune.space.expr import Rank, Split, Unsplit, free, topological
-from eintune.space.indexed import completed, limits, reach, shapes, trusted
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.ir.expr import Rank, Split, Unsplit, free, topological
+from eintune.space.ir.gathers import completed, limits, reach, shapes, trusted
 
 from .eager import run_eager
 

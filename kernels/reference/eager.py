@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, assert_never
 import torch
 from torch import Tensor
 
-from eintune.space.cascade import Cascade
-from eintune.space.expr import (
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.expr import (
     Access,
     Computed,
     Const,
@@ -38,9 +38,9 @@ from eintune.space.expr import (
     indexing_ranks,
     is_padded,
 )
-from eintune.space.folds import ACTIONS
-from eintune.space.pointwise import REDUCTIONS
-from eintune.space.products import factors
+from eintune.space.ir.folds import ACTIONS
+from eintune.space.ir.pointwise import REDUCTIONS
+from eintune.space.ir.products import factors
 
 from .operators import REDUCE, TORCH
 

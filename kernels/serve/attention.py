@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eintune.host.recent import Recent
-from eintune.space.attention import attention_problem
+from eintune.space.workloads.attention import attention_problem
 
 from .errors import FORWARD_ONLY, UnsupportedArgument
 from .opaque import opaque

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eintune.space.holes import Opened, opened
-from eintune.space.modifiers import Site
-from eintune.space.traced_functions import Trace, captured, is_entered, is_tensor, names_in
-from eintune.space.tracing import BINARY, CLAMPS, COMPARISONS, LOGIC, UNARY, Untraceable
-from eintune.space.user_modifiers import traced
+from eintune.space.cascade.holes import Opened, opened
+from eintune.space.tracing.names import BINARY, CLAMPS, COMPARISONS, LOGIC, UNARY
+from eintune.space.tracing.record import Untraceable
+from eintune.space.tracing.site import Site
+from eintune.space.tracing.trace import Trace, captured, is_entered, is_tensor, names_in
+from eintune.space.workloads.function_modifiers import traced
 
 from .errors import FORWARD_ONLY, UnsupportedArgument
 from .plain_tensors import kind_of_tensor
@@ -144,7 +145,7 @@ def _is_ours(x: Any) -> bool:
     if isinstance(x, types.ModuleType):
         return x in (torch, torch.nn, torch.nn.functional, torch.special) or x.__name__ in (
             "math",
-            "eintune.space.tracing",
+            "eintune.space.tracing.proxies",
         )
     if isinstance(x, type):
         return x in (bool, int, float)

@@ -23,8 +23,9 @@ from eintune.kernels.reference.agreement import agrees
 from eintune.kernels.store.cache import Cache, Entry, Key, Record
 from eintune.kernels.store.kept_forms import follows, forms_of
 from eintune.kernels.store.platform import platform_of
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.schedule.schedule import Schedule
 
 SCHEDULES = 48
 """How many schedules of one cascade the cost model looks at without tuning: about a second of planning."""
@@ -81,7 +82,7 @@ def make_kernel(text: str, problem: Problem, schedule: Schedule, wide: bool = Fa
 
     Raises ValueError (CascadeError, IllegalPlan) where the text, the plan or the target does not allow it.
     """
-    from eintune.space.lowering import build_program
+    from eintune.space.lowering.lower import build_program
 
     return emit(build_program(_parsed(text), problem, schedule), schedule, wide)
 
@@ -157,7 +158,7 @@ def _from_record(
 
 
 def _legal(schedule: Schedule, cascade: Cascade, problem: Problem) -> bool:
-    from eintune.space.schedule_space import schedules
+    from eintune.space.schedule.space import schedules
 
     return schedule in schedules(cascade, problem, schedule.emitter)
 
@@ -190,7 +191,7 @@ def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Sc
 
     Raises ValueError where the cascade has no schedule at these sizes.
     """
-    from eintune.space.schedule_space import schedules
+    from eintune.space.schedule.space import schedules
 
     options = schedules(cascade, problem, wanted.emitter)
     if wanted == plain_schedule(wanted):
@@ -266,8 +267,8 @@ def ranked(
     from eintune.costmodel.counts.resources import illegal
     from eintune.costmodel.counts.work import Work, work
     from eintune.costmodel.pricing.time import estimate_works
-    from eintune.space.lowering import IllegalPlan, build_program
-    from eintune.space.schedule_space import schedules
+    from eintune.space.lowering.lower import IllegalPlan, build_program
+    from eintune.space.schedule.space import schedules
 
     machine = _machine(device)
     found: list[tuple[str, Schedule, Work]] = []  # of kernels that run on any tensors

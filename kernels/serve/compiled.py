@@ -14,15 +14,15 @@ from eintune.host.notices import logger
 from eintune.host.recent import Recent
 from eintune.kernels.reference.agreement import check_tilings
 from eintune.kernels.reference.eager import DTYPES
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError
-from eintune.space.evaluate import infer_sizes
-from eintune.space.expr import Access, Expr, Fold, Gather, Map, Reduce, tensors, topological
-from eintune.space.expr import params as parameters
-from eintune.space.folds import ACTIONS
-from eintune.space.modifiers import FARTHEST
-from eintune.space.pointwise import POINTWISE, REDUCTIONS
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.cascade.run import infer_sizes
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.ir.expr import Access, Expr, Fold, Gather, Map, Reduce, tensors, topological
+from eintune.space.ir.expr import params as parameters
+from eintune.space.ir.folds import ACTIONS
+from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS
+from eintune.space.workloads.modifiers import FARTHEST
 
 from .errors import UnsupportedArgument
 from .opaque import opaque

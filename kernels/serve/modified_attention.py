@@ -13,9 +13,12 @@ from torch import Tensor
 from eintune.host.notices import say_once
 from eintune.host.recent import Recent
 from eintune.kernels.reference.eager import DTYPES
-from eintune.space.attention import Attention, posed
-from eintune.space.modifiers import (
-    AXES,
+from eintune.space.cascade.problem import Problem
+from eintune.space.tracing.record import Untraceable
+from eintune.space.tracing.site import AXES, Site
+from eintune.space.tracing.trace import captured
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.modifiers import (
     Align,
     Bias,
     Causal,
@@ -25,14 +28,10 @@ from eintune.space.modifiers import (
     Modifier,
     Prefix,
     RelativeBias,
-    Site,
     Slopes,
     Softcap,
     Window,
 )
-from eintune.space.schedule import Problem
-from eintune.space.traced_functions import captured
-from eintune.space.tracing import Untraceable
 
 from .call_kinds import Meaning, kind, kind_of_function, meaning
 from .errors import FORWARD_ONLY, UnsupportedArgument

@@ -21,11 +21,11 @@ from eintune.kernels.launch.launchers import EitherLaunch
 from eintune.kernels.launch.load import load
 from eintune.kernels.reference.eager import DTYPES, run_eager
 from eintune.kernels.store.cache import ROWS, STRIDED
-from eintune.space.cascade import Cascade
-from eintune.space.exact import Hidden
-from eintune.space.expr import bind
-from eintune.space.safety import hazards
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.egraph.safety import hazards
+from eintune.space.ir.exact import Hidden
+from eintune.space.ir.expr import bind
 
 from .choices import Choice, choices, signature
 

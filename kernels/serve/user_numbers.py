@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from eintune.host.recent import Recent
-from eintune.space.expr import Where, topological
-from eintune.space.holes import closed, names, ranks
-from eintune.space.modifiers import FARTHEST, WIDE
-from eintune.space.user_modifiers import MaskOutcome, Outcome, ScoreOutcome, dtype_of
+from eintune.space.cascade.holes import closed, names, ranks
+from eintune.space.ir.expr import Where, topological
+from eintune.space.workloads.function_modifiers import MaskOutcome, Outcome, ScoreOutcome, dtype_of
+from eintune.space.workloads.modifiers import FARTHEST, WIDE
 
 from .call_kinds import Meaning
 from .errors import UnsupportedArgument

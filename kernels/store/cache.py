@@ -39,7 +39,8 @@ from eintune.host.data import (
 from eintune.host.directories import cache_directory
 from eintune.host.files import names_in, read_whole, remove_leftovers, write_whole
 from eintune.host.notices import say_once
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.problem import Problem
+from eintune.space.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from .platform import Platform

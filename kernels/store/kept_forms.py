@@ -22,7 +22,7 @@ from eintune.host.data import BadData, Lines, Strict, from_json
 from eintune.host.files import read_whole, write_whole
 from eintune.host.notices import one_line, say_once
 from eintune.host.parts import MissingPart, require
-from eintune.space.cascade import Cascade
+from eintune.space.cascade.cascade import Cascade
 
 from .cache import Entry
 from .shipped_forms import derived_texts
@@ -62,16 +62,20 @@ def kept_path(folder: Path, definition: str) -> Path:
     return folder / f"{name[:32]}.json"
 
 
+DERIVING = ("ir", "notation", "laws", "egraph", "cascade", "derivation")
+"""The subpackages of `space` that decide what is derived."""
+
+
 @functools.cache
 def code_digest() -> str:
-    """A hash of all code that decides what is derived: the `space` package's sources."""
+    """A hash of all code that decides what is derived."""
     folder = Path(__file__).resolve().parents[2] / "space"
     if not folder.is_dir():
         from eintune import space
 
         folder = Path(str(space.__file__)).parent
     total = sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path for name in DERIVING for path in (folder / name).rglob("*.py")):
         total.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return total.hexdigest()
 
@@ -169,8 +173,8 @@ def _known(definition: str, folder: Path) -> Iterator[tuple[str, ...]]:
 
 def derived_forms(cascade: Cascade) -> Kept:
     """Derive in a bounded time. Raises what `derive` raises."""
-    from eintune.space.derive import derive
-    from eintune.space.egraph import Limits
+    from eintune.space.derivation.derive import derive
+    from eintune.space.egraph.graph import Limits
 
     found = derive(cascade, limits=Limits(seconds=SECONDS / 4, timeout=SECONDS, solving=SECONDS / 2))
     if found.failed:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from eintune.host.files import write_whole
 from eintune.host.notices import say_once
-from eintune.space.cascade import Cascade
+from eintune.space.cascade.cascade import Cascade
 
 if TYPE_CHECKING:
-    from eintune.space.egraph import Limits
+    from eintune.space.egraph.graph import Limits
 
 FOLDER = Path(__file__).parent / "derived"
 _MARK = "== "
@@ -50,7 +50,7 @@ def read_sections(text: str) -> list[str]:
 
 def sections(definition: Cascade, limits: Limits | None = None) -> str:
     """The text of the file for one definition: derives it (seconds)."""
-    from eintune.space.derive import derive
+    from eintune.space.derivation.derive import derive
 
     parts = [("definition", str(definition))]
     found = derive(definition, limits=limits)
@@ -62,7 +62,7 @@ def sections(definition: Cascade, limits: Limits | None = None) -> str:
 
 def write_derived(folder: Path = FOLDER) -> list[Path]:
     """Derive the shipped definitions again and write their files; returns the paths."""
-    from eintune.space.workloads import SHIPPED
+    from eintune.space.workloads.builtin import SHIPPED
 
     paths = []
     for name, definition in SHIPPED.items():

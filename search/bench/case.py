@@ -22,7 +22,7 @@ from eintune.search.measure.policy import Policy
 from eintune.search.measure.tasks import Peer, label_of
 from eintune.search.text.progress import Progress
 from eintune.search.tune.tune import MEASURING, Effort
-from eintune.space.schedule import Problem
+from eintune.space.cascade.problem import Problem
 
 from .variants import Chosen, Picks, picks, winner
 

@@ -12,8 +12,8 @@ from eintune.search.measure.measurer import MeasureError
 from eintune.search.peers.peers import PEERS, attention_peers
 from eintune.search.text.formatting import milliseconds, plural
 from eintune.search.text.progress import Progress
-from eintune.space.schedule import Problem
-from eintune.space.workloads import attention_problem
+from eintune.space.cascade.problem import Problem
+from eintune.space.workloads.builtin import attention_problem
 
 from .case import Case, Options, Row, State, best, measure_case, reference_winner
 

@@ -21,8 +21,8 @@ from eintune.search.tune.finals import NothingWorked
 from eintune.search.tune.one_search import only_search
 from eintune.search.tune.stored import key_of, stored
 from eintune.search.tune.tune import Effort, tune
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
 
 SMALL = "bench"
 """The folder in the cache for winners of a small search: the tuner itself must not take them for its own."""

@@ -12,7 +12,7 @@ from eintune.search.options.problem import add_workload_options
 from eintune.search.options.sizes import add_sizes
 
 if TYPE_CHECKING:
-    from eintune.space.formats import Computation
+    from eintune.space.operators.formats import Computation
 from eintune.search.options.graphs import add_graph_options, completed
 
 GRAPH_HELP = """\
@@ -51,7 +51,7 @@ def _graph(chosen: argparse.Namespace) -> int:
         if chosen.form or not chosen.svg:
             print(_written(computation, chosen.form or _usual_form(computation), title))
         if chosen.svg:
-            from eintune.space.svg import draw
+            from eintune.space.pictures.svg import draw
 
             path, problem = draw(_dot(computation, title), chosen.svg)
             print(problem or path, file=sys.stderr)
@@ -59,18 +59,18 @@ def _graph(chosen: argparse.Namespace) -> int:
 
 
 def _usual_form(computation: Computation) -> str:
-    from eintune.space.operator_graph import OperatorGraph
+    from eintune.space.operators.graph import OperatorGraph
 
     return "operators" if isinstance(computation, OperatorGraph) and computation.unranked() else "edge"
 
 
 def _written(computation: Computation, form: str, title: str) -> str:
-    from eintune.space.formats import as_cascade
-    from eintune.space.iterative import IterativeCascade
-    from eintune.space.operator_cascades import from_cascade
-    from eintune.space.operator_egg import write_egg
-    from eintune.space.operator_graph import OperatorGraph
-    from eintune.space.operator_text import write_operators
+    from eintune.space.cascade.iterative import IterativeCascade
+    from eintune.space.operators.assignments import write_operators
+    from eintune.space.operators.cascades import from_cascade
+    from eintune.space.operators.egglog_programs import write_egg
+    from eintune.space.operators.formats import as_cascade
+    from eintune.space.operators.graph import OperatorGraph
 
     if form == "dot":
         return _dot(computation, title).rstrip("\n")
@@ -83,11 +83,11 @@ def _written(computation: Computation, form: str, title: str) -> str:
 
 
 def _dot(computation: Computation, title: str) -> str:
-    from eintune.space.cascade import Cascade
-    from eintune.space.cascade_pictures import cascade_dot, operators_dot
-    from eintune.space.iterative import IterativeCascade
-    from eintune.space.iterative_passes import one_iteration
-    from eintune.space.pictures import LEGEND
+    from eintune.space.cascade.cascade import Cascade
+    from eintune.space.cascade.iterative import IterativeCascade
+    from eintune.space.operators.one_iteration import one_iteration
+    from eintune.space.pictures.cascades import cascade_dot, operators_dot
+    from eintune.space.pictures.derivations import LEGEND
 
     title = f"{title}\n{LEGEND}"
     if isinstance(computation, Cascade):
@@ -127,8 +127,8 @@ def _passes_options(parser: argparse.ArgumentParser) -> None:
 
 def _passes(chosen: argparse.Namespace) -> int:
     from eintune.search.report.space_text import footprint_json, footprint_lines
-    from eintune.space.footprint import footprint
-    from eintune.space.passes import analyse
+    from eintune.space.operators.footprint import footprint
+    from eintune.space.operators.passes import analyse
 
     _, computation, sizes = completed(chosen.graph, chosen)
     with as_usage():

@@ -27,7 +27,7 @@ from eintune.search.options.problem import add_problem, emitter_of, posed_of
 if TYPE_CHECKING:
     from eintune.search.tune.candidates import Candidate
     from eintune.search.tune.derivations import Variant
-    from eintune.space.schedule import Problem
+    from eintune.space.cascade.problem import Problem
 
 PLAN_HELP = "Prints the loop plan of one candidate: every value, loop, segment and running value of its kernel."
 KERNEL_HELP = """\
@@ -93,7 +93,7 @@ def _problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[str, 
     if chosen.file is not None:
         return graph_problem(chosen, dtype, cache)
     from eintune.search.tune.derivations import derivations
-    from eintune.space.cascade import Cascade
+    from eintune.space.cascade.cascade import Cascade
 
     posed = posed_of(chosen, dtype)
     return posed.title, posed.problem, derivations(Cascade.parse(posed.problem.cascade), cache / "derived").variants
@@ -112,7 +112,7 @@ def _plan(chosen: argparse.Namespace) -> int:
 
 def _kernel(chosen: argparse.Namespace) -> int:
     from eintune.kernels.generate.standalone import standalone
-    from eintune.space.cascade import Cascade
+    from eintune.space.cascade.cascade import Cascade
 
     title, problem, candidate = chosen_candidate(chosen)
     print(f"{title}: {candidate.variant.label}, {candidate.kernel.emitter}", file=sys.stderr)

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 
 from eintune.host.printable import printable
+from eintune.host.quoting import shell
 from eintune.search.options.command import Command, Failure, Parser, Usage, add_version
 from eintune.search.text import interrupts, streams
-from eintune.space.quoting import shell
 
 from .bench import BENCH
 from .cache import CACHE

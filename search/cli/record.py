@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eintune.costmodel.machines.machine import Machine
     from eintune.search.evaluation.recorded_space import RecordedSpace
     from eintune.search.text.progress import Progress
-    from eintune.space.workload import Posed
+    from eintune.space.workloads.workload import Posed
 
 DESCRIPTION = """\
 Draws candidates uniformly from all legal ones of a problem, measures each, and writes one compressed file: times and
@@ -77,7 +77,7 @@ def _measured(
     from eintune.search.peers.tuning import tuning_peers
     from eintune.search.tune.derivations import derivations
     from eintune.search.tune.provenance import versions
-    from eintune.space.cascade import Cascade
+    from eintune.space.cascade.cascade import Cascade
 
     problem = posed.problem
     started = datetime.now(UTC).isoformat(timespec="seconds")

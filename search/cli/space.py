@@ -14,9 +14,9 @@ from eintune.search.options.problem import add_workload_options
 from eintune.search.options.sizes import add_sizes
 
 if TYPE_CHECKING:
-    from eintune.space.cascade import Cascade
-    from eintune.space.iterative import IterativeCascade
-    from eintune.space.operator_graph import OperatorGraph
+    from eintune.space.cascade.cascade import Cascade
+    from eintune.space.cascade.iterative import IterativeCascade
+    from eintune.space.operators.graph import OperatorGraph
 
     Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
 from eintune.search.options.graphs import computation_of
@@ -65,7 +65,7 @@ def _space(chosen: argparse.Namespace) -> int:
     if chosen.allow and chosen.laws:
         raise Usage("--laws is said of safe forms: leave --allow or --laws out")
     cache = cache_of(chosen)
-    from eintune.space.formats import as_cascade
+    from eintune.space.operators.formats import as_cascade
 
     name, computation, sizes = computation_of(chosen.workload, chosen)
     with as_usage():
@@ -88,8 +88,8 @@ def _space(chosen: argparse.Namespace) -> int:
 
 def _needed(definition: Cascade, variants: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
     """The laws that each variant (its digest and signature) needs."""
-    from eintune.space.causes import needed_laws
-    from eintune.space.derive import derive
+    from eintune.space.derivation.derive import derive
+    from eintune.space.derivation.needed_laws import needed_laws
 
     derivation = derive(definition)
     laws = needed_laws(derivation, lambda law: print(f"without {law} …", file=sys.stderr))
@@ -98,8 +98,8 @@ def _needed(definition: Cascade, variants: Sequence[tuple[str, str]]) -> list[tu
 
 
 def _draw(name: str, definition: Cascade, folder: Path) -> None:
-    from eintune.space.derive import derive
-    from eintune.space.pictures import draw_derivation
+    from eintune.space.derivation.derive import derive
+    from eintune.space.pictures.derivations import draw_derivation
 
     folder.mkdir(parents=True, exist_ok=True)
     for line in draw_derivation(name, derive(definition), folder):

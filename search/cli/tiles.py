@@ -13,7 +13,7 @@ from eintune.search.options.files import read_text
 
 if TYPE_CHECKING:
     from eintune.costmodel.counts.tile_cost import TileChoice
-    from eintune.space.tile_graph import TileGraph
+    from eintune.space.tile_ir.graph import TileGraph
 
 HELP = """\
 Enumerates the ways of moving the tiles of one program between global memory, shared memory and registers, prices
@@ -30,7 +30,7 @@ examples:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    from eintune.space.tile_ir import ELEMENT_BYTES
+    from eintune.space.tile_ir.tiles import ELEMENT_BYTES
 
     parser.add_argument("file", nargs="?", metavar="FILE", help="a tile program (docs/notation.md)")
     group = parser.add_argument_group("two products, where there is no FILE")
@@ -49,9 +49,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _tiles(chosen: argparse.Namespace) -> int:
     from eintune.costmodel.counts.tile_cost import node_bytes, priced
-    from eintune.space.tile_extract import cheapest
-    from eintune.space.tile_graph import saturate_tiles
-    from eintune.space.tile_text import read_tiles
+    from eintune.space.tile_ir.extraction import cheapest
+    from eintune.space.tile_ir.graph import saturate_tiles
+    from eintune.space.tile_ir.text import read_tiles
 
     text = _program(chosen)
     if chosen.print:
@@ -70,7 +70,7 @@ def _tiles(chosen: argparse.Namespace) -> int:
 
 
 def _program(chosen: argparse.Namespace) -> str:
-    from eintune.space.tile_text import two_products
+    from eintune.space.tile_ir.text import two_products
 
     names = ("rows", "columns", "width", "times", "dtype", "accumulator", "stored")
     given = {n: getattr(chosen, n) for n in names if getattr(chosen, n) is not None}
@@ -116,8 +116,8 @@ def _data(graph: TileGraph, before: float, choices: list[TileChoice]) -> dict[st
 
 def _draw(graph: TileGraph, choice: TileChoice, folder: Path, name: str) -> None:
     from eintune.costmodel.counts.tile_cost import node_bytes
-    from eintune.space.svg import draw
-    from eintune.space.tile_pictures import tile_dot
+    from eintune.space.pictures.svg import draw
+    from eintune.space.pictures.tiles import tile_dot
 
     plain = "a box is a tile, a row is one way to make it"
     title = f"bytes moved in all iterations; the cheapest way in green: {choice.nbytes:,.0f} bytes"

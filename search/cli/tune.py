@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from eintune.search.tune.candidates import Candidate
     from eintune.search.tune.deriver import Deriver
     from eintune.search.tune.tune import TuneResult
-    from eintune.space.workload import Posed
+    from eintune.space.workloads.workload import Posed
 
 DESCRIPTION = """\
 Derives every way of computing a workload (attention, unless --workload names another) from its naive definition,

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from eintune.space.cascade import Cascade
-from eintune.space.expr import Split, Unsplit, topological
-from eintune.space.expr import params as parameters
-from eintune.space.formats import as_cascade, read_computation
-from eintune.space.indexed import completed, limits, reach, shapes, trusted
-from eintune.space.workloads import WORKLOADS
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.expr import Split, Unsplit, topological
+from eintune.space.ir.expr import params as parameters
+from eintune.space.ir.gathers import completed, limits, reach, shapes, trusted
+from eintune.space.operators.formats import as_cascade, read_computation
+from eintune.space.workloads.builtin import WORKLOADS
 
 FILE = Path(__file__).parent / "definitions.edge"
 _MARK, _BUILT_IN = "== ", "workload "
@@ -107,8 +107,8 @@ def _interpret() -> None:
 
 
 def _measured(one: Definition) -> Measured:
-    from eintune.space.derive import derive
-    from eintune.space.traits import total_passes
+    from eintune.space.cascade.traits import total_passes
+    from eintune.space.derivation.derive import derive
 
     before = _processor()
     found = derive(one.cascade)
@@ -144,7 +144,7 @@ def _run(definition: Cascade, best: Cascade, emitter: str) -> float | str:
 
     from eintune.kernels.generate.generate import problem_of
     from eintune.kernels.launch.load import load
-    from eintune.space.evaluate import run_cascade
+    from eintune.space.cascade.run import run_cascade
 
     sizes = _sizes(definition)
     random = np.random.default_rng(0)
@@ -173,8 +173,8 @@ def _all_sizes(best: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
 def _kernel(best: Cascade, problem: Any, emitter: str) -> Any:
     """The first kernel of the schedule space that can be planned and emitted."""
     from eintune.kernels.generate.emitters import emit
-    from eintune.space.lowering import build_program
-    from eintune.space.schedule_space import schedules
+    from eintune.space.lowering.lower import build_program
+    from eintune.space.schedule.space import schedules
 
     refused: ValueError | None = None
     for schedule in itertools.islice(schedules(best, problem, emitter), 40):

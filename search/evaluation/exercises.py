@@ -93,10 +93,10 @@ def _interpreter() -> str:
 
 def _kernel() -> Any:
     from eintune.kernels.generate.emitters import emit
-    from eintune.space.cascade import Cascade
-    from eintune.space.lowering import build_program
-    from eintune.space.schedule import Problem
-    from eintune.space.schedule_space import schedules
+    from eintune.space.cascade.cascade import Cascade
+    from eintune.space.cascade.problem import Problem
+    from eintune.space.lowering.lower import build_program
+    from eintune.space.schedule.space import schedules
 
     text, sizes = "Zm,n = Ak,m * Bk,n", {"m": 64, "n": 64, "k": 64}
     problem = Problem("a product", text, sizes, dict.fromkeys(("A", "B", "Z"), "fp32"), {})
@@ -138,9 +138,9 @@ def _platformdirs() -> str:
 
 
 def _egglog() -> str:
-    from eintune.space.cascade import Cascade
-    from eintune.space.egraph import saturate
-    from eintune.space.laws import laws
+    from eintune.space.cascade.cascade import Cascade
+    from eintune.space.egraph.graph import saturate
+    from eintune.space.laws.laws import laws
 
     roots = list(Cascade.parse("Zp = Ap,k * Bk * Cp").roots().values())
     graph = saturate(roots, laws())
@@ -152,7 +152,7 @@ def _egglog() -> str:
 def _solves(name: str) -> str:
     import pulp
 
-    from eintune.space.solver import solve, solver
+    from eintune.space.derivation.solver import solve, solver
 
     engine = solver(30.0)
     if name and type(engine).__name__ != name:

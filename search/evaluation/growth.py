@@ -22,13 +22,24 @@ from importlib import metadata
 from typing import Any
 
 from eintune import __version__
+from eintune.host import quoting
 from eintune.search.text.tables import text_table
-from eintune.space import quoting
-from eintune.space.attention import Attention
-from eintune.space.cascade import Cascade
-from eintune.space.chains import CHAINS
-from eintune.space.modifiers import Bias, Causal, Documents, HeadScale, Mask, Modifier, Prefix, Slopes, Softcap, Window
-from eintune.space.workloads import WORKLOADS
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.workloads.attention import Attention
+from eintune.space.workloads.builtin import WORKLOADS
+from eintune.space.workloads.chains import CHAINS
+from eintune.space.workloads.modifiers import (
+    Bias,
+    Causal,
+    Documents,
+    HeadScale,
+    Mask,
+    Modifier,
+    Prefix,
+    Slopes,
+    Softcap,
+    Window,
+)
 
 LENGTHS = (6, 12, 24, 48)
 MODIFIERS: dict[str, Modifier | str] = {
@@ -107,7 +118,8 @@ def tasks(combined: int = 3, lengths: Sequence[int] = LENGTHS) -> Iterator[Task]
 
 def measure(todo: Sequence[Task]) -> Iterator[Grown]:
     """Derive each in turn, in a process of its own that starts with everything imported."""
-    from eintune.space import derive, extract
+    from eintune.space.derivation import derive
+    from eintune.space.derivation import extraction as extract
 
     assert derive and extract  # imported before the processes start, so that no row pays for it
     context = multiprocessing.get_context("fork")
@@ -126,7 +138,7 @@ def measure(todo: Sequence[Task]) -> Iterator[Grown]:
 
 
 def _measured(task: Task, sender: Any) -> None:
-    from eintune.space.derive import derive
+    from eintune.space.derivation.derive import derive
 
     start, begun = time.monotonic(), _processor()
     try:

@@ -44,9 +44,10 @@ from eintune.search.measure.measurement import Measurement, MeasurementFile, mea
 from eintune.search.text.plain_json import finite
 from eintune.search.tune.candidates import Candidate, everything
 from eintune.search.tune.derivations import Variant
-from eintune.space.cascade import Cascade
-from eintune.space.lowering import build_program
-from eintune.space.schedule import Problem, Schedule, Values
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem, Values
+from eintune.space.lowering.lower import build_program
+from eintune.space.schedule.schedule import Schedule
 
 FORMAT = 1
 MAX_BYTES = 64 * 2**20

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
-from eintune.space.parent import end_with_parent
+from eintune.host.child_process import end_with_parent
 
 from .tasks import Answer, At
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from eintune.kernels.reference.eager import DTYPES
-from eintune.space.cascade import Cascade
-from eintune.space.indexed import limits, shapes
-from eintune.space.schedule import Problem, Values
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem, Values
+from eintune.space.ir.gathers import limits, shapes
 
 INTEGERS = Values(0, 4, ordered=True)
 """What integer inputs hold where the problem does not say it."""

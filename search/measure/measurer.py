@@ -14,8 +14,8 @@ import torch
 from eintune.costmodel.counts.estimate import Resources
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
 from eintune.kernels.launch.compile_pool import CompilePool, Failure
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
 
 from .child import Child
 from .device_lock import device_lock

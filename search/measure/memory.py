@@ -9,9 +9,9 @@ import torch
 
 from eintune.host.memory import free_bytes, in_words
 from eintune.kernels.reference.eager import DTYPES
-from eintune.space.cascade import Cascade
-from eintune.space.expr import Rank, free, topological
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.expr import Rank, free, topological
 
 from .inputs import input_shapes
 from .reference import ELEMENTS, POINTS, is_stored, kept_ranks, sampled_lengths, slice_lengths

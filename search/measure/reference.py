@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from eintune.kernels.reference.eager import DTYPES, run_eager
-from eintune.space.cascade import Cascade
-from eintune.space.expr import Expr, Fold, Rank, Reduce, Split, Unsplit, free, topological
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.expr import Expr, Fold, Rank, Reduce, Split, Unsplit, free, topological
 
 from .error_budget import Error, budget, error
 

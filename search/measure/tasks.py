@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from eintune.kernels.emit.kernel import Kernel
-from eintune.space.schedule import Problem
+from eintune.space.cascade.problem import Problem
 
 from .policy import Policy
 

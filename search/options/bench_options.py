@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .command import (
-    Usage,
-    as_usage,
-)
+from .command import Usage, as_usage
 
 if TYPE_CHECKING:
     from eintune.costmodel.machines.machine import Machine

@@ -84,8 +84,8 @@ def one_line_errors(what: str) -> Iterator[None]:
 
 def _known_failure(error: RuntimeError) -> str | None:
     """What deriving that could not be finished says; None for any other error, which is a fault of the program."""
-    from eintune.space.derive import DerivationError
-    from eintune.space.egraph import SaturationError
+    from eintune.space.derivation.derive import DerivationError
+    from eintune.space.egraph.graph import SaturationError
 
     if isinstance(error, RecursionError):
         return "the computation nests deeper than can be followed: name parts of it, or make it smaller"

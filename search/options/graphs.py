@@ -11,9 +11,9 @@ from .files import read_text
 from .problem import definition_text, flag_of, given_of
 
 if TYPE_CHECKING:
-    from eintune.space.cascade import Cascade
-    from eintune.space.iterative import IterativeCascade
-    from eintune.space.operator_graph import OperatorGraph
+    from eintune.space.cascade.cascade import Cascade
+    from eintune.space.cascade.iterative import IterativeCascade
+    from eintune.space.operators.graph import OperatorGraph
 
     Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
 from typing import TYPE_CHECKING
@@ -22,17 +22,17 @@ from .command import Options
 
 if TYPE_CHECKING:
     from eintune.search.tune.derivations import Variant
-    from eintune.space.formats import Computation
-    from eintune.space.schedule import Problem
+    from eintune.space.cascade.problem import Problem
+    from eintune.space.operators.formats import Computation
 
 
 def computation_of(name: str, chosen: argparse.Namespace) -> tuple[str, Computation, dict[str, int]]:
     """A workload's naive cascade under the options, or what a file holds; what it is called; and the sizes that the
     options state."""
     from eintune.host.printable import printable
-    from eintune.space.cascade import Cascade
-    from eintune.space.formats import read_computation
-    from eintune.space.workloads import WORKLOADS
+    from eintune.space.cascade.cascade import Cascade
+    from eintune.space.operators.formats import read_computation
+    from eintune.space.workloads.builtin import WORKLOADS
 
     stated = dict(getattr(chosen, "sizes", {}))
     if name in WORKLOADS:
@@ -58,8 +58,8 @@ def add_graph_options(parser: Options) -> None:
 
 def completed(name: str, chosen: argparse.Namespace) -> tuple[str, Computation, dict[str, int]]:
     """The computation that the options name, with what they add to it; what it is called; the sizes that they state."""
-    from eintune.space.batch import over
-    from eintune.space.formats import as_cascade, rank_list, stated_sizes, with_ranks
+    from eintune.space.cascade.over import over
+    from eintune.space.operators.formats import as_cascade, rank_list, stated_sizes, with_ranks
 
     title, given, sizes = computation_of(name, chosen)
     with as_usage():
@@ -91,7 +91,7 @@ def graph_problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[
     with --derive all that it derives."""
     from eintune.kernels.generate.generate import problem_of
     from eintune.search.tune.derivations import derivations, written
-    from eintune.space.formats import as_cascade
+    from eintune.space.operators.formats import as_cascade
 
     title, computation, stated = completed(chosen.file, chosen)
     with as_usage():

@@ -14,8 +14,8 @@ from .functions import function_in
 from .sizes import add_sizes
 
 if TYPE_CHECKING:
-    from eintune.space.schedule import Problem
-    from eintune.space.workload import Option, Posed, Workload
+    from eintune.space.cascade.problem import Problem
+    from eintune.space.workloads.workload import Option, Posed, Workload
 
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
 FIRST = "attention"
@@ -26,7 +26,7 @@ class ListWorkloads(argparse.Action):
     """Prints every workload with its options, and ends the program."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from eintune.space.workloads import WORKLOADS
+        from eintune.space.workloads.builtin import WORKLOADS
 
         for row in WORKLOADS.values():
             print(f"{row.name}\n  {row.summary}\n  {' '.join(_spelt(o) for o in row.options)}")
@@ -68,7 +68,7 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
 
 def add_computation(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
     """What is computed; with `sizes` also how large it is."""
-    from eintune.space.workloads import WORKLOADS
+    from eintune.space.workloads.builtin import WORKLOADS
 
     group = parser.add_argument_group("what is computed")
     group.add_argument("--workload", choices=tuple(WORKLOADS), metavar="NAME", help=f"default: {FIRST}")
@@ -81,7 +81,7 @@ def add_computation(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
 
 def add_workload_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
     """The options of every workload, those of the first one on top."""
-    from eintune.space.workloads import WORKLOADS
+    from eintune.space.workloads.builtin import WORKLOADS
 
     rows = sorted(WORKLOADS.values(), key=lambda row: row.name != FIRST)
     known: set[str] = set()
@@ -143,7 +143,7 @@ def definition_text(name: str, options: argparse.Namespace) -> tuple[str, dict[s
 
     Raises Usage for an option that the workload does not have.
     """
-    from eintune.space.workloads import WORKLOADS
+    from eintune.space.workloads.builtin import WORKLOADS
 
     row, given = WORKLOADS[name], given_of(options)
     _check_options(row, given)
@@ -162,7 +162,7 @@ def _check_options(row: Workload, given: Mapping[str, object]) -> None:
 
 def posed_of(options: argparse.Namespace, dtype: str) -> Posed:
     """The problem that the options state, with its title and folder; `dtype` is the default."""
-    from eintune.space.workloads import WORKLOADS
+    from eintune.space.workloads.builtin import WORKLOADS
 
     dtype, given = options.dtype or dtype, given_of(options)
     if options.cascade is not None:
@@ -195,8 +195,8 @@ def _with_parameters(problem: Problem, given: Mapping[str, float]) -> Problem:
 def _of_file(path: Path, sizes: Mapping[str, int], given: Mapping[str, float], dtype: str) -> Posed:
     from eintune.host.printable import printable
     from eintune.kernels.generate import generate
-    from eintune.space.formats import as_cascade, read_computation
-    from eintune.space.workload import Posed
+    from eintune.space.operators.formats import as_cascade, read_computation
+    from eintune.space.workloads.workload import Posed
 
     from .files import read_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from eintune.space.expr import Rank
+from eintune.space.ir.expr import Rank
 
 from .command import MAX_NUMBER, Options
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eintune.space.attention import Attention
-from eintune.space.modifiers import Causal, Documents, Mask, Softcap, Window
-from eintune.space.schedule import Problem
+from eintune.space.cascade.problem import Problem
+from eintune.space.workloads.attention import Attention
+from eintune.space.workloads.modifiers import Causal, Documents, Mask, Softcap, Window
 
 from .score_mods import ADDED, Given, Unavailable, filters_of, positions, scores_of
 from .torch_compile import compiled as under_compiler

@@ -11,8 +11,8 @@ from torch import Tensor
 from eintune.kernels.reference.eager import DTYPES
 from eintune.search.measure.inputs import input_shapes
 from eintune.search.measure.tasks import Peer
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
 
 COPY = "copy"
 HALVES = 2

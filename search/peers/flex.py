@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eintune.space.attention import Attention
-from eintune.space.schedule import Problem
+from eintune.space.cascade.problem import Problem
+from eintune.space.workloads.attention import Attention
 
 from .attention import Operands, Run
 from .score_mods import Score, Seen, Unavailable, filters_of, scores_of

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from eintune.search.measure.tasks import Peer
-from eintune.space.attention import Attention, CausalMode, of_causal
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.workloads.attention import Attention, CausalMode, of_causal
 
 from .attention import BACKENDS
 from .torch_compile import MAX_AUTOTUNE

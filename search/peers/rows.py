@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eintune.space.schedule import Problem
+from eintune.space.cascade.problem import Problem
 
 from .score_mods import Unavailable
 from .torch_compile import compiled

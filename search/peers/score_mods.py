@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from eintune.space.attention import Attention
-from eintune.space.modifiers import (
+from eintune.space.workloads.attention import Attention
+from eintune.space.workloads.modifiers import (
     Bias,
     Causal,
     Documents,

@@ -9,7 +9,7 @@ from eintune.search.measure.tasks import Peer
 from .peers import ON_DEVICE, missing_peers, peers_of
 
 if TYPE_CHECKING:
-    from eintune.space.workload import Posed
+    from eintune.space.workloads.workload import Posed
 
 ELSE = {"cuda": ("flex", "compiled", "eager"), "cpu": ("eager",)}
 """Of what no library has a kernel for: PyTorch as one writes it, and compiled."""
@@ -20,9 +20,9 @@ def tuning_peers(posed: Posed, device: str) -> list[Peer]:
 
     None for functions of the user's: they cannot be sent to another process.
     """
-    from eintune.space.attention import Attention
-    from eintune.space.modifiers import Causal
-    from eintune.space.user_modifiers import Function
+    from eintune.space.workloads.attention import Attention
+    from eintune.space.workloads.function_modifiers import Function
+    from eintune.space.workloads.modifiers import Causal
 
     about = posed.about
     names = ELSE[device]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 
-from eintune.space.quoting import html
+from eintune.host.quoting import html
 
 STYLE = """
 :root { color-scheme: light; }

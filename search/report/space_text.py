@@ -7,10 +7,10 @@ from typing import Any
 
 from eintune.search.text.formatting import plural
 from eintune.search.tune.derivations import Derivations, Variant
-from eintune.space.cascade import Cascade
-from eintune.space.expr import Rank
-from eintune.space.footprint import Elements, Footprint, footprint
-from eintune.space.operators import PART
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.expr import Rank
+from eintune.space.operators.footprint import Elements, Footprint, footprint
+from eintune.space.operators.operators import PART
 
 Sizes = Mapping[Rank, int]
 

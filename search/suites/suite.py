@@ -17,7 +17,7 @@ from eintune.host.files import read_whole
 from eintune.search.bench.case import State
 from eintune.search.options.command import Parser, Usage
 from eintune.search.options.problem import add_problem, posed_of
-from eintune.space.schedule import Problem
+from eintune.space.cascade.problem import Problem
 
 MAX_BYTES = 2**20
 KEYS = ("title", "peers", "against", "copy", "states", "cases")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from eintune.space.quoting import csv
+from eintune.host.quoting import csv
 
 
 def csv_bytes(frame: pd.DataFrame, float_format: str | None = None) -> bytes:

@@ -19,13 +19,14 @@ from eintune.costmodel.pricing.time import estimate_works
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import EMITTERS
 from eintune.search.study.study import Trial
-from eintune.space.cascade import Cascade
-from eintune.space.lowering import IllegalPlan, build_program
-from eintune.space.plan import Program
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import schedules
-from eintune.space.specialised import fault, products_of
-from eintune.space.stale_reference import fault as no_stale
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.lowering.lower import IllegalPlan, build_program
+from eintune.space.plan.lazy_rescaling import fault as no_stale
+from eintune.space.plan.plan import Program
+from eintune.space.plan.warp_specialisation import fault, products_of
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules
 
 from .derivations import Variant
 

@@ -9,11 +9,12 @@ from math import ceil
 
 from eintune.costmodel.cores.cores import CoreEstimate, CoreWork, core_work, grid_of, grids, price, unfit
 from eintune.costmodel.machines.machine import Machine
-from eintune.space.cascade import Cascade
-from eintune.space.lowering import IllegalPlan, build_plan
-from eintune.space.plan import LoopPlan
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import schedules, space_of
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.lowering.lower import IllegalPlan, build_plan
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules, space_of
 
 from .derivations import Variant
 

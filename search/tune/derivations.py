@@ -15,12 +15,12 @@ from typing import Any
 from eintune.kernels.store.kept_forms import Kept, keep, read_kept
 from eintune.kernels.store.shipped_forms import derived_texts
 from eintune.search.text.formatting import plural
-from eintune.space.canonical import digest, orders, signature
-from eintune.space.cascade import Cascade
-from eintune.space.expr import Fold, topological
-from eintune.space.footprint import footprint
-from eintune.space.passes import analyse
-from eintune.space.traits import total_passes
+from eintune.space.cascade.canonical import digest, orders, signature
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.traits import total_passes
+from eintune.space.ir.expr import Fold, topological
+from eintune.space.operators.footprint import footprint
+from eintune.space.operators.passes import analyse
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _kept(folder: Path, text: str) -> Kept | None:
 
 
 def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Derivations:
-    from eintune.space.derive import derive
+    from eintune.space.derivation.derive import derive
 
     derivation = derive(definition, allowed=allowed)
     variants = tuple(

@@ -14,7 +14,7 @@ from eintune.host.notices import one_line
 from eintune.search.measure.child import Child
 from eintune.search.measure.child_loop import answer_tasks
 from eintune.search.measure.tasks import Answer
-from eintune.space.cascade import Cascade
+from eintune.space.cascade.cascade import Cascade
 
 from .derivations import Derivations, are_kept, derivations
 

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from eintune.kernels.store.platform import Platform, triton_version
-from eintune.space.schedule import Problem
+from eintune.space.cascade.problem import Problem
 
 if TYPE_CHECKING:
     from eintune.costmodel.machines.machine import Machine

@@ -7,7 +7,7 @@ from pathlib import Path
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.kept_forms import follows
 from eintune.kernels.store.platform import platform_of
-from eintune.space.schedule import Problem
+from eintune.space.cascade.problem import Problem
 
 
 def key_of(problem: Problem, device: str) -> Key:

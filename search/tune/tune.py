@@ -22,8 +22,8 @@ from eintune.search.study.samplers import Strategy, strategy
 from eintune.search.study.study import Limits, Measure, Outcome, Study, Trial
 from eintune.search.text.formatting import milliseconds, plural
 from eintune.search.text.progress import Progress
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
 
 from .candidates import Candidate, Candidates, Model, candidates, schedule_text
 from .derivations import Derivations, derivations

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from eintune.kernels.serve.attention import attention, scaled_dot_product_attention
     from eintune.kernels.serve.compiled import compile
     from eintune.kernels.serve.errors import UnsupportedArgument
-    from eintune.space.cascade import Cascade
-    from eintune.space.formats import read
-    from eintune.space.passes import analyse
+    from eintune.space.cascade.cascade import Cascade
+    from eintune.space.operators.formats import read
+    from eintune.space.operators.passes import analyse
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cascade": ".space.cascade",
+    "Cascade": ".space.cascade.cascade",
     "UnsupportedArgument": ".kernels.serve.errors",
-    "analyse": ".space.passes",
+    "analyse": ".space.operators.passes",
     "attention": ".kernels.serve.attention",
     "compile": ".kernels.serve.compiled",
     "generate_kernel": ".kernels.generate.generate",
-    "read": ".space.formats",
+    "read": ".space.operators.formats",
     "scaled_dot_product_attention": ".kernels.serve.attention",
 }
 

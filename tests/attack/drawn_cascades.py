@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError, Einsum
-from eintune.space.expr import (
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.einsum import CascadeError, Einsum
+from eintune.space.ir.expr import (
     NEG_INF,
     Access,
     Computed,
@@ -41,9 +41,9 @@ from eintune.space.expr import (
     free,
     topological,
 )
-from eintune.space.expr import params as parameters
-from eintune.space.indexed import check_splits, completed, limits, shapes, trusted
-from eintune.space.pointwise import Array
+from eintune.space.ir.expr import params as parameters
+from eintune.space.ir.gathers import check_splits, completed, limits, shapes, trusted
+from eintune.space.ir.pointwise import Array
 
 RANKS = ("p", "m", "e", "b", "f")
 LENGTHS = (1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 12, 17)

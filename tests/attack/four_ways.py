@@ -27,17 +27,19 @@ from eintune.kernels.reference.eager import run_eager
 from eintune.kernels.serve import choices
 from eintune.kernels.serve.compiled import compile
 from eintune.kernels.store import kept_forms
-from eintune.space import egraph, saturate
-from eintune.space.cascade import Cascade
-from eintune.space.derive import DerivationError, derive
-from eintune.space.egraph import Limits, SaturationError
-from eintune.space.einsum import CascadeError
-from eintune.space.evaluate import evaluate, infer_sizes, run_cascade
-from eintune.space.exact import rewrite_around
-from eintune.space.expr import Access, Const, Expr, Iota, Map, Rank, Size, Split, Tensor, Unsplit, free, topological
-from eintune.space.extract import ExtractionError
-from eintune.space.plan import IllegalPlan
-from eintune.space.pointwise import POINTWISE, Array
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import infer_sizes, run_cascade
+from eintune.space.derivation.derive import DerivationError, derive
+from eintune.space.derivation.extraction import ExtractionError
+from eintune.space.egraph import engine as saturate
+from eintune.space.egraph import graph as egraph
+from eintune.space.egraph.graph import Limits, SaturationError
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.exact import rewrite_around
+from eintune.space.ir.expr import Access, Const, Expr, Iota, Map, Rank, Size, Split, Tensor, Unsplit, free, topological
+from eintune.space.ir.pointwise import POINTWISE, Array
+from eintune.space.plan.roles import IllegalPlan
 
 LIMITS = Limits(steps=5, rows=700, arranged=300, seconds=1.0, timeout=20.0, solving=1.0)
 KEEP = 4

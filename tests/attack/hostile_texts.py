@@ -10,11 +10,11 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from eintune.space.operator_cascades import from_cascade
-from eintune.space.operator_egg import write_egg
-from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.tile_text import two_products
-from eintune.space.workloads import WORKLOADS
+from eintune.space.operators.assignments import read_operators, write_operators
+from eintune.space.operators.cascades import from_cascade
+from eintune.space.operators.egglog_programs import write_egg
+from eintune.space.tile_ir.text import two_products
+from eintune.space.workloads.builtin import WORKLOADS
 
 ROOT = Path(__file__).parents[2]
 _NUMBERS = "0 -0 1e999 1e-999 5e-324 1.8e308 inf -inf nan 0x10 1_000 １２ ٣ 1e . 1..2 --1 2147483648 1e-30 3"

@@ -33,9 +33,9 @@ from eintune.kernels.serve import modified_attention as modified
 from eintune.kernels.serve.choices import make_kernel
 from eintune.kernels.store.cache import Cache, Key, Record, read_entry
 from eintune.kernels.store.platform import platform_of
-from eintune.space.attention import attention_problem
-from eintune.space.cascade import Cascade
-from eintune.space.schedule_space import schedules
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.attention import attention_problem
 
 FORKS = 3
 """Processes that each started process forks, besides being one itself."""

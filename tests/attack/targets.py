@@ -33,12 +33,12 @@ from eintune.search.study.study import Limits, Study, Trial
 from eintune.search.suites.suite import load_suite
 from eintune.search.text.faults import JournalError, RunError
 from eintune.search.tune.run import MEASUREMENTS, SUMMARY
-from eintune.space.attention import Attention, posed
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError
-from eintune.space.formats import read as read_computation
-from eintune.space.schedule_space import default_schedule
-from eintune.space.workloads import logsumexp
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.operators.formats import read as read_computation
+from eintune.space.schedule.space import default_schedule
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.builtin import logsumexp
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "h200"

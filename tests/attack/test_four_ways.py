@@ -9,8 +9,8 @@ import pytest
 from drawn_cascades import draw
 from four_ways import Fault, budgets, compare, forked_saturation, verdict
 
-from eintune.space.cascade import Cascade
-from eintune.space.evaluate import run_cascade
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import run_cascade
 
 BATCH = 10
 

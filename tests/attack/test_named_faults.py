@@ -15,15 +15,16 @@ import eintune
 from eintune.kernels.generate.emitters import emit
 from eintune.kernels.launch.load import load
 from eintune.kernels.reference.eager import run_eager
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.egraph import Limits
-from eintune.space.evaluate import infer_sizes, run_cascade
-from eintune.space.lowering import build_program
-from eintune.space.plan import IllegalPlan, Role
-from eintune.space.pointwise import Array
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import schedules
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.cascade.run import infer_sizes, run_cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.egraph.graph import Limits
+from eintune.space.ir.pointwise import Array
+from eintune.space.lowering.lower import build_program
+from eintune.space.plan.roles import IllegalPlan, Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules
 
 A = np.array([0.5, -1.0, 2.0, 0.25])
 B = np.array([1.0, 3.0, -2.0])

@@ -11,8 +11,8 @@ import pytest
 from hostile_texts import text_of
 from text_uses import SECONDS, Outcome, outcome, watched
 
-from eintune.space.attention import Attention
-from eintune.space.user_modifiers import ScoreMod
+from eintune.space.workloads.attention import Attention
+from eintune.space.workloads.function_modifiers import ScoreMod
 
 ALL = 5_000
 BATCH = 100

@@ -16,23 +16,23 @@ from hostile_texts import text_of
 
 from eintune.kernels.generate.generate import generate_kernel
 from eintune.kernels.launch.launch import LaunchError
-from eintune.space.cascade import Cascade
-from eintune.space.cascade_pictures import cascade_dot, operators_dot
-from eintune.space.derive import DerivationError, derive
-from eintune.space.egraph import SaturationError
-from eintune.space.evaluate import run_cascade
-from eintune.space.expr import Const, params, topological
-from eintune.space.footprint import footprint
-from eintune.space.formats import as_cascade, read_computation
-from eintune.space.iterative import IterativeCascade
-from eintune.space.iterative_passes import one_iteration
-from eintune.space.operator_cascades import from_cascade
-from eintune.space.operator_egg import read_egg, write_egg
-from eintune.space.operator_graph import OperatorGraph
-from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.passes import analyse
-from eintune.space.tile_graph import saturate_tiles
-from eintune.space.tile_text import read_tiles, write_tiles
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.derivation.derive import DerivationError, derive
+from eintune.space.egraph.graph import SaturationError
+from eintune.space.ir.expr import Const, params, topological
+from eintune.space.operators.assignments import read_operators, write_operators
+from eintune.space.operators.cascades import from_cascade
+from eintune.space.operators.egglog_programs import read_egg, write_egg
+from eintune.space.operators.footprint import footprint
+from eintune.space.operators.formats import as_cascade, read_computation
+from eintune.space.operators.graph import OperatorGraph
+from eintune.space.operators.one_iteration import one_iteration
+from eintune.space.operators.passes import analyse
+from eintune.space.pictures.cascades import cascade_dot, operators_dot
+from eintune.space.tile_ir.graph import saturate_tiles
+from eintune.space.tile_ir.text import read_tiles, write_tiles
 
 SECONDS = 10.0
 MEMORY_BYTES = 2 * 2**30

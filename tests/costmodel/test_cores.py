@@ -10,9 +10,10 @@ from small_plans import form, problem
 from eintune.costmodel.cores.core_tiles import CoreTiles
 from eintune.costmodel.cores.cores import CoreWork, core_work, grid_of, grids, price, unfit
 from eintune.costmodel.machines.machine import Machine, MachineError, load_machine, parse_machine
-from eintune.space.lowering import build_plan
-from eintune.space.plan import LoopPlan, Role
-from eintune.space.schedule import Schedule
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 WORMHOLE = load_machine("wormhole")
 GRID = grid_of(WORMHOLE)

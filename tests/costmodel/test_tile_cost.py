@@ -7,11 +7,11 @@ from small_plans import chained_products, schedule
 
 from eintune.costmodel.counts.tile_cost import TileChoice, node_bytes, priced, transaction_table
 from eintune.costmodel.counts.work import work
-from eintune.space.tile_extract import cheapest
-from eintune.space.tile_graph import HOIST, LOAD, TileGraph, saturate_tiles
-from eintune.space.tile_ir import Region
-from eintune.space.tile_lowering import tile_terms
-from eintune.space.tile_text import read_tiles, two_products
+from eintune.space.tile_ir.extraction import cheapest
+from eintune.space.tile_ir.from_plan import tile_terms
+from eintune.space.tile_ir.graph import HOIST, LOAD, TileGraph, saturate_tiles
+from eintune.space.tile_ir.text import read_tiles, two_products
+from eintune.space.tile_ir.tiles import Region
 
 G, S, R = Region.GLOBAL, Region.SHARED, Region.REGISTERS
 

@@ -17,9 +17,9 @@ from eintune.costmodel.machines.machine import load_machine
 from eintune.costmodel.pricing.calibration import Calibration
 from eintune.costmodel.pricing.terms import FOLLOWING
 from eintune.costmodel.pricing.time import estimate, estimate_works
-from eintune.space.lowering import build_program
-from eintune.space.plan import Program
-from eintune.space.schedule import Schedule
+from eintune.space.lowering.lower import build_program
+from eintune.space.plan.plan import Program
+from eintune.space.schedule.schedule import Schedule
 
 GPUS = ("h200", "h100", "a100", "rtx4090", "b200", "mi300x")
 ORDER: tuple[Passes, ...] = ("one", "two", "three")

@@ -12,23 +12,9 @@ from hypothesis import strategies as st
 from small_plans import plan, problem, schedule
 
 from eintune.costmodel.counts.trips import bound_values, launch_order, tiles, trips, whole_grid
-from eintune.space.plan import (
-    Block,
-    Bound,
-    CeilTo,
-    First,
-    FloorTo,
-    Greatest,
-    Last,
-    Least,
-    Lit,
-    Loop,
-    LoopPlan,
-    Role,
-    Segment,
-    Sum,
-    bound_value,
-)
+from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Sum, bound_value
+from eintune.space.plan.plan import Block, Loop, LoopPlan, Segment
+from eintune.space.plan.roles import Role
 
 RANKS = ("p", "m")
 bounds: st.SearchStrategy[Bound] = st.recursive(

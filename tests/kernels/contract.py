@@ -24,8 +24,9 @@ from torch import Tensor
 import eintune
 from eintune.kernels.serve import serving
 from eintune.kernels.serve.choices import Choice, make_kernel
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.problem import Problem
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 NEAR = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 6e-3, torch.bfloat16: 4e-2}
 

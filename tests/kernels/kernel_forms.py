@@ -11,13 +11,15 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import emit
 from eintune.kernels.reference.eager import DTYPES, run_eager
 from eintune.search.measure.error_budget import budget, error
-from eintune.space.cascade import Cascade, from_roots
-from eintune.space.derive import derive
-from eintune.space.expr import Const, Expr, Fold, Map, Reduce, rewrite
-from eintune.space.lowering import build_program
-from eintune.space.plan import LoopPlan, Program, Role
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.workloads import attention_problem
+from eintune.space.cascade.cascade import Cascade, from_roots
+from eintune.space.cascade.problem import Problem
+from eintune.space.derivation.derive import derive
+from eintune.space.ir.expr import Const, Expr, Fold, Map, Reduce, rewrite
+from eintune.space.lowering.lower import build_program
+from eintune.space.plan.plan import LoopPlan, Program
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.workloads.builtin import attention_problem
 
 
 @functools.cache

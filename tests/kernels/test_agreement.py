@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from eintune.kernels.reference.agreement import agrees
-from eintune.space.cascade import Cascade
-from eintune.space.workloads import WORKLOADS, attention
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.workloads.builtin import WORKLOADS, attention
 
 DEFINITION = "Yp = Xp,m · Wm :: ∨m +(∪)\nZp = Yp / 4"
 

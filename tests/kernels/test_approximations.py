@@ -14,14 +14,15 @@ from eintune.costmodel.machines.machine import load_machine
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
-from eintune.space.approximations import APPROXIMATIONS
-from eintune.space.attention import Attention, CausalMode, attention_problem
-from eintune.space.cascade import Cascade
-from eintune.space.lowering import build_plan
-from eintune.space.modifiers import Modifier, Softcap
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import schedules
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.approximations import APPROXIMATIONS
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.attention import Attention, CausalMode, attention_problem
+from eintune.space.workloads.modifiers import Modifier, Softcap
 
 COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
 

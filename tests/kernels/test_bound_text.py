@@ -9,21 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eintune.kernels.emit.bound_text import BoundText, parenthesised, shifted
-from eintune.space.plan import (
-    Block,
-    Bound,
-    CeilTo,
-    First,
-    FloorTo,
-    Greatest,
-    Last,
-    Least,
-    Lit,
-    LoopPlan,
-    Role,
-    Sum,
-    bound_value,
-)
+from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Sum, bound_value
+from eintune.space.plan.plan import Block, LoopPlan
+from eintune.space.plan.roles import Role
 
 SIZES = {"p": 48, "m": 40, "h": 3, "e": 20}
 ROLES = {"p": Role("grid", 16), "m": Role("loop", 16), "h": Role("grid", None), "e": Role(None, 32)}

@@ -30,8 +30,9 @@ from eintune.kernels.store.cache import (
     distance,
 )
 from eintune.kernels.store.platform import Platform, platform_of
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.problem import Problem
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 HERE = Platform("Test GPU", 132, "1", "2.13.0", "3.6.0", "cuda13.0")
 SCHEDULE = Schedule("torch", (("p", Role("grid", 64)), ("m", Role("loop", 32)), ("n", Role(None, 16))))

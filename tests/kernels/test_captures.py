@@ -18,7 +18,7 @@ from torch import Tensor
 import eintune
 from eintune.kernels.serve import modified_attention as modified
 from eintune.kernels.serve.errors import UnsupportedArgument
-from eintune.space.tracing import where
+from eintune.space.tracing.functions import where
 
 B, H, P, M, E = 2, 2, 11, 13, 8
 ROWS, KEYS = torch.arange(P)[:, None], torch.arange(M)[None, :]

@@ -10,13 +10,13 @@ from kernel_forms import DTYPES, power
 from plan_checks import data_for, meaning, problem_of, relative_error
 
 from eintune.kernels.generate.emitters import emit
-from eintune.space.cascade import Cascade
-from eintune.space.chains import CHAINS
-from eintune.space.derive import derive
-from eintune.space.lowering import build_plan
-from eintune.space.plan import Role
-from eintune.space.schedule import Schedule
-from eintune.space.workloads import WORKLOADS
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.workloads.builtin import WORKLOADS
+from eintune.space.workloads.chains import CHAINS
 
 EMITTERS = [("torch", "fp64"), pytest.param(("triton", "fp32"), marks=pytest.mark.interpreter)]
 TOLERANCE = {"fp64": 1e-11, "fp32": 2e-5}

@@ -9,12 +9,12 @@ import torch
 from eintune.kernels.generate.emitters import emit
 from eintune.kernels.generate.generate import problem_of
 from eintune.kernels.launch.load import load
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.evaluate import run_cascade
-from eintune.space.lowering import build_plan
-from eintune.space.plan import Role
-from eintune.space.schedule import Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 M = 257
 LARGEST = 1e-3

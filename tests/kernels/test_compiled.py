@@ -12,11 +12,11 @@ import torch
 import eintune
 from eintune.kernels.serve.compiled import compile
 from eintune.kernels.store.kept_forms import Kept
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError, Einsum
-from eintune.space.expr import Access, Expr, Fold, Map, Reduce, Tensor
-from eintune.space.workloads import WORKLOADS, logsumexp
-from eintune.space.writer import given
+from eintune.space.cascade.builder import given
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.einsum import CascadeError, Einsum
+from eintune.space.ir.expr import Access, Expr, Fold, Map, Reduce, Tensor
+from eintune.space.workloads.builtin import WORKLOADS, logsumexp
 
 X = given("X", "pm")
 

@@ -8,10 +8,11 @@ from conftest import Execute
 from kernel_forms import Case
 
 from eintune.kernels.reference.eager import run_eager
-from eintune.space.cascade import Cascade
-from eintune.space.evaluate import run_cascade
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.cascade.run import run_cascade
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 A = torch.tensor([3.0, 0.0, 3.0, -2.0, 0.0, 1.5, 7.0])
 B = torch.tensor([0.0, 0.0, 2.0, 0.0, 5.0, -0.5, 1e-30])

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from eintune.kernels.store.shipped_forms import FOLDER, derived_texts, read_sections, sections
-from eintune.space.cascade import Cascade
-from eintune.space.workloads import SHIPPED, softmax
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.workloads.builtin import SHIPPED, softmax
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -31,7 +31,7 @@ def test_every_definition_has_its_forms() -> None:
 def test_reading_imports_no_engine() -> None:
     code = (
         "import sys; from eintune.kernels.store.shipped_forms import derived_texts; "
-        "from eintune.space.workloads import SHIPPED;"
+        "from eintune.space.workloads.builtin import SHIPPED;"
         "assert derived_texts(str(SHIPPED['attention']));"
         "print(sorted({'egglog', 'pulp', 'optuna', 'pandas', 'seaborn'} & set(sys.modules)))"
     )

@@ -29,12 +29,13 @@ from eintune.kernels.launch.tensor_descriptors import LaunchDescriptors, fault
 from eintune.kernels.serve import choices as choices_module
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.platform import platform_of
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import Einsum
-from eintune.space.expr import Access, Reduce, Tensor
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import schedules
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.einsum import Einsum
+from eintune.space.ir.expr import Access, Reduce, Tensor
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules
 
 COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
 

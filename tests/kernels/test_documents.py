@@ -18,11 +18,11 @@ from eintune.costmodel.counts.work import work
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
 from eintune.search.measure.inputs import draw_inputs
-from eintune.space.attention import Attention, posed
-from eintune.space.early_bounds import BOUNDS
-from eintune.space.modifiers import Causal, Documents, Modifier, Prefix, Window
-from eintune.space.plan import Role
-from eintune.space.schedule import Schedule
+from eintune.space.plan.bounds_prepass import BOUNDS
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.modifiers import Causal, Documents, Modifier, Prefix, Window
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
 BESIDE: dict[str, tuple[Modifier, ...]] = {

@@ -15,13 +15,14 @@ from eintune.costmodel.pricing.time import estimate
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
-from eintune.space.attention import Attention, posed
-from eintune.space.cascade import Cascade
-from eintune.space.lowering import build_program
-from eintune.space.modifiers import Causal, Documents, Modifier
-from eintune.space.plan import Loop, Program, Role
-from eintune.space.schedule import Schedule
-from eintune.space.schedule_space import schedules
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.lowering.lower import build_program
+from eintune.space.plan.plan import Loop, Program
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.modifiers import Causal, Documents, Modifier
 
 COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
 SIZES = {"b": 2, "h": 4, "p": 200, "m": 200, "e": 16, "f": 16}

@@ -8,7 +8,7 @@ import pytest
 from kernel_forms import attention_case, errors, inputs
 
 from eintune.kernels.store.shipped_forms import derived_texts
-from eintune.space.cascade import Cascade
+from eintune.space.cascade.cascade import Cascade
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
 

@@ -11,10 +11,11 @@ from kernel_forms import Case
 
 from eintune.kernels.launch.offline import compile_kernel
 from eintune.kernels.reference.eager import run_eager
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.derivation.derive import derive
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 SIZE = 2500
 MULTIPLES = "Zp = select(floor(index(p) / {n}) * {n} == index(p), Xp, 0)"

@@ -18,14 +18,16 @@ from eintune.kernels.launch.load import load
 from eintune.kernels.reference.eager import DTYPES
 from eintune.kernels.serve.attention import attention
 from eintune.kernels.serve.compiled import compile as compile_cascade
-from eintune.space.attention import Attention, posed
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.modifiers import Bias, Causal
-from eintune.space.plan import Role, all_values
-from eintune.space.row_factor import RowFactor
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import schedules
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.derivation.derive import derive
+from eintune.space.ir.row_factor import RowFactor
+from eintune.space.plan.plan import all_values
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.modifiers import Bias, Causal
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
 LOWEST = torch.finfo(torch.float32).min

@@ -9,11 +9,11 @@ import torch
 
 import eintune
 from eintune.kernels.generate.generate import Generated
-from eintune.space.einsum import CascadeError
-from eintune.space.formats import read_computation
-from eintune.space.operator_egg import write_egg
-from eintune.space.operator_graph import OperatorGraph
-from eintune.space.plan import IllegalPlan
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.operators.egglog_programs import write_egg
+from eintune.space.operators.formats import read_computation
+from eintune.space.operators.graph import OperatorGraph
+from eintune.space.plan.roles import IllegalPlan
 
 OPERATORS = Path(__file__).resolve().parent.parent / "operators"
 FILES = sorted(p.stem for p in OPERATORS.glob("*.txt"))

@@ -20,12 +20,13 @@ from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.kept_forms import FOLDER, Kept, forms_of, is_form, keep, kept_path, read_kept
 from eintune.kernels.store.platform import platform_of
 from eintune.search.tune.stored import stored as found
-from eintune.space.attention import Attention, posed
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import default_schedule
-from eintune.space.traits import total_passes
-from eintune.space.workloads import SHIPPED, logsumexp, softmax
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.cascade.traits import total_passes
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import default_schedule
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.builtin import SHIPPED, logsumexp, softmax
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import eintune
 from eintune.host import notices
-from eintune.space.workloads import WORKLOADS
+from eintune.space.workloads.builtin import WORKLOADS
 
 GIBIBYTES = 60
 """Of memory that a GPU needs: four tensors of 2**31 elements in 16 bits, and one in float32 beside them."""

@@ -21,11 +21,11 @@ from eintune.costmodel.pricing.time import estimate
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
-from eintune.space.cascade import Cascade
-from eintune.space.late_product import late_product
-from eintune.space.lowering import build_plan
-from eintune.space.plan import LoopPlan
-from eintune.space.schedule_space import schedules
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.pipelined_product import late_product
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.schedule.space import schedules
 
 COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
 LARGE = {"rows": 64, "columns": 64, "heads": 32, "seq": 2048, "head_dim": 128, "dtype": "bf16", "stages": 3}

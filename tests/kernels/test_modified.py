@@ -14,7 +14,7 @@ from torch import Tensor
 
 import eintune
 from eintune.kernels.serve.errors import UnsupportedArgument
-from eintune.space.tracing import cos
+from eintune.space.tracing.functions import cos
 
 B, H, KV, P, M, E, F = 2, 4, 2, 19, 23, 16, 8
 ROWS, KEYS = torch.arange(P)[:, None], torch.arange(M)[None, :]

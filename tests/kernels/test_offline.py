@@ -16,7 +16,7 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.launch.compile_pool import CompilePool, Failure, compile_many, kernel_of
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import CompileError, compile_kernel, compile_offline, contiguous
-from eintune.space.plan import Role
+from eintune.space.plan.roles import Role
 
 pytestmark = [
     pytest.mark.offline,

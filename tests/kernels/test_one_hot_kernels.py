@@ -15,11 +15,12 @@ from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
 from eintune.kernels.reference.eager import DTYPES, run_eager
 from eintune.search.measure.inputs import draw_inputs
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.workloads import WORKLOADS
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.derivation.derive import derive
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.workloads.builtin import WORKLOADS
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
 ROWS, WORDS, HIDDEN = 37, 100, 24

@@ -27,10 +27,10 @@ from eintune.kernels.serve.choices import choices, make_kernel, nearest_schedule
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.platform import platform_of
 from eintune.kernels.store.shipped_forms import derived_texts
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
-from eintune.space.schedule_space import schedules
-from eintune.space.workloads import WORKLOADS, attention_problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.builtin import WORKLOADS, attention_problem
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 

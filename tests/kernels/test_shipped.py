@@ -9,9 +9,9 @@ from eintune.kernels.generate.emitters import emit
 from eintune.kernels.store.cache import SHIPPED, Entry, Key, read_entry
 from eintune.kernels.store.platform import Platform
 from eintune.search.suites.suite import built_in, load_suite, stated
-from eintune.space.cascade import Cascade
-from eintune.space.lowering import build_program
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.lowering.lower import build_program
 
 ENTRIES = {p.stem: entry for p in sorted(SHIPPED.glob("*.json")) if (entry := read_entry(p, shipped=True))}
 CURRENT = {name: entry for name, entry in ENTRIES.items() if entry.key.emitter == str(EMITTER_VERSION)}

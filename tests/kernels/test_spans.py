@@ -22,12 +22,13 @@ from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
 from eintune.kernels.launch.tensor_descriptors import fault, strides
-from eintune.space.attention import Attention, posed
-from eintune.space.cascade import Cascade
-from eintune.space.modifiers import RelativeBias, Window
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.user_modifiers import MaskMod
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.function_modifiers import MaskMod
+from eintune.space.workloads.modifiers import RelativeBias, Window
 
 HERE = Path(__file__).parent
 

@@ -31,14 +31,14 @@ from eintune.kernels.serve import choices
 from eintune.kernels.serve.choices import nearest_schedule, plain_schedule
 from eintune.kernels.store.cache import Entry, Key, Record
 from eintune.kernels.store.platform import Platform, triton_version
-from eintune.space import stale_reference
-from eintune.space.attention import Attention, posed
-from eintune.space.lowering import build_program
-from eintune.space.modifiers import Documents, Window
-from eintune.space.plan import LoopPlan
-from eintune.space.schedule_space import schedules
-from eintune.space.specialised import fault, products_of
-from eintune.space.stale_reference import REFERENCES
+from eintune.space.lowering.lower import build_program
+from eintune.space.plan import lazy_rescaling as stale_reference
+from eintune.space.plan.lazy_rescaling import REFERENCES
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.warp_specialisation import fault, products_of
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.modifiers import Documents, Window
 
 COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none")

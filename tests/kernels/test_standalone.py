@@ -11,7 +11,7 @@ import pytest
 from kernel_forms import attention_case
 
 from eintune.kernels.generate.standalone import standalone
-from eintune.space.cascade import Cascade
+from eintune.space.cascade.cascade import Cascade
 
 FORMS = {
     "torch, bf16": {"emitter": "torch", "dtype": "bf16", "seq": 300},

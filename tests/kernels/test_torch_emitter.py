@@ -21,8 +21,8 @@ from plan_checks import (
 from strategies import Drawn, computations
 
 from eintune.kernels.generate.emitters import emit
-from eintune.space.expr import Access, Reduce, Tensor
-from eintune.space.lowering import IllegalPlan, build_plan
+from eintune.space.ir.expr import Access, Reduce, Tensor
+from eintune.space.lowering.lower import IllegalPlan, build_plan
 
 FORMS = forms()
 

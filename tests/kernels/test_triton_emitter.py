@@ -13,11 +13,12 @@ import torch
 from kernel_forms import Case, attention_case, errors, inputs
 
 from eintune.kernels.emit.triton_printer import emit
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import Einsum
-from eintune.space.expr import Access, Const, Expr, Iota, Map, Predicate, Reduce, Tensor, Term, Where
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.einsum import Einsum
+from eintune.space.ir.expr import Access, Const, Expr, Iota, Map, Predicate, Reduce, Tensor, Term, Where
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -153,7 +154,7 @@ def pointwise(op: str, arity: int, kind: str) -> Case:
 
 
 def table() -> list[tuple[str, int, str]]:
-    from eintune.space.pointwise import POINTWISE
+    from eintune.space.ir.pointwise import POINTWISE
 
     return [(p.name, p.arity, "bool" if p.boolean else "float") for p in POINTWISE.values()]
 

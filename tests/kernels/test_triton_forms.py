@@ -11,9 +11,9 @@ from plan_checks import data_for, meaning, problem_of, relative_error, schedule_
 from strategies import Drawn, computations
 
 from eintune.kernels.generate.emitters import emit
-from eintune.space.cascade import Cascade
-from eintune.space.lowering import IllegalPlan, build_plan
-from eintune.space.schedule import Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.lowering.lower import IllegalPlan, build_plan
+from eintune.space.schedule.schedule import Schedule
 
 pytestmark = pytest.mark.interpreter
 

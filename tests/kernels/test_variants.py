@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from kernel_forms import DTYPES, Case, derived, errors, power
 
 from eintune.search.measure.inputs import draw_inputs
-from eintune.space.approximations import FUNCTIONS
-from eintune.space.attention import Attention, posed
-from eintune.space.late_product import LATE
-from eintune.space.modifiers import Bias, Causal, Mask, Slopes, Softcap, Window
-from eintune.space.plan import Role
-from eintune.space.schedule import FILTERS, LOADS, Schedule
+from eintune.space.ir.approximations import FUNCTIONS
+from eintune.space.plan.pipelined_product import LATE
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import FILTERS, LOADS, Schedule
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.modifiers import Bias, Causal, Mask, Slopes, Softcap, Window
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
 SIZES = {"b": 2, "h": 2, "p": 37, "m": 21, "e": 20, "f": 24}
@@ -78,7 +78,7 @@ NARROW = {
     "window, mask": Attention((Softcap(2.0), Slopes(), Window(5), Mask("bm"))),
     "rows": Attention((Bias("bp"), Slopes())),
 }
-"""Positions in scores: where results are rounded to 16 bits the index of a key is taken apart (`space.addends`)."""
+"""Positions in scores: where results are rounded to 16 bits the index of a key is taken apart (`row_offsets`)."""
 
 
 @pytest.mark.parametrize("emitter", EMITTERS)

@@ -26,7 +26,7 @@ from eintune.search.measure.policy import PAUSES, Policy
 from eintune.search.measure.timing import LONGEST_BURST, Sampler, in_turns
 from eintune.search.peers.peers import PEERS
 from eintune.search.tune.provenance import describe
-from eintune.space.workloads import attention_problem
+from eintune.space.workloads.builtin import attention_problem
 
 SIZE = ("--num-heads", "2", "--head-dim", "16", "--device", "cpu", "--machine", "cpu")
 Complaint = Callable[..., str]

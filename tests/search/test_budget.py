@@ -14,13 +14,13 @@ from eintune.search.measure import reference as reference_module
 from eintune.search.measure.error_budget import FACTOR, Error, budget, error, ulp
 from eintune.search.measure.inputs import draw_inputs, input_shapes
 from eintune.search.measure.reference import kept_ranks, reference, sample_positions
-from eintune.space.cascade import Cascade
-from eintune.space.evaluate import run_cascade
-from eintune.space.expr import Access, topological
-from eintune.space.indexed import completed
-from eintune.space.pointwise import POINTWISE, REDUCTIONS
-from eintune.space.schedule import Problem
-from eintune.space.workloads import WORKLOADS, attention_problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.cascade.run import run_cascade
+from eintune.space.ir.expr import Access, topological
+from eintune.space.ir.gathers import completed
+from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS
+from eintune.space.workloads.builtin import WORKLOADS, attention_problem
 
 SIZES = {"b": 2, "h": 3, "g": 2, "p": 5, "m": 7, "e": 4, "f": 6, "k": 8, "n": 3, "q": 5, "d": 4}
 PARAMS = {"scale": 0.3, "eps": 1e-3}

@@ -15,11 +15,11 @@ from eintune.search.study.study import Trial
 from eintune.search.tune import derivations as derivations_module
 from eintune.search.tune.candidates import REASONS, Candidate, Candidates, Model, candidates, schedule_text
 from eintune.search.tune.derivations import Derivations, Variant, derivations, short_label
-from eintune.space import extract
-from eintune.space.cascade import Cascade
-from eintune.space.expr import Expr, Reduce, free, topological
-from eintune.space.schedule import Problem
-from eintune.space.workloads import WORKLOADS, attention_problem, softmax
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.derivation import extraction as extract
+from eintune.space.ir.expr import Expr, Reduce, free, topological
+from eintune.space.workloads.builtin import WORKLOADS, attention_problem, softmax
 
 
 def problem(seq: int = 2048, dtype: str = "bf16", causal: bool = False) -> Problem:

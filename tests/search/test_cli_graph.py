@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eintune.search.cli.main import main
-from eintune.space.cascade import Cascade
-from eintune.space.operator_egg import read_egg
-from eintune.space.operator_text import read_operators
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.operators.assignments import read_operators
+from eintune.space.operators.egglog_programs import read_egg
 
 TESTS = Path(__file__).resolve().parent.parent
 OPERATORS = TESTS / "operators"

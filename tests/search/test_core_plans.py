@@ -11,8 +11,8 @@ from eintune.costmodel.machines.machine import load_machine
 from eintune.search.cli.main import main
 from eintune.search.tune.core_plans import core_plans
 from eintune.search.tune.derivations import written
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
 
 SIZE = ("--seq", "256", "--heads", "8", "--head-dim", "64", "--plan-only", "--machine", "wormhole", "--quiet")
 

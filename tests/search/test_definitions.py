@@ -8,9 +8,9 @@ import pytest
 
 from eintune.search.cli.main import main
 from eintune.search.evaluation.definitions import FILE, Definition, Measured, definitions, measured, to_markdown
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.laws import NAMES
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.laws.laws import NAMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "definitions.md"
 ALL = {d.name: d for d in definitions()}

@@ -13,8 +13,8 @@ import pytest
 
 from eintune.search.tune.derivations import derivations
 from eintune.search.tune.deriver import Deriver
-from eintune.space.cascade import Cascade
-from eintune.space.workloads import WORKLOADS
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.workloads.builtin import WORKLOADS
 
 DEFINITION = "Yp = sum[m](e^(Xp,m - max[m](Xp,m)))"
 

@@ -20,8 +20,8 @@ from eintune.search.report.tune_text import record_text
 from eintune.search.study.study import Outcome, Trial
 from eintune.search.text.progress import Progress
 from eintune.search.tune.finals import Finals, NothingWorked, finals
-from eintune.space.schedule import Schedule
-from eintune.space.workloads import WORKLOADS
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.workloads.builtin import WORKLOADS
 
 Answer = Measurement | Exception
 """What becomes of a finalist in one comparison."""

@@ -9,10 +9,10 @@ import pytest
 
 from eintune.search.cli.main import main
 from eintune.search.evaluation.growth import MODIFIERS, Grown, Task, attention_with, measure, tasks, to_csv, to_text
-from eintune.space.cascade import Cascade
-from eintune.space.chains import CHAINS
-from eintune.space.expr import Map, Reduce, topological
-from eintune.space.workloads import WORKLOADS
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.expr import Map, Reduce, topological
+from eintune.space.workloads.builtin import WORKLOADS
+from eintune.space.workloads.chains import CHAINS
 
 
 def test_every_row_is_there_once() -> None:

@@ -26,10 +26,10 @@ from eintune.search.measure.reference import reference
 from eintune.search.measure.tasks import Check, Peer, Prepare
 from eintune.search.peers.attention import sdpa
 from eintune.search.peers.peers import attention_peers
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
-from eintune.space.schedule_space import schedules
-from eintune.space.workloads import attention_problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.builtin import attention_problem
 
 QUICK = Policy(run=2.0, compile=2.0, rounds=(2, 5), effort=0.05)
 

@@ -13,9 +13,9 @@ from eintune.search.cli.main import main
 from eintune.search.measure import memory
 from eintune.search.measure.inputs import draw_inputs
 from eintune.search.measure.memory import does_not_fit, needed
-from eintune.space.cascade import Cascade
-from eintune.space.schedule import Problem
-from eintune.space.workloads import WORKLOADS, attention_problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.workloads.builtin import WORKLOADS, attention_problem
 
 
 def attention(seq: int, heads: int = 1) -> Problem:

@@ -12,7 +12,7 @@ from pathlib import Path
 from eintune.kernels.store.cache import Key
 from eintune.kernels.store.platform import platform_of
 from eintune.search.tune.one_search import only_search
-from eintune.space.workloads import WORKLOADS
+from eintune.space.workloads.builtin import WORKLOADS
 
 HOLDER = """
 import sys

@@ -22,11 +22,13 @@ from eintune.search.peers.flex import flex
 from eintune.search.peers.peers import PEERS, attention_peers, missing_peers, peers_of
 from eintune.search.peers.rows import FUNCTIONS
 from eintune.search.peers.score_mods import FILTERS, READERS, SCORES, Unavailable
-from eintune.space import modifiers
-from eintune.space.attention import Attention, attention_problem
-from eintune.space.modifiers import (
+from eintune.space.cascade.problem import Problem
+from eintune.space.tracing.site import AXES
+from eintune.space.workloads import modifiers
+from eintune.space.workloads.attention import Attention, attention_problem
+from eintune.space.workloads.builtin import WORKLOADS
+from eintune.space.workloads.modifiers import (
     ALIGN,
-    AXES,
     Bias,
     Causal,
     Documents,
@@ -39,8 +41,6 @@ from eintune.space.modifiers import (
     Softcap,
     Window,
 )
-from eintune.space.schedule import Problem
-from eintune.space.workloads import WORKLOADS
 
 CASES = {
     "plain": Attention(),

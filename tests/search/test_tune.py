@@ -22,7 +22,7 @@ from eintune.search.cli.main import main
 from eintune.search.report.tune_text import _trials
 from eintune.search.tune.run import Run
 from eintune.search.tune.run_files import read_run
-from eintune.space.schedule import Schedule
+from eintune.space.schedule.schedule import Schedule
 
 SIZE = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--device", "cpu")
 FAST = ("--trials", "6", "--budget", "60")

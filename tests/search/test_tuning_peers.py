@@ -6,10 +6,10 @@ import pytest
 
 from eintune.search.peers.peers import ON_DEVICE
 from eintune.search.peers.tuning import tuning_peers
-from eintune.space.attention import Attention, posed
-from eintune.space.user_modifiers import MaskMod
-from eintune.space.workload import Posed
-from eintune.space.workloads import WORKLOADS
+from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.builtin import WORKLOADS
+from eintune.space.workloads.function_modifiers import MaskMod
+from eintune.space.workloads.workload import Posed
 
 SIZE = {"seq": 16, "heads": 2, "head_dim": 16}
 

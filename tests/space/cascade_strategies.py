@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError, Einsum
-from eintune.space.expr import (
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.einsum import CascadeError, Einsum
+from eintune.space.ir.expr import (
     Access,
     Const,
     Expr,
@@ -27,8 +27,8 @@ from eintune.space.expr import (
     access,
     free,
 )
-from eintune.space.folds import ACTIONS
-from eintune.space.pointwise import POINTWISE, REDUCTIONS
+from eintune.space.ir.folds import ACTIONS
+from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS
 
 RANKS = ("b", "e", "m", "m0", "m1", "p12", "z")
 ranks = st.sampled_from(RANKS)

@@ -16,10 +16,12 @@ from eintune.costmodel.counts.work import work
 from eintune.kernels.generate.emitters import emit
 from eintune.kernels.reference.eager import run_eager
 from eintune.search.measure.error_budget import budget, error
-from eintune.space.expr import NEG_INF, Const, Expr, Fold, Iota
-from eintune.space.lowering import build_plan
-from eintune.space.plan import LoopPlan, Role, Value
-from eintune.space.schedule import Schedule
+from eintune.space.ir.expr import NEG_INF, Const, Expr, Fold, Iota
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.roles import Role
+from eintune.space.plan.values import Value
+from eintune.space.schedule.schedule import Schedule
 
 SIZES = {"b": 1, "h": 2, "p": 37, "m": 45, "e": 16, "f": 16}
 S = SCORE * 0.3

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eintune.space.canonical import canonical, digest, join_predicate, lowered, mixed, spelled, splits_of
-from eintune.space.cascade import Cascade
-from eintune.space.evaluate import evaluate
-from eintune.space.expr import Access, Fold, Iota, Map, Predicate, Reduce, Split, Tensor, Term, Where, topological
-from eintune.space.laws import SplitOf, split_predicate
+from eintune.space.cascade.canonical import canonical, digest, join_predicate, lowered, mixed, spelled, splits_of
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import Access, Fold, Iota, Map, Predicate, Reduce, Split, Tensor, Term, Where, topological
+from eintune.space.ir.splits import SplitOf, split_predicate
 
 S = SplitOf("m", "m1", "m0")
 SIZES = {"p": 4, "m": 6, "m1": 2, "m0": 3, "f": 5}

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from algebra_cases import renamed
 
-from eintune.space.canonical import digest, lowered, signature
-from eintune.space.cascade import Cascade
-from eintune.space.derive import Derivation, DerivationError, Derived, _Check, derive
-from eintune.space.egraph import Limits
-from eintune.space.evaluate import run_cascade
-from eintune.space.expr import Access, Const, Expr, Fold, Map, Reduce, Tensor, free, topological
-from eintune.space.extract import OutOfTime, Problem
-from eintune.space.traits import passes, streams_of
-from eintune.space.workloads import WORKLOADS, attention, linear_attention
+from eintune.space.cascade.canonical import digest, lowered, signature
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.cascade.traits import passes, streams_of
+from eintune.space.derivation.derive import Derivation, DerivationError, Derived, _Check, derive
+from eintune.space.derivation.extraction import OutOfTime, Problem
+from eintune.space.egraph.graph import Limits
+from eintune.space.ir.expr import Access, Const, Expr, Fold, Map, Reduce, Tensor, free, topological
+from eintune.space.workloads.builtin import WORKLOADS, attention, linear_attention
 
 
 @functools.cache

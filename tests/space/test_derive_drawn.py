@@ -7,14 +7,14 @@ import random
 import numpy as np
 import pytest
 
-from eintune.space.canonical import lowered, mixed
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.egraph import Limits
-from eintune.space.einsum import Einsum
-from eintune.space.evaluate import evaluate
-from eintune.space.expr import NEG_INF, Access, Expr, Map, Predicate, Reduce, Size, Tensor, Term, Where, free
-from eintune.space.pointwise import POINTWISE
+from eintune.space.cascade.canonical import lowered, mixed
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.egraph.graph import Limits
+from eintune.space.ir.einsum import Einsum
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import NEG_INF, Access, Expr, Map, Predicate, Reduce, Size, Tensor, Term, Where, free
+from eintune.space.ir.pointwise import POINTWISE
 
 OPERATORS = ("tanh", "exp", "add", "mul", "sub", "sigmoid", "abs", "max")
 SIZES = dict.fromkeys("pmef", 6) | {f"{r}1": 2 for r in "pmef"} | {f"{r}0": 3 for r in "pmef"}

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError
-from eintune.space.evaluate import run_cascade
-from eintune.space.formats import as_cascade, read_computation
-from eintune.space.iterative import IterativeCascade
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.operators.formats import as_cascade, read_computation
 
 CASCADE_FILES = Path(__file__).parents[1] / "cascades"
 RNG = np.random.default_rng(3)

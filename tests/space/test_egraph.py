@@ -10,14 +10,15 @@ import pytest
 from algebra_cases import different_terms
 from attention_variants import ALONE
 
-from eintune.space.chains import CHAINS
-from eintune.space.egraph import HOLE, EGraph, Limits, SaturationError, saturate
-from eintune.space.expr import NEG_INF, Access, Const, Expr, Map, Param, Reduce, Tensor, Where, topological
-from eintune.space.law import Law, variable
-from eintune.space.laws import SplitOf, laws
-from eintune.space.one_hot import one_hots
-from eintune.space.safety import safe_part, unsafe
-from eintune.space.workloads import WORKLOADS, attention
+from eintune.space.egraph.graph import HOLE, EGraph, Limits, SaturationError, saturate
+from eintune.space.egraph.safety import safe_part, unsafe
+from eintune.space.ir.expr import NEG_INF, Access, Const, Expr, Map, Param, Reduce, Tensor, Where, topological
+from eintune.space.ir.splits import SplitOf
+from eintune.space.laws.law import Law, variable
+from eintune.space.laws.laws import laws
+from eintune.space.laws.one_hot import one_hots
+from eintune.space.workloads.builtin import WORKLOADS, attention
+from eintune.space.workloads.chains import CHAINS
 
 SPLIT = SplitOf("m", "m1", "m0")
 OWN_SIZES = {"six_operators": {"e": 6}, "paged_attention": {"n": 4, "s": 64, "j": 1}, "embedding": {"v": 5}}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.exact import Hidden, exact_parts
-from eintune.space.expr import tensors
-from eintune.space.lowering import build_plan
-from eintune.space.plan import Role, all_values
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.derivation.derive import derive
+from eintune.space.ir.exact import Hidden, exact_parts
+from eintune.space.ir.expr import tensors
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.plan import all_values
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 CHOSEN = """Sp,m = {score}
 Wp,m = select(Sp,m > 0.1, Sp,m, -inf)

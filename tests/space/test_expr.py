@@ -8,10 +8,11 @@ import pickle
 import numpy as np
 import pytest
 
-from eintune.space.cascade import Cascade, from_roots, rename
-from eintune.space.einsum import CascadeError, Einsum
-from eintune.space.evaluate import evaluate, infer_sizes, run_cascade
-from eintune.space.expr import (
+from eintune.space.cascade.cascade import Cascade, from_roots, rename
+from eintune.space.cascade.run import infer_sizes, run_cascade
+from eintune.space.ir.einsum import CascadeError, Einsum
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import (
     NEG_INF,
     Access,
     Const,

@@ -11,16 +11,16 @@ import torch
 
 from eintune.kernels.generate.generate import generate_kernel
 from eintune.kernels.reference.eager import run_eager
-from eintune.space.cascade import Cascade
-from eintune.space.cascade_pictures import cascade_dot
-from eintune.space.einsum import CascadeError, TooLarge
-from eintune.space.evaluate import run_cascade
-from eintune.space.extents import MAX_DEPTH, MAX_REDUCTIONS, MAX_WRITTEN_OUT
-from eintune.space.footprint import footprint
-from eintune.space.formats import as_cascade, read_computation
-from eintune.space.operator_cascades import from_cascade
-from eintune.space.operator_egg import read_egg, write_egg
-from eintune.space.passes import analyse
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.ir.einsum import CascadeError, TooLarge
+from eintune.space.ir.extents import MAX_DEPTH, MAX_REDUCTIONS, MAX_WRITTEN_OUT
+from eintune.space.operators.cascades import from_cascade
+from eintune.space.operators.egglog_programs import read_egg, write_egg
+from eintune.space.operators.footprint import footprint
+from eintune.space.operators.formats import as_cascade, read_computation
+from eintune.space.operators.passes import analyse
+from eintune.space.pictures.cascades import cascade_dot
 
 
 def names(count: int) -> list[str]:
@@ -106,7 +106,7 @@ def test_what_is_larger_is_refused_in_one_line(number: int) -> None:
 
 
 def test_a_cascade_that_a_program_makes_has_the_same_limits() -> None:
-    from eintune.space.writer import Writer, given
+    from eintune.space.cascade.builder import Writer, given
 
     write, x = Writer(), given("A", "m")
     for _ in range(MAX_DEPTH + 1):

@@ -9,13 +9,13 @@ import pulp
 import pytest
 from algebra_cases import TEXTS, every_choice, graph_of
 
-from eintune.space.cascade import Cascade
-from eintune.space.egraph import ClassId, EGraph, Node
-from eintune.space.extract import PASS_WEIGHT, Form, Problem, components, forms
-from eintune.space.pruning import pruned
-from eintune.space.solver import ExtractionError, solver
-from eintune.space.traits import Stream, passes, traits_of
-from eintune.space.work import WORK_LIMIT, Work
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.traits import Stream, passes, traits_of
+from eintune.space.derivation.extraction import PASS_WEIGHT, Form, Problem, components, forms
+from eintune.space.derivation.nominal_cost import WORK_LIMIT, Work
+from eintune.space.derivation.pruning import pruned
+from eintune.space.derivation.solver import ExtractionError, solver
+from eintune.space.egraph.graph import ClassId, EGraph, Node
 
 
 def price(graph: EGraph, streams: Sequence[Stream], choice: Mapping[ClassId, Node]) -> tuple[float, float]:

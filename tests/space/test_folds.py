@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from eintune.space.evaluate import evaluate
-from eintune.space.expr import Access, Const, Fold, Map, Tensor
-from eintune.space.folds import ACTIONS, WEIGHTS, Action, Reference, Scores, fold
-from eintune.space.pointwise import Array
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import Access, Const, Fold, Map, Tensor
+from eintune.space.ir.folds import ACTIONS, WEIGHTS, Action, Reference, Scores, fold
+from eintune.space.ir.pointwise import Array
 
 State = tuple[Reference, Array]
 items = arrays(np.float64, st.integers(1, 12), elements=st.floats(-500, 500, allow_subnormal=False))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.causes import needed_laws
-from eintune.space.derive import derive
-from eintune.space.footprint import Elements, footprint
-from eintune.space.iterative import IterativeCascade
-from eintune.space.operator_text import read_operators
-from eintune.space.workloads import WORKLOADS, attention, softmax
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.derivation.derive import derive
+from eintune.space.derivation.needed_laws import needed_laws
+from eintune.space.operators.assignments import read_operators
+from eintune.space.operators.footprint import Elements, footprint
+from eintune.space.workloads.builtin import WORKLOADS, attention, softmax
 
 TESTS = Path(__file__).resolve().parent.parent
 ONE_PASS = """

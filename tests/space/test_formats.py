@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError
-from eintune.space.formats import read_computation
-from eintune.space.iterative import IterativeCascade
-from eintune.space.operator_egg import read_egg, write_egg
-from eintune.space.operator_graph import OperatorGraph
-from eintune.space.operator_text import read_operators
-from eintune.space.passes import analyse
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.operators.assignments import read_operators
+from eintune.space.operators.egglog_programs import read_egg, write_egg
+from eintune.space.operators.formats import read_computation
+from eintune.space.operators.graph import OperatorGraph
+from eintune.space.operators.passes import analyse
 
 TESTS = Path(__file__).resolve().parent.parent
 PROGRAM = '; a program\n(let X (Tensor "X" "m"))\n(let Z (R_add_m X))'

@@ -6,13 +6,14 @@ import pytest
 from plan_checks import data_for, meaning, problem_of, relative_error
 from plan_interpreter import run_plan
 
-from eintune.space import held_tiles
-from eintune.space.cascade import Cascade
-from eintune.space.lowering import build_plan
-from eintune.space.operator_cascades import to_cascade
-from eintune.space.operator_text import read_operators
-from eintune.space.plan import LoopPlan, Role
-from eintune.space.schedule import Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.lowering import held_tiles
+from eintune.space.lowering.lower import build_plan
+from eintune.space.operators.assignments import read_operators
+from eintune.space.operators.cascades import to_cascade
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 SCORES = """
 Q_{e,p}

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from eintune.space.expr import Const, Expr, Map, Param, Where, topological
-from eintune.space.holes import closed, names, opened, ranks
-from eintune.space.modifiers import Site
-from eintune.space.tracing import maximum, where
-from eintune.space.user_modifiers import SCORE, traced
+from eintune.space.cascade.holes import closed, names, opened, ranks
+from eintune.space.ir.expr import Const, Expr, Map, Param, Where, topological
+from eintune.space.tracing.functions import maximum, where
+from eintune.space.tracing.site import Site
+from eintune.space.workloads.function_modifiers import SCORE, traced
 
 SLOPES = torch.arange(4.0)
 

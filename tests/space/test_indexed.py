@@ -9,23 +9,24 @@ import torch
 from eintune.kernels.reference.agreement import agrees
 from eintune.kernels.reference.eager import run_eager
 from eintune.search.measure.inputs import draw_inputs
-from eintune.space.canonical import digest
-from eintune.space.cascade import Cascade, rename
-from eintune.space.computed import span
-from eintune.space.derive import derive
-from eintune.space.egraph import label
-from eintune.space.einsum import CascadeError, Update
-from eintune.space.evaluate import infer_sizes, run_cascade
-from eintune.space.expr import Access, Gather, Part, Tensor, access, free, reads, tensors
-from eintune.space.indexed import completed, limits, numbers, shapes
-from eintune.space.iterative import IterativeCascade
-from eintune.space.lowering import IllegalPlan, build_plan
-from eintune.space.operator_cascades import from_cascade, to_cascade
-from eintune.space.operator_egg import write_egg
-from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.passes import analyse
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.canonical import digest
+from eintune.space.cascade.cascade import Cascade, rename
+from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.cascade.run import infer_sizes, run_cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.egraph.graph import label
+from eintune.space.ir.einsum import CascadeError, Update
+from eintune.space.ir.expr import Access, Gather, Part, Tensor, access, free, reads, tensors
+from eintune.space.ir.gathers import completed, limits, numbers, shapes
+from eintune.space.ir.index_arithmetic import span
+from eintune.space.lowering.lower import IllegalPlan, build_plan
+from eintune.space.operators.assignments import read_operators, write_operators
+from eintune.space.operators.cascades import from_cascade, to_cascade
+from eintune.space.operators.egglog_programs import write_egg
+from eintune.space.operators.passes import analyse
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 PAGED = """
 input KCn,s,h,e

@@ -7,10 +7,11 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eintune.space.expr import Predicate, Term
-from eintune.space.intervals import divided, leaves_an_element
-from eintune.space.layout import Layout
-from eintune.space.plan import Role, bound_value
+from eintune.space.analysis.intervals import divided, leaves_an_element
+from eintune.space.analysis.layout import Layout
+from eintune.space.ir.expr import Predicate, Term
+from eintune.space.plan.bounds import bound_value
+from eintune.space.plan.roles import Role
 
 SIZES = {"p": 13, "m": 22, "h": 3}
 TILES = {"p": 4, "m": 5}

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError
-from eintune.space.evaluate import run_cascade
-from eintune.space.iterative import IterativeCascade
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.ir.einsum import CascadeError
 
 CASCADES = Path(__file__).resolve().parent.parent / "cascades"
 ONE_PASS = (CASCADES / "attention_1pass_iterative.edge").read_text()
@@ -129,9 +129,9 @@ def test_errors_of_a_run() -> None:
 
 def test_a_plain_cascade_has_no_iterated_index() -> None:
     step = IterativeCascade.parse(PREFIX_SUM).step[0]
-    from eintune.space.cascade import Cascade
-    from eintune.space.einsum import Einsum
-    from eintune.space.expr import Tensor
+    from eintune.space.cascade.cascade import Cascade
+    from eintune.space.ir.einsum import Einsum
+    from eintune.space.ir.expr import Tensor
 
     with pytest.raises(CascadeError, match=r"a rank is one lower-case letter .* 'm\+1'"):
         str(Cascade((Einsum(Tensor("Z", ("m+1", "m")), step.expr),)))

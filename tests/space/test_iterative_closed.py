@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.einsum import CascadeError
-from eintune.space.evaluate import run_cascade
-from eintune.space.formats import as_cascade, read_computation
-from eintune.space.iterative import IterativeCascade
-from eintune.space.iterative_closed import closed
-from eintune.space.passes import analyse
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.closed_form import closed
+from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.operators.formats import as_cascade, read_computation
+from eintune.space.operators.passes import analyse
 
 CASCADES = Path(__file__).resolve().parent.parent / "cascades"
 ONE_PASS = (CASCADES / "attention_1pass_iterative.edge").read_text()

@@ -8,23 +8,14 @@ import numpy as np
 import pytest
 from law_instances import SIZES, both_sides, instance
 
-from eintune.space.cascade import Cascade
-from eintune.space.evaluate import evaluate
-from eintune.space.expr import (
-    NEG_INF,
-    Access,
-    Const,
-    Fold,
-    Predicate,
-    Reduce,
-    Tensor,
-    Term,
-    topological,
-)
-from eintune.space.folds import ACTIONS
-from eintune.space.law import Law
-from eintune.space.laws import NAMES, UNSPLIT, SplitOf, laws
-from eintune.space.one_hot import one_hots
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import NEG_INF, Access, Const, Fold, Predicate, Reduce, Tensor, Term, topological
+from eintune.space.ir.folds import ACTIONS
+from eintune.space.ir.splits import SplitOf
+from eintune.space.laws.law import Law
+from eintune.space.laws.laws import NAMES, UNSPLIT, laws
+from eintune.space.laws.one_hot import one_hots
 
 SPLIT = SplitOf("m", "m1", "m0")
 FILTERS = [

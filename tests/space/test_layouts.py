@@ -7,14 +7,15 @@ import itertools
 import pytest
 from algebra_cases import TEXTS, graph_of
 
-from eintune.space import extract, layouts
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.egraph import EGraph
-from eintune.space.extract import Problem, forms
-from eintune.space.pruning import pruned
-from eintune.space.traits import Stream
-from eintune.space.workloads import softmax
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.traits import Stream
+from eintune.space.derivation import extraction as extract
+from eintune.space.derivation import layouts
+from eintune.space.derivation.derive import derive
+from eintune.space.derivation.extraction import Problem, forms
+from eintune.space.derivation.pruning import pruned
+from eintune.space.egraph.graph import EGraph
+from eintune.space.workloads.builtin import softmax
 
 
 @pytest.mark.parametrize("name", TEXTS)

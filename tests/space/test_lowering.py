@@ -9,13 +9,16 @@ import pytest
 from plan_cases import SCORE, WAYS, V, cascade, exp, f, keep, t, three, top
 from plan_checks import SIZES, problem_of
 
-from eintune.space.cascade import Cascade
-from eintune.space.expr import NEG_INF, Const, Expr, Fold, Map, Param, Reduce, Size, Split
-from eintune.space.lowering import IllegalPlan, build_plan
-from eintune.space.plan import Block, Loop, LoopPlan, Role, Value
-from eintune.space.plan_check import check
-from eintune.space.row_factor import RowFactor
-from eintune.space.schedule import Problem, Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.expr import NEG_INF, Const, Expr, Fold, Map, Param, Reduce, Size, Split
+from eintune.space.ir.row_factor import RowFactor
+from eintune.space.lowering.lower import IllegalPlan, build_plan
+from eintune.space.plan.check import check
+from eintune.space.plan.plan import Block, Loop, LoopPlan
+from eintune.space.plan.roles import Role
+from eintune.space.plan.values import Value
+from eintune.space.schedule.schedule import Schedule
 
 EVEN, ODD = SIZES["even"], SIZES["odd"]
 ROLES = {

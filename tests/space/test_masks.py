@@ -8,12 +8,14 @@ import pytest
 from plan_cases import SCORE, K, V, cascade, exp, f, keep, t, three, top
 from plan_checks import SIZES, problem_of
 
-from eintune.space.expr import NEG_INF, Const, Expr, Fold, Map, Predicate, Reduce, Term, Where
-from eintune.space.layout import Layout, tail_predicate
-from eintune.space.lowering import build_plan
-from eintune.space.masks import Masks, Outcome
-from eintune.space.plan import Block, Loop, LoopPlan, Role, Value
-from eintune.space.schedule import Schedule
+from eintune.space.analysis.layout import Layout, tail_predicate
+from eintune.space.analysis.masks import Masks, Outcome
+from eintune.space.ir.expr import NEG_INF, Const, Expr, Fold, Map, Predicate, Reduce, Term, Where
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.plan import Block, Loop, LoopPlan
+from eintune.space.plan.roles import Role
+from eintune.space.plan.values import Value
+from eintune.space.schedule.schedule import Schedule
 
 ODD = SIZES["odd"]
 ROLES = {
@@ -112,7 +114,7 @@ def test_full_tiles_have_no_masks() -> None:
 
 def high(x: Expr, ranks: str = "bhpf") -> list[str]:
     """The upper ends of the loops' last segments."""
-    from eintune.space.plan_text import format_bound
+    from eintune.space.plan.plan import format_bound
 
     return [format_bound(loop.segments[-1].hi) for loop in plan_of(x, ranks, SIZES["even"]).loops()]
 

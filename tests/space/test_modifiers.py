@@ -7,11 +7,11 @@ import pytest
 from attention_variants import ALONE, combinations, plainly, variant_data
 from hypothesis import given, settings
 
-from eintune.space.attention import Attention
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.evaluate import run_cascade
-from eintune.space.modifiers import Causal, Window
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.workloads.attention import Attention
+from eintune.space.workloads.modifiers import Causal, Window
 
 SIZES = {"b": 2, "h": 2, "p": 5, "m": 7, "e": 4, "f": 6}
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError, Einsum
-from eintune.space.evaluate import run_cascade
-from eintune.space.expr import Access, Const, Expr, Map, Param, Predicate, Reduce, Tensor, Term, Where
-from eintune.space.notation_grammar import fitting_merges
-from eintune.space.notation_lexer import MAX_CHARACTERS, MAX_NESTING
-from eintune.space.workloads import WORKLOADS, attention
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.ir.einsum import CascadeError, Einsum
+from eintune.space.ir.expr import Access, Const, Expr, Map, Param, Predicate, Reduce, Tensor, Term, Where
+from eintune.space.notation.grammar import fitting_merges
+from eintune.space.notation.lexer import MAX_CHARACTERS, MAX_NESTING
+from eintune.space.workloads.builtin import WORKLOADS, attention
 
 CASCADES = Path(__file__).resolve().parent.parent / "cascades"
 RNG = np.random.default_rng(1)

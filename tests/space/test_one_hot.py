@@ -8,18 +8,18 @@ import torch
 
 from eintune.kernels.reference.agreement import agrees
 from eintune.kernels.reference.eager import run_eager
-from eintune.space.canonical import digest
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.einsum import CascadeError
-from eintune.space.evaluate import infer_sizes, run_cascade
-from eintune.space.expr import Gather, Iota, reads, topological
-from eintune.space.indexed import trusted
-from eintune.space.one_hot import MOST, one_hots
-from eintune.space.operator_cascades import from_cascade, to_cascade
-from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.passes import passes
-from eintune.space.workloads import WORKLOADS
+from eintune.space.cascade.canonical import digest
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import infer_sizes, run_cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.ir.expr import Gather, Iota, reads, topological
+from eintune.space.ir.gathers import trusted
+from eintune.space.laws.one_hot import MOST, one_hots
+from eintune.space.operators.assignments import read_operators, write_operators
+from eintune.space.operators.cascades import from_cascade, to_cascade
+from eintune.space.operators.passes import passes
+from eintune.space.workloads.builtin import WORKLOADS
 
 INT = "input Tp : int\n"
 CASES = {

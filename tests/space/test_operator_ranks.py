@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 import eintune
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError
-from eintune.space.evaluate import run_cascade
-from eintune.space.formats import as_cascade, read_computation, stated_sizes
-from eintune.space.operator_cascades import from_cascade, to_cascade
-from eintune.space.operator_egg import read_egg, read_egglog_json, write_egg
-from eintune.space.operator_fused import steps
-from eintune.space.operator_graph import OperatorGraph
-from eintune.space.operator_text import read_operators
-from eintune.space.passes import analyse
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.operators.assignments import read_operators
+from eintune.space.operators.cascades import from_cascade, to_cascade
+from eintune.space.operators.egglog_programs import read_egg, read_egglog_json, write_egg
+from eintune.space.operators.formats import as_cascade, read_computation, stated_sizes
+from eintune.space.operators.fused import steps
+from eintune.space.operators.graph import OperatorGraph
+from eintune.space.operators.passes import analyse
 
 OPERATORS = Path(__file__).resolve().parent.parent / "operators"
 SEEDS = sorted(p.stem for p in OPERATORS.glob("*.egg"))

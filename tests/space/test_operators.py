@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError
-from eintune.space.evaluate import run_cascade
-from eintune.space.expr import Access, Gather, topological
-from eintune.space.operator_cascades import from_cascade, to_cascade
-from eintune.space.operator_egg import read_egg, read_egglog_json, write_egg
-from eintune.space.operator_graph import OperatorGraph
-from eintune.space.operator_text import read_operators, write_operators
-from eintune.space.operators import Operator
-from eintune.space.workloads import WORKLOADS, attention
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.run import run_cascade
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.ir.expr import Access, Gather, topological
+from eintune.space.operators.assignments import read_operators, write_operators
+from eintune.space.operators.cascades import from_cascade, to_cascade
+from eintune.space.operators.egglog_programs import read_egg, read_egglog_json, write_egg
+from eintune.space.operators.graph import OperatorGraph
+from eintune.space.operators.operators import Operator
+from eintune.space.workloads.builtin import WORKLOADS, attention
 
 OPERATORS = Path(__file__).resolve().parent.parent / "operators"
 FILES = sorted(p.stem for p in OPERATORS.glob("*.txt"))

@@ -13,15 +13,16 @@ from plan_checks import SIZES, data_for, meaning, problem_of, relative_error, ru
 from plan_interpreter import run_plan
 
 from eintune.kernels.generate.emitters import emit
-from eintune.space.cascade import Cascade
-from eintune.space.expr import Access, Part, Predicate, Reduce, Tensor, Term, Where
-from eintune.space.lowering import IllegalPlan, build_program
-from eintune.space.packing import packed
-from eintune.space.plan import Role
-from eintune.space.roots import Roots
-from eintune.space.schedule import Problem, Schedule, check_schedule
-from eintune.space.schedule_space import schedules
-from eintune.space.workloads import attention_problem
+from eintune.space.analysis.roots import Roots
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.expr import Access, Part, Predicate, Reduce, Tensor, Term, Where
+from eintune.space.lowering.lower import IllegalPlan, build_program
+from eintune.space.lowering.packing import packed
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule, check_schedule
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.builtin import attention_problem
 
 GROUPED = [f for f in forms() if all({"g", "p"} <= set(t.ranks) for t in f.definition.outputs.values())]
 

@@ -14,10 +14,13 @@ subprocess.Popen([sys.executable, "-P", *{command!r}])
 time.sleep(2)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-HANGS = ["-c", "import time; from eintune.space.parent import end_with_parent; end_with_parent(0.1); time.sleep(300)"]
+HANGS = [
+    "-c",
+    "import time; from eintune.host.child_process import end_with_parent; end_with_parent(0.1); time.sleep(300)",
+]
 
 
-@pytest.mark.parametrize("command", [HANGS, ["-m", "eintune.space.saturate"]], ids=["hangs", "saturate"])
+@pytest.mark.parametrize("command", [HANGS, ["-m", "eintune.space.egraph.engine"]], ids=["hangs", "saturate"])
 def test_a_killed_parent_takes_its_child_along(command: list[str]) -> None:
     """The child holds our pipes: it never sees an end of its input, and we see the end of its output when it ends."""
     with subprocess.Popen(

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError
-from eintune.space.iterative import IterativeCascade
-from eintune.space.lowering import build_plan
-from eintune.space.operator_cascades import from_cascade, to_cascade
-from eintune.space.operator_text import read_operators
-from eintune.space.passes import PassReport, analyse, passes
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.traits import total_passes
-from eintune.space.workloads import WORKLOADS, attention
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.cascade.traits import total_passes
+from eintune.space.ir.einsum import CascadeError
+from eintune.space.lowering.lower import build_plan
+from eintune.space.operators.assignments import read_operators
+from eintune.space.operators.cascades import from_cascade, to_cascade
+from eintune.space.operators.passes import PassReport, analyse, passes
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.workloads.builtin import WORKLOADS, attention
 
 TESTS = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"

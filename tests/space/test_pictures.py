@@ -9,15 +9,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.cascade_pictures import cascade_dot, operators_dot
-from eintune.space.derive import Derivation, class_names, derive
-from eintune.space.egraph_pictures import egraph_dot
-from eintune.space.operator_text import read_operators
-from eintune.space.pictures import draw_derivation, pictures
-from eintune.space.quoting import dot as dot_string
-from eintune.space.svg import BARRIER, CHOSEN, CHOSEN_EDGE, LEFT, draw
-from eintune.space.workloads import WORKLOADS, attention, logsumexp, softmax
+from eintune.host.quoting import dot as dot_string
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.derivation.derive import Derivation, class_names, derive
+from eintune.space.operators.assignments import read_operators
+from eintune.space.pictures.cascades import cascade_dot, operators_dot
+from eintune.space.pictures.derivations import draw_derivation, pictures
+from eintune.space.pictures.egraphs import egraph_dot
+from eintune.space.pictures.svg import BARRIER, CHOSEN, CHOSEN_EDGE, LEFT, draw
+from eintune.space.workloads.builtin import WORKLOADS, attention, logsumexp, softmax
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz's `dot` is not installed")
 OPERATORS = Path(__file__).resolve().parent.parent / "operators"

@@ -9,9 +9,9 @@ from plan_checks import SIZES, data_for, meaning, problem_of, relative_error, sc
 from plan_interpreter import run_plan
 from strategies import Drawn, computations
 
-from eintune.space.cascade import Cascade
-from eintune.space.lowering import IllegalPlan, build_plan
-from eintune.space.schedule import FILTERS, Schedule
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.lowering.lower import IllegalPlan, build_plan
+from eintune.space.schedule.schedule import FILTERS, Schedule
 
 
 def worst(definition: Cascade, computed: Cascade, sizes: dict[str, int], schedule: Schedule) -> float:

@@ -8,16 +8,16 @@ import time
 import pytest
 from algebra_cases import TEXTS, data_for, every_choice, graph_of, random_choice, value
 
-from eintune.space import extract
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.egraph import EGraph, Limits, saturate
-from eintune.space.expr import Access, Expr, Reduce, Tensor
-from eintune.space.extract import OutOfTime, Problem, forms
-from eintune.space.laws import laws
-from eintune.space.pruning import MOST_PRODUCTS, pruned
-from eintune.space.traits import Stream, passes, traits, traits_of
-from eintune.space.work import WORK_LIMIT, Work
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.traits import Stream, passes, traits, traits_of
+from eintune.space.derivation import extraction as extract
+from eintune.space.derivation.derive import derive
+from eintune.space.derivation.extraction import OutOfTime, Problem, forms
+from eintune.space.derivation.nominal_cost import WORK_LIMIT, Work
+from eintune.space.derivation.pruning import MOST_PRODUCTS, pruned
+from eintune.space.egraph.graph import EGraph, Limits, saturate
+from eintune.space.ir.expr import Access, Expr, Reduce, Tensor
+from eintune.space.laws.laws import laws
 
 
 def layouts(graph: EGraph, whole: EGraph, streams: list[Stream]) -> dict[object, float]:

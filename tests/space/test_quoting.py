@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eintune.host import quoting
 from eintune.host.printable import printable
-from eintune.space import quoting
-from eintune.space.cascade import Cascade
-from eintune.space.einsum import CascadeError, Einsum
-from eintune.space.expr import Access, Iota, Map, Param, Tensor
-from eintune.space.operator_egg import read_egg, read_egglog_json, write_egg
-from eintune.space.s_expressions import string_of
-from eintune.space.tile_ir import TileError
-from eintune.space.tile_text import read_tiles
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.einsum import CascadeError, Einsum
+from eintune.space.ir.expr import Access, Iota, Map, Param, Tensor
+from eintune.space.notation.s_expressions import string_of
+from eintune.space.operators.egglog_programs import read_egg, read_egglog_json, write_egg
+from eintune.space.tile_ir.text import read_tiles
+from eintune.space.tile_ir.tiles import TileError
 
 HOSTILE = (
     '"""; import os; """', "'''", "\\", '\\"', "\\\\\"\"\"", "a\nb", "a\rb", "\x0c", "\x00", "\x1b[2J", "\u202eabc",

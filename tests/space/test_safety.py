@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.egraph import EGraph
-from eintune.space.safety import Bounds, unsafe
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.egraph.graph import EGraph
+from eintune.space.egraph.safety import Bounds, unsafe
 
 
 def reasons(text: str) -> list[str]:

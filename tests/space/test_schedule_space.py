@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from eintune.space.cascade import Cascade
-from eintune.space.choices import Setting
-from eintune.space.indexed import completed
-from eintune.space.knobs import KNOBS, Tiles
-from eintune.space.lowering import build_program
-from eintune.space.plan import Role
-from eintune.space.schedule import Problem, Schedule, check_schedule
-from eintune.space.schedule_space import Space, default_schedule, schedules, space_of
-from eintune.space.targets import TARGETS
-from eintune.space.workloads import WORKLOADS, attention_problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.gathers import completed
+from eintune.space.lowering.lower import build_program
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.choices import Setting
+from eintune.space.schedule.knobs import KNOBS, Tiles
+from eintune.space.schedule.schedule import Schedule, check_schedule
+from eintune.space.schedule.space import Space, default_schedule, schedules, space_of
+from eintune.space.schedule.targets import TARGETS
+from eintune.space.workloads.builtin import WORKLOADS, attention_problem
 
 
 def attention(**change: Any) -> tuple[Cascade, Problem]:

@@ -9,7 +9,7 @@ from typing import Any
 import pulp
 import pytest
 
-from eintune.space.solver import MAX_CONSTRAINTS, SOLVERS, ExtractionError, solve, solver
+from eintune.space.derivation.solver import MAX_CONSTRAINTS, SOLVERS, ExtractionError, solve, solver
 
 
 def program(rows: list[tuple[list[int], int]], most: int = 1) -> tuple[Any, list[Any]]:

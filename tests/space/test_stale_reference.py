@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 from plan_checks import data_for, meaning, relative_error
 from plan_interpreter import run_plan
 
-from eintune.space.attention import posed
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.expr import Rank
-from eintune.space.lowering import build_program
-from eintune.space.plan import LoopPlan, Role, Value
-from eintune.space.schedule import Problem, Schedule
-from eintune.space.schedule_space import schedules
-from eintune.space.shifts import STAYS, Dependent, Move, Shifts, addend, factor, linear, same
-from eintune.space.stale_reference import fault, stale_references
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.derivation.derive import derive
+from eintune.space.ir.expr import Rank
+from eintune.space.lowering.lower import build_program
+from eintune.space.plan.lazy_rescaling import fault, stale_references
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.reference_invariance import STAYS, Dependent, Move, Shifts, addend, factor, linear, same
+from eintune.space.plan.roles import Role
+from eintune.space.plan.values import Value
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules
+from eintune.space.workloads.attention import posed
 
 SIZES = {"b": 1, "h": 2, "g": 1, "p": 40, "m": 70, "e": 16, "f": 16}
 FREE_OF_IT = ("plain", "head scale", "slopes", "bias", "causal", "window, causal", "documents, causal", "sinks")

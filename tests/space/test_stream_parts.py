@@ -13,16 +13,17 @@ from plan_checks import SIZES, data_for, meaning, problem_of, relative_error, sc
 from plan_interpreter import run_plan
 from strategies import Drawn, computations
 
-from eintune.space.cascade import Cascade
-from eintune.space.evaluate import evaluate
-from eintune.space.expr import Access, Const, Expr, Fold, Rank, Reduce, Split, Tensor
-from eintune.space.folds import ACTIONS
-from eintune.space.lowering import IllegalPlan, build_plan, build_program
-from eintune.space.plan import Program, Role
-from eintune.space.pointwise import REDUCTIONS, Array
-from eintune.space.roots import Roots, roots_of
-from eintune.space.schedule import Schedule
-from eintune.space.stream_parts import stages
+from eintune.space.analysis.roots import Roots, roots_of
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import Access, Const, Expr, Fold, Rank, Reduce, Split, Tensor
+from eintune.space.ir.folds import ACTIONS
+from eintune.space.ir.pointwise import REDUCTIONS, Array
+from eintune.space.lowering.lower import IllegalPlan, build_plan, build_program
+from eintune.space.lowering.split_reduction import stages
+from eintune.space.plan.plan import Program
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 LOOPED = [f for f in forms() if "m" in f.loop and not roots_of(f.computed).halves]
 
@@ -55,7 +56,7 @@ def reduces(form: Form) -> bool:
 
 
 def _nodes(cascade: Cascade) -> list[Expr]:
-    from eintune.space.expr import topological
+    from eintune.space.ir.expr import topological
 
     return topological(cascade.roots().values())
 
@@ -147,7 +148,7 @@ def test_every_reduction_and_action_merges_from_its_parts(x: Reduce | Fold) -> N
 
 
 def _below(x: Expr) -> list[Expr]:
-    from eintune.space.expr import topological
+    from eintune.space.ir.expr import topological
 
     return topological([x])
 

@@ -9,11 +9,14 @@ import subprocess
 import pytest
 from small_plans import chained_products
 
-from eintune.space.plan import Greatest, Last, Lit, Segment
-from eintune.space.svg import CHOSEN, LEFT
-from eintune.space.tile_extract import cheapest
-from eintune.space.tile_graph import HOIST, LOAD, saturate_tiles
-from eintune.space.tile_ir import (
+from eintune.space.pictures.svg import CHOSEN, LEFT
+from eintune.space.pictures.tiles import tile_dot
+from eintune.space.plan.bounds import Greatest, Last, Lit
+from eintune.space.plan.plan import Segment
+from eintune.space.tile_ir.extraction import cheapest
+from eintune.space.tile_ir.from_plan import tile_terms
+from eintune.space.tile_ir.graph import HOIST, LOAD, saturate_tiles
+from eintune.space.tile_ir.tiles import (
     Cast,
     Elementwise,
     Facts,
@@ -29,8 +32,6 @@ from eintune.space.tile_ir import (
     Wgmma,
     facts,
 )
-from eintune.space.tile_lowering import tile_terms
-from eintune.space.tile_pictures import tile_dot
 
 Q = Lds(Input("Q", 128, 64, 2, 1))
 K = Lds(Input("K", 64, 128, 2, 8))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eintune.space.tile_ir import ELEMENT_BYTES, Elementwise, Final, Input, Lds, Stg, Sts, TileError, Wgmma, facts
-from eintune.space.tile_text import MAX_SIZE, read_tiles, two_products, write_tiles
+from eintune.space.tile_ir.text import MAX_SIZE, read_tiles, two_products, write_tiles
+from eintune.space.tile_ir.tiles import ELEMENT_BYTES, Elementwise, Final, Input, Lds, Stg, Sts, TileError, Wgmma, facts
 
 Q, K, V = (Lds(Input(n, r, c, 2, i)) for n, r, c, i in (("Q", 128, 64, 1), ("K", 64, 128, 8), ("V", 128, 64, 8)))
 

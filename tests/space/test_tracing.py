@@ -12,16 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eintune.space.attention import Attention
-from eintune.space.conditions import Condition
-from eintune.space.evaluate import evaluate
-from eintune.space.expr import Const, free
-from eintune.space.modifiers import Site
-from eintune.space.notation_printer import write_expression
-from eintune.space.traced_functions import trace_mask, trace_score
-from eintune.space.tracing import Untraceable, clamp, cos, maximum, minimum, tanh, where
-from eintune.space.user_modifiers import MaskMod, ScoreMod
-from eintune.space.writer import given as tensor
+from eintune.space.cascade.builder import given as tensor
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import Const, free
+from eintune.space.notation.printer import write_expression
+from eintune.space.tracing.conditions import Condition
+from eintune.space.tracing.functions import clamp, cos, maximum, minimum, tanh, where
+from eintune.space.tracing.record import Untraceable
+from eintune.space.tracing.site import Site
+from eintune.space.tracing.trace import trace_mask, trace_score
+from eintune.space.workloads.attention import Attention
+from eintune.space.workloads.function_modifiers import MaskMod, ScoreMod
 
 SLOPES = torch.arange(4.0)
 FACTOR = torch.tensor(0.5)

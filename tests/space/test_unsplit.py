@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from law_instances import both_sides
 
-from eintune.space.cascade import Cascade
-from eintune.space.derive import derive
-from eintune.space.egraph import Limits
-from eintune.space.expr import NEG_INF, Expr, Fold, Map, Predicate, Split, Term, Unsplit, Where, topological
-from eintune.space.formats import as_cascade, read_computation
-from eintune.space.law import variable
-from eintune.space.laws import UNSPLIT, SplitOf, split_predicate
-from eintune.space.notation_printer import write_expression
-from eintune.space.unsplit import undone, unsplit_laws
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.derivation.undone_views import undone, unsplit_laws
+from eintune.space.egraph.graph import Limits
+from eintune.space.ir.expr import NEG_INF, Expr, Fold, Map, Predicate, Split, Term, Unsplit, Where, topological
+from eintune.space.ir.splits import SplitOf, split_predicate
+from eintune.space.laws.law import variable
+from eintune.space.laws.laws import UNSPLIT
+from eintune.space.notation.printer import write_expression
+from eintune.space.operators.formats import as_cascade, read_computation
 
 SPLIT = SplitOf("m", "m1", "m0")
 FILTERS = [

@@ -12,9 +12,11 @@ from plan_cases import form as form_of
 from plan_checks import meaning, problem_of, relative_error, schedule_of
 from plan_interpreter import Program, programs, run_plan
 
-from eintune.space.expr import NEG_INF, Expr, Iota
-from eintune.space.lowering import build_plan
-from eintune.space.plan import LoopPlan, Value, bound_value
+from eintune.space.ir.expr import NEG_INF, Expr, Iota
+from eintune.space.lowering.lower import build_plan
+from eintune.space.plan.bounds import bound_value
+from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.values import Value
 
 SIZES = {"b": 2, "h": 1, "p": 40, "m": 150, "e": 4, "f": 4}
 SCORE = total("e", Q * K) * 0.3

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from eintune.search.measure.inputs import draw_inputs
-from eintune.space.cascade import Cascade
-from eintune.space.evaluate import run_cascade
-from eintune.space.indexed import completed, limits, shapes
-from eintune.space.modifiers import Causal, Documents, Softcap, Window
-from eintune.space.schedule import Values
-from eintune.space.workloads import CAUSAL, SHIPPED, WORKLOADS, Attention, attention, attention_problem
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Values
+from eintune.space.cascade.run import run_cascade
+from eintune.space.ir.gathers import completed, limits, shapes
+from eintune.space.workloads.builtin import CAUSAL, SHIPPED, WORKLOADS, Attention, attention, attention_problem
+from eintune.space.workloads.modifiers import Causal, Documents, Softcap, Window
 
 T = {"b": 2, "h": 2, "g": 3, "p": 5, "m": 7, "e": 4, "f": 6, "k": 3, "n": 4}
 

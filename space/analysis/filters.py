@@ -1,0 +1,135 @@
+"""Conditions that are filters: `select(index(m) < L[b], x, -inf)` keeps x where an affine inequality holds.
+
+A condition on indices and elements of integer tensors says more as a filter than as a number: bounds of loops follow
+from it, and ranges where it need not be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from eintune.space.ir.expr import Access, Const, Expr, Map, Rank, topological
+
+if TYPE_CHECKING:
+    pass
+import math
+from collections.abc import Mapping
+from functools import reduce
+
+from eintune.space.ir.expr import Gather, Iota, Predicate, Size, Term, Where, rewrite
+
+
+def conditions(wanted: Iterable[Expr]) -> Iterator[tuple[Expr, ...]]:
+    """What must hold, all of it, for each `select` between something and a number to take the former."""
+    for x in topological(list(wanted)):
+        match x:
+            case Map("select", (condition, _, Const())):
+                yield tuple(conjuncts(condition))
+
+
+def equalities(wanted: Iterable[Expr]) -> list[Expr]:
+    """Those among the conditions that compare two elements, each once."""
+    found = (c for every in conditions(wanted) for c in every)
+    return [c for c in dict.fromkeys(found) if isinstance(c, Map) and _is_equality(c)]
+
+
+def _is_equality(x: Map) -> bool:
+    return x.op == "eq" and all(isinstance(a, Access) for a in x.args)
+
+
+MOST = 2**31
+"""What an index is less than."""
+
+
+def as_filters(roots: Iterable[Expr]) -> list[Expr]:
+    """The roots with filters for selections between something and a number by such conditions."""
+    return rewrite(roots, _filter)
+
+
+def _filter(x: Expr) -> Expr | None:
+    match x:
+        case Map("select", (condition, kept, Const(fill))):
+            every = [(c, _predicate(c)) for c in conjuncts(condition)]
+            rest = [c for c, p in every if p is None]
+            if len(rest) == len(every):
+                return None
+            if rest:
+                kept = Map("select", (reduce(lambda a, b: Map("and", (a, b)), rest), kept, Const(fill)))
+            return reduce(lambda arg, p: Where(p, arg, fill), [p for _, p in every if p], kept)
+        case _:
+            return None
+
+
+def conjuncts(x: Expr) -> list[Expr]:
+    """What holds where a condition does: the operands of its "and"."""
+    match x:
+        case Map("and", (a, b)):
+            return [*conjuncts(a), *conjuncts(b)]
+        case _:
+            return [x]
+
+
+def _predicate(x: Expr) -> Predicate | None:
+    """A comparison as a filter, if it is one on an index and an element of an integer tensor."""
+    match x:
+        case Map("lt", (a, b)) | Map("gt", (b, a)):
+            found = _affine(Map("sub", (b, a)), -1)
+        case Map("le", (a, b)) | Map("ge", (b, a)):
+            found = _affine(Map("sub", (b, a)), 0)
+        case _:
+            return None
+    return found if found and found.terms and found.numbers else None
+
+
+def _affine(x: Expr, more: int) -> Predicate | None:
+    """`x + more >= 0` as a predicate, where x is a sum of indices, sizes, whole numbers and integer elements."""
+    terms: dict[Rank, int] = {}
+    sizes: dict[Rank, int] = {}
+    numbers: dict[Access | Gather, int] = {}
+    const = more
+
+    def add(x: Expr, coef: int) -> bool:
+        nonlocal const
+        match x:
+            case Iota():
+                terms[x.rank] = terms.get(x.rank, 0) + coef
+            case Size():
+                sizes[x.rank] = sizes.get(x.rank, 0) + coef
+            case Access() | Gather() if x.tensor.kind == "int":
+                numbers[x] = numbers.get(x, 0) + coef
+            case Const() if math.isfinite(x.value) and x.value == int(x.value):
+                const += coef * int(x.value)
+            case Map("add", (a, b)):
+                return add(a, coef) and add(b, coef)
+            case Map("sub", (a, b)):
+                return add(a, coef) and add(b, -coef)
+            case Map("neg", (a,)):
+                return add(a, -coef)
+            case _:
+                return False
+        return True
+
+    if not add(x, 1):
+        return None
+    return Predicate(
+        tuple(Term(r, c) for r, c in terms.items() if c),
+        tuple((r, c) for r, c in sizes.items() if c),
+        const,
+        tuple((a, c) for a, c in numbers.items() if c),
+    )
+
+
+def farthest(p: Predicate, sizes: Mapping[Rank, int]) -> int | None:
+    """How far from 0 the one number of a filter may be, whose sizes are bound, before it decides the filter alone.
+
+    What is farther says the same there, and a sum with that needs no more than the 32 bits of an index. None where the
+    number is not added to anything (`m < L[b]`), and where there are none or several.
+    """
+    if len(p.numbers) != 1:
+        return None
+    ((_, coef),) = p.numbers
+    if coef == 1 and p.const == -1 and len(p.terms) == 1 and p.terms[0].coef == -1:
+        return None
+    reach = abs(p.const) + sum(abs(t.coef) * (sizes[t.rank] - 1) for t in p.terms)
+    return reach // abs(coef) + 1 if 2 * reach + abs(coef) < MOST else None

@@ -1,0 +1,182 @@
+"""Interval reasoning on affine filters: where a loop may start and stop, and where a filter holds throughout.
+
+For a filter `a * i + rest >= 0` on the loop's index i (a = 1 or -1), the extremes of `rest` over the program's
+tile bound i: outside those bounds no element passes (skip, if every reduction sees its identity there), and
+inside the bounds of the other extreme every element passes (no mask).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from eintune.space.ir.expr import Access, Gather, Predicate, Rank
+from eintune.space.plan.bounds import (
+    Bound,
+    First,
+    Last,
+    Lit,
+    Number,
+    ceil_to,
+    floor_to,
+    greatest,
+    least,
+    negated,
+    plus,
+    total,
+)
+from eintune.space.plan.plan import Known, Segment
+from eintune.space.plan.values import Value
+
+from .filters import farthest
+from .layout import Layout, tail_predicate
+
+MOST_ALTERNATIVES = 6
+"""Of so many filters that do not bound a loop alone, some together may."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What one filter or condition says about a loop: the elements outside which it is false, and the tiles wholly
+    inside it."""
+
+    any_lo: Bound
+    any_hi: Bound
+    all_lo: Bound
+    all_hi: Bound
+
+
+@dataclass(frozen=True)
+class Division:
+    """The segments of a loop, and where what one of them knows holds, whatever the loop's own ends are."""
+
+    segments: tuple[Segment, ...]
+    clear: tuple[Bound, Bound] | None = None
+
+
+def divided(
+    layout: Layout,
+    rank: Rank,
+    filters: Iterable[Predicate],
+    around: frozenset[Rank],
+    *,
+    skips: Callable[..., bool],
+    split: bool,
+    number: Callable[[Access | Gather], Value | None] = lambda x: None,
+    computed: Sequence[tuple[Range, Value | None]] = (),
+) -> Division:
+    """The segments of a loop over `rank` inside the loops `around`.
+
+    filters: the predicates used in its body. skips(p, …): whether tiles where all of these are false may be left out.
+    split: whether the range where every filter holds is a segment of its own. number: an element of a tensor as a
+    scalar that is known before the loop, if it is one. computed: what conditions on values say of the loop, and the
+    value that then holds on whole tiles (`value_bounds`).
+    """
+    size, tile = layout.sizes[rank], layout.roles[rank].tile or 1
+    filtered = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around, number))}
+    start, stop = _span(layout, rank)
+    skipped = [[r] for r, _ in computed] + list(_skipped(filtered, skips))
+    low: list[Bound] = [*start, *(least([r.any_lo for r in group]) for group in skipped)]
+    high: list[Bound] = [*stop, *(greatest([r.any_hi for r in group]) for group in skipped)]
+    ranges: dict[Known, Range] = {v: r for r, v in computed if v}
+    ranges |= dict(filtered.items())
+    whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around, number)
+    if size % tile and whole:
+        ranges[tail_predicate(rank, size)] = whole
+    lo, hi = greatest(low), least(high)
+    if not split or not ranges:
+        return Division((Segment(lo, hi, frozenset()),))
+    known = frozenset(ranges)
+    last = [ceil_to(r.any_hi, tile) for r, v in computed if not v]
+    clear = greatest([r.all_lo for r in ranges.values()]), least([*stop, *last, *(r.all_hi for r in ranges.values())])
+    begin = greatest([lo, least([clear[0], ceil_to(hi, tile)])])
+    end = greatest([begin, clear[1]])
+    parts = (Segment(lo, begin, frozenset()), Segment(begin, end, known), Segment(end, hi, frozenset()))
+    return Division(tuple(s for s in parts if s.lo != s.hi) or (Segment(lo, hi, frozenset()),), clear)
+
+
+def _skipped(ranges: Mapping[Predicate, Range], skips: Callable[..., bool]) -> Iterator[list[Range]]:
+    """The ranges of filters outside which nothing counts: of one filter, or of a few of which one must hold."""
+    left = []
+    for p, r in ranges.items():
+        if skips(p):
+            yield [r]
+        else:
+            left.append(p)
+    for count in (2, 3):
+        for group in combinations(left[:MOST_ALTERNATIVES], count):
+            if skips(*group):
+                yield [ranges[p] for p in group]
+
+
+def _span(layout: Layout, rank: Rank) -> tuple[list[Bound], list[Bound]]:
+    """Where a loop starts (the greatest of these) and stops (the least): of its rank, or of the program's part."""
+    size, part = layout.sizes[rank], layout.parts.get(rank)
+    if part is None:
+        return [Lit(0)], [Lit(size)]
+    ends: list[Bound] = [Lit(size)] if size % part.length else []
+    return [total([(part.length, First(part.rank))], 0)], [total([(part.length, First(part.rank))], part.length), *ends]
+
+
+def _range(
+    layout: Layout,
+    p: Predicate,
+    rank: Rank,
+    size: int,
+    tile: int,
+    around: frozenset[Rank],
+    number: Callable[[Access | Gather], Value | None],
+) -> Range | None:
+    """None where the filter does not bound the loop's index by itself."""
+    coefs = {t.rank: t.coef for t in p.terms}
+    a = coefs.pop(rank, 0)
+    if abs(a) != 1:
+        return None
+    loaded = [(c, number(x)) for x, c in p.numbers]
+    limit = farthest(p, layout.sizes)
+    ends = (-limit, limit, True) if limit is not None else ()
+    known: list[tuple[int, Bound]] = [(c, Number(v, size, *ends)) for c, v in loaded if v]
+    if len(known) < len(loaded):
+        return None
+    smallest, largest = (
+        total([*((c, extreme(layout, q, (c > 0) == up, around)) for q, c in coefs.items()), *known], p.const)
+        for up in (False, True)
+    )
+    if a == -1:
+        return Range(Lit(0), plus(largest, 1), Lit(0), floor_to(plus(smallest, 1), tile))
+    return Range(floor_to(negated(largest), tile), Lit(size), ceil_to(negated(smallest), tile), Lit(size))
+
+
+def extreme(layout: Layout, rank: Rank, last: bool, around: frozenset[Rank]) -> Bound:
+    """The first or last index of a rank: in the tile at hand, or of all where that is not fixed yet."""
+    role = layout.roles[rank]
+    if role.outer is None or (role.outer == "loop" and rank not in around):
+        return Lit(layout.sizes[rank] - 1 if last else 0)
+    return Last(rank) if last else First(rank)
+
+
+def leaves_an_element(rank: Rank, filters: Iterable[Predicate], sizes: Mapping[Rank, int]) -> bool:
+    """Whether some index of `rank` passes all filters, whatever the other ranks' indices are.
+
+    Every lower bound must be at most every upper bound, the rank's own ends included; each difference is affine
+    in the other ranks, so its least value is at a corner of the box.
+    """
+    lower: list[tuple[dict[Rank, int], int]] = [({}, 0)]
+    upper: list[tuple[dict[Rank, int], int]] = [({}, sizes[rank] - 1)]
+    for p in filters:
+        rest = {t.rank: t.coef for t in p.terms}
+        a = 0 if p.numbers else rest.pop(rank, 0)
+        if a == 1:
+            lower.append(({q: -c for q, c in rest.items()}, -p.const))
+        elif a == -1:
+            upper.append((rest, p.const))
+        else:
+            return False
+    for low, low_const in lower:
+        for high, high_const in upper:
+            slack = {q: high.get(q, 0) - low.get(q, 0) for q in {*low, *high}}
+            least_slack = sum(min(c * (sizes[q] - 1), 0) for q, c in slack.items())
+            if high_const - low_const + least_slack < 0:
+                return False
+    return True

@@ -1,0 +1,379 @@
+"""Extraction: from the e-graph, the forms that really differ, cheapest first, by integer programming.
+
+A binary variable a node, a continuous one a class, a level a class and stream (passes are not a sum over
+nodes), an order only inside strongly connected components, and one binary a trait. After each answer a cut
+forbids every form with the same layout that does all that the answer does (and perhaps more): such a form is
+the same or is dominated, as answers come in order of passes and work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulp
+
+from eintune.space.cascade.traits import Stream, Trait, passes, traits
+from eintune.space.egraph.graph import ClassId, EGraph, Node
+from eintune.space.ir.expr import Expr, Fold, Rank, Reduce
+
+from .layouts import Layout, layouts
+from .nominal_cost import WORK_LIMIT, Work
+from .pruning import pruned
+from .solver import ExtractionError, solve, solver
+
+PASS_WEIGHT = 64.0
+"""Work of one more pass, in units of the definition's whole work: a form with fewer passes comes first."""
+LARGE = 150
+"""Nodes, times streams, above which each layout gets a program of its own."""
+PATIENCE = 5.0
+"""Seconds by the clock that the solver gets for a second of processor time: it knows no other limit."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One answer: a node for each class that is needed, the passes over each stream, its traits and its work
+    (1.0 is the definition's)."""
+
+    choice: Mapping[ClassId, Node]
+    passes: Mapping[Rank, int]
+    traits: frozenset[Trait]
+    work: float
+
+
+class OutOfTime(ExtractionError):
+    """There may be more forms: the time was over before the solver had proven otherwise."""
+
+
+class Problem:
+    """The integer program of one pruned graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
+
+    def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
+        self.graph, self.streams = graph, tuple(streams)
+        self.work = Work(graph, streams)
+        self.scale = 1.0 / self.work.definition()
+        self.model = pulp.LpProblem("forms", pulp.LpMinimize)
+        self.node = {(c, n): self.model.add_variable(f"x{i}", cat="Binary") for i, (c, n) in enumerate(graph.nodes())}
+        self.used = {c: self.model.add_variable(f"y{i}", 0, 1) for i, c in enumerate(graph.classes)}
+        self.trait: dict[Trait, Any] = {}
+        total = pulp.lpSum(self.work(c, n) * self.scale * x for (c, n), x in self.node.items())
+        self.counts = [self._levels(i, s) for i, s in enumerate(self.streams)]
+        self.model += PASS_WEIGHT * pulp.lpSum(self.counts) + total
+        self.model += total <= WORK_LIMIT
+        self._choices()
+        self._order()
+        self._traits()
+        self._one_tiling()
+
+    def _choices(self) -> None:
+        for r in self.graph.roots:
+            self.model += self.used[r] == 1
+        for c, nodes in self.graph.classes.items():
+            self.model += pulp.lpSum(self.node[c, n] for n in nodes) == self.used[c]
+            users: dict[ClassId, list[Node]] = {}
+            for n in nodes:
+                for k in dict.fromkeys(n.children):
+                    users.setdefault(k, []).append(n)
+            for k, ns in users.items():
+                self.model += pulp.lpSum(self.node[c, n] for n in ns) <= self.used[k]
+        # nothing is used that no one asks for: an idle node could pretend to a trait
+        asked: dict[ClassId, list[Any]] = {c: [] for c in self.graph.classes}
+        for (_, n), x in self.node.items():
+            for k in dict.fromkeys(n.children):
+                asked[k].append(x)
+        for k, xs in asked.items():
+            if k not in self.graph.roots:
+                self.model += self.used[k] <= pulp.lpSum(xs)
+
+    def _levels(self, i: int, s: Stream) -> Any:
+        """The passes over one stream, at most the definition's: levels rise by one at each chosen barrier."""
+        most = passes([x for x, c in self.graph.defined.items() if c in self.graph.roots], s)
+        if any(isinstance(x, Fold) and s.role(x.rank) for x in self.graph.defined):
+            most += 2  # a fold may be written out: a reference, weights, and what divides by their sum
+        level = _Levels(self, f"l{i}", s, most)
+        count = self.model.add_variable(f"p{i}", 0, most, cat="Integer")
+        for r in self.graph.roots:
+            reached = pulp.lpSum(level.at_least(r, t) for t in range(1, most + 1))
+            self.model += count >= reached + int(s.element(self.graph.free[r]))
+        return count
+
+    def _order(self) -> None:
+        """No cycles: an order inside each strongly connected component (there are none across them)."""
+        component = components(self.graph)
+        size: dict[int, int] = {}
+        for c in component:
+            size[component[c]] = size.get(component[c], 0) + 1
+        place = {
+            c: self.model.add_variable(f"o{i}", 0, size[component[c]])
+            for i, c in enumerate(self.graph.classes)
+            if size[component[c]] > 1
+        }
+        for (c, n), x in self.node.items():
+            for k in dict.fromkeys(n.children):
+                if component[c] == component[k]:
+                    count = size[component[c]]
+                    self.model += place[c] - place[k] >= 1 - (count + 1) * (1 - x)
+
+    def _traits(self) -> None:
+        shown: dict[Trait, list[Any]] = {}
+        for (c, n), x in self.node.items():
+            for t in set(traits(n.head, self.graph.free[c], self.work.below(n), self.streams)):
+                shown.setdefault(t, []).append(x)
+        for i, t in enumerate(sorted(shown)):
+            z = self.trait[t] = self.model.add_variable(f"z{i}", cat="Binary")
+            self.model += z <= pulp.lpSum(shown[t])
+            for x in shown[t]:
+                self.model += z >= x
+
+    def _one_tiling(self) -> None:
+        """A form goes over a stream whole or in tiles, not both."""
+        for s in self.streams:
+            whole = [z for t, z in self.trait.items() if t.stream == s.rank and t.work and t.where == "whole"]
+            tiled = self.trait.get(Trait("tiled", "", "", s.rank))
+            if tiled is not None:
+                for z in whole:
+                    self.model += z + tiled <= 1
+
+    def show(self, wanted: Iterable[Trait]) -> bool:
+        """Have every form show these traits; whether there is a node for each."""
+        if not all(t in self.trait for t in wanted):
+            return False
+        for t in wanted:
+            self.model += self.trait[t] == 1
+        return True
+
+    def solve(self, seconds: float) -> Form | None:
+        """The best form that no cut forbids; None if there is none. Raises OutOfTime if none was proven the best."""
+        match solve(self.model, solver(seconds)):
+            case "infeasible":
+                return None
+            case "unproven":
+                raise OutOfTime(f"a form must be proven the best within {seconds:.3g} s")
+            case "optimal":
+                pass
+        picked = {c: n for (c, n), x in self.node.items() if (x.value() or 0) > 0.5}
+        choice = _needed(picked, self.graph.roots)
+        found: set[Trait] = set()
+        for c, n in choice.items():
+            found.update(traits(n.head, self.graph.free[c], self.work.below(n), self.streams))
+        counts = {s.rank: _passes(choice, self.graph, s) for s in self.streams}
+        work = sum(self.work(c, n) for c, n in choice.items()) * self.scale
+        return Form(choice, counts, frozenset(found), work)
+
+    def forbid(self, form: Form) -> None:
+        """Cut the form, and those that it dominates: of its layout, doing as much or more in no fewer passes;
+        and of its folds and reductions, with divisions moved into the loop."""
+        self._cut(form, more=lambda t: t.work, free=lambda t: False)
+        if not any(t.kind == "division" and t.where == "inside" for t in form.traits):
+            self._cut(form, more=lambda t: False, free=lambda t: t.kind == "division")
+        self.model += pulp.lpSum(self.counts) >= sum(form.passes.values())  # answers come in that order
+
+    def _cut(self, form: Form, more: Callable[[Trait], bool], free: Callable[[Trait], bool]) -> None:
+        """Forbid every form with these traits; it may have `more` besides, and `free` ones do not count."""
+        on = [1 - z for t, z in self.trait.items() if t in form.traits and not free(t)]
+        off = [z for t, z in self.trait.items() if t not in form.traits and not more(t) and not free(t)]
+        self.model += pulp.lpSum(on + off) >= 1
+
+
+class _Levels:
+    """Which classes stand at or above which level of one stream, as variables between 0 and 1.
+
+    A variable a class and level is tighter than one level a class: no large constant stands in a constraint.
+    """
+
+    def __init__(self, problem: Problem, name: str, s: Stream, most: int) -> None:
+        self.problem, self.name, self.most = problem, name, most
+        self.step = {n: int(_is_barrier(n.head, s)) for _, n in problem.graph.nodes()}
+        self.least = _levels(problem.graph, self.step, min)
+        self.highest = _levels(problem.graph, self.step, max)
+        self.variables: dict[tuple[ClassId, int], Any] = {}
+        for c, nodes in problem.graph.classes.items():
+            for t in range(self.least[c] + 1, min(self.highest[c], most + 1) + 1):
+                self._rise(c, nodes, t)
+
+    def at_least(self, c: ClassId, t: int) -> Any:
+        """Whether the class stands at level `t` or above: a number where it is known, else a variable."""
+        if t <= self.least[c] or t > min(self.highest[c], self.most):
+            return int(t <= self.least[c])
+        if (c, t) not in self.variables:
+            name = f"{self.name}_{len(self.variables)}"
+            self.variables[c, t] = self.problem.model.add_variable(name, 0, 1)
+        return self.variables[c, t]
+
+    def _rise(self, c: ClassId, nodes: Sequence[Node], t: int) -> None:
+        """What lifts the class to level `t`: the choice of some nodes alone, of others with what is below them."""
+        alone: list[Any] = []
+        together: dict[tuple[ClassId, int], list[Any]] = {}
+        for n in nodes:
+            below = t - self.step[n]
+            x = self.problem.node[c, n]
+            if any(self.least[k] >= below for k in n.children):
+                alone.append(x)
+                continue
+            for k in dict.fromkeys(n.children):
+                if self.highest[k] >= below:
+                    together.setdefault((k, below), []).append(x)
+        reached, chosen = self.at_least(c, t), pulp.lpSum(alone)
+        self.problem.model += reached >= chosen
+        for (k, below), xs in together.items():
+            self.problem.model += reached + 1 >= chosen + pulp.lpSum(xs) + self.at_least(k, below)
+
+
+def forms(graph: EGraph, streams: Sequence[Stream], seconds: float = 20.0) -> Iterator[Form]:
+    """Forms in order of passes, then work (in large graphs as `layouts` knows it).
+
+    Each differs in traits from all before it and is not dominated.
+
+    Ends when there are no more. Raises OutOfTime after `seconds` of this process's own time, so that what is found
+    does not depend on what else the machine does.
+    """
+    if not all(graph.classes.get(r) for r in graph.roots):
+        return
+    clock = _Clock(seconds, time.process_time())
+    lean = pruned(graph, streams)
+    large = sum(map(len, lean.classes.values())) * len(streams) > LARGE
+    known = layouts(lean, streams) if streams and large else None
+    yield from _cut_one_by_one(lean, streams, clock) if known is None else _by_layout(lean, streams, known, clock)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """So many seconds of this process's time from its start."""
+
+    seconds: float
+    start: float
+
+    def left(self) -> float:
+        """For one program, by the clock. Raises OutOfTime where nothing is left."""
+        if (left := self.start + self.seconds - time.process_time()) <= 0:
+            raise OutOfTime(f"all forms must be found within {self.seconds:g} s")
+        return left * PATIENCE
+
+
+def _cut_one_by_one(lean: EGraph, streams: Sequence[Stream], clock: _Clock) -> Iterator[Form]:
+    """The best of all, cut with what it dominates, and so on: one program for the whole graph."""
+    problem = Problem(lean, streams)
+    while form := problem.solve(clock.left()):
+        yield form
+        if not form.traits:
+            return
+        problem.forbid(form)
+
+
+def _by_layout(lean: EGraph, streams: Sequence[Stream], known: Sequence[Layout], clock: _Clock) -> Iterator[Form]:
+    """The best of each layout by a program over the nodes that show nothing else: many small ones in place of few
+    large ones."""
+    given: list[Form] = []
+    for layout in known:
+        if any(_forbids(f, layout.traits) for f in given):
+            continue
+        if form := _best_of(lean, streams, layout, clock.left()):
+            given.append(form)
+            yield form
+
+
+def _best_of(lean: EGraph, streams: Sequence[Stream], layout: Layout, seconds: float) -> Form | None:
+    """The best form that shows these traits and no others."""
+
+    def fits(c: ClassId, n: Node) -> bool:
+        return layout.traits.issuperset(traits(n.head, lean.free[c], [lean.free[k] for k in n.children], streams))
+
+    narrow = lean.restrict({c: tuple(n for n in ns if fits(c, n)) for c, ns in lean.classes.items()})
+    if not all(narrow.classes.get(r) for r in narrow.roots):
+        return None
+    problem = Problem(narrow, streams)
+    return problem.solve(seconds) if problem.show(layout.traits) else None
+
+
+def _forbids(form: Form, other: frozenset[Trait]) -> bool:
+    """Whether a form that came before makes one with these traits needless: one of its layout, doing as much or more;
+    or of its folds and reductions, with divisions moved into the loop."""
+    if form.traits <= other and all(t.work for t in other - form.traits):
+        return True
+    if any(t.kind == "division" and t.where == "inside" for t in form.traits):
+        return False
+    return _undivided(form.traits) == _undivided(other)
+
+
+def _undivided(shown: frozenset[Trait]) -> frozenset[Trait]:
+    return frozenset(t for t in shown if t.kind != "division")
+
+
+def _levels(graph: EGraph, step: Mapping[Node, int], choose: Callable[[int, int], int]) -> dict[ClassId, int]:
+    """The barriers below each class in the form that has the fewest (`min`) or the most (`max`)."""
+    least = choose(0, 1) == 0
+    bound = len(graph.classes)
+    found = dict.fromkeys(graph.classes, bound if least else 0)
+    changed = True
+    while changed:
+        changed = False
+        for c, n in graph.nodes():
+            level = min(max((found[k] for k in n.children), default=0) + step[n], bound)
+            if choose(level, found[c]) != found[c]:
+                found[c], changed = level, True
+    return found
+
+
+def _is_barrier(x: Expr, s: Stream) -> bool:
+    return isinstance(x, (Reduce, Fold)) and s.barrier(x.rank)
+
+
+def _needed(picked: Mapping[ClassId, Node], roots: Iterable[ClassId]) -> dict[ClassId, Node]:
+    needed: dict[ClassId, Node] = {}
+    stack = list(roots)
+    while stack:
+        c = stack.pop()
+        if c not in needed:
+            needed[c] = picked[c]
+            stack += picked[c].children
+    return needed
+
+
+def _passes(choice: Mapping[ClassId, Node], graph: EGraph, s: Stream) -> int:
+    level: dict[ClassId, int] = {}
+
+    def go(c: ClassId) -> int:
+        if c not in level:
+            n = choice[c]
+            level[c] = max((go(k) for k in n.children), default=0) + int(_is_barrier(n.head, s))
+        return level[c]
+
+    return max(go(r) + int(s.element(graph.free[r])) for r in graph.roots)
+
+
+def components(graph: EGraph) -> dict[ClassId, int]:
+    """The strongly connected component of each class (Tarjan's algorithm, without recursion)."""
+    index: dict[ClassId, int] = {}
+    low: dict[ClassId, int] = {}
+    found: dict[ClassId, int] = {}
+    stack: list[ClassId] = []
+    for start in graph.classes:
+        work: list[tuple[ClassId, Iterator[ClassId]]] = []
+
+        def enter(c: ClassId, work: list[tuple[ClassId, Iterator[ClassId]]] = work) -> None:
+            index[c] = low[c] = len(index)
+            stack.append(c)
+            work.append((c, iter([k for n in graph.classes[c] for k in n.children])))
+
+        if start not in index:
+            enter(start)
+        while work:
+            c, rest = work[-1]
+            k = next(rest, None)
+            if k is None:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[c])
+                if low[c] == index[c]:
+                    while True:
+                        top = stack.pop()
+                        found[top] = index[c]
+                        if top == c:
+                            break
+            elif k not in index:
+                enter(k)
+            elif k not in found:
+                low[c] = min(low[c], index[k])
+    return found

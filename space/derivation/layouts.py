@@ -1,0 +1,206 @@
+"""The layouts that a graph's forms can have, by dynamic programming: which sets of traits come together.
+
+From the leaves to the roots each class gets the sets that the trees below it show, with the passes that they take; of
+two with one layout, where one does all that the other does, in no fewer passes and with no less work, the other is
+enough. Trees may compute one class in two ways, which a form does not: so some layout may have no form, but each form's
+layout, or one that dominates it, is here. There are some dozens, where the forms are astronomically many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from eintune.space.cascade.traits import Stream, Trait, traits
+from eintune.space.egraph.graph import ClassId, EGraph, Node
+from eintune.space.ir.expr import Fold, Reduce
+
+from .nominal_cost import Work
+from .pruning import telling
+
+MOST_LAYOUTS = 2_000
+"""The sets that are told apart in one class; where there are more, there is no list."""
+MOST_PAIRS = 50_000
+"""The pairs of sets that one node may put together; where there are more, most of which come to nothing, they take
+longer than the forms do without a list."""
+
+Levels: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Traits as bits: those that say how a form is laid out, and those of work.
+
+    levels: barriers passed, by stream. nodes: of the cheapest way to show them, as bits. cost: their work, where what
+    shows no trait, which every form has, is free.
+    """
+
+    layout: int
+    work: int
+    levels: Levels
+    nodes: int
+    cost: float
+
+    def after(self, levels: Levels, nodes: int = 0, cost: float = 0.0) -> Shown:
+        """With so many more barriers, and one node more."""
+        through = tuple(map(sum, zip(self.levels, levels, strict=True)))
+        return Shown(self.layout, self.work, through, self.nodes | nodes, self.cost + cost)
+
+    def does_no_more(self, other: Shown) -> bool:
+        """Whether the other, of the same layout, does all that this does, in no fewer passes and with no less work."""
+        contained = self.work | other.work == other.work and self.cost <= other.cost + 1e-9
+        return contained and all(a <= b for a, b in zip(self.levels, other.levels, strict=True))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A set of traits that forms may show.
+
+    passes: what they take at least, over all streams. work: of the cheapest tree, about.
+    """
+
+    traits: frozenset[Trait]
+    passes: int
+    work: float
+
+
+def layouts(graph: EGraph, streams: Sequence[Stream]) -> list[Layout] | None:
+    """The layouts of the graph's forms, fewest passes first, then least work; None where there are too many, or
+    too many pairs of them on the way."""
+    search = _Search(graph, streams)
+    if not search.run():
+        return None
+    roots = [Shown(0, 0, (0,) * len(streams), 0, 0.0)]
+    for r in graph.roots:
+        last = tuple(int(s.element(graph.free[r])) for s in streams)
+        roots = search.least(search.joined(a, b.after(last)) for a in roots for b in search.found[r])
+        if len(roots) > MOST_LAYOUTS:
+            return None
+    best: dict[frozenset[Trait], tuple[int, float]] = {}
+    for x in roots:
+        shown, price = search.named(x.layout | x.work), (sum(x.levels), x.cost)
+        best[shown] = min(price, best.get(shown, price))
+    found = [Layout(shown, *price) for shown, price in best.items()]
+    return sorted(found, key=lambda x: (x.passes, x.work, sorted(x.traits)))
+
+
+class _TooMany(Exception):
+    """There is no list."""
+
+
+class _Search:
+    def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
+        self.graph, self.streams, self.work = graph, streams, Work(graph, streams)
+        self.bits: dict[Trait, int] = {}
+        self.costs: list[float] = []
+        self.sums: dict[int, float] = {}
+        self.telling = telling(graph, streams)
+        self.own = {(c, n): self._shown(c, n) for c, n in graph.nodes()}
+        self.tilings = [self._tiling(s) for s in streams]
+        self.found: dict[ClassId, list[Shown]] = {c: [] for c in graph.classes}
+
+    def named(self, bits: int) -> frozenset[Trait]:
+        return frozenset(t for t, bit in self.bits.items() if bit & bits)
+
+    def run(self) -> bool:
+        """Until nothing new comes; False where a class has too many."""
+        waiting = dict.fromkeys(_upwards(self.graph))
+        users: dict[ClassId, dict[ClassId, None]] = {c: {} for c in self.graph.classes}
+        for c, n in self.graph.nodes():
+            for k in n.children:
+                users[k][c] = None
+        while waiting:
+            c = next(iter(waiting))
+            del waiting[c]
+            try:
+                now = self.least(x for n in self.graph.classes[c] for x in self._ways(c, n))
+            except _TooMany:
+                return False
+            if len(now) > MOST_LAYOUTS:
+                return False
+            if now != self.found[c]:
+                self.found[c] = now
+                waiting.update(users[c])
+        return True
+
+    def _ways(self, c: ClassId, n: Node) -> Iterator[Shown]:
+        own = self.own[c, n]
+        ways = [Shown(own.layout, own.work, (0,) * len(self.streams), 0, 0.0)]
+        for k in dict.fromkeys(n.children):
+            if len(ways) * len(self.found[k]) > MOST_PAIRS:
+                raise _TooMany
+            ways = self.least(self.joined(a, b) for a in ways for b in self.found[k])
+        yield from (x.after(own.levels, own.nodes, own.cost) for x in ways)
+
+    def _shown(self, c: ClassId, n: Node) -> Shown:
+        layout = work = 0
+        for t in traits(n.head, self.graph.free[c], [self.graph.free[k] for k in n.children], self.streams):
+            bit = self.bits.setdefault(t, 1 << len(self.bits))
+            layout, work = (layout, work | bit) if t.work else (layout | bit, work)
+        barrier = isinstance(n.head, (Reduce, Fold))
+        rank = n.head.rank if isinstance(n.head, (Reduce, Fold)) else ""
+        levels = tuple(int(barrier and s.barrier(rank)) for s in self.streams)
+        cost = self.work(c, n) if c in self.telling else 0.0
+        if not cost:
+            return Shown(layout, work, levels, 0, 0.0)
+        bit = 1 << len(self.costs)
+        self.costs.append(cost)
+        return Shown(layout, work, levels, bit, cost)
+
+    def _tiling(self, s: Stream) -> tuple[int, int]:
+        """What says that a stream is gone over in tiles, and what says that it is whole: no form shows both."""
+        tiled = self.bits.get(Trait("tiled", "", "", s.rank), 0)
+        whole = [bit for t, bit in self.bits.items() if t.stream == s.rank and t.work and t.where == "whole"]
+        return tiled, sum(whole)
+
+    def least(self, shown: Iterable[Shown]) -> list[Shown]:
+        """Those that may be and that no other of the same layout makes needless."""
+        return _least(x for x in shown if not any(x.layout & tiled and x.work & whole for tiled, whole in self.tilings))
+
+    def joined(self, a: Shown, b: Shown) -> Shown:
+        """Both together; a node of both costs once."""
+        levels = tuple(map(max, a.levels, b.levels))
+        more = self._cost(b.nodes & ~a.nodes) if a.nodes & b.nodes else b.cost
+        return Shown(a.layout | b.layout, a.work | b.work, levels, a.nodes | b.nodes, a.cost + more)
+
+    def _cost(self, nodes: int) -> float:
+        if nodes not in self.sums:
+            total, left = 0.0, nodes
+            while left:
+                bit = left & -left
+                total, left = total + self.costs[bit.bit_length() - 1], left ^ bit
+            self.sums[nodes] = total
+        return self.sums[nodes]
+
+
+def _least(shown: Iterable[Shown]) -> list[Shown]:
+    """Those that no other of the same layout makes needless."""
+    groups: dict[int, dict[Shown, None]] = {}
+    for x in shown:
+        groups.setdefault(x.layout, {})[x] = None
+    kept: list[Shown] = []
+    for group in groups.values():
+        least: list[Shown] = []
+        for x in sorted(group, key=lambda x: (x.work.bit_count(), sum(x.levels), x.cost)):
+            if not any(y.does_no_more(x) for y in least):
+                least.append(x)
+        kept += least
+    return kept
+
+
+def _upwards(graph: EGraph) -> list[ClassId]:
+    """The classes, operands before users as far as there are no cycles."""
+    order: list[ClassId] = []
+    seen: set[ClassId] = set()
+    for root in graph.roots:
+        stack: list[tuple[ClassId, bool]] = [(root, False)]
+        while stack:
+            c, done = stack.pop()
+            if done:
+                order.append(c)
+            elif c not in seen:
+                seen.add(c)
+                stack.append((c, True))
+                stack += ((k, False) for n in graph.classes[c] for k in n.children if k not in seen)
+    return order

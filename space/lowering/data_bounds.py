@@ -1,0 +1,170 @@
+"""Bounds of a loop that follow from values: documents whose numbers must agree, and the like.
+
+A `select` between something and a number whose condition says that an integer read along the loop's rank equals one
+of the program's tile can hold only where the first lies within the range that the tile's spans, and holds for the
+whole tile where that range is one number. One look at the whole row of integers, before the loop, finds the first and
+the last index that agrees, and whether all between them do. Where the condition is false every reduction of the loop
+must see its identity (`Masks.is_identity`), as for filters on ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from eintune.space.analysis.intervals import Range
+from eintune.space.ir.expr import Access, Expr, Map, Rank, indexing_ranks
+from eintune.space.ir.pointwise import POINTWISE
+from eintune.space.plan.bounds import Bound, First, Least, Lit, Number, ceil_to, floor_to, plus
+from eintune.space.plan.values import Value
+
+if TYPE_CHECKING:
+    from .plan_builder import Builder
+    from .scope import Scope
+from eintune.space.analysis.filters import conditions, equalities
+from eintune.space.ir.dtypes import INTEGERS
+
+LONGEST = 2**13
+"""Elements of a rank that a program looks at as one tile before a loop over it: 64 a thread of four warps."""
+STRETCHES = 4
+"""Different numbers in a sequence, where costs must assume some."""
+
+Computed: TypeAlias = list[tuple[Range, Value | None]]
+"""What each condition says of a loop, and its value where it is asked for on whole tiles."""
+
+
+def value_bounds(
+    builder: Builder, rank: Rank, wanted: list[Expr], skips: Callable[[Expr], bool], body: Scope, split: bool
+) -> Computed:
+    """What equalities say of a loop over `rank` with this body, which is complete.
+
+    wanted: what the loop computes. skips: whether tiles where an equality is false may be left out. split: whether it
+    matters where they hold on whole tiles, as it does for a `select` whose every condition is such an equality.
+    """
+    around = body.parent
+    assert around is not None
+    sides = {c: s for c in equalities(wanted) if skips(c) and (s := _sides(builder, rank, c, around))}
+    asked = {c for every in conditions(wanted) if split and all(c in sides for c in every) for c in every}
+    made: Computed = []
+    for c, (row, still) in sides.items():
+        value = next((s.values[c] for s in body.chain() if c in s.values), None) if c in asked else None
+        look = _Look(builder, rank, around)
+        made.append((look.range(row, still, builder.value(still, around), clear=value is not None), value))
+    return made
+
+
+def _sides(builder: Builder, rank: Rank, condition: Expr, around: Scope) -> tuple[Access, Expr] | None:
+    """What an equality reads along the rank, and what it compares that with."""
+    assert isinstance(condition, Map)
+    for row, still in (condition.args, condition.args[::-1]):
+        if isinstance(row, Access) and _is_row(builder, row, rank, around) and _is_still(builder, still, rank, around):
+            return row, still
+    return None
+
+
+def _is_row(builder: Builder, x: Access, rank: Rank, around: Scope) -> bool:
+    """Whether it is integers along the rank, few enough for one look, that vary with nothing else in the loop."""
+    if x.index.count(rank) != 1 or not _is_integer(builder, x):
+        return False
+    shape = builder.layout.shape(x)
+    return shape.loops - {rank} <= around.ranks and builder.layout.sizes[rank] <= LONGEST
+
+
+def _is_still(builder: Builder, x: Expr, rank: Rank, around: Scope) -> bool:
+    """Whether it is integers that do not vary with the loop."""
+    shape = builder.layout.shape(x)
+    return _is_integer(builder, x) and not shape.meets(builder.layout.of_rank(rank)) and shape.loops <= around.ranks
+
+
+def _is_integer(builder: Builder, x: Expr) -> bool:
+    return isinstance(x, Access) and builder.dtypes[x.tensor.name] in INTEGERS
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One look at all integers along a rank, before a loop over it."""
+
+    builder: Builder
+    rank: Rank
+    around: Scope
+
+    def range(self, row: Access, rows: Expr, still: Value, clear: bool) -> Range:
+        """Where the row lies within the range of a tile, of which `still` holds `rows`. clear: whether it is found too
+        where it equals all of the tile: between the first and the last that do if all do; where not, nobody may rely on
+        that.
+
+        Costs assume `STRETCHES` numbers, as many times each, where a sequence is compared with itself; else numbers
+        that are equal everywhere, the longest loop.
+        """
+        rank, size = self.rank, self.builder.layout.sizes[self.rank]
+        tile = self.builder.layout.roles[rank].tile or 1
+        least = self.reduced(f"{still.name}_least", "min", still)
+        greatest = self.reduced(f"{still.name}_greatest", "max", still)
+        index, agrees = self.agreement(row, least, greatest)
+        after = self.emit(f"{rank}_agree", "select", agrees, index, self.integer(size))
+        before = self.emit(f"{rank}_agree", "select", agrees, index, self.integer(-1))
+        first = self.reduced(f"{rank}_agree_first", "min", after)
+        last = self.reduced(f"{rank}_agree_last", "max", before)
+        low, high = self.stretch(rows)
+        start, end = Number(first, low, 0, size), plus(Number(last, plus(high, -1), -1, size - 1), 1)
+        if not clear:
+            return Range(floor_to(start, tile), end, Lit(size), Lit(0))
+        is_one = () if least is greatest else (self.emit(f"{still.name}_is_one", "eq", least, greatest),)
+        stop = self.unbroken(agrees, index, first, last, is_one)
+        return Range(floor_to(start, tile), end, ceil_to(start, tile), floor_to(Number(stop, high, 0, size), tile))
+
+    def stretch(self, rows: Expr) -> tuple[Bound, Bound]:
+        """The first index of what is assumed to agree with a tile, and the one after its last."""
+        layout, size = self.builder.layout, self.builder.layout.sizes[self.rank]
+        ranks = indexing_ranks(rows) if isinstance(rows, Access) else ()
+        along = [r for r in ranks if r != self.rank and layout.sizes[r] == size and layout.roles[r].outer == "grid"]
+        if not along:
+            return Lit(0), Lit(size)
+        length = -(-size // STRETCHES)
+        start = floor_to(First(along[-1]), length)
+        return start, Least((plus(start, length), Lit(size)))
+
+    def agreement(self, row: Access, least: Value, greatest: Value) -> tuple[Value, Value]:
+        """The rank's indices, and where the row lies within a range; never beyond its end."""
+        layout, size, whole = self.builder.layout, self.builder.layout.sizes[self.rank], f"{self.rank}_all"
+        layout.add_axis(whole, size, 1 << (size - 1).bit_length(), beside=self.rank)
+        numbers = self.builder.value(
+            Access(row.tensor, tuple(whole if r == self.rank else r for r in row.index)), self.around
+        )
+        index = self.builder.emit(
+            "iota", (), whole, self.around, axes=(whole,), dtype="int32", name=f"{self.rank}_index"
+        )
+        agrees = self.emit(
+            "agrees", "and", self.emit("ge", "ge", numbers, least), self.emit("le", "le", numbers, greatest)
+        )
+        if layout.tail(whole):
+            agrees = self.emit("agrees", "and", agrees, self.emit("lt", "lt", index, self.integer(size)))
+        return index, agrees
+
+    def unbroken(self, agrees: Value, index: Value, first: Value, last: Value, is_one: tuple[Value, ...]) -> Value:
+        """The end of the indices that agree with the one number of a tile: as many from the first one on as there
+        are, if the last one is among them, else 0."""
+        (whole,) = index.axes
+        each = self.builder.emit("cast", (agrees,), dtype="int32")
+        each = self.reduced("agrees", "min", each, keep=whole)  # an index agrees where every row does
+        count = self.reduced(f"{self.rank}_agree_count", "add", each)
+        end = self.emit(f"{self.rank}_agree_end", "add", first, count)
+        clear = self.emit("unbroken", "lt", last, end)
+        for condition in is_one:
+            clear = self.emit("clear", "and", condition, clear)
+        return self.emit(f"{self.rank}_agree_to", "select", clear, end, self.integer(0))
+
+    def integer(self, n: int) -> Value:
+        return self.builder.emit("const", (), float(n), self.around, dtype="int32")
+
+    def emit(self, name: str, op: str, *args: Value) -> Value:
+        dtype = "bool" if POINTWISE[op].boolean else "int32"
+        return self.builder.emit(op, args, dtype=dtype, name=name)
+
+    def reduced(self, name: str, op: str, v: Value, keep: Rank | None = None) -> Value:
+        """Along all axes of a tile, or all but one; lanes beyond its end hold 0 and can only widen a range."""
+        for axis in [q for q in reversed(v.axes) if q != keep]:
+            left = tuple(q for q in v.axes if q != axis)
+            v = self.builder.emit("reduce", (v,), (op, axis), axes=left, dtype=v.dtype, name=name)
+        return v

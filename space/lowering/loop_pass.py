@@ -1,0 +1,123 @@
+"""A pass over a rank, and what a fold keeps of a tile and from tile to tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from eintune.space.analysis.row_offsets import Addends, addends
+from eintune.space.ir.expr import Expr, Rank, Reduce
+from eintune.space.ir.pointwise import REDUCTIONS
+from eintune.space.plan.plan import Carry
+from eintune.space.plan.roles import IllegalPlan
+from eintune.space.plan.values import Value
+
+from .plan_builder import Builder
+from .scope import Scope
+
+if TYPE_CHECKING:
+    from .plan_builder import Builder
+
+    pass
+from typing import TYPE_CHECKING
+
+
+@dataclass(eq=False)
+class Pass:
+    """The state of one loop while it is filled."""
+
+    builder: Builder
+    rank: Rank
+    body: Scope
+    around: Scope
+    carries: list[Carry] = field(default_factory=list)
+    results: dict[Expr, tuple[Value, list[Expr]]] = field(default_factory=dict)
+    """What a work is after the loop: a carry, times what does not vary with the loop."""
+    references: dict[tuple[str, Rank, Expr], tuple[TileFold, Running]] = field(default_factory=dict)
+    weights: dict[tuple[object, ...], Weights] = field(default_factory=dict)
+    means: dict[tuple[object, ...], Carry] = field(default_factory=dict)
+    """Sums of weights, and the means that they weigh."""
+
+    def carry(self, name: str, axes: frozenset[Rank], init: float) -> Carry:
+        """A running value. Raises IllegalPlan for one of each lane of a tile where some tile has fewer."""
+        layout = self.builder.layout
+        if self.rank in axes and layout.tail(self.rank):
+            raise IllegalPlan(
+                f"what is kept for each lane of a tile of {self.rank} needs tiles that are full, but |{self.rank}| = "
+                f"{layout.sizes[self.rank]} is no multiple of {layout.roles[self.rank].tile}"
+            )
+        value = self.builder.carry(name, axes, self.body)
+        self.carries.append(Carry(value, init, value))
+        return self.carries[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A tile of a score and its maximum (or minimum): score = inside * factor + row, and so is the maximum."""
+
+    inside: Value
+    top: Value
+    factor: float
+    row: Value | None
+
+    @classmethod
+    def of(cls, this: Pass, op: str, score: Expr, axis: Rank | None, *, whole: bool = False) -> Tile:
+        """Reduce one tile along its axis; op is "max" or "min". whole: take nothing out of the score."""
+        builder, identity = this.builder, REDUCTIONS[op].identity
+        masked = builder.masks.masked(score, axis, identity)
+        parts = Addends(masked, 1.0, None)
+        if not whole:
+            parts = addends(masked, axis, identity, builder.layout, builder.masks, coarse=builder.coarse)
+        inside = builder.number(parts.inside, this.body)
+        row = None if parts.row is None else builder.number(parts.row, this.body)
+        return cls(inside, builder.reduce(op, inside, axis) if axis else inside, parts.factor, row)
+
+    def reduced(self, builder: Builder) -> Value:
+        """The maximum in the score's terms."""
+        top = scaled(builder, self.top, self.factor)
+        return top if self.row is None else builder.emit("add", (top, self.row))
+
+
+def scaled(builder: Builder, v: Value, k: float) -> Value:
+    return v if k == 1.0 else builder.emit("scale", (v,), k)
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """The reference of one score in one loop, and what every fold of that score needs in an iteration.
+
+    tile: with its own reference, where that is a maximum. weight: of the tile's items relative to the new reference,
+    0 in invalid lanes. transport: the values that move an accumulator to the new reference.
+    """
+
+    tile: Tile | None
+    weight: Value
+    transport: tuple[Value, ...]
+
+
+class TileFold(Protocol):
+    """One action over tiles. constant_argument: the transport holds only for an argument free of the rank."""
+
+    constant_argument: bool
+
+    def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
+        """Add the reference's carries and one tile's update to a loop."""
+
+    def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
+        """The accumulator relative to the new reference."""
+
+    def is_reference(self, x: Reduce) -> bool:
+        """Whether a plain reduction of the score combines what the tiles' references are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights of one loop's items. old: their sum before this tile, relative to this tile's reference. share: this
+    tile's part of the sum after it. per_tile: this tile's sum."""
+
+    inside: tuple[Expr, ...]
+    relative: tuple[Value, ...]
+    axis: Rank | None
+    old: Value
+    share: Value
+    per_tile: Value

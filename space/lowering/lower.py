@@ -1,0 +1,296 @@
+"""From a cascade, a problem and a schedule to the loop plans of its kernels: one, unless a loop runs in parts.
+
+Everything follows from the graph. Passes are the levels of reductions over a looped rank; hoisting and sinking
+come from placing each value by its loops; composite folds become running values; sums of products become matrix
+products; masks are inserted where an interpretation of the graph says that a reduction would see a wrong number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+from eintune.space.analysis.empty_rows import Empties
+from eintune.space.analysis.layout import Layout
+from eintune.space.analysis.masks import Masks
+from eintune.space.analysis.normal_form import bind_sizes, normalise
+from eintune.space.analysis.rank_order import rank_order
+from eintune.space.analysis.rank_uses import batch_ranks
+from eintune.space.analysis.roots import Roots, roots_of
+from eintune.space.analysis.views import Halves
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.dtypes import NARROW
+from eintune.space.ir.expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
+from eintune.space.ir.gathers import check_indices
+from eintune.space.ir.index_arithmetic import with_sizes
+from eintune.space.plan.bounds_prepass import with_early_bounds
+from eintune.space.plan.check import check
+from eintune.space.plan.plan import Carry, LoopPlan, Program
+from eintune.space.plan.reference_invariance import is_invariant, references, stored_moves
+from eintune.space.plan.roles import IllegalPlan, Role
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.targets import TARGETS, merged_elements
+
+from .held_tiles import hold_tiles
+from .loops import RunLoop, store
+from .packing import packed
+from .plan_builder import Builder
+from .scope import Scope, Sink
+from .split_reduction import stages
+from .split_roles import Placed, placed
+from .tile_folds import expand
+from .unseen_values import without_unseen
+
+__all__ = ["IllegalPlan", "build_plan", "build_program"]
+
+T = TypeVar("T")
+Outputs = Mapping[str, tuple[Rank, ...]]
+
+
+def build_program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
+    """The kernels of the cascade's outputs under the schedule's roles.
+
+    The schedule gives every rank a role; a rank that stays split has one role as a whole (a tiled loop). A loop in
+    parts is cut (`stream_parts`), all else is one kernel. Raises IllegalPlan for a cascade that these roles cannot
+    lay out, with the rule and the value. Plans are shared between callers and not to be changed.
+    """
+    roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
+    style = schedule.filters, schedule.functions
+    early = schedule.bounds == "kernel" and TARGETS[schedule.emitter].looks
+    return _planned(cascade, _Sized.of(problem), roles, style, merged_elements(schedule.emitter), early)
+
+
+def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPlan:
+    """As `build_program`, of one kernel. Raises IllegalPlan too where the roles need several."""
+    program = build_program(cascade, problem, schedule)
+    if len(program.kernels) > 1:
+        raise IllegalPlan(f"a plan is one kernel, but these roles need {len(program.kernels)}: {schedule.roles}")
+    return program.kernels[0]
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """What a plan takes from a problem, hashable: many schedules differ in nothing that a plan sees."""
+
+    sizes: tuple[tuple[Rank, int], ...]
+    dtypes: tuple[tuple[str, str], ...]
+    params: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, problem: Problem) -> _Sized:
+        return cls(_items(problem.sizes), _items(problem.dtypes), _items(problem.params))
+
+
+def _items(mapping: Mapping[str, T]) -> tuple[tuple[str, T], ...]:
+    return tuple(sorted(mapping.items(), key=lambda item: item[0]))
+
+
+@lru_cache(maxsize=512)
+def _planned(
+    cascade: Cascade,
+    sized: _Sized,
+    given: tuple[tuple[Rank, Role], ...],
+    style: tuple[str, str],
+    merged: int,
+    early: bool,
+) -> Program:
+    source = roots_of(cascade)
+    dtypes, sizes, roles = dict(sized.dtypes), dict(sized.sizes), dict(given)
+    expressions = with_sizes(_bound(source.expressions, source.outputs, dtypes, dict(sized.params)), sizes)
+    source = Roots(tuple(expressions), source.outputs, source.halves)
+    outputs = source.outputs
+    source, roles, sizes, stored = packed(source, roles, sizes)
+    lowering = _Lowering(dtypes, list(cascade.inputs), outputs, *style)
+    divided = [r for r, role in roles.items() if role.parts > 1]
+    if len(divided) > 1:
+        raise IllegalPlan(f"one rank of a plan is in parts, but {divided} are")
+    kernels = [Placed(source, roles, sizes, {}, stored)]
+    if divided:
+        _sizes([*source.ranks(), *source.numbers(), *source.axes()], sizes)
+        kernels = list(placed(stages(source, divided[0]), divided[0], roles, sizes, merged, stored))
+    plans = tuple(lowering.plan(k) for k in kernels)
+    return Program(with_early_bounds(plans[0]) if early and len(plans) == 1 else plans)
+
+
+class _Lowering:
+    """Plans the kernels of one program in order. inputs: the program's, in order; outputs: its own. filters,
+    functions: as in `Schedule`."""
+
+    def __init__(
+        self, dtypes: Mapping[str, str], inputs: Sequence[str], outputs: Outputs, filters: str, functions: str
+    ) -> None:
+        self._dtypes, self._inputs, self._outputs = dict(dtypes), list(inputs), dict(outputs)
+        self._filters, self._functions = filters, functions
+        self._compute = "fp64" if "fp64" in dtypes.values() else "fp32"
+        self._infinite: frozenset[str] = frozenset()
+        """Workspaces that may hold -inf."""
+
+    def plan(self, kernel: Placed) -> LoopPlan:
+        """One kernel. What it writes and has no dtype is a workspace in the compute dtype."""
+        source, outputs, halves = kernel.roots.expressions, kernel.roots.outputs, kernel.roots.halves
+        ranks = kernel.roots.ranks()
+        roles = _roles(ranks, halves, kernel.roles)
+        own = {n: self._outputs.get(n, index) for n, index in outputs.items()}
+        indices = [*ranks, *kernel.roots.axes(), *(r for index in own.values() for r in index)]
+        numbers = _sizes([*indices, *kernel.roots.numbers()], kernel.sizes)
+        sizes = {r: numbers[r] for r in indices}
+        try:
+            check_indices(source, sizes)
+        except ValueError as error:
+            raise IllegalPlan(str(error)) from None
+        order = rank_order(source, outputs, ranks, batch_ranks(source, halves))
+        _refuse_grid_reductions(source, roles, halves)
+        self._dtypes = dict.fromkeys(outputs, self._compute) | self._dtypes
+
+        def layout() -> Layout:  # building a plan may add axes to it
+            return Layout(dict(roles), dict(sizes), halves, order, kernel.parts, self._infinite)
+
+        plan, infinite = self._built(kernel, layout(), own, numbers)
+        if plan is None:
+            plan, infinite = self._built(kernel, layout(), own, numbers, precise=True)
+        assert plan is not None
+        check(plan)
+        self._infinite |= infinite
+        return plan
+
+    def _built(
+        self, kernel: Placed, layout: Layout, own: Outputs, numbers: Mapping[Rank, int], *, precise: bool = False
+    ) -> tuple[LoopPlan | None, frozenset[str]]:
+        """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `Builder`)."""
+        masks, outputs = Masks(layout), kernel.roots.outputs
+        roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers)
+        run, coarse = RunLoop(self._filters), all(self._dtypes[n] in NARROW for n in self._outputs)
+        builder = Builder(
+            layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, coarse, precise
+        )
+        used, grid = tensors(roots), _grid(layout.order, layout.roles)
+        root = _tree(roots, outputs, builder).block
+        plan = LoopPlan(
+            roles=layout.roles,
+            sizes=layout.sizes,
+            order=layout.order,
+            grid=grid,
+            root=root,
+            inputs={n: used[n] for n in dict.fromkeys([*self._inputs, *used]) if n in used},
+            outputs=dict(own),
+            dtypes={n: self._dtypes[n] for n in (*used, *outputs)},
+            parts=dict(kernel.parts),
+        )
+        if builder.references and not _is_invariant(plan, builder.references):
+            return None, frozenset()
+        return plan, frozenset(n for n, x in zip(outputs, roots, strict=True) if masks.reaches_neg_inf(x))
+
+
+def _is_invariant(plan: LoopPlan, factors: Mapping[Carry, tuple[float, bool]]) -> bool:
+    """Whether nothing that a plan stores depends on how the products of references with their factors are rounded.
+
+    That is as if the scores were rounded once more. It must not show where scores are given, and no sums that were
+    rounded, nor as a factor of what is relative to the maximum itself, a weight beside the sum of all.
+    """
+    loops = {c: loop for loop in plan.loops() for c in loop.carries}
+    several = len(list(plan.loops())) > 1  # weights may be taken in another one
+    for c, (k, given) in factors.items():
+        alone = stored_moves(plan, references(c, [], k))
+        if (given or several) if alone is None else any(move.factor for move in alone):
+            return False
+        if not is_invariant(plan, references(c, loops[c].carries, k)):
+            return False
+    return True
+
+
+def _bound(
+    roots: Sequence[Expr], outputs: Outputs, dtypes: Mapping[str, str], values: Mapping[str, float]
+) -> list[Expr]:
+    missing = sorted(set(params(roots)) - set(values))
+    if missing:
+        raise IllegalPlan(f"every parameter has a value, but {missing} have none (given: {dict(values)})")
+    untyped = sorted({*tensors(roots), *outputs} - set(dtypes))
+    if untyped:
+        raise IllegalPlan(f"every tensor has a dtype, but {untyped} have none (given: {dict(dtypes)})")
+    return bind(roots, values)
+
+
+def _roles(ranks: Sequence[Rank], halves: Halves, given: Mapping[Rank, Role]) -> dict[Rank, Role]:
+    roles: dict[Rank, Role] = {}
+    for r in ranks:
+        if r not in given:
+            raise IllegalPlan(f"every rank has a role, but {r} has none (roles: {sorted(given)})")
+        roles[r] = given[r]
+        if r in halves and not (roles[r].outer == "loop" and roles[r].tile):
+            raise IllegalPlan(f"a rank that stays split is a loop over tiles, but {r} is {roles[r]}")
+    return roles
+
+
+def _sizes(ranks: Sequence[Rank], given: Mapping[Rank, int]) -> dict[Rank, int]:
+    missing = [r for r in dict.fromkeys(ranks) if given.get(r, 0) < 1]
+    if missing:
+        raise IllegalPlan(f"every rank has a size of at least 1, but {missing} have none (given: {dict(given)})")
+    return {r: given[r] for r in ranks}
+
+
+def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], halves: Halves) -> None:
+    whole = {half: rank for rank, pair in halves.items() for half in pair}
+    for x in topological(roots):
+        if isinstance(x, (Reduce, Fold)) and roles[whole.get(x.rank, x.rank)].outer == "grid":
+            raise IllegalPlan(
+                f"a reduction runs inside one program, but {x.rank} is reduced and its role is grid "
+                "(roles that may be reduced: loop, whole axis)"
+            )
+
+
+def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Mapping[Rank, int]) -> list[Expr]:
+    """The graph as it is laid out: folds over whole tiles expanded, normal form, guards, masks, what tiles leave."""
+    roots = rewrite(roots, lambda x: _expanded(x, layout))
+    roots = normalise(bind_sizes(roots, sizes), layout)
+    return hold_tiles(masks.hoisted(without_unseen(Empties(layout).guarded(roots), layout, masks)), layout)
+
+
+def _expanded(x: Expr, layout: Layout) -> Expr | None:
+    if isinstance(x, Fold) and layout.loop_of(x.rank) is None:
+        return expand(x)
+    return None
+
+
+def _tree(roots: Sequence[Expr], outputs: Outputs, builder: Builder) -> Scope:
+    """The root block: every output asked for, those that vary with loops inside them."""
+    layout = builder.layout
+    targets = list(zip(outputs.items(), roots, strict=True))
+    sinks = {name: _sink(name, ranks, x, layout) for (name, ranks), x in targets}
+    root = builder.scope(frozenset(), None, roots, [s for s in sinks.values() if s])
+    for (name, ranks), x in targets:
+        sink = sinks[name]
+        if sink is None:
+            store(builder, name, ranks, x, root)
+        elif sink in root.work:
+            builder.run(sink, root)
+    return root
+
+
+def _sink(name: str, ranks: tuple[Rank, ...], x: Expr, layout: Layout) -> Sink | None:
+    """The loops that an output still varies with, outermost first."""
+    sink: Sink | None = None
+    for r in reversed(_nest(x, layout.ordered((layout.shape(x) | layout.of_ranks(ranks)).loops), layout)):
+        sink = Sink(name, ranks, x, r, sink)
+    return sink
+
+
+def _nest(x: Expr, loops: Sequence[Rank], layout: Layout) -> list[Rank]:
+    """The loops of an output, outermost first: a pass whose result varies with a loop runs inside that loop."""
+    around: dict[Rank, set[Rank]] = {r: set() for r in loops}
+    for node in topological([x]):
+        if isinstance(node, (Reduce, Fold)) and (rank := layout.loop_of(node.rank)) in around:
+            around[rank] |= layout.shape(node).loops & set(loops)
+    nest: list[Rank] = []
+    while len(nest) < len(loops):
+        left = [r for r in loops if r not in nest]
+        nest.append(next((r for r in left if around[r] <= set(nest)), left[0]))
+    return nest
+
+
+def _grid(order: Sequence[Rank], roles: Mapping[Rank, Role]) -> tuple[Rank, ...]:
+    """Tiled ranks vary fastest, so that neighbouring programs share what does not vary with them."""
+    grid = [r for r in reversed(order) if roles[r].outer == "grid"]
+    return tuple([r for r in grid if roles[r].tile] + [r for r in grid if not roles[r].tile])

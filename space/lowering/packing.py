@@ -1,0 +1,160 @@
+"""Two ranks along one axis: a tile of rows that runs over both.
+
+An element of the packed rank r = p * |g| + g is one of p and one of g: p is its quotient by |g|, g its remainder. What
+lacks g (the keys that a group of heads shares) is then loaded once for all of g. Reads become indexed accesses by
+these parts, filters stay affine (`m <= r // n` is `n * m <= r`), and results are stored where the parts say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from eintune.space.analysis.normal_form import bind_sizes
+from eintune.space.analysis.roots import Roots
+from eintune.space.ir.expr import (
+    Access,
+    Expr,
+    Fold,
+    Gather,
+    Index,
+    Integer,
+    Iota,
+    Leaf,
+    Map,
+    Part,
+    Predicate,
+    Rank,
+    Reduce,
+    Size,
+    Tensor,
+    Term,
+    Where,
+    is_padded,
+    rewrite,
+    topological,
+    with_leaves,
+)
+from eintune.space.plan.roles import IllegalPlan, Role
+
+Stored = dict[str, tuple["Rank | Part", ...]]
+"""By output: what addresses each of its axes."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The rank `axis` = slow * count + fast."""
+
+    axis: Rank
+    slow: Rank
+    fast: Rank
+    count: int
+
+    def part(self, rank: Rank) -> Rank | Part:
+        """What a rank's index is of the packed rank's."""
+        return {self.slow: Part("//", self.axis, self.count), self.fast: Part("%", self.axis, self.count)}.get(
+            rank, rank
+        )
+
+    def packs(self, rank: Rank) -> bool:
+        return rank in (self.slow, self.fast)
+
+
+def packed(
+    source: Roots, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int]
+) -> tuple[Roots, dict[Rank, Role], dict[Rank, int], Stored]:
+    """The computation over packed ranks where a role asks for it (`Role.pack`), with roles and sizes of those.
+
+    Raises IllegalPlan where two ranks cannot lie along one axis.
+    """
+    lanes = {r: role.pack for r, role in roles.items() if role.pack}
+    if not lanes:
+        return source, dict(roles), dict(sizes), {}
+    if len(lanes) > 1:
+        raise IllegalPlan(f"one rank is packed beside another, but {sorted(lanes)} are")
+    ((lane, row),) = lanes.items()
+    if row is None or row not in roles or roles[row].outer != "grid" or not roles[row].tile:
+        raise IllegalPlan(f"a rank is packed beside one in tiles over programs, but {lane} is beside {row}")
+    expressions = bind_sizes(source.expressions, sizes)
+    packing = _packing(expressions, source, row, lane, sizes)
+    new = rewrite(expressions, lambda x: _step(x, packing))
+    outputs = {n: _joined(n, ranks, packing) for n, ranks in source.outputs.items()}
+    stored: Stored = {n: tuple(packing.part(r) for r in ranks) for n, ranks in source.outputs.items()}
+    given = {r: role for r, role in roles.items() if not packing.packs(r)} | {packing.axis: roles[row]}
+    counted = {**sizes, packing.axis: sizes[row] * sizes[lane]}
+    return Roots(tuple(new), outputs, source.halves), given, counted, stored
+
+
+def _packing(expressions: list[Expr], source: Roots, row: Rank, lane: Rank, sizes: Mapping[Rank, int]) -> Packing:
+    """A rank that filters compare is the quotient, which they can go on comparing."""
+    filtered = {r for x in topological(expressions) if isinstance(x, Where) for r in x.predicate.ranks}
+    slow, fast = (lane, row) if lane in filtered else (row, lane)
+    if fast in filtered:
+        raise IllegalPlan(f"filters compare one of two packed ranks, but they compare {row} and {lane}")
+    taken = {*source.ranks(), *source.numbers(), *source.axes()}
+    axis = next(name for n in range(len(taken) + 1) if (name := f"{row[0]}{n}") not in taken)
+    return Packing(axis, slow, fast, sizes[fast])
+
+
+def _joined(name: str, ranks: tuple[Rank, ...], packing: Packing) -> tuple[Rank, ...]:
+    """An output's ranks with the packed one in place of its parts."""
+    found = [r for r in ranks if packing.packs(r)]
+    if len(found) != 2:
+        raise IllegalPlan(f"an output has both packed ranks, but {name} has {found}")
+    return tuple(packing.axis if r == found[0] else r for r in ranks if r != found[1])
+
+
+def _step(x: Expr, packing: Packing) -> Expr | None:
+    match x:
+        case Access() | Gather():
+            return _read(x, packing)
+        case Iota(rank) if packing.packs(rank):
+            return _number(rank, packing)
+        case Where() if packing.slow in x.predicate.ranks:
+            return Where(_filter(x.predicate, packing), x.arg, x.fill)
+        case Reduce() | Fold() if packing.packs(x.rank):
+            raise IllegalPlan(f"a packed rank is not reduced, but {x.rank} is")
+        case _:
+            return None
+
+
+def _read(x: Access | Gather, packing: Packing) -> Access | Gather:
+    index = tuple(_index(i, packing) for i in x.index)
+    if index == x.index:
+        return x
+    own = tuple(i if isinstance(i, str) else r for i, r in zip(x.index, x.tensor.ranks, strict=True))
+    return Gather(Tensor(x.tensor.name, own, x.tensor.kind), index, is_padded(x))
+
+
+def _index(i: Index, packing: Packing) -> Index:
+    return with_leaves(i, lambda leaf: _leaf(leaf, packing))
+
+
+def _leaf(i: Leaf, packing: Packing) -> Integer:
+    match i:
+        case str():
+            return packing.part(i)
+        case Part():
+            if packing.packs(i.rank):
+                raise IllegalPlan(f"a packed rank addresses an axis as a whole, but {i.rank} {i.op} {i.by} is a part")
+            return i
+        case Access() | Gather():
+            return _read(i, packing)
+        case Size() | int():
+            return i
+
+
+def _number(rank: Rank, packing: Packing) -> Expr:
+    """The index of a rank as a number, half an element from where a rounding would matter."""
+    slow = Map("floor", ((Iota(packing.axis) + 0.5) * (1.0 / packing.count),))
+    return slow if rank == packing.slow else Iota(packing.axis) - slow * packing.count
+
+
+def _filter(p: Predicate, packing: Packing) -> Predicate:
+    """`c * (r // n) + rest >= 0` for c = 1 or -1, as an affine filter on r."""
+    (coef,) = [t.coef for t in p.terms if t.rank == packing.slow]
+    if abs(coef) != 1:
+        raise IllegalPlan(f"a filter has the index of a packed rank once, but {packing.slow} is there {coef} times")
+    n = packing.count
+    terms = [Term(packing.axis, coef) if t.rank == packing.slow else replace(t, coef=n * t.coef) for t in p.terms]
+    return Predicate(tuple(terms), (), n * p.const + (n - 1 if coef < 0 else 0))

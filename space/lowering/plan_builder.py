@@ -1,0 +1,480 @@
+"""Builds the loop tree: every value is asked for where it is used and placed as far out as its loops allow.
+
+Nothing is scheduled explicitly. A value goes into the outermost scope that holds its loops, so what does not
+vary with a loop leaves it, and what is used after a loop is computed after it. Loop bodies share nothing but
+their enclosing scopes, so what a later pass over the same rank needs is computed again in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from eintune.space.analysis.layout import Layout, Shape
+from eintune.space.analysis.masks import Masks
+from eintune.space.ir.approximations import approximate
+from eintune.space.ir.dtypes import FLOATS, INTEGERS, NARROW
+from eintune.space.ir.expr import (
+    Access,
+    Computed,
+    Const,
+    Expr,
+    Fold,
+    Gather,
+    Integer,
+    Iota,
+    Map,
+    Part,
+    Rank,
+    Reduce,
+    Where,
+    children,
+    is_padded,
+    topological,
+)
+from eintune.space.ir.index_arithmetic import Total, span, total
+from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS
+from eintune.space.ir.products import factors
+from eintune.space.plan.plan import Block, Carry
+from eintune.space.plan.roles import IllegalPlan
+from eintune.space.plan.values import Addressed, Value, Within
+
+from .contraction import Product, arrange
+from .scope import Scope, Sink, Work, loop_rank
+
+STEMS = {
+    "dot": "product",
+    "exp2": "power",
+    "scale": "scaled",
+    "where": "masked",
+    "sub": "difference",
+    "add": "total",
+    "mul": "times",
+    "div": "ratio",
+    "div_rn": "ratio",
+    "quotient": "ratio",
+    "max": "new_max",
+    "guard": "finite",
+    "row_factor": "factor",
+    "rounded": "rounded",
+}
+"""What a value of an operation is called in the text of a plan and in generated code."""
+
+
+class Builder:
+    """Places values. `run_loop` fills one loop for a group of works; it is given by `loops` to break the cycle.
+    functions: as in `Schedule`. coarse: whether all that the program writes is narrow. precise: whether what it writes
+    depends on the references of folds, so that their rounding would show."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        masks: Masks,
+        dtypes: Mapping[str, str],
+        compute: str,
+        run_loop: Callable[[Builder, Rank, list[Work], Scope], None],
+        stored: Mapping[str, tuple[Rank | Part, ...]] | None = None,
+        functions: str = "exact",
+        coarse: bool = False,
+        precise: bool = False,
+    ) -> None:
+        self.layout, self.masks, self.dtypes, self.compute = layout, masks, dtypes, compute
+        self.stored = dict(stored or {})
+        self._run_loop = run_loop
+        self._functions = functions
+        self.coarse, self.precise = coarse, precise
+        self.references: dict[Carry, tuple[float, bool]] = {}
+        """Running maxima, what scores are multiplied by, and whether the scores are given and not sums: the products
+        of these are rounded, which nothing that the plan stores may depend on."""
+        self._home: dict[Value, Scope] = {}
+        self._sources: dict[Value, set[str]] = {}
+        """The dtypes of the floating-point tensors that a value comes from."""
+        self._levels: dict[Rank, dict[Expr, int]] = {}
+        self._stems: dict[str, int] = {}
+
+    # ---- scopes
+
+    def scope(
+        self, ranks: frozenset[Rank], parent: Scope | None, targets: Iterable[Expr], sinks: Iterable[Sink]
+    ) -> Scope:
+        """A new scope in which `targets` will be asked for."""
+        wanted = [*targets, *(s.value for s in sinks)]
+        work: list[Work] = [
+            x
+            for x in topological(wanted)
+            if isinstance(x, (Reduce, Fold))
+            and (loop := self.layout.loop_of(x.rank)) is not None
+            and loop not in ranks
+            and self.layout.shape(x).loops <= ranks
+        ]
+        return Scope(Block(ranks), parent, [*work, *sinks])
+
+    def level(self, x: Expr, rank: Rank) -> int:
+        """How many loops over `rank` must have ended before `x` is known."""
+        known = self._levels.setdefault(rank, {})
+        for node in topological([x], stop=known):
+            below = max((known[a] for a in children(node)), default=0)
+            ends = isinstance(node, (Reduce, Fold)) and self.layout.loop_of(node.rank) == rank
+            known[node] = below + ends
+        return known[x]
+
+    def work_level(self, work: Work, rank: Rank) -> int:
+        if isinstance(work, Sink):
+            return self.level(work.value, rank) + 1
+        return self.level(work, rank)
+
+    def run(self, work: Work, scope: Scope) -> None:
+        """Run the loop that `work` needs, for all the work of its scope that the same pass can do."""
+        rank = loop_rank(work, self.layout)
+        assert rank is not None
+        level = self.work_level(work, rank)
+        group = [w for w in scope.work if loop_rank(w, self.layout) == rank and self.work_level(w, rank) == level]
+        self._run_loop(self, rank, group, scope)
+        scope.work = [w for w in scope.work if w not in group]
+
+    # ---- values of expressions
+
+    def value(self, x: Expr, scope: Scope) -> Value:
+        """The value of an expression, as it is used in `scope`.
+
+        Operands are placed before what reads them, without recursion: a sum may have a thousand terms.
+        """
+        waiting: list[tuple[Expr, Scope, Iterator[Expr]]] = []
+        found = self._asked(x, scope, waiting)
+        while waiting:
+            node, home, rest = waiting[-1]
+            operand = next(rest, None)
+            if operand is not None:
+                self._asked(operand, home, waiting)
+                continue
+            waiting.pop()
+            found = home.values[node] = self._make(node, self.layout.shape(node), home)
+        assert found is not None
+        return found
+
+    def _asked(self, x: Expr, scope: Scope, waiting: list[tuple[Expr, Scope, Iterator[Expr]]]) -> Value | None:
+        """The value where it is there or a loop gives it; else it waits, with the operands that it is made of."""
+        for s in scope.chain():
+            if x in s.values:
+                return s.values[x]
+        shape = self.layout.shape(x)
+        home = scope.outermost(shape.loops)
+        if isinstance(x, (Reduce, Fold)) and (rank := self.layout.loop_of(x.rank)):
+            if rank in home.ranks:
+                raise IllegalPlan(
+                    f"a pass over {rank} cannot stand in another one, but the loops {sorted(home.ranks)} need its "
+                    f"result at every {sorted(shape.loops)}"
+                )
+            self.run(x, home)
+            return home.values[x]
+        waiting.append((x, home, iter(_operands(x))))
+        return None
+
+    def number(self, x: Expr, scope: Scope) -> Value:
+        """The value of an expression in the compute dtype."""
+        return self.widened(self.value(x, scope))
+
+    def _make(self, x: Expr, shape: Shape, home: Scope) -> Value:
+        axes = self.layout.ordered(shape.axes)
+        match x:
+            case Access():
+                name = x.tensor.name
+                return self.emit("load", (), (name, x.index), home, axes=axes, dtype=self.dtypes[name])
+            case Gather():
+                return self._gather(x, axes, home)
+            case Const():
+                return self.emit("const", (), x.value, home)
+            case Iota():
+                return self.emit("iota", (), x.rank, home, axes=axes)
+            case Map("lane" | "first", (Iota(rank),)):
+                return self.emit(x.op, (), rank, home, axes=axes)
+            case Where():
+                numbers = [self.value(n, home) for n, _ in x.predicate.numbers]
+                arg = self.number(x.arg, home)
+                return self.emit("where", (arg, *numbers), (x.predicate, x.fill), home, axes=axes)
+            case Map("mul", (a, Const(k))):
+                return self.emit("scale", (self.number(a, home),), k, home)
+            case Map():
+                return self._map(x, home)
+            case Reduce("add"):
+                return self.contract(Product(factors(x.arg)), self._tile_axis(x), home)
+            case Reduce():
+                axis = self._tile_axis(x)
+                arg = self.number(self.masks.masked(x.arg, axis, REDUCTIONS[x.op].identity), home)
+                return self.reduce(x.op, arg, axis)
+            case _:
+                raise IllegalPlan(f"{type(x).__name__} over a tile is not expanded")
+
+    def _gather(self, x: Access | Gather, axes: tuple[Rank, ...], home: Scope) -> Value:
+        """A load whose address needs numbers that are loaded first, each as wide and as far out as it can be."""
+        args: list[Value] = []
+        index: list[Addressed] = []
+        beyond: list[tuple[Value, int]] = []
+        for i, own in zip(x.index, x.tensor.ranks, strict=True):
+            if isinstance(i, (str, Part)):
+                index.append(i)
+                continue
+            args.append(self._integer(i, home))
+            within = Within(*span(i, self.layout.sizes)) if isinstance(i, Computed) else None
+            index.append(within)
+            if within is None or not within.inside(self.layout.sizes[own]):
+                beyond.append((args[-1], self.layout.sizes[own]))
+        name = x.tensor.name
+        found = self.emit("load", tuple(args), (name, tuple(index)), home, axes=axes, dtype=self.dtypes[name])
+        return self._padded(found, beyond, home) if is_padded(x) and beyond else found
+
+    def _integer(self, i: Integer, home: Scope) -> Value:
+        """A number that addresses an axis, as wide and as far out as it can be."""
+        shape = self.layout.of_index(i)
+        axes, home = self.layout.ordered(shape.axes), home.outermost(shape.loops)
+        if isinstance(i, (str, Computed)):
+            low, high = span(i, self.layout.sizes)
+            if low == high:
+                return self._whole(low, home, self._is_wide(i))
+        match i:
+            case str():
+                return self.emit("iota", (), i, home, axes=axes, dtype="int32", name=f"{i}_index")
+            case Part():
+                return self.emit("part", (), i, home, axes=axes, dtype="int32", name=f"{i.rank}_part")
+            case Access() | Gather():
+                return self._gather(i, axes, home)
+            case Computed("abs" | "max" | "min"):
+                args = [self._integer(a, home) for a in i.args]
+                return self._computed(i.op, args, i)
+            case _:
+                return self._total(total(i, self.layout.sizes), i, home)
+
+    def _total(self, sum_: Total, of: Integer, home: Scope) -> Value:
+        """A sum: what varies least first, so that a loop adds what varies with it."""
+        wide = self._is_wide(of)
+        terms = sorted(sum_.terms, key=lambda t: (len((s := self.layout.of_index(t[0])).loops), len(s.axes), -t[1]))
+        const, found = sum_.const, None
+        for x, coef in terms:
+            term = self._integer(x, home)
+            if abs(coef) != 1:
+                term = self._computed("mul", [term, self._whole(abs(coef), home, wide)], of)
+            if found is None and coef < 0:
+                found, const = self._whole(const, home, wide), 0
+            found = term if found is None else self._computed("add" if coef > 0 else "sub", [found, term], of)
+            if const:
+                found = self._computed("add" if const > 0 else "sub", [found, self._whole(abs(const), home, wide)], of)
+                const = 0
+        return self._whole(sum_.const, home, wide) if found is None else found
+
+    def _is_wide(self, i: Integer) -> bool:
+        """Whether a number, or what it is summed of, may need 64 bits."""
+        most = abs(total(i, self.layout.sizes).const)
+        for x, coef in total(i, self.layout.sizes).terms:
+            most += abs(coef) * max(map(abs, span(x, self.layout.sizes)))
+        return most >= 2**31
+
+    def _computed(self, op: str, args: Sequence[Value], of: Integer) -> Value:
+        """An operation on whole numbers on the way to `of`."""
+        wide = self._is_wide(of) or any(a.dtype == "int64" for a in args)
+        dtype = "int64" if wide else "int32"
+        return self.emit(op, tuple(self._as_wide(a, dtype) for a in args), dtype=dtype)
+
+    def _as_wide(self, v: Value, dtype: str) -> Value:
+        """A whole number in another dtype; one that stands in the text is written anew."""
+        if v.dtype == dtype:
+            return v
+        return self.emit("const", (), v.attr, self._home[v], dtype=dtype) if v.op == "const" else self._cast(v, dtype)
+
+    def _whole(self, n: int, home: Scope, wide: bool = False) -> Value:
+        scope = home.outermost(frozenset())
+        return self.emit("const", (), float(n), scope, dtype="int64" if wide else "int32")
+
+    def _padded(self, load: Value, beyond: Sequence[tuple[Value, int]], home: Scope) -> Value:
+        """What is loaded, 0 (false) where one of these numbers lies beyond the axis, of some length, that it addresses;
+        floats in the compute dtype."""
+        inside: Value | None = None
+        for v, n in beyond:
+            for op, end in (("ge", 0), ("lt", n)):
+                number = self.emit("const", (), float(end), home, dtype=v.dtype)
+                holds = self.emit(op, (v, number), dtype="bool")
+                inside = holds if inside is None else self.emit("and", (inside, holds), dtype="bool")
+        assert inside is not None, f"{load.name}: a padded access looks a number up"
+        if load.dtype == "bool":
+            return self.emit("and", (inside, load), dtype="bool")
+        found = load if load.dtype in INTEGERS else self.widened(load)
+        zero = self.emit("const", (), 0.0, home, dtype=found.dtype)
+        return self.emit("select", (inside, found, zero), dtype=found.dtype)
+
+    def _map(self, x: Map, home: Scope) -> Value:
+        args = tuple(self.value(a, home) for a in x.args)
+        match x.op:
+            case "and" | "or" | "not":
+                return self.emit(x.op, tuple(self._condition(a, home) for a in args), None, home, dtype="bool")
+            case "select":
+                condition, *branches = args
+                return self.emit(x.op, (self._condition(condition, home), *map(self.widened, branches)), None, home)
+            case _ if x.op in POINTWISE and POINTWISE[x.op].boolean:
+                exact = len({a.dtype for a in args}) == 1 and args[0].dtype not in NARROW
+                args = args if exact else tuple(map(self.widened, args))
+                return self.emit(x.op, args, None, home, dtype="bool")
+            case _:
+                return self.emit(self._function(x.op, args), tuple(map(self.widened, args)), None, home)
+
+    def _condition(self, v: Value, home: Scope) -> Value:
+        """A boolean: of a number, whether it is not 0."""
+        if v.dtype == "bool":
+            return v
+        v = self.widened(v) if v.dtype in NARROW else v
+        zero = self.emit("const", (), 0.0, home, dtype=v.dtype)
+        return self.emit("ne", (v, zero), dtype="bool")
+
+    def _function(self, op: str, args: tuple[Value, ...]) -> str:
+        """The operation for a function: its approximation where that is asked for and may stand for it."""
+        found = approximate(op, self._all_sources(args)) if self._functions == "approximate" else None
+        return found or op
+
+    def _tile_axis(self, x: Reduce) -> Rank:
+        axis = self.layout.axis_of(x.rank)
+        assert axis is not None, f"a reduction over {x.rank} has neither a loop nor an axis"
+        return axis
+
+    # ---- operations
+
+    def emit(
+        self,
+        op: str,
+        args: tuple[Value, ...],
+        attr: object = None,
+        scope: Scope | None = None,
+        *,
+        axes: tuple[Rank, ...] | None = None,
+        dtype: str | None = None,
+        name: str | None = None,
+    ) -> Value:
+        """One operation, in the innermost scope that defines one of its arguments; the same one is made once.
+
+        scope: where it stands at the outermost, needed for one without arguments or with indices of its own.
+        axes: the union of the arguments' by default. name: what it is called, if it is free.
+        """
+        homes = [self._home[a] for a in args] + ([scope] if scope else [])
+        home = max(homes, key=lambda s: len(s.ranks))
+        axes = self.layout.ordered({q for a in args for q in a.axes}) if axes is None else axes
+        dtype = dtype or self.compute
+        key = op, args, repr(attr), axes, dtype
+        for s in home.chain():
+            if key in s.made:
+                return s.made[key]
+        called = self._fresh(name) if name else self._name(op, attr, args, dtype)
+        value = Value(called, op, args, attr, axes, dtype)
+        home.block.items.append(value)
+        home.made[key] = value
+        self._home[value] = home
+        self._sources[value] = {dtype} if op == "load" and dtype in FLOATS else self._all_sources(args)
+        return value
+
+    def _all_sources(self, values: Iterable[Value]) -> set[str]:
+        return {dtype for v in values for dtype in self._sources[v]}
+
+    def _name(self, op: str, attr: object, args: tuple[Value, ...], dtype: str) -> str:
+        match op, attr:
+            case "load", (str() as tensor, _):
+                stem = tensor.lower()
+            case "reduce", (str() as reduction, _):
+                stem = f"tile_{reduction}"
+            case "cast", _:
+                return self._fresh(f"{args[0].name}_{dtype}")
+            case _:
+                stem = STEMS.get(op, op)
+        return self._fresh(stem)
+
+    def _fresh(self, stem: str) -> str:
+        """`stem`, or `stem_2`, `stem_3`, … for later ones."""
+        self._stems[stem] = n = self._stems.get(stem, 0) + 1
+        return stem if n == 1 else f"{stem}_{n}"
+
+    def widened(self, v: Value) -> Value:
+        """The value in the compute dtype."""
+        if v.dtype == self.compute:
+            return v
+        return self.emit("cast", (v,), dtype=self.compute, axes=v.axes)
+
+    def rounded(self, v: Value) -> Value:
+        """A product that no compiler fuses with the difference that it stands in: the reference that it is relative to
+        is a maximum of products that were rounded."""
+        return self.emit("rounded", (v,)) if v.op in ("mul", "scale") else v
+
+    def reduce(self, op: str, v: Value, axis: Rank) -> Value:
+        if axis not in v.axes:
+            raise IllegalPlan(f"a reduction of {v.name} over the tile axis {axis} needs that axis, but it has {v.axes}")
+        return self.emit("reduce", (v,), (op, axis), axes=tuple(q for q in v.axes if q != axis))
+
+    def carry(self, name: str, axes: Iterable[Rank], scope: Scope) -> Value:
+        """A fresh running value of the loop whose body is `scope`."""
+        value = Value(self._fresh(name), "carry", (), None, self.layout.ordered(axes), self.compute)
+        self._home[value] = scope
+        self._sources[value] = set()
+        return value
+
+    def settle(self, carry: Carry, scope: Scope) -> None:
+        """The loop is over: its carry is a value of the scope around it."""
+        self._home[carry.value] = scope
+        self._sources[carry.value] = self._sources[carry.next]
+
+    def add(self, a: Value | None, b: Value) -> Value:
+        return b if a is None else self.emit("add", (a, b))
+
+    def contract(self, product: Product, axis: Rank | None, scope: Scope, accumulator: Value | None = None) -> Value:
+        """`accumulator + sum over axis of product`: a matrix product where two operands have axes of their own."""
+        masked = self.masks.finite_parts if product.weights else self.masks.masked_product
+        parts = masked(product.parts, axis)
+        values = [self.value(f, scope) for f in parts] + [*product.weights]
+        inside = [v for v in values if axis in v.axes] if axis else values
+        outside = [self.widened(v) for v in values if v not in inside]
+        if axis and not inside:
+            raise IllegalPlan(f"a sum over the tile axis {axis} needs a factor with that axis")
+        operands = [self._multiplied(group) for group in arrange(inside, axis, self.layout.order)]
+        if len(operands) == 2 and axis:
+            direct = accumulator if not outside else None
+            total = self._dot(operands[0], operands[1], axis, direct)
+            accumulator = None if direct else accumulator
+        else:
+            total = self._multiplied(operands) if operands else self.emit("const", (), 1.0, scope)
+            total = self.widened(total)
+            total = self.reduce("add", total, axis) if axis else total
+        for v in outside:
+            total = self.emit("mul", (total, v))
+        return self.add(accumulator, total)
+
+    def _multiplied(self, values: list[Value]) -> Value:
+        if len(values) == 1:
+            return values[0]
+        result = self.widened(values[0])
+        for v in values[1:]:
+            result = self.emit("mul", (result, self.widened(v)))
+        return result
+
+    def _dot(self, a: Value, b: Value, axis: Rank, accumulator: Value | None) -> Value:
+        batch = self.layout.ordered((set(a.axes) & set(b.axes)) - {axis})
+        dtype = self._product_dtype(a, b)
+        operands = tuple(v if v.dtype == dtype else self._cast(v, dtype) for v in (a, b))
+        axes = self.layout.ordered((set(a.axes) | set(b.axes)) - {axis})
+        args = (*operands, accumulator) if accumulator else operands
+        return self.emit("dot", args, (axis, batch), axes=axes)
+
+    def _product_dtype(self, a: Value, b: Value) -> str:
+        """As narrow as the tensors that are multiplied, or, if both operands are computed, that they come from."""
+        tensors = {v.dtype for v in (a, b) if v.op == "load"} or self._sources[a] | self._sources[b]
+        narrow = tensors.pop() if len(tensors) == 1 else None
+        return narrow if narrow in NARROW and self.compute == "fp32" else self.compute
+
+    def _cast(self, v: Value, dtype: str) -> Value:
+        return self.emit("cast", (v,), dtype=dtype, axes=v.axes)
+
+
+def _operands(x: Expr) -> tuple[Expr, ...]:
+    """What `Builder._make` asks for first, in that order."""
+    match x:
+        case Map("lane" | "first"):
+            return ()
+        case Map("mul", (a, Const())):
+            return (a,)
+        case Map():
+            return x.args
+        case Where() if not x.predicate.numbers:
+            return (x.arg,)
+        case _:
+            return ()

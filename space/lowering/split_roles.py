@@ -1,0 +1,81 @@
+"""The roles of the kernels that a loop in parts makes: the given ones where parts run, small tiles where they merge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from eintune.space.analysis.normal_form import bind_sizes
+from eintune.space.analysis.roots import Roots
+from eintune.space.analysis.views import erase_views
+from eintune.space.ir.expr import Fold, Rank, Reduce, topological
+from eintune.space.plan.roles import IllegalPlan, LoopPart, Role, part_length
+
+from .packing import Stored
+from .split_reduction import Stage
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One stage with everything that a plan takes. parts: of the loops that it runs a part of. stored: what addresses
+    the axes of outputs, where that is more than a rank each."""
+
+    roots: Roots
+    roles: Mapping[Rank, Role]
+    sizes: Mapping[Rank, int]
+    parts: Mapping[Rank, LoopPart]
+    stored: Stored = field(default_factory=dict)
+
+
+def placed(
+    found: Sequence[Stage],
+    rank: Rank,
+    roles: Mapping[Rank, Role],
+    sizes: Mapping[Rank, int],
+    merged: int,
+    stored: Stored,
+) -> Iterator[Placed]:
+    """The stages laid out. merged: most elements of a tile of the last stage, whose outputs `stored` is about.
+
+    Raises IllegalPlan where the divided rank is no loop.
+    """
+    role = roles[rank]
+    if role.outer != "loop":
+        raise IllegalPlan(f"a rank in parts is a loop, but {rank} is {role}")
+    length = part_length(sizes[rank], role.tile or 1, role.parts)
+    count = -(-sizes[rank] // length)
+    axis = Role(None, 1 << (count - 1).bit_length())
+    given = {**roles, rank: replace(role, parts=1)}
+    known = dict(sizes)
+    for stage in found:
+        here = given | dict.fromkeys(stage.over, axis)
+        if stage.halves is None:
+            source = Roots(tuple(bind_sizes(stage.expressions, known)), stage.outputs, {})
+            yield Placed(source, here | _merging(source, here, sizes, merged // (axis.tile or 1)), known, {}, stored)
+            continue
+        outer, inner = stage.halves
+        known |= {outer: count, inner: length}
+        expressions, halves = erase_views(stage.expressions)
+        source = Roots(tuple(bind_sizes(expressions, known)), stage.outputs, halves)
+        yield Placed(source, here | {outer: Role("grid", None)}, dict(known), {rank: LoopPart(outer, length)})
+
+
+def _merging(source: Roots, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int], most: int) -> dict[Rank, Role]:
+    """Roles of the last stage: as many of the largest output's inner ranks are axes as `most` elements allow, the
+    others are iterated by programs."""
+    reduced = {x.rank for x in topological(source.expressions) if isinstance(x, (Reduce, Fold))}
+    largest = max(source.outputs.values(), key=len)
+    others = [r for r in source.ranks() if r not in largest]
+    found: dict[Rank, Role] = {}
+    for r in reversed([*others, *largest]):
+        if r in reduced:
+            continue
+        tile = roles[r].tile
+        fits = tile is not None and tile <= most and tile <= sizes[r]
+        if tile is not None and (fits or r == largest[-1]):
+            tile = min(tile, max(most, 1))
+            found[r] = Role("grid" if tile < sizes[r] else None, tile)
+            most //= tile
+        else:
+            found[r] = Role("grid", None)
+    return found

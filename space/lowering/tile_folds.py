@@ -1,0 +1,131 @@
+"""How a composite fold runs over tiles: the plan's side of the rows of `folds.ACTIONS` that have one score (of others,
+`tile_moments`).
+
+A tile is folded at once: the running reference is combined with the tile's own, the accumulator is transported
+to the new reference, and the tile's items are weighted relative to it. All folds of one score share this.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eintune.space.analysis.normal_form import oriented
+from eintune.space.ir.expr import Const, Expr, Fold, Rank, Reduce, Where, topological
+from eintune.space.ir.folds import ACTIONS, LOG2_E
+from eintune.space.ir.row_factor import RowFactor
+from eintune.space.plan.values import Value
+
+from .contraction import Product
+
+if TYPE_CHECKING:
+    from .loop_pass import Pass
+    from .plan_builder import Builder
+from .loop_pass import Running, Tile, TileFold, scaled
+
+
+class Scale:
+    """The reference is a running maximum m; an accumulator is scaled by exp(m_old - m_new).
+
+    A number that multiplies the score stays out of the tile's maximum and meets log2(e) in one factor k, so that a
+    weight is 2**(c*k - m*k): one fused operation an element, and errors in proportion to c - m but for a factor of the
+    whole row, from the rounding of m*k. The factor between two references is exactly the one between the weights that
+    were taken relative to them. Where that would not be harmless k is another number (`row_factor`), and where what a
+    plan stores depends on the reference (`Builder.precise`) a weight is 2**((c - m)*k), one operation more. What does
+    not vary along the tile's axis is added to the tile's maximum and taken off the reference, once a row (`addends`).
+    """
+
+    constant_argument = False
+
+    def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
+        builder, layout = this.builder, this.builder.layout
+        axis, emit = layout.axis_of(rank), this.builder.emit
+        core, k = oriented(ref)
+        core, k = (core, k) if k > 0 else (ref, 1.0)
+        k *= LOG2_E
+        carry = this.carry("running_max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
+        tile = Tile.of(this, "max", core, axis, whole=builder.precise)
+        carry.next = new = emit("max", (carry.value, tile.top if tile.row is None else tile.reduced(builder)))
+        if builder.masks.starts_empty(core, rank):
+            new = emit("guard", (new,))
+        if builder.precise:
+            rescale = emit("exp2", (scaled(builder, emit("sub", (carry.value, new)), k),))
+            relative = emit("sub", (builder.rounded(tile.inside), new))
+            return Running(tile, emit("exp2", (scaled(builder, relative, k),)), (rescale,))
+        k *= tile.factor if tile.row is None else 1.0
+        builder.references[carry] = k, not any(isinstance(x, (Reduce, Fold)) for x in topological([ref]))
+        return self._fused(builder, tile, carry.value, new, k)
+
+    def _fused(self, builder: Builder, tile: Tile, old: Value, new: Value, k: float) -> Running:
+        """Weights and transport by products with a row's factor, the same on both sides of each difference."""
+        emit = builder.emit
+        factors = RowFactor.of(k, builder.compute, fp16="fp16" in builder.dtypes.values())
+        factor = emit("row_factor", (new,), factors)
+        reference = emit("mul", (new, factor), name="reference")
+        before = emit("mul", (old, emit("row_factor", (old,), factors)), name="reference")
+        step = emit("sub", (before, reference))
+        if not factors.grows:
+            step = emit("min", (step, scaled(builder, emit("sub", (old, new)), k / 2)))
+        if tile.row is not None:
+            reference = emit("sub", (reference, emit("mul", (tile.row, factor))))
+            factor = scaled(builder, factor, tile.factor)
+        relative = emit("sub", (emit("mul", (tile.inside, factor), name="scaled"), reference))
+        return Running(tile, emit("exp2", (relative,)), (emit("exp2", (step,)),))
+
+    def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
+        return builder.emit("mul", (accumulator, running.transport[0]))
+
+    def is_reference(self, x: Reduce) -> bool:
+        return x.op == "max"
+
+
+class Translate:
+    """The reference is (count, mean); moving a sum of squares from mean to mean' adds count * (mean - mean')**2.
+
+    Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+    """
+
+    constant_argument = True
+
+    def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
+        builder, layout = this.builder, this.builder.layout
+        axis, emit = layout.axis_of(rank), this.builder.emit
+        axes = (layout.shape(ref) - layout.of_rank(rank)).axes
+        count, mean = this.carry("count", frozenset(), 0.0), this.carry("mean", axes, 0.0)
+        elements = elements_of(this, axis)
+        tile_mean = emit("div", (builder.contract(Product([ref]), axis, this.body), elements))
+        count.next = emit("add", (count.value, elements))
+        share = emit("div", (elements, count.next))
+        step = emit("mul", (emit("sub", (tile_mean, mean.value)), share))
+        mean.next = emit("add", (mean.value, step))
+        distance = emit("sub", (builder.number(ref, this.body), mean.next))
+        weight = emit("mul", (distance, distance))
+        if tail := layout.tail(axis):
+            weight = emit("where", (weight,), (tail, 0.0), axes=weight.axes)
+        moved = emit("sub", (mean.value, mean.next))
+        added = emit("mul", (count.value, emit("mul", (moved, moved))))
+        return Running(None, weight, (added,))
+
+    def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
+        return builder.emit("add", (accumulator, running.transport[0]))
+
+    def is_reference(self, x: Reduce) -> bool:
+        return False
+
+
+def elements_of(this: Pass, axis: Rank | None) -> Value:
+    """The number of valid lanes of the tile."""
+    builder = this.builder
+    tail = builder.layout.tail(axis)
+    if axis is None or tail is None:
+        length = 1 if axis is None else builder.layout.roles[axis].tile or 1
+        return builder.value(Const(float(length)), this.body)
+    return builder.reduce("add", builder.value(Where(tail, Const(1.0), 0.0), this.body), axis)
+
+
+TILE_FOLDS: dict[str, TileFold] = {"scale": Scale(), "translate": Translate()}
+"""By action: one row for every row of `folds.ACTIONS`."""
+
+
+def expand(x: Fold) -> Expr:
+    """A fold over a rank that is a whole tile, at once: the sum of weighted arguments, by the law itself."""
+    return ACTIONS[x.action].written(x.rank, x.scores, x.arg)

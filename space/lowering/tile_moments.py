@@ -1,0 +1,85 @@
+"""How a fold around two weighed means runs over tiles: `comoment`, and `softcomoment`, whose weights are relative to a
+maximum.
+
+The reference is (sum of weights W, means a and b). A tile adds its weights and means to those; the accumulator moves to
+the new means by W * (a - a') * (b - b'), W and it scaled first where weights are relative; and the tile's items take
+their distances from the new means, whose products are summed as a matrix product where x and y have axes of their own.
+
+Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979), with
+weights for counts as in West, "Updating mean and variance estimates: an improved method" (1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from eintune.space.analysis.layout import Shape
+from eintune.space.ir.expr import Expr, Fold, Rank
+from eintune.space.ir.products import product
+from eintune.space.plan.plan import Carry
+from eintune.space.plan.values import Value
+
+from .contraction import Product
+from .loop_pass import Running
+from .tile_folds import elements_of
+
+if TYPE_CHECKING:
+    from .loop_pass import Pass
+from .loop_pass import Weights
+
+
+def weights_of(this: Pass, score: Expr | None, running: Running | None, inside: Sequence[Expr], rank: Rank) -> Weights:
+    """The running sum of weights. score: what they are relative to, and running its fold's state in this loop."""
+    builder, emit = this.builder, this.builder.emit
+    layout = builder.layout
+    axis, taken = layout.axis_of(rank), layout.of_rank(rank)
+    relative = () if running is None else (running.weight,)
+    total = this.carry("weight", (_shape(this, [*inside, *([score] if score else [])]) - taken).axes, 0.0)
+    if inside or relative:
+        tile = builder.contract(Product(list(inside), relative), axis, this.body)
+    else:
+        tile = elements_of(this, axis)
+    old = total.value if running is None else emit("mul", (total.value, running.transport[0]))
+    total.next = emit("add", (old, tile))
+    share = emit("quotient", (tile, total.next))  # 0 while there are no weights
+    return Weights(tuple(inside), relative, axis, old, share, tile)
+
+
+def mean_of(this: Pass, x: Expr, weights: Weights, rank: Rank) -> Carry:
+    """The running mean of x."""
+    builder, emit = this.builder, this.builder.emit
+    taken = builder.layout.of_rank(rank)
+    axes = frozenset(weights.share.axes) | (_shape(this, [x]) - taken).axes
+    mean = this.carry("mean", axes, 0.0)
+    total = builder.contract(Product([*weights.inside, x], weights.relative), weights.axis, this.body)
+    step = emit("sub", (emit("quotient", (total, weights.per_tile)), mean.value))
+    mean.next = emit("add", (mean.value, emit("mul", (step, weights.share))))
+    return mean
+
+
+def comoment(
+    this: Pass, work: Fold, weights: Weights, means: Sequence[Carry], running: Running | None, axes: frozenset[Rank]
+) -> Value:
+    """The running sum of products of distances; means: of the fold's last two scores."""
+    builder, emit = this.builder, this.builder.emit
+    carry = this.carry("acc", axes, 0.0)
+    shifts = [emit("sub", (m.value, m.next)) for m in means]
+    apart = emit("mul", (shifts[0], shifts[1]))
+    before = carry.value if running is None else emit("mul", (carry.value, running.transport[0]))
+    moved = emit("add", (before, emit("mul", (weights.old, apart))))
+    distances = []
+    for x, mean in zip(work.scores[-2:], means, strict=True):
+        distance = emit("sub", (builder.number(x, this.body), mean.next))
+        if weights.axis and (tail := builder.layout.tail(weights.axis)):
+            distance = emit(
+                "where", (distance,), (tail, 0.0), axes=builder.layout.ordered({*distance.axes, weights.axis})
+            )
+        distances.append(distance)
+    items = Product(list(weights.inside), (*distances, *weights.relative))
+    carry.next = builder.contract(items, weights.axis, this.body, accumulator=moved)
+    return carry.value
+
+
+def _shape(this: Pass, parts: Sequence[Expr]) -> Shape:
+    return this.builder.layout.shape(product(parts))

@@ -1,0 +1,85 @@
+"""Values that no query sees: what lies beyond a length, in the padding of a cache, may be anything.
+
+A filter gives such an element the weight 0, and 0 times NaN is NaN: in a product of tiles it would reach every row of
+the tile. So what is weighted is filtered too, by as much of the filter as depends on nothing else: `m < L[b]` as it is,
+`m <= p` as `m <= |p| - 1`, which is more than every row sees. A filter that holds for all elements is none, and one
+that a loop knows to hold costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from eintune.space.analysis.layout import Layout
+from eintune.space.analysis.masks import Masks
+from eintune.space.ir.expr import (
+    NEG_INF,
+    Expr,
+    Fold,
+    Predicate,
+    Rank,
+    Reduce,
+    Term,
+    Where,
+    free,
+    indexing_ranks,
+    rewrite,
+    topological,
+)
+from eintune.space.ir.products import factors, product
+
+
+def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks) -> list[Expr]:
+    """The roots with filters on what is weighted by 0 wherever a filter is false."""
+
+    def step(x: Expr) -> Expr | None:
+        match x:
+            case Fold("scale" | "softcomoment", rank, ref) if any(rank in free(a) for a in (x.arg, *x.others)):
+                rules = [p for p in filters_below(ref, rank) if masks.where_false(p).of(ref) == NEG_INF]
+                kept, *others = (_filtered(a, rank, rules, layout) for a in (x.arg, *x.others))
+                return Fold(x.action, rank, ref, kept, tuple(others))
+            case Reduce("add", rank, arg) if len(parts := factors(arg)) > 1:
+                rules = list(filters_below(arg, rank))
+                changed = list(parts)
+                for p in rules:
+                    outcomes = [masks.where_false(p).of(f) for f in parts]
+                    if 0.0 in outcomes:
+                        changed = [
+                            f if outcome == 0.0 else _filtered(f, rank, [p], layout)
+                            for f, outcome in zip(changed, outcomes, strict=True)
+                        ]
+                return None if changed == parts else Reduce("add", rank, product(changed))
+            case _:
+                return None
+
+    return rewrite(roots, step)
+
+
+def filters_below(x: Expr, rank: Rank) -> Iterator[Predicate]:
+    """The filters of an expression that concern a rank, each once."""
+    found = (node.predicate for node in topological([x]) if isinstance(node, Where) and rank in node.predicate.ranks)
+    yield from dict.fromkeys(found)
+
+
+def _filtered(x: Expr, rank: Rank, rules: Iterable[Predicate], layout: Layout) -> Expr:
+    for p in rules:
+        weaker = _weaker(p, free(x), layout)
+        if rank in free(x) and weaker is not None and not layout.is_tail(weaker):
+            x = Where(weaker, x, 0.0)
+    return x
+
+
+def _weaker(p: Predicate, ranks: frozenset[Rank], layout: Layout) -> Predicate | None:
+    """What a filter says of some ranks alone, wherever it holds; None where that is nothing."""
+    terms: list[Term] = []
+    const = p.const
+    for t in p.terms:
+        if t.rank in ranks:
+            terms.append(t)
+        else:
+            const += max(0, t.coef * (layout.sizes[t.rank] - 1))
+    looked_up = frozenset[Rank]().union(*(indexing_ranks(x) for x, _ in p.numbers))
+    if not terms or not looked_up <= ranks:
+        return None
+    least = const + sum(min(0, t.coef * (layout.sizes[t.rank] - 1)) for t in terms)
+    return None if least >= 0 and not p.numbers else Predicate(tuple(terms), (), const, p.numbers)

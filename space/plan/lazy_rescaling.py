@@ -1,0 +1,137 @@
+"""A loop whose folds keep a reference for as long as it serves.
+
+A composite fold weighs a tile relative to a reference, the maximum of the scores so far. Any number would do: what is
+made of the sums does not depend on it (`shifts` finds out), as long as no weight overflows. So an iteration may weigh
+its tile relative to the reference as it is, and only where a row's weights add up to more than `LIMIT` find the maximum
+and weigh again. Until a row has its first score its reference is -inf, and the sum no number: it is found then too.
+What is left out, nearly always, is a maximum, a factor and an accumulator times that factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from .plan import Carry, Loop, LoopPlan
+from .reference_invariance import factor_of, is_invariant, ratio, references
+from .values import Value
+
+REFERENCES = ("running", "stale")
+"""The settings of `Schedule.reference`."""
+
+LIMIT = 2.0**15
+"""Of a row's weights relative to a stale reference. The largest power of two in fp16, to which weights are rounded; and
+far below what a sum of products in fp32 could overflow with."""
+
+
+@dataclass(frozen=True)
+class StaleReference:
+    """carry: the reference. carries: it, and others that hold the same number times a factor. finding: the values that
+    bring it up to date. transport: of them, the factor from the old reference to the new. weighing: those that are
+    relative to the reference. factor, reference: of them, what a row's scores are multiplied by, and the reference
+    times that. total: of them, the sum of a row's weights. again: all of these, which is what is
+    evaluated where the reference does not serve. All in the order of the loop's body."""
+
+    carry: Carry
+    carries: tuple[Carry, ...]
+    finding: tuple[Value, ...]
+    transport: Value
+    weighing: tuple[Value, ...]
+    factor: Value
+    reference: Value
+    total: Value
+    again: tuple[Value, ...]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a plan allows for rows without a score, whose loop may be empty."""
+        return any(v.op == "guard" for v in self.finding)
+
+    def around(self, values: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+        """The other values of a body: those that do not depend on the parts of the fold, and those that do."""
+        own = set(self.again)
+        after = set(_after(values, own))
+        return ([v for v in values if v not in own | after], [v for v in values if v in after - own])
+
+
+def stale_references(plan: LoopPlan) -> dict[Loop, StaleReference]:
+    """What each loop of a plan may keep. Empty where what a plan stores depends on the references themselves."""
+    return {loop: stale for loop in plan.root.items if isinstance(loop, Loop) and (stale := _of(plan, loop))}
+
+
+def fault(plan: LoopPlan) -> str | None:
+    """Why no loop of a plan may keep its reference; None where one may."""
+    return None if stale_references(plan) else "stale reference: nothing is weighed relative to one that could be kept"
+
+
+def _of(plan: LoopPlan, loop: Loop) -> StaleReference | None:
+    values = [v for v in loop.body.items if isinstance(v, Value)]
+    if len(values) < len(loop.body.items):
+        return None
+    candidates = (_at(values, loop, c) for c in loop.carries if c.init == -float("inf") and c.next.op == "max")
+    return next((x for x in candidates if x and _is_free(plan, x)), None)
+
+
+def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> StaleReference | None:
+    """The parts of a fold relative to one carry; None where it is no reference, or where others read its parts."""
+    users = {v: [u for u in values if v in u.args] for v in values} | {
+        c.value: [u for u in values if c.value in u.args] for c in loop.carries
+    }
+    new = [carry.next, *(u for u in users[carry.next] if u.op == "guard")]
+    old_products, products = (_products(sources, users) for sources in ([carry.value], new))
+    steps = [u for p in old_products for u in users[p] if u.op == "sub" and u.args[0] is p and u.args[1] in products]
+    steps += [u for step in steps for u in users[step] if u.op == "min"]
+    transports = [u for u in users[steps[-1]] if u.op == "exp2"] if steps else []
+    if len(transports) != 1:
+        return None
+    (transport,) = transports
+    carries = tuple(c for c in loop.carries if c is carry or ratio(c, carry) is not None)
+    bounds = {a for step in steps for a in step.args if step.op == "min"}  # in the scores' own terms
+    finding = {*new, *bounds, *steps, transport, *(c.next for c in carries)}
+    weighing = set(_after(values, new)) - finding - set(_after(values, [transport]))
+    for v in reversed(values):
+        if v.op != "load" and users[v] and finding.issuperset(users[v]):  # nothing else needs it
+            finding.add(v)
+            weighing.discard(v)
+    total, reference = _total(weighing), products[-1]
+    inside = finding | weighing
+    read = {u for v in finding - {transport} for u in users[v]} - inside
+    read |= {u for c in carries for u in users[c.value]} - finding
+    read |= finding & {c.next for c in loop.carries if c not in carries}
+    if read or total is None:
+        return None
+    found, weighed, again = (tuple(v for v in values if v in part) for part in (finding, weighing, inside))
+    return StaleReference(carry, carries, found, transport, weighed, reference.args[1], reference, total, again)
+
+
+def _products(references: Sequence[Value], users: Mapping[Value, Sequence[Value]]) -> list[Value]:
+    """References times the number that scores are multiplied by, too."""
+    every = [u for v in references for u in users[v] if u.op == "mul" and u.args[0] is v]
+    return [u for u in every if u.args[1].op == "row_factor"]
+
+
+def _total(weighing: Collection[Value]) -> Value | None:
+    """The sum of a row's weights; None unless there is one, of the only weights, which nothing multiplies yet."""
+    weights = [v for v in weighing if v.op == "exp2"]
+    sums = [v for v in weighing if v.op == "reduce" and v.args[0] in weights and _operation(v) == "add"]
+    products = any(v.op == "dot" for v in weighing)
+    return sums[0] if len(weights) == len(sums) == 1 and not products else None
+
+
+def _operation(v: Value) -> object:
+    assert isinstance(v.attr, tuple)
+    return v.attr[0]
+
+
+def _after(values: Sequence[Value], sources: Collection[Value]) -> Iterator[Value]:
+    """The values that depend on some others."""
+    found = set(sources)
+    for v in values:
+        if not found.isdisjoint(v.args):
+            found.add(v)
+            yield v
+
+
+def _is_free(plan: LoopPlan, stale: StaleReference) -> bool:
+    """Whether nothing that a plan stores depends on what number the reference is."""
+    return is_invariant(plan, references(stale.carry, stale.carries, factor_of(stale.factor)))

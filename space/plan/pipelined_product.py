@@ -1,0 +1,68 @@
+"""A loop whose last product runs one iteration late, beside the elementwise work of the next tile.
+
+In `acc = dot(weights, v, acc * factor)` nothing else of the iteration waits for the product: what it needs of the tile
+may be kept for an iteration, and the matrix unit works on it while the next tile's weights are computed. Software
+pipelining, read off the plan: which values move is a question of who uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from .plan import Carry, Loop
+from .values import Value
+
+LATE = ("nothing", "product")
+"""The settings of `Schedule.late`."""
+
+LINEAR = ("cast", "mul", "scale")
+"""What may stand between a kept value and the product: zeros stay zeros, so that a loop can start with those."""
+
+
+@dataclass(frozen=True)
+class LateProduct:
+    """carry: what the product adds to, 0 before the loop. values: what runs late, in order, the product last. kept:
+    what these read of the iteration before."""
+
+    carry: Carry
+    values: tuple[Value, ...]
+    kept: tuple[Value, ...]
+
+
+def late_product(loop: Loop, casts: bool = True) -> LateProduct | None:
+    """What of a loop can run late; None where nothing can, or where there is no other product to run it beside.
+
+    casts: whether a conversion of what is kept runs late too; else what is kept is narrower.
+    """
+    values = [v for v in loop.body.items if isinstance(v, Value)]
+    if len(values) < len(loop.body.items) or (len(loop.segments) > 1 and not loop.joined):
+        return None
+    for carry in reversed(loop.carries):
+        found = _late(loop, carry, values, casts)
+        if found and any(v.op == "dot" for v in values if v not in found.values):
+            return found
+    return None
+
+
+def _late(loop: Loop, carry: Carry, values: Sequence[Value], casts: bool) -> LateProduct | None:
+    product = carry.next
+    nexts = [c.next for c in loop.carries]
+    users = {v: [u for u in values if v in u.args] for v in (carry.value, *values)}
+    if product.op != "dot" or len(product.args) < 3 or carry.init or users[product] or nexts.count(product) > 1:
+        return None
+    late = {product}
+    for v in reversed(values):
+        if users[v] and late.issuperset(users[v]) and v not in nexts and _may_move(v, carry, casts):
+            late.add(v)
+    moved = tuple(v for v in values if v in late)
+    inside: Collection[Value] = {*values, *(c.value for c in loop.carries)} - late - {carry.value}
+    kept = tuple(dict.fromkeys(a for v in moved for a in v.args if a in inside))
+    alone = late.issuperset(users[carry.value]) and all(v.op != "load" for v in kept)
+    return LateProduct(carry, moved, kept) if alone and kept else None
+
+
+def _may_move(v: Value, carry: Carry, casts: bool) -> bool:
+    if v.op == "load":
+        return not v.args
+    return (v.op == "cast" and casts) or (v.op in LINEAR and carry.value in v.args)

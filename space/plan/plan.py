@@ -1,0 +1,292 @@
+"""The loop plan: what one program of a kernel does, as a tree of loops over SSA values.
+
+A plan is hardware-free, workload-free and printable (`str(plan)`). The cost model prices it; every emitter
+prints code from it. Invariants (`check`): a value stands in the outermost block that holds its loop ranks; a
+carry's axes equal its next's; the invalid lanes of a reduced tile hold the reduction's identity; no reduction
+runs over a rank whose role is "grid" (it is cut there: a `Program` has a plan for the parts and one that merges them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from eintune.space.ir.expr import Part, Predicate, Rank, Tensor
+
+from .bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Sum
+from .roles import LoopPart, Role
+from .values import Value, Within
+
+
+@dataclass(eq=False)
+class Carry:
+    """A running value of a loop: `value` holds `init` before it, `next` after each iteration."""
+
+    value: Value
+    init: float
+    next: Value
+
+
+Known: TypeAlias = Predicate | Value
+"""What may be known to hold on all of a tile: a filter, or a boolean value, which depends on data."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A range of a loop [lo, hi) in elements, with the filters and conditions that hold on all of it."""
+
+    lo: Bound
+    hi: Bound
+    known: frozenset[Known]
+
+
+@dataclass(eq=False)
+class Loop:
+    """One pass over `rank` in steps of `tile`; the segments run one after the other over the same body.
+
+    clear: if it is one loop in code, the range outside of which its filters and selections, and what only they need,
+    are evaluated, in a branch; between the loop's own ends it is the segment that knows something.
+    """
+
+    rank: Rank
+    tile: int
+    segments: tuple[Segment, ...]
+    carries: tuple[Carry, ...]
+    body: Block
+    clear: tuple[Bound, Bound] | None = None
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is one loop in code."""
+        return self.clear is not None
+
+    def whole(self) -> Segment:
+        """The segments as one, of which nothing is known."""
+        return Segment(self.segments[0].lo, self.segments[-1].hi, frozenset())
+
+    @property
+    def ends(self) -> tuple[Bound, Bound]:
+        """Where it starts and ends."""
+        return self.segments[0].lo, self.segments[-1].hi
+
+
+@dataclass(eq=False)
+class Block:
+    """Values and loops in order. `ranks` are the loop ranks around it."""
+
+    ranks: frozenset[Rank]
+    items: list[Value | Loop] = field(default_factory=list)
+
+
+def all_values(block: Block) -> list[Value]:
+    """Every value in a block and its loops, in order."""
+    found: list[Value] = []
+    for item in block.items:
+        found += all_values(item.body) if isinstance(item, Loop) else [item]
+    return found
+
+
+@dataclass(eq=False)
+class LoopPlan:
+    """One kernel.
+
+    order: the global order of ranks; a value's axes follow it. grid: ranks that programs iterate, fastest
+    varying first. dtypes: by tensor name. sizes: of the ranks, and of the axes of inputs that are addressed by other
+    numbers than a rank's index, by their own names. parts: of the loops that run over a part of their rank.
+    """
+
+    roles: dict[Rank, Role]
+    sizes: dict[Rank, int]
+    order: tuple[Rank, ...]
+    grid: tuple[Rank, ...]
+    root: Block
+    inputs: dict[str, Tensor]
+    outputs: dict[str, tuple[Rank, ...]]
+    dtypes: dict[str, str]
+    parts: dict[Rank, LoopPart] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        pass
+
+        return format_plan(self)
+
+    def programs(self) -> int:
+        """The number of programs in the grid."""
+        n = 1
+        for r in self.grid:
+            n *= -(-self.sizes[r] // (self.roles[r].tile or 1))
+        return n
+
+    def loops(self) -> Iterator[Loop]:
+        """All loops, outermost first, in order."""
+
+        def walk(block: Block) -> Iterator[Loop]:
+            for item in block.items:
+                if isinstance(item, Loop):
+                    yield item
+                    yield from walk(item.body)
+
+        return walk(self.root)
+
+    def length(self, axis: Rank) -> int:
+        """The tile length of an axis."""
+        tile = self.roles[axis].tile
+        assert tile is not None, f"rank {axis} has no tile axis"
+        return tile
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Kernels that run one after the other. What one writes and the program does not give is a workspace of later
+    ones; the last one writes the program's outputs."""
+
+    kernels: tuple[LoopPlan, ...]
+
+    def __str__(self) -> str:
+        pass
+
+        return format_program(self)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the kernels read and none of them writes."""
+        return {n: t for k in self.kernels for n, t in k.inputs.items() if n not in self.workspaces}
+
+    @property
+    def outputs(self) -> dict[str, tuple[Rank, ...]]:
+        return self.kernels[-1].outputs
+
+    @property
+    def workspaces(self) -> dict[str, LoopPlan]:
+        """What is written for a later kernel, with the plan that writes it."""
+        return {n: k for k in self.kernels[:-1] for n in k.outputs}
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """By tensor name, workspaces too."""
+        return {n: d for k in self.kernels for n, d in k.dtypes.items()}
+
+    @classmethod
+    def of(cls, plan: LoopPlan | Program) -> Program:
+        """A plan as a program of one kernel."""
+        return plan if isinstance(plan, Program) else cls((plan,))
+
+
+def format_plan(plan: LoopPlan) -> str:
+    """The grid, then one line a value, loops indented."""
+    roles = ", ".join(f"{r}={plan.sizes[r]}:{_role(plan, r)}" for r in plan.order)
+    return "\n".join([f"ranks {roles}", f"grid {' '.join(plan.grid) or '-'}", *_block(plan.root, "")])
+
+
+def format_program(program: Program) -> str:
+    """The plans in order, each under what it writes where there are several."""
+    if len(program.kernels) == 1:
+        return format_plan(program.kernels[0])
+    titles = [f"kernel {i}: {' '.join(k.outputs)}" for i, k in enumerate(program.kernels, 1)]
+    return "\n\n".join(f"{title}\n{format_plan(k)}" for title, k in zip(titles, program.kernels, strict=True))
+
+
+def _role(plan: LoopPlan, rank: str) -> str:
+    role = plan.roles[rank]
+    return "/".join(str(x) for x in (role.outer or "axis", role.tile) if x is not None)
+
+
+def _block(block: Block, indent: str) -> Iterator[str]:
+    for item in block.items:
+        if isinstance(item, Value):
+            yield indent + format_value(item)
+            continue
+        carries = ", ".join(f"{c.value.name}[{' '.join(c.value.axes)}] = {c.init:g}" for c in item.carries)
+        joined = ", filters in a branch" if item.joined else ""
+        yield f"{indent}loop {item.rank} by {item.tile}" + (f" carrying {carries}" if carries else "") + joined
+        yield from (f"{indent}  segment {_segment(item, i)}" for i in range(len(item.segments)))
+        yield from _block(item.body, indent + "  ")
+        if item.carries:
+            yield f"{indent}  next " + ", ".join(f"{c.value.name} <- {c.next.name}" for c in item.carries)
+
+
+def _segment(loop: Loop, i: int) -> str:
+    s = loop.segments[i]
+    known = " and ".join(sorted(k.name if isinstance(k, Value) else format_predicate(k) for k in s.known))
+    return f"[{format_bound(s.lo)}, {format_bound(s.hi)})" + (f" where {known}" if known else "")
+
+
+def format_value(v: Value) -> str:
+    """`d_4[p m]:fp32 = dot(q_2, k_3) over e`."""
+    args = ", ".join(a.name for a in v.args)
+    head = f"{v.name}[{' '.join(v.axes)}]:{v.dtype} = " if v.op != "store" else ""
+    match v.op, v.attr:
+        case (("load" | "store"), (str() as name, tuple() as ranks)):
+            place = f"{name}[{' '.join(_index(ranks, v))}]"
+            args = v.args[0].name if v.op == "store" else ""
+            return f"{head}load {place}" if v.op == "load" else f"store {place} = {args}"
+        case "where", (Predicate() as p, fill):
+            kept, *numbers = (a.name for a in v.args)
+            return f"{head}where({format_predicate(p, numbers)}, {kept}, {fill})"
+        case "dot", (axis, _):
+            return f"{head}dot({args}) over {axis}"
+        case "reduce", (op, axis):
+            return f"{head}{op}({args}) over {axis}"
+        case "scale", k:
+            return f"{head}{args} * {k!r}"
+        case "row_factor", factors:
+            return f"{head}{factors}({args})"
+        case "part", Part() as part:
+            return f"{head}part {part.rank}{part.op}{part.by}"
+        case _, None:
+            return f"{head}{v.op}({args})"
+        case _, attr:
+            return f"{head}{v.op} {attr}"
+
+
+def _index(index: tuple[object, ...], v: Value) -> Iterator[str]:
+    """What addresses each axis: a rank, a part of one, or a value."""
+    args = iter(v.args)
+    for i in index:
+        match i:
+            case None | Within():
+                yield next(args).name
+            case Part():
+                yield f"{i.rank}{i.op}{i.by}"
+            case _:
+                yield str(i)
+
+
+def format_predicate(p: Predicate, numbers: Sequence[str] = ()) -> str:
+    """`m <= p + 3`: negative terms on the left. numbers: names of the numbers that it reads (their tensors' by
+    default)."""
+    named = list(zip(numbers or [x.tensor.name for x, _ in p.numbers], (c for _, c in p.numbers), strict=True))
+    left = [_term(-t.coef, t.rank) for t in p.terms if t.coef < 0] + [_term(-c, f"|{r}|") for r, c in p.sizes if c < 0]
+    right = [_term(t.coef, t.rank) for t in p.terms if t.coef > 0] + [_term(c, f"|{r}|") for r, c in p.sizes if c > 0]
+    left += [_term(-c, name) for name, c in named if c < 0]
+    right += [_term(c, name) for name, c in named if c > 0]
+    (right if p.const > 0 else left).extend([str(abs(p.const))] if p.const else [])
+    return f"{' + '.join(left) or '0'} <= {' + '.join(right) or '0'}"
+
+
+def _term(coef: int, name: str) -> str:
+    return name if coef == 1 else f"{coef} {name}"
+
+
+def format_bound(b: Bound) -> str:
+    """`floor(last(p) + 1, 64)`."""
+    match b:
+        case Lit():
+            return str(b.value)
+        case First():
+            return f"first({b.rank})"
+        case Last():
+            return f"last({b.rank})"
+        case Sum():
+            return " + ".join(format_bound(t) if c == 1 else f"{c} * {format_bound(t)}" for c, t in b.terms)
+        case Least():
+            return f"min({', '.join(map(format_bound, b.args))})"
+        case Greatest():
+            return f"max({', '.join(map(format_bound, b.args))})"
+        case FloorTo():
+            return f"floor({format_bound(b.arg)}, {b.step})"
+        case CeilTo():
+            return f"ceil({format_bound(b.arg)}, {b.step})"
+        case Number():
+            return b.value.name

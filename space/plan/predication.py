@@ -1,0 +1,65 @@
+"""Filters and selections of a plan: what they pass on where their condition holds, and what nobody needs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+
+from .bounds import numbers
+from .plan import Loop
+from .values import Value
+
+PASSED = {"where": 0, "select": 1, "rounded": 0}
+"""The argument that each operation passes on where its condition holds; "rounded" where nothing is fused anyway."""
+
+
+def passed(v: Value) -> Value | None:
+    """What a filter or a selection is where its condition holds; None for any other value, and for one that has more
+    axes than that."""
+    if v.op not in PASSED:
+        return None
+    arg = v.args[PASSED[v.op]]
+    return arg if (arg.axes, arg.dtype) == (v.axes, v.dtype) else None
+
+
+def is_true(condition: Value, known: Container[object]) -> bool:
+    """Whether a condition follows from conditions that are known to hold."""
+    return condition in known or (condition.op == "and" and all(is_true(a, known) for a in condition.args))
+
+
+def passes(v: Value, known: Container[object]) -> bool:
+    """Whether a value is what it passes on, wherever all that is known holds."""
+    if passed(v) is None:
+        return False
+    if v.op == "select":
+        return is_true(v.args[0], known)
+    return v.op == "where" and isinstance(v.attr, tuple) and v.attr[0] in known
+
+
+def source(v: Value, is_passed: Callable[[Value], bool]) -> Value | None:
+    """What a value is through all filters and selections that are what they pass on; None if it is none of them."""
+    found: Value | None = None
+    while is_passed(v) and (kept := passed(v)):
+        v = found = kept
+    return found
+
+
+def unneeded(loop: Loop, source_of: Callable[[Value], Value | None]) -> frozenset[Value]:
+    """The values of a loop's body that nothing needs where some are what `source_of` says."""
+    needed = {c.next for c in loop.carries}
+    for item in reversed(loop.body.items):
+        if isinstance(item, Loop):
+            needed.update(_read(item))
+        elif item.op == "store" or item in needed:
+            kept = source_of(item)
+            needed.update((kept,) if kept else item.args)
+    return frozenset(v for v in loop.body.items if isinstance(v, Value) and v.op != "store" and v not in needed)
+
+
+def _read(loop: Loop) -> Iterator[Value]:
+    """All that a loop may read, from its bounds inwards."""
+    for segment in loop.segments:
+        yield from numbers(segment.lo)
+        yield from numbers(segment.hi)
+    yield from (c.next for c in loop.carries)
+    for item in loop.body.items:
+        yield from _read(item) if isinstance(item, Loop) else item.args

@@ -1,0 +1,227 @@
+"""What becomes of values of a plan when a reference is another number: which of them do not depend on it.
+
+A value moves with a reference c (to c + d, in powers of two) in one of two ways: it is multiplied by 2**(k d), as a sum
+of weights 2**(score - c) is, with k = -1; or it grows by a d, as the reference itself does, with a = 1. Operators add,
+scale or exchange the two: a logarithm of what is multiplied grows. A maximum of values that move differently moves by
+an amount of its own. So whether a quotient of two sums, or a logarithm of one plus the reference, stays as it is, is
+linear algebra on k and a.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from eintune.space.ir.expr import Rank
+from eintune.space.ir.folds import LOG2_E
+from eintune.space.ir.row_factor import RowFactor
+
+from .plan import Carry, LoopPlan, all_values
+from .values import Value
+
+NEGLIGIBLE = 1e-9
+"""Coefficients that differ by less are the same number, rounded differently."""
+
+Coefficients: TypeAlias = "tuple[tuple[int, float], ...]"
+
+
+class Dependent(Exception):
+    """A value depends on a reference in a way that is neither a factor nor an addend."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """How a value moves with references, each known by a number: exponents of its factor, and coefficients of what is
+    added to it. At most one of the two is not empty."""
+
+    factor: Coefficients = ()
+    addend: Coefficients = ()
+
+    @property
+    def stays(self) -> bool:
+        return not self.factor and not self.addend
+
+
+STAYS = Move()
+
+
+def factor(reference: int, exponent: float) -> Move:
+    return Move(factor=_combined(((reference, exponent),)))
+
+
+def addend(reference: int, coefficient: float) -> Move:
+    return Move(addend=_combined(((reference, coefficient),)))
+
+
+def _combined(terms: Iterable[tuple[int, float]]) -> Coefficients:
+    """Like terms together, without those that cancel."""
+    total: dict[int, float] = {}
+    for reference, x in terms:
+        total[reference] = total.get(reference, 0.0) + x
+    return tuple(sorted((r, x) for r, x in total.items() if abs(x) > NEGLIGIBLE))
+
+
+def _times(terms: Coefficients, x: float) -> Coefficients:
+    return _combined((r, c * x) for r, c in terms)
+
+
+def same(a: Move, b: Move) -> bool:
+    """Whether two values move alike."""
+    factors = _combined((*a.factor, *_times(b.factor, -1.0)))
+    return not factors and not _combined((*a.addend, *_times(b.addend, -1.0)))
+
+
+@dataclass
+class Shifts:
+    """The moves of a plan's values. along: the axes of the references, which differ from element to element."""
+
+    along: tuple[Rank, ...]
+    moves: dict[Value, Move] = field(default_factory=dict)
+    fresh: int = 1
+
+    def of(self, v: Value) -> Move:
+        return self.moves.get(v, STAYS)
+
+    def follow(self, values: Iterable[Value]) -> None:
+        """Find how values move, each from its arguments. Raises Dependent."""
+        for v in values:
+            if v not in self.moves:
+                self.moves[v] = self._move(v, [self.of(a) for a in v.args])
+
+    def _move(self, v: Value, args: list[Move]) -> Move:
+        if all(a.stays for a in args):
+            return STAYS
+        match v.op, args:
+            case "row_factor", _:
+                return STAYS  # a number for each row, nearly always the same: whoever multiplies by it asks for it
+            case "cast" | "where", [a, *rest] if all(x.stays for x in rest) and (v.op == "cast" or _fits(v, a)):
+                return a
+            case "guard", [a] if not a.factor:
+                return a
+            case "rounded", [a]:
+                return a
+            case "scale", [a]:
+                assert isinstance(v.attr, float)
+                return Move(a.factor, _times(a.addend, v.attr))
+            case "neg", [a]:
+                return Move(a.factor, _times(a.addend, -1.0))
+            case "mul", [a, b] if v.args[1].op == "row_factor" and not a.factor:
+                return Move(addend=_times(a.addend, factor_of(v.args[1])))
+            case "mul", [a, b] if not a.addend and not b.addend:
+                return Move(_combined((*a.factor, *b.factor)))
+            case "div" | "quotient", [a, b] if not a.addend and not b.addend:
+                return Move(_combined((*a.factor, *_times(b.factor, -1.0))))
+            case "dot", [a, b, *rest] if not a.addend and not b.addend:
+                made = Move(_combined((*a.factor, *b.factor)))
+                if self._within(v) and all(same(made, x) for x in rest):
+                    return made
+            case "add" | "sub", [a, b] if not a.factor and not b.factor:
+                return Move(addend=_combined((*a.addend, *_times(b.addend, 1.0 if v.op == "add" else -1.0))))
+            case "add" | "sub" | "max", [a, b] if same(a, b):
+                return a
+            case "max", [a, b] if not a.factor and not b.factor:
+                self.fresh += 1
+                return addend(self.fresh, 1.0)
+            case "exp2" | "exp", [a] if not a.factor:
+                return Move(factor=_times(a.addend, 1.0 if v.op == "exp2" else LOG2_E))
+            case "log2" | "log", [a] if not a.addend:
+                return Move(addend=_times(a.factor, 1.0 if v.op == "log2" else 1 / LOG2_E))
+            case "reduce", [a] if self._within(v) and (_op(v) == "max" or (_op(v) == "add" and not a.addend)):
+                return a
+        raise Dependent(f"{v.name} ({v.op})")
+
+    def _within(self, v: Value) -> bool:
+        """Whether what a sum or a product takes together moves alike."""
+        assert isinstance(v.attr, tuple)
+        axis = v.attr[1] if v.op == "reduce" else v.attr[0]
+        return axis not in self.along
+
+
+def factor_of(v: Value) -> float:
+    """What a "row_factor" is for all rows but those with enormous scores."""
+    assert isinstance(v.attr, RowFactor)
+    return v.attr.factor
+
+
+def _op(v: Value) -> str:
+    assert isinstance(v.attr, tuple)
+    return str(v.attr[0])
+
+
+def _fits(v: Value, a: Move) -> bool:
+    """Whether what a filter puts in place moves with the rest: 0 with a factor, an infinity with an addend."""
+    assert isinstance(v.attr, tuple)
+    fill = float(v.attr[1])
+    return math.isinf(fill) or (fill == 0.0 and not a.addend)
+
+
+def linear(v: Value) -> dict[Value, float]:
+    """A value as a sum of others times numbers, read through additions and scalings."""
+    match v.op:
+        case "scale":
+            assert isinstance(v.attr, float)
+            return {base: c * v.attr for base, c in linear(v.args[0]).items()}
+        case "add":
+            total = linear(v.args[0])
+            for base, c in linear(v.args[1]).items():
+                total[base] = total.get(base, 0.0) + c
+            return total
+    return {v: 1.0}
+
+
+def ratio(c: Carry, reference: Carry) -> float | None:
+    """A running maximum over another one, where both take in the same number times a factor; None where they do not."""
+    if c.init != reference.init or c.next.op != "max":
+        return None
+    old, taken = (linear(next((a for a in x.next.args if a is not x.value), x.value)) for x in (reference, c))
+    if old.keys() != taken.keys() or any(x.value not in x.next.args for x in (reference, c)):
+        return None
+    ratios = [taken[base] / old[base] if old[base] else 0.0 for base in old]
+    return ratios[0] if ratios[0] > 0 and all(abs(r / ratios[0] - 1) < 1e-9 for r in ratios) else None
+
+
+def references(reference: Carry, carries: Iterable[Carry], k: float) -> dict[Carry, float]:
+    """Running values that hold a reference, each with how it moves where k times the reference moves by 1."""
+    others = {c: r for c in carries if c is not reference and (r := ratio(c, reference)) is not None}
+    return {c: r / k for c, r in ({reference: 1.0} | others).items()}
+
+
+def is_invariant(plan: LoopPlan, moving: Mapping[Carry, float]) -> bool:
+    """Whether nothing that a plan stores depends on what number a reference is; moving: see `stored_moves`."""
+    moves = stored_moves(plan, moving)
+    return moves is not None and all(move.stays for move in moves)
+
+
+def stored_moves(plan: LoopPlan, moving: Mapping[Carry, float]) -> list[Move] | None:
+    """How what a plan stores moves with a reference; None where that is neither a factor nor an addend.
+
+    moving: the running values of one loop that hold it (`references`). Sums of weights move with it, by a factor; what
+    other loops carry may not move.
+    """
+    first = next(iter(moving))
+    shifts = Shifts(first.value.axes)
+    for c, coefficient in moving.items():
+        shifts.moves[c.value] = shifts.moves[c.next] = addend(0, coefficient)
+    loop = next(x for x in plan.loops() if first in x.carries)
+    own = {c.value for c in moving} | {c.next for c in moving}
+    scaled = _dependents(all_values(loop.body), own)
+    for c in loop.carries:
+        if c.next in scaled and c not in moving:
+            shifts.moves[c.value] = factor(0, -1.0)
+    values = all_values(plan.root)
+    try:
+        shifts.follow(v for v in values if v.op != "store")
+        kept = all(same(shifts.of(c.next), shifts.of(c.value)) for x in plan.loops() for c in x.carries)
+    except Dependent:
+        return None
+    return [shifts.of(a) for v in values if v.op == "store" for a in v.args] if kept else None
+
+
+def _dependents(values: Iterable[Value], sources: Iterable[Value]) -> set[Value]:
+    found = set(sources)
+    for v in values:
+        if not found.isdisjoint(v.args):
+            found.add(v)
+    return found

@@ -1,0 +1,124 @@
+"""Programs whose groups of warps do different things: one loads tiles, the others compute on them.
+
+A computing group has the rows of one asynchronous matrix instruction; a program has as many of them as its tile has
+such rows, and one that only loads. What can be divided so is read off the plan: every product multiplies rows that
+groups share out by a tile that is loaded whole.
+"""
+
+from __future__ import annotations
+
+from eintune.space.ir.expr import Rank
+
+from .bounds import numbers
+from .descriptor_blocks import Read, block_of
+from .plan import Loop, LoopPlan, all_values
+from .values import Value
+
+WORKERS = ("alike", "specialised")
+"""The settings of `Schedule.workers`."""
+
+GROUP_WARPS = 4
+"""Warps that share one asynchronous matrix instruction."""
+GROUP_ROWS = 64
+"""Rows of one such instruction."""
+ARCHITECTURE = "sm_90"
+"""Where a group of warps drives the matrix unit and a program divides its registers anew. What follows is its."""
+REGISTERS = 65536
+"""Of a multiprocessor."""
+MOST_REGISTERS = 240
+"""Of a thread, in steps of 8, where a program divides them."""
+SHARED_BYTES = 228 * 1024
+"""Of a multiprocessor; a program's own share of 1 KiB included."""
+LOADER_REGISTERS = 24
+"""Of a thread of the group that loads."""
+HALVES = ("bf16", "fp16")
+"""The dtypes of operands."""
+
+
+def groups(warps: int) -> int:
+    """How many groups compute, in a schedule of so many warps that do."""
+    return warps // GROUP_WARPS
+
+
+def length(plan: LoopPlan, rank: Rank, row: Rank) -> int | None:
+    """Elements of a rank in the tile of one group; None where it has no tile."""
+    tile = plan.roles[rank].tile
+    return min(tile, GROUP_ROWS) if tile and rank == row else tile
+
+
+def products_of(plan: LoopPlan) -> list[Value]:
+    """The matrix products of a plan, in order."""
+    return [v for v in all_values(plan.root) if v.op == "dot"]
+
+
+def row_of(plan: LoopPlan) -> Rank:
+    """The rank whose tiles the groups divide among them, of a plan without a `fault`: the rows of every product."""
+    return products_of(plan)[0].axes[0]
+
+
+def sides(product: Value, row: Rank) -> tuple[Value, Value]:
+    """The left and the right operand of a product: which has the rows, and which has not."""
+    a, b = product.args[:2]
+    return (a, b) if row in a.axes else (b, a)
+
+
+def tile_of(plan: LoopPlan, v: Value, row: Rank) -> tuple[tuple[Rank, ...], tuple[int, ...]] | None:
+    """The ranks that index a tensor, and the block of it that one group loads or stores; None where it is no whole
+    tile."""
+    assert isinstance(v.attr, tuple)
+    name, index = v.attr
+    axes, looked_up = (v.args[0].axes, v.args[1:]) if v.op == "store" else (v.axes, v.args)
+    ranks = tuple(i for i in index if isinstance(i, str) and i in plan.roles)
+    in_order = tuple(r for r in ranks if r in axes) == axes and len(set(ranks)) == len(index)
+    if looked_up or not in_order or plan.dtypes[name] not in HALVES:
+        return None
+    block = block_of(Read(ranks, plan.dtypes[name]), plan.sizes, lambda r: length(plan, r, row))
+    return (ranks, block) if block else None
+
+
+def fault(plan: LoopPlan) -> str | None:
+    """Why specialised warps cannot divide a plan, naming the rule and the value; None where they can."""
+    products = products_of(plan)
+    rows = {v.axes[:1] for v in products}
+    if len(rows) != 1 or rows == {()}:
+        return f"divided work: products of specialised warps share their rows, but these have {sorted(rows)}"
+    ((row,),) = rows
+    for loop in plan.root.items:
+        if isinstance(loop, Loop) and any(isinstance(x, Loop) for x in loop.body.items):
+            return f"divided work: specialised warps run no loop inside another, but one is in that over {loop.rank}"
+    ends = (e for loop in plan.loops() for s in loop.segments for e in (s.lo, s.hi))
+    for v in (v for e in ends for v in numbers(e)):
+        if v.op != "load" or v.args:
+            return f"divided work: all groups know where loops of specialised warps end, but {v.name} is computed"
+    loads = {x for v in products for x in v.args[:2] if x.op == "load"}
+    found = (_fault_of(plan, v, row, loads) for v in all_values(plan.root))
+    return next(filter(None, found), None)
+
+
+def _fault_of(plan: LoopPlan, v: Value, row: Rank, loads: set[Value]) -> str | None:
+    if v in loads:
+        if tile_of(plan, v, row) is None:
+            wanted = f"whole tiles of {' or '.join(HALVES)}"
+            return f"divided work: specialised warps multiply {wanted}, but got {v.name} at {v.attr}"
+        if row in v.axes and v not in plan.root.items:
+            return f"divided work: specialised warps stream what all groups read, but {v.name} has rows of each"
+        return None
+    if any(a in loads for a in v.args) and v.op != "dot":
+        return f"divided work: specialised warps load tiles for products only, but {v.name} ({v.op}) reads one"
+    if len(v.axes) > 2 or (len(v.axes) == 2 and v.axes[0] != row):
+        return f"divided work: specialised warps hold tiles of rows ({row}) and columns, but {v.name} has axes {v.axes}"
+    if v.op == "reduce" and isinstance(v.attr, tuple) and v.attr[1] == row:
+        return f"divided work: specialised warps reduce along rows, but {v.name} is over {row}"
+    return _fault_of_product(v, row, loads) if v.op == "dot" else None
+
+
+def _fault_of_product(v: Value, row: Rank, loads: set[Value]) -> str | None:
+    left, right = sides(v, row)
+    assert isinstance(v.attr, tuple)
+    contracted = v.attr[0]
+    if set(left.axes) != {row, contracted} or len(right.axes) != 2 or row in right.axes:
+        return f"divided work: specialised warps multiply matrices, but {v.name} multiplies {left.axes} by {right.axes}"
+    if right not in loads or left.dtype not in HALVES:
+        got = f"multiplies {left.dtype} by a {right.op}"
+        return f"divided work: specialised warps multiply by loaded tiles, but {v.name} {got}"
+    return None

@@ -1,0 +1,364 @@
+"""The knobs: the ways in which schedules of one cascade differ, what each may be set to and where that makes sense.
+
+A knob is a small object with one protocol, and the table `KNOBS` is the whole list. Nothing here knows a workload or
+a machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from eintune.space.ir.approximations import FUNCTIONS
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.bounds_prepass import BOUNDS
+from eintune.space.plan.descriptor_blocks import block_of
+from eintune.space.plan.lazy_rescaling import REFERENCES
+from eintune.space.plan.pipelined_product import LATE
+from eintune.space.plan.roles import part_length
+from eintune.space.plan.warp_specialisation import GROUP_ROWS, WORKERS, groups
+
+from .choices import ELEMENT, WHOLE, Choice, Facts, Point, Setting
+from .schedule import LOADS
+from .targets import Target
+
+
+class Knob(Protocol):
+    """A way in which schedules differ."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        """Its coordinates in a space: none, one, or one for each rank that it applies to."""
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        """Whether a point makes sense as far as this knob is concerned."""
+
+
+class Tiles:
+    """Tile sizes of rows, of streamed ranks, and of other ranks that are too long to be one axis."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        return [c for r in facts.uses.kinds if (c := self._choice(facts, r))]
+
+    def _choice(self, facts: Facts, rank: Rank) -> Choice | None:
+        values = self._values(facts, rank)
+        if values and rank in facts.uses.of("streamed")[:-1] and self._is_crowded(facts):
+            values = [ELEMENT, *values]
+        return Choice(f"tile {rank}", tuple(values), values[len(values) // 2]) if values else None
+
+    def _values(self, facts: Facts, rank: Rank) -> list[int]:
+        kind, size, target = facts.uses.kinds[rank], facts.sizes[rank], facts.target
+        match kind:
+            case "row":
+                streamed = facts.uses.products or facts.uses.of("streamed")
+                rows = size * max(Packed.lengths(facts))
+                values = _fitting(target.rows if streamed else target.streams, rows, target)
+            case "streamed":
+                values = _fitting(target.streams, size, target)
+                if rank not in facts.uses.halves and size <= target.longest_axis:
+                    values = [v for v in values if v < size] + [WHOLE]
+            case "resident" | "contracted":
+                if size <= target.longest_axis:
+                    return []
+                values = [v for v in _fitting(target.rows, size, target) if v >= 64]
+            case _:
+                return []
+        return values
+
+    def _is_crowded(self, facts: Facts) -> bool:
+        """Whether even the shortest tiles of all ranks together are too many elements: then all streamed ranks but the
+        innermost may be gone over by loops of single elements."""
+        least: dict[str, Setting] = {c.name: c.values[0] for c in Batched().choices(facts)}
+        for r in facts.uses.kinds:
+            if values := self._values(facts, r):
+                least[f"tile {r}"] = values[0]
+        return self._elements(facts, least) > facts.target.temporary[1]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        """The tile between two products (or of a row, where there is none) is neither tiny nor huge."""
+        least, most = facts.target.temporary
+        return min(least, self._largest(facts)) <= self._elements(facts, point) <= most
+
+    def _elements(self, facts: Facts, point: Point) -> int:
+        return math.prod(facts.length(r, point) for k in ("batch", "lane", "row", "streamed") for r in facts.uses.of(k))
+
+    def _largest(self, facts: Facts) -> int:
+        """Elements at the longest settings: a small problem has no tile as large as the least."""
+        longest: dict[str, Setting] = {c.name: c.default for c in Batched().choices(facts)}
+        for c in self.choices(facts):
+            longest[c.name] = WHOLE if WHOLE in c.values else c.values[-1]
+        return self._elements(facts, longest)
+
+
+class Batched:
+    """Whether a batch rank is an axis of every product (the longest one), or programs iterate all of them."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        ranks = [r for r in facts.uses.of("batch") if facts.sizes[r] > 1]
+        if not facts.target.batched:
+            return []
+        if not ranks:
+            return [Choice("batched", ("rows",), "rows")] if facts.uses.of("lane") else []
+        longest = max(ranks, key=lambda r: facts.sizes[r])
+        return [Choice("batched", ("", longest), longest)]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        return True
+
+
+class Parts:
+    """Whether programs share the longest streamed rank, each running a part of it, where there are few programs.
+
+    What the parts leave is merged by another kernel, so they must be few enough to leave little.
+    """
+
+    MOST = 4096
+    """Programs beyond which more of them serve nobody."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        streamed = [] if facts.uses.halves else facts.uses.of("streamed")
+        if not streamed:
+            return []
+        longest = max(streamed, key=lambda r: facts.sizes[r])
+        tiles = -(-facts.sizes[longest] // facts.target.streams[0])
+        values = tuple(n for n in facts.target.parts if n == 1 or 2 * n <= tiles)
+        return [Choice(f"parts {longest}", values, 1)] if len(values) > 1 else []
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        for rank in facts.uses.of("streamed"):
+            parts, tile = int(point.get(f"parts {rank}", 1)), int(point.get(f"tile {rank}", WHOLE))
+            if parts > 1 and not (tile > ELEMENT and self._divides(facts, point, -(-facts.sizes[rank] // tile), parts)):
+                return False
+        return True
+
+    def _divides(self, facts: Facts, point: Point, tiles: int, parts: int) -> bool:
+        """Whether every part has two tiles of its own, and the grid is short without them."""
+        roles = [(facts.sizes[r], facts.role(r, point)) for r in facts.uses.kinds]
+        programs = math.prod(-(-n // (role.tile or 1)) for n, role in roles if role.outer == "grid")
+        return 2 * parts <= tiles and programs < facts.target.few and programs * parts <= self.MOST
+
+
+class Packed:
+    """Whether a short row's tiles run over a rank beside it too, so that what lacks that rank is loaded once for all
+    of it."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        return [Choice("packed", (False, True), False)] if max(self.lengths(facts)) > 1 else []
+
+    @staticmethod
+    def lengths(facts: Facts) -> list[int]:
+        """The lengths of the ranks that a row's tiles may run over: at most one, where the row leaves room."""
+        beside = [(r, row) for r, row in facts.uses.beside.items() if facts.sizes[r] > 1]
+        if facts.target.batched or len(beside) != 1 or not facts.uses.products:
+            return [1]
+        ((lane, row),) = beside
+        return [1, facts.sizes[lane]] if 1 < facts.sizes[row] < facts.target.rows[-1] else [1]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        """A tile is no longer than what it runs over."""
+        length = self.lengths(facts)[-1] if point.get("packed") else 1
+        tiles = ((facts.sizes[r] * length, int(point.get(f"tile {r}", WHOLE))) for r in facts.uses.of("row"))
+        return all(tile <= facts.target.axis(size) for size, tile in tiles)
+
+
+class Warps:
+    """Warps of a program."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        return [Choice("warps", facts.target.warps, facts.target.warps[0])]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        """A warp has at least 512 elements of the largest tile, so that the matrix unit's rows are filled."""
+        if point["warps"] == facts.target.warps[0]:
+            return True
+        elements = 1
+        for k in ("row", "streamed"):
+            for r in facts.uses.of(k):
+                elements *= facts.length(r, point)
+        return elements >= 512 * int(point["warps"])
+
+
+class Stages:
+    """Software pipeline stages of the loops."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        values = facts.target.stages
+        return [Choice("stages", values, values[min(1, len(values) - 1)])]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        """No more stages than the longest loop has iterations."""
+        counts = [1]
+        for r in (*facts.uses.of("streamed"), *facts.uses.of("contracted")):
+            tile, parts = int(point.get(f"tile {r}", WHOLE)), int(point.get(f"parts {r}", 1))
+            counts.append(part_length(facts.sizes[r], tile, parts) // tile if tile else 1)
+        return int(point["stages"]) <= max(counts)
+
+
+class Filters:
+    """Where filters are evaluated, if there are any.
+
+    Segments cost a second loop, with a software pipeline of its own to fill (and the compiler waits for each matrix
+    instruction where one loop hands its accumulators on to another): with a pipeline a branch is better. Where
+    operators run one by one there is no pipeline, and nothing to weigh.
+    """
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        uneven = any(facts.sizes[r] % facts.target.streams[-1] for r in facts.uses.of("streamed"))
+        if not (facts.uses.filtered or uneven):
+            return [Choice("filters", ("every",), "every")]
+        if facts.target.batched:
+            return [Choice("filters", ("segments",), "segments")]
+        return [Choice("filters", ("every", "branch"), "branch")]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        return True
+
+
+class Order:
+    """Program order: where programs differ in length, the longest may start first."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        if facts.uses.coupled and not facts.target.batched:
+            return [Choice("order", ("forward", "reverse"), "reverse")]
+        return [Choice("order", ("forward",), "forward")]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        return True
+
+
+class Loads:
+    """Tiles loaded by pointer or by tensor descriptor: where every tile of two axes can be loaded by one, and a
+    pipelined loop streams some of them. In loops only where there are other tensors to load before a loop."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.descriptors and self._serves(facts, lambda r: None if _is_index(facts, r) else 16)
+        others = any(sum(not _is_index(facts, rank) for rank in r.index) < 2 for r in facts.reads)
+        return [Choice("loads", LOADS[: 2 + others] if possible else LOADS[:1], LOADS[0])]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        if point["loads"] == "pointer":
+            return True
+        streams = any(point.get(f"tile {r}", WHOLE) != WHOLE for r in facts.uses.of("streamed"))
+        return streams and int(point["stages"]) > 1 and self._serves(facts, lambda r: facts.role(r, point).tile)
+
+    @staticmethod
+    def _serves(facts: Facts, tile: Callable[[Rank], int | None]) -> bool:
+        tiled = [r for r in facts.reads if sum(tile(rank) is not None for rank in r.index) > 1]
+        return bool(tiled) and all(block_of(r, facts.sizes, tile) for r in tiled)
+
+
+class Functions:
+    """Functions to the compute dtype, or by the hardware's approximation where the tensors are coarser than that."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.approximate and facts.approximable
+        return [Choice("functions", FUNCTIONS if possible else FUNCTIONS[:1], FUNCTIONS[0])]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        return True
+
+
+class Late:
+    """Whether a loop's last product runs beside the next tile's elementwise work: where one program has a matrix unit
+    to itself for long, and registers for another tile."""
+
+    ROWS = 64
+    """Of one matrix instruction. With 128 rows a group of warps spills, three times as slow on the H200."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.late and facts.uses.products and facts.uses.of("streamed")
+        return [Choice("late", LATE if possible else LATE[:1], LATE[0])]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        """A late product reads its tile an iteration later, so that with two stages the next one would wait for it; and
+        what it keeps takes registers: those that a descriptor leaves free, and that no second block of rows takes."""
+        rows = math.prod(facts.length(r, point) for r in facts.uses.of("row"))
+        room = rows <= self.ROWS and int(point["warps"]) == facts.target.warps[0] and point["loads"] != "pointer"
+        nested = by_element(facts, point)
+        return point["late"] == LATE[0] or (int(point["stages"]) > 2 and room and not nested)
+
+
+class Bounds:
+    """Where loop bounds that follow from data are found: by each program, or once by a kernel before."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.looks and facts.looks
+        return [Choice("bounds", BOUNDS if possible else BOUNDS[:1], BOUNDS[0])]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        """A loop in parts is cut into kernels already."""
+        whole = all(int(point.get(f"parts {r}", 1)) == 1 for r in facts.uses.of("streamed"))
+        return point["bounds"] == BOUNDS[0] or whole
+
+
+class Workers:
+    """Whether a program's warps are alike, or one group of them loads and the others compute."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = facts.target.specialised and facts.uses.products and facts.uses.of("streamed")
+        return [Choice("workers", WORKERS if possible else WORKERS[:1], WORKERS[0])]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        """Each group that computes has the rows of one matrix instruction; what products read comes by descriptor,
+        whatever else is loaded, through two buffers at least; loop bounds are known to all groups; the last product of
+        a loop runs late anyway, and work of all lengths is handed out evenly in any order."""
+        if point["workers"] == WORKERS[0]:
+            return True
+        if by_element(facts, point):
+            return False
+        rows = math.prod(facts.length(r, point) for r in facts.uses.of("row"))
+        own = rows == GROUP_ROWS * groups(int(point["warps"]))
+        known = point["bounds"] != BOUNDS[0] or not facts.looks
+        described = "descriptor" in Loads().choices(facts)[0].values
+        usual = point["late"] == LATE[0] and point["loads"] == ("descriptor" if described else "pointer")
+        in_order = point["order"] == Order().choices(facts)[0].default
+        return own and known and usual and in_order and not point.get("packed") and int(point["stages"]) > 1
+
+
+class Reference:
+    """Whether folds bring their reference up to date with every tile, or keep it while it serves: where specialised
+    warps print it, since each warp decides by itself."""
+
+    def choices(self, facts: Facts) -> list[Choice]:
+        possible = len(Workers().choices(facts)[0].values) > 1
+        return [Choice("reference", REFERENCES if possible else REFERENCES[:1], REFERENCES[0])]
+
+    def is_legal(self, facts: Facts, point: Point) -> bool:
+        return point["reference"] == REFERENCES[0] or point["workers"] == "specialised"
+
+
+def by_element(facts: Facts, point: Point) -> bool:
+    """Whether some loop goes over single elements, around another."""
+    return any(point.get(f"tile {r}", WHOLE) == ELEMENT for r in facts.uses.of("streamed"))
+
+
+def _is_index(facts: Facts, rank: Rank) -> bool:
+    """Whether programs take one element of the rank at a time."""
+    return facts.uses.kinds[rank] in ("batch", "lane")
+
+
+KNOBS: tuple[Knob, ...] = (
+    Tiles(),
+    Batched(),
+    Packed(),
+    Parts(),
+    Warps(),
+    Stages(),
+    Filters(),
+    Order(),
+    Loads(),
+    Functions(),
+    Late(),
+    Bounds(),
+    Workers(),
+    Reference(),
+)
+"""Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
+
+
+def _fitting(tiles: Sequence[int], size: int, target: Target) -> list[int]:
+    """The tile sizes that are not longer than the rank needs."""
+    needed = target.axis(size)
+    if needed <= tiles[0] and target.padded:
+        return [needed]
+    return [t for t in tiles if t < needed] + ([needed] if needed <= tiles[-1] else [])

@@ -1,0 +1,149 @@
+"""Which schedules a cascade may have at one size: the roles its ranks may take, and the knobs.
+
+Roles follow from what the graph does with each rank (`rank_uses`), the rest from the `knobs`; nothing here knows a
+workload or a machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from eintune.space.analysis.filters import equalities
+from eintune.space.analysis.rank_uses import rank_uses
+from eintune.space.analysis.roots import roots_of
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.ir.approximations import is_approximable
+from eintune.space.plan.descriptor_blocks import reads_of
+
+from .choices import Choice, Facts, Point, Setting
+from .knobs import KNOBS, Knob
+from .schedule import Schedule
+from .targets import TARGETS
+
+
+class _Unset(Exception):
+    """A coordinate is read that is not set yet."""
+
+
+class _Partial(Mapping[str, Setting]):
+    """A point of which some coordinates are not set yet."""
+
+    def __init__(self, known: dict[str, Setting], unset: Set[str]) -> None:
+        self._known, self._unset = known, unset
+
+    def __getitem__(self, name: str) -> Setting:
+        if name in self._unset:
+            raise _Unset(name)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def having(self, name: str, setting: Setting) -> _Partial:
+        """The same with one more coordinate."""
+        return _Partial({**self._known, name: setting}, self._unset - {name})
+
+
+@dataclass(frozen=True)
+class Space(Facts):
+    """The schedules of one cascade at one size for one emitter."""
+
+    def choices(self) -> list[Choice]:
+        return [c for knob in KNOBS for c in knob.choices(self)]
+
+    def is_legal(self, point: Point) -> bool:
+        return all(knob.is_legal(self, point) for knob in KNOBS)
+
+    def points(self) -> Iterator[dict[str, Setting]]:
+        """Every legal combination of the settings worth trying."""
+        choices = self.choices()
+        yield from self._completed(_Partial({}, {c.name for c in choices}), choices, KNOBS)
+
+    def _completed(
+        self, point: _Partial, left: Sequence[Choice], undecided: Sequence[Knob]
+    ) -> Iterator[dict[str, Setting]]:
+        """Every legal way to set the coordinates that are left. A knob decides as soon as all that it reads is set, so
+        that few of all combinations are looked at."""
+        still = []
+        for knob in undecided:
+            try:
+                if not knob.is_legal(self, point):
+                    return
+            except _Unset:
+                still.append(knob)
+        if not left:
+            yield dict(point)
+            return
+        choice, *rest = left
+        for setting in choice.values:
+            yield from self._completed(point.having(choice.name, setting), rest, still)
+
+    def default(self) -> dict[str, Setting]:
+        """The legal point that is nearest to every knob's own default."""
+        choices = self.choices()
+        wanted = {c.name: c.default for c in choices}
+        if self.is_legal(wanted):
+            return wanted
+        legal = list(self.points())
+        if not legal:
+            raise ValueError(f"no schedule for the sizes {dict(self.sizes)} (emitter {self.target.name})")
+        return min(legal, key=lambda p: sum(c.distance(p[c.name]) for c in choices))
+
+    def neighbours(self, point: Point) -> Iterator[dict[str, Setting]]:
+        """The legal points one step of one knob away."""
+        for c in self.choices():
+            for setting in c.steps(point[c.name]):
+                if self.is_legal(moved := {**point, c.name: setting}):
+                    yield moved
+
+    def schedule(self, point: Point) -> Schedule:
+        return Schedule(
+            emitter=self.target.name,
+            roles=tuple((r, self.role(r, point)) for r in self.uses.kinds),
+            warps=int(point["warps"]),
+            stages=int(point["stages"]),
+            filters=str(point["filters"]),
+            order=str(point["order"]),
+            loads=str(point["loads"]),
+            functions=str(point["functions"]),
+            late=str(point["late"]),
+            bounds=str(point["bounds"]),
+            workers=str(point["workers"]),
+            reference=str(point["reference"]),
+        )
+
+
+def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:
+    """Raises ValueError for an emitter that has no target, IllegalPlan for a cascade that cannot be laid out."""
+    if emitter not in TARGETS:
+        raise ValueError(f"`emitter` must be one of {sorted(TARGETS)}, but got {emitter!r}")
+    target = TARGETS[emitter]
+    roots = roots_of(cascade)
+    ranks = roots.ranks()
+    missing = [r for r in ranks if problem.sizes.get(r, 0) < 1]
+    if missing:
+        raise ValueError(f"every rank has a size of at least 1, but {missing} have none ({problem.sizes})")
+    uses = rank_uses(roots.expressions, roots.halves, ranks, problem.sizes, target.longest_axis)
+    if not uses.products and target.plain:
+        target = target.plain
+    reads = () if roots.halves else reads_of(roots.expressions, problem.dtypes)
+    sizes = {r: problem.sizes[r] for r in ranks}
+    looks = bool(equalities(roots.expressions))
+    return Space(uses, sizes, target, reads, is_approximable(roots.expressions, problem.dtypes), looks)
+
+
+def schedules(cascade: Cascade, problem: Problem, emitter: str) -> list[Schedule]:
+    """The legal schedules of a cascade at one size, the same one once."""
+    space = space_of(cascade, problem, emitter)
+    return list(dict.fromkeys(space.schedule(p) for p in space.points()))
+
+
+def default_schedule(cascade: Cascade, problem: Problem, emitter: str) -> Schedule:
+    """One legal schedule, for when nothing is known."""
+    space = space_of(cascade, problem, emitter)
+    return space.schedule(space.default())

@@ -1,0 +1,133 @@
+"""Attention as a workload: its options, and the problem, the title and the folder that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eintune.space.tracing.site import AXES
+
+from .attention import Attention, Weights, attention, attention_problem
+from .function_modifiers import MaskMod, ScoreMod
+from .modifiers import (
+    ALIGN,
+    Align,
+    Bias,
+    Causal,
+    Documents,
+    HeadScale,
+    Mask,
+    Modifier,
+    Prefix,
+    RelativeBias,
+    Slopes,
+    Softcap,
+    Window,
+)
+from .workload import WORKLOADS, Option, Posed, Workload, counted
+
+OPTIONS = (
+    Option("seq", "queries a head"),
+    Option("heads", "query heads"),
+    Option("causal", "key m is seen by query p where m <= p", "choice", default="", choices=ALIGN, bare="top_left"),
+    Option("head_dim", "default: 128", default=128),
+    Option("batch", "default: 1", default=1),
+    Option("kv_heads", "default: as many as --heads", default=""),
+    Option("kv_seq", "keys a head; default: as many as --seq", default=""),
+    Option("value_dim", "columns of V; default: as many as --head-dim", default=""),
+    Option("scale", "of the scores; default: 1/sqrt(head dim)", "number", default=""),
+    Option("window", "key m is seen by query p where p - m < N", "count", default=""),
+    Option("window_both", "the window reaches as far to the other side", "flag", default=False),
+    Option("prefix", "key m is seen by query p where m <= p or m < N; aligned as --causal says", "count", default=""),
+    Option("softcap", "scores become X * tanh(score / X)", "number", default=""),
+    Option("head_scale", "a factor a head", "flag", default=False),
+    Option(
+        "alibi",
+        "score + slope * (m - p), the slopes a tensor, or the standard ones; aligned as --causal says",
+        "choice",
+        default="",
+        choices=("tensor", "standard"),
+        bare="tensor",
+    ),
+    Option("bias", f"a tensor added to the scores, over some of {AXES}", "text", default="", bare=AXES),
+    Option(
+        "relative_bias", "score + table[h, p - m + keys - 1], a table over heads and distances", "flag", default=False
+    ),
+    Option("mask", f"a tensor that says what is seen, over some of {AXES}", "text", default="", bare=AXES),
+    Option("score_mod", "FILE.py:NAME, a function (score, b, h, p, m) -> score", "function", default=""),
+    Option("mask_mod", "FILE.py:NAME, a function (b, h, p, m) -> what is seen", "function", default=""),
+    Option("documents", "packed sequences: a query sees its own document", "flag", default=False),
+    Option("sinks", "a score a head that every query sees and that has no value", "flag", default=False),
+    Option("sigmoid", "weights by sigmoid instead of softmax", "flag", default=False),
+    Option("lse", "also return the log-sum-exp", "flag", default=False),
+)
+
+
+def _variant(wanted: Mapping[str, Any]) -> Attention:
+    align: Align = wanted["causal"] or "top_left"
+    if wanted["window_both"] and not wanted["window"]:
+        raise ValueError("`window_both` needs a `window`")
+    pieces: list[Modifier | None] = [
+        HeadScale() if wanted["head_scale"] else None,
+        Softcap(wanted["softcap"]) if wanted["softcap"] != "" else None,
+        Slopes(wanted["alibi"] == "standard", align) if wanted["alibi"] else None,
+        Bias(wanted["bias"]) if wanted["bias"] else None,
+        RelativeBias(wanted["seq"] + (wanted["kv_seq"] or wanted["seq"]) - 1) if wanted["relative_bias"] else None,
+        ScoreMod(wanted["score_mod"]) if wanted["score_mod"] else None,
+        Causal(wanted["causal"]) if wanted["causal"] and wanted["prefix"] == "" else None,
+        Window(wanted["window"], wanted["window_both"], align) if wanted["window"] != "" else None,
+        Prefix(wanted["prefix"], align) if wanted["prefix"] != "" else None,
+        Documents() if wanted["documents"] else None,
+        Mask(wanted["mask"]) if wanted["mask"] else None,
+        MaskMod(wanted["mask_mod"]) if wanted["mask_mod"] else None,
+    ]
+    weights: Weights = "sigmoid" if wanted["sigmoid"] else "softmax"
+    return Attention(tuple(p for p in pieces if p), weights, wanted["sinks"], wanted["lse"])
+
+
+def _pose(wanted: Mapping[str, Any], dtype: str) -> Posed:
+    variant = _variant(wanted)
+    heads, seq, head_dim = wanted["heads"], wanted["seq"], wanted["head_dim"]
+    problem = attention_problem(
+        batch=wanted["batch"],
+        heads=heads,
+        kv_heads=wanted["kv_heads"] or heads,
+        seq=seq,
+        kv_seq=wanted["kv_seq"] or seq,
+        head_dim=head_dim,
+        value_dim=wanted["value_dim"] or head_dim,
+        dtype=dtype,
+        scale=None if wanted["scale"] == "" else wanted["scale"],
+        variant=variant,
+    )
+    return Posed(
+        problem, _title(problem.sizes, dtype, variant), _folder(problem.sizes, dtype, variant, wanted), variant
+    )
+
+
+def _heads(sizes: Mapping[str, int]) -> tuple[int, int]:
+    return sizes["h"] * sizes.get("g", 1), sizes["h"]
+
+
+def _title(sizes: Mapping[str, int], dtype: str, variant: Attention) -> str:
+    heads, kv_heads = _heads(sizes)
+    parts = [f"batch {sizes['b']}", counted(heads, "heads")]
+    parts += [counted(kv_heads, "kv heads")] if kv_heads != heads else []
+    same = sizes["p"] == sizes["m"]
+    parts.append(f"length {sizes['p']}" if same else f"{counted(sizes['p'], 'queries')}, {counted(sizes['m'], 'keys')}")
+    parts.append(f"head dim {sizes['e']}")
+    parts += [f"value dim {sizes['f']}"] if sizes["e"] != sizes["f"] else []
+    return "Attention: " + ", ".join(filter(None, [*parts, dtype, variant.words]))
+
+
+def _folder(sizes: Mapping[str, int], dtype: str, variant: Attention, wanted: Mapping[str, Any]) -> str:
+    heads, kv_heads = _heads(sizes)
+    groups = f"kv{kv_heads}" if kv_heads != heads else ""
+    keys = f"k{sizes['m']}" if sizes["p"] != sizes["m"] else ""
+    columns = f"v{sizes['f']}" if sizes["e"] != sizes["f"] else ""
+    name = f"attention-b{sizes['b']}-h{heads}{groups}-s{sizes['p']}{keys}-d{sizes['e']}{columns}-{dtype}"
+    scale = f"scale{wanted['scale']:g}" if wanted["scale"] != "" else ""
+    return "-".join(filter(None, [name, variant.slug, scale]))
+
+
+WORKLOADS["attention"] = Workload("attention", attention, OPTIONS, pose=_pose)
