@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 if "EINTUNE_KEY" not in os.environ:  # the workers of one run share it
     folder = tempfile.mkdtemp(prefix="eintune-tests-")

@@ -161,7 +161,7 @@ def test_an_installation_from_the_index_runs(tmp_path: Path, resolution: str, py
         return done.stdout
 
     assert "not installed, so nothing is derived or searched here" in run("-m", "eintune", "doctor")
-    assert '"loaded": []' in run(str(ROOT / "tests" / "kernels" / "serving_child.py"))
+    assert '"loaded": []' in run(str(ROOT / "tests" / "helpers" / "serving_child.py"))
     answered(uv(*install, "--resolution", resolution, f"{ROOT}[tune]", timeout=1800))
     assert "FAIL" not in run("-m", "eintune", "doctor")
     report = run("-m", "eintune", "tune", "--seq", "64", "--heads", "3", "--head-dim", "16", "--device", "cpu")

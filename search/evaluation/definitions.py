@@ -246,9 +246,9 @@ def to_markdown(rows: Sequence[Measured], machine: str) -> str:
     lines = [
         "# Definitions and their passes",
         "",
-        "Made by `eintune definitions --page docs/definitions.md`; `tests/search/test_definitions.py` checks it. Each",
-        "definition of `search/evaluation/definitions.edge`, as its paper or PyTorch's users write it, with the passes",
-        "that its best form should have, and those of the form that was derived.",
+        "Made by `eintune definitions --page docs/definitions.md`; `tests/search/evaluation/test_definitions.py`",
+        "checks it. Each definition of `search/evaluation/definitions.edge`, as its paper or PyTorch's users write it,",
+        "with the passes that its best form should have, and those of the form that was derived.",
         "",
         f"{len(rows)} definitions; {reached} have the passes that they should have; {sum(r.runs for r in rows)} run by",
         "both emitters (PyTorch, and Triton in its interpreter, fp32). Processor seconds of a derivation: median",

@@ -7,19 +7,17 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from kernel_forms import Execute
 
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.launch.load import load
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # for the helper modules beside the tests
-
-Execute = Callable[[Kernel, list[torch.Tensor]], None]
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,7 +33,7 @@ class Interpreter:
 
     def __call__(self, kernel: Kernel, tensors: list[torch.Tensor]) -> None:
         if self._process is None:
-            command = [sys.executable, "-P", str(HERE / "interpreter_server.py")]
+            command = [sys.executable, "-P", str(HELPERS / "interpreter_server.py")]
             env = {**os.environ, "TRITON_INTERPRET": "1"}
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         assert self._process.stdin and self._process.stdout

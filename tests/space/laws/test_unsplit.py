@@ -1,0 +1,144 @@
+"""Definitions that are written in two passes, in tiles or as folds: what is derived of them is what is derived of the
+naive one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from law_instances import both_sides
+
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.derivation.undone_views import undone, unsplit_laws
+from eintune.space.egraph.graph import Limits
+from eintune.space.ir.expr import NEG_INF, Expr, Fold, Map, Predicate, Split, Term, Unsplit, Where, topological
+from eintune.space.ir.splits import SplitOf, split_predicate
+from eintune.space.laws.law import variable
+from eintune.space.laws.laws import UNSPLIT
+from eintune.space.notation.printer import write_expression
+from eintune.space.operators.formats import as_cascade, read_computation
+
+SPLIT = SplitOf("m", "m1", "m0")
+FILTERS = [
+    (Predicate((Term("m", -1), Term("p", 1)), (("m", 1), ("p", -1))), NEG_INF),
+    (Predicate((Term("m", 1),), (), -2), 0.0),
+]
+TESTS = Path(__file__).parents[2]
+X = variable("x")
+TABLE = tuple(unsplit_laws([SPLIT], [Where(q, X, fill) for p, fill in FILTERS if (q := split_predicate(p, SPLIT))]))
+NAIVE = "max[m](sum[e](Qe,p * Ke,m))"
+WRITTEN = {
+    "two passes": "cascades/attention_2pass.edge",
+    "one pass, an iteration": "cascades/attention_1pass_iterative.edge",
+    "operators in two passes, divided last": "operators/attention_2pass_deferred.txt",
+    "operators in one pass": "operators/attention_1pass.txt",
+}
+
+
+def written(name: str) -> Cascade:
+    return as_cascade(read_computation((TESTS / WRITTEN[name]).read_text("utf-8")))
+
+
+def plain(cascade: Cascade) -> list[Expr]:
+    roots = list(cascade.roots().values())
+    found = undone(roots, Limits())
+    return [found.get(x, x) for x in roots]
+
+
+@pytest.mark.parametrize("i", range(len(TABLE)), ids=lambda i: f"{TABLE[i].name}-{i}")
+def test_both_sides_agree(i: int) -> None:
+    for seed in range(4):
+        x, y = both_sides(TABLE[i], seed)
+        np.testing.assert_allclose(y, x, rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_number_of_passes_is_derived(name: str) -> None:
+    found = derive(written(name))
+    assert {d.passes for d in found.cascades} == {1, 2, 3}
+    (three,) = (d for d in found.cascades if d.passes == 3)
+    assert three.signature == "3:division.inside+reduce.add.whole*2+reduce.max.whole*1"
+    assert found.complete and not found.failed
+
+
+def test_without_the_laws_that_undo_views_there_is_no_single_pass() -> None:
+    assert {d.passes for d in derive(written("two passes"), without=frozenset({UNSPLIT})).cascades} == {2, 3}
+
+
+def test_what_two_passes_are_in_tiles_of() -> None:
+    (root,) = plain(written("two passes"))
+    (naive,) = as_cascade(read_computation((TESTS / "cascades/attention_3pass.edge").read_text())).roots().values()
+    assert write_expression(root) == write_expression(naive)
+
+
+def test_filters_and_indices_are_undone() -> None:
+    (root,) = plain(
+        Cascade.parse("""
+        BXm1,m0 = split[m -> m1,m0](Xm)
+        Sp,m1,m0 = where(m1*|m0| + m0 <= p, BXm1,m0 * (index(m1) * |m0| + index(m0)), -inf)
+        Lp,m1 = max[m0](Sp,m1,m0)
+        Gp = max[m1](Lp,m1)
+        Dp = sum[m1](sum[m0](e^(Sp,m1,m0 - Lp,m1)) * e^(Lp,m1 - Gp)) / (|m1| * |m0|)
+        results: D
+        """)
+    )
+    assert not any(isinstance(x, (Split, Unsplit, Fold)) for x in topological([root]))
+    assert "where(m <= p, " in write_expression(root)
+    assert "index(m)" in write_expression(root)
+    assert "|m|" in write_expression(root)
+
+
+def test_what_reads_a_tile_by_itself_stays() -> None:
+    cascade = Cascade.parse("BXm1,m0 = split[m -> m1,m0](Xm)\nLm1 = max[m0](BXm1,m0)\nZp = sum[m1](Lm1 * Wm1,p)")
+    (root,) = cascade.roots().values()
+    assert root not in undone([root], Limits())
+    assert {d.passes for d in derive(cascade).cascades} == {1}
+
+
+def test_a_division_that_waits_for_its_own_sum_was_not_put_off() -> None:
+    normed = Cascade.parse("Op,f = Ap,m * Vm,f\nRp = sqrt(sum[f](Op,f * Op,f) + 1)\nYp,f = Op,f / Rp\nresults: Y")
+    assert undone(list(normed.roots().values()), Limits()) == {}
+    deferred = Cascade.parse("Dp = Ap,m\nOp,f = sum[m](Ap,m * Vm,f) / Dp\nresults: O")
+    (root,) = plain(deferred)
+    assert not isinstance(root, Map)  # the sum is outermost now
+
+
+def test_parts_that_each_divided_by_their_own_sum() -> None:
+    """A split of the keys whose parts are merged by their weights."""
+    (root,) = plain(
+        Cascade.parse("""
+        BSp,m1,m0 = split[m -> m1,m0](Sp,m)
+        BVm1,m0,f = split[m -> m1,m0](Vm,f)
+        Lp,m1 = max[m0](BSp,m1,m0)
+        Dp,m1 = sum[m0](e^(BSp,m1,m0 - Lp,m1))
+        Op,m1,f = sum[m0](e^(BSp,m1,m0 - Lp,m1) * BVm1,m0,f) / Dp,m1
+        Wp,m1 = Dp,m1 * e^(Lp,m1 - max[m1](Lp,m1))
+        Zp,f = sum[m1](Op,m1,f * Wp,m1) / sum[m1](Wp,m1)
+        results: Z
+        """)
+    )
+    weight = "e^(Sp,m - max[m](Sp,m))"
+    naive = f"sum[m]({weight} / sum[m]({weight}) * Vm,f)", f"sum[m]({weight} * Vm,f / sum[m]({weight}))"
+    assert write_expression(root) in naive
+
+
+def test_two_in_a_row_in_tiles() -> None:
+    one = """
+    B{K}e,{m}1,{m}0 = split[{m} -> {m}1,{m}0]({K}e,{m})
+    B{V}{f},{m}1,{m}0 = split[{m} -> {m}1,{m}0]({V}{f},{m})
+    {S}p,{m}1,{m}0 = sum[{e}]({Q}p,{e} * B{K}{e},{m}1,{m}0)
+    {S}Lp,{m}1 = max[{m}0]({S}p,{m}1,{m}0)
+    {S}Gp = max[{m}1]({S}Lp,{m}1)
+    {S}Np,{m}1,{m}0 = e^({S}p,{m}1,{m}0 - {S}Lp,{m}1)
+    {S}Cp,{m}1 = e^({S}Lp,{m}1 - {S}Gp)
+    {S}Dp = sum[{m}1](sum[{m}0]({S}Np,{m}1,{m}0) * {S}Cp,{m}1)
+    {O}p,{f} = sum[{m}1](sum[{m}0]({S}Np,{m}1,{m}0 * B{V}{f},{m}1,{m}0) * {S}Cp,{m}1) / {S}Dp
+    """
+    first = one.format(K="K", V="V", S="S", Q="Q", O="O", m="m", e="e", f="f")
+    second = one.replace("B{K}e", "B{K}{e}").replace("({K}e", "({K}{e}")
+    both = first + second.format(K="J", V="U", S="T", Q="O", O="Y", m="n", e="f", f="g") + "results: Y"
+    found = derive(Cascade.parse(both))
+    assert found.cascades[0].passes == 1
+    assert found.complete
