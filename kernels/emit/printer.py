@@ -21,7 +21,7 @@ from eintune.space.schedule.schedule import Schedule
 from .bound_text import BoundText
 from .plan_facts import filter_of
 from .source_lines import INDENT, Scope
-from .value_printer import Fact, ValuePrinter, affine, constant
+from .value_printer import Affine, Fact, ValuePrinter, affine, constant
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Printer(ValuePrinter):
         self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest, self.name)
         self.known: frozenset[Fact] = self.always()
         """What holds on the whole of the current tile."""
+        self._affine: dict[Value, Affine] = {}
+        """Filters that were asked for, with numbers for sizes."""
         self._optional: Branch | None = None
         self._unneeded: dict[Value, None] = {}
         """Values of the current body that are not needed, or in its branch only; in order."""
@@ -81,7 +83,9 @@ class Printer(ValuePrinter):
             return False
         if v.op == "select":
             return is_true(v.args[0], known)
-        terms, const = affine(filter_of(v)[0], self.plan.sizes)
+        if v not in self._affine:
+            self._affine[v] = affine(filter_of(v)[0], self.plan.sizes)
+        terms, const = self._affine[v]
         return (terms, const) in known or (not terms and const >= 0)
 
     def _facts(self, known: Iterable[Known]) -> frozenset[Fact]:

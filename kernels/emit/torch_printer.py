@@ -98,6 +98,7 @@ class TorchPrinter(Printer):
         super().__init__(plan, schedule, entry)
         self._compute = "fp64" if "fp64" in plan.dtypes.values() else "fp32"
         self._storage = Storage(plan)
+        self._decided: dict[Value, bool] = {}
         self._iterated = [r for r in reversed(plan.grid) if "0" not in (self.start.get(r), self.scalar.get(r))]
         self.scopes[0].depth += len(self._iterated)
 
@@ -308,7 +309,9 @@ class TorchPrinter(Printer):
 
     def _is_decided(self, v: Value) -> bool:
         """Whether a filter is on scalar indices only."""
-        return v.op == "where" and not any(self.tiled(r) for r in filter_of(v)[0].ranks)
+        if v not in self._decided:
+            self._decided[v] = v.op == "where" and not any(self.tiled(r) for r in filter_of(v)[0].ranks)
+        return self._decided[v]
 
     def _method(self, v: Value, target: Value) -> str | None:
         name, others = self.name(target), [a for a in v.args if a is not target]

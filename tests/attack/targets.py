@@ -295,7 +295,7 @@ def graph(folder: Path) -> Target:
     nodes = {
         "q": {"op": "Input", "children": ["s"], "eclass": "q", "cost": 1.0},
         "s": {"op": '"Q"', "children": [], "eclass": "s", "cost": 0.0},
-        "m": {"op": "M_exp", "children": ["q"], "eclass": "m", "cost": 1.0, "subsumed": False},
+        "m": {"op": "M_exp_m", "children": ["q"], "eclass": "m", "cost": 1.0, "subsumed": False},
         "r": {"op": "R_add_m", "children": ["m"], "eclass": "r", "cost": 1.0},
     }
     data = {"nodes": nodes, "root_eclasses": ["r"], "class_data": {"r": {"let": "$Z", "type": "Op"}}}
