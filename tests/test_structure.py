@@ -104,6 +104,17 @@ def test_the_table_itself_runs_one_way() -> None:
         TopologicalSorter(table).prepare()
 
 
+def test_the_picture_of_the_house_is_the_table() -> None:
+    subprocess.run([sys.executable, "-P", str(ROOT / "docs" / "pictures" / "architecture.py"), "--check"], check=True)
+
+
+def test_the_house_is_described_by_files_that_are_there() -> None:
+    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+        text = (ROOT / page).read_text()
+        for name in re.findall(r"`((?:space|costmodel|kernels|search|tests|docs)/[\w/]+\.(?:py|md|toml))`", text):
+            assert (ROOT / name).is_file(), f"{page} names {name}, which is not there"
+
+
 def test_a_folder_can_be_read_in_one_sitting() -> None:
     for where, count in Counter(map(place, GRAPH)).items():
         assert count <= MOST_MODULES, f"{'.'.join(where)} has {count} modules, at most {MOST_MODULES} are read at once"
