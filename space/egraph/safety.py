@@ -116,7 +116,8 @@ class Bounds:
                 return self._sum(n, args[0])
             case Fold():
                 low = args[1][0]
-                square = not n.head.others or n.children[-1] == n.children[-2]
+                scores = (n.children[0], *n.children[2:])
+                square = len(scores) == 1 or scores[-1] == scores[-2]
                 return (low if n.head.action == "scale" else 0.0, math.inf) if low >= 0 and square else ANY
             case Map(op="mul") if n.children[0] == n.children[1]:
                 return 0.0, math.inf

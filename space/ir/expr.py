@@ -414,9 +414,9 @@ def looked_up(x: Access | Gather) -> tuple[Access | Gather, ...]:
 
 
 def reads(roots: Iterable[Expr]) -> Iterator[Access | Gather]:
-    """Every access of some expressions, each before those that its index reads."""
+    """Every access of some expressions, as they are written, each before those that its index reads."""
     stack: list[Access | Gather] = []
-    for x in reversed(topological(roots)):
+    for x in reversed(topological(roots, operands=_as_written)):
         match x:
             case Access() | Gather():
                 stack.append(x)
@@ -428,7 +428,16 @@ def reads(roots: Iterable[Expr]) -> Iterator[Access | Gather]:
         stack += reversed(looked_up(read))
 
 
-def topological(roots: Iterable[Expr], stop: Mapping[Expr, object] | None = None) -> list[Expr]:
+def _as_written(x: Expr) -> tuple[Expr, ...]:
+    """The operands in the order of the notation, where a fold's argument comes last."""
+    return (*x.scores, x.arg) if isinstance(x, Fold) else children(x)
+
+
+def topological(
+    roots: Iterable[Expr],
+    stop: Mapping[Expr, object] | None = None,
+    operands: Callable[[Expr], tuple[Expr, ...]] = children,
+) -> list[Expr]:
     """All nodes reachable from `roots`, operands before users, each once; does not enter keys of `stop`."""
     done: set[Expr] = set()
     order: list[Expr] = []
@@ -437,7 +446,7 @@ def topological(roots: Iterable[Expr], stop: Mapping[Expr, object] | None = None
     def visit(x: Expr) -> None:
         if x not in done and not (stop and x in stop):
             done.add(x)
-            stack.append((x, iter(children(x))))
+            stack.append((x, iter(operands(x))))
 
     for root in roots:
         visit(root)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.run import run_cascade
 from eintune.space.ir.einsum import CascadeError, Einsum
-from eintune.space.ir.expr import Access, Const, Expr, Map, Param, Predicate, Reduce, Tensor, Term, Where
+from eintune.space.ir.expr import Access, Const, Expr, Fold, Map, Param, Predicate, Reduce, Tensor, Term, Where
 from eintune.space.notation.grammar import fitting_merges
 from eintune.space.notation.lexer import MAX_CHARACTERS, MAX_NESTING
 from eintune.space.workloads.builtin import WORKLOADS, attention
@@ -302,3 +302,11 @@ def test_damaged_text_is_refused_and_nothing_else_happens(data: st.DataObject) -
     except CascadeError:
         return
     assert parse(str(cascade)) == cascade
+
+
+def test_a_fold_of_two_scores_declares_what_it_reads_first() -> None:
+    a = Tensor("A", ("b",))
+    for first, last in ((("m1",), ("b",)), (("b",), ("m1",))):
+        fold = Fold("comoment", "b", Const(0.0), Access(a, last), (Access(a, first),))
+        cascade = Cascade((Einsum(Tensor("Z", ("m1",)), fold),))
+        assert Cascade.parse(str(cascade)) == cascade
