@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
-from ..host.printable import printable
+from eintune.host.printable import printable
 
 SPELT = {
     **{"…": "...", "·": "*", "×": "x", "∪": "|", "∩": "&", "∨": "\\/", "∧": "/\\", "⋄": "*", "→": "->", "←": "<-"},

@@ -49,7 +49,9 @@ def test_no_name_turns_what_a_terminal_shows(tmp_path: Path) -> None:
     """A folder's, in a line of results."""
     line = [*MODULE, "cache", "clear", "--cache", "\u202egnp\x1b[31m"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "removed 0 records from \\u202egnp\\x1b[31m\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"removed 0 records from {tmp_path}/\\u202egnp\\x1b[31m\n"), (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("lost", ["| true", "2>&1 | true", "2>&1 >/dev/null | true"])
