@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from eintune.space.analysis.filters import farthest
+from eintune.space.analysis.filters import farthest, is_wide
 from eintune.space.analysis.layout import within_part
 from eintune.space.ir.approximations import APPROXIMATE_OPS
 from eintune.space.ir.expr import Access, Gather, Part, Predicate, Rank
@@ -228,16 +228,20 @@ class ValuePrinter(SourceLines, ABC):
         for r, c in sorted(terms, key=lambda term: self.plan.order.index(term[0])):
             text = self.at(r, axes)
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {parenthesised(text)}")
-        limit = farthest(p, self.plan.sizes)
+        limit, wide = farthest(p, self.plan.sizes), is_wide(p, self.plan.sizes)
         for number, (_, c) in zip(v.args[1:], p.numbers, strict=True):
             text = self.use(number, axes)
             text = text if limit is None else self.limited(text, limit)
+            text = self.cast(text, "int64") if wide and number.dtype != "int64" else text
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {text}")
         if p.numbers and const == -1:
             return f"{' + '.join(right) or '0'} < {' + '.join(left) or '0'}"
         if not left and len(right) == 1 and const > 0:
             return f"{right[0]} < {const + 1}"
-        if const:
+        if wide and const:  # beside a number of 64 bits
+            onto_left = any(c > 0 for _, c in p.numbers)
+            (left if onto_left else right).append(str(const if onto_left else -const))
+        elif const:
             (left if const > 0 else right).append(str(abs(const)))
         return f"{' + '.join(left) or '0'} >= {' + '.join(right) or '0'}"
 

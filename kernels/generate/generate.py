@@ -141,6 +141,8 @@ def problem_of(
     ranks = [*roots.ranks(), *roots.numbers()]
     if missing := [r for r in ranks if r not in sizes]:
         raise ValueError(f"`sizes` must give every rank ({', '.join(ranks)}), but {', '.join(missing)} have none")
+    if surplus := [r for r in sizes if r not in definition.same_sizes()]:
+        raise ValueError(f"`sizes` must be of ranks of {ranks}, but got {', '.join(surplus)[:80]}")
     if wrong := {r: n for r, n in sizes.items() if n < 1}:
         raise ValueError(f"sizes are at least 1, but got {wrong}")
     if definition.equalised(sizes) != dict(sizes):

@@ -108,7 +108,8 @@ class TritonLaunch:
     def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
         strides = [s for t in tensors for s in t.stride()]
         given = (*tensors, *strides, *descriptors(self.kernel, tensors))
-        return self.function[self._grid(tensors[0].device)](*given, **options_of(self.kernel))
+        options = options_of(self.kernel) | ({} if interpreted() else fusing())
+        return self.function[self._grid(tensors[0].device)](*given, **options)
 
     def _grid(self, device: torch.device) -> tuple[int, ...]:
         """As many programs as the kernel has, or as the device holds where each does the work of several."""
@@ -161,6 +162,17 @@ def options_of(kernel: Kernel) -> dict[str, int]:
     if kernel.registers is not None:
         return {"num_warps": kernel.warps, "maxnreg": kernel.registers}
     return {"num_warps": kernel.warps, "num_stages": kernel.stages}
+
+
+@functools.cache
+def fusing() -> dict[str, bool]:
+    """The option by which the compiler makes one operation of a product and a sum, where this Triton has it: what
+    kernels are written, priced and measured with, whatever the default is there or the environment says."""
+    try:
+        from triton.backends.nvidia.compiler import CUDAOptions
+    except ImportError:
+        return {}
+    return {"enable_fp_fusion": True} if hasattr(CUDAOptions, "enable_fp_fusion") else {}
 
 
 class EitherLaunch:

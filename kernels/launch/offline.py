@@ -21,7 +21,7 @@ from typing import Any
 from eintune.costmodel.counts.estimate import Resources, most
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
 
-from .launchers import options_of
+from .launchers import fusing, options_of
 from .module import interpreted, module_of
 from .tensor_descriptors import layout_of_block
 
@@ -87,7 +87,7 @@ def compile_kernel(
     try:
         with _cache(cache_dir):
             source = _source_class(kernel)(function, signature, constants, attributes)
-            made = triton.compile(source, target, options_of(kernel))
+            made = triton.compile(source, target, options_of(kernel) | fusing())
     except Exception as error:  # the compiler's own classes are many and private
         raise CompileError(f"{type(error).__name__}: {error}") from error
     seconds = time.perf_counter() - started

@@ -42,7 +42,7 @@ from eintune.space.ir.folds import ACTIONS
 from eintune.space.ir.pointwise import REDUCTIONS
 from eintune.space.ir.products import factors
 
-from .operators import REDUCE, TORCH
+from .operators import REDUCE, SUMS, TORCH, WHOLE
 
 DTYPES: dict[str, torch.dtype] = {
     "fp64": torch.float64,
@@ -158,9 +158,10 @@ class _Run:
         return self.index[rank].to(self.device)
 
     def number(self, t: Tensor) -> Tensor:
-        """Floats in the run's dtype; integers stay exact, as they do in a PyTorch program."""
-        exact = t.is_floating_point() or (self.dtype == torch.float64 and t.dtype != torch.bool)
-        return t.to(self.dtype) if exact else t
+        """Floats in the run's dtype; integers stay exact, and sums of those of 32 bits too."""
+        if t.dtype == torch.bool:
+            return t
+        return t.to(self.dtype if t.is_floating_point() or self.dtype == torch.float64 else torch.int64)
 
     def read(self, x: Access) -> Tile:
         t = self.data[x.tensor.name]
@@ -227,6 +228,8 @@ class _Run:
         if not any(isinstance(a, Tensor) for a in wide):
             exact = [torch.tensor(a, dtype=None if isinstance(a, bool) else torch.float64) for a in wide]
             return Tile(TORCH[op](*exact).item())
+        if op in SUMS and not any(isinstance(a, Tensor) and a.is_floating_point() for a in wide):
+            wide = [int(a) if isinstance(a, float) and a.is_integer() and abs(a) < WHOLE else a for a in wide]
         if op == "select":  # of numbers PyTorch makes tensors of its default dtype
             condition, *branches = wide
             wide = [self.tensor(condition), *map(self.tensor, branches)]

@@ -27,6 +27,12 @@ def _divide(a: Any, b: Any) -> Any:
     return a / b
 
 
+SUMS = frozenset({"add", "sub", "eq", "ne", "lt", "le", "gt", "ge"})
+"""Operators that stay exact between whole numbers, as they do not where PyTorch makes a float of one."""
+WHOLE = 2.0**53
+"""What a whole number is below that is written as a float."""
+
+
 def _equal(a: Any, b: Any) -> Any:
     return torch.as_tensor(a == b)
 

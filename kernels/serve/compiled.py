@@ -60,7 +60,7 @@ def compile(
     if not isinstance(name, str):
         raise ValueError(f"`name` must be a text, but got {type(name).__name__}")
     check_tilings(parsed, given)
-    return CompiledCascade(parsed, given, _lengths(sizes), dtype, name)
+    return CompiledCascade(parsed, given, _lengths(sizes, parsed), dtype, name)
 
 
 def _numbers(params: object) -> dict[str, float]:
@@ -78,13 +78,16 @@ def _numbers(params: object) -> dict[str, float]:
     return found
 
 
-def _lengths(sizes: object) -> dict[str, int]:
-    """Raises ValueError for anything but numbers of elements by rank."""
+def _lengths(sizes: object, cascade: Cascade) -> dict[str, int]:
+    """Raises ValueError for anything but numbers of elements by rank of the cascade, an input's own axes among them."""
     if not isinstance(sizes, (Mapping, NoneType)):
         raise ValueError(f"`sizes` must be a mapping of ranks to numbers, but got {type(sizes).__name__}")
     for r, n in (sizes or {}).items():
         if not isinstance(r, str) or type(n) is not int or not 0 <= n <= FARTHEST:
             raise ValueError(f"`sizes` must be whole numbers from 0 to {FARTHEST}, but that of {r!s} is not")
+    if surplus := [r for r in sizes or {} if r not in cascade.same_sizes()]:
+        known, more = list(cascade.same_sizes()), ", …" if surplus[3:] else ""
+        raise ValueError(f"`sizes` must be of ranks of {known}, but got {', '.join(surplus[:3])[:80]}{more}")
     return dict(sizes or {})
 
 

@@ -11,7 +11,10 @@ import io
 import os
 import stat
 import sys
-from typing import Any, TextIO
+from collections.abc import Iterable
+from typing import Any, TextIO, cast
+
+from eintune.host.printable import printable
 
 SPELT = {
     **{"…": "...", "·": "*", "×": "x", "∪": "|", "∩": "&", "∨": "\\/", "∧": "/\\", "⋄": "*", "→": "->", "←": "<-"},
@@ -22,7 +25,8 @@ HANDLER = "eintune-spelt"
 
 
 def ready() -> None:
-    """Make the three streams usable: a closed one reads and swallows nothing, and no character is an error."""
+    """Make the three streams usable: a closed one reads and swallows nothing, no character is an error, and none moves
+    a cursor or turns what follows, whosever name or text it comes from."""
     codecs.register_error(HANDLER, _spelt)
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -33,11 +37,33 @@ def ready() -> None:
         if getattr(sys, name) is None:
             mode = "r" if descriptor == 0 else "w"
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-    sys.stdout, sys.stderr = _heedless(sys.stdout), _heedless(sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
+    out, err = (s.stream if isinstance(s, Shown) else s for s in (sys.stdout, sys.stderr))
+    found = (_heedless(out), _heedless(err, at_once=True))
+    for stream in found:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors=HANDLER)
+    sys.stdout, sys.stderr = (cast(TextIO, Shown(stream)) for stream in found)
+
+
+class Shown:
+    """A stream on which every character that is not printed as itself is spelled out (`printable`), lines aside."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """As that of any stream: how many characters were taken."""
+        self.stream.write(printable(text, keep="\n\t"))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each; they bring their own ends of line."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class Pipe(io.RawIOBase):
@@ -62,7 +88,7 @@ class Pipe(io.RawIOBase):
             return len(data)
 
 
-def _heedless(stream: TextIO) -> TextIO:
+def _heedless(stream: TextIO, at_once: bool = False) -> TextIO:
     """The stream, or where it is a pipe or a socket one like it that is no error without a reader (`| head`)."""
     buffer = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)  # the buffer itself where nothing is buffered
@@ -72,7 +98,7 @@ def _heedless(stream: TextIO) -> TextIO:
         mode = os.fstat(raw.fileno()).st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
             stream.flush()
-            at_once = raw is buffer or stream is sys.stderr
+            at_once = at_once or raw is buffer
             return io.TextIOWrapper(io.BufferedWriter(Pipe(raw.fileno())), stream.encoding, line_buffering=at_once)
     return stream
 

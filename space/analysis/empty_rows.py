@@ -80,6 +80,8 @@ class Empties:
                 return self._product_reaches(factors(x), inputs)
             case Map("div" | "div_rn" | "quotient", (a, b)):
                 return go(a) or self.reaches_neg_inf(b, False)
+            case Map("sub", (_, Const(math.inf))):
+                return True
             case Map("add" | "sub" | "min" | "floor" | "neg" | "rounded", args):
                 return any(map(go, args))
             case Reduce("max", rank, arg):

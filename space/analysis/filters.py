@@ -126,10 +126,20 @@ def farthest(p: Predicate, sizes: Mapping[Rank, int]) -> int | None:
     What is farther says the same there, and a sum with that needs no more than the 32 bits of an index. None where the
     number is not added to anything (`m < L[b]`), and where there are none or several.
     """
-    if len(p.numbers) != 1:
+    if len(p.numbers) != 1 or _stands_alone(p):
         return None
     ((_, coef),) = p.numbers
-    if coef == 1 and p.const == -1 and len(p.terms) == 1 and p.terms[0].coef == -1:
-        return None
     reach = abs(p.const) + sum(abs(t.coef) * (sizes[t.rank] - 1) for t in p.terms)
     return reach // abs(coef) + 1 if 2 * reach + abs(coef) < MOST else None
+
+
+def is_wide(p: Predicate, sizes: Mapping[Rank, int]) -> bool:
+    """Whether a sum with the numbers of a filter, whose sizes are bound, needs more than 32 bits: there are several, of
+    which none decides it alone, or what is added to one is as large as an index may be."""
+    return bool(p.numbers) and not _stands_alone(p) and farthest(p, sizes) is None
+
+
+def _stands_alone(p: Predicate) -> bool:
+    """Whether nothing is added to the one number of a filter: `m < L[b]`."""
+    one = len(p.numbers) == len(p.terms) == 1
+    return one and p.numbers[0][1] == 1 and p.const == -1 and p.terms[0].coef == -1

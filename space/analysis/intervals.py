@@ -29,7 +29,7 @@ from eintune.space.plan.bounds import (
 from eintune.space.plan.plan import Known, Segment
 from eintune.space.plan.values import Value
 
-from .filters import farthest
+from .filters import farthest, is_wide
 from .layout import Layout, tail_predicate
 
 MOST_ALTERNATIVES = 6
@@ -128,10 +128,10 @@ def _range(
     around: frozenset[Rank],
     number: Callable[[Access | Gather], Value | None],
 ) -> Range | None:
-    """None where the filter does not bound the loop's index by itself."""
+    """None where the filter does not bound the loop's index by itself, or not in the 32 bits of an index."""
     coefs = {t.rank: t.coef for t in p.terms}
     a = coefs.pop(rank, 0)
-    if abs(a) != 1:
+    if abs(a) != 1 or is_wide(p, layout.sizes):
         return None
     loaded = [(c, number(x)) for x, c in p.numbers]
     limit = farthest(p, layout.sizes)

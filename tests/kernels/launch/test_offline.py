@@ -160,3 +160,11 @@ def test_a_pool_keeps_its_children(cache: Path) -> None:
         assert isinstance(pool.compile([good, good], "sm_90")[1], Resources)
         processes = [child.start() for child in pool._children]
     assert all(process.poll() is not None for process in processes)
+
+
+def test_products_and_sums_are_fused_whatever_the_environment_says(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels are written and measured so; another default would change their times and their last digits."""
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
+    assert "fma.rn.f32" in compile_kernel(kernel(), "sm_90", cache_dir=cache).assembly

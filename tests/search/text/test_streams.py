@@ -45,6 +45,15 @@ def test_a_search_goes_on_though_nobody_reads_its_progress(tmp_path: Path) -> No
     assert (tmp_path / "code").read_text() == "0\n" and stored(tmp_path), done.stderr
 
 
+def test_no_name_turns_what_a_terminal_shows(tmp_path: Path) -> None:
+    """A folder's, in a line of results."""
+    line = [*MODULE, "cache", "clear", "--cache", "\u202egnp\x1b[31m"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"removed 0 records from {tmp_path}/\\u202egnp\\x1b[31m\n"), (
+        done.stderr
+    )
+
+
 @pytest.mark.parametrize("lost", ["| true", "2>&1 | true", "2>&1 >/dev/null | true"])
 def test_no_command_ends_where_its_reader_does(tmp_path: Path, lost: str) -> None:
     """What it prints may be flushed at any place: what comes after is done all the same."""
