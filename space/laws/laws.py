@@ -71,6 +71,7 @@ GENERAL: tuple[Law, ...] = (
     Law("associate", (A * B) * C, A * (B * C), both_ways=True, arranges=True),
     Law("division", (A / D) * V, (A * V) / D),
     Law("division", (A * V) / D, (A / D) * V, (Wider(V, (A, D)),), arranges=True),
+    Law("division", (A / D) * (A / D), (A * A) / (D * D), steps=1),
     Law("division", (A / C) / D, A / (C * D)),
     Law("division", _sum(R, Y / U), _sum(R, Y) / U, (Absent((R,), (U,)),)),
     Law("division", _sum(R, Y) / U, _sum(R, Y / U), (Absent((R,), (U,)),), steps=BACK),
@@ -101,6 +102,7 @@ GENERAL: tuple[Law, ...] = (
     ),
     Law("exponential", _exp(A - B) * _exp(B - C), _exp(A - C)),
     Law("exponential", _exp(A) / _exp(C), _exp(A - C)),
+    Law("exponential", _exp(A - B) * _exp(A - B), _exp(A * 2.0 - B * 2.0), steps=BACK),
     *(
         Law("exponential", left, right, (Exists(_exp(left)),))
         for left, right in (((A - B) * U, A * U - B * U), (U * (A - B), A * U - B * U), ((A - B) / U, A / U - B / U))

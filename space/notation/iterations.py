@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from eintune.space.ir.einsum import CascadeError, Einsum, Update
-from eintune.space.ir.expr import Index, Predicate, Rank, Tensor
+from eintune.space.ir.expr import Access, Expr, Index, Predicate, Rank, Tensor, topological
 
 from .expressions import Scope
 from .filters import read_predicate, write_predicate
@@ -30,7 +30,7 @@ def read_iterative(text: str) -> Parts:
     scope = Scope()
     before, initial, step, after = list[Einsum](), list[Update](), list[Update](), list[Update]()
     for number, tokens in lines:
-        line = IterativeLine(number, tokens, scope, until, words)
+        line = IterativeLine(number, tokens, scope, until, words, frozenset(u.output.name for u in initial))
         if line.peek().text in _UNTIL:
             continue
         if line.take("input"):
@@ -51,7 +51,19 @@ def read_iterative(text: str) -> Parts:
             after.append(update)
         else:
             before.append(Einsum(update.output, update.expr))
+    _check_read(rank, initial, step, after)
     return rank, tuple(before), tuple(initial), tuple(step), tuple(after), until
+
+
+def _check_read(rank: Rank, initial: Sequence[Update], step: Sequence[Update], after: Sequence[Update]) -> None:
+    """An iteration that no result reads is a name that is written otherwise, not one to leave out."""
+    iterated = {u.output.name for u in (*initial, *step)}
+    read = {x.tensor.name for u in after for x in topological([u.expr]) if isinstance(x, Access)}
+    if after and not iterated & read:
+        raise CascadeError(
+            f"a result must read what the iteration over {rank} makes, at its last value |{rank}|, "
+            f"but got {sorted(read)}; it makes {sorted(iterated)}"
+        )
 
 
 def _stopping_condition(lines: list[tuple[int, list[Token]]]) -> Predicate:
@@ -85,10 +97,17 @@ class IterativeLine(Line):
     """A line whose tensors may be indexed by the iterated rank's next, first and last value."""
 
     def __init__(
-        self, number: int, tokens: list[Token], scope: Scope, until: Predicate, words: AbstractSet[str] = frozenset()
+        self,
+        number: int,
+        tokens: list[Token],
+        scope: Scope,
+        until: Predicate,
+        words: AbstractSet[str] = frozenset(),
+        states: AbstractSet[str] = frozenset(),
     ) -> None:
         super().__init__(number, tokens, scope)
-        (self.iterated,), self.words = until.ranks, words
+        (self.iterated,), self.words, self.states = until.ranks, words, states
+        self.subscript_at = -1
         self.stop = until.sizes[0][0] if until.sizes else self.iterated
         self.left = False
         self.in_braces = False
@@ -103,7 +122,8 @@ class IterativeLine(Line):
             return self.peek(ahead + 1).text == self.iterated
         length = self.capital(ahead)
         name = "".join(t.text for t in self.tokens[self.at + ahead : self.at + ahead + length])
-        within = self.in_braces or self.tokens[max(self.at + ahead - 1, 0)].text in ("_", "{")
+        before = self.tokens[max(self.at + ahead - 1, 0)].text
+        within = self.in_braces or before in ("_", "{") or self.at + ahead == self.subscript_at
         return name.lower() == self.iterated or (
             bool(length) and within and self.rank_of_size(name) in (self.iterated, self.stop)
         )
@@ -142,6 +162,23 @@ class IterativeLine(Line):
         first = self.left and token.text == "0"
         last = not self.left and self.last_starts(ahead)
         return (first or last) and token.start == previous.end
+
+    def access(self) -> Expr:
+        self.split_last()
+        return super().access()
+
+    def split_last(self) -> None:
+        """`RYK` is RY at K, where RY is a state and nothing above is called RYK: plain text has no subscripts."""
+        token, tensors = self.peek(), self.scope.tensors
+        name, size = token.text[:-1], token.text[-1:]
+        if token.kind != "tensor" or token.text in tensors or name not in self.states:
+            return
+        end = token.end - 1
+        parts = [Token("tensor", name, token.start, end), Token("tensor", size, end, token.end)]
+        whole, self.tokens = self.tokens, [*self.tokens[: self.at], *parts, *self.tokens[self.at + 1 :]]
+        self.subscript_at = self.at + 1
+        if not self.last_starts(1):
+            self.tokens, self.subscript_at = whole, -1
 
     def subscript_item(self, braces: bool) -> Index:
         self.in_braces = braces

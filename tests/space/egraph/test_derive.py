@@ -406,3 +406,15 @@ def test_passes_by_hand() -> None:
     assert passes([centred], s) == 2  # the sum, then what reads it along m
     assert passes([Reduce("add", "m", centred)], s) == 2
     assert passes([Fold("scale", "m", x, Const(1.0))], s) == 1
+
+
+@pytest.mark.parametrize(
+    ("weighed", "without"), [("Np,m / Dp * (Np,m / Dp) * Vm", "division"), ("Np,m * Np,m * Vm", "exponential")]
+)
+def test_squared_weights_are_weights_of_twice_the_score(weighed: str, without: str) -> None:
+    text = f"Gp = max[m](Xp,m)\nNp,m = e^(Xp,m - Gp)\nDp = Np,m\nHp = sum[m]({weighed}) / (1 + Dp)\nresults: H"
+    found = derive(Cascade.parse(text))
+    assert min(d.passes for d in found.cascades) == 1
+    assert all(d.error < 1e-12 for d in found.cascades)
+    lacking = derive(Cascade.parse(text), without=frozenset({without}))
+    assert min(d.passes for d in lacking.cascades) == 2

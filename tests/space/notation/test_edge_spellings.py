@@ -9,6 +9,7 @@ import pytest
 
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.iterative import IterativeCascade
+from eintune.space.cascade.closed_form import closed
 from eintune.space.cascade.run import run_cascade
 from eintune.space.ir.einsum import CascadeError
 from eintune.space.operators.formats import as_cascade, read_computation
@@ -126,6 +127,7 @@ PREFIX = {
     "ASCII": "Si:i=0 = 0\nSi+1 = Si + Ai\nZ = S|i|\nuntil i >= |i|",
     "LaTeX": "S_{i:i=0} = 0\nS_{i+1} = S_{i} + A_{i}\nZ = S_{K}\n\\diamond: i \\geq K",
     "short": "S0 = 0\nSi+1 = Si + Ai\nZ = S|i|\nuntil i >= |i|",
+    "plain text": "Si:i=0 = 0\nSi+1 = Si + Ai\nZ = SK\n⋄: i ≥ K",
 }
 
 
@@ -136,7 +138,29 @@ def test_an_iteration_in_every_spelling(name: str) -> None:
     assert IterativeCascade.parse(str(found)) == found
 
 
+def test_a_state_and_its_last_index_in_plain_text() -> None:
+    text = """
+        Rm1:m1=0,p = -∞
+        Rm1+1,p = max(Rm1,p, Xm1,p)
+        {}
+        ⋄: m1 ≥ M1
+    """
+    assert read_computation(text.format("Zp = RM1,p × 2")) == read_computation(text.format("Zp = R|m1|,p × 2"))
+    with pytest.raises(CascadeError, match=r"a result must read what the iteration .* but got \['RI'\]"):
+        read_computation(text.format("Zp = RIp"))  # no size at which the iteration stops
+    declared = "input SK\nS0 = 0\nSi+1 = Si + Ai\nZ = SK × S_K\n⋄: i ≥ K"  # a tensor of that name is that tensor
+    assert str(closed(read_computation(declared))) == "S = Ai\nZ = SK * S\nresults: Z"
+
+
 CASCADES = {
+    "FuseMax, Cascade 3 in plain text": """
+        RYi:i=0 = 0
+        RZi:i=0 = 0
+        RYi+1 = RYi + Ai × Bi
+        RZi+1 = RZi × (RYi+1 ÷ RYi) + RYi+1 × Ai
+        Z = RZK
+        ⋄: i ≥ K
+    """,
     "FuseMax, Cascade 3": r"""
         RY_{i:i=0} = 0
         RZ_{i:i=0} = 0
