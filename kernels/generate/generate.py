@@ -33,7 +33,7 @@ from eintune.space.analysis.roots import roots_of
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.iterative import IterativeCascade
 from eintune.space.cascade.problem import Problem
-from eintune.space.ir.expr import Rank
+from eintune.space.ir.expr import Rank, free, topological
 from eintune.space.ir.expr import params as parameters
 from eintune.space.lowering.lower import IllegalPlan, build_program
 from eintune.space.operators.formats import as_cascade, stated_sizes
@@ -114,6 +114,7 @@ def generate_kernel(
     """
     definition = as_cascade(computation)
     problem = problem_of(definition, stated_sizes(computation, sizes or {}), params or {}, dtype)
+    check_sizes(computation, definition, sizes or {})
     emitter = emitter or ("triton" if cuda_is_available() else "torch")
     if emitter not in EMITTERS:
         raise ValueError(f"`emitter` must be one of {sorted(EMITTERS)}, but got {emitter!r}")
@@ -129,10 +130,22 @@ def generate_kernel(
     raise refused
 
 
+def check_sizes(
+    computation: Cascade | OperatorGraph | IterativeCascade, definition: Cascade, sizes: Mapping[Rank, int]
+) -> None:
+    """Raises ValueError for sizes of ranks that neither a computation nor the definition that it is has."""
+    roots = roots_of(definition)
+    known = {*roots.ranks(), *roots.numbers(), *definition.same_sizes()}
+    if isinstance(computation, IterativeCascade):
+        known |= {r for s in computation.statements() for x in topological([s.expr]) for r in free(x)}
+    if surplus := [r for r in sizes if r not in known]:
+        raise ValueError(f"`sizes` must be of ranks of {sorted(known)}, but got {', '.join(surplus)[:80]}")
+
+
 def problem_of(
     definition: Cascade, sizes: Mapping[Rank, int], params: Mapping[str, float], dtype: str, name: str = "graph"
 ) -> Problem:
-    """The problem of a cascade at one size. Raises ValueError for missing or surplus sizes and parameters."""
+    """The problem of a cascade at one size. Raises ValueError for missing sizes and missing or surplus parameters."""
     wanted = parameters(e.expr for e in definition.einsums)
     if set(wanted) != set(params):
         raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(params)}")
@@ -141,8 +154,6 @@ def problem_of(
     ranks = [*roots.ranks(), *roots.numbers()]
     if missing := [r for r in ranks if r not in sizes]:
         raise ValueError(f"`sizes` must give every rank ({', '.join(ranks)}), but {', '.join(missing)} have none")
-    if surplus := [r for r in sizes if r not in definition.same_sizes()]:
-        raise ValueError(f"`sizes` must be of ranks of {ranks}, but got {', '.join(surplus)[:80]}")
     if wrong := {r: n for r, n in sizes.items() if n < 1}:
         raise ValueError(f"sizes are at least 1, but got {wrong}")
     if definition.equalised(sizes) != dict(sizes):

@@ -89,7 +89,7 @@ def add_problem_options(parser: Options) -> None:
 def graph_problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[str, Problem, tuple[Variant, ...]]:
     """The problem that FILE and the options state, its title, and the cascades to choose from: FILE's own graph, or
     with --derive all that it derives."""
-    from eintune.kernels.generate.generate import problem_of
+    from eintune.kernels.generate.generate import check_sizes, problem_of
     from eintune.search.tune.derivations import derivations, written
     from eintune.space.operators.formats import as_cascade
 
@@ -97,6 +97,7 @@ def graph_problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[
     with as_usage():
         definition = as_cascade(computation)
         problem = problem_of(definition, stated, chosen.params, chosen.dtype or dtype, title)
+        check_sizes(computation, definition, stated)
         variants = derivations(definition, cache / "derived").variants if chosen.derive else (written(definition),)
     sizes = ", ".join(f"{r}={n}" for r, n in problem.sizes.items())
     return f"{title}: {sizes}, {chosen.dtype or dtype}", problem, variants

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import eintune
-from eintune.kernels.generate.generate import problem_of
 from eintune.kernels.serve.compiled import compile
 from eintune.kernels.store.kept_forms import Kept
 from eintune.space.cascade.builder import given
@@ -163,5 +162,5 @@ def test_a_size_of_no_rank_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`sizes` must be of ranks of \['m'\], but got z"):
         compile("Zm = Am * 2", sizes={"z": 3})
     with pytest.raises(ValueError, match=r"`sizes` must be of ranks of \['m'\], but got z"):
-        problem_of(Cascade.parse("Zm = Am * 2"), {"m": 4, "z": 3}, {}, "fp32")
+        eintune.generate_kernel(Cascade.parse("Zm = Am * 2"), {"m": 4, "z": 3})
     assert compile("input Xv\nZm = X[m] * 2", sizes={"v": 2})(torch.ones(2)).tolist() == [2.0, 2.0]

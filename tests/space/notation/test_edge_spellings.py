@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from eintune.space.cascade.cascade import Cascade
-from eintune.space.cascade.iterative import IterativeCascade
 from eintune.space.cascade.closed_form import closed
+from eintune.space.cascade.iterative import IterativeCascade
 from eintune.space.cascade.run import run_cascade
 from eintune.space.ir.einsum import CascadeError
 from eintune.space.operators.formats import as_cascade, read_computation
