@@ -20,8 +20,16 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize(("size", "filters"), [("odd", "segments"), ("odd", "branch"), ("one", "segments")])
-@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+WAYS = [("odd", "segments"), ("odd", "branch"), ("one", "segments")]
+"""Every form in two of these, by turns; in the third in long runs."""
+IN_TURN = [
+    pytest.param(form, *way, marks=[pytest.mark.soak] if (i + j) % 3 == 0 else [], id=f"{form.name}-{'-'.join(way)}")
+    for i, form in enumerate(FORMS)
+    for j, way in enumerate(WAYS)
+]
+
+
+@pytest.mark.parametrize(("form", "size", "filters"), IN_TURN)
 def test_tabled_computations(form: Form, size: str, filters: str, execute) -> None:
     sizes = SIZES[size]
     schedule = schedule_of(form, sizes, "triton", filters=filters)

@@ -195,9 +195,13 @@ def test_many_modifiers(execute, variant: Attention, p: int, m: int, which: int,
     check(execute, variant, p, m, which, number)
 
 
+BY_TURNS = [(name, REFERENCES[i % 2]) for i, name in enumerate(ALONE)]
+"""Each modifier with one reference; with the other in long runs."""
+THE_OTHERS = [pytest.param(name, REFERENCES[(i + 1) % 2], marks=pytest.mark.soak) for i, name in enumerate(ALONE)]
+
+
 @pytest.mark.interpreter
-@pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize(("name", "reference"), [*BY_TURNS, *THE_OTHERS])
 def test_modifiers(name: str, reference: str, execute) -> None:
     case = modified(ALONE[name], reference)
     kernel, tensors = case.kernel, inputs(case)
