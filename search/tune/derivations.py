@@ -118,7 +118,8 @@ def _read_off(text: str) -> Variant:
 def short_label(passes: int, signature: str) -> str:
     """A form's kind in a few words, for tables: "1-pass tiled, deferred division"."""
     traits = signature.partition(":")[2].split("+")
-    folds = sum(int(t.partition("*")[2] or 1) for t in traits if t.startswith("fold."))
+    # where several streams tell forms apart, the next one's passes follow the last count: "fold.scale.whole*2|2:…"
+    folds = sum(int(t.partition("*")[2].partition("|")[0] or 1) for t in traits if t.startswith("fold."))
     kind = [f"{passes}-pass"]
     kind += [word for trait, word in (("tiled", "tiled"), ("correction", "corrected")) if trait in traits]
     extra = [f"{folds} fold{'s' if folds > 1 else ''}"] if folds and passes > 1 else []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from eintune.search.cli.main import main
+from eintune.search.tune.derivations import short_label
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +124,8 @@ def test_pictures_are_drawn_or_kept_as_text(tmp_path: Path, capsys: pytest.Captu
 def test_sizes_that_are_none(sizes: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["space", "softmax", "--sizes", sizes]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_labels_of_forms_with_several_streams() -> None:
+    assert short_label(2, "2:fold.scale.whole*2|2:division.inside") == "2-pass, 2 folds"
+    assert short_label(1, "1:division.after+fold.scale.whole*2") == "1-pass, deferred division"
