@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from eintune.host.recent import Recent
 from eintune.kernels.emit.kernel import Kernel
 
+from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, LaunchError, check, layout_of, refuse
+from .module import interpreted, module_of
 from .tensor_descriptors import LaunchDescriptors, descriptors
 
 if TYPE_CHECKING:
     import torch
-from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, LaunchError, check, layout_of, refuse
-from .module import interpreted, module_of
 
 
 class TorchLaunch:

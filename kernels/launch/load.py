@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from eintune.kernels.emit.kernel import Kernel
 
-if TYPE_CHECKING:
-    pass
 from .launch import Launch, LaunchError
 from .launchers import TorchLaunch, TritonLaunch
+from .steps import StepsLaunch
 
 
 def load(kernel: Kernel) -> Launch:
@@ -19,8 +16,6 @@ def load(kernel: Kernel) -> Launch:
     no tensor descriptor allows where the kernel takes one; TileTooWide where its strides are too large.
     """
     if kernel.steps:
-        from .steps import StepsLaunch
-
         return StepsLaunch(kernel, [load(step) for step in kernel.steps])
     match kernel.emitter:
         case "torch":

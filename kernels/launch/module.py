@@ -11,12 +11,8 @@ import os
 import sys
 import weakref
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from eintune.kernels.emit.kernel import Kernel
-
-if TYPE_CHECKING:
-    pass
 
 
 def interpreted() -> bool:

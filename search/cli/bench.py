@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eintune.host.files import write_named
+from eintune.search.options.bench_options import VARIANTS, machine_of, options_of
 from eintune.search.options.command import (
     Command,
     Failure,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from eintune.search.bench.case import Options
     from eintune.search.bench.sweep import Result, Setting
     from eintune.search.text.progress import Progress
-from eintune.search.options.bench_options import VARIANTS, machine_of, options_of
+
 
 DESCRIPTION = """\
 Checks every variant against float64, then times all of them in one run: the tuned winner, each derived kind of

@@ -8,12 +8,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from eintune.search.options.command import Command, as_usage, path
+from eintune.search.options.graphs import add_graph_options, completed
 from eintune.search.options.problem import add_workload_options
 from eintune.search.options.sizes import add_sizes
 
 if TYPE_CHECKING:
     from eintune.space.operators.formats import Computation
-from eintune.search.options.graphs import add_graph_options, completed
+
 
 GRAPH_HELP = """\
 Reads a computation in any notation (docs/graphs.md) and writes it in another: EDGE einsums, operators (M_…, R_…,

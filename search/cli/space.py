@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from eintune.search.options.command import Command, Usage, add_cache, as_usage, cache_of, path
+from eintune.search.options.graphs import computation_of
 from eintune.search.options.problem import add_workload_options
 from eintune.search.options.sizes import add_sizes
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from eintune.space.operators.graph import OperatorGraph
 
     Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
-from eintune.search.options.graphs import computation_of
+
 
 SPACE_HELP = """\
 Saturates the naive definition of a workload with general laws and prints the distinct stable cascades that were

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
-
-from .command import Usage, as_usage
-from .files import read_text
-from .problem import definition_text, flag_of, given_of
-
-if TYPE_CHECKING:
-    from eintune.space.cascade.cascade import Cascade
-    from eintune.space.cascade.iterative import IterativeCascade
-    from eintune.space.operators.graph import OperatorGraph
-
-    Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
 from typing import TYPE_CHECKING
 
-from .command import Options
+from .command import Options, Usage, as_usage
+from .files import read_text
+from .problem import definition_text, flag_of, given_of
 
 if TYPE_CHECKING:
     from eintune.search.tune.derivations import Variant

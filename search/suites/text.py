@@ -10,7 +10,6 @@ import pandas as pd
 
 from eintune.search.bench.case import STATES, WINNER
 from eintune.search.bench.text import heading, wrapped
-from eintune.search.text.formatting import milliseconds
 from eintune.search.text.tables import text_table
 
 from .run import SuiteResult
@@ -143,9 +142,3 @@ def _absent(result: SuiteResult) -> list[str]:
         some = "" if len(cases) == len(result.cases) else f" at {', '.join(cases)}"
         lines.append(wrapped(f"  {name}{some}: ", reason))
     return ["did not run, or was wrong", *lines, ""] if lines else []
-
-
-def spoken(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A case in one line, for progress."""
-    times = {str(r["variant"]): float(r["ms"]) for r in rows if r["status"] == "ok"}
-    return ", ".join(f"{name} {milliseconds(ms / 1e3)}" for name, ms in times.items()) or "nothing ran"

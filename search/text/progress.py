@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,8 +63,3 @@ class Progress:
         self._said = time.monotonic()
         if not streams.say(f"{self.elapsed:6.1f} s  {self._now:<8} {printable(text)}", self._stream):
             self._stream = None  # whoever read it has gone: what is done goes on
-
-
-def loud() -> Progress:
-    """Progress on stderr."""
-    return Progress(sys.stderr)

@@ -6,18 +6,25 @@ from it, and ranges where it need not be looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
-
-from eintune.space.ir.expr import Access, Const, Expr, Map, Rank, topological
-
-if TYPE_CHECKING:
-    pass
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 
-from eintune.space.ir.expr import Gather, Iota, Predicate, Size, Term, Where, rewrite
+from eintune.space.ir.expr import (
+    Access,
+    Const,
+    Expr,
+    Gather,
+    Iota,
+    Map,
+    Predicate,
+    Rank,
+    Size,
+    Term,
+    Where,
+    rewrite,
+    topological,
+)
 
 
 def conditions(wanted: Iterable[Expr]) -> Iterator[tuple[Expr, ...]]:

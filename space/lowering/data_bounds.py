@@ -11,19 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from eintune.space.analysis.filters import conditions, equalities
 from eintune.space.analysis.intervals import Range
+from eintune.space.ir.dtypes import INTEGERS
 from eintune.space.ir.expr import Access, Expr, Map, Rank, indexing_ranks
 from eintune.space.ir.pointwise import POINTWISE
 from eintune.space.plan.bounds import Bound, First, Least, Lit, Number, ceil_to, floor_to, plus
 from eintune.space.plan.values import Value
 
-if TYPE_CHECKING:
-    from .plan_builder import Builder
-    from .scope import Scope
-from eintune.space.analysis.filters import conditions, equalities
-from eintune.space.ir.dtypes import INTEGERS
+from .plan_builder import Builder
+from .scope import Scope
 
 LONGEST = 2**13
 """Elements of a rank that a program looks at as one tile before a loop over it: 64 a thread of four warps."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from eintune.space.analysis.row_offsets import Addends, addends
 from eintune.space.ir.expr import Expr, Rank, Reduce
@@ -14,12 +14,6 @@ from eintune.space.plan.values import Value
 
 from .plan_builder import Builder
 from .scope import Scope
-
-if TYPE_CHECKING:
-    from .plan_builder import Builder
-
-    pass
-from typing import TYPE_CHECKING
 
 
 @dataclass(eq=False)

@@ -7,8 +7,6 @@ to the new reference, and the tile's items are weighted relative to it. All fold
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from eintune.space.analysis.normal_form import oriented
 from eintune.space.ir.expr import Const, Expr, Fold, Rank, Reduce, Where, topological
 from eintune.space.ir.folds import ACTIONS, LOG2_E
@@ -16,11 +14,8 @@ from eintune.space.ir.row_factor import RowFactor
 from eintune.space.plan.values import Value
 
 from .contraction import Product
-
-if TYPE_CHECKING:
-    from .loop_pass import Pass
-    from .plan_builder import Builder
-from .loop_pass import Running, Tile, TileFold, scaled
+from .loop_pass import Pass, Running, Tile, TileFold, scaled
+from .plan_builder import Builder
 
 
 class Scale:

@@ -12,7 +12,6 @@ weights for counts as in West, "Updating mean and variance estimates: an improve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from eintune.space.analysis.layout import Shape
 from eintune.space.ir.expr import Expr, Fold, Rank
@@ -21,12 +20,8 @@ from eintune.space.plan.plan import Carry
 from eintune.space.plan.values import Value
 
 from .contraction import Product
-from .loop_pass import Running
+from .loop_pass import Pass, Running, Weights
 from .tile_folds import elements_of
-
-if TYPE_CHECKING:
-    from .loop_pass import Pass
-from .loop_pass import Weights
 
 
 def weights_of(this: Pass, score: Expr | None, running: Running | None, inside: Sequence[Expr], rank: Rank) -> Weights:

@@ -238,7 +238,7 @@ def test_the_seeds_examples_are_read_as_they_stand(text: str) -> None:
 @pytest.mark.parametrize("name", ["attention_1pass_iterative_latex", "attention_3pass_actions"])
 def test_the_papers_attentions_as_they_are_printed(name: str) -> None:
     found = read_computation((CASCADE_FILES / f"{name}.edge").read_text("utf-8"))
-    assert type(found).parse(str(found)) == found  # type: ignore[union-attr]
+    assert isinstance(found, Cascade | IterativeCascade) and type(found).parse(str(found)) == found
     q, k, v = RNG.normal(size=(3, 5)), RNG.normal(size=(3, 12)), RNG.normal(size=(2, 12))
     got = run_cascade(as_cascade(found), {"Q": q, "K": k, "V": v}, {"m1": 4, "m0": 3, "m": 12})["AV"]
     s = k.T @ q
