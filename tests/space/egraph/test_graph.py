@@ -23,6 +23,8 @@ from eintune.space.workloads.chains import CHAINS
 SPLIT = SplitOf("m", "m1", "m0")
 OWN_SIZES = {"six_operators": {"e": 6}, "paged_attention": {"n": 4, "s": 64, "j": 1}, "embedding": {"v": 5}}
 """Of workloads that read one tensor along two ranks, or have axes that no rank goes over."""
+OF_MODIFIERS = {"w": 3, "r": 9, "s": 2}
+"""A window, a table of distances, the steps of the standard slopes."""
 FEW = {"gemm": 1, "embedding": 1, "linear": 1, "same_operand": 1, "six_operators": 1, "gelu": 2, "swiglu": 2}
 """Workloads whose graphs hold only so many terms that differ."""
 
@@ -51,7 +53,7 @@ def test_random_terms_of_each_workload(name: str) -> None:
 @pytest.mark.parametrize("name", ALONE)
 def test_random_terms_of_each_modifier(name: str) -> None:
     roots = list(ALONE[name].cascade(grouped=True).roots().values())
-    assert different_terms(roots, whole_graph(roots), 40, 80, {"w": 3, "r": 9, "s": 2}) >= 3
+    assert different_terms(roots, whole_graph(roots), 40, 80, OF_MODIFIERS) >= 3
 
 
 def test_a_row_that_sees_nothing_is_divided_after_its_weights() -> None:
@@ -79,7 +81,7 @@ def test_ten_thousand_random_terms() -> None:
     definitions = {name: (w().roots(), OWN_SIZES.get(name)) for name, w in WORKLOADS.items()}
     for name, variant in ALONE.items():
         for grouped in (False, True):
-            definitions[f"{name} {grouped}"] = variant.cascade(grouped=grouped).roots(), {"w": 3, "r": 9}
+            definitions[f"{name} {grouped}"] = variant.cascade(grouped=grouped).roots(), OF_MODIFIERS
     found = {}
     for name, (outputs, sizes) in definitions.items():
         roots = list(outputs.values())
