@@ -5,14 +5,13 @@ from __future__ import annotations
 from math import ceil, prod
 
 from eintune.costmodel.counts.operations import DTYPE_BYTES, element_cost
-from eintune.costmodel.counts.resources import PRODUCT
 from eintune.costmodel.machines.machine import CoreGrid
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Carried, Constant, Dot, Index, Lane, Load, Store, TileReduce, TileStart, Value
 
 _WIDE = 2
 """Destination slots of a tile of 32-bit elements, in which products accumulate; one of 16 bits takes one."""
-_SOURCES = ("load", "const", "carry", "iota", "lane", "first", "transpose")
+_SOURCES = (Load, Constant, Carried, Index, Lane, TileStart)
 """What computes nothing: a product reads a transposed tile as it is."""
 
 
@@ -40,11 +39,11 @@ class CoreTiles:
         """Whether a computed value is written to L1: always for a product, and in sub-blocks wherever what reads it
         is not the next operation on the same tile."""
         users = self.users.get(v, [])
-        if v.op in _SOURCES or v.op == "store":
+        if isinstance(v, (*_SOURCES, Store)):
             return False
-        if any(u.op == PRODUCT and v in u.args[:2] for u in users):
+        if any(isinstance(u, Dot) and v in u.args[:2] for u in users):
             return True
-        other = any(u.op == "reduce" or u.axes != v.axes for u in users if u.op != "store")
+        other = any(isinstance(u, TileReduce) or u.axes != v.axes for u in users if not isinstance(u, Store))
         return self.blocked and (v in self.carried or other)
 
     # ---- work of one execution of a block
@@ -53,7 +52,7 @@ class CoreTiles:
         """FLOP of the products by dtype."""
         found: dict[str, float] = {}
         for v in _values(block):
-            if v.op == PRODUCT:
+            if isinstance(v, Dot):
                 own = 2.0 * self.tiles(v) * self._depth(v) * self.grid.tile**3
                 found[v.args[0].dtype] = found.get(v.args[0].dtype, 0.0) + own
         return found
@@ -62,9 +61,9 @@ class CoreTiles:
         """Slots of the vector unit, and its special functions."""
         slots = special = 0.0
         for v in _values(block):
-            if v.op != PRODUCT:
+            if not isinstance(v, Dot):
                 cost = element_cost(v.op)
-                elements = self.tiles(v.args[0] if v.op == "reduce" else v) * self.grid.tile**2
+                elements = self.tiles(v.args[0] if isinstance(v, TileReduce) else v) * self.grid.tile**2
                 slots += cost.slots * elements
                 special += cost.special * elements
         return slots, special
@@ -74,22 +73,22 @@ class CoreTiles:
         return sum(self._moved(v) for v in _values(block))
 
     def _moved(self, v: Value) -> float:
-        if v.op == "load":
+        if isinstance(v, Load):
             return float(self._bytes(v))
-        if v.op == "store":
+        if isinstance(v, Store):
             return float(self._bytes(v.args[0]))
         written = float(self._bytes(v)) if self._packed(v) else 0.0
-        if v.op == PRODUCT:
+        if isinstance(v, Dot):
             return written + self._operands(v)
-        read = (a for a in v.args if a.op == "load" or self._packed(a) or (self.blocked and a.op == "carry"))
+        packed = (Load, Carried) if self.blocked else Load
+        read = (a for a in v.args if isinstance(a, packed) or self._packed(a))
         return written + sum(self._bytes(a) for a in read)
 
-    def _depth(self, product: Value) -> int:
+    def _depth(self, product: Dot) -> int:
         """Tiles along the contracted rank."""
-        assert isinstance(product.attr, tuple), "a dot's attr is (contracted axis, batch axes)"
-        return ceil(self.plan.length(product.attr[0]) / self.grid.tile)
+        return ceil(self.plan.length(product.contracted) / self.grid.tile)
 
-    def _operands(self, product: Value) -> float:
+    def _operands(self, product: Dot) -> float:
         """Bytes that a product reads: s + t tiles a step for a sub-block of s x t tiles of its result."""
         lengths = (1, 1, *(self.plan.length(a) for a in product.axes))[-2:]
         s, t = self._sub_block(*(ceil(n / self.grid.tile) for n in lengths))
@@ -111,15 +110,15 @@ class CoreTiles:
         of each operand of the widest operation, whose result takes the place of one."""
         if not self.blocked:
             return self._peak(self.plan.root, {}, ())
-        computed = [v for v in all_values(self.plan.root) if v.axes and v.op not in (*_SOURCES, "store", PRODUCT)]
+        computed = [v for v in all_values(self.plan.root) if v.axes and not isinstance(v, (*_SOURCES, Store, Dot))]
         each = [{x: _slots(x) for x in dict.fromkeys(v.args) if x.axes} or {v: _slots(v)} for v in computed]
         return max(each, key=lambda held: sum(held.values()), default={})
 
     def _held(self, v: Value) -> int:
         """Destination slots of a value; what only products read stays in L1."""
         users = self.users.get(v, [])
-        read = all(u.op in (PRODUCT, "transpose") for u in users) and bool(users)
-        nowhere = v.op in ("const", "iota", "lane", "store") or (v.op in ("load", "transpose") and read)
+        read = all(isinstance(u, Dot) for u in users) and bool(users)
+        nowhere = isinstance(v, Constant | Index | Lane | Store) or (isinstance(v, Load) and read)
         return 0 if nowhere else self.tiles(v) * _slots(v)
 
     def _peak(self, block: Block, outside: dict[Value, int], carries: tuple[Carry, ...]) -> dict[Value, int]:
@@ -142,7 +141,7 @@ class CoreTiles:
                 continue
             # an operation may take its operands' registers; a product's operands are read from L1
             points.append(live(i + 1) | {item: self._held(item)})
-            points += [] if item.op == PRODUCT else [live(i)]
+            points += [] if isinstance(item, Dot) else [live(i)]
             held[item] = self._held(item)
         return max(points, key=lambda point: sum(point.values()))
 
@@ -151,9 +150,9 @@ class CoreTiles:
         looped = {v for loop in self.plan.loops() for v in all_values(loop.body)}
         total = 0
         for v in all_values(self.plan.root):
-            if v.op == "load":
+            if isinstance(v, Load):
                 total += self._bytes(v) * (stages if v in looped else 1)
-            elif v.op == "store":
+            elif isinstance(v, Store):
                 total += self._bytes(v.args[0])
             elif self._packed(v):
                 total += self._bytes(v)

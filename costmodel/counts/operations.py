@@ -34,7 +34,6 @@ ELEMENT_COST: dict[str, ElementCost] = {
     "iota": FREE,
     "lane": FREE,
     "first": FREE,
-    "transpose": FREE,  # a view of a tile in shared memory
     "cast": ElementCost(0.5),  # two elements a conversion
     "where": ElementCost(2.0),  # compare the indices, select
     "guard": ElementCost(2.0),

@@ -16,7 +16,7 @@ from math import prod
 from eintune.costmodel.machines.machine import Machine
 from eintune.space.plan.pipelined_product import late_product
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Cast, Constant, Dot, Index, Lane, Load, Store, Value
 from eintune.space.plan.warp_specialisation import (
     ARCHITECTURE,
     GROUP_WARPS,
@@ -54,7 +54,6 @@ INSTRUCTION_REGISTERS = 32
 (ptxas says so: C7602)."""
 MOST_PROGRAMS = 3
 """Of specialised warps on a multiprocessor: more would leave each too few registers."""
-PRODUCT = "dot"
 
 
 @dataclass(frozen=True)
@@ -92,21 +91,19 @@ def tile_bytes(plan: LoopPlan, value: Value) -> int:
 def regions(plan: LoopPlan) -> dict[Value, Region]:
     """Where each value sits: a loaded tile that a product reads is in shared memory, all else in registers."""
     values = all_values(plan.root)
-    fed = {a for v in values if v.op == PRODUCT for a in v.args[:2]}
+    fed = {a for v in values if isinstance(v, Dot) for a in v.args[:2]}
     carried = (c.value for loop in plan.loops() for c in loop.carries)
     place = dict.fromkeys((*values, *carried), Region.REGISTERS)
     for v in values:
-        if v in fed and (v.op == "load" or (v.op == "transpose" and v.args[0].op == "load")):
+        if v in fed and isinstance(v, Load):
             place[v] = Region.SHARED
-            if v.op == "transpose":
-                place[v.args[0]] = Region.SHARED
     return place
 
 
 def needs(plan: LoopPlan) -> Needs:
     """Predicted needs of one program."""
     place = regions(plan)
-    products = [v for v in all_values(plan.root) if v.op == PRODUCT]
+    products = [v for v in all_values(plan.root) if isinstance(v, Dot)]
     computed = [tile_bytes(plan, v.args[0]) for v in products if place[v.args[0]] == Region.REGISTERS]
     streamed = [_shared_tiles(plan, loop, place) for loop in _outer(plan.root)]
     return Needs(
@@ -116,18 +113,18 @@ def needs(plan: LoopPlan) -> Needs:
         largest=max((t for tiles in streamed for t in tiles), default=0),
         rings=sum(map(sum, streamed)),
         computed=max(computed, default=0),
-        stored=sum(_stored_bytes(plan, v) for v in all_values(plan.root) if v.op == "store"),
+        stored=sum(_stored_bytes(plan, v) for v in all_values(plan.root) if isinstance(v, Store)),
         result=max((tile_bytes(plan, v) for v in products), default=0),
         kept=max(_kept(plan), default=0),
         rows=min((product_rows(plan, v) for v in products), default=0),
     )
 
 
-def _stored_bytes(plan: LoopPlan, store: Value) -> int:
+def _stored_bytes(plan: LoopPlan, store: Store) -> int:
     """Bytes of a result of two axes."""
-    assert isinstance(store.attr, tuple)
-    (value,), (name, _) = store.args, store.attr
-    return tile_elements(plan, value) * DTYPE_BYTES[plan.dtypes.get(name, value.dtype)] if len(value.axes) > 1 else 0
+    (value,) = store.args
+    width = DTYPE_BYTES[plan.dtypes.get(store.tensor, value.dtype)]
+    return tile_elements(plan, value) * width if len(value.axes) > 1 else 0
 
 
 def _kept(plan: LoopPlan) -> Iterator[int]:
@@ -137,11 +134,10 @@ def _kept(plan: LoopPlan) -> Iterator[int]:
             yield sum(tile_bytes(plan, v) for v in late.kept)
 
 
-def product_rows(plan: LoopPlan, product: Value) -> int:
+def product_rows(plan: LoopPlan, product: Dot) -> int:
     """Rows of a product's left operand: those of its axes that are neither contracted nor shared."""
-    assert isinstance(product.attr, tuple), f"a dot's attr is (contracted axis, batch axes), but got {product.attr!r}"
-    contracted, batch = product.attr
-    return prod(plan.length(a) for a in product.args[0].axes if a != contracted and a not in batch)
+    kept = [a for a in product.args[0].axes if a != product.contracted and a not in product.batch]
+    return prod(map(plan.length, kept))
 
 
 def resources(plan: LoopPlan, schedule: Schedule, machine: Machine) -> Resources:
@@ -278,10 +274,10 @@ def _peak(
             held.update((c.value, _held(plan, c.value, place)) for c in item.carries)
             continue
         result = _held(plan, item, place)
-        if item.op == PRODUCT:  # operands and result at once; an accumulator is added into
+        if isinstance(item, Dot):  # operands and result at once; an accumulator is added into
             added = _held(plan, item.args[2], place) if len(item.args) > 2 else 0.0
             most = max(most, before + result - added)
-        elif item.op == "cast":  # another width, another layout: nothing is taken over
+        elif isinstance(item, Cast):  # another width, another layout: nothing is taken over
             most = max(most, before + result)
         else:  # an elementwise result takes its argument's registers as it goes
             most = max(most, before, live(i + 1) + result)
@@ -301,7 +297,7 @@ def _last_uses(block: Block) -> dict[Value, int]:
 
 def _held(plan: LoopPlan, value: Value, place: Mapping[Value, Region]) -> float:
     """Register bytes of a value: none for tiles in shared memory, scalars, indices, filters and what is stored."""
-    if place.get(value) == Region.SHARED or not value.axes or value.op in ("iota", "lane", "const", "store"):
+    if place.get(value) == Region.SHARED or not value.axes or isinstance(value, Index | Lane | Constant | Store):
         return 0.0
     if value.dtype == "bool":
         return tile_elements(plan, value) / 8
@@ -322,7 +318,7 @@ def _straight(block: Block) -> Block:
 def _shared_tiles(plan: LoopPlan, where: Block | Loop, place: Mapping[Value, Region]) -> list[int]:
     """Bytes of each tile that a block or a loop (inner loops too) puts into shared memory."""
     values = all_values(where.body if isinstance(where, Loop) else where)
-    loaded = [v for v in values if v.op == "load" and place[v] == Region.SHARED]
+    loaded = [v for v in values if isinstance(v, Load) and place[v] == Region.SHARED]
     # a right operand that was computed is written to shared memory, from which it is read
-    written = [v.args[1] for v in values if v.op == PRODUCT and place.get(v.args[1]) == Region.REGISTERS]
+    written = [v.args[1] for v in values if isinstance(v, Dot) and place.get(v.args[1]) == Region.REGISTERS]
     return [tile_bytes(plan, v) for v in (*loaded, *written)]

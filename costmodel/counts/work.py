@@ -17,13 +17,27 @@ from eintune.space.ir.expr import Part, Rank
 from eintune.space.plan.lazy_rescaling import stale_references
 from eintune.space.plan.plan import Block, Known, Loop, LoopPlan, Program
 from eintune.space.plan.predication import passes, source, unneeded
-from eintune.space.plan.values import Value, Within
+from eintune.space.plan.values import (
+    Carried,
+    Constant,
+    Dot,
+    Index,
+    IndexPart,
+    Lane,
+    Load,
+    Store,
+    TileReduce,
+    TileStart,
+    Value,
+    Within,
+    is_product,
+)
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.tile_ir.tiles import Region
 
 from .estimate import Traffic
 from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
-from .resources import PRODUCT, Needs, needs, product_rows, regions, tile_bytes, tile_elements
+from .resources import Needs, needs, product_rows, regions, tile_bytes, tile_elements
 from .transfers import Tile, Transfer, as_traffic, move, product
 from .trips import Floats, Runs, Segments, launch_order, mentioned, tiles, trips, uneven_ranks, whole_grid
 
@@ -251,16 +265,16 @@ class _Counter:
             slots += cost.slots * elements
             special += cost.special * elements
             transfers += self._transfers(v)
-            if v.op == PRODUCT:
+            if isinstance(v, Dot):
                 products.append(self._product(v))
-            if v.op in ("load", "store"):
+            if isinstance(v, Load | Store):
                 self._request(v, executions)
         traffic = as_traffic(transfers) + Traffic(
             tensor_flops=sum(p.flops for p in products), fma_flops=slots * FLOPS_PER_SLOT, special_ops=special
         )
-        run = [v for v in values if v.op not in ("const", "carry", "iota", "lane", "first", "transpose", "load")]
-        operand_bytes = tuple(self._operand_bytes(v) for v in run if v.op != PRODUCT)
-        loads = sum(v.op == "load" for v in values)
+        run = [v for v in values if not isinstance(v, Constant | Carried | Index | Lane | TileStart | Load)]
+        operand_bytes = tuple(self._operand_bytes(v) for v in run if not isinstance(v, Dot))
+        loads = sum(isinstance(v, Load) for v in values)
         return Phase(
             executions=executions,
             entries=entries,
@@ -276,19 +290,19 @@ class _Counter:
         )
 
     def _cost(self, v: Value) -> tuple[ElementCost, float]:
-        elements = tile_elements(self.plan, v.args[0] if v.op == "reduce" else v)
-        return (FREE if v in self.fused or v.op == PRODUCT else element_cost(v.op)), elements
+        elements = tile_elements(self.plan, v.args[0] if isinstance(v, TileReduce) else v)
+        return (FREE if v in self.fused or isinstance(v, Dot) else element_cost(v.op)), elements
 
     def _transfers(self, v: Value) -> list[Transfer]:
-        match v.op:
-            case "load":
+        match v:
+            case Load():
                 tile = Tile(Region.GLOBAL, tile_bytes(self.plan, v) * self._valid(v.axes) * self._scattered(v))
                 return list(move(tile, self.place[v]))
-            case "store":
+            case Store():
                 nbytes = tile_elements(self.plan, v.args[0]) * self._width(v) * self._valid(v.args[0].axes)
                 staged = Tile(Region.REGISTERS, nbytes), Tile(Region.SHARED, nbytes)
                 return [*move(staged[0], Region.SHARED), *move(staged[1], Region.GLOBAL)]
-            case "dot":
+            case Dot():
                 left, right = v.args[:2]
                 found: list[Transfer] = []
                 if self.place[right] == Region.REGISTERS:  # a computed right operand goes through shared memory
@@ -303,15 +317,14 @@ class _Counter:
                 return [
                     t
                     for a in v.args
-                    if self.place.get(a) == Region.SHARED and v.op != "transpose"
+                    if self.place.get(a) == Region.SHARED
                     for t in move(Tile(Region.SHARED, tile_bytes(self.plan, a)), Region.REGISTERS)
                 ]
 
-    def _product(self, v: Value) -> Product:
+    def _product(self, v: Dot) -> Product:
         left = v.args[0]
         dtype = self.precision if left.dtype == "fp32" and self.precision != "ieee" else left.dtype
-        assert isinstance(v.attr, tuple), f"a dot's attr is (contracted axis, batch axes), but got {v.attr!r}"
-        flops = 2.0 * tile_elements(self.plan, v) * self.plan.length(v.attr[0])
+        flops = 2.0 * tile_elements(self.plan, v) * self.plan.length(v.contracted)
         rows = product_rows(self.plan, v)
         return Product(
             dtype=dtype,
@@ -332,23 +345,16 @@ class _Counter:
         """The mean share of a tile that lies inside the tensor."""
         return prod(self.plan.sizes[a] / (tiles(self.plan, a) * self.plan.length(a)) for a in axes)
 
-    def _name_and_index(self, v: Value) -> tuple[str, tuple[Rank | Part | None, ...]]:
-        assert isinstance(v.attr, tuple), f"a {v.op}'s attr is (tensor, index), but got {v.attr!r}"
-        name, index = v.attr
-        return str(name), tuple(index)
+    def _width(self, v: Load | Store) -> int:
+        return DTYPE_BYTES[self.plan.dtypes.get(v.tensor, v.dtype)]
 
-    def _width(self, v: Value) -> int:
-        name, _ = self._name_and_index(v)
-        return DTYPE_BYTES[self.plan.dtypes.get(name, v.dtype)]
-
-    def _scattered(self, v: Value) -> float:
+    def _scattered(self, v: Load | Store) -> float:
         """Bytes that move for one that is read, where elements do not lie side by side: the last axis is looked up."""
-        _, index = self._name_and_index(v)
-        return max(1.0, SECTOR_BYTES / self._width(v)) if index and index[-1] is None else 1.0
+        return max(1.0, SECTOR_BYTES / self._width(v)) if v.index and v.index[-1] is None else 1.0
 
-    def _request(self, v: Value, executions: float) -> None:
-        name, _ = self._name_and_index(v)
-        tile = v.args[0] if v.op == "store" else v
+    def _request(self, v: Load | Store, executions: float) -> None:
+        name = v.tensor
+        tile = v.args[0] if isinstance(v, Store) else v
         places = list(self._places(v))
         varies = (self.plan.parts[r].rank if r in self.plan.parts else r for r, _ in places)
         key = name, frozenset(r for r in varies if r in self.plan.grid)
@@ -357,12 +363,11 @@ class _Counter:
         span = prod(length for _, length in places) * self._width(v) * self._scattered(v)
         self.distinct[key] = max(self.distinct.get(key, 0.0), span)
 
-    def _places(self, v: Value) -> Iterator[tuple[Rank, float]]:
+    def _places(self, v: Load | Store) -> Iterator[tuple[Rank, float]]:
         """The ranks that an access varies with, and how many different places a program visits along each; what is
         looked up in a table is as different as the table's index."""
-        _, index = self._name_and_index(v)
         numbers = iter(v.args)
-        for i in index:
+        for i in v.index:
             match i:
                 case None:
                     yield from self._looked_up(next(numbers))
@@ -376,14 +381,14 @@ class _Counter:
 
     def _looked_up(self, number: Value) -> Iterator[tuple[Rank, float]]:
         """As `_places`, of a number that elements are part of."""
-        if number.op == "load":
+        if isinstance(number, Load):
             yield from self._places(number)
             return
-        match number.op, number.attr:
-            case "iota", str() as rank:
-                yield rank, self._visited(rank)
-            case "part", Part() as part:
-                yield part.rank, self._visited(part.rank)
+        match number:
+            case Index():
+                yield number.rank, self._visited(number.rank)
+            case IndexPart():
+                yield number.part.rank, self._visited(number.part.rank)
         for a in number.args:
             yield from self._looked_up(a)
 
@@ -415,7 +420,7 @@ def _steps(values: Sequence[Value]) -> int:
     """The longest chain of products and reductions."""
     depth: dict[Value, int] = {}
     for v in values:
-        depth[v] = (v.op in (PRODUCT, "reduce")) + max((depth.get(a, 0) for a in v.args), default=0)
+        depth[v] = isinstance(v, Dot | TileReduce) + max((depth.get(a, 0) for a in v.args), default=0)
     return max(depth.values(), default=0)
 
 
@@ -436,6 +441,6 @@ def _fused(plan: LoopPlan) -> frozenset[Value]:
     multiplied = (
         (by[0], v)
         for v, by in users.items()
-        if v.op in ("mul", "scale") and len(by) == 1 and by[0].op in ("add", "sub") and by[0].axes == v.axes
+        if is_product(v) and len(by) == 1 and by[0].op in ("add", "sub") and by[0].axes == v.axes
     )
     return frozenset(dict(multiplied).values())

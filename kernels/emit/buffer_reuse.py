@@ -12,10 +12,24 @@ from itertools import chain
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import Block, Loop, LoopPlan
 from eintune.space.plan.predication import PASSED
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import (
+    Carried,
+    Cast,
+    Constant,
+    Elementwise,
+    Index,
+    IndexPart,
+    Lane,
+    Load,
+    Mask,
+    RowScale,
+    Scale,
+    TileStart,
+    Value,
+)
 
-SHARED = frozenset({"load", "const", "iota", "lane", "first", "part", "cast"})
-"""Operations whose result may be a view of a tensor, a number, or another value's storage."""
+SHARED = (Load, Constant, Index, Lane, TileStart, IndexPart, Cast)
+"""Nodes whose result may be a view of a tensor, a number, or another value's storage."""
 
 MayShare = Callable[[Value], bool]
 
@@ -59,7 +73,7 @@ class Storage:
         Both are computed at once, so the difference reads x itself.
         """
         match self._users.get(v, []):
-            case [Value() as user] if _is_scaled(v) and v.axes and user.op == "sub" and user.args[0] is v:
+            case [Elementwise(operator="sub") as user] if _is_scaled(v) and v.axes and user.args[0] is v:
                 return user if user.axes == v.axes and self._block[user] is self._block[v] else None
             case _:
                 return None
@@ -97,21 +111,22 @@ class Storage:
 
     def _is_private(self, owner: Value, block: Block) -> bool:
         """Whether an operation of `block` made this storage in the same iteration, for itself."""
-        if owner.op != "carry":
-            return owner.op not in SHARED and self._block[owner] is block
+        if not isinstance(owner, Carried):
+            return not isinstance(owner, SHARED) and self._block[owner] is block
         loop, around = self._carried[owner]
         (next_,) = (c.next for c in loop.carries if c.value is owner)
         alone = sum(c.next is next_ for c in loop.carries) == 1
-        return alone and next_.op not in SHARED | {"where", "select", "carry"} and block in (loop.body, around)
+        passed_on = isinstance(next_, (*SHARED, Mask, Carried)) or next_.op == "select"
+        return alone and not passed_on and block in (loop.body, around)
 
 
 def _is_scaled(v: Value) -> bool:
     """Whether a value is another one times a number, or times the factor of its row."""
-    return v.op == "scale" or (v.op == "mul" and len(v.args[1].axes) < len(v.axes) and _is_factor(v.args[1]))
+    return isinstance(v, Scale) or (v.op == "mul" and len(v.args[1].axes) < len(v.axes) and _is_factor(v.args[1]))
 
 
 def _is_factor(v: Value) -> bool:
-    return v.op == "row_factor" or (v.op == "scale" and _is_factor(v.args[0]))
+    return isinstance(v, RowScale) or (isinstance(v, Scale) and _is_factor(v.args[0]))
 
 
 def _owner(v: Value, may_share: MayShare) -> Value:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.pipelined_product import LateProduct
 from eintune.space.plan.plan import Block, Loop, Segment
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Dot, Load, Value
 
 from .printer import Printer
 
@@ -35,14 +35,14 @@ class LateLoop:
         text = printer.choose(f"{first} > {self._low}", f"{first} - {self._loop.tile}", str(printer.plan.sizes[rank]))
         before = printer.define(f"{rank}_before", text, rank)
         in_time = [x for x in printer.ordered(self._loop.body.items) if x not in late]
-        loads = next(i for i, x in enumerate(in_time) if not _is(x, "load"))
-        after = 1 + max(i for i, x in enumerate(in_time) if _is(x, "dot"))
+        loads = next(i for i, x in enumerate(in_time) if not isinstance(x, Load))
+        after = 1 + max(i for i, x in enumerate(in_time) if isinstance(x, Dot))
         self._print(in_time[:loads])
         with self._at(before, beyond=rank):
-            self._print([v for v in late if v.op == "load"])
+            self._print([v for v in late if isinstance(v, Load)])
         self._print(in_time[loads:after])
         with self._at(before):
-            self._print([v for v in late if v.op != "load"])
+            self._print([v for v in late if not isinstance(v, Load)])
         self._print(in_time[after:])
 
     def moves(self) -> list[tuple[str, str]]:
@@ -84,7 +84,3 @@ class LateLoop:
         printer.text.update(self._kept)
         yield
         printer.start[rank], printer.known, printer.text, printer.beyond = start, known, text, None
-
-
-def _is(item: Value | Loop, op: str) -> bool:
-    return isinstance(item, Value) and item.op == op

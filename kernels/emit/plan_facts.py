@@ -1,47 +1,13 @@
-"""What emitters read off a plan: the parts of a value's attributes, shapes of arguments, a summary in words."""
+"""What emitters read off a plan: shapes of arguments, constants that print as numbers, a summary in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from eintune.space.ir.expr import Part, Predicate, Rank
+from eintune.space.ir.expr import Rank
 from eintune.space.ir.pointwise import POINTWISE
-from eintune.space.ir.row_factor import RowFactor
 from eintune.space.plan.plan import Block, Loop, LoopPlan
-from eintune.space.plan.values import Addressed, Value
-
-
-def pair_of(v: Value) -> tuple[Any, Any]:
-    """The two parts of a value's `attr`, as `plan.Value` lists them."""
-    assert isinstance(v.attr, tuple) and len(v.attr) == 2, f"value {v.name}: {v.op} needs a pair, got {v.attr!r}"
-    return v.attr
-
-
-def filter_of(v: Value) -> tuple[Predicate, float]:
-    predicate, fill = pair_of(v)
-    return predicate, float(fill)
-
-
-def number_of(v: Value) -> float:
-    assert isinstance(v.attr, (int, float)), f"value {v.name}: {v.op} needs a number, but got {v.attr!r}"
-    return float(v.attr)
-
-
-def access(v: Value) -> tuple[str, tuple[Addressed, ...]]:
-    """The tensor and what addresses each of its axes, of a "load" or a "store" (see `plan.Value`)."""
-    name, index = pair_of(v)
-    return str(name), tuple(index)
-
-
-def part_of(v: Value) -> Part:
-    assert isinstance(v.attr, Part), f"value {v.name}: {v.op} needs a part of a rank, but got {v.attr!r}"
-    return v.attr
-
-
-def row_factor_of(v: Value) -> RowFactor:
-    assert isinstance(v.attr, RowFactor), f"value {v.name}: {v.op} needs a row's factors, but got {v.attr!r}"
-    return v.attr
+from eintune.space.plan.values import Constant, Load, Store, Value
 
 
 def items(block: Block) -> Iterator[Value | Loop]:
@@ -56,9 +22,9 @@ def shapes_of(plan: LoopPlan) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor argument, from the ranks that index it."""
     ranks: dict[str, tuple[Rank, ...]] = {n: t.ranks for n, t in plan.inputs.items()} | plan.outputs
     for x in items(plan.root):
-        if isinstance(x, Value) and x.op in ("load", "store"):
-            name, index = access(x)
-            ranks[name] = tuple(i if isinstance(i, str) else own for i, own in zip(index, ranks[name], strict=True))
+        if isinstance(x, Load | Store):
+            own = ranks[x.tensor]
+            ranks[x.tensor] = tuple(i if isinstance(i, str) else r for i, r in zip(x.index, own, strict=True))
     return {name: tuple(plan.sizes[r] for r in index) for name, index in ranks.items()}
 
 
@@ -74,12 +40,12 @@ def inline_constants(plan: LoopPlan) -> set[Value]:
         if isinstance(item, Loop):
             elsewhere.update(c.next for c in item.carries)
             continue
-        if item.op == "const" and not item.axes:
+        if isinstance(item, Constant) and not item.axes:
             constants.add(item)
         infix = item.op in POINTWISE and POINTWISE[item.op].symbol is not None
         if is_integer(item):
             continue
-        if not infix or all(a.op == "const" for a in item.args):
+        if not infix or all(isinstance(a, Constant) for a in item.args):
             elsewhere.update(item.args)
     return constants - elsewhere
 

@@ -15,11 +15,10 @@ from typing import Protocol
 from eintune.space.ir.expr import Predicate, Rank
 from eintune.space.plan.plan import Block, Known, Loop, LoopPlan, Segment
 from eintune.space.plan.predication import is_true, passed, source, unneeded
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Constant, Mask, Store, Value
 from eintune.space.schedule.schedule import Schedule
 
 from .bound_text import BoundText
-from .plan_facts import filter_of
 from .source_lines import INDENT, Scope
 from .value_printer import Affine, Fact, ValuePrinter, affine, constant
 
@@ -83,8 +82,10 @@ class Printer(ValuePrinter):
             return False
         if v.op == "select":
             return is_true(v.args[0], known)
+        if not isinstance(v, Mask):
+            return False
         if v not in self._affine:
-            self._affine[v] = affine(filter_of(v)[0], self.plan.sizes)
+            self._affine[v] = affine(v.predicate, self.plan.sizes)
         terms, const = self._affine[v]
         return (terms, const) in known or (not terms and const >= 0)
 
@@ -201,9 +202,9 @@ class Printer(ValuePrinter):
 
     def value(self, v: Value) -> None:
         """Print one value; a filter that is known to hold prints nothing."""
-        if v.op == "store":
+        if isinstance(v, Store):
             self.write(self.store(v))
-        elif v.op == "const" and self.name(v) == constant(v):
+        elif isinstance(v, Constant) and self.name(v) == constant(v):
             pass
         elif kept := source(v, self.passes):
             self.text[v] = self.name(kept)

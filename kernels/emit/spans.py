@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from eintune.space.ir.expr import Part, Rank
+from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import LoopPlan, all_values
+from eintune.space.plan.values import Index, IndexPart
 
 from .kernel import Argument, Kernel, Reach
 
@@ -55,8 +56,8 @@ def _contiguous(shape: Sequence[int]) -> list[int]:
 
 def counted(plan: LoopPlan) -> set[Rank]:
     """The ranks whose indices are values of 32 bits: on the way to a computed index, say."""
-    whole = [v.attr for v in all_values(plan.root) if v.op in ("iota", "part") and v.dtype == "int32"]
-    return {a.rank if isinstance(a, Part) else str(a) for a in whole} & set(plan.roles)
+    whole = [v for v in all_values(plan.root) if isinstance(v, Index | IndexPart) and v.dtype == "int32"]
+    return {v.rank if isinstance(v, Index) else v.part.rank for v in whole} & set(plan.roles)
 
 
 def check_ranks(plan: LoopPlan, ranks: Iterable[Rank]) -> None:

@@ -8,19 +8,35 @@ With float64 tensors everything is float64, which is how plans are checked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from eintune.host.quoting import python_comment
 from eintune.space.ir.approximations import APPROXIMATIONS
 from eintune.space.ir.expr import Part, Rank
+from eintune.space.ir.row_factor import RowFactor
 from eintune.space.plan.plan import Loop, LoopPlan
-from eintune.space.plan.values import Addressed, Value, Within
+from eintune.space.plan.values import (
+    Addressed,
+    Constant,
+    Dot,
+    Elementwise,
+    Index,
+    IndexPart,
+    Lane,
+    Load,
+    Mask,
+    Scale,
+    Store,
+    TileStart,
+    Value,
+    Within,
+)
 from eintune.space.schedule.schedule import Schedule
 
 from .bound_text import parenthesised
 from .buffer_reuse import Storage
 from .kernel import Argument, Kernel
-from .plan_facts import access, filter_of, is_integer, number_of, pair_of, row_factor_of, summary
+from .plan_facts import is_integer, summary
 from .printer import Printer
 from .source_lines import INDENT
 from .spans import check_ranks, counted
@@ -156,20 +172,20 @@ class TorchPrinter(Printer):
         home = axis if self.plan.roles[axis].outer == "loop" else None
         return self.define(f"i_{axis}", f"torch.arange({', '.join(self._span(axis))})", home)
 
-    def iota(self, v: Value) -> str:
-        rank = str(v.attr)
+    def iota(self, v: Index) -> str:
+        rank = v.rank
         if v.axes:
             return f"torch.arange({', '.join(self._span(rank))}, dtype={DTYPES[v.dtype]})"
         return f"torch.tensor({self.scalar[rank]}, dtype={DTYPES[v.dtype]})"
 
-    def part(self, v: Value) -> str:
+    def part(self, v: IndexPart) -> str:
         return super().part(v) if v.axes else f"torch.tensor({super().part(v)})"
 
-    def lane(self, v: Value) -> str:
-        return f"torch.arange({self.plan.length(str(v.attr))}, dtype={DTYPES[v.dtype]})"
+    def lane(self, v: Lane) -> str:
+        return f"torch.arange({self.plan.length(v.rank)}, dtype={DTYPES[v.dtype]})"
 
-    def first(self, v: Value) -> str:
-        return f"torch.tensor({self.start[str(v.attr)]}, dtype={DTYPES[v.dtype]})"
+    def first(self, v: TileStart) -> str:
+        return f"torch.tensor({self.start[v.rank]}, dtype={DTYPES[v.dtype]})"
 
     def name(self, v: Value) -> str:
         """A value; of one that stands outside the loop over its axis, the part that the current tile is as long as."""
@@ -188,8 +204,8 @@ class TorchPrinter(Printer):
 
     # ---- memory
 
-    def load(self, v: Value) -> str:
-        tensor, index = access(v)
+    def load(self, v: Load) -> str:
+        tensor, index = v.tensor, v.index
         if not index:
             return self.tensor[tensor]
         numbers = iter(v.args)
@@ -213,8 +229,8 @@ class TorchPrinter(Printer):
         match i:
             case None | Within():
                 assert number is not None
-                if number.op == "const":
-                    return str(min(max(int(number_of(number)), 0), length - 1)), (), False
+                if isinstance(number, Constant):
+                    return str(min(max(int(number.number), 0), length - 1)), (), False
                 text, safe = self.name(number), i is not None and i.inside(length)
                 return text if safe else f"{text}.clamp(0, {length - 1})", number.axes, bool(number.axes)
             case Part() if self.tiled(i.rank) and not self.within(i):
@@ -249,8 +265,8 @@ class TorchPrinter(Printer):
     def _axes(self, index: Sequence[Rank]) -> tuple[Rank, ...]:
         return tuple(r for r in index if self.plan.roles[r].tile)
 
-    def store(self, v: Value) -> str:
-        output, index = access(v)
+    def store(self, v: Store) -> str:
+        output, index = v.tensor, v.index
         (value,) = v.args
         text = self.use(value, v.axes)
         items = [self._item(i, n, None) for i, n in zip(index, self.shapes[output], strict=True)]
@@ -266,7 +282,7 @@ class TorchPrinter(Printer):
             return
         if v.op == "sub" and self._storage.merged_into(v.args[0]) is v:
             self.write(f"{self.name(v)} = {self._difference(v)}")
-        elif v.op != "store" and (text := self._overwriting(v)):
+        elif not isinstance(v, Store) and (text := self._overwriting(v)):
             self.write(f"{self.name(v)} = {text}")
         else:
             super().value(v)
@@ -276,16 +292,16 @@ class TorchPrinter(Printer):
         product, y = v.args
         x, *factors = product.args
         where = f", out={self.name(x)}" if self._storage.may_overwrite(x, v, self._may_share) else ""
-        if factors:
+        if not isinstance(product, Scale):
             return f"torch.addcmul(-{self.use(y, v.axes)}, {self.name(x)}, {self.use(factors[0], v.axes)}{where})"
-        return f"torch.add(-{self.use(y, v.axes)}, {self.name(x)}, alpha={literal(number_of(product))}{where})"
+        return f"torch.add(-{self.use(y, v.axes)}, {self.name(x)}, alpha={literal(product.factor)}{where})"
 
     def _overwriting(self, v: Value) -> str | None:
         """The operation as a method that overwrites an operand, where one may be overwritten."""
         if self._may_share(v):
             return None
         operands = list(v.args[::-1] if v.op in ("add", "mul") else v.args[:1])
-        if v.op == "dot":
+        if isinstance(v, Dot):
             operands = list(v.args[2:])
         for a in reversed(operands):
             if self._storage.may_overwrite(a, v, self._may_share):
@@ -299,33 +315,32 @@ class TorchPrinter(Printer):
     def passes(self, v: Value) -> bool:
         return v.op == "rounded" or super().passes(v)  # PyTorch fuses nothing
 
-    def row_factor(self, maximum: str, v: Value) -> str:
-        factors, magnitude = row_factor_of(v), f"{maximum}.abs()"
+    def row_factor(self, maximum: str, factors: RowFactor) -> str:
+        magnitude = f"{maximum}.abs()"
         text = f"torch.full_like({maximum}, {literal(factors.factor)})"
         text += f".masked_fill_({magnitude} >= {literal(factors.limit)}, {literal(factors.beyond)})"
         if factors.far_limit is None:
             return text
         return text + f".masked_fill_({magnitude} >= {literal(factors.far_limit)}, {literal(factors.far)})"
 
-    def _is_decided(self, v: Value) -> bool:
-        """Whether a filter is on scalar indices only."""
+    def _is_decided(self, v: Value) -> TypeGuard[Mask]:
+        """Whether it is a filter on scalar indices only."""
         if v not in self._decided:
-            self._decided[v] = v.op == "where" and not any(self.tiled(r) for r in filter_of(v)[0].ranks)
+            self._decided[v] = isinstance(v, Mask) and not any(self.tiled(r) for r in v.predicate.ranks)
         return self._decided[v]
 
     def _method(self, v: Value, target: Value) -> str | None:
         name, others = self.name(target), [a for a in v.args if a is not target]
-        if v.op == "where":
-            _, fill = filter_of(v)
-            return f"{name}.masked_fill_(~({self.condition(v, v.axes)}), {literal(fill)})"
-        if v.op == "dot":
+        if isinstance(v, Mask):
+            return f"{name}.masked_fill_(~({self.condition(v, v.axes)}), {literal(v.fill)})"
+        if isinstance(v, Dot):
             return self._accumulated(v, name)
         if v.op not in IN_PLACE or len(others) != len(v.args) - 1:
             return None
-        args = [literal(number_of(v))] if v.op == "scale" else [self.use(a, v.axes) for a in others]
+        args = [literal(v.factor)] if isinstance(v, Scale) else [self.use(a, v.axes) for a in others]
         return f"{name}.{IN_PLACE[v.op]}({', '.join(args)})"
 
-    def _accumulated(self, v: Value, accumulator: str) -> str:
+    def _accumulated(self, v: Dot, accumulator: str) -> str:
         a, b = self._operands(v)
         if len(v.axes) == 3 and a:
             return f"{accumulator}.baddbmm_({a}, {b})"
@@ -335,21 +350,20 @@ class TorchPrinter(Printer):
 
     def expression(self, v: Value) -> str:
         if self._is_decided(v):
-            _, fill = filter_of(v)
             arg = self.name(v.args[0])
-            return f"{arg} if {self.condition(v, ())} else torch.full_like({arg}, {literal(fill)})"
-        if v.op != "dot":
+            return f"{arg} if {self.condition(v, ())} else torch.full_like({arg}, {literal(v.fill)})"
+        if not isinstance(v, Dot):
             return super().expression(v)
         product = self._product(v)
         return f"{self.name(v.args[2])} + {product}" if len(v.args) > 2 else product
 
-    def _product(self, v: Value) -> str:
+    def _product(self, v: Dot) -> str:
         a, b = self._operands(v)
         return f"{a} @ {b}" if a else self._einsum(v)
 
-    def _operands(self, v: Value) -> tuple[str, str]:
+    def _operands(self, v: Dot) -> tuple[str, str]:
         """Both operands of a batched matrix product in `v.axes`, or empty where it is none."""
-        contracted, batch = pair_of(v)
+        contracted, batch = v.contracted, v.batch
         sides = []
         for x in v.args[:2]:
             own = tuple(q for q in x.axes if q != contracted and q not in batch)
@@ -363,7 +377,7 @@ class TorchPrinter(Printer):
         right = self._arranged(self._exact(b), b.axes, (*batch, contracted, *own_b))
         return left, right
 
-    def _einsum(self, v: Value) -> str:
+    def _einsum(self, v: Dot) -> str:
         letters = {q: chr(ord("a") + i) for i, q in enumerate(self.plan.order)}
         a, b, out = ("".join(letters[q] for q in x.axes) for x in (*v.args[:2], v))
         return f"torch.einsum('{a},{b}->{out}', {self._exact(v.args[0])}, {self._exact(v.args[1])})"
@@ -372,11 +386,11 @@ class TorchPrinter(Printer):
         """An operand in the compute dtype: products of narrow numbers are exact there, and sums are wide."""
         return self.name(x) if x.dtype == self._compute else self.cast(self.name(x), self._compute)
 
-    def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
+    def matmul(self, a: str, b: str, accumulator: str | None, v: Dot) -> str:
         return f"{accumulator} + {a} @ {b}" if accumulator else f"{a} @ {b}"
 
-    def pointwise(self, op: str, args: Sequence[str], v: Value) -> str:
-        constants = [n for n, a in enumerate(v.args) if a.op == "const"]
+    def pointwise(self, op: str, args: Sequence[str], v: Elementwise) -> str:
+        constants = [n for n, a in enumerate(v.args) if isinstance(a, Constant)]
         if op in BOUNDS and is_integer(v) and constants:
             n = constants[0]
             return f"{args[1 - n]}.clamp({BOUNDS[op]}={args[n]})"  # a number in the text is no tensor

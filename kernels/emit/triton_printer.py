@@ -20,12 +20,12 @@ from eintune.space.ir.expr import Part, Rank
 from eintune.space.plan.descriptor_blocks import Read, block_of
 from eintune.space.plan.pipelined_product import late_product
 from eintune.space.plan.plan import Loop, LoopPlan, Segment
-from eintune.space.plan.values import Addressed, Value, Within
+from eintune.space.plan.values import Addressed, Dot, Index, Lane, Load, Store, TileStart, Value, Within
 from eintune.space.schedule.schedule import Schedule
 
 from .kernel import Argument, Descriptor, Kernel, Reach
 from .pipelined_loop import LateLoop
-from .plan_facts import access, summary
+from .plan_facts import summary
 from .printer import Iterations, Printer
 from .spans import FARTHEST, check_ranks, fits
 from .triton_dialect import DTYPES, FUNCTIONS, HELPERS, REDUCTIONS
@@ -289,8 +289,8 @@ class TritonPrinter(Printer):
 
     # ---- the dialect
 
-    def load(self, v: Value) -> str:
-        tensor, index = access(v)
+    def load(self, v: Load) -> str:
+        tensor, index = v.tensor, v.index
         if block := self._block(v):
             return self._described(tensor, tuple(i for i in index if isinstance(i, str)), block)
         address, valid = self._address(tensor, index, v), self._valid(tensor, index, v)
@@ -301,11 +301,11 @@ class TritonPrinter(Printer):
         return sorted(items, key=lambda item: not self._is_described(item))
 
     def _is_described(self, item: Value | Loop) -> bool:
-        return isinstance(item, Value) and item.op == "load" and self._block(item) is not None
+        return isinstance(item, Load) and self._block(item) is not None
 
-    def _block(self, v: Value) -> tuple[int, ...] | None:
-        """The block of a tensor that a "load" reads, where the schedule and the tile allow a descriptor."""
-        tensor, index = access(v)
+    def _block(self, v: Load) -> tuple[int, ...] | None:
+        """The block of a tensor that a load reads, where the schedule and the tile allow a descriptor."""
+        tensor, index = v.tensor, v.index
         ranks = tuple(i for i in index if isinstance(i, str))
         in_order = tuple(r for r in ranks if r in v.axes) == v.axes and len(set(ranks)) == len(index)
         in_loop = self.scopes[-1].rank is not None
@@ -325,8 +325,8 @@ class TritonPrinter(Printer):
         shape = [n for n, r in zip(block, index, strict=True) if self.tiled(r)]
         return text if len(shape) == len(block) else f"{text}.reshape({shape})"
 
-    def store(self, v: Value) -> str:
-        output, index = access(v)
+    def store(self, v: Store) -> str:
+        output, index = v.tensor, v.index
         (value,) = v.args
         address, valid = self._address(output, index, v), self._valid(output, index, v)
         text = self.use(value, v.axes)
@@ -351,7 +351,7 @@ class TritonPrinter(Printer):
             self.helpers.add("multiply")
         return REDUCTIONS[op].format(arg, position)
 
-    def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
+    def matmul(self, a: str, b: str, accumulator: str | None, v: Dot) -> str:
         if len(v.axes) > 3:
             raise ValueError(f"value {v.name}: a product in Triton has at most one batch axis, but got {v.axes}")
         precise = v.args[0].dtype == "fp32"
@@ -371,16 +371,16 @@ class TritonPrinter(Printer):
         shape = ", ".join(str(self.plan.length(q)) for q in axes)
         return f"tl.full([{shape}], {literal(value)}, {DTYPES[dtype]})"
 
-    def iota(self, v: Value) -> str:
+    def iota(self, v: Index) -> str:
         if v.dtype == "int32":
-            return self.at(str(v.attr), v.axes)
-        return f"tl.cast({self.at(str(v.attr), v.axes)}, {DTYPES[v.dtype]})"
+            return self.at(v.rank, v.axes)
+        return f"tl.cast({self.at(v.rank, v.axes)}, {DTYPES[v.dtype]})"
 
-    def lane(self, v: Value) -> str:
-        return f"tl.cast({self._lanes(str(v.attr))}, {DTYPES[v.dtype]})"
+    def lane(self, v: Lane) -> str:
+        return f"tl.cast({self._lanes(v.rank)}, {DTYPES[v.dtype]})"
 
-    def first(self, v: Value) -> str:
-        return f"tl.cast({self.start[str(v.attr)]}, {DTYPES[v.dtype]})"
+    def first(self, v: TileStart) -> str:
+        return f"tl.cast({self.start[v.rank]}, {DTYPES[v.dtype]})"
 
     def header(self, loop: Loop, low: str, high: str) -> str:
         rank = loop.rank

@@ -9,28 +9,37 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import assert_never
 
 from eintune.space.analysis.filters import farthest, is_wide
 from eintune.space.analysis.layout import within_part
 from eintune.space.ir.approximations import APPROXIMATE_OPS
 from eintune.space.ir.expr import Access, Gather, Part, Predicate, Rank
 from eintune.space.ir.pointwise import POINTWISE
+from eintune.space.ir.row_factor import RowFactor
 from eintune.space.plan.plan import Loop, LoopPlan
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import (
+    Carried,
+    Cast,
+    Constant,
+    Dot,
+    Elementwise,
+    Index,
+    IndexPart,
+    Lane,
+    Load,
+    Mask,
+    RowScale,
+    Scale,
+    Store,
+    TileReduce,
+    TileStart,
+    Value,
+)
 from eintune.space.schedule.schedule import Schedule
 
 from .bound_text import parenthesised
-from .plan_facts import (
-    filter_of,
-    inline_constants,
-    is_integer,
-    items,
-    number_of,
-    pair_of,
-    part_of,
-    row_factor_of,
-    shapes_of,
-)
+from .plan_facts import inline_constants, is_integer, items, shapes_of
 from .source_lines import SourceLines
 
 Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]
@@ -44,9 +53,9 @@ def literal(x: float) -> str:
     return repr(float(x)) if math.isfinite(x) else f"float('{x}')"
 
 
-def constant(v: Value) -> str:
+def constant(v: Constant) -> str:
     """A constant as source text, whole where it is an integer."""
-    return str(int(number_of(v))) if is_integer(v) else literal(number_of(v))
+    return str(int(v.number)) if is_integer(v) else literal(v.number)
 
 
 def affine(p: Predicate, sizes: dict[Rank, int]) -> Affine:
@@ -85,12 +94,12 @@ class ValuePrinter(SourceLines, ABC):
         """A vector of the indices along a tile axis (1-D; an atom)."""
 
     @abstractmethod
-    def load(self, v: Value) -> str:
-        """The tile that a "load" reads."""
+    def load(self, v: Load) -> str:
+        """The tile that a load reads."""
 
     @abstractmethod
-    def store(self, v: Value) -> str:
-        """The statement of a "store"."""
+    def store(self, v: Store) -> str:
+        """The statement of a store."""
 
     @abstractmethod
     def function(self, op: str, args: Sequence[str]) -> str:
@@ -105,7 +114,7 @@ class ValuePrinter(SourceLines, ABC):
         """A reduction (`pointwise.REDUCTIONS`) over the tile axis at `position`."""
 
     @abstractmethod
-    def matmul(self, a: str, b: str, accumulator: str | None, v: Value) -> str:
+    def matmul(self, a: str, b: str, accumulator: str | None, v: Dot) -> str:
         """`a @ b`, plus the accumulator; batch axes first in both."""
 
     @abstractmethod
@@ -121,16 +130,16 @@ class ValuePrinter(SourceLines, ABC):
         """A new tile of one number."""
 
     @abstractmethod
-    def iota(self, v: Value) -> str:
-        """The index values of `v.attr` along `v.axes`, as numbers of `v.dtype`."""
+    def iota(self, v: Index) -> str:
+        """The indices of `v.rank` along `v.axes`, as numbers of `v.dtype`."""
 
     @abstractmethod
-    def lane(self, v: Value) -> str:
-        """The places 0, 1, … in a tile along its axis `v.attr`, as numbers of `v.dtype`."""
+    def lane(self, v: Lane) -> str:
+        """The places 0, 1, … in a tile along its axis `v.rank`, as numbers of `v.dtype`."""
 
     @abstractmethod
-    def first(self, v: Value) -> str:
-        """The first index of the current tile of `v.attr`, as a number of `v.dtype`."""
+    def first(self, v: TileStart) -> str:
+        """The first index of the current tile of `v.rank`, as a number of `v.dtype`."""
 
     def least(self, a: str, b: str) -> str:
         """Minimum of two integers."""
@@ -155,9 +164,9 @@ class ValuePrinter(SourceLines, ABC):
         numbers = inline_constants(self.plan)
         for item in items(self.plan.root):
             for v in (c.value for c in item.carries) if isinstance(item, Loop) else (item,):
-                if v in numbers:
+                if isinstance(v, Constant) and v in numbers:
                     names[v] = constant(v)
-                elif v.op != "store":
+                elif not isinstance(v, Store):
                     names[v] = self.names.fresh(v.name)
         return names
 
@@ -212,15 +221,15 @@ class ValuePrinter(SourceLines, ABC):
             return self.part_of_first(part)
         return f"({self.index(part.rank)} {part.op} {part.by}){self.broadcast((part.rank,), axes)}"
 
-    def part(self, v: Value) -> str:
+    def part(self, v: IndexPart) -> str:
         """The parts of a rank's indices, as numbers."""
-        return self.part_at(part_of(v), v.axes) if v.axes else self.part_of_first(part_of(v))
+        return self.part_at(v.part, v.axes) if v.axes else self.part_of_first(v.part)
 
     # ---- filters
 
-    def condition(self, v: Value, axes: tuple[Rank, ...]) -> str:
-        """The filter of a "where" over tile indices as `a >= b`, both sides without subtraction."""
-        p, _ = filter_of(v)
+    def condition(self, v: Mask, axes: tuple[Rank, ...]) -> str:
+        """The filter of a mask over tile indices as `a >= b`, both sides without subtraction."""
+        p = v.predicate
         every, const = affine(p, self.plan.sizes)
         terms = [(r, c) for r, c in every if isinstance(r, str)]
         left: list[str] = []
@@ -249,38 +258,41 @@ class ValuePrinter(SourceLines, ABC):
 
     def expression(self, v: Value) -> str:
         """The right-hand side of a value."""
-        match v.op:
-            case "load":
+        match v:
+            case Load():
                 return self.load(v)
-            case "const":
-                return self.full(v.axes, number_of(v), v.dtype)
-            case "iota":
+            case Constant():
+                return self.full(v.axes, v.number, v.dtype)
+            case Index():
                 return self.iota(v)
-            case "lane":
+            case Lane():
                 return self.lane(v)
-            case "first":
+            case TileStart():
                 return self.first(v)
-            case "part":
+            case IndexPart():
                 return self.part(v)
-            case "cast":
+            case Cast():
                 return self.cast(self.name(v.args[0]), v.dtype)
-            case "reduce":
-                op, axis = pair_of(v)
-                return self.reduce(op, self.name(v.args[0]), v.args[0].axes.index(axis))
-            case "dot":
+            case TileReduce():
+                return self.reduce(v.reduction, self.name(v.args[0]), v.args[0].axes.index(v.axis))
+            case Dot():
                 return self._dot(v)
-            case "where":
-                _, fill = filter_of(v)
-                return self.choose(self.condition(v, v.axes), self.use(v.args[0], v.axes), literal(fill))
-        return self.pointwise(v.op, [self.use(a, v.axes) for a in v.args], v)
+            case Mask():
+                return self.choose(self.condition(v, v.axes), self.use(v.args[0], v.axes), literal(v.fill))
+            case Scale():
+                return f"{self.use(v.args[0], v.axes)} * {literal(v.factor)}"
+            case RowScale():
+                return self.row_factor(self.use(v.args[0], v.axes), v.factors)
+            case Elementwise():
+                return self.pointwise(v.operator, [self.use(a, v.axes) for a in v.args], v)
+            case Store() | Carried():
+                raise ValueError(f"value {v.name}: {v.op} is printed as no expression")
+            case _:
+                assert_never(v)
 
-    def pointwise(self, op: str, args: Sequence[str], v: Value) -> str:
+    def pointwise(self, op: str, args: Sequence[str], v: Elementwise) -> str:
         """An elementwise operator over operands that broadcast already."""
         match op:
-            case "scale":
-                return f"{args[0]} * {literal(number_of(v))}"
-            case "row_factor":
-                return self.row_factor(args[0], v)
             case "rounded":
                 return f"{args[0]} + 0.0"  # a multiply-add of 0, with which nothing is fused
             case "guard":
@@ -303,9 +315,9 @@ class ValuePrinter(SourceLines, ABC):
         symbol = POINTWISE[op].symbol
         return f"{args[0]} {symbol} {args[1]}" if symbol else self.function(op, args)
 
-    def row_factor(self, maximum: str, v: Value) -> str:
+    def row_factor(self, maximum: str, factors: RowFactor) -> str:
         """What a row is multiplied by (`space.ir.row_factor`)."""
-        factors, magnitude = row_factor_of(v), self.function("abs", [maximum])
+        magnitude = self.function("abs", [maximum])
         beyond = literal(factors.beyond)
         if factors.far_limit is not None:
             beyond = self.choose(f"{magnitude} < {literal(factors.far_limit)}", beyond, literal(factors.far))
@@ -315,9 +327,9 @@ class ValuePrinter(SourceLines, ABC):
         """A correctly rounded quotient: by default what `/` gives."""
         return f"{a} / {b}"
 
-    def _dot(self, v: Value) -> str:
+    def _dot(self, v: Dot) -> str:
         """A matrix product: operands in the order and with the axes that give `v.axes`."""
-        contracted, batch = pair_of(v)
+        contracted, batch = v.contracted, v.batch
         a, b = v.args[:2]
         own = [tuple(q for q in x.axes if q != contracted and q not in batch) for x in (a, b)]
         if len(own[0]) != 1 or len(own[1]) != 1:
@@ -333,15 +345,14 @@ class ValuePrinter(SourceLines, ABC):
         product = self._arranged(self.matmul(left, right, None, v), made, v.axes)
         return product if accumulator is None else f"{accumulator} + {product}"
 
-    def _product_of_many_axes(self, v: Value) -> str:
+    def _product_of_many_axes(self, v: Dot) -> str:
         """A product that is no matrix product: multiplied over all axes, then summed."""
-        contracted, _ = pair_of(v)
-        axes = tuple(q for q in self.plan.order if q in {*v.axes, contracted})
+        axes = tuple(q for q in self.plan.order if q in {*v.axes, v.contracted})
         operands = []
         for x in v.args[:2]:
             text = self.name(x) if x.dtype == v.dtype else self.cast(self.name(x), v.dtype)
             operands.append(text + self.broadcast(x.axes, axes))
-        total = self.reduce("add", " * ".join(operands), axes.index(contracted))
+        total = self.reduce("add", " * ".join(operands), axes.index(v.contracted))
         return f"{self.name(v.args[2])} + {total}" if len(v.args) > 2 else total
 
     def _arranged(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:

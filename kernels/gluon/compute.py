@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eintune.space.plan.pipelined_product import LateProduct, late_product
 from eintune.space.plan.plan import Loop
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Dot
 from eintune.space.plan.warp_specialisation import sides
 
 from .compute_printer import ComputePrinter
@@ -22,7 +22,7 @@ class Compute(ComputePrinter):
             return
         late = self._late_of(loop)
         steps = Iterations(self, loop, sweep, late, self.stale.get(loop), self._place_of(loop))
-        products = [v for v in loop.body.items if isinstance(v, Value) and v.op == "dot"]
+        products = [v for v in loop.body.items if isinstance(v, Dot)]
         if late is None:
             steps.rest()
             self.release_resident(products)
@@ -48,7 +48,7 @@ class Compute(ComputePrinter):
     def _late_of(self, loop: Loop) -> LateProduct | None:
         """What runs late: a product of a computed operand and a tile, beside one other."""
         late = late_product(loop, casts=False)
-        if late is None or sum(getattr(v, "op", "") == "dot" for v in loop.body.items) != 2:
+        if late is None or sum(isinstance(v, Dot) for v in loop.body.items) != 2:
             return None
-        left, _ = sides(late.carry.next, self.row)
+        left, _ = sides(late.product, self.row)
         return late if left in late.kept else None

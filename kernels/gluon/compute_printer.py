@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from eintune.kernels.emit.plan_facts import access, pair_of
 from eintune.kernels.emit.printer import Branch
 from eintune.kernels.emit.source_lines import INDENT
 from eintune.kernels.emit.triton_dialect import DTYPES
@@ -14,7 +13,7 @@ from eintune.space.ir.expr import Rank
 from eintune.space.plan.bounds import Sum
 from eintune.space.plan.plan import Loop, LoopPlan
 from eintune.space.plan.predication import source, unneeded
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Dot, Load, Store, TileReduce, Value
 from eintune.space.plan.warp_specialisation import GROUP_ROWS, GROUP_WARPS, groups, length, products_of, sides, tile_of
 from eintune.space.schedule.schedule import Schedule
 
@@ -111,7 +110,7 @@ class ComputePrinter(GluonPrinter):
         if v.op in ("div", "quotient") and len(v.axes) == 2 and v.args[1].axes == (self.row,):
             return self._over_rows(v)
         text = super().expression(v)
-        if v.op == "reduce" and len(v.args[0].axes) == 2 and v.args[0].axes[1] != self._main:
+        if isinstance(v, TileReduce) and len(v.args[0].axes) == 2 and v.args[0].axes[1] != self._main:
             return f"gl.convert_layout({text}, {self.layout(v.axes)}, assert_trivial=True)"
         return text
 
@@ -128,7 +127,7 @@ class ComputePrinter(GluonPrinter):
     # ---- loads and stores
 
     def value(self, v: Value) -> None:
-        if v.op == "dot":
+        if isinstance(v, Dot):
             self.begin(v)
             self.write(f"{self.name(v)} = warpgroup_mma_wait(0, [{self.name(v)}])")
             self.release(v)
@@ -140,11 +139,11 @@ class ComputePrinter(GluonPrinter):
             place, phase = self.tiles[v].staying("group")
             self.write(f"mbarrier.wait({self.tiles[v].full}.index({place}), {phase})")
 
-    def _block(self, v: Value) -> tuple[int, ...] | None:
+    def _block(self, v: Load) -> tuple[int, ...] | None:
         return None
 
-    def store(self, v: Value) -> str:
-        output, _ = access(v)
+    def store(self, v: Store) -> str:
+        output = v.tensor
         (value,) = v.args
         tile = tile_of(self.plan, v, self.row)
         if tile is None or self.row not in value.axes:
@@ -186,10 +185,10 @@ class ComputePrinter(GluonPrinter):
         text = f"{t.tiles}.index({self._place(t)}).reshape({[self.length(q) for q in v.axes]})"
         return f"{text}.permute((1, 0))" if transposed else text
 
-    def begin(self, v: Value, kept: str | None = None) -> None:
+    def begin(self, v: Dot, kept: str | None = None) -> None:
         """Start a product once its tiles are there. kept: of a computed left operand, where it is."""
         left, right = sides(v, self.row)
-        contracted, _ = pair_of(v)
+        contracted = v.contracted
         for t in dict.fromkeys(self.tiles[x] for x in (left, right) if x in self.tiles):
             if t.ring:
                 self.write(f"mbarrier.wait({t.full}.index({self._place(t)}), {self._turn.phase})")
@@ -257,7 +256,7 @@ class ComputePrinter(GluonPrinter):
         """What a branch alone loads, a row or a column: it is loaded in every iteration before the product, since a
         branch comes after that and would wait for memory."""
         in_branch = unneeded(loop, self._source) - unneeded(loop, lambda v: source(v, self.passes))
-        return {v for v in in_branch if v.op == "load" and not v.args and len(v.axes) < 2}
+        return {v for v in in_branch if isinstance(v, Load) and not v.args and len(v.axes) < 2}
 
     @contextmanager
     def renamed(self, text: dict[Value, str]) -> Iterator[None]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from eintune.kernels.emit.plan_facts import number_of, row_factor_of
 from eintune.kernels.emit.value_printer import literal
 from eintune.space.plan.lazy_rescaling import StaleReference
 from eintune.space.plan.pipelined_product import LateProduct
 from eintune.space.plan.plan import Block, Loop
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Cast, Dot, Scale, Value
 from eintune.space.plan.warp_specialisation import HALVES, sides
 
 from .compute_printer import ComputePrinter
@@ -65,7 +64,7 @@ class Iterations:
                 self._weigh(self._in_time)
                 self._move(late=True)
                 return
-            product = next(v for v in self._in_time if isinstance(v, Value) and v.op == "dot")
+            product = next(v for v in self._in_time if isinstance(v, Dot))
             at = self._in_time.index(product)
             self._print(self._in_time[:at])
             printer.begin(product)
@@ -90,7 +89,7 @@ class Iterations:
     def _start_late(self) -> str:
         """Start the late product; the names of what it works on."""
         assert self._late is not None
-        printer, product = self._printer, self._late.carry.next
+        printer, product = self._printer, self._late.product
         for v in self._late.values:
             if v.op == "mul" and v.args[0] is self._late.carry.value and v.args[1].axes == (printer.row,):
                 printer.rescale(v)
@@ -144,7 +143,7 @@ class Iterations:
             printer.write(f"{self._finite} = {printer.choose(f'{name} == {literal(-math.inf)}', '0.0', name)}")
         with printer.renamed({found: self._finite or name}):
             self._print(items[after:])
-        ordinary = f"{printer.function('abs', [name])} < {literal(row_factor_of(stale.factor).limit)}"
+        ordinary = f"{printer.function('abs', [name])} < {literal(stale.factor.factors.limit)}"
         reference = printer.name(stale.reference)
         printer.write(f"{self._serving} = {printer.choose(ordinary, reference, literal(-math.inf))}")
 
@@ -172,16 +171,16 @@ class Iterations:
         for c in stale.carries:
             printer.write(f"{printer.name(c.next)} = {printer.name(c.value)}")
         printer.write(f"{printer.name(kept)} = {printer.full(kept.axes, 1.0, kept.dtype)}")
-        numbers = {stale.factor: row_factor_of(stale.factor).factor}
+        numbers: dict[Value, float] = {stale.factor: stale.factor.factors.factor}
         as_it_is = dict.fromkeys(stale.finding, printer.name(stale.carry.value))
         with printer.renamed(as_it_is | {stale.reference: self._serving}):
             for v in stale.weighing:
-                if v.op == "scale" and v.args[0] in numbers:
-                    numbers[v] = numbers[v.args[0]] * number_of(v)
+                if isinstance(v, Scale) and v.args[0] in numbers:
+                    numbers[v] = numbers[v.args[0]] * v.factor
                 elif v.op == "mul" and v.args[1] in numbers and v is not stale.reference:
                     text = f"{printer.use(v.args[0], v.axes)} * {literal(numbers[v.args[1]])}"
                     printer.write(f"{printer.name(v)} = {text}")
-                elif v.op == "cast" and v.dtype in HALVES:
+                elif isinstance(v, Cast) and v.dtype in HALVES:
                     printer.narrow(v)
                 elif v not in (stale.factor, stale.reference):
                     self._print([v])

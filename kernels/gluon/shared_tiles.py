@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from eintune.kernels.emit.plan_facts import access
 from eintune.kernels.emit.source_lines import Names
 from eintune.kernels.emit.triton_dialect import DTYPES
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.descriptor_blocks import BYTES
 from eintune.space.plan.plan import LoopPlan
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Dot, Load, Value
 from eintune.space.plan.warp_specialisation import products_of, tile_of
 
 BARRIER = "gl.allocate_shared_memory(gl.int64, [{}, 1], mbarrier.MBarrierLayout())"
@@ -89,15 +88,15 @@ def shared_tiles(plan: LoopPlan, row: Rank, stages: int, copies: int, groups: in
     """The tiles that products read, in the order in which they are first read, of a plan that can be divided
     (`specialised.fault`). stages: buffers of a ring. copies: of what stays. groups: that compute. names: gives out what
     they are called."""
-    reads: dict[Value, list[Value]] = {}
+    reads: dict[Load, list[Dot]] = {}
     for v in products_of(plan):
         for x in v.args[:2]:
-            if x.op == "load":
+            if isinstance(x, Load):
                 reads.setdefault(x, []).append(v)
     descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
     found = []
     for load, products in reads.items():
-        tensor, _ = access(load)
+        tensor = load.tensor
         tile = tile_of(plan, load, row)
         assert tile is not None, f"value {load.name} is no whole tile"
         index, block = tile

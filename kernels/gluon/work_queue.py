@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from eintune.kernels.emit.source_lines import Names
 from eintune.space.plan.bounds import numbers
 from eintune.space.plan.plan import LoopPlan, Program
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Load, Value
 from eintune.space.plan.warp_specialisation import products_of
 from eintune.space.schedule.schedule import Schedule
 
@@ -109,4 +109,4 @@ def handed_on(plan: LoopPlan) -> tuple[Value, ...]:
     """The loaded integers that loops are bounded by, or branches in them."""
     bounds = (b for loop in plan.loops() for s in loop.segments for b in (s.lo, s.hi, *(loop.clear or ())))
     every = dict.fromkeys(v for b in bounds for v in numbers(b))
-    return tuple(v for v in every if v.op == "load" and not v.axes and v.dtype == "int32" and v in plan.root.items)
+    return tuple(v for v in every if isinstance(v, Load) and not v.axes and v.dtype == "int32" and v in plan.root.items)

@@ -19,7 +19,7 @@ from eintune.space.ir.dtypes import INTEGERS
 from eintune.space.ir.expr import Access, Expr, Map, Rank, indexing_ranks
 from eintune.space.ir.pointwise import POINTWISE
 from eintune.space.plan.bounds import Bound, First, Least, Lit, Number, ceil_to, floor_to, plus
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Cast, Constant, Index, TileReduce, Value
 
 from .plan_builder import Builder
 from .scope import Scope
@@ -101,15 +101,15 @@ class _Look:
         least = self.reduced(f"{still.name}_least", "min", still)
         greatest = self.reduced(f"{still.name}_greatest", "max", still)
         index, agrees = self.agreement(row, least, greatest)
-        after = self.emit(f"{rank}_agree", "select", agrees, index, self.integer(size))
-        before = self.emit(f"{rank}_agree", "select", agrees, index, self.integer(-1))
+        after = self.apply(f"{rank}_agree", "select", agrees, index, self.integer(size))
+        before = self.apply(f"{rank}_agree", "select", agrees, index, self.integer(-1))
         first = self.reduced(f"{rank}_agree_first", "min", after)
         last = self.reduced(f"{rank}_agree_last", "max", before)
         low, high = self.stretch(rows)
         start, end = Number(first, low, 0, size), plus(Number(last, plus(high, -1), -1, size - 1), 1)
         if not clear:
             return Range(floor_to(start, tile), end, Lit(size), Lit(0))
-        is_one = () if least is greatest else (self.emit(f"{still.name}_is_one", "eq", least, greatest),)
+        is_one = () if least is greatest else (self.apply(f"{still.name}_is_one", "eq", least, greatest),)
         stop = self.unbroken(agrees, index, first, last, is_one)
         return Range(floor_to(start, tile), end, ceil_to(start, tile), floor_to(Number(stop, high, 0, size), tile))
 
@@ -132,38 +132,39 @@ class _Look:
             Access(row.tensor, tuple(whole if r == self.rank else r for r in row.index)), self.around
         )
         index = self.builder.emit(
-            "iota", (), whole, self.around, axes=(whole,), dtype="int32", name=f"{self.rank}_index"
+            Index(rank=whole, dtype="int32"), self.around, axes=(whole,), name=f"{self.rank}_index"
         )
-        agrees = self.emit(
-            "agrees", "and", self.emit("ge", "ge", numbers, least), self.emit("le", "le", numbers, greatest)
+        agrees = self.apply(
+            "agrees", "and", self.apply("ge", "ge", numbers, least), self.apply("le", "le", numbers, greatest)
         )
         if layout.tail(whole):
-            agrees = self.emit("agrees", "and", agrees, self.emit("lt", "lt", index, self.integer(size)))
+            agrees = self.apply("agrees", "and", agrees, self.apply("lt", "lt", index, self.integer(size)))
         return index, agrees
 
     def unbroken(self, agrees: Value, index: Value, first: Value, last: Value, is_one: tuple[Value, ...]) -> Value:
         """The end of the indices that agree with the one number of a tile: as many from the first one on as there
         are, if the last one is among them, else 0."""
         (whole,) = index.axes
-        each = self.builder.emit("cast", (agrees,), dtype="int32")
+        each = self.builder.emit(Cast(args=(agrees,), dtype="int32"))
         each = self.reduced("agrees", "min", each, keep=whole)  # an index agrees where every row does
         count = self.reduced(f"{self.rank}_agree_count", "add", each)
-        end = self.emit(f"{self.rank}_agree_end", "add", first, count)
-        clear = self.emit("unbroken", "lt", last, end)
+        end = self.apply(f"{self.rank}_agree_end", "add", first, count)
+        clear = self.apply("unbroken", "lt", last, end)
         for condition in is_one:
-            clear = self.emit("clear", "and", condition, clear)
-        return self.emit(f"{self.rank}_agree_to", "select", clear, end, self.integer(0))
+            clear = self.apply("clear", "and", condition, clear)
+        return self.apply(f"{self.rank}_agree_to", "select", clear, end, self.integer(0))
 
     def integer(self, n: int) -> Value:
-        return self.builder.emit("const", (), float(n), self.around, dtype="int32")
+        return self.builder.emit(Constant(number=float(n), dtype="int32"), self.around)
 
-    def emit(self, name: str, op: str, *args: Value) -> Value:
+    def apply(self, name: str, op: str, *args: Value) -> Value:
         dtype = "bool" if POINTWISE[op].boolean else "int32"
-        return self.builder.emit(op, args, dtype=dtype, name=name)
+        return self.builder.apply(op, *args, dtype=dtype, name=name)
 
     def reduced(self, name: str, op: str, v: Value, keep: Rank | None = None) -> Value:
         """Along all axes of a tile, or all but one; lanes beyond its end hold 0 and can only widen a range."""
         for axis in [q for q in reversed(v.axes) if q != keep]:
             left = tuple(q for q in v.axes if q != axis)
-            v = self.builder.emit("reduce", (v,), (op, axis), axes=left, dtype=v.dtype, name=name)
+            tile = TileReduce(reduction=op, axis=axis, args=(v,), dtype=v.dtype)
+            v = self.builder.emit(tile, axes=left, name=name)
         return v

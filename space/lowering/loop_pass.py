@@ -10,7 +10,7 @@ from eintune.space.ir.expr import Expr, Rank, Reduce
 from eintune.space.ir.pointwise import REDUCTIONS
 from eintune.space.plan.plan import Carry
 from eintune.space.plan.roles import IllegalPlan
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Scale, Value
 
 from .plan_builder import Builder
 from .scope import Scope
@@ -69,11 +69,11 @@ class Tile:
     def reduced(self, builder: Builder) -> Value:
         """The maximum in the score's terms."""
         top = scaled(builder, self.top, self.factor)
-        return top if self.row is None else builder.emit("add", (top, self.row))
+        return top if self.row is None else builder.apply("add", top, self.row)
 
 
 def scaled(builder: Builder, v: Value, k: float) -> Value:
-    return v if k == 1.0 else builder.emit("scale", (v,), k)
+    return v if k == 1.0 else builder.emit(Scale(factor=k, args=(v,)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from eintune.space.ir.pointwise import REDUCTIONS
 from eintune.space.ir.products import factors, product
 from eintune.space.plan.plan import Block, Loop
 from eintune.space.plan.roles import IllegalPlan
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Mask, Store, Value
 
 from .contraction import Product
 from .data_bounds import value_bounds
@@ -88,8 +88,8 @@ def _filters(block: Block) -> Iterator[Predicate]:
     for item in block.items:
         if isinstance(item, Loop):
             yield from _filters(item.body)
-        elif item.op == "where" and isinstance(item.attr, tuple):
-            yield item.attr[0]
+        elif isinstance(item, Mask):
+            yield item.predicate
 
 
 def _skips(work: Work, ps: tuple[Predicate | Expr, ...], builder: Builder) -> bool:
@@ -120,8 +120,8 @@ def store(builder: Builder, name: str, ranks: tuple[Rank, ...], x: Expr, scope: 
     value = builder.value(x, scope)
     axes = builder.layout.ordered(builder.layout.of_ranks(ranks).axes)
     where = builder.stored.get(name, ranks)
-    item = Value(f"o_{name.lower()}", "store", (value,), (name, where), axes, builder.dtypes[name])
-    scope.block.items.append(item)
+    called, dtype = f"o_{name.lower()}", builder.dtypes[name]
+    scope.block.items.append(Store(tensor=name, index=where, args=(value,), axes=axes, dtype=dtype, name=called))
 
 
 def _sum(this: Pass, work: Reduce) -> None:
@@ -146,7 +146,7 @@ def _axes(parts: list[Expr], taken: Shape, this: Pass) -> frozenset[Rank]:
 def _reduction(this: Pass, work: Reduce, group: list[Work]) -> None:
     builder, identity = this.builder, REDUCTIONS[work.op].identity
     carry = this.carry(f"running_{work.op}", builder.layout.shape(work).axes, identity)
-    carry.next = builder.emit(work.op, (carry.value, _reduced_tile(this, work, group)))
+    carry.next = builder.apply(work.op, carry.value, _reduced_tile(this, work, group))
     this.results[work] = carry.value, []
 
 
@@ -221,5 +221,5 @@ def _finish(this: Pass) -> None:
         this.builder.settle(carry, this.around)
     for work, (value, outside) in this.results.items():
         for f in outside:
-            value = this.builder.emit("mul", (value, this.builder.number(f, this.around)))
+            value = this.builder.apply("mul", value, this.builder.number(f, this.around))
         this.around.values[work] = value

@@ -36,7 +36,25 @@ from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS
 from eintune.space.ir.products import factors
 from eintune.space.plan.plan import Block, Carry
 from eintune.space.plan.roles import IllegalPlan
-from eintune.space.plan.values import Addressed, Value, Within
+from eintune.space.plan.values import (
+    Addressed,
+    Carried,
+    Cast,
+    Constant,
+    Dot,
+    Elementwise,
+    Index,
+    IndexPart,
+    Lane,
+    Load,
+    Mask,
+    Scale,
+    TileReduce,
+    TileStart,
+    Value,
+    Within,
+    is_product,
+)
 
 from .contraction import Product, arrange
 from .scope import Scope, Sink, Work, loop_rank
@@ -178,21 +196,23 @@ class Builder:
         match x:
             case Access():
                 name = x.tensor.name
-                return self.emit("load", (), (name, x.index), home, axes=axes, dtype=self.dtypes[name])
+                return self.emit(Load(tensor=name, index=x.index, dtype=self.dtypes[name]), home, axes=axes)
             case Gather():
                 return self._gather(x, axes, home)
             case Const():
-                return self.emit("const", (), x.value, home)
+                return self.emit(Constant(number=x.value), home)
             case Iota():
-                return self.emit("iota", (), x.rank, home, axes=axes)
-            case Map("lane" | "first", (Iota(rank),)):
-                return self.emit(x.op, (), rank, home, axes=axes)
+                return self.emit(Index(rank=x.rank), home, axes=axes)
+            case Map("lane", (Iota(rank),)):
+                return self.emit(Lane(rank=rank), home, axes=axes)
+            case Map("first", (Iota(rank),)):
+                return self.emit(TileStart(rank=rank), home, axes=axes)
             case Where():
                 numbers = [self.value(n, home) for n, _ in x.predicate.numbers]
                 arg = self.number(x.arg, home)
-                return self.emit("where", (arg, *numbers), (x.predicate, x.fill), home, axes=axes)
+                return self.emit(Mask(predicate=x.predicate, fill=x.fill, args=(arg, *numbers)), home, axes=axes)
             case Map("mul", (a, Const(k))):
-                return self.emit("scale", (self.number(a, home),), k, home)
+                return self.emit(Scale(factor=k, args=(self.number(a, home),)), home)
             case Map():
                 return self._map(x, home)
             case Reduce("add"):
@@ -219,7 +239,8 @@ class Builder:
             if within is None or not within.inside(self.layout.sizes[own]):
                 beyond.append((args[-1], self.layout.sizes[own]))
         name = x.tensor.name
-        found = self.emit("load", tuple(args), (name, tuple(index)), home, axes=axes, dtype=self.dtypes[name])
+        load = Load(tensor=name, index=tuple(index), args=tuple(args), dtype=self.dtypes[name])
+        found = self.emit(load, home, axes=axes)
         return self._padded(found, beyond, home) if is_padded(x) and beyond else found
 
     def _integer(self, i: Integer, home: Scope) -> Value:
@@ -232,9 +253,9 @@ class Builder:
                 return self._whole(low, home, self._is_wide(i))
         match i:
             case str():
-                return self.emit("iota", (), i, home, axes=axes, dtype="int32", name=f"{i}_index")
+                return self.emit(Index(rank=i, dtype="int32"), home, axes=axes, name=f"{i}_index")
             case Part():
-                return self.emit("part", (), i, home, axes=axes, dtype="int32", name=f"{i.rank}_part")
+                return self.emit(IndexPart(part=i, dtype="int32"), home, axes=axes, name=f"{i.rank}_part")
             case Access() | Gather():
                 return self._gather(i, axes, home)
             case Computed("abs" | "max" | "min"):
@@ -271,17 +292,19 @@ class Builder:
         """An operation on whole numbers on the way to `of`."""
         wide = self._is_wide(of) or any(a.dtype == "int64" for a in args)
         dtype = "int64" if wide else "int32"
-        return self.emit(op, tuple(self._as_wide(a, dtype) for a in args), dtype=dtype)
+        return self.apply(op, *(self._as_wide(a, dtype) for a in args), dtype=dtype)
 
     def _as_wide(self, v: Value, dtype: str) -> Value:
         """A whole number in another dtype; one that stands in the text is written anew."""
         if v.dtype == dtype:
             return v
-        return self.emit("const", (), v.attr, self._home[v], dtype=dtype) if v.op == "const" else self._cast(v, dtype)
+        if isinstance(v, Constant):
+            return self.emit(Constant(number=v.number, dtype=dtype), self._home[v])
+        return self._cast(v, dtype)
 
     def _whole(self, n: int, home: Scope, wide: bool = False) -> Value:
         scope = home.outermost(frozenset())
-        return self.emit("const", (), float(n), scope, dtype="int64" if wide else "int32")
+        return self.emit(Constant(number=float(n), dtype="int64" if wide else "int32"), scope)
 
     def _padded(self, load: Value, beyond: Sequence[tuple[Value, int]], home: Scope) -> Value:
         """What is loaded, 0 (false) where one of these numbers lies beyond the axis, of some length, that it addresses;
@@ -289,38 +312,38 @@ class Builder:
         inside: Value | None = None
         for v, n in beyond:
             for op, end in (("ge", 0), ("lt", n)):
-                number = self.emit("const", (), float(end), home, dtype=v.dtype)
-                holds = self.emit(op, (v, number), dtype="bool")
-                inside = holds if inside is None else self.emit("and", (inside, holds), dtype="bool")
+                number = self.emit(Constant(number=float(end), dtype=v.dtype), home)
+                holds = self.apply(op, v, number, dtype="bool")
+                inside = holds if inside is None else self.apply("and", inside, holds, dtype="bool")
         assert inside is not None, f"{load.name}: a padded access looks a number up"
         if load.dtype == "bool":
-            return self.emit("and", (inside, load), dtype="bool")
+            return self.apply("and", inside, load, dtype="bool")
         found = load if load.dtype in INTEGERS else self.widened(load)
-        zero = self.emit("const", (), 0.0, home, dtype=found.dtype)
-        return self.emit("select", (inside, found, zero), dtype=found.dtype)
+        zero = self.emit(Constant(number=0.0, dtype=found.dtype), home)
+        return self.apply("select", inside, found, zero, dtype=found.dtype)
 
     def _map(self, x: Map, home: Scope) -> Value:
         args = tuple(self.value(a, home) for a in x.args)
         match x.op:
             case "and" | "or" | "not":
-                return self.emit(x.op, tuple(self._condition(a, home) for a in args), None, home, dtype="bool")
+                return self.apply(x.op, *(self._condition(a, home) for a in args), scope=home, dtype="bool")
             case "select":
                 condition, *branches = args
-                return self.emit(x.op, (self._condition(condition, home), *map(self.widened, branches)), None, home)
+                return self.apply(x.op, self._condition(condition, home), *map(self.widened, branches), scope=home)
             case _ if x.op in POINTWISE and POINTWISE[x.op].boolean:
                 exact = len({a.dtype for a in args}) == 1 and args[0].dtype not in NARROW
                 args = args if exact else tuple(map(self.widened, args))
-                return self.emit(x.op, args, None, home, dtype="bool")
+                return self.apply(x.op, *args, scope=home, dtype="bool")
             case _:
-                return self.emit(self._function(x.op, args), tuple(map(self.widened, args)), None, home)
+                return self.apply(self._function(x.op, args), *map(self.widened, args), scope=home)
 
     def _condition(self, v: Value, home: Scope) -> Value:
         """A boolean: of a number, whether it is not 0."""
         if v.dtype == "bool":
             return v
         v = self.widened(v) if v.dtype in NARROW else v
-        zero = self.emit("const", (), 0.0, home, dtype=v.dtype)
-        return self.emit("ne", (v, zero), dtype="bool")
+        zero = self.emit(Constant(number=0.0, dtype=v.dtype), home)
+        return self.apply("ne", v, zero, dtype="bool")
 
     def _function(self, op: str, args: tuple[Value, ...]) -> str:
         """The operation for a function: its approximation where that is asked for and may stand for it."""
@@ -336,50 +359,53 @@ class Builder:
 
     def emit(
         self,
-        op: str,
-        args: tuple[Value, ...],
-        attr: object = None,
+        node: Value,
         scope: Scope | None = None,
         *,
         axes: tuple[Rank, ...] | None = None,
-        dtype: str | None = None,
         name: str | None = None,
     ) -> Value:
-        """One operation, in the innermost scope that defines one of its arguments; the same one is made once.
+        """A node in the innermost scope that defines one of its arguments; the same one is made once.
 
         scope: where it stands at the outermost, needed for one without arguments or with indices of its own.
-        axes: the union of the arguments' by default. name: what it is called, if it is free.
+        axes: the union of the arguments' by default. name: what it is called, if it is free. A node without a dtype is
+        in the compute dtype.
         """
-        homes = [self._home[a] for a in args] + ([scope] if scope else [])
+        homes = [self._home[a] for a in node.args] + ([scope] if scope else [])
         home = max(homes, key=lambda s: len(s.ranks))
-        axes = self.layout.ordered({q for a in args for q in a.axes}) if axes is None else axes
-        dtype = dtype or self.compute
-        key = op, args, repr(attr), axes, dtype
+        node.axes = self.layout.ordered({q for a in node.args for q in a.axes}) if axes is None else axes
+        node.dtype = node.dtype or self.compute
+        key = node.op, node.args, repr(node.own), node.axes, node.dtype
         for s in home.chain():
             if key in s.made:
                 return s.made[key]
-        called = self._fresh(name) if name else self._name(op, attr, args, dtype)
-        value = Value(called, op, args, attr, axes, dtype)
-        home.block.items.append(value)
-        home.made[key] = value
-        self._home[value] = home
-        self._sources[value] = {dtype} if op == "load" and dtype in FLOATS else self._all_sources(args)
-        return value
+        node.name = self._fresh(name) if name else self._name(node)
+        home.block.items.append(node)
+        home.made[key] = node
+        self._home[node] = home
+        loaded = isinstance(node, Load) and node.dtype in FLOATS
+        self._sources[node] = {node.dtype} if loaded else self._all_sources(node.args)
+        return node
+
+    def apply(
+        self, op: str, *args: Value, scope: Scope | None = None, dtype: str = "", name: str | None = None
+    ) -> Value:
+        """An elementwise operator."""
+        return self.emit(Elementwise(operator=op, args=args, dtype=dtype), scope, name=name)
 
     def _all_sources(self, values: Iterable[Value]) -> set[str]:
         return {dtype for v in values for dtype in self._sources[v]}
 
-    def _name(self, op: str, attr: object, args: tuple[Value, ...], dtype: str) -> str:
-        match op, attr:
-            case "load", (str() as tensor, _):
-                stem = tensor.lower()
-            case "reduce", (str() as reduction, _):
-                stem = f"tile_{reduction}"
-            case "cast", _:
-                return self._fresh(f"{args[0].name}_{dtype}")
+    def _name(self, node: Value) -> str:
+        match node:
+            case Load():
+                return self._fresh(node.tensor.lower())
+            case TileReduce():
+                return self._fresh(f"tile_{node.reduction}")
+            case Cast():
+                return self._fresh(f"{node.args[0].name}_{node.dtype}")
             case _:
-                stem = STEMS.get(op, op)
-        return self._fresh(stem)
+                return self._fresh(STEMS.get(node.op, node.op))
 
     def _fresh(self, stem: str) -> str:
         """`stem`, or `stem_2`, `stem_3`, … for later ones."""
@@ -390,21 +416,22 @@ class Builder:
         """The value in the compute dtype."""
         if v.dtype == self.compute:
             return v
-        return self.emit("cast", (v,), dtype=self.compute, axes=v.axes)
+        return self._cast(v, self.compute)
 
     def rounded(self, v: Value) -> Value:
         """A product that no compiler fuses with the difference that it stands in: the reference that it is relative to
         is a maximum of products that were rounded."""
-        return self.emit("rounded", (v,)) if v.op in ("mul", "scale") else v
+        return self.apply("rounded", v) if is_product(v) else v
 
     def reduce(self, op: str, v: Value, axis: Rank) -> Value:
         if axis not in v.axes:
             raise IllegalPlan(f"a reduction of {v.name} over the tile axis {axis} needs that axis, but it has {v.axes}")
-        return self.emit("reduce", (v,), (op, axis), axes=tuple(q for q in v.axes if q != axis))
+        left = tuple(q for q in v.axes if q != axis)
+        return self.emit(TileReduce(reduction=op, axis=axis, args=(v,)), axes=left)
 
     def carry(self, name: str, axes: Iterable[Rank], scope: Scope) -> Value:
         """A fresh running value of the loop whose body is `scope`."""
-        value = Value(self._fresh(name), "carry", (), None, self.layout.ordered(axes), self.compute)
+        value = Carried(axes=self.layout.ordered(axes), dtype=self.compute, name=self._fresh(name))
         self._home[value] = scope
         self._sources[value] = set()
         return value
@@ -415,7 +442,7 @@ class Builder:
         self._sources[carry.value] = self._sources[carry.next]
 
     def add(self, a: Value | None, b: Value) -> Value:
-        return b if a is None else self.emit("add", (a, b))
+        return b if a is None else self.apply("add", a, b)
 
     def contract(self, product: Product, axis: Rank | None, scope: Scope, accumulator: Value | None = None) -> Value:
         """`accumulator + sum over axis of product`: a matrix product where two operands have axes of their own."""
@@ -432,11 +459,11 @@ class Builder:
             total = self._dot(operands[0], operands[1], axis, direct)
             accumulator = None if direct else accumulator
         else:
-            total = self._multiplied(operands) if operands else self.emit("const", (), 1.0, scope)
+            total = self._multiplied(operands) if operands else self.emit(Constant(number=1.0), scope)
             total = self.widened(total)
             total = self.reduce("add", total, axis) if axis else total
         for v in outside:
-            total = self.emit("mul", (total, v))
+            total = self.apply("mul", total, v)
         return self.add(accumulator, total)
 
     def _multiplied(self, values: list[Value]) -> Value:
@@ -444,7 +471,7 @@ class Builder:
             return values[0]
         result = self.widened(values[0])
         for v in values[1:]:
-            result = self.emit("mul", (result, self.widened(v)))
+            result = self.apply("mul", result, self.widened(v))
         return result
 
     def _dot(self, a: Value, b: Value, axis: Rank, accumulator: Value | None) -> Value:
@@ -453,16 +480,16 @@ class Builder:
         operands = tuple(v if v.dtype == dtype else self._cast(v, dtype) for v in (a, b))
         axes = self.layout.ordered((set(a.axes) | set(b.axes)) - {axis})
         args = (*operands, accumulator) if accumulator else operands
-        return self.emit("dot", args, (axis, batch), axes=axes)
+        return self.emit(Dot(contracted=axis, batch=batch, args=args), axes=axes)
 
     def _product_dtype(self, a: Value, b: Value) -> str:
         """As narrow as the tensors that are multiplied, or, if both operands are computed, that they come from."""
-        tensors = {v.dtype for v in (a, b) if v.op == "load"} or self._sources[a] | self._sources[b]
+        tensors = {v.dtype for v in (a, b) if isinstance(v, Load)} or self._sources[a] | self._sources[b]
         narrow = tensors.pop() if len(tensors) == 1 else None
         return narrow if narrow in NARROW and self.compute == "fp32" else self.compute
 
     def _cast(self, v: Value, dtype: str) -> Value:
-        return self.emit("cast", (v,), dtype=dtype, axes=v.axes)
+        return self.emit(Cast(args=(v,), dtype=dtype), axes=v.axes)
 
 
 def _operands(x: Expr) -> tuple[Expr, ...]:

@@ -11,7 +11,7 @@ from eintune.space.analysis.normal_form import oriented
 from eintune.space.ir.expr import Const, Expr, Fold, Rank, Reduce, Where, topological
 from eintune.space.ir.folds import ACTIONS, LOG2_E
 from eintune.space.ir.row_factor import RowFactor
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Mask, RowScale, Value
 
 from .contraction import Product
 from .loop_pass import Pass, Running, Tile, TileFold, scaled
@@ -33,41 +33,42 @@ class Scale:
 
     def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
         builder, layout = this.builder, this.builder.layout
-        axis, emit = layout.axis_of(rank), this.builder.emit
+        axis, apply = layout.axis_of(rank), builder.apply
         core, k = oriented(ref)
         core, k = (core, k) if k > 0 else (ref, 1.0)
         k *= LOG2_E
         carry = this.carry("running_max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
         tile = Tile.of(this, "max", core, axis, whole=builder.precise)
-        carry.next = new = emit("max", (carry.value, tile.top if tile.row is None else tile.reduced(builder)))
+        carry.next = new = apply("max", carry.value, tile.top if tile.row is None else tile.reduced(builder))
         if builder.masks.starts_empty(core, rank):
-            new = emit("guard", (new,))
+            new = apply("guard", new)
         if builder.precise:
-            rescale = emit("exp2", (scaled(builder, emit("sub", (carry.value, new)), k),))
-            relative = emit("sub", (builder.rounded(tile.inside), new))
-            return Running(tile, emit("exp2", (scaled(builder, relative, k),)), (rescale,))
+            rescale = apply("exp2", scaled(builder, apply("sub", carry.value, new), k))
+            relative = apply("sub", builder.rounded(tile.inside), new)
+            return Running(tile, apply("exp2", scaled(builder, relative, k)), (rescale,))
         k *= tile.factor if tile.row is None else 1.0
         builder.references[carry] = k, not any(isinstance(x, (Reduce, Fold)) for x in topological([ref]))
         return self._fused(builder, tile, carry.value, new, k)
 
     def _fused(self, builder: Builder, tile: Tile, old: Value, new: Value, k: float) -> Running:
         """Weights and transport by products with a row's factor, the same on both sides of each difference."""
-        emit = builder.emit
+        apply = builder.apply
         factors = RowFactor.of(k, builder.compute, fp16="fp16" in builder.dtypes.values())
-        factor = emit("row_factor", (new,), factors)
-        reference = emit("mul", (new, factor), name="reference")
-        before = emit("mul", (old, emit("row_factor", (old,), factors)), name="reference")
-        step = emit("sub", (before, reference))
+        factor = builder.emit(RowScale(factors=factors, args=(new,)))
+        reference = apply("mul", new, factor, name="reference")
+        old_factor = builder.emit(RowScale(factors=factors, args=(old,)))
+        before = apply("mul", old, old_factor, name="reference")
+        step = apply("sub", before, reference)
         if not factors.grows:
-            step = emit("min", (step, scaled(builder, emit("sub", (old, new)), k / 2)))
+            step = apply("min", step, scaled(builder, apply("sub", old, new), k / 2))
         if tile.row is not None:
-            reference = emit("sub", (reference, emit("mul", (tile.row, factor))))
+            reference = apply("sub", reference, apply("mul", tile.row, factor))
             factor = scaled(builder, factor, tile.factor)
-        relative = emit("sub", (emit("mul", (tile.inside, factor), name="scaled"), reference))
-        return Running(tile, emit("exp2", (relative,)), (emit("exp2", (step,)),))
+        relative = apply("sub", apply("mul", tile.inside, factor, name="scaled"), reference)
+        return Running(tile, apply("exp2", relative), (apply("exp2", step),))
 
     def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
-        return builder.emit("mul", (accumulator, running.transport[0]))
+        return builder.apply("mul", accumulator, running.transport[0])
 
     def is_reference(self, x: Reduce) -> bool:
         return x.op == "max"
@@ -83,25 +84,25 @@ class Translate:
 
     def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
         builder, layout = this.builder, this.builder.layout
-        axis, emit = layout.axis_of(rank), this.builder.emit
+        axis, apply = layout.axis_of(rank), builder.apply
         axes = (layout.shape(ref) - layout.of_rank(rank)).axes
         count, mean = this.carry("count", frozenset(), 0.0), this.carry("mean", axes, 0.0)
         elements = elements_of(this, axis)
-        tile_mean = emit("div", (builder.contract(Product([ref]), axis, this.body), elements))
-        count.next = emit("add", (count.value, elements))
-        share = emit("div", (elements, count.next))
-        step = emit("mul", (emit("sub", (tile_mean, mean.value)), share))
-        mean.next = emit("add", (mean.value, step))
-        distance = emit("sub", (builder.number(ref, this.body), mean.next))
-        weight = emit("mul", (distance, distance))
+        tile_mean = apply("div", builder.contract(Product([ref]), axis, this.body), elements)
+        count.next = apply("add", count.value, elements)
+        share = apply("div", elements, count.next)
+        step = apply("mul", apply("sub", tile_mean, mean.value), share)
+        mean.next = apply("add", mean.value, step)
+        distance = apply("sub", builder.number(ref, this.body), mean.next)
+        weight = apply("mul", distance, distance)
         if tail := layout.tail(axis):
-            weight = emit("where", (weight,), (tail, 0.0), axes=weight.axes)
-        moved = emit("sub", (mean.value, mean.next))
-        added = emit("mul", (count.value, emit("mul", (moved, moved))))
+            weight = builder.emit(Mask(predicate=tail, fill=0.0, args=(weight,)), axes=weight.axes)
+        moved = apply("sub", mean.value, mean.next)
+        added = apply("mul", count.value, apply("mul", moved, moved))
         return Running(None, weight, (added,))
 
     def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
-        return builder.emit("add", (accumulator, running.transport[0]))
+        return builder.apply("add", accumulator, running.transport[0])
 
     def is_reference(self, x: Reduce) -> bool:
         return False

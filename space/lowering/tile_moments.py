@@ -17,7 +17,7 @@ from eintune.space.analysis.layout import Shape
 from eintune.space.ir.expr import Expr, Fold, Rank
 from eintune.space.ir.products import product
 from eintune.space.plan.plan import Carry
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Mask, Value
 
 from .contraction import Product
 from .loop_pass import Pass, Running, Weights
@@ -26,7 +26,7 @@ from .tile_folds import elements_of
 
 def weights_of(this: Pass, score: Expr | None, running: Running | None, inside: Sequence[Expr], rank: Rank) -> Weights:
     """The running sum of weights. score: what they are relative to, and running its fold's state in this loop."""
-    builder, emit = this.builder, this.builder.emit
+    builder, apply = this.builder, this.builder.apply
     layout = builder.layout
     axis, taken = layout.axis_of(rank), layout.of_rank(rank)
     relative = () if running is None else (running.weight,)
@@ -35,21 +35,21 @@ def weights_of(this: Pass, score: Expr | None, running: Running | None, inside: 
         tile = builder.contract(Product(list(inside), relative), axis, this.body)
     else:
         tile = elements_of(this, axis)
-    old = total.value if running is None else emit("mul", (total.value, running.transport[0]))
-    total.next = emit("add", (old, tile))
-    share = emit("quotient", (tile, total.next))  # 0 while there are no weights
+    old = total.value if running is None else apply("mul", total.value, running.transport[0])
+    total.next = apply("add", old, tile)
+    share = apply("quotient", tile, total.next)  # 0 while there are no weights
     return Weights(tuple(inside), relative, axis, old, share, tile)
 
 
 def mean_of(this: Pass, x: Expr, weights: Weights, rank: Rank) -> Carry:
     """The running mean of x."""
-    builder, emit = this.builder, this.builder.emit
+    builder, apply = this.builder, this.builder.apply
     taken = builder.layout.of_rank(rank)
     axes = frozenset(weights.share.axes) | (_shape(this, [x]) - taken).axes
     mean = this.carry("mean", axes, 0.0)
     total = builder.contract(Product([*weights.inside, x], weights.relative), weights.axis, this.body)
-    step = emit("sub", (emit("quotient", (total, weights.per_tile)), mean.value))
-    mean.next = emit("add", (mean.value, emit("mul", (step, weights.share))))
+    step = apply("sub", apply("quotient", total, weights.per_tile), mean.value)
+    mean.next = apply("add", mean.value, apply("mul", step, weights.share))
     return mean
 
 
@@ -57,19 +57,18 @@ def comoment(
     this: Pass, work: Fold, weights: Weights, means: Sequence[Carry], running: Running | None, axes: frozenset[Rank]
 ) -> Value:
     """The running sum of products of distances; means: of the fold's last two scores."""
-    builder, emit = this.builder, this.builder.emit
+    builder, apply = this.builder, this.builder.apply
     carry = this.carry("acc", axes, 0.0)
-    shifts = [emit("sub", (m.value, m.next)) for m in means]
-    apart = emit("mul", (shifts[0], shifts[1]))
-    before = carry.value if running is None else emit("mul", (carry.value, running.transport[0]))
-    moved = emit("add", (before, emit("mul", (weights.old, apart))))
+    shifts = [apply("sub", m.value, m.next) for m in means]
+    apart = apply("mul", shifts[0], shifts[1])
+    before = carry.value if running is None else apply("mul", carry.value, running.transport[0])
+    moved = apply("add", before, apply("mul", weights.old, apart))
     distances = []
     for x, mean in zip(work.scores[-2:], means, strict=True):
-        distance = emit("sub", (builder.number(x, this.body), mean.next))
+        distance = apply("sub", builder.number(x, this.body), mean.next)
         if weights.axis and (tail := builder.layout.tail(weights.axis)):
-            distance = emit(
-                "where", (distance,), (tail, 0.0), axes=builder.layout.ordered({*distance.axes, weights.axis})
-            )
+            axes_of_tail = builder.layout.ordered({*distance.axes, weights.axis})
+            distance = builder.emit(Mask(predicate=tail, fill=0.0, args=(distance,)), axes=axes_of_tail)
         distances.append(distance)
     items = Product(list(weights.inside), (*distances, *weights.relative))
     carry.next = builder.contract(items, weights.axis, this.body, accumulator=moved)

@@ -16,7 +16,7 @@ from eintune.space.ir.expr import Part, Rank, Tensor
 from .bounds import Bound, CeilTo, FloorTo, Greatest, Least, Number, Sum, numbers
 from .check import check
 from .plan import Block, Loop, LoopPlan, Segment
-from .values import Value
+from .values import Load, Store, Value
 
 BOUNDS = ("program", "kernel")
 """The settings of `Schedule.bounds`."""
@@ -39,7 +39,7 @@ def with_early_bounds(plan: LoopPlan) -> tuple[LoopPlan, ...]:
 def _wanted(plan: LoopPlan) -> list[Value]:
     """The computed numbers that bound the outermost loops."""
     every = (b for x in plan.root.items if isinstance(x, Loop) for b in _bounds(x))
-    return [v for v in dict.fromkeys(v for b in every for v in numbers(b)) if v.op != "load"]
+    return [v for v in dict.fromkeys(v for b in every for v in numbers(b)) if not isinstance(v, Load)]
 
 
 def _bounds(loop: Loop) -> list[Bound]:
@@ -64,12 +64,11 @@ def _ranks(plan: LoopPlan, cone: Iterable[Value]) -> frozenset[Rank] | None:
     ranks: set[Rank] = set()
     for v in cone:
         ranks.update(v.axes)
-        if v.op == "load":
-            assert isinstance(v.attr, tuple)
-            _, index = v.attr
-            if v.args or not all(isinstance(i, str) for i in index):
+        if isinstance(v, Load):
+            direct = [i for i in v.index if isinstance(i, str)]
+            if v.args or len(direct) < len(v.index):
                 return None
-            ranks.update(index)
+            ranks.update(direct)
     return None if any(plan.roles[r].outer == "loop" for r in ranks) else frozenset(ranks)
 
 
@@ -103,10 +102,15 @@ class _Found:
         return {name: v.dtype for v, name in self.names.items()}
 
     def stores(self) -> list[Value]:
-        return [Value(f"o_{v.name}", "store", (v,), (n, self.index), (), v.dtype) for v, n in self.names.items()]
+        return [
+            Store(tensor=n, index=self.index, args=(v,), dtype=v.dtype, name=f"o_{v.name}")
+            for v, n in self.names.items()
+        ]
 
     def loads(self) -> dict[Value, Value]:
-        return {v: Value(f"{v.name}_found", "load", (), (n, self.index), (), v.dtype) for v, n in self.names.items()}
+        return {
+            v: Load(tensor=n, index=self.index, dtype=v.dtype, name=f"{v.name}_found") for v, n in self.names.items()
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: Tensor(name, tuple(self.ranks), "int") for name in self.names.values()}
@@ -144,7 +148,7 @@ def _rest(plan: LoopPlan, found: _Found) -> LoopPlan:
         if isinstance(x, Loop):
             x = _rebound(x, loads)
             needed.update(_read(x))
-        elif x.op == "store" or x in needed:
+        elif isinstance(x, Store) or x in needed:
             needed.update(x.args)
         else:
             continue
@@ -178,7 +182,7 @@ def _read(loop: Loop) -> set[Value]:
 
 
 def _tensors(values: Iterable[Value]) -> set[str]:
-    return {str(v.attr[0]) for v in values if v.op in ("load", "store") and isinstance(v.attr, tuple)}
+    return {v.tensor for v in values if isinstance(v, Load | Store)}
 
 
 def _rebound(loop: Loop, moved: Mapping[Value, Value]) -> Loop:

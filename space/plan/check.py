@@ -5,7 +5,7 @@ from __future__ import annotations
 from .bounds import numbers
 from .plan import Block, Loop, LoopPlan
 from .roles import IllegalPlan
-from .values import Value
+from .values import Store, Value
 
 
 def check(plan: LoopPlan) -> None:
@@ -56,7 +56,7 @@ class _Checker:
         for a in v.args:
             if a not in defined:
                 raise IllegalPlan(f"a value is defined before it is used, but {v.name} uses {a.name}")
-        if v.op != "store" and v.name in self._names:
+        if not isinstance(v, Store) and v.name in self._names:
             raise IllegalPlan(f"a value is defined once, but {v.name} is defined again")
         self._names.add(v.name)
         order = [q for q in self._plan.order if q in v.axes]

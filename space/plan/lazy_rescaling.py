@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .plan import Carry, Loop, LoopPlan
-from .reference_invariance import factor_of, is_invariant, ratio, references
-from .values import Value
+from .reference_invariance import is_invariant, ratio, references
+from .values import Dot, Load, RowScale, TileReduce, Value
 
 REFERENCES = ("running", "stale")
 """The settings of `Schedule.reference`."""
@@ -37,9 +37,9 @@ class StaleReference:
     finding: tuple[Value, ...]
     transport: Value
     weighing: tuple[Value, ...]
-    factor: Value
+    factor: RowScale
     reference: Value
-    total: Value
+    total: TileReduce
     again: tuple[Value, ...]
 
     @property
@@ -90,7 +90,7 @@ def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> StaleReference | N
     finding = {*new, *bounds, *steps, transport, *(c.next for c in carries)}
     weighing = set(_after(values, new)) - finding - set(_after(values, [transport]))
     for v in reversed(values):
-        if v.op != "load" and users[v] and finding.issuperset(users[v]):  # nothing else needs it
+        if not isinstance(v, Load) and users[v] and finding.issuperset(users[v]):  # nothing else needs it
             finding.add(v)
             weighing.discard(v)
     total, reference = _total(weighing), products[-1]
@@ -98,29 +98,25 @@ def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> StaleReference | N
     read = {u for v in finding - {transport} for u in users[v]} - inside
     read |= {u for c in carries for u in users[c.value]} - finding
     read |= finding & {c.next for c in loop.carries if c not in carries}
-    if read or total is None:
+    factor = reference.args[1]
+    if read or total is None or not isinstance(factor, RowScale):
         return None
     found, weighed, again = (tuple(v for v in values if v in part) for part in (finding, weighing, inside))
-    return StaleReference(carry, carries, found, transport, weighed, reference.args[1], reference, total, again)
+    return StaleReference(carry, carries, found, transport, weighed, factor, reference, total, again)
 
 
 def _products(references: Sequence[Value], users: Mapping[Value, Sequence[Value]]) -> list[Value]:
     """References times the number that scores are multiplied by, too."""
     every = [u for v in references for u in users[v] if u.op == "mul" and u.args[0] is v]
-    return [u for u in every if u.args[1].op == "row_factor"]
+    return [u for u in every if isinstance(u.args[1], RowScale)]
 
 
-def _total(weighing: Collection[Value]) -> Value | None:
+def _total(weighing: Collection[Value]) -> TileReduce | None:
     """The sum of a row's weights; None unless there is one, of the only weights, which nothing multiplies yet."""
     weights = [v for v in weighing if v.op == "exp2"]
-    sums = [v for v in weighing if v.op == "reduce" and v.args[0] in weights and _operation(v) == "add"]
-    products = any(v.op == "dot" for v in weighing)
+    sums = [v for v in weighing if isinstance(v, TileReduce) and v.args[0] in weights and v.reduction == "add"]
+    products = any(isinstance(v, Dot) for v in weighing)
     return sums[0] if len(weights) == len(sums) == 1 and not products else None
-
-
-def _operation(v: Value) -> object:
-    assert isinstance(v.attr, tuple)
-    return v.attr[0]
 
 
 def _after(values: Sequence[Value], sources: Collection[Value]) -> Iterator[Value]:
@@ -134,4 +130,4 @@ def _after(values: Sequence[Value], sources: Collection[Value]) -> Iterator[Valu
 
 def _is_free(plan: LoopPlan, stale: StaleReference) -> bool:
     """Whether nothing that a plan stores depends on what number the reference is."""
-    return is_invariant(plan, references(stale.carry, stale.carries, factor_of(stale.factor)))
+    return is_invariant(plan, references(stale.carry, stale.carries, stale.factor.factors.factor))

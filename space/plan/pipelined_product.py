@@ -11,21 +11,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .plan import Carry, Loop
-from .values import Value
+from .values import Cast, Dot, Load, Value, is_product
 
 LATE = ("nothing", "product")
 """The settings of `Schedule.late`."""
 
-LINEAR = ("cast", "mul", "scale")
-"""What may stand between a kept value and the product: zeros stay zeros, so that a loop can start with those."""
-
 
 @dataclass(frozen=True)
 class LateProduct:
-    """carry: what the product adds to, 0 before the loop. values: what runs late, in order, the product last. kept:
-    what these read of the iteration before."""
+    """carry: what the product adds to, 0 before the loop. product: its next value. values: what runs late, in order,
+    the product last. kept: what these read of the iteration before."""
 
     carry: Carry
+    product: Dot
     values: tuple[Value, ...]
     kept: tuple[Value, ...]
 
@@ -40,7 +38,7 @@ def late_product(loop: Loop, casts: bool = True) -> LateProduct | None:
         return None
     for carry in reversed(loop.carries):
         found = _late(loop, carry, values, casts)
-        if found and any(v.op == "dot" for v in values if v not in found.values):
+        if found and any(isinstance(v, Dot) for v in values if v not in found.values):
             return found
     return None
 
@@ -49,20 +47,23 @@ def _late(loop: Loop, carry: Carry, values: Sequence[Value], casts: bool) -> Lat
     product = carry.next
     nexts = [c.next for c in loop.carries]
     users = {v: [u for u in values if v in u.args] for v in (carry.value, *values)}
-    if product.op != "dot" or len(product.args) < 3 or carry.init or users[product] or nexts.count(product) > 1:
+    if not isinstance(product, Dot) or len(product.args) < 3 or carry.init:
         return None
-    late = {product}
+    if users[product] or nexts.count(product) > 1:
+        return None
+    late: set[Value] = {product}
     for v in reversed(values):
         if users[v] and late.issuperset(users[v]) and v not in nexts and _may_move(v, carry, casts):
             late.add(v)
     moved = tuple(v for v in values if v in late)
     inside: Collection[Value] = {*values, *(c.value for c in loop.carries)} - late - {carry.value}
     kept = tuple(dict.fromkeys(a for v in moved for a in v.args if a in inside))
-    alone = late.issuperset(users[carry.value]) and all(v.op != "load" for v in kept)
-    return LateProduct(carry, moved, kept) if alone and kept else None
+    alone = late.issuperset(users[carry.value]) and all(not isinstance(v, Load) for v in kept)
+    return LateProduct(carry, product, moved, kept) if alone and kept else None
 
 
 def _may_move(v: Value, carry: Carry, casts: bool) -> bool:
-    if v.op == "load":
+    """Whether it may stand between what is kept and the product: zeros stay zeros, so a loop can start with those."""
+    if isinstance(v, Load):
         return not v.args
-    return (v.op == "cast" and casts) or (v.op in LINEAR and carry.value in v.args)
+    return (isinstance(v, Cast) and casts) or ((isinstance(v, Cast) or is_product(v)) and carry.value in v.args)

@@ -10,13 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from eintune.space.ir.expr import Part, Predicate, Rank, Tensor
 
 from .bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Sum
 from .roles import LoopPart, Role
-from .values import Value, Within
+from .values import (
+    Addressed,
+    Carried,
+    Cast,
+    Constant,
+    Dot,
+    Elementwise,
+    Index,
+    IndexPart,
+    Lane,
+    Load,
+    Mask,
+    RowScale,
+    Scale,
+    Store,
+    TileReduce,
+    TileStart,
+    Value,
+    Within,
+)
 
 
 @dataclass(eq=False)
@@ -107,8 +126,6 @@ class LoopPlan:
     parts: dict[Rank, LoopPart] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        pass
-
         return format_plan(self)
 
     def programs(self) -> int:
@@ -144,8 +161,6 @@ class Program:
     kernels: tuple[LoopPlan, ...]
 
     def __str__(self) -> str:
-        pass
-
         return format_program(self)
 
     @property
@@ -215,32 +230,36 @@ def _segment(loop: Loop, i: int) -> str:
 def format_value(v: Value) -> str:
     """`d_4[p m]:fp32 = dot(q_2, k_3) over e`."""
     args = ", ".join(a.name for a in v.args)
-    head = f"{v.name}[{' '.join(v.axes)}]:{v.dtype} = " if v.op != "store" else ""
-    match v.op, v.attr:
-        case (("load" | "store"), (str() as name, tuple() as ranks)):
-            place = f"{name}[{' '.join(_index(ranks, v))}]"
-            args = v.args[0].name if v.op == "store" else ""
-            return f"{head}load {place}" if v.op == "load" else f"store {place} = {args}"
-        case "where", (Predicate() as p, fill):
+    head = f"{v.name}[{' '.join(v.axes)}]:{v.dtype} = "
+    match v:
+        case Load():
+            return f"{head}load {v.tensor}[{' '.join(_index(v.index, v))}]"
+        case Store():
+            return f"store {v.tensor}[{' '.join(_index(v.index, v))}] = {v.args[0].name}"
+        case Mask():
             kept, *numbers = (a.name for a in v.args)
-            return f"{head}where({format_predicate(p, numbers)}, {kept}, {fill})"
-        case "dot", (axis, _):
-            return f"{head}dot({args}) over {axis}"
-        case "reduce", (op, axis):
-            return f"{head}{op}({args}) over {axis}"
-        case "scale", k:
-            return f"{head}{args} * {k!r}"
-        case "row_factor", factors:
-            return f"{head}{factors}({args})"
-        case "part", Part() as part:
-            return f"{head}part {part.rank}{part.op}{part.by}"
-        case _, None:
+            return f"{head}where({format_predicate(v.predicate, numbers)}, {kept}, {v.fill})"
+        case Dot():
+            return f"{head}dot({args}) over {v.contracted}"
+        case TileReduce():
+            return f"{head}{v.reduction}({args}) over {v.axis}"
+        case Scale():
+            return f"{head}{args} * {v.factor!r}"
+        case RowScale():
+            return f"{head}{v.factors}({args})"
+        case IndexPart():
+            return f"{head}part {v.part.rank}{v.part.op}{v.part.by}"
+        case Constant():
+            return f"{head}{v.op} {v.number}"
+        case Index() | Lane() | TileStart():
+            return f"{head}{v.op} {v.rank}"
+        case Cast() | Elementwise() | Carried():
             return f"{head}{v.op}({args})"
-        case _, attr:
-            return f"{head}{v.op} {attr}"
+        case _:
+            assert_never(v)
 
 
-def _index(index: tuple[object, ...], v: Value) -> Iterator[str]:
+def _index(index: tuple[Addressed, ...], v: Value) -> Iterator[str]:
     """What addresses each axis: a rank, a part of one, or a value."""
     args = iter(v.args)
     for i in index:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterator
 
 from .bounds import numbers
 from .plan import Loop
-from .values import Value
+from .values import Mask, Store, Value
 
 PASSED = {"where": 0, "select": 1, "rounded": 0}
 """The argument that each operation passes on where its condition holds; "rounded" where nothing is fused anyway."""
@@ -32,7 +32,7 @@ def passes(v: Value, known: Container[object]) -> bool:
         return False
     if v.op == "select":
         return is_true(v.args[0], known)
-    return v.op == "where" and isinstance(v.attr, tuple) and v.attr[0] in known
+    return isinstance(v, Mask) and v.predicate in known
 
 
 def source(v: Value, is_passed: Callable[[Value], bool]) -> Value | None:
@@ -49,10 +49,10 @@ def unneeded(loop: Loop, source_of: Callable[[Value], Value | None]) -> frozense
     for item in reversed(loop.body.items):
         if isinstance(item, Loop):
             needed.update(_read(item))
-        elif item.op == "store" or item in needed:
+        elif isinstance(item, Store) or item in needed:
             kept = source_of(item)
             needed.update((kept,) if kept else item.args)
-    return frozenset(v for v in loop.body.items if isinstance(v, Value) and v.op != "store" and v not in needed)
+    return frozenset(v for v in loop.body.items if not isinstance(v, Loop | Store) and v not in needed)
 
 
 def _read(loop: Loop) -> Iterator[Value]:

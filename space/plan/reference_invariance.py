@@ -16,10 +16,9 @@ from typing import TypeAlias
 
 from eintune.space.ir.expr import Rank
 from eintune.space.ir.folds import LOG2_E
-from eintune.space.ir.row_factor import RowFactor
 
 from .plan import Carry, LoopPlan, all_values
-from .values import Value
+from .values import Cast, Dot, Elementwise, Mask, RowScale, Scale, Store, TileReduce, Value
 
 NEGLIGIBLE = 1e-9
 """Coefficients that differ by less are the same number, rounded differently."""
@@ -93,79 +92,62 @@ class Shifts:
     def _move(self, v: Value, args: list[Move]) -> Move:
         if all(a.stays for a in args):
             return STAYS
-        match v.op, args:
-            case "row_factor", _:
+        match v, args:
+            case RowScale(), _:
                 return STAYS  # a number for each row, nearly always the same: whoever multiplies by it asks for it
-            case "cast" | "where", [a, *rest] if all(x.stays for x in rest) and (v.op == "cast" or _fits(v, a)):
+            case Cast(), [a]:
                 return a
-            case "guard", [a] if not a.factor:
+            case Mask(), [a, *rest] if all(x.stays for x in rest) and _fits(v, a):
                 return a
-            case "rounded", [a]:
+            case Elementwise(operator="guard"), [a] if not a.factor:
                 return a
-            case "scale", [a]:
-                assert isinstance(v.attr, float)
-                return Move(a.factor, _times(a.addend, v.attr))
-            case "neg", [a]:
+            case Elementwise(operator="rounded"), [a]:
+                return a
+            case Scale(), [a]:
+                return Move(a.factor, _times(a.addend, v.factor))
+            case Elementwise(operator="neg"), [a]:
                 return Move(a.factor, _times(a.addend, -1.0))
-            case "mul", [a, b] if v.args[1].op == "row_factor" and not a.factor:
-                return Move(addend=_times(a.addend, factor_of(v.args[1])))
-            case "mul", [a, b] if not a.addend and not b.addend:
+            case Elementwise(operator="mul", args=(_, RowScale(factors=factors))), [a, b] if not a.factor:
+                return Move(addend=_times(a.addend, factors.factor))
+            case Elementwise(operator="mul"), [a, b] if not a.addend and not b.addend:
                 return Move(_combined((*a.factor, *b.factor)))
-            case "div" | "quotient", [a, b] if not a.addend and not b.addend:
+            case Elementwise(operator="div" | "quotient"), [a, b] if not a.addend and not b.addend:
                 return Move(_combined((*a.factor, *_times(b.factor, -1.0))))
-            case "dot", [a, b, *rest] if not a.addend and not b.addend:
+            case Dot(), [a, b, *rest] if not a.addend and not b.addend:
                 made = Move(_combined((*a.factor, *b.factor)))
-                if self._within(v) and all(same(made, x) for x in rest):
+                if v.contracted not in self.along and all(same(made, x) for x in rest):
                     return made
-            case "add" | "sub", [a, b] if not a.factor and not b.factor:
+            case Elementwise(operator="add" | "sub"), [a, b] if not a.factor and not b.factor:
                 return Move(addend=_combined((*a.addend, *_times(b.addend, 1.0 if v.op == "add" else -1.0))))
-            case "add" | "sub" | "max", [a, b] if same(a, b):
+            case Elementwise(operator="add" | "sub" | "max"), [a, b] if same(a, b):
                 return a
-            case "max", [a, b] if not a.factor and not b.factor:
+            case Elementwise(operator="max"), [a, b] if not a.factor and not b.factor:
                 self.fresh += 1
                 return addend(self.fresh, 1.0)
-            case "exp2" | "exp", [a] if not a.factor:
+            case Elementwise(operator="exp2" | "exp"), [a] if not a.factor:
                 return Move(factor=_times(a.addend, 1.0 if v.op == "exp2" else LOG2_E))
-            case "log2" | "log", [a] if not a.addend:
+            case Elementwise(operator="log2" | "log"), [a] if not a.addend:
                 return Move(addend=_times(a.factor, 1.0 if v.op == "log2" else 1 / LOG2_E))
-            case "reduce", [a] if self._within(v) and (_op(v) == "max" or (_op(v) == "add" and not a.addend)):
+            case TileReduce(reduction="max"), [a] if v.axis not in self.along:
+                return a
+            case TileReduce(reduction="add"), [a] if v.axis not in self.along and not a.addend:
                 return a
         raise Dependent(f"{v.name} ({v.op})")
 
-    def _within(self, v: Value) -> bool:
-        """Whether what a sum or a product takes together moves alike."""
-        assert isinstance(v.attr, tuple)
-        axis = v.attr[1] if v.op == "reduce" else v.attr[0]
-        return axis not in self.along
 
-
-def factor_of(v: Value) -> float:
-    """What a "row_factor" is for all rows but those with enormous scores."""
-    assert isinstance(v.attr, RowFactor)
-    return v.attr.factor
-
-
-def _op(v: Value) -> str:
-    assert isinstance(v.attr, tuple)
-    return str(v.attr[0])
-
-
-def _fits(v: Value, a: Move) -> bool:
+def _fits(v: Mask, a: Move) -> bool:
     """Whether what a filter puts in place moves with the rest: 0 with a factor, an infinity with an addend."""
-    assert isinstance(v.attr, tuple)
-    fill = float(v.attr[1])
-    return math.isinf(fill) or (fill == 0.0 and not a.addend)
+    return math.isinf(v.fill) or (v.fill == 0.0 and not a.addend)
 
 
 def linear(v: Value) -> dict[Value, float]:
     """A value as a sum of others times numbers, read through additions and scalings."""
-    match v.op:
-        case "scale":
-            assert isinstance(v.attr, float)
-            return {base: c * v.attr for base, c in linear(v.args[0]).items()}
-        case "add":
-            total = linear(v.args[0])
-            for base, c in linear(v.args[1]).items():
+    match v:
+        case Scale():
+            return {base: c * v.factor for base, c in linear(v.args[0]).items()}
+        case Elementwise(operator="add", args=(a, b)):
+            total = linear(a)
+            for base, c in linear(b).items():
                 total[base] = total.get(base, 0.0) + c
             return total
     return {v: 1.0}
@@ -212,11 +194,11 @@ def stored_moves(plan: LoopPlan, moving: Mapping[Carry, float]) -> list[Move] | 
             shifts.moves[c.value] = factor(0, -1.0)
     values = all_values(plan.root)
     try:
-        shifts.follow(v for v in values if v.op != "store")
+        shifts.follow(v for v in values if not isinstance(v, Store))
         kept = all(same(shifts.of(c.next), shifts.of(c.value)) for x in plan.loops() for c in x.carries)
     except Dependent:
         return None
-    return [shifts.of(a) for v in values if v.op == "store" for a in v.args] if kept else None
+    return [shifts.of(a) for v in values if isinstance(v, Store) for a in v.args] if kept else None
 
 
 def _dependents(values: Iterable[Value], sources: Iterable[Value]) -> set[Value]:

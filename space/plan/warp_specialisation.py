@@ -12,7 +12,7 @@ from eintune.space.ir.expr import Rank
 from .bounds import numbers
 from .descriptor_blocks import Read, block_of
 from .plan import Loop, LoopPlan, all_values
-from .values import Value
+from .values import Dot, Load, Store, TileReduce, Value
 
 WORKERS = ("alike", "specialised")
 """The settings of `Schedule.workers`."""
@@ -46,9 +46,9 @@ def length(plan: LoopPlan, rank: Rank, row: Rank) -> int | None:
     return min(tile, GROUP_ROWS) if tile and rank == row else tile
 
 
-def products_of(plan: LoopPlan) -> list[Value]:
+def products_of(plan: LoopPlan) -> list[Dot]:
     """The matrix products of a plan, in order."""
-    return [v for v in all_values(plan.root) if v.op == "dot"]
+    return [v for v in all_values(plan.root) if isinstance(v, Dot)]
 
 
 def row_of(plan: LoopPlan) -> Rank:
@@ -62,12 +62,11 @@ def sides(product: Value, row: Rank) -> tuple[Value, Value]:
     return (a, b) if row in a.axes else (b, a)
 
 
-def tile_of(plan: LoopPlan, v: Value, row: Rank) -> tuple[tuple[Rank, ...], tuple[int, ...]] | None:
+def tile_of(plan: LoopPlan, v: Load | Store, row: Rank) -> tuple[tuple[Rank, ...], tuple[int, ...]] | None:
     """The ranks that index a tensor, and the block of it that one group loads or stores; None where it is no whole
     tile."""
-    assert isinstance(v.attr, tuple)
-    name, index = v.attr
-    axes, looked_up = (v.args[0].axes, v.args[1:]) if v.op == "store" else (v.axes, v.args)
+    name, index = v.tensor, v.index
+    axes, looked_up = (v.args[0].axes, v.args[1:]) if isinstance(v, Store) else (v.axes, v.args)
     ranks = tuple(i for i in index if isinstance(i, str) and i in plan.roles)
     in_order = tuple(r for r in ranks if r in axes) == axes and len(set(ranks)) == len(index)
     if looked_up or not in_order or plan.dtypes[name] not in HALVES:
@@ -88,35 +87,33 @@ def fault(plan: LoopPlan) -> str | None:
             return f"divided work: specialised warps run no loop inside another, but one is in that over {loop.rank}"
     ends = (e for loop in plan.loops() for s in loop.segments for e in (s.lo, s.hi))
     for v in (v for e in ends for v in numbers(e)):
-        if v.op != "load" or v.args:
+        if not isinstance(v, Load) or v.args:
             return f"divided work: all groups know where loops of specialised warps end, but {v.name} is computed"
-    loads = {x for v in products for x in v.args[:2] if x.op == "load"}
+    loads = {x for v in products for x in v.args[:2] if isinstance(x, Load)}
     found = (_fault_of(plan, v, row, loads) for v in all_values(plan.root))
     return next(filter(None, found), None)
 
 
-def _fault_of(plan: LoopPlan, v: Value, row: Rank, loads: set[Value]) -> str | None:
-    if v in loads:
+def _fault_of(plan: LoopPlan, v: Value, row: Rank, loads: set[Load]) -> str | None:
+    if isinstance(v, Load) and v in loads:
         if tile_of(plan, v, row) is None:
             wanted = f"whole tiles of {' or '.join(HALVES)}"
-            return f"divided work: specialised warps multiply {wanted}, but got {v.name} at {v.attr}"
+            return f"divided work: specialised warps multiply {wanted}, but got {v.tensor} at {v.index}"
         if row in v.axes and v not in plan.root.items:
             return f"divided work: specialised warps stream what all groups read, but {v.name} has rows of each"
         return None
-    if any(a in loads for a in v.args) and v.op != "dot":
+    if any(a in loads for a in v.args) and not isinstance(v, Dot):
         return f"divided work: specialised warps load tiles for products only, but {v.name} ({v.op}) reads one"
     if len(v.axes) > 2 or (len(v.axes) == 2 and v.axes[0] != row):
         return f"divided work: specialised warps hold tiles of rows ({row}) and columns, but {v.name} has axes {v.axes}"
-    if v.op == "reduce" and isinstance(v.attr, tuple) and v.attr[1] == row:
+    if isinstance(v, TileReduce) and v.axis == row:
         return f"divided work: specialised warps reduce along rows, but {v.name} is over {row}"
-    return _fault_of_product(v, row, loads) if v.op == "dot" else None
+    return _fault_of_product(v, row, loads) if isinstance(v, Dot) else None
 
 
-def _fault_of_product(v: Value, row: Rank, loads: set[Value]) -> str | None:
+def _fault_of_product(v: Dot, row: Rank, loads: set[Load]) -> str | None:
     left, right = sides(v, row)
-    assert isinstance(v.attr, tuple)
-    contracted = v.attr[0]
-    if set(left.axes) != {row, contracted} or len(right.axes) != 2 or row in right.axes:
+    if set(left.axes) != {row, v.contracted} or len(right.axes) != 2 or row in right.axes:
         return f"divided work: specialised warps multiply matrices, but {v.name} multiplies {left.axes} by {right.axes}"
     if right not in loads or left.dtype not in HALVES:
         got = f"multiplies {left.dtype} by a {right.op}"

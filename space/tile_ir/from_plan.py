@@ -7,9 +7,9 @@ loop moves its tile every iteration and one after it once, because that is where
 from __future__ import annotations
 
 from eintune.space.ir.expr import Rank
+from eintune.space.plan import values
 from eintune.space.plan.bounds import bound_value
 from eintune.space.plan.plan import Block, Loop, LoopPlan
-from eintune.space.plan.values import Value
 
 from .tiles import ELEMENT_BYTES, UNARY, Cast, Elementwise, Final, Input, Ldr, Lds, Stg, Sts, TileError, TileExpr, Wgmma
 
@@ -21,12 +21,7 @@ def tile_terms(plan: LoopPlan) -> dict[str, TileExpr]:
     Raises TileError for any other, naming the operation.
     """
     reader = _Reader(plan)
-    return {_tensor(v): Stg(Sts(reader.computed(v.args[0]))) for v in reader.iterations if v.op == "store"}
-
-
-def _tensor(v: Value) -> str:
-    assert isinstance(v.attr, tuple), f"the attr of {v.op} is (tensor, ranks), but got {v.attr!r}"
-    return str(v.attr[0])
+    return {v.tensor: Stg(Sts(reader.computed(v.args[0]))) for v in reader.iterations if isinstance(v, values.Store)}
 
 
 class _Reader:
@@ -34,8 +29,8 @@ class _Reader:
 
     def __init__(self, plan: LoopPlan) -> None:
         self.plan = plan
-        self.iterations: dict[Value, int] = {}
-        self.finals: dict[Value, Value] = {}
+        self.iterations: dict[values.Value, int] = {}
+        self.finals: dict[values.Value, values.Value] = {}
         self._visit(plan.root, 1)
 
     def _visit(self, block: Block, times: int) -> None:
@@ -51,7 +46,7 @@ class _Reader:
         """What a loop carries may be added into; read otherwise, it would be the last iteration's value."""
         running = {c.value for c in loop.carries}
         for v in loop.body.items:
-            read = () if isinstance(v, Loop) else v.args[:2] if v.op == "dot" else v.args
+            read = () if isinstance(v, Loop) else v.args[:2] if isinstance(v, values.Dot) else v.args
             if found := running.intersection(read):
                 names = sorted(c.name for c in found)
                 raise TileError(
@@ -65,34 +60,39 @@ class _Reader:
             raise TileError(f"tile terms need constant loop bounds, but one over {loop.rank} mentions {rank}") from None
         return sum(-(-max(n, 0) // loop.tile) for n in spans)
 
-    def computed(self, v: Value) -> TileExpr:
+    def computed(self, v: values.Value) -> TileExpr:
         """A value in registers."""
-        if v.op == "load":
-            return Ldr(Lds(self._input(v, v.axes)))
-        if v.op == "carry":
-            return Final(self.computed(self.finals[v]))
-        if v.op == "dot":
-            return self._product(v)
-        if v.op == "cast":
-            return Cast(ELEMENT_BYTES[v.dtype], self.computed(v.args[0]))
+        match v:
+            case values.Load():
+                return Ldr(Lds(self._input(v, v.axes)))
+            case values.Carried():
+                return Final(self.computed(self.finals[v]))
+            case values.Dot():
+                return self._product(v)
+            case values.Cast():
+                return Cast(ELEMENT_BYTES[v.dtype], self.computed(v.args[0]))
         if v.op in UNARY:
             return Elementwise(v.op, self.computed(v.args[0]))
         raise TileError(f"tile terms have no operation {v.op} (valid: load, carry, dot, cast, {', '.join(UNARY)})")
 
-    def _product(self, v: Value) -> TileExpr:
-        assert isinstance(v.attr, tuple), f"a dot's attr is (contracted axis, batch axes), but got {v.attr!r}"
-        contracted, batch = v.attr
-        if batch:
-            raise TileError(f"tile terms have two axes, but {v.name} has batch axes {batch}")
+    def _product(self, v: values.Dot) -> TileExpr:
+        contracted = v.contracted
+        if v.batch:
+            raise TileError(f"tile terms have two axes, but {v.name} has batch axes {v.batch}")
         left, right = v.args[:2]
         (row,) = (a for a in left.axes if a != contracted)
         (col,) = (a for a in right.axes if a != contracted)
-        first = Lds(self._input(left, (row, contracted))) if left.op == "load" else self.computed(left)
-        second = Lds(self._input(right, (contracted, col))) if right.op == "load" else Sts(self.computed(right))
-        return Wgmma(first, second)
+        return Wgmma(self._operand(left, (row, contracted)), self._operand(right, (contracted, col), in_shared=True))
 
-    def _input(self, v: Value, axes: tuple[Rank, ...]) -> Input:
+    def _operand(self, v: values.Value, axes: tuple[Rank, ...], in_shared: bool = False) -> TileExpr:
+        """An operand of a product: what is loaded in shared memory, what is computed in registers unless it has to be
+        in shared memory too."""
+        if isinstance(v, values.Load):
+            return Lds(self._input(v, axes))
+        return Sts(self.computed(v)) if in_shared else self.computed(v)
+
+    def _input(self, v: values.Load, axes: tuple[Rank, ...]) -> Input:
         if len(axes) != 2:
             raise TileError(f"tile terms have two axes, but {v.name} has {list(axes)}")
         rows, cols = (self.plan.length(a) for a in axes)
-        return Input(_tensor(v), rows, cols, ELEMENT_BYTES[v.dtype], self.iterations[v])
+        return Input(v.tensor, rows, cols, ELEMENT_BYTES[v.dtype], self.iterations[v])

@@ -11,12 +11,28 @@ import numpy as np
 
 from eintune.space.ir.expr import Part, Predicate, Rank
 from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS, Array
-from eintune.space.ir.row_factor import RowFactor
 from eintune.space.plan.bounds import bound_value
 from eintune.space.plan.lazy_rescaling import LIMIT, StaleReference, stale_references
 from eintune.space.plan.plan import Block, Known, Loop, LoopPlan
 from eintune.space.plan.predication import passed, passes
-from eintune.space.plan.values import Addressed, Value, Within
+from eintune.space.plan.values import (
+    Cast,
+    Constant,
+    Dot,
+    Elementwise,
+    Index,
+    IndexPart,
+    Lane,
+    Load,
+    Mask,
+    RowScale,
+    Scale,
+    Store,
+    TileReduce,
+    TileStart,
+    Value,
+    Within,
+)
 
 PLAIN = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "div_rn": np.divide}
 """Without the special cases of the language: where those are reached, a plan has a guard or a quotient."""
@@ -60,7 +76,7 @@ class Program:
         for item in block.items:
             if isinstance(item, Loop):
                 self.loop(item)
-            elif item.op == "store":
+            elif isinstance(item, Store):
                 self.store(item)
             else:
                 self.values[item] = np.broadcast_to(self.compute(item), [self.plan.length(q) for q in item.axes])
@@ -107,37 +123,35 @@ class Program:
     def compute(self, v: Value) -> Array:
         if passes(v, self.known) and (kept := passed(v)):
             return self.values[kept]
-        args = [self.operand(a, v.axes) for a in v.args if v.op not in ("reduce", "dot")]
-        match v.op, v.attr:
-            case "load", (str() as name, index):
-                return self.load(name, index, v)
-            case "const", float() as x:
-                return np.array(x)
-            case "iota", str() as rank:
-                return self.along(rank, v.axes, self.lanes(rank)).astype(float)
-            case "lane", str() as rank:
-                return np.arange(float(self.plan.length(rank)))
-            case "first", str() as rank:
-                return np.array(float(self.first[rank]))
-            case "part", Part() as part:
-                return self.part(part, v.axes).astype(float)
-            case "cast", _:
+        args = [self.operand(a, v.axes) for a in v.args if not isinstance(v, TileReduce | Dot)]
+        match v:
+            case Load():
+                return self.load(v)
+            case Constant():
+                return np.array(v.number)
+            case Index():
+                return self.along(v.rank, v.axes, self.lanes(v.rank)).astype(float)
+            case Lane():
+                return np.arange(float(self.plan.length(v.rank)))
+            case TileStart():
+                return np.array(float(self.first[v.rank]))
+            case IndexPart():
+                return self.part(v.part, v.axes).astype(float)
+            case Cast() | Elementwise(operator="rounded"):
                 return args[0]
-            case "scale", float() as k:
-                return args[0] * k
-            case "where", (Predicate() as p, fill):
-                return np.where(self.holds(p, v.axes, args[1:]), args[0], fill)
-            case "row_factor", RowFactor() as factor:
-                return np.vectorize(factor, otypes=[np.float64])(args[0])
-            case "rounded", _:
-                return args[0]
-            case "guard", _:
+            case Scale():
+                return args[0] * v.factor
+            case Mask():
+                return np.where(self.holds(v.predicate, v.axes, args[1:]), args[0], v.fill)
+            case RowScale():
+                return np.vectorize(v.factors, otypes=[np.float64])(args[0])
+            case Elementwise(operator="guard"):
                 return np.where(np.isneginf(args[0]), 0.0, args[0])
-            case "quotient", _:
+            case Elementwise(operator="quotient"):
                 return POINTWISE["div"].numpy(*args)
-            case "reduce", (op, axis):
-                return REDUCTIONS[op].numpy(self.values[v.args[0]], axis=v.args[0].axes.index(axis))
-            case "dot", _:
+            case TileReduce():
+                return REDUCTIONS[v.reduction].numpy(self.values[v.args[0]], axis=v.args[0].axes.index(v.axis))
+            case Dot():
                 return self.dot(v)
         return (PLAIN.get(v.op) or POINTWISE[v.op].numpy)(*args)
 
@@ -167,14 +181,14 @@ class Program:
             valid = valid[..., None] & mask
         return np.ix_(*clipped), ranks, valid
 
-    def load(self, name: str, index: tuple[Addressed, ...], v: Value) -> Array:
+    def load(self, v: Load) -> Array:
         """A tile, 0 in lanes that lie beyond a rank's end or that a looked-up number takes out of the tensor."""
         numbers = iter(v.args)
         places: list[Array] = []
         valid = np.array(True)
         for rank in v.axes:
             valid = valid & self.along(rank, v.axes, self.lanes(rank) < self.plan.sizes[rank])
-        for i, n in zip(index, self.data[name].shape, strict=True):
+        for i, n in zip(v.index, self.data[v.tensor].shape, strict=True):
             match i:
                 case None | Within():
                     place = self.operand(next(numbers), v.axes).astype(int)
@@ -188,7 +202,7 @@ class Program:
                     place = self.along(i, v.axes, self.lanes(i))
             places.append(np.clip(place, 0, n - 1))
         every = np.broadcast_arrays(*places, np.empty([self.plan.length(q) for q in v.axes]))[:-1]
-        return np.where(valid, self.data[name][tuple(every)], 0)
+        return np.where(valid, self.data[v.tensor][tuple(every)], 0)
 
     def part(self, part: Part, axes: tuple[Rank, ...]) -> Array:
         lanes = self.lanes(part.rank)
@@ -198,9 +212,8 @@ class Program:
         assert len(set(found[lanes < self.plan.sizes[part.rank]])) == 1, f"{part} is one number for a tile"
         return found[0]
 
-    def store(self, v: Value) -> None:
-        assert isinstance(v.attr, tuple)
-        name, ranks = v.attr
+    def store(self, v: Store) -> None:
+        name, ranks = v.tensor, v.index
         tile = np.broadcast_to(self.operand(v.args[0], v.axes), [self.plan.length(q) for q in v.axes])
         if any(isinstance(r, Part) for r in ranks):
             self.scatter(name, ranks, tile, v.axes)

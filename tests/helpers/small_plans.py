@@ -12,7 +12,7 @@ from eintune.space.lowering.lower import build_plan
 from eintune.space.plan.bounds import Lit
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, Segment
 from eintune.space.plan.roles import Role
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Carried, Dot, Load, Scale, Store, Value
 from eintune.space.schedule.schedule import Schedule
 
 Passes = Literal["one", "two", "three"]
@@ -20,16 +20,16 @@ Passes = Literal["one", "two", "three"]
 
 def chained_products(*, store_each_iteration: bool, scaled: bool = True) -> LoopPlan:
     """`(scale * Q K) V` as in seed 001: Q 128x64, K 64x128, V 128x64 in fp16, 8 iterations of 128."""
-    q = Value("q", "load", (), ("Q", ("p", "e")), ("p", "e"), "fp16")
-    k = Value("k", "load", (), ("K", ("e", "m")), ("m", "e"), "fp16")
-    v = Value("v", "load", (), ("V", ("m", "f")), ("m", "f"), "fp16")
-    total = Value("total", "carry", (), None, ("p", "f"), "fp32")
-    s = Value("s", "dot", (q, k), ("e", ()), ("p", "m"), "fp32")
-    a = Value("a", "scale", (s,), 0.125, ("p", "m"), "fp32") if scaled else s
-    o = Value("o", "dot", (a, v, total), ("m", ()), ("p", "f"), "fp32")
+    q = Load(tensor="Q", index=("p", "e"), axes=("p", "e"), dtype="fp16", name="q")
+    k = Load(tensor="K", index=("e", "m"), axes=("m", "e"), dtype="fp16", name="k")
+    v = Load(tensor="V", index=("m", "f"), axes=("m", "f"), dtype="fp16", name="v")
+    total = Carried(axes=("p", "f"), dtype="fp32", name="total")
+    s = Dot(contracted="e", args=(q, k), axes=("p", "m"), dtype="fp32", name="s")
+    a = Scale(factor=0.125, args=(s,), axes=("p", "m"), dtype="fp32", name="a") if scaled else s
+    o = Dot(contracted="m", args=(a, v, total), axes=("p", "f"), dtype="fp32", name="o")
     inner: list[Value | Loop] = [k, s, *([a] if scaled else []), v, o]
     stored = o if store_each_iteration else total
-    store = Value("store", "store", (stored,), ("O", ("p", "f")), ("p", "f"), "fp32")
+    store = Store(tensor="O", index=("p", "f"), args=(stored,), axes=("p", "f"), dtype="fp32", name="store")
     if store_each_iteration:
         inner.append(store)
     body = Block(frozenset("m"), inner)

@@ -24,6 +24,7 @@ from eintune.space.derivation.derive import derive
 from eintune.space.ir.row_factor import RowFactor
 from eintune.space.plan.plan import all_values
 from eintune.space.plan.roles import Role
+from eintune.space.plan.values import RowScale
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import Attention, posed
@@ -299,7 +300,7 @@ def test_the_hot_loop_keeps_one_fused_operation() -> None:
     (loop,) = plan.loops()
     tiles = [v.op for v in loop.body.items if getattr(v, "axes", ()) == ("p", "m")]
     assert [op for op in tiles if op in ("mul", "sub", "scale", "exp2", "rounded")] == ["mul", "sub", "exp2"]
-    (factor,) = {v.attr for v in all_values(plan.root) if v.op == "row_factor"}
+    (factor,) = {v.factors for v in all_values(plan.root) if isinstance(v, RowScale)}
     assert isinstance(factor, RowFactor)
 
 

@@ -14,7 +14,7 @@ from eintune.space.ir.expr import NEG_INF, Const, Expr, Fold, Map, Predicate, Re
 from eintune.space.lowering.lower import build_plan
 from eintune.space.plan.plan import Block, Loop, LoopPlan
 from eintune.space.plan.roles import Role
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Mask
 from eintune.space.schedule.schedule import Schedule
 
 ODD = SIZES["odd"]
@@ -78,9 +78,8 @@ def masks_in(block: Block) -> list[tuple[str, float]]:
     for item in block.items:
         if isinstance(item, Loop):
             found += masks_in(item.body)
-        elif item.op == "where":
-            assert isinstance(item.attr, tuple)
-            found.append((item.args[0].op, item.attr[1]))
+        elif isinstance(item, Mask):
+            found.append((item.args[0].op, item.fill))
     return found
 
 
@@ -104,7 +103,7 @@ def test_what_is_not_zero_beyond_the_end_is_masked() -> None:
 def test_the_smallest_factor_is_masked() -> None:
     weights = f("sigmoid", t("W", "m"))
     plan = plan_of(Reduce("add", "m", f("sigmoid", X) * weights), "p")
-    masked = [v for loop in plan.loops() for v in loop.body.items if isinstance(v, Value) and v.op == "where"]
+    masked = [v for loop in plan.loops() for v in loop.body.items if isinstance(v, Mask)]
     assert [v.axes for v in masked] == [("m",)]
 
 

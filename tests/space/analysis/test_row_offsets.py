@@ -20,7 +20,7 @@ from eintune.space.ir.expr import NEG_INF, Const, Expr, Fold, Iota
 from eintune.space.lowering.lower import build_plan
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.roles import Role
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import TileReduce, Value
 from eintune.space.schedule.schedule import Schedule
 
 SIZES = {"b": 1, "h": 2, "p": 37, "m": 45, "e": 16, "f": 16}
@@ -109,7 +109,7 @@ def test_a_maximum_asked_for_besides_is_reduced_once() -> None:
     c = cascade(roots)
     plan = build_plan(c, problem_of(c, SIZES, "bf16", {}), scheduled())
     (loop,) = plan.loops()
-    assert sum(v.op == "reduce" and v.attr == ("max", "m") for v in loop.body.items if isinstance(v, Value)) == 1
+    assert sum(isinstance(v, TileReduce) and (v.reduction, v.axis) == ("max", "m") for v in loop.body.items) == 1
     data = data_for(c, SIZES)
     exact, made = meaning(c, SIZES, data, {}), run_plan(plan, data)
     assert max(relative_error(made[n], exact[n]) for n in exact) < 1e-12

@@ -12,12 +12,11 @@ from plan_checks import SIZES, problem_of
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.ir.expr import NEG_INF, Const, Expr, Fold, Map, Param, Reduce, Size, Split
-from eintune.space.ir.row_factor import RowFactor
 from eintune.space.lowering.lower import IllegalPlan, build_plan
 from eintune.space.plan.check import check
 from eintune.space.plan.plan import Block, Loop, LoopPlan
 from eintune.space.plan.roles import Role
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Dot, Elementwise, Load, RowScale, Scale, TileReduce, Value
 from eintune.space.schedule.schedule import Schedule
 
 EVEN, ODD = SIZES["even"], SIZES["odd"]
@@ -92,7 +91,7 @@ def test_the_tiled_form_is_the_same_plan() -> None:
 
 def test_loop_invariants_leave_the_loop_and_divisions_sink() -> None:
     plan = plan_of(WAYS["two"](SCORE, V))
-    assert [v.attr[0] for v in own(plan.root) if v.op == "load"] == ["Q"]  # type: ignore[index]
+    assert [v.tensor for v in own(plan.root) if isinstance(v, Load)] == ["Q"]
     assert [v.op for v in own(plan.root)][-2:] == ["div", "store"]
     inside = plan_of(three(SCORE, V))
     assert "div" in [v.op for v in own(list(inside.loops())[-1].body)]
@@ -100,7 +99,7 @@ def test_loop_invariants_leave_the_loop_and_divisions_sink() -> None:
 
 def test_what_a_later_pass_needs_is_computed_again() -> None:
     plan = plan_of(three(SCORE, V))
-    loads = Counter(v.attr[0] for v in values(plan.root) if v.op == "load")  # type: ignore[index]
+    loads = Counter(v.tensor for v in values(plan.root) if isinstance(v, Load))
     assert loads == {"Q": 1, "K": 3, "V": 1}
 
 
@@ -109,7 +108,7 @@ def test_a_plain_maximum_reads_the_reference_of_a_fold() -> None:
     total = Fold("scale", "m", s, Const(1.0))
     c = cascade({"O": (WAYS["one"](s, V), "bhpf"), "L": (f("log", total) + top("m", s), "bhp")})
     (loop,) = plan_of(c).loops()
-    assert [v.attr for v in own(loop.body) if v.op == "reduce"].count(("max", "m")) == 1
+    assert [(v.reduction, v.axis) for v in own(loop.body) if isinstance(v, TileReduce)].count(("max", "m")) == 1
     assert len([v for v in own(loop.body) if v.op == "dot"]) == 2
 
 
@@ -126,9 +125,9 @@ def test_factors_leave_the_maximum_and_zero_does_not() -> None:
 def test_exponentials_are_to_base_two_with_one_constant() -> None:
     plan = plan_of(WAYS["one"](SCORE * 0.3, V))
     assert not {"exp", "log"} & set(ops(plan))
-    assert {v.attr.factor for v in values(plan.root) if isinstance(v.attr, RowFactor)} == {0.3 * 1.4426950408889634}
+    assert {v.factors.factor for v in values(plan.root) if isinstance(v, RowScale)} == {0.3 * 1.4426950408889634}
     plan = plan_of(three(SCORE * 0.3, V))
-    assert {v.attr for v in values(plan.root) if v.op == "scale"} == {0.3 * 1.4426950408889634}
+    assert {v.factor for v in values(plan.root) if isinstance(v, Scale)} == {0.3 * 1.4426950408889634}
 
 
 @pytest.mark.parametrize(
@@ -190,8 +189,8 @@ def test_batch_axes_and_query_groups() -> None:
     score = Reduce("add", "e", t("Q", "bhgpe") * t("K", "bhme"))
     whole = {r: Role(None, EVEN[r]) for r in "hg"}
     plan = plan_of(WAYS["one"](score, V), "bhgpf", **whole)
-    dots = [v for v in values(plan.root) if v.op == "dot"]
-    assert [v.attr for v in dots] == [("e", ("h",)), ("m", ("h",))]
+    dots = [v for v in values(plan.root) if isinstance(v, Dot)]
+    assert [(v.contracted, v.batch) for v in dots] == [("e", ("h",)), ("m", ("h",))]
     assert dots[0].axes == ("h", "g", "p", "m")
 
 
@@ -302,8 +301,10 @@ def test_check_finds_what_is_broken() -> None:
     plan = plan_of(Reduce("add", "m", t("X", "pm")) / Size("m"), "p")
     check(plan)
     (loop,) = plan.loops()
-    loop.carries[0].next = Value("stray", "add", (), None, ("p",), "fp32")
-    plan.root.items.append(Value("late", "neg", (loop.carries[0].next,), None, ("p",), "fp32"))
+    loop.carries[0].next = Elementwise(operator="add", axes=("p",), dtype="fp32", name="stray")
+    plan.root.items.append(
+        Elementwise(operator="neg", args=(loop.carries[0].next,), axes=("p",), dtype="fp32", name="late")
+    )
     with pytest.raises(IllegalPlan, match="late uses stray"):
         check(plan)
 
@@ -311,4 +312,4 @@ def test_check_finds_what_is_broken() -> None:
 def test_constants_are_not_reduced() -> None:
     plan = plan_of(Map("add", (Reduce("add", "m", t("Z", "p")), Reduce("max", "m", t("Z", "p")))), "p")
     assert not list(plan.loops())
-    assert [v.attr for v in values(plan.root) if v.op == "scale"] == [float(EVEN["m"])]
+    assert [v.factor for v in values(plan.root) if isinstance(v, Scale)] == [float(EVEN["m"])]

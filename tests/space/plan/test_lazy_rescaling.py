@@ -17,13 +17,12 @@ from plan_interpreter import run_plan
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.derivation.derive import derive
-from eintune.space.ir.expr import Rank
 from eintune.space.lowering.lower import build_program
 from eintune.space.plan.lazy_rescaling import fault, stale_references
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.reference_invariance import STAYS, Dependent, Move, Shifts, addend, factor, linear, same
 from eintune.space.plan.roles import Role
-from eintune.space.plan.values import Value
+from eintune.space.plan.values import Cast, Dot, Elementwise, Load, Scale, TileReduce, Value
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import posed
@@ -97,75 +96,82 @@ def test_a_sum_by_itself_depends_on_it() -> None:
 
 # ---- how values move
 
-X, Y, Z, CONST = (Value(n, "load", (), (n, ()), (), "fp32") for n in "xyzc")
+X, Y, Z, CONST = (Load(tensor=n, index=(), dtype="fp32", name=n) for n in "xyzc")
 """x is a reference, y a sum relative to it, z another reference."""
 
 
-def moved(op: str, *args: Value, attr: object = None, axes: tuple[Rank, ...] = ()) -> Move:
-    v = Value("v", op, args, attr, axes, "fp32")
+def apply(op: str, *args: Value) -> Value:
+    return Elementwise(operator=op, args=args, dtype="fp32", name=f"{op}_value")
+
+
+def scaled(v: Value, k: float = 3.0) -> Value:
+    return Scale(factor=k, args=(v,), dtype="fp32", name="scale_value")
+
+
+def moved(v: Value) -> Move:
     shifts = Shifts(("p",), {X: addend(0, 1.0), Y: factor(0, -1.0), Z: addend(1, 1.0)})
     shifts.follow([v])
     return shifts.of(v)
 
 
 @pytest.mark.parametrize(
-    ("op", "args", "attr", "expected"),
+    ("value", "expected"),
     [
-        ("mul", (Y, Y), None, factor(0, -2.0)),
-        ("mul", (Y, CONST), None, factor(0, -1.0)),
-        ("div", (Y, Y), None, STAYS),
-        ("quotient", (CONST, Y), None, factor(0, 1.0)),
-        ("add", (X, X), None, addend(0, 2.0)),
-        ("sub", (X, X), None, STAYS),
-        ("sub", (CONST, X), None, addend(0, -1.0)),
-        ("add", (Y, Y), None, factor(0, -1.0)),
-        ("neg", (X,), None, addend(0, -1.0)),
-        ("scale", (X,), 3.0, addend(0, 3.0)),
-        ("scale", (Y,), 3.0, factor(0, -1.0)),
-        ("cast", (Y,), None, factor(0, -1.0)),
-        ("exp2", (X,), None, factor(0, 1.0)),
-        ("log2", (Y,), None, addend(0, -1.0)),
-        ("max", (X, X), None, addend(0, 1.0)),
-        ("max", (X, CONST), None, addend(2, 1.0)),
-        ("guard", (X,), None, addend(0, 1.0)),
-        ("exp", (CONST,), None, STAYS),
+        (apply("mul", Y, Y), factor(0, -2.0)),
+        (apply("mul", Y, CONST), factor(0, -1.0)),
+        (apply("div", Y, Y), STAYS),
+        (apply("quotient", CONST, Y), factor(0, 1.0)),
+        (apply("add", X, X), addend(0, 2.0)),
+        (apply("sub", X, X), STAYS),
+        (apply("sub", CONST, X), addend(0, -1.0)),
+        (apply("add", Y, Y), factor(0, -1.0)),
+        (apply("neg", X), addend(0, -1.0)),
+        (scaled(X), addend(0, 3.0)),
+        (scaled(Y), factor(0, -1.0)),
+        (Cast(args=(Y,), dtype="fp16", name="cast_value"), factor(0, -1.0)),
+        (apply("exp2", X), factor(0, 1.0)),
+        (apply("log2", Y), addend(0, -1.0)),
+        (apply("max", X, X), addend(0, 1.0)),
+        (apply("max", X, CONST), addend(2, 1.0)),
+        (apply("guard", X), addend(0, 1.0)),
+        (apply("exp", CONST), STAYS),
     ],
 )
-def test_moves(op: str, args: tuple[Value, ...], attr: object, expected: Move) -> None:
-    assert same(moved(op, *args, attr=attr), expected)
+def test_moves(value: Value, expected: Move) -> None:
+    assert same(moved(value), expected)
 
 
 def test_a_logarithm_undoes_an_exponential() -> None:
-    power = Value("power", "exp", (X,), None, (), "fp32")
-    log = Value("log", "log", (power,), None, (), "fp32")
+    power = apply("exp", X)
+    log = apply("log", power)
     shifts = Shifts(("p",), {X: addend(0, 1.0)})
     shifts.follow([power, log])
     assert same(shifts.of(log), addend(0, 1.0))
 
 
 @pytest.mark.parametrize(
-    ("op", "args", "attr"),
+    "value",
     [
-        ("mul", (X, CONST), None),
-        ("mul", (X, Y), None),
-        ("add", (Y, CONST), None),
-        ("add", (X, Y), None),
-        ("div", (CONST, X), None),
-        ("exp2", (Y,), None),
-        ("log2", (X,), None),
-        ("max", (Y, CONST), None),
-        ("min", (X, CONST), None),
-        ("tanh", (Y,), None),
-        ("sqrt", (Y,), None),
-        ("guard", (Y,), None),
-        ("reduce", (Y,), ("add", "p")),
-        ("reduce", (X,), ("add", "m")),
-        ("dot", (Y, CONST), ("p", ())),
+        apply("mul", X, CONST),
+        apply("mul", X, Y),
+        apply("add", Y, CONST),
+        apply("add", X, Y),
+        apply("div", CONST, X),
+        apply("exp2", Y),
+        apply("log2", X),
+        apply("max", Y, CONST),
+        apply("min", X, CONST),
+        apply("tanh", Y),
+        apply("sqrt", Y),
+        apply("guard", Y),
+        TileReduce(reduction="add", axis="p", args=(Y,), dtype="fp32", name="reduce_value"),
+        TileReduce(reduction="add", axis="m", args=(X,), dtype="fp32", name="reduce_value"),
+        Dot(contracted="p", args=(Y, CONST), dtype="fp32", name="dot_value"),
     ],
 )
-def test_what_moves_in_no_such_way_is_refused(op: str, args: tuple[Value, ...], attr: object) -> None:
-    with pytest.raises(Dependent, match=op):
-        moved(op, *args, attr=attr)
+def test_what_moves_in_no_such_way_is_refused(value: Value) -> None:
+    with pytest.raises(Dependent, match=value.op):
+        moved(value)
 
 
 NAMED = {"x": X, "y": Y, "z": Z, "c": CONST}
@@ -187,10 +193,10 @@ OPERATORS = [
 def test_moves_are_what_happens(data: st.DataObject) -> None:
     """Drawn expressions of a reference, a sum relative to it and a constant, at two references."""
     values = [X, Y, CONST]
-    for n in range(data.draw(st.integers(1, 6))):
+    for _ in range(data.draw(st.integers(1, 6))):
         op, arity = data.draw(st.sampled_from(OPERATORS))
         args = tuple(data.draw(st.sampled_from(values)) for _ in range(arity))
-        values.append(Value(f"v{n}", op, args, 0.5 if op == "scale" else None, (), "fp32"))
+        values.append(scaled(*args, 0.5) if op == "scale" else apply(op, *args))
     shifts = Shifts((), {X: addend(0, 1.0), Y: factor(0, -1.0)})
     try:
         shifts.follow(values[3:])
@@ -217,8 +223,7 @@ def _evaluated(values: list[Value], known: dict[Value, float]) -> dict[Value, np
 
 
 def test_linear_forms() -> None:
-    twice = Value("twice", "scale", (X,), 2.0, (), "fp32")
-    total = Value("total", "add", (twice, Y), None, (), "fp32")
-    again = Value("again", "add", (Value("half", "scale", (total,), 0.5, (), "fp32"), X), None, (), "fp32")
+    total = apply("add", scaled(X, 2.0), Y)
+    again = apply("add", scaled(total, 0.5), X)
     assert linear(again) == {X: 2.0, Y: 0.5}
     assert all(linear(v) == {v: 1.0} for v in itertools.chain((X, Y), ()))

@@ -13,6 +13,7 @@ from eintune.space.pictures.svg import CHOSEN, LEFT
 from eintune.space.pictures.tiles import tile_dot
 from eintune.space.plan.bounds import Greatest, Last, Lit
 from eintune.space.plan.plan import Segment
+from eintune.space.plan.values import Index, Store
 from eintune.space.tile_ir.extraction import cheapest
 from eintune.space.tile_ir.from_plan import tile_terms
 from eintune.space.tile_ir.graph import HOIST, LOAD, saturate_tiles
@@ -112,7 +113,9 @@ def test_where_the_store_stands_comes_from_the_plan() -> None:
 
 def test_plans_beyond_the_tile_ir_are_refused_with_the_operation() -> None:
     plan = chained_products(store_each_iteration=False)
-    plan.root.items[0].op = "iota"  # type: ignore[union-attr]
+    row = Index(rank="p", axes=("p",), dtype="int32", name="row")
+    plan.root.items[-1] = Store(tensor="O", index=("p",), args=(row,), axes=("p",), dtype="int32", name="store")
+    plan.root.items.insert(0, row)
     with pytest.raises(TileError, match="no operation iota"):
         tile_terms(plan)
 
