@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from math import ceil, prod
 
-from eintune.costmodel.counts.operations import DTYPE_BYTES, element_cost
+from eintune.costmodel.counts.operations import element_cost
 from eintune.costmodel.machines.machine import CoreGrid
+from eintune.space.ir.dtypes import DTYPES
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
 from eintune.space.plan.values import Carried, Constant, Dot, Index, Lane, Load, Store, TileReduce, TileStart, Value
 
@@ -33,7 +34,7 @@ class CoreTiles:
         return prod(outer) * ceil(row / side) * ceil(column / side) if v.axes else 0
 
     def _bytes(self, v: Value) -> int:
-        return self.tiles(v) * self.grid.tile**2 * DTYPE_BYTES[v.dtype]
+        return self.tiles(v) * self.grid.tile**2 * DTYPES[v.dtype].bytes
 
     def _packed(self, v: Value) -> bool:
         """Whether a computed value is written to L1: always for a product, and in sub-blocks wherever what reads it
@@ -93,7 +94,7 @@ class CoreTiles:
         lengths = (1, 1, *(self.plan.length(a) for a in product.axes))[-2:]
         s, t = self._sub_block(*(ceil(n / self.grid.tile) for n in lengths))
         steps = self.tiles(product) * self._depth(product)
-        return steps * (1 / s + 1 / t) * self.grid.tile**2 * DTYPE_BYTES[product.args[0].dtype]
+        return steps * (1 / s + 1 / t) * self.grid.tile**2 * DTYPES[product.args[0].dtype].bytes
 
     def _sub_block(self, rows: int, columns: int) -> tuple[int, int]:
         """The sub-block that reads least, of those that fit; the whole block where nothing is blocked."""
@@ -166,4 +167,4 @@ def _values(block: Block) -> list[Value]:
 
 def _slots(v: Value) -> int:
     """Destination slots of one tile."""
-    return _WIDE if DTYPE_BYTES[v.dtype] > 2 else 1
+    return _WIDE if DTYPES[v.dtype].bytes > 2 else 1

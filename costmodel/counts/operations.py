@@ -12,8 +12,6 @@ from dataclasses import dataclass
 FLOPS_PER_SLOT = 2.0
 """A slot could have been an FMA: rates count it as two FLOP whatever it held."""
 
-DTYPE_BYTES = {"fp64": 8, "fp32": 4, "int32": 4, "int64": 8, "bf16": 2, "fp16": 2, "bool": 1}
-
 
 @dataclass(frozen=True)
 class ElementCost:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import prod
 
 from eintune.costmodel.machines.machine import Machine
+from eintune.space.ir.dtypes import DTYPES
 from eintune.space.plan.pipelined_product import late_product
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
 from eintune.space.plan.values import Cast, Constant, Dot, Index, Lane, Load, Store, Value
@@ -30,7 +31,6 @@ from eintune.space.schedule.schedule import Schedule
 from eintune.space.tile_ir.tiles import Region
 
 from .estimate import Resources
-from .operations import DTYPE_BYTES
 
 REGISTER_OVERHEAD = 26
 """Registers of a thread for addresses, indices and constants."""
@@ -85,7 +85,7 @@ def tile_elements(plan: LoopPlan, value: Value) -> int:
 
 def tile_bytes(plan: LoopPlan, value: Value) -> int:
     """Bytes of a value's tile, padding included."""
-    return tile_elements(plan, value) * DTYPE_BYTES[value.dtype]
+    return tile_elements(plan, value) * DTYPES[value.dtype].bytes
 
 
 def regions(plan: LoopPlan) -> dict[Value, Region]:
@@ -123,7 +123,7 @@ def needs(plan: LoopPlan) -> Needs:
 def _stored_bytes(plan: LoopPlan, store: Store) -> int:
     """Bytes of a result of two axes."""
     (value,) = store.args
-    width = DTYPE_BYTES[plan.dtypes.get(store.tensor, value.dtype)]
+    width = DTYPES[plan.dtypes.get(store.tensor, value.dtype)].bytes
     return tile_elements(plan, value) * width if len(value.axes) > 1 else 0
 
 

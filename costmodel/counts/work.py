@@ -13,6 +13,7 @@ from math import prod
 
 import numpy as np
 
+from eintune.space.ir.dtypes import DTYPES
 from eintune.space.ir.expr import Part, Rank
 from eintune.space.plan.lazy_rescaling import stale_references
 from eintune.space.plan.plan import Block, Known, Loop, LoopPlan, Program
@@ -36,7 +37,7 @@ from eintune.space.schedule.schedule import Schedule
 from eintune.space.tile_ir.tiles import Region
 
 from .estimate import Traffic
-from .operations import DTYPE_BYTES, FLOPS_PER_SLOT, FREE, ElementCost, element_cost
+from .operations import FLOPS_PER_SLOT, FREE, ElementCost, element_cost
 from .resources import Needs, needs, product_rows, regions, tile_bytes, tile_elements
 from .transfers import Tile, Transfer, as_traffic, move, product
 from .trips import Floats, Runs, Segments, launch_order, mentioned, tiles, trips, uneven_ranks, whole_grid
@@ -346,7 +347,7 @@ class _Counter:
         return prod(self.plan.sizes[a] / (tiles(self.plan, a) * self.plan.length(a)) for a in axes)
 
     def _width(self, v: Load | Store) -> int:
-        return DTYPE_BYTES[self.plan.dtypes.get(v.tensor, v.dtype)]
+        return DTYPES[self.plan.dtypes.get(v.tensor, v.dtype)].bytes
 
     def _scattered(self, v: Load | Store) -> float:
         """Bytes that move for one that is read, where elements do not lie side by side: the last axis is looked up."""

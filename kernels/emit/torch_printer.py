@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeAlias, TypeGuard
 
 from eintune.host.quoting import python_comment
+from eintune.space.ir import dtypes
 from eintune.space.ir.approximations import APPROXIMATIONS
 from eintune.space.ir.expr import Part, Rank
 from eintune.space.ir.row_factor import RowFactor
@@ -42,16 +43,7 @@ from .source_lines import INDENT
 from .spans import check_ranks, counted
 from .value_printer import Fact, literal
 
-DTYPES = {
-    "fp64": "torch.float64",
-    "fp32": "torch.float32",
-    "fp16": "torch.float16",
-    "bf16": "torch.bfloat16",
-    "int64": "torch.int64",
-    "int32": "torch.int32",
-    "int8": "torch.int8",
-    "bool": "torch.bool",
-}
+DTYPES = {name: f"torch.{d.torch}" for name, d in dtypes.DTYPES.items()}
 
 FUNCTIONS = {
     "max": "torch.maximum({}, {})",

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-DTYPES = {
-    "fp64": "tl.float64",
-    "fp32": "tl.float32",
-    "fp16": "tl.float16",
-    "bf16": "tl.bfloat16",
-    "int64": "tl.int64",
-    "int32": "tl.int32",
-    "int8": "tl.int8",
-    "bool": "tl.int1",
-}
+from eintune.space.ir import dtypes
+
+DTYPES = {name: f"tl.{d.triton}" for name, d in dtypes.DTYPES.items()}
 
 FUNCTIONS = {
     "max": "tl.maximum({}, {})",

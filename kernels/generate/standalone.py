@@ -19,6 +19,7 @@ from eintune.kernels.launch.launchers import options_of
 from eintune.space.analysis.roots import roots_of
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
+from eintune.space.ir.dtypes import FLOATS
 from eintune.space.ir.expr import Fold, Rank, Reduce, topological
 from eintune.space.ir.gathers import limits
 from eintune.space.lowering.lower import build_plan
@@ -39,7 +40,7 @@ def standalone(kernel: Kernel, problem: Problem, definition: Cascade) -> str:
     definition: what is computed, as it was defined; its inputs and outputs are the kernel's arguments. Raises
     IllegalPlan for a definition that plain PyTorch tiles cannot express.
     """
-    wide = {n: "fp64" if d in ("fp32", "fp16", "bf16") else d for n, d in problem.dtypes.items()}
+    wide = {n: "fp64" if d in FLOATS else d for n, d in problem.dtypes.items()}
     exact = _definition(definition, replace(problem, dtypes=wide))
     rounded = _definition(definition, problem)
     parts = [

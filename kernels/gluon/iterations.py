@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 from eintune.kernels.emit.value_printer import literal
+from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.plan.lazy_rescaling import StaleReference
 from eintune.space.plan.pipelined_product import LateProduct
 from eintune.space.plan.plan import Block, Loop
 from eintune.space.plan.values import Cast, Dot, Scale, Value
-from eintune.space.plan.warp_specialisation import HALVES, sides
+from eintune.space.plan.warp_specialisation import sides
 
 from .compute_printer import ComputePrinter
 from .printer import Sweep
@@ -180,7 +181,7 @@ class Iterations:
                 elif v.op == "mul" and v.args[1] in numbers and v is not stale.reference:
                     text = f"{printer.use(v.args[0], v.axes)} * {literal(numbers[v.args[1]])}"
                     printer.write(f"{printer.name(v)} = {text}")
-                elif isinstance(v, Cast) and v.dtype in HALVES:
+                elif isinstance(v, Cast) and v.dtype in SIXTEEN_BIT:
                     printer.narrow(v)
                 elif v not in (stale.factor, stale.reference):
                     self._print([v])

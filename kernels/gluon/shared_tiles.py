@@ -9,8 +9,8 @@ from math import prod
 
 from eintune.kernels.emit.source_lines import Names
 from eintune.kernels.emit.triton_dialect import DTYPES
+from eintune.space.ir import dtypes
 from eintune.space.ir.expr import Rank
-from eintune.space.plan.descriptor_blocks import BYTES
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.values import Dot, Load, Value
 from eintune.space.plan.warp_specialisation import products_of, tile_of
@@ -60,7 +60,7 @@ class SharedTiles:
     @property
     def nbytes(self) -> int:
         """Bytes of one buffer."""
-        return BYTES[self.dtype] * prod(self.block)
+        return dtypes.DTYPES[self.dtype].bytes * prod(self.block)
 
     @property
     def names(self) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.emit.spans import too_wide
+from eintune.space.ir.dtypes import DTYPES
 
 from .tensor_descriptors import fault
 
@@ -65,16 +66,7 @@ def dtypes() -> dict[str, Any]:
     """PyTorch's dtypes by name."""
     import torch
 
-    return {
-        "fp64": torch.float64,
-        "fp32": torch.float32,
-        "fp16": torch.float16,
-        "bf16": torch.bfloat16,
-        "int64": torch.int64,
-        "int32": torch.int32,
-        "int8": torch.int8,
-        "bool": torch.bool,
-    }
+    return {name: getattr(torch, d.torch) for name, d in DTYPES.items()}
 
 
 # ---- Triton

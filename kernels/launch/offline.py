@@ -20,21 +20,11 @@ from typing import Any
 
 from eintune.costmodel.counts.estimate import Resources, most
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
+from eintune.space.ir.dtypes import DTYPES
 
 from .launchers import fusing, options_of
 from .module import interpreted, module_of
 from .tensor_descriptors import layout_of_block
-
-POINTERS = {
-    "fp64": "*fp64",
-    "fp32": "*fp32",
-    "fp16": "*fp16",
-    "bf16": "*bf16",
-    "int64": "*i64",
-    "int32": "*i32",
-    "int8": "*i8",
-    "bool": "*i1",
-}
 
 Strides = tuple[tuple[int, ...], ...]
 
@@ -160,7 +150,7 @@ def specialise(
     multiple: list[list[Any]] = [["tt.divisibility", 16]]
     names: list[str] = list(function.arg_names)
     taken = len(names) - len(kernel.descriptors)
-    signature = {n: POINTERS[a.dtype] for n, a in zip(names, kernel.arguments, strict=False)}
+    signature = {n: DTYPES[a.dtype].pointer for n, a in zip(names, kernel.arguments, strict=False)}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {(i,): multiple for i in range(len(kernel.arguments))}
     constants: dict[tuple[int, ...], int] = {}
     flat = [s for tensor in strides for s in tensor]
@@ -174,7 +164,7 @@ def specialise(
         if value % 16 == 0:
             attributes[i,] = multiple
     for name, d in zip(names[taken:], kernel.descriptors, strict=True):
-        element = POINTERS[kernel.arguments[d.argument].dtype].removeprefix("*")
+        element = DTYPES[kernel.arguments[d.argument].dtype].pointer.removeprefix("*")
         layout = f",{layout_of_block(d.block, element)!r}" if kernel.emitter == "gluon" else ""
         signature[name] = f"tensordesc<{element}{list(d.block)}{layout}>"
     return signature, constants, attributes

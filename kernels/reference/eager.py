@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from eintune.space.cascade.cascade import Cascade
+from eintune.space.ir import dtypes
 from eintune.space.ir.expr import (
     Access,
     Computed,
@@ -44,15 +45,7 @@ from eintune.space.ir.products import factors
 
 from .operators import REDUCE, SUMS, TORCH, WHOLE
 
-DTYPES: dict[str, torch.dtype] = {
-    "fp64": torch.float64,
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "bool": torch.bool,
-}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, d.torch) for name, d in dtypes.DTYPES.items()}
 """PyTorch's dtypes under the project's names."""
 
 Scalar: TypeAlias = float | bool

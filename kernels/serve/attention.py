@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eintune.host.recent import Recent
+from eintune.space.ir.dtypes import FLOATS
 from eintune.space.workloads.attention import attention_problem
 
 from .errors import FORWARD_ONLY, UnsupportedArgument
@@ -29,7 +30,6 @@ CAUSAL: dict[Any, Literal["top_left", "lower_right"] | None] = {
     "top_left": "top_left",
     "lower_right": "lower_right",
 }
-ATTENTION_DTYPES = ("fp32", "fp16", "bf16", "fp64")
 
 _ready: Recent[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = Recent(MOST_READY)
 
@@ -223,7 +223,7 @@ def _first(
     kv_heads, kv_seq, value_dim = k.shape[1], k.shape[2], v.shape[3]
     problem = attention_problem(
         batch=batch, heads=heads, kv_heads=kv_heads, seq=seq, kv_seq=kv_seq, head_dim=head_dim,
-        value_dim=value_dim, dtype=dtype_name(q, "q", ATTENTION_DTYPES), causal=mode, scale=scale,
+        value_dim=value_dim, dtype=dtype_name(q, "q", FLOATS), causal=mode, scale=scale,
     )  # fmt: skip
     shape = (batch, heads, seq, value_dim)
     made = torch.empty(shape, dtype=q.dtype, device=q.device)
@@ -319,7 +319,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
                 f"on {t.device}"
             )
         try:
-            dtype_name(t, name, ATTENTION_DTYPES)
+            dtype_name(t, name, FLOATS)
         except ValueError as error:
             raise UnsupportedArgument(str(error)) from None
     shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))

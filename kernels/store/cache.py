@@ -40,6 +40,7 @@ from eintune.host.directories import cache_directory
 from eintune.host.files import names_in, read_whole, remove_leftovers, write_whole
 from eintune.host.notices import say_once
 from eintune.space.cascade.problem import Problem
+from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -363,7 +364,7 @@ def distance(wanted: Key, stored: Key) -> tuple[float, ...]:
 
 
 def _width(dtype: str) -> str:
-    return "16" if dtype in ("fp16", "bf16") else dtype
+    return "16" if dtype in SIXTEEN_BIT else dtype
 
 
 def read_entry(path: Path, shipped: bool = False) -> Entry | None:

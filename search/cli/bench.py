@@ -26,6 +26,7 @@ from eintune.search.options.command import (
     seconds,
 )
 from eintune.search.options.problem import emitter_of
+from eintune.space.ir.dtypes import FLOATS
 
 if TYPE_CHECKING:
     from eintune.costmodel.machines.machine import Machine
@@ -70,9 +71,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--head-dim", type=positive, default=64, metavar="N", help="default: 64")
     group.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
     group.add_argument("--causal", action="store_true", help="key m is seen by query p where m <= p")
-    group.add_argument(
-        "--dtype", choices=("bf16", "fp16", "fp32", "fp64"), help="default: bf16 on a GPU, fp32 on a CPU"
-    )
+    group.add_argument("--dtype", choices=FLOATS, help="default: bf16 on a GPU, fp32 on a CPU")
     group = parser.add_argument_group("the variants")
     group.add_argument("--skip-eager", action="store_true", help="without eager PyTorch, whose scores fill memory")
     group.add_argument(

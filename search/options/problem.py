@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eintune.space.ir.dtypes import FLOATS
+
 from .command import Options, Usage, as_usage, number, path, positive
 from .functions import function_in
 from .sizes import add_sizes
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from eintune.space.cascade.problem import Problem
     from eintune.space.workloads.workload import Option, Posed, Workload
 
-DTYPES = ("bf16", "fp16", "fp32", "fp64")
 FIRST = "attention"
 """The workload where none is named; its options come first in the help."""
 
@@ -60,7 +61,7 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     """All that states a problem at one size."""
     add_computation(parser, sizes=True)
     group = parser.add_argument_group("the problem")
-    group.add_argument("--dtype", choices=DTYPES, help="default: bf16 on a GPU, fp32 on a CPU")
+    group.add_argument("--dtype", choices=FLOATS, help="default: bf16 on a GPU, fp32 on a CPU")
     group.add_argument(
         "--params", type=_params, default={}, metavar="NAME=X,…", help="scalars of the definition, such as eps=1e-6"
     )

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .dtypes import DTYPES, SIXTEEN_BIT
 from .expr import Access, Expr, Gather, Map, children, tensors, topological
 
 FUNCTIONS = ("exact", "approximate")
 """The settings of `Schedule.functions`."""
-
-ROUNDOFF = {"bf16": 2**-9, "fp16": 2**-12}
-"""Unit roundoff by dtype, of those that are rounded more coarsely than what is computed."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,15 @@ APPROXIMATE_OPS = frozenset(a.op for a in APPROXIMATIONS.values())
 def approximate(op: str, sources: Iterable[str]) -> str | None:
     """The operation that may stand for `op` on values that come from tensors of these dtypes; None where none may."""
     found, dtypes = APPROXIMATIONS.get(op), set(sources)
-    if found is None or not dtypes or not all(found.error <= ROUNDOFF.get(d, 0.0) for d in dtypes):
+    if found is None or not dtypes or not all(found.error <= _rounding(d) for d in dtypes):
         return None
     return found.op
+
+
+def _rounding(dtype: str) -> float:
+    """The least bound of the relative error of storing a number in a dtype: half of the unit roundoff, since just below
+    a power of two numbers are twice as dense, relative to their size, as just above. 0 for what is not rounded."""
+    return DTYPES[dtype].roundoff / 2 if dtype in SIXTEEN_BIT else 0.0
 
 
 def is_approximable(roots: Iterable[Expr], dtypes: Mapping[str, str]) -> bool:

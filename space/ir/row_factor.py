@@ -17,11 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-MANTISSA = {"fp32": 24, "fp64": 53}
-"""Bits of a number, the leading one counted."""
-
-EXPONENT = {"fp32": 128, "fp64": 1024}
-"""Numbers are below two to this."""
+from .dtypes import DTYPES
 
 SPACING = 64
 """A row is multiplied by a power of two once its scores, in powers of two, are this far apart: weights are then off by
@@ -47,12 +43,12 @@ class RowFactor:
         """For scores in a compute dtype times a positive number. fp16: whether weights are rounded to that."""
         spacing = SPACING_FP16 if fp16 else SPACING
         exponent = math.log2(factor)
-        last = math.floor(math.log2(spacing) + MANTISSA[compute] - exponent)
-        limit = 2.0**last if last < EXPONENT[compute] else math.inf
+        last = math.floor(math.log2(spacing) + DTYPES[compute].mantissa - exponent)
+        limit = 2.0**last if last < DTYPES[compute].exponent else math.inf
         if exponent <= 0:
             return cls(factor, limit, 2.0 ** math.ceil(exponent))
         beyond = 2.0 ** math.floor(exponent)
-        far = 2.0 ** (EXPONENT[compute] - 2) / beyond if beyond > 1 else None
+        far = 2.0 ** (DTYPES[compute].exponent - 2) / beyond if beyond > 1 else None
         return cls(factor, limit, beyond, far)
 
     def __str__(self) -> str:

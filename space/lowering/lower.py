@@ -22,7 +22,7 @@ from eintune.space.analysis.roots import Roots, roots_of
 from eintune.space.analysis.views import Halves
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
-from eintune.space.ir.dtypes import NARROW
+from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.ir.expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
 from eintune.space.ir.gathers import check_indices
 from eintune.space.ir.index_arithmetic import with_sizes
@@ -162,7 +162,7 @@ class _Lowering:
         """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `Builder`)."""
         masks, outputs = Masks(layout), kernel.roots.outputs
         roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers)
-        run, coarse = RunLoop(self._filters), all(self._dtypes[n] in NARROW for n in self._outputs)
+        run, coarse = RunLoop(self._filters), all(self._dtypes[n] in SIXTEEN_BIT for n in self._outputs)
         builder = Builder(
             layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, coarse, precise
         )

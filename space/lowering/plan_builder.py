@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from eintune.space.analysis.layout import Layout, Shape
 from eintune.space.analysis.masks import Masks
 from eintune.space.ir.approximations import approximate
-from eintune.space.ir.dtypes import FLOATS, INTEGERS, NARROW
+from eintune.space.ir.dtypes import INTEGERS, SIXTEEN_BIT
 from eintune.space.ir.expr import (
     Access,
     Computed,
@@ -38,47 +38,25 @@ from eintune.space.plan.plan import Block, Carry
 from eintune.space.plan.roles import IllegalPlan
 from eintune.space.plan.values import (
     Addressed,
-    Carried,
-    Cast,
     Constant,
     Dot,
-    Elementwise,
     Index,
     IndexPart,
     Lane,
     Load,
     Mask,
     Scale,
-    TileReduce,
     TileStart,
     Value,
     Within,
-    is_product,
 )
 
 from .contraction import Product, arrange
+from .node_builder import NodeBuilder
 from .scope import Scope, Sink, Work, loop_rank
 
-STEMS = {
-    "dot": "product",
-    "exp2": "power",
-    "scale": "scaled",
-    "where": "masked",
-    "sub": "difference",
-    "add": "total",
-    "mul": "times",
-    "div": "ratio",
-    "div_rn": "ratio",
-    "quotient": "ratio",
-    "max": "new_max",
-    "guard": "finite",
-    "row_factor": "factor",
-    "rounded": "rounded",
-}
-"""What a value of an operation is called in the text of a plan and in generated code."""
 
-
-class Builder:
+class Builder(NodeBuilder):
     """Places values. `run_loop` fills one loop for a group of works; it is given by `loops` to break the cycle.
     functions: as in `Schedule`. coarse: whether all that the program writes is narrow. precise: whether what it writes
     depends on the references of folds, so that their rounding would show."""
@@ -95,7 +73,8 @@ class Builder:
         coarse: bool = False,
         precise: bool = False,
     ) -> None:
-        self.layout, self.masks, self.dtypes, self.compute = layout, masks, dtypes, compute
+        super().__init__(layout, compute)
+        self.masks, self.dtypes = masks, dtypes
         self.stored = dict(stored or {})
         self._run_loop = run_loop
         self._functions = functions
@@ -103,11 +82,7 @@ class Builder:
         self.references: dict[Carry, tuple[float, bool]] = {}
         """Running maxima, what scores are multiplied by, and whether the scores are given and not sums: the products
         of these are rounded, which nothing that the plan stores may depend on."""
-        self._home: dict[Value, Scope] = {}
-        self._sources: dict[Value, set[str]] = {}
-        """The dtypes of the floating-point tensors that a value comes from."""
         self._levels: dict[Rank, dict[Expr, int]] = {}
-        self._stems: dict[str, int] = {}
 
     # ---- scopes
 
@@ -299,8 +274,8 @@ class Builder:
         if v.dtype == dtype:
             return v
         if isinstance(v, Constant):
-            return self.emit(Constant(number=v.number, dtype=dtype), self._home[v])
-        return self._cast(v, dtype)
+            return self.emit(Constant(number=v.number, dtype=dtype), self.home[v])
+        return self.cast(v, dtype)
 
     def _whole(self, n: int, home: Scope, wide: bool = False) -> Value:
         scope = home.outermost(frozenset())
@@ -331,7 +306,7 @@ class Builder:
                 condition, *branches = args
                 return self.apply(x.op, self._condition(condition, home), *map(self.widened, branches), scope=home)
             case _ if x.op in POINTWISE and POINTWISE[x.op].boolean:
-                exact = len({a.dtype for a in args}) == 1 and args[0].dtype not in NARROW
+                exact = len({a.dtype for a in args}) == 1 and args[0].dtype not in SIXTEEN_BIT
                 args = args if exact else tuple(map(self.widened, args))
                 return self.apply(x.op, *args, scope=home, dtype="bool")
             case _:
@@ -341,108 +316,19 @@ class Builder:
         """A boolean: of a number, whether it is not 0."""
         if v.dtype == "bool":
             return v
-        v = self.widened(v) if v.dtype in NARROW else v
+        v = self.widened(v) if v.dtype in SIXTEEN_BIT else v
         zero = self.emit(Constant(number=0.0, dtype=v.dtype), home)
         return self.apply("ne", v, zero, dtype="bool")
 
     def _function(self, op: str, args: tuple[Value, ...]) -> str:
         """The operation for a function: its approximation where that is asked for and may stand for it."""
-        found = approximate(op, self._all_sources(args)) if self._functions == "approximate" else None
+        found = approximate(op, self.all_sources(args)) if self._functions == "approximate" else None
         return found or op
 
     def _tile_axis(self, x: Reduce) -> Rank:
         axis = self.layout.axis_of(x.rank)
         assert axis is not None, f"a reduction over {x.rank} has neither a loop nor an axis"
         return axis
-
-    # ---- operations
-
-    def emit(
-        self,
-        node: Value,
-        scope: Scope | None = None,
-        *,
-        axes: tuple[Rank, ...] | None = None,
-        name: str | None = None,
-    ) -> Value:
-        """A node in the innermost scope that defines one of its arguments; the same one is made once.
-
-        scope: where it stands at the outermost, needed for one without arguments or with indices of its own.
-        axes: the union of the arguments' by default. name: what it is called, if it is free. A node without a dtype is
-        in the compute dtype.
-        """
-        homes = [self._home[a] for a in node.args] + ([scope] if scope else [])
-        home = max(homes, key=lambda s: len(s.ranks))
-        node.axes = self.layout.ordered({q for a in node.args for q in a.axes}) if axes is None else axes
-        node.dtype = node.dtype or self.compute
-        key = node.op, node.args, repr(node.own), node.axes, node.dtype
-        for s in home.chain():
-            if key in s.made:
-                return s.made[key]
-        node.name = self._fresh(name) if name else self._name(node)
-        home.block.items.append(node)
-        home.made[key] = node
-        self._home[node] = home
-        loaded = isinstance(node, Load) and node.dtype in FLOATS
-        self._sources[node] = {node.dtype} if loaded else self._all_sources(node.args)
-        return node
-
-    def apply(
-        self, op: str, *args: Value, scope: Scope | None = None, dtype: str = "", name: str | None = None
-    ) -> Value:
-        """An elementwise operator."""
-        return self.emit(Elementwise(operator=op, args=args, dtype=dtype), scope, name=name)
-
-    def _all_sources(self, values: Iterable[Value]) -> set[str]:
-        return {dtype for v in values for dtype in self._sources[v]}
-
-    def _name(self, node: Value) -> str:
-        match node:
-            case Load():
-                return self._fresh(node.tensor.lower())
-            case TileReduce():
-                return self._fresh(f"tile_{node.reduction}")
-            case Cast():
-                return self._fresh(f"{node.args[0].name}_{node.dtype}")
-            case _:
-                return self._fresh(STEMS.get(node.op, node.op))
-
-    def _fresh(self, stem: str) -> str:
-        """`stem`, or `stem_2`, `stem_3`, … for later ones."""
-        self._stems[stem] = n = self._stems.get(stem, 0) + 1
-        return stem if n == 1 else f"{stem}_{n}"
-
-    def widened(self, v: Value) -> Value:
-        """The value in the compute dtype."""
-        if v.dtype == self.compute:
-            return v
-        return self._cast(v, self.compute)
-
-    def rounded(self, v: Value) -> Value:
-        """A product that no compiler fuses with the difference that it stands in: the reference that it is relative to
-        is a maximum of products that were rounded."""
-        return self.apply("rounded", v) if is_product(v) else v
-
-    def reduce(self, op: str, v: Value, axis: Rank) -> Value:
-        if axis not in v.axes:
-            raise IllegalPlan(f"a reduction of {v.name} over the tile axis {axis} needs that axis, but it has {v.axes}")
-        left = tuple(q for q in v.axes if q != axis)
-        return self.emit(TileReduce(reduction=op, axis=axis, args=(v,)), axes=left)
-
-    def carry(self, name: str, axes: Iterable[Rank], scope: Scope) -> Value:
-        """A fresh running value of the loop whose body is `scope`."""
-        value = Carried(axes=self.layout.ordered(axes), dtype=self.compute, name=self._fresh(name))
-        self._home[value] = scope
-        self._sources[value] = set()
-        return value
-
-    def settle(self, carry: Carry, scope: Scope) -> None:
-        """The loop is over: its carry is a value of the scope around it."""
-        self._home[carry.value] = scope
-        self._sources[carry.value] = self._sources[carry.next]
-
-    def add(self, a: Value | None, b: Value) -> Value:
-        return b if a is None else self.apply("add", a, b)
 
     def contract(self, product: Product, axis: Rank | None, scope: Scope, accumulator: Value | None = None) -> Value:
         """`accumulator + sum over axis of product`: a matrix product where two operands have axes of their own."""
@@ -477,19 +363,16 @@ class Builder:
     def _dot(self, a: Value, b: Value, axis: Rank, accumulator: Value | None) -> Value:
         batch = self.layout.ordered((set(a.axes) & set(b.axes)) - {axis})
         dtype = self._product_dtype(a, b)
-        operands = tuple(v if v.dtype == dtype else self._cast(v, dtype) for v in (a, b))
+        operands = tuple(v if v.dtype == dtype else self.cast(v, dtype) for v in (a, b))
         axes = self.layout.ordered((set(a.axes) | set(b.axes)) - {axis})
         args = (*operands, accumulator) if accumulator else operands
         return self.emit(Dot(contracted=axis, batch=batch, args=args), axes=axes)
 
     def _product_dtype(self, a: Value, b: Value) -> str:
         """As narrow as the tensors that are multiplied, or, if both operands are computed, that they come from."""
-        tensors = {v.dtype for v in (a, b) if isinstance(v, Load)} or self._sources[a] | self._sources[b]
+        tensors = {v.dtype for v in (a, b) if isinstance(v, Load)} or self.sources[a] | self.sources[b]
         narrow = tensors.pop() if len(tensors) == 1 else None
-        return narrow if narrow in NARROW and self.compute == "fp32" else self.compute
-
-    def _cast(self, v: Value, dtype: str) -> Value:
-        return self.emit(Cast(args=(v,), dtype=dtype), axes=v.axes)
+        return narrow if narrow in SIXTEEN_BIT and self.compute == "fp32" else self.compute
 
 
 def _operands(x: Expr) -> tuple[Expr, ...]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from eintune.space.ir.dtypes import DTYPES, SIXTEEN_BIT
 from eintune.space.ir.expr import Access, Expr, Rank, indexing_ranks, reads
 
 UNIT = 16
 """Bytes: what addresses, strides and innermost blocks are multiples of."""
 LONGEST = 256
 """Elements of a block along one axis."""
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-"""Bytes of an element, of the dtypes that descriptors are used for."""
+LOADED = ("fp32", *SIXTEEN_BIT)
+"""The dtypes that descriptors are used for."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,13 @@ def block_of(read: Read, sizes: Mapping[Rank, int], tile: Callable[[Rank], int |
     """
     tiles = [tile(r) for r in read.index]
     block = tuple(t or 1 for t in tiles)
-    width = BYTES.get(read.dtype)
-    if width is None or not 2 <= len(block) <= 5 or sum(t is not None for t in tiles) < 2 or tiles[-1] is None:
+    width = DTYPES[read.dtype].bytes
+    if (
+        read.dtype not in LOADED
+        or not 2 <= len(block) <= 5
+        or sum(t is not None for t in tiles) < 2
+        or tiles[-1] is None
+    ):
         return None
     rows_fit = sizes[read.index[-1]] * width % UNIT == 0
     return block if rows_fit and block[-1] * width >= UNIT and max(block) <= LONGEST else None

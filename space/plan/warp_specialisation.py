@@ -7,6 +7,7 @@ groups share out by a tile that is loaded whole.
 
 from __future__ import annotations
 
+from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.ir.expr import Rank
 
 from .bounds import numbers
@@ -31,8 +32,6 @@ SHARED_BYTES = 228 * 1024
 """Of a multiprocessor; a program's own share of 1 KiB included."""
 LOADER_REGISTERS = 24
 """Of a thread of the group that loads."""
-HALVES = ("bf16", "fp16")
-"""The dtypes of operands."""
 
 
 def groups(warps: int) -> int:
@@ -69,7 +68,7 @@ def tile_of(plan: LoopPlan, v: Load | Store, row: Rank) -> tuple[tuple[Rank, ...
     axes, looked_up = (v.args[0].axes, v.args[1:]) if isinstance(v, Store) else (v.axes, v.args)
     ranks = tuple(i for i in index if isinstance(i, str) and i in plan.roles)
     in_order = tuple(r for r in ranks if r in axes) == axes and len(set(ranks)) == len(index)
-    if looked_up or not in_order or plan.dtypes[name] not in HALVES:
+    if looked_up or not in_order or plan.dtypes[name] not in SIXTEEN_BIT:
         return None
     block = block_of(Read(ranks, plan.dtypes[name]), plan.sizes, lambda r: length(plan, r, row))
     return (ranks, block) if block else None
@@ -97,7 +96,7 @@ def fault(plan: LoopPlan) -> str | None:
 def _fault_of(plan: LoopPlan, v: Value, row: Rank, loads: set[Load]) -> str | None:
     if isinstance(v, Load) and v in loads:
         if tile_of(plan, v, row) is None:
-            wanted = f"whole tiles of {' or '.join(HALVES)}"
+            wanted = f"whole tiles of {' or '.join(SIXTEEN_BIT)}"
             return f"divided work: specialised warps multiply {wanted}, but got {v.tensor} at {v.index}"
         if row in v.axes and v not in plan.root.items:
             return f"divided work: specialised warps stream what all groups read, but {v.name} has rows of each"
@@ -115,7 +114,7 @@ def _fault_of_product(v: Dot, row: Rank, loads: set[Load]) -> str | None:
     left, right = sides(v, row)
     if set(left.axes) != {row, v.contracted} or len(right.axes) != 2 or row in right.axes:
         return f"divided work: specialised warps multiply matrices, but {v.name} multiplies {left.axes} by {right.axes}"
-    if right not in loads or left.dtype not in HALVES:
+    if right not in loads or left.dtype not in SIXTEEN_BIT:
         got = f"multiplies {left.dtype} by a {right.op}"
         return f"divided work: specialised warps multiply by loaded tiles, but {v.name} {got}"
     return None

@@ -17,9 +17,10 @@ from enum import StrEnum
 from typing import TypeAlias, assert_never
 
 from eintune.host.quoting import MAX_MESSAGE, short
+from eintune.space.ir.dtypes import DTYPES
 from eintune.space.ir.pointwise import POINTWISE
 
-ELEMENT_BYTES = {"fp64": 8, "fp32": 4, "int32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
+ELEMENT_BYTES = {n: d.bytes for n, d in DTYPES.items() if d.kind != "bool"} | {"fp8": 1}
 UNARY = (*(name for name, p in POINTWISE.items() if p.arity == 1), "scale")
 """What Elementwise can compute."""
 ACCUMULATOR_BYTES = 4

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from eintune.space.cascade.builder import Writer, apply, exp, given, top, total
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem, Values
+from eintune.space.ir.dtypes import FLOATS
 from eintune.space.ir.expr import Expr, Param
 from eintune.space.ir.gathers import check_indices
 from eintune.space.tracing.site import Site
@@ -20,7 +21,6 @@ CausalMode: TypeAlias = Literal["top_left", "lower_right"] | None
 CAUSAL: tuple[CausalMode, ...] = (None, "top_left", "lower_right")
 Weights: TypeAlias = Literal["softmax", "sigmoid"]
 WEIGHTS: tuple[Weights, ...] = ("softmax", "sigmoid")
-DTYPES = ("fp32", "fp16", "bf16", "fp64")
 MAX_HEAD_DIM = 512
 MAX_ELEMENTS = 2**36
 """The largest tensor, in elements: 128 GiB in a 2-byte type."""
@@ -140,8 +140,8 @@ def attention_problem(
     value_dim = head_dim if value_dim is None else value_dim
     numbers = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "seq": seq, "kv_seq": kv_seq}
     check_sizes({**numbers, "head_dim": head_dim, "value_dim": value_dim})
-    if dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
+    if dtype not in FLOATS:
+        raise ValueError(f"`dtype` must be one of {list(FLOATS)}, but got {dtype!r}")
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
     if not math.isfinite(scale):
         raise ValueError(f"`scale` must be a finite number, but got {scale!r}")

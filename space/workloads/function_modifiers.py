@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from eintune.space.ir.dtypes import DTYPES
 from eintune.space.ir.expr import NEG_INF, Const, Expr, Param, Rank, rewrite
 from eintune.space.tracing.site import Site
 from eintune.space.tracing.trace import Trace, trace_mask, trace_score
 
 from .modifiers import Modifier
-
-FLOATS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-INTEGERS = {"int32": "int32", "int64": "int64"}
-
 
 SCORE = Param("score")
 """Stands for the score in what a function comes to."""
@@ -143,8 +140,9 @@ def traced(kind: str, function: Callable[..., Any], site: Site) -> tuple[Expr, T
 def dtype_of(name: str, tensor: Any) -> str:
     """The project's name of a tensor's dtype. Raises ValueError for another."""
     said = str(tensor.dtype).removeprefix("torch.")
-    found = {**FLOATS, **INTEGERS, "bool": "bool"}.get(said)
+    names = {d.torch: d.name for d in DTYPES.values()}
+    found = names.get(said)
     if found is None:
-        valid = sorted({**FLOATS, **INTEGERS, "bool": ""})
+        valid = sorted(names)
         raise ValueError(f"a captured tensor must have a dtype among {valid}, but {name} has {said}")
     return found

@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeAlias
 
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem, Values
+from eintune.space.ir.dtypes import FLOATS
 from eintune.space.ir.expr import Rank, params
 
 Kind: TypeAlias = Literal["size", "count", "number", "flag", "choice", "text", "function"]
-DTYPES = ("fp32", "fp16", "bf16", "fp64")
 INTEGERS = "int32"
 MAX_SIZE = 2**31
 MAX_ELEMENTS = 2**36
@@ -87,8 +87,8 @@ class Workload:
         missing = [o.name for o in self.options if o.default is None and given.get(o.name) is None]
         if missing:
             raise ValueError(f"{self.name} needs the options {', '.join(missing)}")
-        if dtype not in DTYPES:
-            raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
+        if dtype not in FLOATS:
+            raise ValueError(f"`dtype` must be one of {list(FLOATS)}, but got {dtype!r}")
         wanted = {o.name: given.get(o.name, o.default) for o in self.options}
         return self.pose(wanted, dtype) if self.pose else self._posed(wanted, dtype)
 

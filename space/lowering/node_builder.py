@@ -1,0 +1,134 @@
+"""Makes the nodes of a plan: each in the innermost scope that defines one of its arguments, the same one once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from eintune.space.analysis.layout import Layout
+from eintune.space.ir.dtypes import FLOATS
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.plan import Carry
+from eintune.space.plan.roles import IllegalPlan
+from eintune.space.plan.values import Carried, Cast, Elementwise, Load, TileReduce, Value, is_product
+
+from .scope import Scope
+
+STEMS = {
+    "dot": "product",
+    "exp2": "power",
+    "scale": "scaled",
+    "where": "masked",
+    "sub": "difference",
+    "add": "total",
+    "mul": "times",
+    "div": "ratio",
+    "div_rn": "ratio",
+    "quotient": "ratio",
+    "max": "new_max",
+    "guard": "finite",
+    "row_factor": "factor",
+    "rounded": "rounded",
+}
+"""What a value of an operation is called in the text of a plan and in generated code."""
+
+
+class NodeBuilder:
+    """compute: the dtype in which floats are computed."""
+
+    def __init__(self, layout: Layout, compute: str) -> None:
+        self.layout, self.compute = layout, compute
+        self.home: dict[Value, Scope] = {}
+        self.sources: dict[Value, set[str]] = {}
+        """The dtypes of the floating-point tensors that a value comes from."""
+        self._stems: dict[str, int] = {}
+
+    def emit(
+        self,
+        node: Value,
+        scope: Scope | None = None,
+        *,
+        axes: tuple[Rank, ...] | None = None,
+        name: str | None = None,
+    ) -> Value:
+        """A node in the innermost scope that defines one of its arguments; the same one is made once.
+
+        scope: where it stands at the outermost, needed for one without arguments or with indices of its own.
+        axes: the union of the arguments' by default. name: what it is called, if it is free. A node without a dtype is
+        in the compute dtype.
+        """
+        homes = [self.home[a] for a in node.args] + ([scope] if scope else [])
+        home = max(homes, key=lambda s: len(s.ranks))
+        node.axes = self.layout.ordered({q for a in node.args for q in a.axes}) if axes is None else axes
+        node.dtype = node.dtype or self.compute
+        key = node.op, node.args, repr(node.own), node.axes, node.dtype
+        for s in home.chain():
+            if key in s.made:
+                return s.made[key]
+        node.name = self._fresh(name) if name else self._name(node)
+        home.block.items.append(node)
+        home.made[key] = node
+        self.home[node] = home
+        loaded = isinstance(node, Load) and node.dtype in FLOATS
+        self.sources[node] = {node.dtype} if loaded else self.all_sources(node.args)
+        return node
+
+    def apply(
+        self, op: str, *args: Value, scope: Scope | None = None, dtype: str = "", name: str | None = None
+    ) -> Value:
+        """An elementwise operator."""
+        return self.emit(Elementwise(operator=op, args=args, dtype=dtype), scope, name=name)
+
+    def all_sources(self, values: Iterable[Value]) -> set[str]:
+        return {dtype for v in values for dtype in self.sources[v]}
+
+    def _name(self, node: Value) -> str:
+        match node:
+            case Load():
+                return self._fresh(node.tensor.lower())
+            case TileReduce():
+                return self._fresh(f"tile_{node.reduction}")
+            case Cast():
+                return self._fresh(f"{node.args[0].name}_{node.dtype}")
+            case _:
+                return self._fresh(STEMS.get(node.op, node.op))
+
+    def _fresh(self, stem: str) -> str:
+        """`stem`, or `stem_2`, `stem_3`, … for later ones."""
+        self._stems[stem] = n = self._stems.get(stem, 0) + 1
+        return stem if n == 1 else f"{stem}_{n}"
+
+    def widened(self, v: Value) -> Value:
+        """The value in the compute dtype."""
+        if v.dtype == self.compute:
+            return v
+        return self.cast(v, self.compute)
+
+    def rounded(self, v: Value) -> Value:
+        """A product that no compiler fuses with the difference that it stands in: the reference that it is relative to
+        is a maximum of products that were rounded."""
+        return self.apply("rounded", v) if is_product(v) else v
+
+    def reduce(self, op: str, v: Value, axis: Rank) -> Value:
+        if axis not in v.axes:
+            raise IllegalPlan(f"a reduction of {v.name} over the tile axis {axis} needs that axis, but it has {v.axes}")
+        left = tuple(q for q in v.axes if q != axis)
+        return self.emit(TileReduce(reduction=op, axis=axis, args=(v,)), axes=left)
+
+    def carry(self, name: str, axes: Iterable[Rank], scope: Scope) -> Value:
+        """A fresh running value of the loop whose body is `scope`."""
+        value = Carried(axes=self.layout.ordered(axes), dtype=self.compute, name=self._fresh(name))
+        self.home[value] = scope
+        self.sources[value] = set()
+        return value
+
+    def settle(self, carry: Carry, scope: Scope) -> None:
+        """The loop is over: its carry is a value of the scope around it."""
+        self.home[carry.value] = scope
+        self.sources[carry.value] = self.sources[carry.next]
+
+    def add(self, a: Value | None, b: Value) -> Value:
+        return b if a is None else self.apply("add", a, b)
+
+    def cast(self, v: Value, dtype: str) -> Value:
+        """A value in another dtype."""
+        return self.emit(Cast(args=(v,), dtype=dtype), axes=v.axes)
