@@ -35,15 +35,11 @@ def block_of(read: Read, sizes: Mapping[Rank, int], tile: Callable[[Rank], int |
     sizes: of the ranks of the index. tile: the tile length of a rank, None for an index that is one number. A tile
     of one axis is not worth a descriptor.
     """
+    if read.dtype not in LOADED:
+        return None
     tiles = [tile(r) for r in read.index]
-    block = tuple(t or 1 for t in tiles)
-    width = DTYPES[read.dtype].bytes
-    if (
-        read.dtype not in LOADED
-        or not 2 <= len(block) <= 5
-        or sum(t is not None for t in tiles) < 2
-        or tiles[-1] is None
-    ):
+    block, width = tuple(t or 1 for t in tiles), DTYPES[read.dtype].bytes
+    if not 2 <= len(block) <= 5 or sum(t is not None for t in tiles) < 2 or tiles[-1] is None:
         return None
     rows_fit = sizes[read.index[-1]] * width % UNIT == 0
     return block if rows_fit and block[-1] * width >= UNIT and max(block) <= LONGEST else None

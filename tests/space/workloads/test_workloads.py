@@ -204,7 +204,7 @@ def test_a_problem_has_all_sizes_and_types() -> None:
         ({"value_dim": 1024}, r"`value_dim` must be at most 512, but got 1024"),
         ({"kv_heads": 3}, r"`heads` must be a multiple of `kv_heads`.*kv_heads=3.*one of \[1, 2, 4, 8\]"),
         ({"seq": 2**40}, r"at most 2\*\*36 elements, but batch 2 x heads 8 .* gives \d+"),
-        ({"dtype": "int4"}, r"`dtype` must be one of \['fp32', 'fp16', 'bf16', 'fp64'\], but got 'int4'"),
+        ({"dtype": "int4"}, r"`dtype` must be one of \['fp64', 'fp32', 'fp16', 'bf16'\], but got 'int4'"),
         ({"scale": float("inf")}, r"`scale` must be a finite number, but got inf"),
         ({"causal": "bottom"}, r"`causal` must be one of \[None, 'top_left', 'lower_right'\], but got 'bottom'"),
     ],
