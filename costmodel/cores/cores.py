@@ -26,6 +26,7 @@ from eintune.costmodel.counts.trips import trips, uneven_ranks, whole_grid
 from eintune.costmodel.counts.work import Stream, work
 from eintune.costmodel.machines.machine import CoreGrid, Machine
 from eintune.space.ir.expr import Rank
+from eintune.space.ir.refusals import Refusal
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.schedule.schedule import Schedule
 
@@ -109,16 +110,18 @@ def core_work(plan: LoopPlan, schedule: Schedule, machine: Machine, *, blocked: 
     )
 
 
-def unfit(counted: CoreWork, machine: Machine) -> str | None:
-    """Why a core cannot hold the work, as one line; None where it can."""
+def unfit(counted: CoreWork, machine: Machine) -> Refusal | None:
+    """Why a core cannot hold the work; None where it can."""
     grid = grid_of(machine)
     if counted.destination > grid.destination_tiles:
-        return (
-            f"destination slots: {'sub-blocked' if counted.blocked else 'unblocked'} intermediates need "
-            f"{counted.destination} at once, a core of {machine.name} has {grid.destination_tiles}"
+        held = "sub-blocked" if counted.blocked else "unblocked"
+        return Refusal(
+            "destination slots",
+            f"{held} intermediates need {counted.destination} at once, a core of {machine.name} has "
+            f"{grid.destination_tiles}",
         )
     if counted.l1_bytes > grid.l1_bytes:
-        return f"L1: needs {counted.l1_bytes} bytes, a core of {machine.name} has {grid.l1_bytes}"
+        return Refusal("L1", f"needs {counted.l1_bytes} bytes, a core of {machine.name} has {grid.l1_bytes}")
     return None
 
 

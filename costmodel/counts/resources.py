@@ -15,6 +15,7 @@ from math import prod
 
 from eintune.costmodel.machines.machine import Machine
 from eintune.space.ir.dtypes import DTYPES
+from eintune.space.ir.refusals import Refusal
 from eintune.space.plan.pipelined_product import late_product
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
 from eintune.space.plan.values import Cast, Constant, Dot, Index, Lane, Load, Store, Value
@@ -230,25 +231,27 @@ def programs_per_sm(need: Resources, machine: Machine) -> int:
     )
 
 
-def illegal(need: Resources, machine: Machine, spill_limit: int = 256) -> str | None:
-    """Why a program cannot (or should not) run on a machine, as one line; None where it can."""
+def illegal(need: Resources, machine: Machine, spill_limit: int = 256) -> Refusal | None:
+    """Why a program cannot (or should not) run on a machine; None where it can."""
     if need.shared_bytes > machine.shared_bytes_per_program:
-        return f"shared memory: needs {need.shared_bytes} bytes, {machine.name} has {machine.shared_bytes_per_program}"
+        has = machine.shared_bytes_per_program
+        return Refusal("shared memory", f"needs {need.shared_bytes} bytes, {machine.name} has {has}")
     if need.warps > machine.warps_per_sm:
-        return f"warps: needs {need.warps}, {machine.name} runs {machine.warps_per_sm} on an SM"
+        return Refusal("warps", f"needs {need.warps}, {machine.name} runs {machine.warps_per_sm} on an SM")
     if need.spill_bytes > spill_limit:
-        return f"registers: spills {need.spill_bytes} bytes a thread, at most {spill_limit} is allowed"
+        return Refusal("registers", f"spills {need.spill_bytes} bytes a thread, at most {spill_limit} is allowed")
     return None
 
 
-def unsupported(schedule: Schedule, machine: Machine) -> str | None:
-    """Why a machine does not have what a schedule asks for, as one line; None where it has."""
+def unsupported(schedule: Schedule, machine: Machine) -> Refusal | None:
+    """Why a machine does not have what a schedule asks for; None where it has."""
     if schedule.loads != "pointer" and not machine.tensor_descriptors:
-        return f"tensor descriptors: {machine.name} has none in hardware"
+        return Refusal("tensor descriptors", f"{machine.name} has none in hardware")
     if schedule.workers == "specialised" and machine.architecture != ARCHITECTURE:
-        return f"specialised warps: they are printed for {ARCHITECTURE}, {machine.name} is {machine.architecture}"
+        it_is = f"{machine.name} is {machine.architecture}"
+        return Refusal("specialised warps", f"they are printed for {ARCHITECTURE}, {it_is}")
     if schedule.functions == "approximate" and not machine.approximate_functions:
-        return f"approximate functions: {machine.name} has none in hardware"
+        return Refusal("approximate functions", f"{machine.name} has none in hardware")
     return None
 
 

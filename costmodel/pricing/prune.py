@@ -15,6 +15,7 @@ import numpy as np
 from eintune.costmodel.counts.estimate import Estimate
 from eintune.costmodel.counts.resources import illegal
 from eintune.costmodel.machines.machine import Machine
+from eintune.space.ir.refusals import Refusal
 
 from .calibration import Calibration
 
@@ -27,7 +28,7 @@ class Pruned:
     """
 
     kept: tuple[int, ...]
-    reasons: Mapping[int, str]
+    reasons: Mapping[int, Refusal]
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -45,20 +46,22 @@ def prune(
     at_least: this many of the best legal ones are kept however slow they look beside the best.
     """
     band = (calibration or Calibration.of(machine)).band
-    reasons = {i: why for i, e in enumerate(estimates) if (why := illegal(e.resources, machine))}
+    reasons: dict[int, Refusal] = {i: why for i, e in enumerate(estimates) if (why := illegal(e.resources, machine))}
     legal = sorted((i for i in range(len(estimates)) if i not in reasons), key=lambda i: estimates[i].seconds)
     by_group = _by_group(legal, groups)
     for members in by_group.values():
         for i, other in _dominated(members, estimates, band):
-            reasons[i] = f"dominated: candidate {other} moves and computes no more and is predicted faster"
+            message = f"candidate {other} moves and computes no more and is predicted faster"
+            reasons[i] = Refusal("dominated", message)
     left = [i for i in legal if i not in reasons]
     limit = estimates[left[0]].seconds * band if left else 0.0
     for i in left[at_least:]:
         if estimates[i].seconds > limit:
             times = estimates[i].seconds / estimates[left[0]].seconds
-            reasons[i] = f"slower: predicted {times:.2f} times the best, the model is sure beyond {band:.2f}"
+            message = f"predicted {times:.2f} times the best, the model is sure beyond {band:.2f}"
+            reasons[i] = Refusal("slower", message)
     kept = tuple(i for i in left if i not in reasons)
-    return Pruned(kept, reasons, dict(Counter(why.split(":")[0] for why in reasons.values()).most_common()))
+    return Pruned(kept, reasons, dict(Counter(why.kind for why in reasons.values()).most_common()))
 
 
 def _by_group(legal: Sequence[int], groups: Sequence[str] | None) -> dict[str, list[int]]:

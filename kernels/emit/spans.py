@@ -14,6 +14,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from eintune.space.ir.expr import Rank
+from eintune.space.ir.refusals import RuleError
 from eintune.space.plan.plan import LoopPlan, all_values
 from eintune.space.plan.values import Index, IndexPart
 
@@ -61,10 +62,9 @@ def counted(plan: LoopPlan) -> set[Rank]:
 
 
 def check_ranks(plan: LoopPlan, ranks: Iterable[Rank]) -> None:
-    """Raises ValueError for one of these ranks whose indices 32 bits do not count."""
+    """Raises RuleError for one of these ranks whose indices 32 bits do not count."""
     for rank in ranks:
         if plan.sizes[rank] > LONGEST:
-            raise ValueError(
-                f"rank {rank}: a kernel counts its elements in 32 bits, at most {LONGEST}, but it has "
-                f"{plan.sizes[rank]}"
+            raise RuleError(
+                f"a kernel counts a rank's elements in 32 bits, at most {LONGEST}", f"{rank} has {plan.sizes[rank]}"
             )

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from eintune.host.quoting import python_comment
 from eintune.space.ir.expr import Part, Rank
+from eintune.space.ir.refusals import RuleError
 from eintune.space.plan.descriptor_blocks import Read, block_of
 from eintune.space.plan.pipelined_product import late_product
 from eintune.space.plan.plan import Loop, LoopPlan, Segment
@@ -69,9 +70,9 @@ def check_tiles(plan: LoopPlan) -> None:
     check_ranks(plan, plan.roles)
     for rank, role in plan.roles.items():
         if role.tile is not None and role.tile & (role.tile - 1):
-            raise ValueError(f"rank {rank}: a tile of a Triton kernel is a power of two, but got {role.tile}")
+            raise RuleError("a tile of a Triton kernel is a power of two", f"rank {rank} has {role.tile}")
     if plan.programs() >= 2**31:
-        raise ValueError(f"a Triton grid has at most 2**31 - 1 programs, but got {plan.programs()}")
+        raise RuleError("a Triton grid has at most 2**31 - 1 programs", f"got {plan.programs()}")
 
 
 class TritonPrinter(Printer):
@@ -353,7 +354,7 @@ class TritonPrinter(Printer):
 
     def matmul(self, a: str, b: str, accumulator: str | None, v: Dot) -> str:
         if len(v.axes) > 3:
-            raise ValueError(f"value {v.name}: a product in Triton has at most one batch axis, but got {v.axes}")
+            raise RuleError("a product in Triton has at most one batch axis", f"{v.name} has {v.axes}")
         precise = v.args[0].dtype == "fp32"
         options = [accumulator] if accumulator else []
         options += [f"input_precision='{self.schedule.precision}'"] if precise else []

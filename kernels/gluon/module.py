@@ -26,6 +26,7 @@ from eintune.kernels.emit.plan_facts import summary
 from eintune.kernels.emit.source_lines import INDENT, Names
 from eintune.kernels.emit.spans import fits
 from eintune.kernels.emit.triton_dialect import DTYPES, HELPERS
+from eintune.space.ir.refusals import RuleError
 from eintune.space.plan.lazy_rescaling import fault as no_stale
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.warp_specialisation import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
@@ -53,7 +54,7 @@ def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel", counter: str
     module = _Module(plan, schedule, entry, counter)
     source = module.source()
     if not fits(module.compute.reaches(), module.compute.arguments()):
-        raise ValueError("specialised warps add offsets of 32 bits, but a tile of some tensor spans more")
+        raise RuleError("specialised warps add offsets of 32 bits", "a tile of some tensor spans more")
     return Kernel(
         emitter="gluon",
         source=source,
@@ -75,15 +76,15 @@ class _Module:
     def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str, counter: str | None) -> None:
         for why in (fault(plan), no_stale(plan) if schedule.reference == "stale" else None):
             if why:
-                raise ValueError(why)
+                raise RuleError(str(why))
         row = row_of(plan)
         self.plan, self.schedule, self.entry = plan, schedule, entry
         self._load, self._compute = f"{entry}_load", f"{entry}_compute"
         self.groups = groups(schedule.warps)
         if plan.length(row) != self.groups * GROUP_ROWS:
-            raise ValueError(
-                f"specialised warps compute {GROUP_ROWS} rows a group of {GROUP_WARPS}, but {schedule.warps} warps "
-                f"have {plan.length(row)}"
+            raise RuleError(
+                f"specialised warps compute {GROUP_ROWS} rows a group of {GROUP_WARPS}",
+                f"{schedule.warps} warps have {plan.length(row)}",
             )
         self.division: Division = division(needs(plan), schedule.warps, schedule.stages)
         names = Names((*RESERVED, *plan.inputs))

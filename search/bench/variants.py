@@ -77,9 +77,9 @@ def _legal(ranked: Sequence[Candidate], machine: Machine, handful: int) -> tuple
     for c in ranked:
         if len(few) == handful:
             break
-        why = illegal(c.estimate.resources, machine)
+        why = str(illegal(c.estimate.resources, machine) or "")
         try:
-            if why is None:
+            if not why:
                 few.setdefault(c.key, c)
         except ValueError as error:  # the emitter cannot express this plan
             why = str(error)

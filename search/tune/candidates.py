@@ -21,10 +21,11 @@ from eintune.kernels.generate.emitters import EMITTERS
 from eintune.search.study.study import Trial
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
+from eintune.space.ir.refusals import Refusal, RuleError
 from eintune.space.lowering.lower import IllegalPlan, build_program
 from eintune.space.plan.lazy_rescaling import fault as no_stale
 from eintune.space.plan.plan import Program
-from eintune.space.plan.warp_specialisation import fault, products_of
+from eintune.space.plan.warp_specialisation import KIND, fault, products_of
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
 
@@ -142,7 +143,7 @@ def everything(
 def _supported(every: Sequence[Schedule], machine: Machine, left_out: Counter[str]) -> list[Schedule]:
     """The schedules that the machine has the means for."""
     reasons = [unsupported(s, machine) for s in every]
-    left_out.update(_rule_of(reason) for reason in reasons if reason)
+    left_out.update(_words(reason) for reason in reasons if reason)
     return [s for s, reason in zip(every, reasons, strict=True) if reason is None]
 
 
@@ -172,17 +173,17 @@ def _plans(
             made[planned] = _plan(cascade, problem, planned)
         match made[planned]:
             case IllegalPlan() as error:
-                left_out[f"no plan: {_rule(error)}"] += 1
+                left_out[f"no plan: {error.rule}"] += 1
             case plan:
                 if why := _unsuited(plan, schedule):
-                    left_out[_rule_of(why)] += 1
+                    left_out[_words(why)] += 1
                     continue
                 if counted not in counts:
                     counts[counted] = work(plan, counted)
                 yield variant, schedule, plan, counts[counted].under(schedule)
 
 
-def _unsuited(program: Program, schedule: Schedule) -> str | None:
+def _unsuited(program: Program, schedule: Schedule) -> Refusal | None:
     """Why the kernels of a program that multiply cannot be divided among specialised warps as a schedule asks; None
     where they can, and where it asks for none."""
     if schedule.workers != "specialised":
@@ -190,7 +191,7 @@ def _unsuited(program: Program, schedule: Schedule) -> str | None:
     divided = [plan for plan in program.kernels if products_of(plan)]
     rules = (fault, no_stale) if schedule.reference == "stale" else (fault,)
     found = next(filter(None, (rule(plan) for rule in rules for plan in divided)), None)
-    return found if divided else "divided work: nothing is multiplied"
+    return found if divided else Refusal(KIND, "nothing is multiplied")
 
 
 def _plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program | IllegalPlan:
@@ -200,13 +201,8 @@ def _plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program | I
         return error
 
 
-def _rule(error: Exception) -> str:
-    """The rule that was broken, without the values: what losses are counted by."""
-    return _rule_of(str(error).split(", but ")[0])
-
-
-def _rule_of(reason: str) -> str:
-    return REASONS.get(kind := reason.split(":")[0], kind)
+def _words(refusal: Refusal) -> str:
+    return REASONS.get(refusal.kind, refusal.kind)
 
 
 def _worthwhile(
@@ -222,7 +218,7 @@ def _worthwhile(
             kept.add(i)
             served.add(priced[i].group)
         else:
-            left_out[_rule_of(pruned.reasons[i])] += 1
+            left_out[_words(pruned.reasons[i])] += 1
     return sorted((priced[i] for i in kept), key=lambda c: c.estimate.seconds)
 
 
@@ -236,8 +232,8 @@ def _distinct(ranked: Sequence[Candidate], at_most: int, left_out: Counter[str])
             continue
         try:
             first = kept.setdefault(candidate.key, candidate)
-        except ValueError as error:
-            left_out[f"no {candidate.schedule.emitter} kernel: {_rule(error)}"] += 1
+        except RuleError as error:
+            left_out[f"no {candidate.schedule.emitter} kernel: {error.rule}"] += 1
             continue
         if first is candidate:
             groups.add(candidate.group)

@@ -11,6 +11,7 @@ from eintune.costmodel.cores.cores import CoreEstimate, CoreWork, core_work, gri
 from eintune.costmodel.machines.machine import Machine
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
+from eintune.space.ir.refusals import Refusal
 from eintune.space.lowering.lower import IllegalPlan, build_plan
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.schedule.schedule import Schedule
@@ -94,8 +95,8 @@ def _preference(e: CoreEstimate) -> tuple[float, int]:
     return round(e.seconds, 12), e.rows * e.columns
 
 
-def _rule(reason: str, counted: CoreWork) -> str:
-    if reason.startswith("L1"):
+def _rule(reason: Refusal, counted: CoreWork) -> str:
+    if reason.kind == "L1":
         return "needs more L1 than a core has"
     held = "sub-blocked" if counted.blocked else "unblocked"
     return f"needs more destination slots than a core has, with {held} intermediates"
@@ -112,7 +113,7 @@ def _planned(
         try:
             plan = build_plan(cascade, problem, schedule)
         except IllegalPlan as error:
-            lost[f"no plan: {str(error).split(', but ')[0]}"] += 1
+            lost[f"no plan: {error.rule}"] += 1
             continue
         roles = dict(schedule.roles)
         lengths = {r: min(roles[r].tile or 1, problem.sizes[r]) for r in shown if r in roles}

@@ -201,6 +201,6 @@ def tail_predicate(rank: Rank, size: int) -> Predicate:
 
 def _shape_of_role(rank: Rank, role: Role) -> Shape:
     if role.outer is None and role.tile is None:
-        raise IllegalPlan(f"rank {rank}: a role is an outer iteration, a tile or both, but got neither")
+        raise IllegalPlan(f"rank {rank}: a role is an outer iteration, a tile or both", "got neither")
     one = frozenset((rank,))
     return Shape(one if role.tile else frozenset(), one if role.outer == "loop" else frozenset())

@@ -93,5 +93,5 @@ def roots_of(cascade: Cascade) -> Roots:
     expressions, halves = erase_views(x for x, _ in lowered_roots.values())
     for name, (_, ranks) in lowered_roots.items():
         if tiled := [r for pair in halves.values() for r in pair if r in ranks]:
-            raise IllegalPlan(f"an output is over whole ranks, but {name} is over the halves {tiled} of a split one")
+            raise IllegalPlan("an output is over whole ranks", f"{name} is over the halves {tiled} of a split one")
     return Roots(tuple(as_filters(expressions)), {name: ranks for name, (_, ranks) in lowered_roots.items()}, halves)

@@ -47,7 +47,7 @@ def _halves(roots: Iterable[Expr]) -> Halves:
         if isinstance(x, (Split, Unsplit)):
             pair = x.outer, x.inner
             if halves.setdefault(x.rank, pair) != pair:
-                raise IllegalPlan(f"a rank is split in one way, but {x.rank} is split as {halves[x.rank]} and {pair}")
+                raise IllegalPlan("a rank is split in one way", f"{x.rank} is split as {halves[x.rank]} and {pair}")
     parts = [half for pair in halves.values() for half in pair]
     if len(set(parts)) != len(parts) or set(parts) & set(halves):
         raise IllegalPlan(f"the halves of split ranks are ranks of their own, not split again: {halves}")
@@ -83,7 +83,7 @@ def whole_ranks(p: Predicate, halves: Mapping[Rank, tuple[Rank, Rank]]) -> Predi
         for t in [t for t in terms if t.rank == outer]:
             partner = Term(inner, t.coef)
             if t.stride != inner or partner not in terms:
-                raise IllegalPlan(f"a filter uses both halves of a split rank as one index, but {p.terms} does not")
+                raise IllegalPlan("a filter uses both halves of a split rank as one index", f"{p.terms} does not")
             terms.remove(partner)
             terms[terms.index(t)] = Term(rank, t.coef)
     return Predicate(tuple(terms), p.sizes, p.const, p.numbers)
@@ -101,4 +101,4 @@ def _refuse_half_indices(roots: Iterable[Expr], halves: Halves) -> None:
             case Where():
                 used = parts & x.predicate.ranks
         if used:
-            raise IllegalPlan(f"half a split rank indexes nothing by itself, but {sorted(used)} does")
+            raise IllegalPlan("half a split rank indexes nothing by itself", f"{sorted(used)} does")

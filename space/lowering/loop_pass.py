@@ -37,8 +37,8 @@ class Pass:
         layout = self.builder.layout
         if self.rank in axes and layout.tail(self.rank):
             raise IllegalPlan(
-                f"what is kept for each lane of a tile of {self.rank} needs tiles that are full, but |{self.rank}| = "
-                f"{layout.sizes[self.rank]} is no multiple of {layout.roles[self.rank].tile}"
+                f"what is kept for each lane of a tile of {self.rank} needs tiles that are full",
+                f"|{self.rank}| = {layout.sizes[self.rank]} is no multiple of {layout.roles[self.rank].tile}",
             )
         value = self.builder.carry(name, axes, self.body)
         self.carries.append(Carry(value, init, value))

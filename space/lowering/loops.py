@@ -189,7 +189,7 @@ def _fold(this: Pass, work: Fold) -> None:
     lowering, running = _reference(this, work)
     inside, outside = _parted(work.arg, taken, layout)
     if lowering.constant_argument and inside:
-        raise IllegalPlan(f"a {work.action!r} fold sums its weights, but its argument varies with {work.rank}")
+        raise IllegalPlan(f"a {work.action!r} fold sums its weights", f"its argument varies with {work.rank}")
     carry = this.carry("acc", _axes([work.ref, *inside], taken, this), 0.0)
     moved = lowering.transport(builder, carry.value, running)
     weighted = Product(inside, (running.weight,))

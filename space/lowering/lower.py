@@ -67,7 +67,7 @@ def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPl
     """As `build_program`, of one kernel. Raises IllegalPlan too where the roles need several."""
     program = build_program(cascade, problem, schedule)
     if len(program.kernels) > 1:
-        raise IllegalPlan(f"a plan is one kernel, but these roles need {len(program.kernels)}: {schedule.roles}")
+        raise IllegalPlan("a plan is one kernel", f"these roles need {len(program.kernels)}: {schedule.roles}")
     return program.kernels[0]
 
 
@@ -106,7 +106,7 @@ def _planned(
     lowering = _Lowering(dtypes, list(cascade.inputs), outputs, *style)
     divided = [r for r, role in roles.items() if role.parts > 1]
     if len(divided) > 1:
-        raise IllegalPlan(f"one rank of a plan is in parts, but {divided} are")
+        raise IllegalPlan("one rank of a plan is in parts", f"{divided} are")
     kernels = [Placed(source, roles, sizes, {}, stored)]
     if divided:
         _sizes([*source.ranks(), *source.numbers(), *source.axes()], sizes)
@@ -206,10 +206,10 @@ def _bound(
 ) -> list[Expr]:
     missing = sorted(set(params(roots)) - set(values))
     if missing:
-        raise IllegalPlan(f"every parameter has a value, but {missing} have none (given: {dict(values)})")
+        raise IllegalPlan("every parameter has a value", f"{missing} have none (given: {dict(values)})")
     untyped = sorted({*tensors(roots), *outputs} - set(dtypes))
     if untyped:
-        raise IllegalPlan(f"every tensor has a dtype, but {untyped} have none (given: {dict(dtypes)})")
+        raise IllegalPlan("every tensor has a dtype", f"{untyped} have none (given: {dict(dtypes)})")
     return bind(roots, values)
 
 
@@ -217,17 +217,17 @@ def _roles(ranks: Sequence[Rank], halves: Halves, given: Mapping[Rank, Role]) ->
     roles: dict[Rank, Role] = {}
     for r in ranks:
         if r not in given:
-            raise IllegalPlan(f"every rank has a role, but {r} has none (roles: {sorted(given)})")
+            raise IllegalPlan("every rank has a role", f"{r} has none (roles: {sorted(given)})")
         roles[r] = given[r]
         if r in halves and not (roles[r].outer == "loop" and roles[r].tile):
-            raise IllegalPlan(f"a rank that stays split is a loop over tiles, but {r} is {roles[r]}")
+            raise IllegalPlan("a rank that stays split is a loop over tiles", f"{r} is {roles[r]}")
     return roles
 
 
 def _sizes(ranks: Sequence[Rank], given: Mapping[Rank, int]) -> dict[Rank, int]:
     missing = [r for r in dict.fromkeys(ranks) if given.get(r, 0) < 1]
     if missing:
-        raise IllegalPlan(f"every rank has a size of at least 1, but {missing} have none (given: {dict(given)})")
+        raise IllegalPlan("every rank has a size of at least 1", f"{missing} have none (given: {dict(given)})")
     return {r: given[r] for r in ranks}
 
 
@@ -236,8 +236,8 @@ def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], h
     for x in topological(roots):
         if isinstance(x, (Reduce, Fold)) and roles[whole.get(x.rank, x.rank)].outer == "grid":
             raise IllegalPlan(
-                f"a reduction runs inside one program, but {x.rank} is reduced and its role is grid "
-                "(roles that may be reduced: loop, whole axis)"
+                "a reduction runs inside one program",
+                f"{x.rank} is reduced and its role is grid (roles that may be reduced: loop, whole axis)",
             )
 
 

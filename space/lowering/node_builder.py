@@ -110,7 +110,7 @@ class NodeBuilder:
 
     def reduce(self, op: str, v: Value, axis: Rank) -> Value:
         if axis not in v.axes:
-            raise IllegalPlan(f"a reduction of {v.name} over the tile axis {axis} needs that axis, but it has {v.axes}")
+            raise IllegalPlan(f"a reduction of {v.name} over the tile axis {axis} needs that axis", f"it has {v.axes}")
         left = tuple(q for q in v.axes if q != axis)
         return self.emit(TileReduce(reduction=op, axis=axis, args=(v,)), axes=left)
 

@@ -71,10 +71,10 @@ def packed(
     if not lanes:
         return source, dict(roles), dict(sizes), {}
     if len(lanes) > 1:
-        raise IllegalPlan(f"one rank is packed beside another, but {sorted(lanes)} are")
+        raise IllegalPlan("one rank is packed beside another", f"{sorted(lanes)} are")
     ((lane, row),) = lanes.items()
     if row is None or row not in roles or roles[row].outer != "grid" or not roles[row].tile:
-        raise IllegalPlan(f"a rank is packed beside one in tiles over programs, but {lane} is beside {row}")
+        raise IllegalPlan("a rank is packed beside one in tiles over programs", f"{lane} is beside {row}")
     expressions = bind_sizes(source.expressions, sizes)
     packing = _packing(expressions, source, row, lane, sizes)
     new = rewrite(expressions, lambda x: _step(x, packing))
@@ -90,7 +90,7 @@ def _packing(expressions: list[Expr], source: Roots, row: Rank, lane: Rank, size
     filtered = {r for x in topological(expressions) if isinstance(x, Where) for r in x.predicate.ranks}
     slow, fast = (lane, row) if lane in filtered else (row, lane)
     if fast in filtered:
-        raise IllegalPlan(f"filters compare one of two packed ranks, but they compare {row} and {lane}")
+        raise IllegalPlan("filters compare one of two packed ranks", f"they compare {row} and {lane}")
     taken = {*source.ranks(), *source.numbers(), *source.axes()}
     axis = next(name for n in range(len(taken) + 1) if (name := f"{row[0]}{n}") not in taken)
     return Packing(axis, slow, fast, sizes[fast])
@@ -100,7 +100,7 @@ def _joined(name: str, ranks: tuple[Rank, ...], packing: Packing) -> tuple[Rank,
     """An output's ranks with the packed one in place of its parts."""
     found = [r for r in ranks if packing.packs(r)]
     if len(found) != 2:
-        raise IllegalPlan(f"an output has both packed ranks, but {name} has {found}")
+        raise IllegalPlan("an output has both packed ranks", f"{name} has {found}")
     return tuple(packing.axis if r == found[0] else r for r in ranks if r != found[1])
 
 
@@ -113,7 +113,7 @@ def _step(x: Expr, packing: Packing) -> Expr | None:
         case Where() if packing.slow in x.predicate.ranks:
             return Where(_filter(x.predicate, packing), x.arg, x.fill)
         case Reduce() | Fold() if packing.packs(x.rank):
-            raise IllegalPlan(f"a packed rank is not reduced, but {x.rank} is")
+            raise IllegalPlan("a packed rank is not reduced", f"{x.rank} is")
         case _:
             return None
 
@@ -136,7 +136,7 @@ def _leaf(i: Leaf, packing: Packing) -> Integer:
             return packing.part(i)
         case Part():
             if packing.packs(i.rank):
-                raise IllegalPlan(f"a packed rank addresses an axis as a whole, but {i.rank} {i.op} {i.by} is a part")
+                raise IllegalPlan("a packed rank addresses an axis as a whole", f"{i.rank} {i.op} {i.by} is a part")
             return i
         case Access() | Gather():
             return _read(i, packing)
@@ -154,7 +154,7 @@ def _filter(p: Predicate, packing: Packing) -> Predicate:
     """`c * (r // n) + rest >= 0` for c = 1 or -1, as an affine filter on r."""
     (coef,) = [t.coef for t in p.terms if t.rank == packing.slow]
     if abs(coef) != 1:
-        raise IllegalPlan(f"a filter has the index of a packed rank once, but {packing.slow} is there {coef} times")
+        raise IllegalPlan("a filter has the index of a packed rank once", f"{packing.slow} is there {coef} times")
     n = packing.count
     terms = [Term(packing.axis, coef) if t.rank == packing.slow else replace(t, coef=n * t.coef) for t in p.terms]
     return Predicate(tuple(terms), (), n * p.const + (n - 1 if coef < 0 else 0))

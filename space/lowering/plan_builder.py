@@ -154,8 +154,8 @@ class Builder(NodeBuilder):
         if isinstance(x, (Reduce, Fold)) and (rank := self.layout.loop_of(x.rank)):
             if rank in home.ranks:
                 raise IllegalPlan(
-                    f"a pass over {rank} cannot stand in another one, but the loops {sorted(home.ranks)} need its "
-                    f"result at every {sorted(shape.loops)}"
+                    f"a pass over {rank} cannot stand in another one",
+                    f"the loops {sorted(home.ranks)} need its result at every {sorted(shape.loops)}",
                 )
             self.run(x, home)
             return home.values[x]

@@ -55,7 +55,7 @@ def stages(source: Roots, rank: Rank) -> list[Stage]:
     Raises IllegalPlan where nothing is reduced over the rank, or where another split stands in the way.
     """
     if source.halves:
-        raise IllegalPlan(f"a rank is divided once, but {sorted(source.halves)} are tiled by the cascade already")
+        raise IllegalPlan("a rank is divided once", f"{sorted(source.halves)} are tiled by the cascade already")
     names = _Names(source, rank)
     left, found = list(source.expressions), list[Stage]()
     while nodes := _lowest(left, rank):
@@ -64,7 +64,7 @@ def stages(source: Roots, rank: Rank) -> list[Stage]:
         found.append(Stage(tuple(cut.partials), cut.outputs, (cut.outer, cut.inner), _over(cut.partials, found)))
         left = _replaced(left, merged)
     if not found:
-        raise IllegalPlan(f"a rank in parts is reduced, but nothing reduces {rank}")
+        raise IllegalPlan("a rank in parts is reduced", f"nothing reduces {rank}")
     return [*found, Stage(tuple(left), source.outputs, None, _over(left, found))]
 
 

@@ -41,7 +41,7 @@ def placed(
     """
     role = roles[rank]
     if role.outer != "loop":
-        raise IllegalPlan(f"a rank in parts is a loop, but {rank} is {role}")
+        raise IllegalPlan("a rank in parts is a loop", f"{rank} is {role}")
     length = part_length(sizes[rank], role.tile or 1, role.parts)
     count = -(-sizes[rank] // length)
     axis = Role(None, 1 << (count - 1).bit_length())

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from eintune.space.ir.refusals import Refusal
+
 from .plan import Carry, Loop, LoopPlan
 from .reference_invariance import is_invariant, ratio, references
 from .values import Dot, Load, RowScale, TileReduce, Value
@@ -59,9 +61,11 @@ def stale_references(plan: LoopPlan) -> dict[Loop, StaleReference]:
     return {loop: stale for loop in plan.root.items if isinstance(loop, Loop) and (stale := _of(plan, loop))}
 
 
-def fault(plan: LoopPlan) -> str | None:
+def fault(plan: LoopPlan) -> Refusal | None:
     """Why no loop of a plan may keep its reference; None where one may."""
-    return None if stale_references(plan) else "stale reference: nothing is weighed relative to one that could be kept"
+    if stale_references(plan):
+        return None
+    return Refusal("stale reference", "nothing is weighed relative to one that could be kept")
 
 
 def _of(plan: LoopPlan, loop: Loop) -> StaleReference | None:

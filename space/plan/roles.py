@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eintune.space.ir.expr import Rank
+from eintune.space.ir.refusals import RuleError
 
 
-class IllegalPlan(ValueError):
+class IllegalPlan(RuleError):
     """A cascade that this schedule cannot lay out; the message names the rule and the value."""
 
 

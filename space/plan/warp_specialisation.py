@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.ir.expr import Rank
+from eintune.space.ir.refusals import Refusal
 
 from .bounds import numbers
 from .descriptor_blocks import Read, block_of
@@ -32,6 +33,10 @@ SHARED_BYTES = 228 * 1024
 """Of a multiprocessor; a program's own share of 1 KiB included."""
 LOADER_REGISTERS = 24
 """Of a thread of the group that loads."""
+
+
+KIND = "divided work"
+"""The kind of a refusal to divide a plan among warps."""
 
 
 def groups(warps: int) -> int:
@@ -74,47 +79,51 @@ def tile_of(plan: LoopPlan, v: Load | Store, row: Rank) -> tuple[tuple[Rank, ...
     return (ranks, block) if block else None
 
 
-def fault(plan: LoopPlan) -> str | None:
+def fault(plan: LoopPlan) -> Refusal | None:
     """Why specialised warps cannot divide a plan, naming the rule and the value; None where they can."""
     products = products_of(plan)
     rows = {v.axes[:1] for v in products}
     if len(rows) != 1 or rows == {()}:
-        return f"divided work: products of specialised warps share their rows, but these have {sorted(rows)}"
+        return Refusal(KIND, f"products of specialised warps share their rows, but these have {sorted(rows)}")
     ((row,),) = rows
     for loop in plan.root.items:
         if isinstance(loop, Loop) and any(isinstance(x, Loop) for x in loop.body.items):
-            return f"divided work: specialised warps run no loop inside another, but one is in that over {loop.rank}"
+            return Refusal(KIND, f"specialised warps run no loop inside another, but one is in that over {loop.rank}")
     ends = (e for loop in plan.loops() for s in loop.segments for e in (s.lo, s.hi))
     for v in (v for e in ends for v in numbers(e)):
         if not isinstance(v, Load) or v.args:
-            return f"divided work: all groups know where loops of specialised warps end, but {v.name} is computed"
+            return Refusal(KIND, f"all groups know where loops of specialised warps end, but {v.name} is computed")
     loads = {x for v in products for x in v.args[:2] if isinstance(x, Load)}
     found = (_fault_of(plan, v, row, loads) for v in all_values(plan.root))
     return next(filter(None, found), None)
 
 
-def _fault_of(plan: LoopPlan, v: Value, row: Rank, loads: set[Load]) -> str | None:
+def _fault_of(plan: LoopPlan, v: Value, row: Rank, loads: set[Load]) -> Refusal | None:
     if isinstance(v, Load) and v in loads:
         if tile_of(plan, v, row) is None:
             wanted = f"whole tiles of {' or '.join(SIXTEEN_BIT)}"
-            return f"divided work: specialised warps multiply {wanted}, but got {v.tensor} at {v.index}"
+            return Refusal(KIND, f"specialised warps multiply {wanted}, but got {v.tensor} at {v.index}")
         if row in v.axes and v not in plan.root.items:
-            return f"divided work: specialised warps stream what all groups read, but {v.name} has rows of each"
+            return Refusal(KIND, f"specialised warps stream what all groups read, but {v.name} has rows of each")
         return None
     if any(a in loads for a in v.args) and not isinstance(v, Dot):
-        return f"divided work: specialised warps load tiles for products only, but {v.name} ({v.op}) reads one"
+        return Refusal(KIND, f"specialised warps load tiles for products only, but {v.name} ({v.op}) reads one")
     if len(v.axes) > 2 or (len(v.axes) == 2 and v.axes[0] != row):
-        return f"divided work: specialised warps hold tiles of rows ({row}) and columns, but {v.name} has axes {v.axes}"
+        return Refusal(
+            KIND, f"specialised warps hold tiles of rows ({row}) and columns, but {v.name} has axes {v.axes}"
+        )
     if isinstance(v, TileReduce) and v.axis == row:
-        return f"divided work: specialised warps reduce along rows, but {v.name} is over {row}"
+        return Refusal(KIND, f"specialised warps reduce along rows, but {v.name} is over {row}")
     return _fault_of_product(v, row, loads) if isinstance(v, Dot) else None
 
 
-def _fault_of_product(v: Dot, row: Rank, loads: set[Load]) -> str | None:
+def _fault_of_product(v: Dot, row: Rank, loads: set[Load]) -> Refusal | None:
     left, right = sides(v, row)
     if set(left.axes) != {row, v.contracted} or len(right.axes) != 2 or row in right.axes:
-        return f"divided work: specialised warps multiply matrices, but {v.name} multiplies {left.axes} by {right.axes}"
+        return Refusal(
+            KIND, f"specialised warps multiply matrices, but {v.name} multiplies {left.axes} by {right.axes}"
+        )
     if right not in loads or left.dtype not in SIXTEEN_BIT:
         got = f"multiplies {left.dtype} by a {right.op}"
-        return f"divided work: specialised warps multiply by loaded tiles, but {v.name} {got}"
+        return Refusal(KIND, f"specialised warps multiply by loaded tiles, but {v.name} {got}")
     return None

@@ -45,7 +45,7 @@ def test_two_by_two_tiles_fit_in_sub_blocks_only() -> None:
     whole, blocked = (counted(64, 64, blocked=b) for b in (False, True))
     assert whole.destination == 40  # two of them hold each row's factor and its product with the maximum
     reason = unfit(whole, WORMHOLE)
-    assert reason == "destination slots: unblocked intermediates need 40 at once, a core of wormhole has 16"
+    assert str(reason) == "destination slots: unblocked intermediates need 40 at once, a core of wormhole has 16"
     assert dict(whole.fullest)["acc_2"] == 8  # four tiles of 32-bit elements
     assert blocked.destination <= 16
     assert unfit(blocked, WORMHOLE) is None
