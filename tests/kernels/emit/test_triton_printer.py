@@ -254,5 +254,5 @@ def test_a_tile_is_a_power_of_two() -> None:
     case = attention_case(1, emitter="torch")
     roles = tuple((r, Role("grid", 48) if r == "p" else role) for r, role in case.schedule.roles)
     plan = replace(case, schedule=replace(case.schedule, roles=roles)).plan
-    with pytest.raises(ValueError, match="rank p: a tile of a Triton kernel is a power of two, but got 48"):
+    with pytest.raises(ValueError, match="a tile of a Triton kernel is a power of two, but rank p has 48"):
         emit(plan, case.schedule)
