@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from eintune.host.recent import Recent
 from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.reference.surroundings import plain_surroundings
 
 from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, LaunchError, check, layout_of, refuse
 from .module import interpreted, module_of
@@ -35,11 +36,14 @@ class TorchLaunch:
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
         check(self.kernel, tensors)
-        self._entry(*tensors)
+        self._run(tensors)
 
     def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        entry = self._entry
-        return lambda tensors: entry(*tensors)
+        return self._run
+
+    def _run(self, tensors: Sequence[torch.Tensor]) -> None:
+        with plain_surroundings(tensors[0].device):
+            self._entry(*tensors)
 
 
 class TritonLaunch:

@@ -19,6 +19,7 @@ from eintune.space.ir.expr import Rank, Split, Unsplit, free, topological
 from eintune.space.ir.gathers import completed, limits, reach, shapes, trusted
 
 from .eager import run_eager
+from .surroundings import plain_surroundings
 
 TOLERANCE = 1e-9
 """Relative to the largest value: float64 rounding of a few dozen operations is far below it."""
@@ -98,6 +99,7 @@ def _sizes(*cascades: Cascade) -> dict[Rank, int]:
     return completed(bodies, sizes, ROWS)
 
 
+@plain_surroundings(torch.device("cpu"))
 def _data(definition: Cascade, sizes: Mapping[Rank, int]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     bodies = [e.expr for e in definition.einsums]

@@ -43,7 +43,8 @@ from eintune.space.ir.folds import ACTIONS
 from eintune.space.ir.pointwise import REDUCTIONS
 from eintune.space.ir.products import factors
 
-from .operators import REDUCE, SUMS, TORCH, WHOLE
+from .operators import EXACT, REDUCE, SUMS, TORCH, WHOLE
+from .surroundings import plain_surroundings
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, d.torch) for name, d in dtypes.DTYPES.items()}
 """PyTorch's dtypes under the project's names."""
@@ -76,7 +77,8 @@ def run_eager(
     """
     device = next(iter(data.values())).device if data else torch.device("cpu")
     run = _Run(data, sizes, params, dtype, device, dict(index or {}))
-    return {name: run.output(root, cascade.outputs[name].ranks) for name, root in cascade.roots().items()}
+    with plain_surroundings(device):
+        return {name: run.output(root, cascade.outputs[name].ranks) for name, root in cascade.roots().items()}
 
 
 def _is_run(positions: Tensor) -> bool:
@@ -217,7 +219,7 @@ class _Run:
         wide: list[Any] = []
         for is_condition, tile in zip(_conditions(op, len(args)), args, strict=True):
             data = _aligned(tile, ranks, self.device) if tile.ranks else tile.data
-            wide.append(_condition(data) if is_condition else self.numeric(data))
+            wide.append(_condition(data) if is_condition else self.numeric(data, op in EXACT))
         if not any(isinstance(a, Tensor) for a in wide):
             exact = [torch.tensor(a, dtype=None if isinstance(a, bool) else torch.float64) for a in wide]
             return Tile(TORCH[op](*exact).item())
@@ -228,11 +230,14 @@ class _Run:
             wide = [self.tensor(condition), *map(self.tensor, branches)]
         return Tile(self.number(TORCH[op](*wide)), ranks)
 
-    def numeric(self, data: Operand) -> Operand:
-        """An operand of arithmetic: a boolean is 0 or 1, in the run's dtype."""
-        if isinstance(data, Tensor):
-            return data.to(self.dtype) if data.dtype == torch.bool else data
-        return float(data)
+    def numeric(self, data: Operand, exact: bool = True) -> Operand:
+        """An operand of arithmetic: a boolean is 0 or 1, in the run's dtype. A whole number stays one if `exact`; else
+        it has 32 bits at least, 16 are too few for an index."""
+        if not isinstance(data, Tensor):
+            return float(data)
+        if data.dtype == torch.bool:
+            return data.to(self.dtype)
+        return data if exact or data.is_floating_point() else data.to(torch.promote_types(self.dtype, torch.float32))
 
     def tensor(self, data: Operand) -> Tensor:
         """A number as a tensor without axes: a boolean, or one in the run's dtype."""

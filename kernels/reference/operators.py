@@ -29,6 +29,9 @@ def _divide(a: Any, b: Any) -> Any:
 
 SUMS = frozenset({"add", "sub", "eq", "ne", "lt", "le", "gt", "ge"})
 """Operators that stay exact between whole numbers, as they do not where PyTorch makes a float of one."""
+EXACT = SUMS | {"mul", "max", "min", "pow", "neg", "abs", "floor", "nonzero", "select"}
+"""Operators that PyTorch has of whole numbers too. Of the others it has some, in its default dtype, which is the user's
+to set."""
 WHOLE = 2.0**53
 """What a whole number is below that is written as a float."""
 

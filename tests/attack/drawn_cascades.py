@@ -8,36 +8,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from drawn_operands import EMPTY, FINITE, NUMBERS, RANKS, TRUTH, Operands
 
 from eintune.space.cascade.cascade import Cascade
-from eintune.space.ir.einsum import CascadeError, Einsum
+from eintune.space.ir.einsum import CascadeError
 from eintune.space.ir.expr import (
     NEG_INF,
     Access,
-    Computed,
     Const,
     Expr,
     Fold,
     Gather,
-    Index,
-    Integer,
     Iota,
     Map,
     Param,
-    Part,
-    Predicate,
     Rank,
     Reduce,
     Size,
     Split,
-    Tensor,
-    Term,
     Unsplit,
     Where,
-    access,
     free,
     topological,
 )
@@ -45,16 +38,10 @@ from eintune.space.ir.expr import params as parameters
 from eintune.space.ir.gathers import check_splits, completed, limits, shapes, trusted
 from eintune.space.ir.pointwise import Array
 
-RANKS = ("p", "m", "e", "b", "f")
 LENGTHS = (1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 12, 17)
-WHOLE = (4, 6, 8, 12)
-"""Lengths of ranks that are split."""
-MOST_RANKS = 4
 MOST_ELEMENTS = 6000
 ROWS = 5
 """Length of an axis that an index tensor addresses."""
-NUMBERS = (0.5, -0.7, 2.0, 1.3, 0.0, 1.0, -1.0, 3.0, 0.1, 1e-12)
-FINITE, EMPTY, TRUTH = "finite", "may be -inf", "boolean"
 
 
 @dataclass(frozen=True)
@@ -73,135 +60,8 @@ class Case:
         return {r: n for r, n in self.sizes.items() if r not in own}
 
 
-@dataclass
-class Drawing:
+class Drawing(Operands):
     """Two to seven steps, each an einsum over what is there, a third of it drawn anew."""
-
-    rng: random.Random
-    einsums: list[Einsum] = field(default_factory=list)
-    made: list[tuple[Expr, str]] = field(default_factory=list)
-    tensors: list[Tensor] = field(default_factory=list)
-    splits: dict[Rank, tuple[Rank, Rank]] = field(default_factory=dict)
-    wild: bool = False
-
-    # ---- operands
-
-    def chance(self, p: float) -> bool:
-        return self.rng.random() < p
-
-    def ranks(self, least: int = 0, most: int = 3) -> tuple[Rank, ...]:
-        return tuple(self.rng.sample(RANKS, self.rng.randint(least, most)))
-
-    def tensor(self, ranks: tuple[Rank, ...], kind: str = "float") -> Tensor:
-        name = f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[len(self.tensors) % 26]}{'I' * (len(self.tensors) // 26)}"
-        self.tensors.append(Tensor(name, ranks, kind))
-        return self.tensors[-1]
-
-    def leaf(self) -> Expr:
-        """An input, a number, a parameter, a size or an index."""
-        match self.rng.choices(["new", "again", "table", "number", "param", "size", "index"], [6, 3, 2, 1, 1, 1, 1])[0]:
-            case "again" if old := [t for t in self.tensors if t.kind == "float" and not t.name.startswith("T")]:
-                t = self.rng.choice(old)
-                others = self.rng.sample(RANKS, len(t.ranks))
-                return Access(t, tuple(others) if self.chance(0.3) and self.plain(t) else t.ranks)
-            case "table":
-                return self.table()
-            case "number":
-                return Const(self.rng.choice(NUMBERS))
-            case "param":
-                return Param(self.rng.choice(["scale", "eps", "S"]))
-            case "size":
-                return Size(self.rng.choice(RANKS))
-            case "index":
-                return Iota(self.rng.choice(RANKS))
-            case _:
-                ranks = self.ranks(0 if self.chance(0.1) else 1)
-                return Access(self.tensor(ranks), ranks)
-
-    def plain(self, t: Tensor) -> bool:
-        return all(r in RANKS for r in t.ranks)
-
-    def table(self) -> Expr:
-        """A tensor that is addressed by parts, elements and computed numbers."""
-        name = len(self.tensors)
-        index: list[Index] = []
-        own: list[Rank] = []
-        padded = False
-        for n, r in enumerate(self.ranks(1, 2)):
-            by = self.rng.choice([1, 2, 3, 4])
-            match self.rng.choice(["rank", "parts", "quotient", "element", "computed", "clamped", "looked up"]):
-                case "parts":
-                    index += [Part("//", r, by), Part("%", r, by)]
-                case "quotient":
-                    index.append(Part(self.rng.choice(["//", "%"]), r, by))
-                case "element":
-                    index.append(Access(self.tensor((r,), "int"), (r,)))
-                case "computed":
-                    index.append(self.computed(r))
-                case "clamped":
-                    low = Computed("max", (self.computed(r), 0))
-                    index.append(Computed("min", (low, self.rng.randint(0, 4))))
-                case "looked up":
-                    index.append(Computed("add", (Access(self.tensor((r,), "int"), (r,)), self.rng.randint(-1, 1))))
-                    padded = True
-                case _:
-                    index.append(r)
-            own += [i if isinstance(i, str) else f"n{name}{n}{k}" for k, i in enumerate(index[len(own) :])]
-        can = any(isinstance(i, (Access, Gather, Computed)) for i in index)
-        padded = padded or (can and self.chance(0.4))
-        x = access(self.tensor(tuple(own)), tuple(index), padded)
-        return x
-
-    def computed(self, r: Rank) -> Computed:
-        """A number that is never negative, unless what reads it is 0 there."""
-        other = self.rng.choice(RANKS)
-        options: list[Callable[[], Integer]] = [
-            lambda: Computed("add", (r, self.rng.randint(0, 3))),
-            lambda: Computed("abs", (Computed("sub", (r, other)),)),
-            lambda: Computed("add", (Computed("sub", (r, other)), Computed("sub", (Size(other), 1)))),
-            lambda: Computed("add", (Computed("mul", (r, 2)), other)),
-            lambda: Computed("min", (r, Computed("sub", (Size(r), 1)))),
-        ]
-        found = self.rng.choice(options)()
-        assert isinstance(found, Computed)
-        return found
-
-    def take(self, *tags: str) -> tuple[Expr, str]:
-        """An operand: something made before, or a leaf. tags: what it may be; by default finite."""
-        wanted = tags or (FINITE,)
-        known = [k for k in self.made if k[1] in wanted]
-        if known and self.chance(0.7):
-            return self.rng.choice(known[-4:] if self.chance(0.6) else known)
-        if self.wild and self.made and self.chance(0.5):
-            return self.rng.choice(self.made)
-        return self.leaf(), FINITE
-
-    def number(self) -> Expr:
-        return self.take()[0]
-
-    def rank(self, x: Expr) -> Rank:
-        """A rank of an expression; rarely one that it does not vary with."""
-        own = sorted(r for r in free(x) if r in RANKS)
-        return self.rng.choice(own) if own and not self.chance(0.06) else self.rng.choice(RANKS)
-
-    # ---- steps
-
-    def let(self, x: Expr, tag: str = FINITE) -> Expr:
-        """An einsum of its own."""
-        if not self.affordable(x):
-            raise CascadeError("too large")
-        ranks = list(free(x))
-        if self.chance(0.05) and len(ranks) < MOST_RANKS:
-            ranks.append(self.rng.choice([r for r in RANKS if r not in ranks]))
-        ranks.sort()
-        self.rng.shuffle(ranks)
-        t = Tensor(f"T{chr(65 + len(self.einsums) // 26)}{chr(65 + len(self.einsums) % 26)}", tuple(ranks))
-        self.einsums.append(Einsum(t, x))
-        self.made.append((Access(t, t.ranks), tag))
-        return self.made[-1][0]
-
-    def affordable(self, x: Expr) -> bool:
-        return all(len(free(n)) <= MOST_RANKS for n in topological([x]))
 
     def step(self) -> None:
         kinds = {
@@ -216,6 +76,8 @@ class Drawing:
             self.normalisation: 3,
             self.moments: 2,
             self.fold: 3,
+            self.comoments: 4,
+            self.differences: 1,
             self.tiles: 2,
             self.one_hot: 1,
             self.chain: 1,
@@ -257,29 +119,6 @@ class Drawing:
         ]
         self.let(self.rng.choice(unguarded if self.wild and self.chance(0.6) else options)())
 
-    def condition(self, depth: int = 2) -> Expr:
-        """A boolean: a comparison of values, of indices and sizes, a tensor of booleans, or several of these."""
-        match self.rng.choices(["values", "index", "sizes", "tensor", "made", "both", "not"], [3, 3, 1, 1, 2, 2, 1])[0]:
-            case "index":
-                r, s = self.rng.choice(RANKS), self.rng.choice(RANKS)
-                right: Expr = self.rng.choice([Iota(s), Const(float(self.rng.randint(0, 5))), Size(s) - Iota(s)])
-                left = Map("floor", (Iota(r) / 2.0,)) if self.chance(0.2) else Iota(r)
-                return Map(self.rng.choice(["lt", "le", "gt", "ge", "eq", "ne"]), (left, right))
-            case "sizes":
-                r = self.rng.choice(RANKS)
-                return Map(self.rng.choice(["gt", "le"]), (Size(r), Const(float(self.rng.randint(1, 6)))))
-            case "tensor":
-                ranks = self.ranks(1, 2)
-                return Access(self.tensor(ranks, "bool"), ranks)
-            case "made" if known := [x for x, tag in self.made if tag == TRUTH]:
-                return self.rng.choice(known)
-            case "both" if depth:
-                return Map(self.rng.choice(["and", "or"]), (self.condition(depth - 1), self.condition(depth - 1)))
-            case "not" if depth:
-                return Map("not", (self.condition(depth - 1),))
-            case _:
-                return Map(self.rng.choice(["lt", "le", "gt", "ge"]), (self.number(), self.number()))
-
     def comparison(self) -> None:
         x = self.condition()
         if self.chance(0.3):
@@ -297,17 +136,6 @@ class Drawing:
             return
         other = self.number() if self.chance(0.6) else Const(self.rng.choice(NUMBERS))
         self.let(Map("select", (condition, self.number(), other)))
-
-    def predicate(self, x: Expr) -> Predicate:
-        """A filter on one to three ranks of an expression or others, or on sizes alone; a window side or a causal one
-        among them."""
-        own = sorted(r for r in free(x) if r in RANKS)
-        pool = own if own and not self.chance(0.1) else list(RANKS)
-        chosen = self.rng.sample(pool, self.rng.randint(0 if self.chance(0.2) else 1, min(len(pool), 3)))
-        coefs = [1, -1, -1, 1, 2, -3] if self.chance(0.3) else [1, -1]
-        sizes = tuple((r, self.rng.choice([1, -1])) for r in (*chosen, self.rng.choice(RANKS)) if self.chance(0.25))
-        terms = tuple(Term(r, self.rng.choice(coefs)) for r in chosen)
-        return Predicate(terms, sizes, self.rng.randint(-3, 5))
 
     def filtered(self) -> None:
         x, tag = self.take(FINITE, EMPTY)
@@ -434,6 +262,94 @@ class Drawing:
         x = self.number()
         for _ in range(self.rng.randint(2, 4)):
             x = self.let(Map(self.rng.choice(["add", "max", "sub", "mul"]), (x, x)) * 0.5)
+
+    # ---- weighed means
+
+    def comoments(self) -> None:
+        """A sum of products of distances from weighed means: written out over one or two ranks, or as its fold."""
+        x, y = self.number(), self.number()
+        r = self.rank(x if self.chance(0.7) else y)
+        if self.chance(0.3):
+            y = x
+        if self.chance(0.3):
+            self.let(self.as_fold(r, x, y))
+            return
+        ranks = [r]
+        if self.chance(0.3) and (q := self.rank(x)) != r:
+            ranks.append(q)
+        w = self.weights(r, x) if self.chance(0.7) else None
+        total = self.over(ranks, w) if w is not None else self.count(ranks)
+        total = self.let(total) if self.chance(0.3) else total
+        means = [self.over(ranks, z if w is None else w * z) / total for z in (x, y)]
+        means = [self.let(a) if self.chance(0.3) else a for a in means]
+        apart = (x - means[0]) * (y - means[1])
+        spread = self.over(self.shuffled(ranks), apart if w is None else w * apart)
+        if w is not None and self.chance(0.2):  # the form that cancels
+            spread = self.over(ranks, w * (x * y)) - means[0] * means[1] * total
+        spread = self.let(spread) if self.chance(0.4) else spread
+        match self.rng.choice(["sum", "mean", "root", "normalised"]):
+            case "sum":
+                self.let(spread * 0.5)
+            case "mean":
+                self.let(spread / total)
+            case "root":
+                self.let(Map("sqrt", (Map("abs", (spread / total,)) + 0.01,)))
+            case _:
+                self.let((x - means[0]) / Map("sqrt", (Map("abs", (spread / total,)) + Param("eps") * Param("eps"),)))
+
+    def as_fold(self, r: Rank, x: Expr, y: Expr) -> Expr:
+        """A fold around weighed means, by name; its weights may have any sign, or none."""
+        arg = self.rng.choice([Const(1.0), Const(self.rng.choice(NUMBERS)), self.number()])
+        arg = self.weights(r, x) if self.chance(0.5) else arg
+        if self.chance(0.5):
+            return Fold("comoment", r, x, arg, (y,))
+        c, _ = self.take(FINITE, EMPTY)
+        made: Expr = Fold("softcomoment", r, c, arg, (x, y))
+        return made / Fold("scale", r, c, arg) if self.chance(0.4) else made
+
+    def weights(self, r: Rank, x: Expr) -> Expr:
+        """What means are weighed by: numbers of one sign or both, a softmax's, booleans, a window of ones."""
+        z, tag = self.take(FINITE, EMPTY)
+        if tag == EMPTY or self.chance(0.4):
+            weight: Expr = Map("exp", (z - Reduce("max", r, z),))
+            weight = weight * self.weights(r, x) if self.chance(0.2) else weight
+            return self.let(weight) if self.chance(0.4) else weight
+        options: list[Callable[[], Expr]] = [
+            lambda: Map("abs", (z,)) + self.rng.choice([0.0, 0.5]),
+            lambda: Map("sigmoid", (z,)),
+            lambda: Map("max", (z, Const(0.0))) + self.rng.choice([0.0, 0.25]),
+            lambda: z * z,
+            lambda: z,
+            lambda: z + 3.0,
+            lambda: Map("select", (self.condition(), Const(1.0), Const(self.rng.choice([0.0, 0.5])))),
+            lambda: Where(self.predicate(x), Map("abs", (z,)) + 0.5, 0.0),
+            lambda: Where(self.predicate(x), Const(1.0), 0.0),
+        ]
+        return self.rng.choice(options)()
+
+    def differences(self) -> None:
+        """Two exponentials relative to one reference, of which one is taken from the other."""
+        (x, _), (y, _) = self.take(FINITE, EMPTY), self.take(FINITE, EMPTY)
+        r = self.rank(x)
+        top = Map("max", (Reduce("max", r, x), Reduce("max", r, y)))
+        apart = Map("exp", (x - top,)) - Map("exp", (y - top,))
+        apart = Map("abs", (apart,)) if self.chance(0.5) else Map("max", (apart, Const(0.0)))
+        total = Reduce("add", r, apart)
+        self.let(self.rng.choice([apart, total, Reduce("add", r, apart * self.number()) / (total + 0.5)]))
+
+    def over(self, ranks: list[Rank], x: Expr) -> Expr:
+        for r in ranks:
+            x = Reduce("add", r, x)
+        return x
+
+    def count(self, ranks: list[Rank]) -> Expr:
+        n: Expr = Size(ranks[0])
+        for r in ranks[1:]:
+            n = n * Size(r)
+        return n
+
+    def shuffled(self, ranks: list[Rank]) -> list[Rank]:
+        return self.rng.sample(ranks, len(ranks))
 
     # ---- the program
 

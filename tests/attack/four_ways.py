@@ -240,7 +240,7 @@ def budgets(case: Case, exact: Values) -> dict[str, Array]:
     finite = {n: np.where(np.isfinite(a), np.abs(a), 0.0) for n, a in exact.items()}
     nodes = evaluate(topological(list(roots.values())), case.data, sizes, case.params)
     largest = max(float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a, _ in nodes)
-    least = min((WRONG * max(largest, 1.0)) ** 2, 1e-9)  # what roundings leave of nothing, squared
+    least = min(WRONG * max(largest, 1.0), 1e-4) ** 2  # what roundings leave of nothing, squared
     return {n: SLACK * found[n] + WRONG * (a + 2.0**-6 * a.max(initial=0.0)) + least for n, a in finite.items()}
 
 
