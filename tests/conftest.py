@@ -1,4 +1,5 @@
-"""Lets tests import the helper modules that stand in this folder, and gives them a key of their own to sign with."""
+"""Lets tests import the helper modules that stand in this folder, and gives them a key of their own to sign with and
+one thread each."""
 
 import atexit
 import os
@@ -8,6 +9,10 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+
+# before anything imports PyTorch: tests run in as many processes as there are cores, and threads of several that wait
+# for each other by spinning take ten times as long as one thread of each
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if "EINTUNE_KEY" not in os.environ:  # the workers of one run share it
     folder = tempfile.mkdtemp(prefix="eintune-tests-")

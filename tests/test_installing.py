@@ -115,7 +115,8 @@ def check(case: Case, text: str) -> None:
         assert low <= version < high, (case, requirement, version)
         if resolution == OLDEST and python == PYTHONS[0]:  # newer Pythons have no wheels of the oldest
             assert version[: len(low)] == low, (case, requirement, version)
-    assert bool(set(found) & (set(TUNE) - {"filelock"})) == bool(extras), case  # PyTorch brings filelock
+    brought_by_pytorch = {"filelock", "jinja2"}
+    assert bool(set(found) & (set(TUNE) - brought_by_pytorch)) == bool(extras), case
 
 
 def test_the_lists_are_those_of_the_project() -> None:

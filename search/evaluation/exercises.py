@@ -210,6 +210,13 @@ def _pandas() -> str:
     return "groups a table"
 
 
+def _jinja2() -> str:
+    from eintune.search.report.page import lead
+
+    _expect("a text of a page", str(lead("<1>")), '<p class="lead">&lt;1&gt;</p>')
+    return "escapes the text of a page"
+
+
 def _scipy() -> str:
     import numpy as np
 
@@ -244,7 +251,8 @@ def _draws() -> str:
 EXERCISES: Mapping[str, Callable[[], str]] = {
     "torch": _torch, "numpy": _numpy, "triton": _triton, "cuobjdump": _cuobjdump, "platformdirs": _platformdirs,
     "msgspec": _msgspec, "egglog": _egglog, "filelock": _filelock, "highspy": _highspy, "pulp": _pulp,
-    "optuna": _optuna, "pandas": _pandas, "rich": _rich, "scipy": _scipy, "matplotlib": _draws, "seaborn": _draws,
+    "optuna": _optuna, "pandas": _pandas, "jinja2": _jinja2, "rich": _rich, "scipy": _scipy, "matplotlib": _draws,
+    "seaborn": _draws,
     "interpreter": _interpreter,
 }  # fmt: skip
 """By the package that is tried, in the order of the report; the last needs a process of its own."""

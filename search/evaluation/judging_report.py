@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 
 from eintune.search.report import page, plots
 from eintune.search.report.accuracy import error_by, right
@@ -172,7 +173,7 @@ def _tiles(judgement: Judgement) -> dict[str, str]:
     return {f"{t.name} (at least {t.least:.2f})": f"{value:.2f}" for t, value in judgement.reached()}
 
 
-def _errors(judgement: Judgement) -> str:
+def _errors(judgement: Judgement) -> Markup:
     table = error_by(judgement.rows, "predicted", "limiter")
     rows = [
         [str(r.limiter), f"{r.count}", f"{r.bias:.2f}", f"{r.typical_ratio:.2f}"] for r in table.itertuples(index=False)
@@ -180,7 +181,7 @@ def _errors(judgement: Judgement) -> str:
     return page.table(["limited by", "count", "measured / predicted", "rms factor"], rows, (1, 2, 3))
 
 
-def _passes(rows: pd.DataFrame) -> str:
+def _passes(rows: pd.DataFrame) -> Markup:
     """By problem: which number of passes was fastest, which the model said, and what more cost over the fewest."""
     table = by_passes(rows)
     counts = sorted(table["passes"].unique())
@@ -197,7 +198,7 @@ def _passes(rows: pd.DataFrame) -> str:
     return page.table(header, lines, range(3, len(header)))
 
 
-def _spaces(spaces: Sequence[NamedSpace]) -> str:
+def _spaces(spaces: Sequence[NamedSpace]) -> Markup:
     rows = []
     for name, s in ((n.name, n.space) for n in spaces):
         best = min(s.entries[i].measurement.seconds for i in s.ran)
@@ -212,5 +213,5 @@ def _spaces(spaces: Sequence[NamedSpace]) -> str:
     )
 
 
-def _calibration(judgement: Judgement) -> str:
+def _calibration(judgement: Judgement) -> Markup:
     return page.table(["", ""], [[k, f"{v:.4g}"] for k, v in judgement.calibration.to_json().items()], (1,))

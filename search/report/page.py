@@ -1,91 +1,74 @@
-"""The report's page: one self-contained HTML file, pictures inside it, no script, readable wide and narrow."""
+"""The report's page: one self-contained HTML file, pictures inside it, no script, readable wide and narrow.
+
+What is on it stands in `templates`. Jinja escapes every text that is put into one, but for what another of them made
+(`Markup`): a part that somebody joins by hand shows its tags, and does nothing worse.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from eintune.host.quoting import html
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 1.2rem; color: #1a1a1a; background: #fff;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .3rem; }
-h2 { font-size: 1.12rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
-.sub { color: #555; margin: 0 0 1rem; overflow-wrap: anywhere; }
-.lead { max-width: 75ch; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1rem 0; }
-.tile { border: 1px solid #ddd; border-radius: .4rem; padding: .6rem .8rem; }
-.tile b { display: block; font-size: 1.15rem; white-space: nowrap; } .tile span { color: #555; font-size: .85rem; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
-figure { margin: 0; border: 1px solid #e4e4e4; border-radius: .4rem; padding: .5rem; }
-figure img { width: 100%; height: auto; display: block; }
-figcaption { color: #444; font-size: .88rem; padding: .3rem .2rem 0; }
-.scroll { overflow-x: auto; margin: .8rem 0;
-  background: linear-gradient(to left, #fff 30%, #fff0) right / 2.5rem 100% no-repeat local,
-    linear-gradient(to left, #0003, #fff0) right / .8rem 100% no-repeat scroll; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: left; white-space: nowrap; }
-th { border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; }
-td.w { white-space: normal; min-width: 14rem; }
-tr.win td { font-weight: 600; background: #f2f8f2; }
-pre { background: #f6f6f6; border: 1px solid #e4e4e4; border-radius: .4rem; padding: .7rem; overflow-x: auto;
-  font-size: .85rem; line-height: 1.4; }
-details summary { cursor: pointer; } code { overflow-wrap: anywhere; }
-@media (max-width: 620px) {
-  body { padding: .8rem; font-size: 15px; } figure { padding: .2rem; }
-  table { font-size: .78rem; } th, td { padding: .22rem .4rem; } td.w { min-width: 11rem; }
-  th { white-space: normal; vertical-align: bottom; }
-}
-"""
+from eintune.host.printable import printable
 
 
-def page(title: str, parts: Iterable[str]) -> str:
+def _shown(value: Any) -> Any:
+    """A text with what cannot be printed made visible, as everywhere; lines stay lines."""
+    return printable(value, "\n") if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("eintune.search.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_shown,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
+_PARTS: Any = _TEMPLATES.get_template("parts.html").module
+"""Its macros: each returns Markup."""
+NOTHING = Markup()
+"""A part of which there is nothing to show."""
+
+
+def page(title: str, parts: Iterable[Markup]) -> str:
     """A whole HTML document around its parts."""
-    body = "\n".join(p for p in parts if p)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return _TEMPLATES.get_template("page.html").render(title=title, parts=list(parts))
 
 
-def heading(title: str, sub: str) -> str:
-    return f'<h1>{html(title)}</h1>\n<p class="sub">{html(sub)}</p>'
+def heading(title: str, sub: str) -> Markup:
+    return Markup(_PARTS.heading(title, sub))
 
 
-def section(title: str, *parts: str) -> str:
+def section(title: str, *parts: Markup) -> Markup:
     """A titled section; nothing where it would be empty."""
-    body = "\n".join(p for p in parts if p)
-    return f"<h2>{html(title)}</h2>\n{body}" if body else ""
+    there = [p for p in parts if p]
+    return Markup(_PARTS.section(title, there)) if there else NOTHING
 
 
-def lead(text: str) -> str:
-    return f'<p class="lead">{html(text)}</p>'
+def lead(text: str) -> Markup:
+    return Markup(_PARTS.lead(text))
 
 
-def tiles(items: Mapping[str, str]) -> str:
+def tiles(items: Mapping[str, str]) -> Markup:
     """The few numbers that matter, large."""
-    inner = "".join(f'<div class="tile"><b>{html(v)}</b><span>{html(k)}</span></div>' for k, v in items.items())
-    return f'<div class="tiles">{inner}</div>'
+    return Markup(_PARTS.tiles(items))
 
 
-def pictures(items: Iterable[tuple[bytes, str, str]]) -> str:
+def pictures(items: Iterable[tuple[bytes, str, str]]) -> Markup:
     """Pictures side by side where there is room: (PNG bytes, alternative text, caption)."""
-    inner = "\n".join(
-        f'<figure><img alt="{html(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{html(caption)}</figcaption></figure>"
-        for png, alt, caption in items
-    )
-    return f'<div class="pictures">{inner}</div>' if inner else ""
+    shown = [(base64.b64encode(png).decode(), alt, caption) for png, alt, caption in items]
+    return Markup(_PARTS.pictures(shown)) if shown else NOTHING
 
 
-def items(lines: Iterable[str]) -> str:
+def items(lines: Iterable[str]) -> Markup:
     """A list."""
-    inner = "".join(f"<li>{html(line)}</li>" for line in lines)
-    return f'<ul class="lead">{inner}</ul>' if inner else ""
+    shown = list(lines)
+    return Markup(_PARTS.items(shown)) if shown else NOTHING
 
 
 def table(
@@ -94,22 +77,19 @@ def table(
     numbers: Iterable[int] = (),
     win: int | None = None,
     texts: Iterable[int] = (),
-) -> str:
+) -> Markup:
     """A table that scrolls sideways on a narrow screen, with a shade where more of it is hidden. `numbers`:
     right-aligned columns; `texts`: columns that may be wrapped; `win`: bold row."""
-    kinds = {**dict.fromkeys(numbers, " class=n"), **dict.fromkeys(texts, " class=w")}
-
-    def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(f"<{tag}{kinds.get(i, '')}>{html(value)}</{tag}>" for i, value in enumerate(values))
-
-    body = "\n".join(f"<tr{' class=win' if i == win else ''}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
-    return f'<div class="scroll"><table><tr>{cells("th", header)}</tr>\n{body}</table></div>' if body else ""
+    shown = list(rows)
+    aligned = {**dict.fromkeys(numbers, Markup(" class=n")), **dict.fromkeys(texts, Markup(" class=w"))}
+    kinds = [aligned.get(i, "") for i in range(max(map(len, [header, *shown])))]
+    return Markup(_PARTS.table(header, shown, kinds, win)) if shown else NOTHING
 
 
-def code(text: str) -> str:
-    return f"<pre>{html(text)}</pre>"
+def code(text: str) -> Markup:
+    return Markup(_PARTS.code(text))
 
 
-def folded(title: str, *parts: str) -> str:
+def folded(title: str, *parts: Markup) -> Markup:
     """Hidden until clicked."""
-    return f"<details><summary>{html(title)}</summary>\n{''.join(parts)}\n</details>"
+    return Markup(_PARTS.folded(title, parts))

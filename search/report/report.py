@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from eintune.host.files import write_whole
@@ -139,7 +140,7 @@ def _tiles(run: Run, frame: pd.DataFrame) -> dict[str, str]:
     return shown
 
 
-def _peers(run: Run) -> str:
+def _peers(run: Run) -> Markup:
     rows = [
         [name, milliseconds(p.get("seconds")), _spread(p), _ratio(run, p), str(p.get("message") or "")]
         for name, p in run.peers.items()
@@ -161,7 +162,7 @@ def _ratio(run: Run, peer: Mapping[str, Any]) -> str:
     return f"{run.winner['seconds'] / peer['seconds']:.2f}x" if run.winner and ran(peer) else "-"
 
 
-def _winner(run: Run) -> list[str]:
+def _winner(run: Run) -> list[Markup]:
     if not run.winner:
         return [page.lead("No candidate ran and was right.")]
     verdict = against(float(run.winner["seconds"]), *run.best_peer) if run.best_peer else "no peer ran"
@@ -173,7 +174,7 @@ def _winner(run: Run) -> list[str]:
     ]
 
 
-def _accuracy(frame: pd.DataFrame) -> str:
+def _accuracy(frame: pd.DataFrame) -> Markup:
     rows = []
     for name, column in (("before any measurement", "prior"), ("just before each", "predicted")):
         a = accuracy(frame, column)
@@ -184,9 +185,9 @@ def _accuracy(frame: pd.DataFrame) -> str:
     return page.table([*header, *(f"regret at {k}" for k in (1, 2, 4, 8, 16))], rows, range(1, 10))
 
 
-def _errors(frame: pd.DataFrame) -> str:
+def _errors(frame: pd.DataFrame) -> Markup:
     if right(frame).empty:
-        return ""
+        return page.NOTHING
     table = error_by(frame, "predicted", "limiter")
     rows = [
         [str(r.limiter), f"{r.count}", f"{r.bias:.2f}", f"{r.typical_ratio:.2f}"] for r in table.itertuples(index=False)
@@ -194,11 +195,11 @@ def _errors(frame: pd.DataFrame) -> str:
     return page.table(["limited by", "count", "measured / predicted", "rms factor"], rows, (1, 2, 3))
 
 
-def _passes(frame: pd.DataFrame) -> str:
+def _passes(frame: pd.DataFrame) -> Markup:
     """The best of each number of passes, as measured and as predicted before any measurement."""
     ok = right(frame)
     if ok.empty:
-        return ""
+        return page.NOTHING
     best = ok.groupby("passes").agg(seconds=("seconds", "min"), prior=("prior", "min"), count=("seconds", "size"))
     first = best.iloc[0]
     rows = [
@@ -219,7 +220,7 @@ def _passes(frame: pd.DataFrame) -> str:
     return page.table(header, rows, range(1, 6)) + page.lead(told if agree else f"{told.split(',')[0]}. {other}")
 
 
-def _candidates(run: Run, frame: pd.DataFrame) -> str:
+def _candidates(run: Run, frame: pd.DataFrame) -> Markup:
     ordered = frame.sort_values("seconds", na_position="last").head(SHOWN)
     compiled = bool(frame["registers"].notna().any())
     rows = [
@@ -239,7 +240,7 @@ def _candidates(run: Run, frame: pd.DataFrame) -> str:
     winner = run.winner.get("key")
     keys = ordered["key"].to_list()
     left = len(frame) - len(ordered)
-    note = page.lead(f"{plural(left, 'more row')} in {MEASUREMENTS}.") if left else ""
+    note = page.lead(f"{plural(left, 'more row')} in {MEASUREMENTS}.") if left else page.NOTHING
     win = keys.index(winner) if winner in keys else None
     return page.table(header, rows, (2, 3, 4, 6, 7, 8), win, texts=(0, 1)) + note
 
@@ -249,7 +250,7 @@ def _compiled(row: Any) -> list[str]:
     return [shared, *("" if pd.isna(n) else f"{n:.0f}" for n in (row.registers, row.spills))]
 
 
-def _space(run: Run) -> str:
+def _space(run: Run) -> Markup:
     left_out = run.space.get("left_out", {})
     reasons = page.table(
         ["left out because", "candidates"], [[k, f"{n:,}"] for k, n in left_out.items()], (1,), texts=(0,)
@@ -258,10 +259,10 @@ def _space(run: Run) -> str:
         page.folded(f"{c['label']} ({plural(int(c['passes']), 'pass', 'passes')})", page.code(c["text"]))
         for c in run.space["cascades"]
     ]
-    return reasons + "".join(texts)
+    return reasons + page.NOTHING.join(texts)
 
 
-def _machine(run: Run) -> str:
+def _machine(run: Run) -> Markup:
     items = {**{f"machine: {k}": v for k, v in run.machine.items()}, **run.versions}
     fitted = {f"calibration: {k}": f"{v:.4g}" for k, v in run.calibration.items()}
     rows = [[k, f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in {**items, **fitted}.items()]

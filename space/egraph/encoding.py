@@ -356,8 +356,8 @@ def _float(value: float) -> str:
 
 def program(
     symbols: Symbols, roots: Sequence[Expr], table: Sequence[Law], same: Mapping[Expr, Expr] | None = None
-) -> tuple[str, list[Expr]]:
-    """The whole program and the definition's nodes in tag order. Steps are run by `saturate`.
+) -> tuple[list[str], list[Expr]]:
+    """The program, a command or a few each, and the definition's nodes in tag order. Steps are run by `saturate`.
 
     same: what some of those nodes are known to equal, which is in the graph from the start.
     """
@@ -372,7 +372,7 @@ def program(
             ground.append(encoder.ground_law(law, i, _ruleset(law), nodes))
         else:
             rules += encoder.law(law, i, _ruleset(law))
-    return "\n".join([*encoder.declarations(), *rules, *body, *ground]), nodes
+    return [*encoder.declarations(), *rules, *body, *ground], nodes
 
 
 def _ruleset(law: Law) -> str:

@@ -54,13 +54,17 @@ def _schedule(step: int, arranging: bool, opening: int) -> str:
 
 
 def main() -> None:
-    """Run the request {program, steps, rows, arranged, seconds, timeout}; the engine's messages go to stderr."""
+    """Run the request {program, opening, steps, rows, arranged, seconds, timeout}, whose program is a list of commands;
+    the engine's messages go to stderr."""
     end_with_parent()
     request = json.load(sys.stdin)
     _bound(request["timeout"])
     bindings = _engine()
     graph = bindings.EGraph()
-    graph.run_program(*graph.parse_program(request["program"]))
+    for command in request["program"]:
+        # each node of what is parsed holds the whole text that it came from: the bindings copy it for every node, so
+        # that a program parsed at once takes time and memory that grow with its square (4 s and 500 MB for attention)
+        graph.run_program(*graph.parse_program(command))
     matches: Counter[str] = Counter()
     start, rows, still, stopped = time.process_time(), 0, 0, "steps"
     growth = 0.0  # by what factor the last step that rearranged did grow

@@ -236,9 +236,9 @@ def saturate(
     for x in topological(roots):
         if isinstance(x, (Split, Unsplit)):
             symbols.view(x)
-    text, nodes = program(symbols, roots, table, same)
+    commands, nodes = program(symbols, roots, table, same)
     bounds = {name: getattr(limits, name) for name in ("steps", "rows", "arranged", "seconds", "timeout")}
-    answer = _run({"program": text, "opening": BACK, **bounds}, limits)
+    answer = _run({"program": commands, "opening": BACK, **bounds}, limits)
     return _read(answer, symbols, nodes, roots, tuple(splits))
 
 

@@ -466,7 +466,9 @@ def rewrite(roots: Iterable[Expr], step: Callable[[Expr], Expr | None]) -> list[
     wanted = list(roots)
     new: dict[Expr, Expr] = {}
     for node in topological(wanted):
-        rebuilt = with_children(node, tuple(new[a] for a in children(node)))
+        old = children(node)
+        over = tuple(new[a] for a in old)
+        rebuilt = node if over == old else with_children(node, over)  # nodes are compared by identity
         new[node] = step(rebuilt) or rebuilt
     return [new[r] for r in wanted]
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 SERVING = ("numpy", "torch", "triton", "platformdirs", "msgspec")
 """What the package alone brings (Triton on Linux)."""
-TUNE = ("egglog", "filelock", "highspy", "matplotlib", "optuna", "pandas", "pulp", "rich", "scipy", "seaborn")
+TUNE = ("egglog", "filelock", "highspy", "jinja2", "matplotlib", "optuna", "pandas", "pulp", "rich", "scipy", "seaborn")
 """What the extra brings; a test compares both with pyproject.toml."""
 INSTALL = "pip install 'eintune[tune]'"
 

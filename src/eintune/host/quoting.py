@@ -1,8 +1,8 @@
 """Text that goes into another language: one function a target, for every text that the program did not write itself.
 
 Names of tensors, ranks and parameters are names and nothing else (`names`). What is free text (titles, messages,
-commands, names of files) passes through here on its way into Python, a shell, a page, a picture, a table or an egglog
-program.
+commands, names of files) passes through here on its way into Python, a shell, a picture, a table or an egglog program;
+on its way into a page through Jinja, which escapes it (`report.page`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _in_dollar_quotes(character: str) -> str:
 
 
 def html(text: str) -> str:
-    """Text of a page, or of an attribute in quotes; lines stay lines."""
+    """Text of an SVG picture, or of an attribute in quotes; lines stay lines. (Pages are Jinja's: `report.page`.)"""
     return _html.escape(printable(text, "\n"))
 
 

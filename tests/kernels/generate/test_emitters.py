@@ -69,9 +69,16 @@ CASES = {
 }
 
 
+BY_TURNS = [
+    pytest.param(name, passes, marks=[pytest.mark.soak] if passes == 2 + i % 2 else [])
+    for i, name in enumerate(CASES)
+    for passes in (1, 2, 3)
+]
+"""Each case in one pass, and in two or three by turns; in the third way in long runs."""
+
+
 @pytest.mark.parametrize("emitter", EMITTERS)
-@pytest.mark.parametrize("passes", [1, 2, 3])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "passes"), BY_TURNS)
 def test_forms(name, passes, emitter, execute) -> None:
     case = attention_case(passes, emitter=emitter, **CASES[name])
     kernel, tensors = case.kernel, inputs(case)

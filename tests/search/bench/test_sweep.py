@@ -105,8 +105,8 @@ def test_a_stored_winner_serves_and_none_is_searched_with_no_tune(
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_each_kind_has_its_best_predicted_kernels(tmp_path: Path, kv_heads: int) -> None:
-    size = {"batch": 1, "heads": 2, "kv_heads": kv_heads, "head_dim": 64, "dtype": "bf16"}
-    problem = attention_problem(**size, seq=512, kv_seq=512)  # type: ignore[arg-type]
+    size = {"batch": 1, "heads": 2, "kv_heads": kv_heads, "head_dim": 16, "dtype": "bf16"}
+    problem = attention_problem(**size, seq=96, kv_seq=96)  # type: ignore[arg-type]
     found = picks(problem, load_machine("h200"), "cuda", tmp_path, 3)
     assert not found.lost and {kind.split()[1].strip(",") for kind in found.kinds} == {"1-pass", "2-pass", "3-pass"}
     for few in found.kinds.values():

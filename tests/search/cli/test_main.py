@@ -336,7 +336,7 @@ def test_space_as_json(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plan_and_kernel_of_the_models_first(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--seq", "1024", "--heads", "2", "--machine", "h200", "--causal"]) == 0
+    assert main(["plan", "--seq", "100", "--heads", "2", "--head-dim", "16", "--machine", "h200", "--causal"]) == 0
     plan = capsys.readouterr().out
     assert "1-pass" in plan and "loop m" in plan and "segment" in plan
     assert main(["kernel", *SIZE, "--machine", "cpu"]) == 0
@@ -363,7 +363,7 @@ def test_plan_only_ranks_and_counts(cache: Path, tmp_path: Path, capsys: pytest.
 def test_plan_only_compiles_for_a_gpu_that_is_not_here(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--seq", "256", "--heads", "2", "--head-dim", "64", "--plan-only", "--machine", "h200", "--top", "2")
+    options = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--plan-only", "--machine", "h200", "--top", "2")
     assert main(["tune", *options, "--quiet", "--json", str(tmp_path / "plan.json")]) == 0
     assert "as compiled for sm_90" in capsys.readouterr().out
     for row in json.loads((tmp_path / "plan.json").read_text())["ranking"]:
@@ -381,10 +381,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
             "-m",
             "eintune.search.cli.main",
             "tune",
-            "--seq",
-            "512",
-            "--heads",
-            "8",
+            *SIZE,
             "--device",
             "cpu",
         ],

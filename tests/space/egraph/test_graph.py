@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from algebra_cases import different_terms
@@ -149,6 +153,30 @@ def test_a_step_that_runs_away_is_killed() -> None:
     with pytest.raises(SaturationError, match=r"saturation must end within 2.5 s, but was killed .*`steps` \(10000\)"):
         saturate(roots, growing, [], limits)
     assert time.monotonic() - start < 30  # by the clock, on a busy machine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads how much memory a process had from /proc")
+def test_memory_is_what_the_graph_needs_and_not_its_programs_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Asked(Exception):
+        pass
+
+    def ask(request: dict[str, Any], limits: Limits) -> None:
+        asked.append(request)
+        raise Asked
+
+    monkeypatch.setattr("eintune.space.egraph.graph._run", ask)
+    with pytest.raises(Asked):
+        graph_of(list(attention(causal="lower_right", grouped=True).roots().values()))
+    measured = (
+        "import sys; from eintune.space.egraph.engine import main; main(); "
+        "print(open('/proc/self/status').read(), file=sys.stderr)"
+    )
+    command = [sys.executable, "-P", "-c", measured]
+    done = subprocess.run(command, input=json.dumps(asked[0]), capture_output=True, text=True, check=True)
+    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stderr)
+    assert peak and int(peak[1]) < 150_000  # 43 MB; 525 MB where the program is parsed as one text
 
 
 def test_a_program_that_the_engine_refuses_is_one_line() -> None:
