@@ -63,7 +63,14 @@ def lengths(text: str) -> tuple[int, ...]:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The options of `bench`."""
-    group = parser.add_argument_group("the problem")
+    _add_problem(parser.add_argument_group("the problem"))
+    _add_variants(parser.add_argument_group("the variants"))
+    _add_suites(parser.add_argument_group("several problems in one run (in place of the problem above)"))
+    _add_timing(parser.add_argument_group("the timing"))
+    _add_output(parser.add_argument_group("what is kept and printed"))
+
+
+def _add_problem(group: argparse._ArgumentGroup) -> None:
     default = ",".join(map(str, LENGTHS))
     group.add_argument("--seq-lengths", type=lengths, default=LENGTHS, metavar="N,N", help=f"default: {default}")
     group.add_argument("--num-heads", "--heads", type=positive, default=32, metavar="N", help="default: 32")
@@ -72,7 +79,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
     group.add_argument("--causal", action="store_true", help="key m is seen by query p where m <= p")
     group.add_argument("--dtype", choices=FLOATS, help="default: bf16 on a GPU, fp32 on a CPU")
-    group = parser.add_argument_group("the variants")
+
+
+def _add_variants(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--skip-eager", action="store_true", help="without eager PyTorch, whose scores fill memory")
     group.add_argument(
         "--peers", metavar="NAMES", help="all, none, or names with commas; default: all, or the suite's own"
@@ -80,7 +89,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-tune", action="store_true", help="no small search where no winner is stored")
     group.add_argument("--trials", type=positive, metavar="N", help="of that search; default: 24 on a GPU, 8 on a CPU")
     group.add_argument("--budget", type=seconds, default=30.0, metavar="SECONDS", help="of that search; default: 30")
-    suites = parser.add_argument_group("several problems in one run (in place of the problem above)")
+
+
+def _add_suites(suites: argparse._ArgumentGroup) -> None:
     suites.add_argument(
         "--suite", action="append", default=[], metavar="NAME", help="a TOML file, or one that comes with the package"
     )
@@ -95,7 +106,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--limit", type=seconds, metavar="SECONDS", help="after which no new case starts; default: none"
     )
     suites.add_argument("--resume", action="store_true", help="keep the cases that the result files hold already")
-    group = parser.add_argument_group("the timing")
+
+
+def _add_timing(group: argparse._ArgumentGroup) -> None:
     add_device(group)
     group.add_argument("--machine", metavar="NAME", help="price for this machine; default: this one")
     group.add_argument("--warmup", type=_count, default=10, metavar="N", help="untimed calls; default: 10")
@@ -111,7 +124,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--cool", action="store_true", help="time with the device idle before each turn")
     group.add_argument("--hot", action="store_true", help="time with the device hot from the same kernel")
-    output = parser.add_argument_group("what is kept and printed")
+
+
+def _add_output(output: argparse._ArgumentGroup) -> None:
     add_cache(output)
     output.add_argument(
         "--results", type=path, default=Path("results"), metavar="DIR", help="where the files go; default: ./results"

@@ -151,14 +151,7 @@ def tune(
     planned = plan_candidates(
         problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, deriver=deriver, progress=said
     )
-    if not planned.space.kept:
-        raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
-    least = min(c.estimate.seconds for c in planned.space.kept)
-    if least > wanted.seconds:
-        raise NothingWorked(
-            f"the fastest candidate is expected to take {least:,.0f} s a run, but the budget of the whole search is "
-            f"{wanted.seconds:,.0f} s: choose smaller sizes, or a longer --budget"
-        )
+    _check_worth_measuring(planned, wanted)
     measure = partial(steps.measure, measurer)
     outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
     ended = finals(outcome, measurer, peers, said)
@@ -167,12 +160,7 @@ def tune(
         said.say(f"winner stored in {path}")
     run = Run(
         title=title or problem.workload,
-        problem={
-            "workload": problem.workload,
-            "sizes": problem.sizes,
-            "dtypes": problem.dtypes,
-            "params": problem.params,
-        },
+        problem=_problem_json(problem),
         machine=describe(machine, problem),
         versions=versions(platform_of(device)),
         command=command,
@@ -189,6 +177,22 @@ def tune(
 
 
 # ---- search
+
+
+def _check_worth_measuring(planned: Planned, effort: Effort) -> None:
+    """Raises NothingWorked where no candidate is left, or none is expected to end within the budget."""
+    if not planned.space.kept:
+        raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
+    least = min(c.estimate.seconds for c in planned.space.kept)
+    if least > effort.seconds:
+        raise NothingWorked(
+            f"the fastest candidate is expected to take {least:,.0f} s a run, but the budget of the whole search is "
+            f"{effort.seconds:,.0f} s: choose smaller sizes, or a longer --budget"
+        )
+
+
+def _problem_json(problem: Problem) -> dict[str, Any]:
+    return {name: getattr(problem, name) for name in ("workload", "sizes", "dtypes", "params")}
 
 
 def _search(

@@ -52,31 +52,56 @@ def evaluate(
     Raises KeyError for a tensor, size or parameter without a value, IndexError for an index beyond its axis; where
     one that is computed goes beyond it, the element is 0 (`infer_sizes` refuses such sizes).
     """
-    order = sorted({r for x in topological(roots) for r in ranks_of(x)})
-    axis = {r: i for i, r in enumerate(order)}
-    value: dict[Expr, Array] = {}
+    evaluation = _Evaluation(roots, data, sizes, params or {})
+    with np.errstate(all="ignore"):
+        for x in topological(roots):
+            _check_size(x, sizes)
+            evaluation.value[x] = evaluation.evaluated(x)
+    return [evaluation.result(root) for root in roots]
 
-    def along(r: Rank, v: Array) -> Array:
-        shape = [1] * len(order)
-        shape[axis[r]] = len(v)
+
+class _Evaluation:
+    """The values of nodes so far. Each array has an axis for every rank there is, of length 1 where it does not vary,
+    so that NumPy broadcasts what einsums do."""
+
+    def __init__(
+        self, roots: Sequence[Expr], data: Mapping[str, Array], sizes: Mapping[Rank, int], params: Mapping[str, float]
+    ) -> None:
+        self.data, self.sizes, self.params = data, sizes, params
+        self.order = sorted({r for x in topological(roots) for r in ranks_of(x)})
+        self.axis = {r: i for i, r in enumerate(self.order)}
+        self.value: dict[Expr, Array] = {}
+
+    def result(self, root: Expr) -> tuple[Array, tuple[Rank, ...]]:
+        """A root's array over its own ranks, sorted by name."""
+        keep = [r for r in self.order if r in free(root)]
+        full = np.broadcast_to(self.value[root], [self.sizes[r] if r in keep else 1 for r in self.order])
+        return full.reshape([self.sizes[r] for r in keep]), tuple(keep)
+
+    def along(self, r: Rank, v: Array) -> Array:
+        shape = [1] * len(self.order)
+        shape[self.axis[r]] = len(v)
         return v.reshape(shape)
 
-    def holds(p: Predicate) -> Array:
-        total: Array = np.array(p.const + sum(c * sizes[r] for r, c in p.sizes))
+    # ---- integers
+
+    def holds(self, p: Predicate) -> Array:
+        total: Array = np.array(p.const + sum(c * self.sizes[r] for r, c in p.sizes))
         for t in p.terms:
-            step = t.coef * (sizes[t.stride] if t.stride else 1)
-            total = total + step * along(t.rank, np.arange(sizes[t.rank]))
+            step = t.coef * (self.sizes[t.stride] if t.stride else 1)
+            total = total + step * self.along(t.rank, np.arange(self.sizes[t.rank]))
         for x, coef in p.numbers:
-            total = total + coef * gather(x)
+            total = total + coef * self.gathered(x)
         return total >= 0
 
-    def gather(x: Access | Gather) -> Array:
+    def gathered(self, x: Access | Gather) -> Array:
         """The elements that an access reads, one axis a rank; integers stay."""
         places = []
         inside: Array = np.array(True)
-        for i, own, n in zip(x.index, x.tensor.ranks, np.shape(data[x.tensor.name]), strict=True):
-            place = number(i)
+        for i, own, n in zip(x.index, x.tensor.ranks, np.shape(self.data[x.tensor.name]), strict=True):
+            place = self.number(i)
             if isinstance(i, Computed) or (is_padded(x) and isinstance(i, (Access, Gather))):
+                # what is computed may lie beyond the axis and reads 0 there: clipped to read anything, then replaced
                 inside = inside & (place >= 0) & (place < n)
                 place = np.clip(place, 0, n - 1)
             if place.size and not (place.min() >= 0 and place.max() < n):
@@ -85,89 +110,100 @@ def evaluate(
                     f"{place.min()}..{place.max()}"
                 )
             places.append(place)
-        found: Array = np.asarray(data[x.tensor.name])[tuple(places)]
+        found: Array = np.asarray(self.data[x.tensor.name])[tuple(places)]
         return found if inside.all() else np.where(inside, found, np.zeros((), found.dtype))
 
-    def number(i: Integer) -> Array:
+    def number(self, i: Integer) -> Array:
         match i:
             case str():
-                return along(i, np.arange(sizes[i]))
+                return self.along(i, np.arange(self.sizes[i]))
             case Part():
                 part = np.floor_divide if i.op == "//" else np.mod
-                return along(i.rank, part(np.arange(sizes[i.rank]), i.by))
+                return self.along(i.rank, part(np.arange(self.sizes[i.rank]), i.by))
             case Access() | Gather():
-                return gather(i).astype(np.int64)
+                return self.gathered(i).astype(np.int64)
             case Size():
-                return np.array(sizes[i.rank])
+                return np.array(self.sizes[i.rank])
             case Computed():
-                return OPERATORS[i.op].numpy(*map(number, i.args))
+                return OPERATORS[i.op].numpy(*map(self.number, i.args))
             case int():
                 return np.array(i)
 
-    def go(x: Expr) -> Array:
+    # ---- nodes
+
+    def evaluated(self, x: Expr) -> Array:
+        """A node over the values of its operands."""
         match x:
             case Gather():
-                a = gather(x)
-                return a.astype(np.float64) if a.dtype != np.bool_ else a
+                return _float(self.gathered(x))
             case Access():
-                a = np.asarray(data[x.tensor.name])
-                a = a.astype(np.float64) if a.dtype != np.bool_ else a
-                shape = [1] * len(order)
-                for r in x.index:
-                    shape[axis[r]] = sizes[r]
-                if len(set(x.index)) != len(x.index):
-                    raise KeyError(f"{x.tensor.name}{list(x.index)}: a rank indexes one axis only")
-                by_axis = sorted(range(len(x.index)), key=lambda i: axis[x.index[i]])
-                return a.transpose(by_axis).reshape(shape)
+                return self.read(x)
             case Const():
-                return np.full([1] * len(order), x.value)
+                return np.full([1] * len(self.order), x.value)
             case Param():
-                return np.full([1] * len(order), float((params or {})[x.name]))
+                return np.full([1] * len(self.order), float(self.params[x.name]))
             case Size():
-                return np.full([1] * len(order), float(sizes[x.rank]))
+                return np.full([1] * len(self.order), float(self.sizes[x.rank]))
             case Iota():
-                return along(x.rank, np.arange(sizes[x.rank], dtype=np.float64))
+                return self.along(x.rank, np.arange(self.sizes[x.rank], dtype=np.float64))
             case Map():
-                return POINTWISE[x.op](*(value[a] for a in x.args))
+                return POINTWISE[x.op](*(self.value[a] for a in x.args))
             case Reduce():
-                a = as_numbers(value[x.arg])
-                if x.rank not in free(x.arg):
-                    return REDUCTIONS[x.op].repeated(a, sizes[x.rank])
-                return REDUCTIONS[x.op](a, axis[x.rank])
+                return self.reduced(x)
             case Where():
-                return np.where(holds(x.predicate), as_numbers(value[x.arg]), x.fill)
+                return np.where(self.holds(x.predicate), as_numbers(self.value[x.arg]), x.fill)
             case Fold():
-                c, *others = (as_numbers(value[a]) for a in x.scores)
-                y = as_numbers(value[x.arg])
-                if all(a.shape[axis[x.rank]] == 1 for a in (c, *others, y)):
-                    c = np.repeat(c, sizes[x.rank], axis[x.rank])
-                return fold(ACTIONS[x.action], (c, *others), y, axis[x.rank])
+                return self.folded(x)
             case Split():
-                a = value[x.arg]
-                if x.rank not in free(x.arg):
-                    return a
-                check_splits([x], sizes)
-                return _regroup(a, axis, (x.rank,), (x.outer, x.inner), (sizes[x.outer], sizes[x.inner]))
+                return self.split(x)
             case Unsplit():
-                a = value[x.arg]
-                if not {x.outer, x.inner} & free(x.arg):
-                    return a
-                shape = list(a.shape)
-                for r in (x.outer, x.inner):
-                    shape[axis[r]] = sizes[r]
-                a = np.broadcast_to(a, shape)
-                return _regroup(a, axis, (x.outer, x.inner), (x.rank,), (sizes[x.rank],))
+                return self.unsplit(x)
 
-    with np.errstate(all="ignore"):
-        for x in topological(roots):
-            _check_size(x, sizes)
-            value[x] = go(x)
-    results = []
-    for root in roots:
-        keep = [r for r in order if r in free(root)]
-        full = np.broadcast_to(value[root], [sizes[r] if r in keep else 1 for r in order])
-        results.append((full.reshape([sizes[r] for r in keep]), tuple(keep)))
-    return results
+    def read(self, x: Access) -> Array:
+        a = _float(np.asarray(self.data[x.tensor.name]))
+        shape = [1] * len(self.order)
+        for r in x.index:
+            shape[self.axis[r]] = self.sizes[r]
+        if len(set(x.index)) != len(x.index):
+            raise KeyError(f"{x.tensor.name}{list(x.index)}: a rank indexes one axis only")
+        by_axis = sorted(range(len(x.index)), key=lambda i: self.axis[x.index[i]])
+        return a.transpose(by_axis).reshape(shape)
+
+    def reduced(self, x: Reduce) -> Array:
+        a = as_numbers(self.value[x.arg])
+        if x.rank not in free(x.arg):  # the same element so many times
+            return REDUCTIONS[x.op].repeated(a, self.sizes[x.rank])
+        return REDUCTIONS[x.op](a, self.axis[x.rank])
+
+    def folded(self, x: Fold) -> Array:
+        axis = self.axis[x.rank]
+        c, *others = (as_numbers(self.value[a]) for a in x.scores)
+        y = as_numbers(self.value[x.arg])
+        if all(a.shape[axis] == 1 for a in (c, *others, y)):
+            c = np.repeat(c, self.sizes[x.rank], axis)
+        return fold(ACTIONS[x.action], (c, *others), y, axis)
+
+    def split(self, x: Split) -> Array:
+        a = self.value[x.arg]
+        if x.rank not in free(x.arg):
+            return a
+        check_splits([x], self.sizes)
+        inner = self.sizes[x.outer], self.sizes[x.inner]
+        return _regroup(a, self.axis, (x.rank,), (x.outer, x.inner), inner)
+
+    def unsplit(self, x: Unsplit) -> Array:
+        a = self.value[x.arg]
+        if not {x.outer, x.inner} & free(x.arg):
+            return a
+        shape = list(a.shape)
+        for r in (x.outer, x.inner):  # one of them may not vary
+            shape[self.axis[r]] = self.sizes[r]
+        a = np.broadcast_to(a, shape)
+        return _regroup(a, self.axis, (x.outer, x.inner), (x.rank,), (self.sizes[x.rank],))
+
+
+def _float(a: Array) -> Array:
+    return a.astype(np.float64) if a.dtype != np.bool_ else a
 
 
 def _check_size(x: Expr, sizes: Mapping[Rank, int]) -> None:
