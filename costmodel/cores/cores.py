@@ -26,8 +26,8 @@ from eintune.costmodel.counts.trips import trips, uneven_ranks, whole_grid
 from eintune.costmodel.counts.work import Stream, work
 from eintune.costmodel.machines.machine import CoreGrid, Machine
 from eintune.space.ir.expr import Rank
-from eintune.space.ir.refusals import Refusal
 from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.refusals import Refusal
 from eintune.space.schedule.schedule import Schedule
 
 from .core_tiles import CoreTiles

@@ -15,9 +15,9 @@ from math import prod
 
 from eintune.costmodel.machines.machine import Machine
 from eintune.space.ir.dtypes import DTYPES
-from eintune.space.ir.refusals import Refusal
 from eintune.space.plan.pipelined_product import late_product
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
+from eintune.space.plan.refusals import Refusal
 from eintune.space.plan.values import Cast, Constant, Dot, Index, Lane, Load, Store, Value
 from eintune.space.plan.warp_specialisation import (
     ARCHITECTURE,

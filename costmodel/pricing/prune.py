@@ -15,7 +15,7 @@ import numpy as np
 from eintune.costmodel.counts.estimate import Estimate
 from eintune.costmodel.counts.resources import illegal
 from eintune.costmodel.machines.machine import Machine
-from eintune.space.ir.refusals import Refusal
+from eintune.space.plan.refusals import Refusal
 
 from .calibration import Calibration
 

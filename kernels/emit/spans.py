@@ -14,8 +14,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from eintune.space.ir.expr import Rank
-from eintune.space.ir.refusals import RuleError
 from eintune.space.plan.plan import LoopPlan, all_values
+from eintune.space.plan.refusals import RuleError
 from eintune.space.plan.values import Index, IndexPart
 
 from .kernel import Argument, Kernel, Reach

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 
 from eintune.host.quoting import python_comment
 from eintune.space.ir.expr import Part, Rank
-from eintune.space.ir.refusals import RuleError
 from eintune.space.plan.descriptor_blocks import Read, block_of
 from eintune.space.plan.pipelined_product import late_product
 from eintune.space.plan.plan import Loop, LoopPlan, Segment
+from eintune.space.plan.refusals import RuleError
 from eintune.space.plan.values import Addressed, Dot, Index, Lane, Load, Store, TileStart, Value, Within
 from eintune.space.schedule.schedule import Schedule
 

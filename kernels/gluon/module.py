@@ -26,9 +26,9 @@ from eintune.kernels.emit.plan_facts import summary
 from eintune.kernels.emit.source_lines import INDENT, Names
 from eintune.kernels.emit.spans import fits
 from eintune.kernels.emit.triton_dialect import DTYPES, HELPERS
-from eintune.space.ir.refusals import RuleError
 from eintune.space.plan.lazy_rescaling import fault as no_stale
 from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.refusals import RuleError
 from eintune.space.plan.warp_specialisation import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
 from eintune.space.schedule.schedule import Schedule
 

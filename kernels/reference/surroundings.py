@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @contextlib.contextmanager
@@ -15,6 +17,8 @@ def plain_surroundings(device: torch.device) -> Iterator[None]:
     A default device ("meta", say, while a model is built) would take indices and constants with it, and what is
     written from "meta" is nothing, without a word; autocast would round fp32 products to 16 bits.
     """
+    import torch  # launching knows this module, and is imported by processes that compile without PyTorch
+
     with contextlib.ExitStack() as stack:
         if torch.get_default_device() != device:
             stack.enter_context(device)

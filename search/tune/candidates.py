@@ -21,10 +21,10 @@ from eintune.kernels.generate.emitters import EMITTERS
 from eintune.search.study.study import Trial
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
-from eintune.space.ir.refusals import Refusal, RuleError
 from eintune.space.lowering.lower import IllegalPlan, build_program
 from eintune.space.plan.lazy_rescaling import fault as no_stale
 from eintune.space.plan.plan import Program
+from eintune.space.plan.refusals import Refusal, RuleError
 from eintune.space.plan.warp_specialisation import KIND, fault, products_of
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules

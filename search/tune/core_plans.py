@@ -11,9 +11,9 @@ from eintune.costmodel.cores.cores import CoreEstimate, CoreWork, core_work, gri
 from eintune.costmodel.machines.machine import Machine
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
-from eintune.space.ir.refusals import Refusal
 from eintune.space.lowering.lower import IllegalPlan, build_plan
 from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.refusals import Refusal
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules, space_of
 

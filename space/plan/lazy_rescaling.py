@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from eintune.space.ir.refusals import Refusal
-
 from .plan import Carry, Loop, LoopPlan
 from .reference_invariance import is_invariant, ratio, references
+from .refusals import Refusal
 from .values import Dot, Load, RowScale, TileReduce, Value
 
 REFERENCES = ("running", "stale")

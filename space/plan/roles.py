@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eintune.space.ir.expr import Rank
-from eintune.space.ir.refusals import RuleError
+
+from .refusals import RuleError
 
 
 class IllegalPlan(RuleError):

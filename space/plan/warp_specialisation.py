@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.ir.expr import Rank
-from eintune.space.ir.refusals import Refusal
 
 from .bounds import numbers
 from .descriptor_blocks import Read, block_of
 from .plan import Loop, LoopPlan, all_values
+from .refusals import Refusal
 from .values import Dot, Load, Store, TileReduce, Value
 
 WORKERS = ("alike", "specialised")
