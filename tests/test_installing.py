@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from eintune.host.parts import SERVING, TUNE
+from eintune.host.parts import BROUGHT_BY_TORCH, SERVING, TUNE
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -115,8 +115,7 @@ def check(case: Case, text: str) -> None:
         assert low <= version < high, (case, requirement, version)
         if resolution == OLDEST and python == PYTHONS[0]:  # newer Pythons have no wheels of the oldest
             assert version[: len(low)] == low, (case, requirement, version)
-    brought_by_pytorch = {"filelock", "jinja2"}
-    assert bool(set(found) & (set(TUNE) - brought_by_pytorch)) == bool(extras), case
+    assert bool(set(found) & (set(TUNE) - BROUGHT_BY_TORCH)) == bool(extras), case
 
 
 def test_the_lists_are_those_of_the_project() -> None:

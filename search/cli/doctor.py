@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from eintune.host.parts import INSTALL, SERVING, TUNE, missing
+from eintune.host.parts import BROUGHT_BY_TORCH, INSTALL, SERVING, TUNE, missing
 from eintune.search.evaluation.exercises import EXERCISES, NEEDS, findings
 from eintune.search.options.command import Command, add_cache, cache_of
 
@@ -51,7 +51,7 @@ def _versions() -> Iterator[Line]:
 def _packages() -> Iterator[Line]:
     """Each dependency's version and what it does here; the extra's may all be absent, where nothing is searched."""
     absent = missing((*SERVING, *TUNE))
-    unsearched = set(TUNE) - set(absent) <= {"filelock"}  # which PyTorch brings
+    unsearched = set(TUNE) - set(absent) <= BROUGHT_BY_TORCH
     for name in absent:
         if name in SERVING:
             needed = name != "triton" or sys.platform == "linux"

@@ -12,6 +12,8 @@ SERVING = ("numpy", "torch", "triton", "platformdirs", "msgspec")
 """What the package alone brings (Triton on Linux)."""
 TUNE = ("egglog", "filelock", "highspy", "jinja2", "matplotlib", "optuna", "pandas", "pulp", "rich", "scipy", "seaborn")
 """What the extra brings; a test compares both with pyproject.toml."""
+BROUGHT_BY_TORCH = frozenset({"filelock", "jinja2"})
+"""Of the extra's, what PyTorch needs too: that it is there says nothing of whether the extra is installed."""
 INSTALL = "pip install 'eintune[tune]'"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eintune.host.parts import SERVING, TUNE
+from eintune.host.parts import BROUGHT_BY_TORCH, SERVING, TUNE
 from eintune.search.cli import doctor as cli_doctor
 from eintune.search.cli.main import main
 from eintune.search.evaluation.exercises import EXERCISES, NEEDS, Finding, findings
@@ -62,7 +62,7 @@ def test_an_installation_that_only_serves_is_sound(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
-    monkeypatch.setattr(cli_doctor, "missing", lambda names=TUNE: sorted(set(names) & set(TUNE) - {"filelock"}))
+    monkeypatch.setattr(cli_doctor, "missing", lambda names=TUNE: sorted(set(names) & set(TUNE) - BROUGHT_BY_TORCH))
     monkeypatch.setattr(cli_doctor, "findings", lambda names: iter(tried.extend(names) or ()))
     assert main(["doctor"]) == 0
     line = "--   tune          not installed, so nothing is derived or searched here: pip install 'eintune[tune]'\n"
