@@ -214,7 +214,8 @@ def _map(x: Map) -> Expr | None:
             return times(a, 1.0 / k)
         case "div", (a, b):
             core, k = scaled(a)
-            return times(Map("div", (core, b)), k) if k != 1.0 and not isinstance(core, Const) else None
+            # nothing by nothing is 0, so a factor of 0 stays where it makes nothing of the dividend
+            return times(Map("div", (core, b)), k) if k not in (0.0, 1.0) and not isinstance(core, Const) else None
         case "exp", (a,):
             return Map("exp2", (_exponent(a),))
         case "log", (a,):

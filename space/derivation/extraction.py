@@ -333,14 +333,15 @@ def _needed(picked: Mapping[ClassId, Node], roots: Iterable[ClassId]) -> dict[Cl
 
 def _passes(choice: Mapping[ClassId, Node], graph: EGraph, s: Stream) -> int:
     level: dict[ClassId, int] = {}
-
-    def go(c: ClassId) -> int:
-        if c not in level:
-            n = choice[c]
-            level[c] = max((go(k) for k in n.children), default=0) + int(_is_barrier(n.head, s))
-        return level[c]
-
-    return max(go(r) + int(s.element(graph.free[r])) for r in graph.roots)
+    stack = list(graph.roots)
+    while stack:
+        n = choice[stack[-1]]
+        if unknown := [k for k in n.children if k not in level]:
+            stack += unknown
+            continue
+        c = stack.pop()
+        level[c] = max((level[k] for k in n.children), default=0) + int(_is_barrier(n.head, s))
+    return max(level[r] + int(s.element(graph.free[r])) for r in graph.roots)
 
 
 def components(graph: EGraph) -> dict[ClassId, int]:

@@ -24,6 +24,9 @@ MOST_LAYOUTS = 2_000
 MOST_PAIRS = 50_000
 """The pairs of sets that one node may put together; where there are more, most of which come to nothing, they take
 longer than the forms do without a list."""
+MOST_IN_ALL = 500_000
+"""The pairs that all nodes may put together, each time that one is looked at: seconds. Definitions from papers take
+thousands; where classes are operands of each other, they would be looked at over and over."""
 
 Levels: TypeAlias = tuple[int, ...]
 
@@ -69,14 +72,14 @@ def layouts(graph: EGraph, streams: Sequence[Stream]) -> list[Layout] | None:
     """The layouts of the graph's forms, fewest passes first, then least work; None where there are too many, or
     too many pairs of them on the way."""
     search = _Search(graph, streams)
-    if not search.run():
-        return None
     roots = [Shown(0, 0, (0,) * len(streams), 0, 0.0)]
-    for r in graph.roots:
-        last = tuple(int(s.element(graph.free[r])) for s in streams)
-        roots = search.least(search.joined(a, b.after(last)) for a in roots for b in search.found[r])
-        if len(roots) > MOST_LAYOUTS:
-            return None
+    try:
+        search.run()
+        for r in graph.roots:
+            last = tuple(int(s.element(graph.free[r])) for s in streams)
+            roots = search.together(roots, [x.after(last) for x in search.found[r]])
+    except _TooMany:
+        return None
     best: dict[frozenset[Trait], tuple[int, float]] = {}
     for x in roots:
         shown, price = search.named(x.layout | x.work), (sum(x.levels), x.cost)
@@ -99,12 +102,13 @@ class _Search:
         self.own = {(c, n): self._shown(c, n) for c, n in graph.nodes()}
         self.tilings = [self._tiling(s) for s in streams]
         self.found: dict[ClassId, list[Shown]] = {c: [] for c in graph.classes}
+        self.left = MOST_IN_ALL
 
     def named(self, bits: int) -> frozenset[Trait]:
         return frozenset(t for t, bit in self.bits.items() if bit & bits)
 
-    def run(self) -> bool:
-        """Until nothing new comes; False where a class has too many."""
+    def run(self) -> None:
+        """Until nothing new comes. Raises _TooMany."""
         waiting = dict.fromkeys(_upwards(self.graph))
         users: dict[ClassId, dict[ClassId, None]] = {c: {} for c in self.graph.classes}
         for c, n in self.graph.nodes():
@@ -113,25 +117,30 @@ class _Search:
         while waiting:
             c = next(iter(waiting))
             del waiting[c]
-            try:
-                now = self.least(x for n in self.graph.classes[c] for x in self._ways(c, n))
-            except _TooMany:
-                return False
+            now = self.least(x for n in self.graph.classes[c] for x in self._ways(c, n))
             if len(now) > MOST_LAYOUTS:
-                return False
+                raise _TooMany
             if now != self.found[c]:
                 self.found[c] = now
                 waiting.update(users[c])
-        return True
 
     def _ways(self, c: ClassId, n: Node) -> Iterator[Shown]:
         own = self.own[c, n]
         ways = [Shown(own.layout, own.work, (0,) * len(self.streams), 0, 0.0)]
         for k in dict.fromkeys(n.children):
-            if len(ways) * len(self.found[k]) > MOST_PAIRS:
-                raise _TooMany
-            ways = self.least(self.joined(a, b) for a in ways for b in self.found[k])
+            ways = self.together(ways, self.found[k])
         yield from (x.after(own.levels, own.nodes, own.cost) for x in ways)
+
+    def together(self, ways: Sequence[Shown], others: Sequence[Shown]) -> list[Shown]:
+        """Each with each, but for the needless. Raises _TooMany."""
+        pairs = len(ways) * len(others)
+        self.left -= pairs
+        if pairs > MOST_PAIRS or self.left < 0:
+            raise _TooMany
+        found = self.least(self.joined(a, b) for a in ways for b in others)
+        if len(found) > MOST_LAYOUTS:
+            raise _TooMany
+        return found
 
     def _shown(self, c: ClassId, n: Node) -> Shown:
         layout = work = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
+from eintune.host.quoting import short
 from eintune.space.ir.einsum import CascadeError
 from eintune.space.ir.expr import Rank
 from eintune.space.ir.names import RANK
@@ -12,6 +13,8 @@ from eintune.space.ir.names import RANK
 from .lexer import MAX_NESTING, MAX_RANKS, Token
 
 T = TypeVar("T")
+MOST_SHOWN = 60
+"""Characters of a word or a number that an error shows."""
 
 
 class Cursor:
@@ -25,6 +28,8 @@ class Cursor:
 
     def fail(self, message: str, token: Token | None = None) -> NoReturn:
         where = f", column {token.start + 1}" if token else ""
+        if token and len(token.text) > MOST_SHOWN:  # a number of 5,000 digits, say
+            message = message.replace(token.text, short(token.text, MOST_SHOWN))
         raise CascadeError(f"line {self.number}{where}: {message}")
 
     def peek(self, ahead: int = 0) -> Token:

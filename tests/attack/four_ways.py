@@ -36,8 +36,23 @@ from eintune.space.egraph import graph as egraph
 from eintune.space.egraph.graph import Limits, SaturationError
 from eintune.space.ir.einsum import CascadeError
 from eintune.space.ir.evaluate import evaluate
-from eintune.space.ir.exact import rewrite_around
-from eintune.space.ir.expr import Access, Const, Expr, Iota, Map, Rank, Size, Split, Tensor, Unsplit, free, topological
+from eintune.space.ir.exact import JUMPS, exact_operands, rewrite_around
+from eintune.space.ir.expr import (
+    Access,
+    Const,
+    Expr,
+    Gather,
+    Iota,
+    Map,
+    Rank,
+    Size,
+    Split,
+    Tensor,
+    Unsplit,
+    free,
+    rewrite,
+    topological,
+)
 from eintune.space.ir.pointwise import POINTWISE, Array
 from eintune.space.plan.roles import IllegalPlan
 
@@ -210,11 +225,25 @@ class _Log(logging.Handler):
 
 
 def is_defined(case: Case) -> bool:
-    """Whether every number on the way is finite, or -inf where something was left out."""
+    """Whether every number on the way is finite, or -inf where something was left out; and whether nothing is divided
+    by nothing where exponentials are too small to be told from nothing: no law knows of that."""
     sizes = infer_sizes(case.cascade, {n: a.shape for n, a in case.data.items()}, case.given)
     nodes = topological(list(case.cascade.roots().values()))
     made = evaluate(nodes, case.data, sizes, case.params)
+    found = {x: a for x, (a, _) in zip(nodes, made, strict=True)}
+    vanished = any(
+        bool(np.any((found[x] == 0) & np.isfinite(_beside(found[x.args[0]], found[x]))))
+        for x in nodes
+        if isinstance(x, Map) and x.op in ("exp", "exp2")
+    )
+    if vanished and any(bool(np.any(found[x.args[1]] == 0)) for x in nodes if isinstance(x, Map) and x.op == "div"):
+        return False
     return all(bool(np.all(a < np.inf)) for a, _ in made)  # NaN is not below it either
+
+
+def _beside(a: Array, b: Array) -> Array:
+    """An operand of an operator of one, in the shape of its value."""
+    return a.reshape(b.shape)
 
 
 def budgets(case: Case, exact: Values) -> dict[str, Array]:
@@ -225,10 +254,11 @@ def budgets(case: Case, exact: Values) -> dict[str, Array]:
     found: dict[str, Array] = {}
     noise: dict[str, tuple[Rank, ...]] = {}
     shaken = rewrite_around(list(roots.values()), lambda x: _shaken(x, noise))
-    for _ in range(SAMPLES):
+    settled = [rewrite(shaken, lambda x, by=by: _settled(x, by)) for by in (WRONG, -WRONG)]
+    for forms in [shaken] * SAMPLES + settled:
         errors = {n: 1.0 + WRONG * random.uniform(-1, 1, [sizes[r] for r in ranks]) for n, ranks in noise.items()}
         for (name, _), (array, ranks) in zip(
-            roots.items(), evaluate(shaken, {**case.data, **errors}, sizes, case.params), strict=True
+            roots.items(), evaluate(forms, {**case.data, **errors}, sizes, case.params), strict=True
         ):
             want = case.cascade.outputs[name].ranks
             wide = array.reshape([*array.shape, *[1] * (len(want) - array.ndim)])
@@ -258,6 +288,24 @@ def _shaken(x: Expr, noise: dict[str, tuple[Rank, ...]]) -> Expr | None:
             name = f"NOISE{len(noise)}"
             noise[name] = ranks
             return Map("mul", (x, Access(Tensor(name, ranks), ranks)))
+
+
+def _settled(x: Expr, shift: float) -> Expr | None:
+    """What tells two numbers apart that are nearly the same, as one that tells them apart a little above or below:
+    how they were rounded decides there."""
+    if not isinstance(x, Map):
+        return None
+    if x.op in ("lt", "le", "gt", "ge") and any(map(_is_rounded, topological(x.args))):
+        return Map(x.op, (x.args[0] + shift, x.args[1]))
+    if x.op in JUMPS or not any(exact := exact_operands(x)):
+        return None
+    pairs = zip(x.args, exact, strict=True)
+    return Map(x.op, tuple(Map("gt", (Map("abs", (a,)), Const(WRONG))) if number else a for a, number in pairs))
+
+
+def _is_rounded(x: Expr) -> bool:
+    """Whether a number may be no whole one."""
+    return isinstance(x, (Access, Gather)) and x.tensor.kind == "float" and not x.tensor.name.startswith("NOISE")
 
 
 def compare(way: str, made: Values, exact: Values, budget: Values, text: str = "") -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from drawn_cascades import Case
-from four_ways import forked_saturation, verdict
+from four_ways import KEEP, LIMITS, forked_saturation, verdict
 
 import eintune
 from eintune.kernels.generate.emitters import emit
@@ -18,8 +20,11 @@ from eintune.kernels.reference.eager import run_eager
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.cascade.run import infer_sizes, run_cascade
+from eintune.space.cascade.traits import Stream
 from eintune.space.derivation.derive import derive
-from eintune.space.egraph.graph import Limits
+from eintune.space.derivation.extraction import _passes
+from eintune.space.egraph.graph import EGraph, Limits
+from eintune.space.ir.einsum import CascadeError
 from eintune.space.ir.pointwise import Array
 from eintune.space.lowering.lower import build_program
 from eintune.space.plan.roles import IllegalPlan, Role
@@ -34,6 +39,13 @@ V = np.array([[1.0, 0.0, 2.0, -1.0], [0.5, 0.5, 0.0, 1.0], [-1.0, 1.0, 1.0, 3.0]
 
 def spread(x: Array, y: Array | float) -> Array:
     return np.asarray(np.sum(y * (x - x.mean(-1, keepdims=True)) ** 2, -1))
+
+
+def apart(x: Array, y: Array) -> Array:
+    w = np.exp(x - x.max(-1, keepdims=True))
+    w /= w.sum(-1, keepdims=True)
+    x, y = (a - (w * a).sum(-1, keepdims=True) for a in (x, y))
+    return np.asarray((w * x * y).sum(-1))
 
 
 PROGRAMS: dict[str, tuple[str, dict[str, Array], dict[str, int], Array]] = {
@@ -69,6 +81,16 @@ PROGRAMS: dict[str, tuple[str, dict[str, Array], dict[str, int], Array]] = {
     ),
     "spread weighed by what varies": ("Zp = fold_translate[m](Mp,m, Vp,m)", {"M": M, "V": V}, {}, spread(M, V)),
     "spread weighed by what does not": ("Zp = fold_translate[m](Mp,m, Bp)", {"M": M, "B": B}, {}, B * spread(M, 1.0)),
+    "distances that nothing weighs": ("Z = fold_comoment[m](Am, Am, 0)", {"A": A}, {}, np.array(0.0)),
+    "distances weighed by a number of 0": (
+        "Z = fold_softcomoment[m](Am, Am, Am, scale)", {"A": A}, {}, np.array(0.0),
+    ),
+    "nothing by nothing, of a factor": ("Zm = Am * scale / (Am - Am)", {"A": A}, {}, np.zeros(4)),
+    "nothing by nothing, of sums": ("Zp = sum[m](Mp,m * 0) / sum[m](Mp,m * 0)", {"M": M}, {}, np.zeros(3)),
+    "distances within a softmax of several": (
+        "TAp = sum[m](e^(Mp,m - max[m](Mp,m)))\nZp = fold_comoment[m](Mp,m, Vp,m, e^(Mp,m - max[m](Mp,m))) / TAp",
+        {"M": M, "V": V}, {}, apart(M, V),
+    ),
     "spread of what does not vary": ("Zp = fold_translate[m](Bp, Vp,m)", {"B": B, "V": V}, {}, np.zeros(3)),
 }  # fmt: skip
 
@@ -78,7 +100,7 @@ def test_every_way_gives_the_right_value(name: str, tmp_path: Path) -> None:
     text, data, given, want = PROGRAMS[name]
     cascade = Cascade.parse(text)
     sizes = infer_sizes(cascade, {n: a.shape for n, a in data.items()}, given)
-    params = {"eps": 0.5} if "eps" in text else {}
+    params = {n: value for n, value in {"eps": 0.5, "scale": 0.0}.items() if n in text.replace("fold_scale", "")}
     (exact,) = run_cascade(cascade, data, given, params).values()
     np.testing.assert_allclose(exact, want, rtol=1e-14, atol=1e-300)
     with forked_saturation():
@@ -145,6 +167,40 @@ def test_a_form_goes_over_no_tiles_that_no_view_names() -> None:
 def test_a_form_is_decoded_however_often_a_class_is_an_operand() -> None:
     lines = ["TAa = Aa + Aa"] + [f"T{chr(66 + i)}a = T{chr(65 + i)}a + T{chr(65 + i)}a" for i in range(9)]
     assert derive(Cascade.parse("\n".join(lines))).cascades
+
+
+LAYOUTS = """
+input Cn100,n110
+input Bp : int
+TAAe,m = sum[b](sum[p](Am,b * index(e) * C[m+3,B[p]+0 else 0])) / |p|
+TABf,b = sum[m](sum[e](Df,b,e * TAAe,m * TAAe,m)) / |e|
+TACm,e,b = Am,b - TAAe,m
+TADb,m = e^(TACm,e,b * 2 - max[e](TACm,e,b * 2))
+TAEb,m = sum[e](e^(TACm,e,b * 2 - max[e](TACm,e,b * 2)) * TADb,m) / TADb,m
+"""
+
+
+def test_what_forms_can_have_in_common_is_looked_for_in_a_bounded_time() -> None:
+    """Its classes are operands of each other, with few layouts each: they were put together for hours."""
+    begun = time.process_time()
+    with forked_saturation():
+        assert derive(Cascade.parse(LAYOUTS), limits=LIMITS, keep=KEEP).cascades
+    assert time.process_time() - begun < 10
+
+
+def test_the_passes_of_a_long_chain_are_counted() -> None:
+    """By recursion once, which ended where a form was some hundred passes long."""
+    names = ["A", *(f"T{chr(65 + i // 26)}{chr(65 + i % 26)}" for i in range(300))]
+    lines = [f"{b}m = e^({a}m - max[m]({a}m))" for a, b in itertools.pairwise(names)]
+    graph = EGraph.of(list(Cascade.parse("\n".join(lines)).roots().values()))
+    choice = {c: nodes[0] for c, nodes in graph.classes.items()}
+    assert _passes(choice, graph, Stream("m")) == 301  # and one over the last one's elements
+
+
+def test_an_error_shows_little_of_what_is_long() -> None:
+    with pytest.raises(CascadeError, match=r"at most 18 digits, but got '1000.*\.\.\.'$") as error:
+        Cascade.parse(f"Zm = where(m >= 1{'0' * 5000}, Am, 0)")
+    assert len(str(error.value)) < 200
 
 
 @pytest.mark.parametrize(
