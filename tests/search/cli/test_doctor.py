@@ -67,7 +67,7 @@ def test_an_installation_that_only_serves_is_sound(
     assert main(["doctor"]) == 0
     line = "--   tune          not installed, so nothing is derived or searched here: pip install 'eintune[tune]'\n"
     assert line in capsys.readouterr().out
-    assert set(tried) == {*SERVING, "filelock", *NEEDS}
+    assert set(tried) == {*SERVING, *BROUGHT_BY_TORCH, *NEEDS}
 
 
 def test_every_dependency_is_tried() -> None:
