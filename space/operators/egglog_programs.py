@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -23,9 +22,10 @@ from eintune.space.notation.grammar import KINDS
 from eintune.space.notation.lexer import MAX_CHARACTERS
 from eintune.space.notation.s_expressions import NUMBER, Call, Name, Term, commands, string_of
 
+from .cheapest_terms import Kind, Node, cheapest, unfit
 from .graph import OperatorGraph
 from .graph_builder import Builder, check_ranks, filter_of, parameter
-from .operators import Operand
+from .operators import Operand, in_order
 
 MAX_JSON_CHARACTERS = 20_000_000
 _OPERATOR = re.compile(r"[MRTF]_[a-z0-9]+(?:_(?:R|[a-z0-9]+))*")
@@ -193,8 +193,9 @@ def _datatype(graph: OperatorGraph) -> str:
 def read_egglog_json(text: str) -> OperatorGraph:
     """The cheapest graph in a serialised e-graph (nodes with op, children, eclass and cost).
 
-    Of each class the node with the least tree cost is taken. Outputs are the root classes, or what nothing
-    reads. Raises CascadeError for data of another form and for classes without a finite term.
+    Of each class the term with the least tree cost is taken, among those whose operators fit their operands. Outputs
+    are the root classes, or what nothing reads. Raises CascadeError for data of another form and for classes without
+    such a term.
     """
     if len(text) > MAX_JSON_CHARACTERS:
         raise CascadeError(f"a serialised e-graph has at most {MAX_JSON_CHARACTERS} characters, but got {len(text)}")
@@ -202,10 +203,7 @@ def read_egglog_json(text: str) -> OperatorGraph:
         file = from_json(text, _GraphFile)
     except BadData as error:
         raise CascadeError(f"not a serialised e-graph (nodes with op, children and eclass): {error}") from None
-    nodes = {name: _node(n) for name, n in file.nodes.items()}
-    lets = {c: d.let for c, d in file.class_data.items() if d.let}
-    roots = [str(c) for c in file.root_eclasses]
-    return _Extraction(nodes, {c: name.removeprefix("$") for c, name in lets.items()}).graph(roots)
+    return _extracted(file)
 
 
 class _NodeFile(msgspec.Struct):
@@ -228,93 +226,92 @@ class _GraphFile(msgspec.Struct):
     root_eclasses: list[str | int] = msgspec.field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Node:
-    op: str
-    children: tuple[str, ...]
-    eclass: str
-    cost: float
-
-
-def _node(n: _NodeFile) -> _Node:
-    cost = float("inf") if n.subsumed else n.cost
-    return _Node(n.op, tuple(map(str, n.children)), str(n.eclass), cost)
+def _extracted(file: _GraphFile) -> OperatorGraph:
+    for name, n in file.nodes.items():
+        if missing := [c for c in n.children if str(c) not in file.nodes]:
+            raise CascadeError(f"node {name}: its child {str(missing[0])!r} is not in the e-graph")
+    class_of = {name: str(n.eclass) for name, n in file.nodes.items()}
+    nodes = [
+        Node(n.op, tuple(class_of[str(c)] for c in n.children), str(n.eclass), float("inf") if n.subsumed else n.cost)
+        for n in file.nodes.values()
+    ]
+    lets = {c: d.let.removeprefix("$") for c, d in file.class_data.items() if d.let}
+    return _Extraction(nodes, lets).graph([str(c) for c in file.root_eclasses])
 
 
 class _Extraction:
-    """The cheapest node of each class, by bottom-up relaxation."""
+    """The cheapest terms of the outputs as a graph."""
 
-    def __init__(self, nodes: dict[str, _Node], lets: dict[str, str]) -> None:
-        for name, n in nodes.items():
-            if missing := [c for c in n.children if c not in nodes]:
-                raise CascadeError(f"node {name}: its child {missing[0]!r} is not in the e-graph")
+    def __init__(self, nodes: list[Node], lets: dict[str, str]) -> None:
         self.nodes, self.lets = nodes, lets
-        self.best: dict[str, tuple[float, _Node]] = {}
-        self._relax()
-
-    def _relax(self) -> None:
-        readers: dict[str, list[_Node]] = {}
-        for n in self.nodes.values():
-            for c in {self.nodes[c].eclass for c in n.children}:
-                readers.setdefault(c, []).append(n)
-        todo = [n for n in self.nodes.values() if not n.children]
-        while todo:
-            n = todo.pop()
-            below = [self.best.get(self.nodes[c].eclass) for c in n.children]
-            total = n.cost + sum(b[0] for b in below if b)
-            old = self.best.get(n.eclass)
-            if None in below or total == float("inf") or (old and old[0] <= total):
-                continue
-            self.best[n.eclass] = total, n
-            todo += readers.get(n.eclass, [])
+        self.terms, self.best = cheapest(nodes)
 
     def graph(self, roots: list[str]) -> OperatorGraph:
-        operators = [c for c, (_, n) in self.best.items() if _OPERATOR.fullmatch(n.op)]
-        read = {self.nodes[c].eclass for k in operators for c in self.best[k][1].children}
-        named = [c for c in operators if c in self.lets and c not in read]
-        outputs = [c for c in roots if c in self.best] or named or [c for c in operators if c not in read]
+        operators = dict.fromkeys(n.eclass for n in self.nodes if _OPERATOR.fullmatch(n.op))
+        below = {c for n in self.nodes for c in n.children}
+        read = {k.eclass for c in operators if c in self.best for k in self.terms[self.best[c]].operands}
+        last = [c for c in operators if c not in below] or [c for c in operators if c not in read]
+        known = {n.eclass for n in self.nodes}
+        outputs = [c for c in roots if c in known] or [c for c in last if c in self.lets] or last
+        if lacking := [c for c in outputs if c not in self.best]:
+            raise CascadeError(self._why_none(lacking[0]))
         if not outputs:
             raise CascadeError("the e-graph has no operator (M_…, R_…, T_…, F_…) with a finite term")
-        return self._build(outputs)
+        return self._build([self.best[c] for c in outputs])
 
-    def _build(self, outputs: list[str]) -> OperatorGraph:
+    def _is_operation(self, kind: Kind) -> bool:
+        return bool(_OPERATOR.fullmatch(self.terms[kind].node.op))
+
+    def _why_none(self, c: str) -> str:
+        """The first operator below, if any, that its operands do not fit."""
+        said = short(self.lets.get(c, c))
+        for n in unfit(self.terms, self.nodes):
+            below = " and ".join(" or ".join(self._ranks(k)) for k in n.children)
+            return f"no term of {said} has operators that fit: {short(n.op)} takes no operands over {below}"
+        return f"{said} has no finite term"
+
+    def _ranks(self, c: str) -> list[str]:
+        """What a class ranges over, each as `m,p`, or `?` where its operators do not tell."""
+        return [
+            "?" if k.ranks is None else ",".join(in_order(k.ranks)) or "nothing" for k in self.terms if k.eclass == c
+        ]
+
+    def _build(self, outputs: list[Kind]) -> OperatorGraph:
         """The chosen terms as one `let` an operation, operands first."""
         builder = Builder()
         reader = _Reader(builder)
-        names: dict[str, str] = {}
+        names: dict[Kind, str] = {}
         stack = outputs[::-1]
         while stack:
-            n = self.best[stack[-1]][1]
-            missing = [c for c in self._below(n) if c not in names and _OPERATOR.fullmatch(self.best[c][1].op)]
+            term = self.terms[stack[-1]]
+            missing = [k for k in term.operands if k not in names and self._is_operation(k)]
             if missing:
                 stack += missing[::-1]
-            elif (c := stack.pop()) not in names:
-                names[c] = self._name(c, names)
-                reader.let(names[c], Call(n.op, tuple(self._term(k, names) for k in self._below(n))))
-        builder.results = tuple(names[c] for c in outputs)
+            elif (kind := stack.pop()) not in names:
+                names[kind] = self._name(kind.eclass, names)
+                reader.let(names[kind], Call(term.node.op, tuple(self._term(k, names) for k in term.operands)))
+        builder.results = tuple(dict.fromkeys(names[k] for k in outputs))
         return builder.graph()
 
-    def _below(self, n: _Node) -> list[str]:
-        return [self.nodes[c].eclass for c in n.children]
-
-    def _name(self, c: str, names: dict[str, str]) -> str:
+    def _name(self, c: str, names: dict[Kind, str]) -> str:
         taken, number = {*names.values(), *self.lets.values()}, len(names) + 1
         while f"t{number}" in taken:
             number += 1
-        return self.lets.get(c) or f"t{number}"
+        said = self.lets.get(c)
+        return said if said and said not in names.values() else f"t{number}"
 
-    def _term(self, c: str, names: dict[str, str]) -> Term:
-        """A chosen class as an operand: the name of its operation, a primitive, or a leaf with its primitives."""
-        if c in names:
-            return Name(names[c])
-        op, below = self.best[c][1].op, self._below(self.best[c][1])
+    def _term(self, kind: Kind, names: dict[Kind, str]) -> Term:
+        """A chosen term as an operand: the name of its operation, a primitive, or a leaf with its primitives."""
+        if kind in names:
+            return Name(names[kind])
+        op, below = self.terms[kind].node.op, self.terms[kind].operands
         if op.startswith('"'):
             return string_of(op)
         if NUMBER.fullmatch(op):
             return float(op)
         if not below:
-            return Call(self.lets.get(c, op), ())
-        primitives = [self.best[k][1].op for k in below]
+            return Call(self.lets.get(kind.eclass, op), ())
+        primitives = [self.terms[k].node.op for k in below]
         return Call(op, tuple(string_of(p) if p.startswith('"') else float(p) for p in primitives if _is_primitive(p)))
 
 

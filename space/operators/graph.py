@@ -115,6 +115,7 @@ def with_found_ranks(graph: OperatorGraph, spaces: Mapping[str, frozenset[Rank]]
     spaces: what the operand of a reduction ranges over, by the reduction's output, where its spelling says so. Raises
     CascadeError where sizes or spaces contradict each other or the ranks.
     """
+    check_reduced(graph.operations)
     open_inputs = [n for n in graph.unranked() if n in graph.shapes]
     found = _narrowed(graph, spaces or {}) if open_inputs else _Bounds()
     settled = {n: r for n in open_inputs if (r := found.settled(n)) is not None}

@@ -103,22 +103,36 @@ def check_arity(o: Operation) -> None:
 
 def check_spaces(operations: tuple[Operation, ...]) -> None:
     """Raises CascadeError for a map over another iteration space than its operands', as far as those are written."""
-    for o, ranks, is_whole in with_spaces(operations):
-        if o.operator.kind == "M":
-            _check_space(o, ranks, is_whole)
+    for at, (o, ranks, is_whole) in enumerate(with_spaces(operations)):
+        if not fits(o.operator, ranks, is_whole) and o.operator.kind == "M":
+            check_reduced(operations[:at])  # what is reduced above and is not there is why: said first
+            raise CascadeError(
+                f"{o.output} = {o.operator} iterates {list(o.operator.ranks)}, but its operands have "
+                f"{list(in_order(ranks))}"
+            )
 
 
 def check_reduced(operations: tuple[Operation, ...]) -> None:
     """Raises CascadeError for a reduction, a fold or a view of a rank that its operands lack, as far as theirs are
     known: a definition in another notation may sum over nothing, an operator's name says what is there."""
     for o, ranks, is_whole in with_spaces(operations):
-        unsplit = (o.operator.kind, o.operator.op) == ("T", "unsplit")
-        wanted = o.operator.ranks[:2] if unsplit else o.operator.ranks[:1]
-        if o.operator.kind != "M" and is_whole and not ranks & set(wanted):
+        if o.operator.kind != "M" and not fits(o.operator, ranks, is_whole):
             does = {"R": "reduces", "F": "folds"}.get(o.operator.kind, f"{o.operator.op}s")
             raise CascadeError(
-                f"{o.output} = {o.operator} {does} {' and '.join(wanted)}, but its operand has {list(in_order(ranks))}"
+                f"{o.output} = {o.operator} {does} {' and '.join(_taken(o.operator))}, but its operand has "
+                f"{list(in_order(ranks))}{_divided(o.operator, ranks, operations)}"
             )
+
+
+def _divided(operator: Operator, ranks: frozenset[Rank], operations: tuple[Operation, ...]) -> str:
+    """Where a rank is in parts and its operator takes it whole, or the other way round, that it is."""
+    views = (v.operator.ranks[:: 1 if v.operator.op == "split" else -1] for v in operations if v.operator.kind == "T")
+    for whole, *parts in views:
+        if operator.ranks[0] in parts and whole in ranks:
+            return f" ({whole} is whole there)"
+        if operator.ranks[0] == whole and ranks & set(parts):
+            return f" ({whole} is in parts there)"
+    return ""
 
 
 def with_spaces(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, frozenset[Rank], bool]]:
@@ -128,25 +142,32 @@ def with_spaces(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, 
         below = [known.get(x) if isinstance(x, str) else _ranks_of(x) for x in o.operands]
         ranks, is_whole = frozenset[Rank]().union(*(r for r in below if r is not None)), None not in below
         yield o, ranks, is_whole
-        is_map = o.operator.kind == "M"
-        known[o.output] = frozenset(o.operator.ranks) if is_map else _after(o.operator, ranks) if is_whole else None
+        known[o.output] = space_after(o.operator, ranks if is_whole else None)
 
 
-def _check_space(o: Operation, ranks: frozenset[Rank], is_whole: bool = True) -> None:
-    space = set(o.operator.ranks)
-    if (ranks != space) if is_whole else not ranks <= space:
-        raise CascadeError(
-            f"{o.output} = {o.operator} iterates {list(o.operator.ranks)}, but its operands have "
-            f"{list(in_order(ranks))}"
-        )
+def fits(operator: Operator, ranks: frozenset[Rank], is_whole: bool) -> bool:
+    """Whether an operator can take operands that have these ranks together, as far as they are known."""
+    if operator.kind == "M":
+        space = set(operator.ranks)
+        return ranks == space if is_whole else ranks <= space
+    return not is_whole or bool(ranks & set(_taken(operator)))
+
+
+def _taken(operator: Operator) -> tuple[Rank, ...]:
+    """The rank that a reduction, a fold or a split takes away, or the two that an unsplit does."""
+    return operator.ranks[:2] if (operator.kind, operator.op) == ("T", "unsplit") else operator.ranks[:1]
 
 
 def _ranks_of(x: Expr | Predicate) -> frozenset[Rank]:
     return x.ranks if isinstance(x, Predicate) else free(x)
 
 
-def _after(operator: Operator, ranks: frozenset[Rank]) -> frozenset[Rank]:
-    """The ranks of what a reduction, a fold or a view gives."""
+def space_after(operator: Operator, ranks: frozenset[Rank] | None) -> frozenset[Rank] | None:
+    """The ranks of what an operator gives, of operands with these together; None where they are not known."""
+    if operator.kind == "M":
+        return frozenset(operator.ranks)
+    if ranks is None:
+        return None
     match operator.kind, operator.ranks:
         case "T", (whole, outer, inner) if operator.op == "split":
             return ranks - {whole} | {outer, inner} if whole in ranks else ranks

@@ -294,7 +294,7 @@ def test_the_cheapest_node_of_each_class_is_taken_and_cycles_are_left_out() -> N
             '{"nodes": {"a": {"op": "M_exp_m", "eclass": "0", "children": ["b"]}}}',
             "its child 'b' is not in the e-graph",
         ),
-        ('{"nodes": {"a": {"op": "M_exp_m", "eclass": "0", "children": ["a"]}}}', "no operator .* with a finite term"),
+        ('{"nodes": {"a": {"op": "M_exp_m", "eclass": "0", "children": ["a"]}}}', "0 has no finite term"),
         ("[" * 100_000, "not a serialised e-graph"),
     ],
 )
