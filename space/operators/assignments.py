@@ -1,9 +1,9 @@
 """Operator notation as assignments, both ways: `QK_temp = M_mul_emp(Q, K)    ; a comment`.
 
-A line is an assignment, `NAME_{e,p}` (an input with its ranks, `NAME_{p} : int` with its kind), or
-`results: NAME, …`. Outputs and operands may carry their ranks as a subscript too. An operand is a name, a number,
-a size `|m|`, an index value `index(m)`, a parameter `$scale`, an access `KC[BT[b,m//64],m%64]` to declared inputs
-or, of M_where, a filter `m <= p`.
+A line is an assignment, an input (`NAME_{e,p}` with its ranks, `NAME_{e=64,p=1024}` with its sizes too,
+`NAME_{64,1024}` with these alone, `NAME_{p} : int` with its kind), or `results: NAME, …`. Outputs and operands may
+carry their ranks as a subscript too. An operand is a name, a number, a size `|m|`, an index value `index(m)`, a
+parameter `$scale`, an access `KC[BT[b,m//64],m%64]` to declared inputs or, of M_where, a filter `m <= p`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .graph import OperatorGraph
 from .graph_builder import Builder, filter_of, gather_of, parameter
 from .operators import Operand, Operation
 
-_SUBSCRIPTED = re.compile(r"([A-Za-z][A-Za-z0-9_]*?)_\{([a-z0-9, ]*)\}(?:\s*:\s*(\w+))?")
+_SUBSCRIPTED = re.compile(r"([A-Za-z][A-Za-z0-9_]*?)_\{([a-z0-9, =]*)\}(?:\s*:\s*(\w+))?")
 _CALL = re.compile(r"(\w+)\s*\((.*)\)")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf)|nan")
 
@@ -50,9 +50,22 @@ def _read_line(line: str, builder: Builder) -> None:
         output, ranks = _subscript(left)
         builder.add(output, call[1], [read_operand(x, builder) for x in _operands(call[2])], ranks)
     elif match := _SUBSCRIPTED.fullmatch(line):
-        builder.declare(match[1], _rank_list(match[2]), match[3] or "float")
+        _declare(match[1], match[2], match[3] or "float", builder)
     else:
         raise CascadeError(f"expected `name = OPERATOR(operands)` or `NAME_{{e,p}}`, but got {short(repr(line))}")
+
+
+def _declare(name: str, axes: str, kind: str, builder: Builder) -> None:
+    """Of each axis its rank, its size, or both."""
+    parts = [tuple(x.strip() for x in axis.partition("=")[::2]) for axis in axes.split(",")] if axes.strip() else []
+    ranks = [rank for rank, _ in parts if not rank.isdigit()]
+    sizes = [size or rank for rank, size in parts if (size or rank).isdigit()]
+    if sizes and (len(sizes) != len(parts) or len(ranks) not in (0, len(parts))):
+        raise CascadeError(f"{name}_{{{axes}}}: each axis says its size or none does, and each its rank or none does")
+    if sizes:
+        builder.sized(name, tuple(map(float, sizes)))
+    if ranks or not parts:
+        builder.declare(name, tuple(ranks), kind)
 
 
 def _operands(text: str) -> list[str]:
@@ -69,6 +82,8 @@ def _operands(text: str) -> list[str]:
 
 def _subscript(text: str) -> tuple[str, tuple[Rank, ...] | None]:
     match = _SUBSCRIPTED.fullmatch(text)
+    if match and "=" in match[2]:
+        raise CascadeError(f"{short(text)}: sizes stand where an input is declared, on a line of its own")
     return (match[1], _rank_list(match[2])) if match else (text, None)
 
 
@@ -95,7 +110,10 @@ def read_operand(text: str, builder: Builder) -> Operand:
 
 def write_operators(graph: OperatorGraph) -> str:
     """The assignments: inputs with their ranks first, outputs with theirs. `read_operators` reads them back."""
-    lines = [_declaration(x) for x in _inputs(graph)]
+    inputs = _inputs(graph)
+    lines = [_declaration(x, graph.shapes.get(x.name, ())) for x in inputs]
+    known = {x.name for x in inputs}
+    lines += [f"{name}_{{{','.join(map(str, shape))}}}" for name, shape in graph.shapes.items() if name not in known]
     lines += [_assignment(o, graph.tiles(o)) for o in graph.operations]
     if graph.results:
         lines.append(f"results: {', '.join(graph.results)}")
@@ -107,9 +125,10 @@ def _inputs(graph: OperatorGraph) -> list[Tensor]:
     return list(tensors(leaves).values())
 
 
-def _declaration(x: Tensor) -> str:
+def _declaration(x: Tensor, shape: tuple[int, ...]) -> str:
     kind = "" if x.kind == "float" else f" : {x.kind}"
-    return f"{x.name}_{{{','.join(x.ranks)}}}{kind}"
+    axes = [f"{r}={n}" for r, n in zip(x.ranks, shape, strict=True)] if shape else x.ranks
+    return f"{x.name}_{{{','.join(axes)}}}{kind}"
 
 
 def _assignment(o: Operation, tiles: int | None) -> str:

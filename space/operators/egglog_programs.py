@@ -147,8 +147,8 @@ def write_egg(graph: OperatorGraph) -> str:
                 if x.index != x.tensor.ranks:
                     raise CascadeError(f"{x.tensor.name} is read with renamed ranks, which egglog notation cannot say")
                 names[x] = f"${x.tensor.name}"
-                lines.append(f"(let {names[x]} {_written_leaf(x)})")
-            children.append(names.get(x) or _written_leaf(x))
+                lines.append(f"(let {names[x]} {_written_leaf(x, graph)})")
+            children.append(names.get(x) or _written_leaf(x, graph))
         if tiles := graph.tiles(o):
             children.append(str(tiles))
         lines.append(f"(let ${o.output} ({o.operator} {' '.join(children)}))")
@@ -156,13 +156,13 @@ def write_egg(graph: OperatorGraph) -> str:
     return "\n".join([_datatype(graph), *lines])
 
 
-def _written_leaf(x: Operand) -> str:
+def _written_leaf(x: Operand, graph: OperatorGraph) -> str:
     match x:
         case str():
-            return f"(Tensor {egglog(x)} {egglog(_UNKNOWN)})"
+            return _input(x, _UNKNOWN, graph)
         case Access():
             kind = "" if x.tensor.kind == "float" else f",{x.tensor.kind}"
-            return f"(Tensor {egglog(x.tensor.name)} {egglog(','.join(x.tensor.ranks) + kind)})"
+            return _input(x.tensor.name, ",".join(x.tensor.ranks) + kind, graph)
         case Gather():
             raise CascadeError(f"{x.tensor.name} is addressed by more than ranks, which egglog notation cannot say")
         case Const():
@@ -177,8 +177,19 @@ def _written_leaf(x: Operand) -> str:
             return egglog(write_predicate(x))
 
 
+def _input(name: str, ranks: str, graph: OperatorGraph) -> str:
+    """With its sizes, if the graph says them; a constructor has one number of arguments."""
+    sizes = graph.shapes.get(name, ())
+    return f"({' '.join([_constructor(len(sizes)), egglog(name), egglog(ranks), *map(str, sizes)])})"
+
+
+def _constructor(sizes: int) -> str:
+    return f"Tensor{sizes or ''}"
+
+
 def _datatype(graph: OperatorGraph) -> str:
-    signatures: dict[str, str] = {}
+    counts = sorted({len(shape) for shape in graph.shapes.values()} - {0})
+    signatures = {_constructor(n): " ".join(["String String", *["i64"] * n]) for n in counts}
     for o in graph.operations:
         sorts = ["String" if isinstance(x, Predicate) else "Op" for x in o.operands]
         sorts += ["i64"] if graph.tiles(o) else []

@@ -12,7 +12,7 @@ import eintune
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.run import run_cascade
 from eintune.space.ir.einsum import CascadeError
-from eintune.space.operators.assignments import read_operators
+from eintune.space.operators.assignments import read_operators, write_operators
 from eintune.space.operators.cascades import from_cascade, to_cascade
 from eintune.space.operators.egglog_programs import read_egg, read_egglog_json, write_egg
 from eintune.space.operators.formats import as_cascade, read_computation, stated_sizes
@@ -169,6 +169,27 @@ def test_a_sum_over_parts_of_what_is_whole_again_is_named_first() -> None:
         CascadeError, match="no term of Z has operators that fit: R_add_m0 takes no operands over f,m,p"
     ):
         read_egglog_json(data.to_json())
+
+
+@pytest.mark.parametrize("name", SEEDS)
+@pytest.mark.parametrize("ranks", [None, {"Q": "e,p"}])
+def test_sizes_are_written_in_both_notations(name: str, ranks: dict[str, str] | None) -> None:
+    found = eintune.read(OPERATORS / f"{name}.egg", ranks=ranks if name in ("attention", "attention_fused") else None)
+    assert isinstance(found, OperatorGraph)
+    for again in (read_operators(write_operators(found)), read_egg(write_egg(found))):
+        assert again.shapes == {"Q": (64, 1024), "K": (64, 1024), "V": (64, 1024)}
+        assert stated_sizes(again, {}) == stated_sizes(found, {})
+        assert again.unranked() == found.unranked()
+        assert [o.operator for o in again.operations] == [o.operator for o in found.operations]
+    from egglog.bindings import EGraph
+
+    EGraph().run_program(*EGraph().parse_program(write_egg(found)))
+
+
+@pytest.mark.parametrize("axes", ["e=64,p", "64,p", "e=64,1024"])
+def test_an_axis_without_a_size_among_others_is_refused(axes: str) -> None:
+    with pytest.raises(CascadeError, match=r"line 1: .*each axis says its size or none does"):
+        read_operators(f"Q_{{{axes}}}\nZ = M_exp_ep(Q)")
 
 
 # ---- ranks by operators and sizes
