@@ -50,7 +50,8 @@ class OutOfTime(ExtractionError):
 class Problem:
     """The integer program of one pruned graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
 
-    def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
+    def __init__(self, graph: EGraph, streams: Sequence[Stream], passes_: int | None = None) -> None:
+        """passes_: what forms take over all streams together, where that is known."""
         self.graph, self.streams = graph, tuple(streams)
         self.work = Work(graph, streams)
         self.scale = 1.0 / self.work.definition()
@@ -59,7 +60,9 @@ class Problem:
         self.used = {c: self.model.add_variable(f"y{i}", 0, 1) for i, c in enumerate(graph.classes)}
         self.trait: dict[Trait, Any] = {}
         total = pulp.lpSum(self.work(c, n) * self.scale * x for (c, n), x in self.node.items())
-        self.counts = [self._levels(i, s) for i, s in enumerate(self.streams)]
+        self.counts = [self._levels(i, s, passes_) for i, s in enumerate(self.streams)]
+        if passes_ is not None:
+            self.model += pulp.lpSum(self.counts) == passes_
         self.model += PASS_WEIGHT * pulp.lpSum(self.counts) + total
         self.model += total <= WORK_LIMIT
         self._choices()
@@ -87,11 +90,14 @@ class Problem:
             if k not in self.graph.roots:
                 self.model += self.used[k] <= pulp.lpSum(xs)
 
-    def _levels(self, i: int, s: Stream) -> Any:
-        """The passes over one stream, at most the definition's: levels rise by one at each chosen barrier."""
+    def _levels(self, i: int, s: Stream, of: int | None) -> Any:
+        """The passes over one stream, at most the definition's: levels rise by one at each chosen barrier. of: those
+        over all streams together."""
         most = passes([x for x, c in self.graph.defined.items() if c in self.graph.roots], s)
         if any(isinstance(x, Fold) and s.role(x.rank) for x in self.graph.defined):
             most += 2  # a fold may be written out: a reference, weights, and what divides by their sum
+        if of is not None:
+            most = min(most, of)
         level = _Levels(self, f"l{i}", s, most)
         count = self.model.add_variable(f"p{i}", 0, most, cat="Integer")
         for r in self.graph.roots:
@@ -283,8 +289,15 @@ def _best_of(lean: EGraph, streams: Sequence[Stream], layout: Layout, seconds: f
     narrow = lean.restrict({c: tuple(n for n in ns if fits(c, n)) for c, ns in lean.classes.items()})
     if not all(narrow.classes.get(r) for r in narrow.roots):
         return None
-    problem = Problem(narrow, streams)
-    return problem.solve(seconds) if problem.show(layout.traits) else None
+    narrow = pruned(narrow, streams)  # of what shows nothing else more is the same
+    # of as few passes as any tree has there is one nearly always, and it is sooner found than among all
+    for known in (layout.passes, None):
+        problem = Problem(narrow, streams, known)
+        if not problem.show(layout.traits):
+            return None
+        if form := problem.solve(seconds):
+            return form
+    return None
 
 
 def _forbids(form: Form, other: frozenset[Trait]) -> bool:
