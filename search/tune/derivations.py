@@ -15,10 +15,9 @@ from typing import Any
 from eintune.kernels.store.kept_forms import Kept, keep, read_kept
 from eintune.kernels.store.shipped_forms import derived_texts
 from eintune.search.text.formatting import plural
-from eintune.space.cascade.canonical import digest, orders, signature
+from eintune.space.cascade.canonical import digest, orders, signature, streamed
 from eintune.space.cascade.cascade import Cascade
-from eintune.space.cascade.traits import total_passes
-from eintune.space.ir.expr import Fold, topological
+from eintune.space.ir.expr import Fold, Rank, topological
 from eintune.space.operators.footprint import footprint
 from eintune.space.operators.passes import analyse
 
@@ -90,10 +89,7 @@ def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Deriv
     from eintune.space.derivation.derive import derive
 
     derivation = derive(definition, allowed=allowed)
-    variants = tuple(
-        Variant(str(d.cascade), d.digest, d.passes, short_label(d.passes, d.signature), d.signature)
-        for d in derivation.cascades
-    )
+    variants = tuple(_variant(d.cascade, d.digest, d.signature) for d in derivation.cascades)
     report = derivation.to_json()
     del report["cascades"]
     origin = "derived" if derivation.complete else "derived, cut short by a limit of time"
@@ -103,28 +99,46 @@ def _derive(definition: Cascade, allowed: frozenset[str] = frozenset()) -> Deriv
 
 
 def written(definition: Cascade) -> Variant:
-    """The definition itself as the one form, with the passes of its graph."""
-    form, passes = _read_off(str(definition)), analyse(definition).passes
-    return replace(form, passes=passes, label=short_label(passes, form.signature))
+    """The definition itself as the one form."""
+    return _read_off(str(definition))
 
 
 def _read_off(text: str) -> Variant:
     """A form from its text alone: what it is follows from its graph."""
     cascade = Cascade.parse(text)
-    kind, passes = signature(cascade), total_passes(list(cascade.roots().values()))
-    return Variant(text, digest(cascade), passes, short_label(passes, kind), kind)
+    return _variant(cascade, digest(cascade), signature(cascade))
 
 
-def short_label(passes: int, signature: str) -> str:
-    """A form's kind in a few words, for tables: "1-pass tiled, deferred division"."""
+def _variant(cascade: Cascade, unique: str, kind: str) -> Variant:
+    """A form with the passes of its graph over each rank that it streams."""
+    over = {rank: analyse(cascade, rank).passes for rank in streamed(cascade)}
+    passes = max(over.values(), default=0) or analyse(cascade).passes
+    return Variant(str(cascade), unique, passes, short_label(passes, kind, over), kind)
+
+
+def short_label(passes: int, signature: str, over: Mapping[Rank, int] | None = None) -> str:
+    """A form's kind in a few words, for tables: "1-pass tiled, deferred division".
+
+    over: the passes over each rank that is streamed; of several each is said, "1-pass over m, 2-pass over f".
+    """
     traits = signature.partition(":")[2].split("+")
     # where several streams tell forms apart, the next one's passes follow the last count: "fold.scale.whole*2|2:…"
     folds = sum(int(t.partition("*")[2].partition("|")[0] or 1) for t in traits if t.startswith("fold."))
-    kind = [f"{passes}-pass"]
+    kind = [_passes_text(passes, over or {})]
     kind += [word for trait, word in (("tiled", "tiled"), ("correction", "corrected")) if trait in traits]
     extra = [f"{folds} fold{'s' if folds > 1 else ''}"] if folds and passes > 1 else []
     extra += ["deferred division"] if "division.after" in traits else []
     return ", ".join([" ".join(kind), *extra])
+
+
+def _passes_text(passes: int, over: Mapping[Rank, int]) -> str:
+    """ "2-pass"; of several ranks "1-pass over m and n", "2-pass over f, 1-pass over m"."""
+    if len(over) < 2:
+        return f"{passes}-pass"
+    ranks: dict[int, list[Rank]] = {}
+    for rank, times in sorted(over.items(), key=lambda item: (-item[1], item[0])):
+        ranks.setdefault(times, []).append(rank)
+    return ", ".join(f"{times}-pass over {' and '.join(names)}" for times, names in ranks.items())
 
 
 def _told_apart(variants: tuple[Variant, ...], definition: Cascade) -> tuple[Variant, ...]:

@@ -371,6 +371,13 @@ def _main_streams(roots: Sequence[Expr]) -> list[tuple[Stream, int, Counter[Trai
     return sorted(telling or found, key=lambda f: (-f[1], _parts(f[2])))
 
 
+def streamed(cascade: Cascade) -> tuple[Rank, ...]:
+    """The ranks that a form goes over more than once, or in folds or tiles, most passes first: none if there are
+    none."""
+    streams = _main_streams(spelled(list(cascade.roots().values())))
+    return tuple(s.rank for s, n, counts in streams if n > 1 or any(t.kind in ("fold", "tiled") for t in counts))
+
+
 def orders(cascade: Cascade) -> str:
     """In which order products are summed: the same for forms that differ in names, or in what is not summed."""
     return _orders(cascade, spelled(list(cascade.roots().values())))
@@ -407,24 +414,25 @@ def signature(cascade: Cascade) -> str:
 
 
 def description(cascade: Cascade) -> str:
-    """One line for people, from the structure: the rank that is gone over most, its tiling, folds, divisions."""
-    roots = spelled(list(cascade.roots().values()))
-    streams = _main_streams(roots)
+    """One line for people, from the structure: the ranks that are gone over, tiling, folds, divisions."""
+    streams = _main_streams(spelled(list(cascade.roots().values())))
     if not streams:
         return "pointwise"
-    s, times, counts = streams[0]
-    words = [f"{times} pass{'es' if times > 1 else ''} over {s.rank}"]
+    telling = [f for f in streams if f[1] > 1 or any(t.kind in ("fold", "tiled") for t in f[2])]
+    over = [f"{n} pass{'es' if n > 1 else ''} over {s.rank}" for s, n, _ in telling or streams[:1]]
+    counts = sum((c for _, _, c in telling[1:]), streams[0][2].copy())
+    words = [" and ".join(over)]
     kinds = {t.kind for t in counts}
     if "tiled" in kinds:
         words.append("tiled")
     if "correction" in kinds:
         words.append("local references with a correction")
-    folds = Counter({t.what: 0 for t in counts if t.kind == "fold"})
+    folds = Counter[str]()
     for t, n in counts.items():
         if t.kind == "fold":
             folds[t.what] += n
     words += [f"{n} {action} fold{'s' if n > 1 else ''}" for action, n in sorted(folds.items())]
-    where = {t.where for t in counts if t.kind == "division"}
+    where = {t.where for t in streams[0][2] if t.kind == "division"}
     if where:
         words.append("division " + ("inside the loop" if "inside" in where else "after the loop"))
     return ", ".join(words)

@@ -14,7 +14,7 @@ from eintune.search.study.samplers import distributions
 from eintune.search.study.study import Trial
 from eintune.search.tune import derivations as derivations_module
 from eintune.search.tune.candidates import REASONS, Candidate, Candidates, Model, candidates, schedule_text
-from eintune.search.tune.derivations import Derivations, Variant, derivations, short_label
+from eintune.search.tune.derivations import Derivations, Variant, derivations, short_label, written
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.derivation import extraction as extract
@@ -186,6 +186,21 @@ def test_short_labels() -> None:
     assert short_label(1, "1:division.after+fold.scale.whole*2") == "1-pass, deferred division"
     assert short_label(2, "2:correction+fold.scale.outer*1+tiled") == "2-pass tiled corrected, 1 fold"
     assert short_label(3, "3:division.inside+reduce.add.whole*2") == "3-pass"
+    assert short_label(1, "1:division.after", {"m": 1}) == "1-pass, deferred division"
+    assert short_label(1, "1:tiled", {"m": 1, "n": 1}) == "1-pass over m and n tiled"
+
+
+def test_a_label_has_the_passes_over_each_rank_that_is_streamed() -> None:
+    """Attention in one pass over m, then a norm that goes over f twice."""
+    form = written(
+        Cascade.parse(
+            "Sp,m = Qp,e * Ke,m\nDp = fold_scale[m](Sp,m, 1)\nOp,f = fold_scale[m](Sp,m, Vm,f) / Dp\n"
+            "Np = sum[f](Op,f * Op,f)\nZp,f = Op,f / sqrt(Np)"
+        )
+    )
+    assert form.passes == 2
+    assert form.label.startswith("2-pass over f, 1-pass over m, ")
+    assert written(Cascade.parse("Dp = fold_scale[m](Sp,m, 1)")).label == "1-pass"
 
 
 @pytest.mark.parametrize(("batch", "seq"), [(1, 1), (16, 1), (16, 4)])
