@@ -12,7 +12,7 @@ import numpy as np
 from eintune.space.cascade.canonical import canonical, description, digest, mixed, signature, spelled, splits_of
 from eintune.space.cascade.cascade import Cascade, from_roots
 from eintune.space.cascade.traits import Stream, passes, streams_of, total_passes
-from eintune.space.egraph.graph import ClassId, EGraph, Limits, SaturationError, Statistics, label, saturate
+from eintune.space.egraph.graph import ClassId, EGraph, Limits, Node, SaturationError, Statistics, label, saturate
 from eintune.space.egraph.safety import HAZARDS, safe_part, unsafe
 from eintune.space.ir.evaluate import evaluate
 from eintune.space.ir.exact import Hidden, is_stand_in
@@ -41,6 +41,7 @@ from eintune.space.laws.one_hot import one_hots
 
 from .extraction import Form, OutOfTime, forms
 from .law_needs import needs_of
+from .nearest import nearest
 from .undone_views import undone
 
 TOLERANCE = 1e-8
@@ -177,7 +178,9 @@ def derive(
     )
     found = _Distinct(cascade, safe, streams, hidden)
     if not own - {HAZARDS[name] for name in allowed}:
-        found.offer(cascade, 1.0)  # else its safe or only form comes from the graph
+        found.offer(cascade, 1.0)
+    elif like := nearest(safe):  # another safe form, or the only one, comes from the graph
+        found.offer(_written(cascade, safe, like, found.names, hidden), 1.0)
     plain = [same.get(x, x) for x in exprs]
     if plain != exprs and not any(True for _ in unsafe(EGraph.of(plain))):
         found.offer(found.written(plain), 1.0)  # what is in tiles of: it goes over the rank as often as any
@@ -259,7 +262,7 @@ class _Distinct:
         try:
             for form in forms(self.graph, self.streams, seconds):
                 self.taken.append(form)
-                self.offer(_written(self.definition, self.graph, form, self.names, self.hidden), form.work)
+                self.offer(_written(self.definition, self.graph, form.choice, self.names, self.hidden), form.work)
                 if len(self.found) >= keep:
                     break
         except OutOfTime:
@@ -345,8 +348,10 @@ def _every(cascade: Cascade) -> Cascade:
     return Cascade(cascade.einsums, tuple(e.output.name for e in cascade.einsums))
 
 
-def _written(definition: Cascade, graph: EGraph, form: Form, names: Mapping[ClassId, str], hidden: Hidden) -> Cascade:
-    decoded = graph.decode(form.choice)
+def _written(
+    definition: Cascade, graph: EGraph, choice: Mapping[ClassId, Node], names: Mapping[ClassId, str], hidden: Hidden
+) -> Cascade:
+    decoded = graph.decode(choice)
     made = dict(zip(decoded, hidden.show(list(decoded.values())), strict=True))
     called: dict[Expr, str] = {}
     for c, x in made.items():

@@ -418,3 +418,12 @@ def test_squared_weights_are_weights_of_twice_the_score(weighed: str, without: s
     assert all(d.error < 1e-12 for d in found.cascades)
     lacking = derive(Cascade.parse(text), without=frozenset({without}))
     assert min(d.passes for d in lacking.cascades) == 2
+
+
+@pytest.mark.parametrize("weight", ["(Sp,m - GMp) / T", "scale * (Sp,m - GMp)"])
+def test_a_definition_that_may_overflow_has_a_form_of_its_own_passes(weight: str) -> None:
+    """For a parameter below 0 the weights of `e^((S - max S) / T)` overflow: the forms are relative to max(S / T)."""
+    text = f"GMp = Sp,m :: \\/m max\nWp,m = e^({weight})\nDp = Wp,m\nAp,m = Wp,m / Dp\nOp,f = Ap,m * Vm,f"
+    found = derive(Cascade.parse(text))
+    assert {d.passes for d in found.cascades} == {1, 2, 3}
+    assert not found.unstable
