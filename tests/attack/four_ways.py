@@ -231,12 +231,14 @@ def is_defined(case: Case) -> bool:
     nodes = topological(list(case.cascade.roots().values()))
     made = evaluate(nodes, case.data, sizes, case.params)
     found = {x: a for x, (a, _) in zip(nodes, made, strict=True)}
-    vanished = any(
-        bool(np.any((found[x] == 0) & np.isfinite(_beside(found[x.args[0]], found[x]))))
+    vanished = {
+        x
         for x in nodes
         if isinstance(x, Map) and x.op in ("exp", "exp2")
-    )
-    if vanished and any(bool(np.any(found[x.args[1]] == 0)) for x in nodes if isinstance(x, Map) and x.op == "div"):
+        if np.any((found[x] == 0) & np.isfinite(_beside(found[x.args[0]], found[x])))
+    }
+    divisors = (x.args[1] for x in nodes if isinstance(x, Map) and x.op == "div")
+    if any(np.any(found[d] == 0) and not vanished.isdisjoint(topological([d])) for d in divisors):
         return False
     return all(bool(np.all(a < np.inf)) for a, _ in made)  # NaN is not below it either
 
@@ -270,7 +272,7 @@ def budgets(case: Case, exact: Values) -> dict[str, Array]:
     finite = {n: np.where(np.isfinite(a), np.abs(a), 0.0) for n, a in exact.items()}
     nodes = evaluate(topological(list(roots.values())), case.data, sizes, case.params)
     largest = max(float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a, _ in nodes)
-    least = min(WRONG * max(largest, 1.0), 1e-4) ** 2  # what roundings leave of nothing, squared
+    least = min(WRONG * max(largest, 1.0), 1e-9**0.5) ** 2  # what roundings leave of nothing, squared
     return {n: SLACK * found[n] + WRONG * (a + 2.0**-6 * a.max(initial=0.0)) + least for n, a in finite.items()}
 
 
