@@ -41,10 +41,12 @@ from eintune.space.ir.expr import (
     Access,
     Const,
     Expr,
+    Fold,
     Gather,
     Iota,
     Map,
     Rank,
+    Reduce,
     Size,
     Split,
     Tensor,
@@ -60,6 +62,10 @@ LIMITS = Limits(steps=5, rows=700, arranged=300, seconds=1.0, timeout=20.0, solv
 KEEP = 4
 WRONG = 2.0**-40
 SAMPLES = 4
+UNROUNDED = frozenset(
+    {"max", "min", "neg", "abs", "select", "floor", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"}
+)
+"""Operators whose value is no rounding of another number, if their operands are none."""
 SLACK = 16.0
 """Times what the samples show: they are few, and their signs may cancel."""
 REFUSALS = (CascadeError, IllegalPlan, SaturationError, ExtractionError, DerivationError, ValueError, IndexError)
@@ -306,7 +312,19 @@ def _settled(x: Expr, shift: float) -> Expr | None:
 
 
 def _is_rounded(x: Expr) -> bool:
-    """Whether a number may be no whole one."""
+    """Whether a number may have been rounded on its way: what is compared as it was read is exact."""
+    match x:
+        case Map(op):
+            return op not in UNROUNDED and any(map(_is_float, topological([x])))
+        case Reduce(op) if op in ("max", "min"):
+            return False
+        case Reduce() | Fold():
+            return any(map(_is_float, topological([x])))
+        case _:
+            return False
+
+
+def _is_float(x: Expr) -> bool:
     return isinstance(x, (Access, Gather)) and x.tensor.kind == "float" and not x.tensor.name.startswith("NOISE")
 
 
