@@ -15,7 +15,7 @@ from math import prod
 
 from eintune.costmodel.machines.machine import Machine
 from eintune.space.ir.dtypes import DTYPES
-from eintune.space.plan.pipelined_product import late_product
+from eintune.space.plan.pipelined_product import pipelined_product
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
 from eintune.space.plan.refusals import Refusal
 from eintune.space.plan.values import Cast, Constant, Dot, Index, Lane, Load, Store, Value
@@ -42,8 +42,8 @@ SPILLED_SHARE = 0.25
 PASSING_SHARE = 0.5
 """The share of the largest tile that is in registers at once on its way to shared memory, without a pipeline."""
 KEPT_SHARE = 0.75
-"""The share of what is kept for a late product that takes registers of its own: 161 to 138 at 64 x 64 x 128, where 32
-are kept; the rest takes the place of what the product in time would have needed at the peak."""
+"""The share of what is kept for a software-pipelined product that takes registers of its own: 161 to 138 at
+64 x 64 x 128, where 32 are kept; the rest takes the place of what the product in time would have needed at the peak."""
 SHARED_ROWS_COPIES = 3
 """Copies of a computed left operand where groups share its rows: each holds it whole, and it is converted in two."""
 ROW_COPIES = 4
@@ -64,7 +64,7 @@ class Needs:
     registers: tiles live there at once. resident: tiles that stay in shared memory. streamed: tiles that one
     iteration of the largest loop loads there, `largest` the largest of them, and `rings` those of all loops together.
     computed: left operands that are computed. stored: tiles of outputs. result: the largest of a product. kept: what a
-    loop keeps for a product that runs late. rows: the fewest rows of a product (0 without one).
+    loop keeps for a software-pipelined product. rows: the fewest rows of a product (0 without one).
     """
 
     registers: float
@@ -129,10 +129,10 @@ def _stored_bytes(plan: LoopPlan, store: Store) -> int:
 
 
 def _kept(plan: LoopPlan) -> Iterator[int]:
-    """Bytes that each loop would keep for a product that runs late."""
+    """Bytes that each loop would keep for a software-pipelined product."""
     for loop in plan.loops():
-        if late := late_product(loop):
-            yield sum(tile_bytes(plan, v) for v in late.kept)
+        if found := pipelined_product(loop):
+            yield sum(tile_bytes(plan, v) for v in found.kept)
 
 
 def product_rows(plan: LoopPlan, product: Dot) -> int:
@@ -143,8 +143,8 @@ def product_rows(plan: LoopPlan, product: Dot) -> int:
 
 def resources(plan: LoopPlan, schedule: Schedule, machine: Machine) -> Resources:
     """Predicted resources of one program on a machine."""
-    late, specialised = schedule.late == "product", schedule.workers == "specialised"
-    return fit_needs(needs(plan), schedule.warps, schedule.stages, machine, late, specialised)
+    pipelined, specialised = schedule.pipelined == "product", schedule.is_specialised
+    return fit_needs(needs(plan), schedule.warps, schedule.stages, machine, pipelined, specialised)
 
 
 @dataclass(frozen=True)
@@ -186,9 +186,9 @@ def divided_bytes(need: Needs, stages: int, copies: int) -> int:
 
 
 def fit_needs(
-    need: Needs, warps: int, stages: int, machine: Machine, late: bool = False, specialised: bool = False
+    need: Needs, warps: int, stages: int, machine: Machine, pipelined: bool = False, specialised: bool = False
 ) -> Resources:
-    """Needs as a machine counts them. Spills are bytes of a thread. late: whether products run late. specialised:
+    """Needs as a machine counts them. Spills are bytes of a thread. pipelined: whether products are. specialised:
     whether `warps` are those that compute, beside a group that loads.
 
     An asynchronous matrix unit (one that a group of warps drives) reads shared memory while the next tiles arrive:
@@ -206,7 +206,7 @@ def fit_needs(
     else:
         shared = need.resident + need.streamed * (stages if direct else stages - 1)
     held = need.registers if direct else need.registers + need.resident
-    if late:
+    if pipelined:
         held += KEPT_SHARE * need.kept
     if direct and stages < 2:  # loaded by way of registers
         held += PASSING_SHARE * need.largest
@@ -247,7 +247,7 @@ def unsupported(schedule: Schedule, machine: Machine) -> Refusal | None:
     """Why a machine does not have what a schedule asks for; None where it has."""
     if schedule.loads != "pointer" and not machine.tensor_descriptors:
         return Refusal("tensor descriptors", f"{machine.name} has none in hardware")
-    if schedule.workers == "specialised" and machine.architecture != ARCHITECTURE:
+    if schedule.is_specialised and machine.architecture != ARCHITECTURE:
         it_is = f"{machine.name} is {machine.architecture}"
         return Refusal("specialised warps", f"they are printed for {ARCHITECTURE}, {it_is}")
     if schedule.functions == "approximate" and not machine.approximate_functions:

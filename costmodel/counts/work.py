@@ -15,7 +15,7 @@ import numpy as np
 
 from eintune.space.ir.dtypes import DTYPES
 from eintune.space.ir.expr import Part, Rank
-from eintune.space.plan.lazy_rescaling import stale_references
+from eintune.space.plan.lazy_rescaling import lazy_rescalings
 from eintune.space.plan.plan import Block, Known, Loop, LoopPlan, Program
 from eintune.space.plan.predication import passes, source, unneeded
 from eintune.space.plan.values import (
@@ -109,7 +109,7 @@ class Work:
 
     grid: (rank, tiles), fastest varying first. profiles: relative length (mean 1) of the longest program in each of
     some even bins of the launch order, started forward and in reverse. longest: the longest program over the mean.
-    warps, stages, reverse, described (tiles loaded by tensor descriptor), late (a loop's last product runs late),
+    warps, stages, reverse, described (tiles loaded by tensor descriptor), pipelined (a loop's last product is),
     specialised (one group of warps loads, `warps` compute): of the schedule; all else depends on the plan alone. then:
     later launches of one program.
     """
@@ -125,7 +125,7 @@ class Work:
     stages: int
     reverse: bool
     described: bool
-    late: bool
+    pipelined: bool
     specialised: bool
     then: tuple[Work, ...] = ()
 
@@ -140,7 +140,7 @@ class Work:
         return self.profiles[self.reverse]
 
     def under(self, schedule: Schedule) -> Work:
-        """The same plan's work under a schedule that differs in warps, what they do, stages, order, loads or late
+        """The same plan's work under a schedule that differs in warps, what they do, stages, order, loads or pipelined
         products only: no counting again."""
         return replace(
             self,
@@ -148,8 +148,8 @@ class Work:
             stages=schedule.stages,
             reverse=schedule.order == "reverse",
             described=_described(schedule),
-            late=schedule.late == "product",
-            specialised=schedule.workers == "specialised",
+            pipelined=schedule.pipelined == "product",
+            specialised=schedule.is_specialised,
             then=tuple(w.under(schedule) for w in self.then),
         )
 
@@ -187,13 +187,13 @@ def _counted(plan: LoopPlan, schedule: Schedule) -> Work:
         stages=schedule.stages,
         reverse=schedule.order == "reverse",
         described=_described(schedule),
-        late=schedule.late == "product",
-        specialised=schedule.workers == "specialised",
+        pipelined=schedule.pipelined == "product",
+        specialised=schedule.is_specialised,
     )
 
 
 def _described(schedule: Schedule) -> bool:
-    return schedule.loads != "pointer" or schedule.workers == "specialised"
+    return schedule.loads != "pointer" or schedule.is_specialised
 
 
 def _profile(plan: LoopPlan, phases: tuple[Phase, ...], mean: float, reverse: bool) -> tuple[float, ...]:
@@ -230,8 +230,8 @@ class _Counter:
         self.requested: dict[tuple[str, frozenset[Rank]], float] = {}
         self.distinct: dict[tuple[str, frozenset[Rank]], float] = {}
         self.fused = _fused(plan)
-        stale = stale_references(plan).values() if schedule.reference == "stale" else ()
-        self.rare = frozenset(v for s in stale for v in s.finding)
+        lazy = lazy_rescalings(plan).values() if schedule.rescaling == "lazy" else ()
+        self.rare = frozenset(v for found in lazy for v in found.max_update)
         """What is evaluated so seldom that it costs nothing."""
 
     def phases(self, runs: Segments) -> Iterator[Phase]:
@@ -357,7 +357,7 @@ class _Counter:
         name = v.tensor
         tile = v.args[0] if isinstance(v, Store) else v
         places = list(self._places(v))
-        varies = (self.plan.parts[r].rank if r in self.plan.parts else r for r, _ in places)
+        varies = (self.plan.splits[r].rank if r in self.plan.splits else r for r, _ in places)
         key = name, frozenset(r for r in varies if r in self.plan.grid)
         nbytes = tile_elements(self.plan, tile) * self._width(v) * self._valid(tile.axes) * self._scattered(v)
         self.requested[key] = self.requested.get(key, 0.0) + nbytes * executions
@@ -396,8 +396,8 @@ class _Counter:
     def _visited(self, rank: Rank) -> float:
         """How many indices of a rank a program visits, on average."""
         tile = self.plan.roles[rank].tile
-        if rank in self.plan.parts:
-            return min(self.plan.parts[rank].length, self.plan.sizes[rank])
+        if rank in self.plan.splits:
+            return min(self.plan.splits[rank].length, self.plan.sizes[rank])
         if rank not in self.plan.grid:
             return self.plan.sizes[rank]
         return tile * self._valid((rank,)) if tile else 1

@@ -47,12 +47,12 @@ LOAD_SLOTS = 4
 """Issue slots of a thread's load: the copy, its 64-bit address, its filter. A tensor descriptor takes none."""
 LOAD_BYTES = 16
 """Of one thread's load."""
-LATE = 1.2
-"""What a group with a late product hides, in groups: it works beside its own product, not only beside others'."""
+PIPELINED = 1.2
+"""What a group with a pipelined product hides, in groups: it works beside its own product, not only beside others'."""
 SPECIALISED = 3.2
-"""What a group of specialised warps hides, in groups: it waits for tiles only, and its last product runs late. Fitted
-to 83 such kernels of five problems measured on the H200; of 377 of 19 problems that were measured there since, medians
-of predicted over measured are 0.81 to 1.18."""
+"""What a group of specialised warps hides, in groups: it waits for tiles only, and its last product is pipelined.
+Fitted to 83 such kernels of five problems measured on the H200; of 377 of 19 problems that were measured there since,
+medians of predicted over measured are 0.81 to 1.18."""
 FOLLOWING = 0.25
 """Seconds of a launch that is queued while another kernel runs, in those of one that is not: the gap between two."""
 EVEN = 1.05
@@ -77,7 +77,7 @@ def place(counted: Work, machine: Machine, resources: Resources | None = None) -
     A kernel that does not fit at all (`resources.illegal`) is placed as if one program fitted.
     """
     need = resources or fit_needs(
-        counted.needs, counted.warps, counted.stages, machine, counted.late, counted.specialised
+        counted.needs, counted.warps, counted.stages, machine, counted.pipelined, counted.specialised
     )
     per_sm = max(programs_per_sm(need, machine), 1)
     slots = per_sm * machine.sms
@@ -272,7 +272,7 @@ def _groups(counted: Work, machine: Machine) -> float:
     if counted.specialised:
         return groups * SPECIALISED
     hiding = groups if groups <= 1 else 1 + LOCKSTEP * (groups - 1)
-    return hiding * LATE if counted.late else hiding
+    return hiding * PIPELINED if counted.pipelined else hiding
 
 
 def _ending(counted: Work, slots: float) -> float:

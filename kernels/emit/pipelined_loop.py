@@ -1,4 +1,4 @@
-"""Prints a loop whose last product runs one iteration late (`space.plan.pipelined_product`)."""
+"""Prints a loop whose last product runs one iteration later (`space.plan.pipelined_product`)."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from eintune.space.ir.expr import Rank
-from eintune.space.plan.pipelined_product import LateProduct
+from eintune.space.plan.pipelined_product import PipelinedProduct
 from eintune.space.plan.plan import Block, Loop, Segment
 from eintune.space.plan.values import Dot, Load, Value
 
 from .printer import Printer
 
 
-class LateLoop:
+class PipelinedLoop:
     """One segment [low, high) of a loop, its only one. Before it, what is kept is 0; in it, the product works on the
     tile before, in the first iteration on one beyond the rank's end, whose elements load as 0; after it, on the last
     tile."""
 
     def __init__(
-        self, printer: Printer, loop: Loop, late: LateProduct, segment: Segment, ends: tuple[str, str]
+        self, printer: Printer, loop: Loop, pipelined: PipelinedProduct, segment: Segment, ends: tuple[str, str]
     ) -> None:
-        self._printer, self._loop, self._late, self._segment = printer, loop, late, segment
+        self._printer, self._loop, self._pipelined, self._segment = printer, loop, pipelined, segment
         self._low, self._high = ends
         self._known = printer.known
-        self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in late.kept}
+        self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in pipelined.kept}
         for v, name in self._kept.items():
             printer.write(f"{name} = {printer.full(v.axes, 0.0, v.dtype)}")
 
     def body(self) -> None:
-        """The values of one iteration: loads together, then up to the last product in time, the late one, the rest."""
-        printer, rank, late = self._printer, self._loop.rank, self._late.values
+        """The values of one iteration: loads together, then up to the last product in time, the one that
+        is an iteration behind, the rest."""
+        printer, rank, pipelined = self._printer, self._loop.rank, self._pipelined.values
         first = printer.start[rank]
         text = printer.choose(f"{first} > {self._low}", f"{first} - {self._loop.tile}", str(printer.plan.sizes[rank]))
         before = printer.define(f"{rank}_before", text, rank)
-        in_time = [x for x in printer.ordered(self._loop.body.items) if x not in late]
+        in_time = [x for x in printer.ordered(self._loop.body.items) if x not in pipelined]
         loads = next(i for i, x in enumerate(in_time) if not isinstance(x, Load))
         after = 1 + max(i for i, x in enumerate(in_time) if isinstance(x, Dot))
         self._print(in_time[:loads])
         with self._at(before, beyond=rank):
-            self._print([v for v in late if isinstance(v, Load)])
+            self._print([v for v in pipelined if isinstance(v, Load)])
         self._print(in_time[loads:after])
         with self._at(before):
-            self._print([v for v in late if not isinstance(v, Load)])
+            self._print([v for v in pipelined if not isinstance(v, Load)])
         self._print(in_time[after:])
 
     def moves(self) -> list[tuple[str, str]]:
@@ -51,13 +52,13 @@ class LateLoop:
 
     def finish(self) -> None:
         """The product of the last tile, if there was one."""
-        printer, carry = self._printer, self._late.carry
+        printer, carry = self._printer, self._pipelined.carry
         last, always = printer.here(f"{self._loop.rank}_last", self._last()), self._runs_always()
         if not always:
             printer.write(f"if {self._low} < {self._high}:")
         with printer.nested(self._loop.rank, deeper=not always):
             with self._at(last):
-                self._print(self._late.values)
+                self._print(self._pipelined.values)
             printer.write(f"{printer.name(carry.value)} = {printer.name(carry.next)}")
 
     def _runs_always(self) -> bool:

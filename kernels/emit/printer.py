@@ -121,12 +121,12 @@ class Printer(ValuePrinter):
             if low != high:
                 optional = self.outside(loop) if joined else None
                 low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
-                late = self.late(loop, segment, (low, high))
-                self._segment(loop, segment, self.header(loop, low, high), optional, late)
-                if late:
-                    late.finish()
+                pipelined = self.pipelined(loop, segment, (low, high))
+                self._segment(loop, segment, self.header(loop, low, high), optional, pipelined)
+                if pipelined:
+                    pipelined.finish()
 
-    def late(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
+    def pipelined(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
         """How the iterations of a segment between `ends` are printed where not as the plan has them."""
         return None
 
@@ -178,7 +178,7 @@ class Printer(ValuePrinter):
                 self.write(f"{self.name(v)} = {self.expression(v)}")
 
     def _segment(
-        self, loop: Loop, segment: Segment, header: str, optional: Branch | None, late: Iterations | None
+        self, loop: Loop, segment: Segment, header: str, optional: Branch | None, pipelined: Iterations | None
     ) -> None:
         saved, text = (self.known, self._optional, self._unneeded), dict(self.text)
         self.known |= self._facts(segment.known)
@@ -187,12 +187,12 @@ class Printer(ValuePrinter):
         self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
         outer = self.scopes[-1]
         self.scopes.append(Scope(loop.rank, outer.depth + 1))
-        if late:
-            late.body()
+        if pipelined:
+            pipelined.body()
         else:
             self.block(loop.body)
         moves = [(self.name(c.value), self.name(c.next)) for c in loop.carries]
-        moves += late.moves() if late else []
+        moves += pipelined.moves() if pipelined else []
         if moves:
             self.write(f"{', '.join(to for to, _ in moves)} = {', '.join(what for _, what in moves)}")
         inner = self.scopes.pop()

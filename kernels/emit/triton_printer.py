@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from eintune.host.quoting import python_comment
 from eintune.space.ir.expr import Part, Rank
 from eintune.space.plan.descriptor_blocks import Read, block_of
-from eintune.space.plan.pipelined_product import late_product
+from eintune.space.plan.pipelined_product import pipelined_product
 from eintune.space.plan.plan import Loop, LoopPlan, Segment
 from eintune.space.plan.refusals import RuleError
 from eintune.space.plan.values import Addressed, Dot, Index, Lane, Load, Store, TileStart, Value, Within
 from eintune.space.schedule.schedule import Schedule
 
 from .kernel import Argument, Descriptor, Kernel, Reach
-from .pipelined_loop import LateLoop
+from .pipelined_loop import PipelinedLoop
 from .plan_facts import summary
 from .printer import Iterations, Printer
 from .spans import FARTHEST, check_ranks, fits
@@ -106,10 +106,10 @@ class TritonPrinter(Printer):
         self._descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
         """(Tensor, block) -> the name of the descriptor that loads such blocks."""
 
-    def late(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
-        wanted = self.schedule.late == "product" and self.tiled(loop.rank)
-        found = late_product(loop) if wanted else None
-        return LateLoop(self, loop, found, segment, ends) if found else None
+    def pipelined(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
+        wanted = self.schedule.pipelined == "product" and self.tiled(loop.rank)
+        found = pipelined_product(loop) if wanted else None
+        return PipelinedLoop(self, loop, found, segment, ends) if found else None
 
     # ---- the module
 

@@ -48,7 +48,7 @@ class Emitter:
     def _emit(self, plan: LoopPlan, schedule: Schedule, entry: str, given: dict[str, Any]) -> Kernel:
         """One plan's kernel; specialised warps have a printer of their own, where there are products to divide."""
         module = importlib.import_module(self.module)
-        if schedule.workers == "specialised" and products_of(plan):
+        if schedule.is_specialised and products_of(plan):
             module.check_tiles(plan)
             module = importlib.import_module("eintune.kernels.gluon.module")
             given = {k: v for k, v in given.items() if k == "counter"}

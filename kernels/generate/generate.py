@@ -179,7 +179,7 @@ def _cheapest_first(
     """At least one, or it raises ValueError."""
     every = schedules(definition, problem, emitter)
     if interpreted():  # specialised warps have no interpreter
-        every = [s for s in every if s.workers == "alike"]
+        every = [s for s in every if not s.is_specialised]
     step = max(1, len(every) // PLANS)
     planned = list(_planned(definition, problem, [s for s in every[::step] if unsupported(s, machine) is None]))
     estimates = estimate_works([w for *_, w in planned], machine) if planned else []

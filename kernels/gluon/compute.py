@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eintune.space.plan.pipelined_product import LateProduct, late_product
+from eintune.space.plan.pipelined_product import PipelinedProduct, pipelined_product
 from eintune.space.plan.plan import Loop
 from eintune.space.plan.values import Dot
 from eintune.space.plan.warp_specialisation import sides
@@ -20,14 +20,14 @@ class Compute(ComputePrinter):
         sweep = self.sweep(loop)
         if sweep is None:
             return
-        late = self._late_of(loop)
-        steps = Iterations(self, loop, sweep, late, self.stale.get(loop), self._place_of(loop))
+        pipelined = self._pipelined_of(loop)
+        steps = Iterations(self, loop, sweep, pipelined, self.lazy.get(loop), self._place_of(loop))
         products = [v for v in loop.body.items if isinstance(v, Dot)]
-        if late is None:
+        if pipelined is None:
             steps.rest()
             self.release_resident(products)
         else:
-            in_time = [v for v in products if v is not late.carry.next]
+            in_time = [v for v in products if v is not pipelined.carry.next]
             always = self.runs_always(loop.whole())
             if not always:
                 self.write(f"if {sweep.low} < {sweep.high}:")
@@ -37,18 +37,18 @@ class Compute(ComputePrinter):
                 if always:
                     self.release_resident(in_time)
                 steps.last()
-            self.release_resident([late.carry.next] if always else products)
+            self.release_resident([pipelined.carry.next] if always else products)
         self.pass_on(loop, sweep)
 
     def _place_of(self, loop: Loop) -> str:
         """A number of a loop's reference and a group: where they note what one warp found."""
-        several, number = len(self.stale), list(self.stale).index(loop) if loop in self.stale else 0
+        several, number = len(self.lazy), list(self.lazy).index(loop) if loop in self.lazy else 0
         return "group" if several < 2 else f"{several} * group + {number}"
 
-    def _late_of(self, loop: Loop) -> LateProduct | None:
-        """What runs late: a product of a computed operand and a tile, beside one other."""
-        late = late_product(loop, casts=False)
-        if late is None or sum(isinstance(v, Dot) for v in loop.body.items) != 2:
+    def _pipelined_of(self, loop: Loop) -> PipelinedProduct | None:
+        """What runs pipelined: a product of a computed operand and a tile, beside one other."""
+        pipelined = pipelined_product(loop, casts=False)
+        if pipelined is None or sum(isinstance(v, Dot) for v in loop.body.items) != 2:
             return None
-        left, _ = sides(late.product, self.row)
-        return late if left in late.kept else None
+        left, _ = sides(pipelined.product, self.row)
+        return pipelined if left in pipelined.kept else None

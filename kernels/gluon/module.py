@@ -3,7 +3,7 @@
 One group of warps, the loader, only copies: for every tile that a loop streams into a product there is a ring of
 buffers in shared memory, and a tile is copied as soon as the products that read the one before it in its buffer are
 done. The others compute, each on 64 rows of the program's tile (the rows of one asynchronous matrix instruction), and
-wait for nothing but tiles. A loop's last product runs one iteration late (`space.plan.pipelined_product`): while the
+wait for nothing but tiles. A loop's last product runs one iteration later (`space.plan.pipelined_product`): while the
 matrix unit works on it, a group computes what stands between the products.
 
 Few programs are launched, as many as run at once, and each does the work of several: its loader runs ahead. Where data
@@ -26,7 +26,7 @@ from eintune.kernels.emit.plan_facts import summary
 from eintune.kernels.emit.source_lines import INDENT, Names
 from eintune.kernels.emit.spans import fits
 from eintune.kernels.emit.triton_dialect import DTYPES, HELPERS
-from eintune.space.plan.lazy_rescaling import fault as no_stale
+from eintune.space.plan.lazy_rescaling import fault as no_lazy_rescaling
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.refusals import RuleError
 from eintune.space.plan.warp_specialisation import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
@@ -74,7 +74,7 @@ class _Module:
     """The whole module: what loads, what computes, and the kernel that starts both."""
 
     def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str, counter: str | None) -> None:
-        for why in (fault(plan), no_stale(plan) if schedule.reference == "stale" else None):
+        for why in (fault(plan), no_lazy_rescaling(plan) if schedule.rescaling == "lazy" else None):
             if why:
                 raise RuleError(str(why))
         row = row_of(plan)

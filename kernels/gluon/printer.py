@@ -13,7 +13,7 @@ from eintune.kernels.emit.triton_dialect import HELPERS
 from eintune.kernels.emit.triton_printer import TritonPrinter
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.bounds import Bound, FloorTo, Least, Lit, Sum, numbers
-from eintune.space.plan.lazy_rescaling import stale_references
+from eintune.space.plan.lazy_rescaling import lazy_rescalings
 from eintune.space.plan.plan import Loop, LoopPlan, Segment
 from eintune.space.plan.values import Value
 from eintune.space.plan.warp_specialisation import GROUP_ROWS
@@ -103,7 +103,7 @@ class GluonPrinter(TritonPrinter):
         self.reserved = (*RESERVED, *own, *(name for t in tiles for name in (*t.names, t.descriptor)))
         super().__init__(plan, schedule, entry, [queue.counter] if queue else [])
         self.queue = queue
-        self.stale = stale_references(plan) if schedule.reference == "stale" else {}
+        self.lazy = lazy_rescalings(plan) if schedule.rescaling == "lazy" else {}
         """The references that loops keep."""
         self.scopes = [Scope(None, 2)]
         self.row = row
@@ -146,11 +146,11 @@ class GluonPrinter(TritonPrinter):
         if low == high:
             return None
         low, high = self.here(f"{rank}_from", low), self.here(f"{rank}_to", high)
-        if loop not in self.stale:
+        if loop not in self.lazy:
             return Sweep(low, high, loop.tile)
         last = Sum(((1, segment.hi), (1, Lit(-1))))
         top: Bound = Sum(((1, segment.lo), (1, FloorTo(Sum(((1, last), (-1, segment.lo))), loop.tile))))
-        if self.stale[loop].guarded and not self.bounds.below(segment.lo, segment.hi):
+        if self.lazy[loop].guarded and not self.bounds.below(segment.lo, segment.hi):
             top = Least((top, last))  # which is below the loop's start where it is empty
         return Sweep(low, high, loop.tile, self.here(f"{rank}_top", self.bounds.text(top)))
 

@@ -38,7 +38,7 @@ def counters(program: Program, schedule: Schedule) -> tuple[str | None, ...]:
     """For each kernel of a program, the name of the counter that its programs are taken by; None where each is
     launched, or given its work beforehand. The first kernel clears the counters, where its warps are alike."""
     taken = Names({*program.inputs, *program.outputs, *program.workspaces})
-    divided = [schedule.workers == "specialised" and bool(products_of(k)) for k in program.kernels]
+    divided = [schedule.is_specialised and bool(products_of(k)) for k in program.kernels]
     queued = (own and not divided[0] and varies(k) for own, k in zip(divided, program.kernels, strict=True))
     return tuple(taken.fresh(COUNTER) if wanted else None for wanted in queued)
 

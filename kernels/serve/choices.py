@@ -9,7 +9,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -181,9 +181,9 @@ def _scheduled(record: Record, cascade: Cascade, problem: Problem, exact: bool) 
 
 def plain_schedule(schedule: Schedule) -> Schedule:
     """The schedule for tensors and machines of any kind: without descriptors, and without what takes them."""
-    if schedule.workers == "specialised":  # whose tiles fit in two buffers at least
-        schedule = replace(schedule, workers="alike", reference="running", stages=2)
-    return replace(schedule, loads="pointer", late="nothing")
+    if schedule.is_specialised:  # whose tiles fit in two buffers at least
+        schedule = replace(schedule, warp_specialisation="none", rescaling="eager", stages=2)
+    return replace(schedule, loads="pointer", pipelined="none")
 
 
 def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Schedule:
@@ -204,15 +204,15 @@ def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Sc
 def unlikeness(a: Schedule, b: Schedule) -> float:
     """Doublings between the tile sizes, warps and stages of two schedules; each other difference counts four."""
     total = abs(math.log2(a.warps / b.warps)) + abs(math.log2(a.stages / b.stages))
-    for field in ("filters", "order", "precision", "loads", "functions", "late", "bounds", "workers", "reference"):
-        total += 4.0 * (getattr(a, field) != getattr(b, field))
+    apart = {"emitter", "roles", "warps", "stages"}
+    total += 4.0 * sum(bool(getattr(a, f.name) != getattr(b, f.name)) for f in fields(a) if f.name not in apart)
     roles = dict(a.roles)
     for rank, role in b.roles:
         other = roles.get(rank)
         if other is None or other.outer != role.outer or (other.tile is None) != (role.tile is None):
             total += 4.0
         elif role.outer is not None and role.tile and other.tile:
-            total += abs(math.log2(role.tile / other.tile)) + abs(math.log2(role.parts / other.parts))
+            total += abs(math.log2(role.tile / other.tile)) + abs(math.log2(role.num_splits / other.num_splits))
         if other is not None and other.pack != role.pack:
             total += 4.0
     return total
@@ -275,7 +275,7 @@ def ranked(
     for text in _cascades(problem, directory or cache_directory()):
         cascade = _parsed(text)
         try:
-            every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer" and s.workers == "alike"]
+            every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer" and not s.is_specialised]
         except IllegalPlan as error:
             say_once(f"eintune: a cascade is not laid out: {error}", logging.INFO)
             continue

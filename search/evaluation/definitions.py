@@ -178,7 +178,7 @@ def _kernel(best: Cascade, problem: Any, emitter: str) -> Any:
 
     refused: ValueError | None = None
     for schedule in itertools.islice(schedules(best, problem, emitter), 40):
-        if schedule.workers != "alike":
+        if schedule.is_specialised:
             continue
         try:
             return emit(build_program(best, problem, schedule), schedule)

@@ -101,7 +101,7 @@ def _kernel() -> Any:
     text, sizes = "Zm,n = Ak,m * Bk,n", {"m": 64, "n": 64, "k": 64}
     problem = Problem("a product", text, sizes, dict.fromkeys(("A", "B", "Z"), "fp32"), {})
     cascade = Cascade.parse(text)
-    schedule = next(s for s in schedules(cascade, problem, "triton") if s.loads == "pointer" and s.workers == "alike")
+    schedule = next(s for s in schedules(cascade, problem, "triton") if s.loads == "pointer" and not s.is_specialised)
     return emit(build_program(cascade, problem, schedule), schedule)
 
 

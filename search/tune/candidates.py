@@ -22,7 +22,7 @@ from eintune.search.study.study import Trial
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.lowering.lower import IllegalPlan, build_program
-from eintune.space.plan.lazy_rescaling import fault as no_stale
+from eintune.space.plan.lazy_rescaling import fault as no_lazy_rescaling
 from eintune.space.plan.plan import Program
 from eintune.space.plan.refusals import Refusal, RuleError
 from eintune.space.plan.warp_specialisation import KIND, fault, products_of
@@ -38,7 +38,7 @@ REASONS = {
     "approximate functions": "the machine approximates no functions",
     "specialised warps": "warps that do different things are printed for another architecture",
     "divided work": "specialised warps cannot divide it",
-    "stale reference": "no loop of it can keep a reference",
+    "lazy rescaling": "no loop of it can keep a reference",
     "registers": "spills too many registers",
     "dominated": "dominated: another moves and computes no more and is predicted faster",
     "slower": "predicted slower than the best by more than the model's error band",
@@ -152,8 +152,8 @@ WITHOUT: Mapping[str, Any] = {
     "stages": 1,
     "order": "forward",
     "loads": "pointer",
-    "late": "nothing",
-    "workers": "alike",
+    "pipelined": "none",
+    "warp_specialisation": "none",
 }
 """What of a schedule a plan does not depend on."""
 
@@ -168,7 +168,7 @@ def _plans(
     counts: dict[Schedule, Work] = {}
     for schedule in every:
         counted = replace(schedule, **WITHOUT)
-        planned = replace(counted, reference="running")  # which changes what is counted, and not the plan
+        planned = replace(counted, rescaling="eager")  # which changes what is counted, and not the plan
         if planned not in made:
             made[planned] = _plan(cascade, problem, planned)
         match made[planned]:
@@ -186,10 +186,10 @@ def _plans(
 def _unsuited(program: Program, schedule: Schedule) -> Refusal | None:
     """Why the kernels of a program that multiply cannot be divided among specialised warps as a schedule asks; None
     where they can, and where it asks for none."""
-    if schedule.workers != "specialised":
+    if not schedule.is_specialised:
         return None
     divided = [plan for plan in program.kernels if products_of(plan)]
-    rules = (fault, no_stale) if schedule.reference == "stale" else (fault,)
+    rules = (fault, no_lazy_rescaling) if schedule.rescaling == "lazy" else (fault,)
     found = next(filter(None, (rule(plan) for rule in rules for plan in divided)), None)
     return found if divided else Refusal(KIND, "nothing is multiplied")
 
@@ -275,7 +275,7 @@ def schedule_text(schedule: Schedule) -> str:
         ranks = [rank if r.tile is None else f"{rank}:{r.tile}" for rank, r in schedule.roles if r.outer == outer]
         parts += [f"{outer} {' '.join(ranks)}"] if ranks else []
     parts += [f"{rank} packed with {r.pack}" for rank, r in schedule.roles if r.pack]
-    parts += [f"{rank} in {r.parts} parts" for rank, r in schedule.roles if r.parts > 1]
+    parts += [f"{rank} in {r.num_splits} splits" for rank, r in schedule.roles if r.num_splits > 1]
     parts += [f"{schedule.warps} warps", f"{schedule.stages} stages"] if schedule.emitter != "torch" else []
     parts += (
         [{"segments": "segmented", "branch": "filters in a branch"}[schedule.filters]]
@@ -286,9 +286,9 @@ def schedule_text(schedule: Schedule) -> str:
     by_descriptor = {"descriptor": "loads by descriptor", "loops": "loops load by descriptor"}
     parts += [by_descriptor[schedule.loads]] if schedule.loads != "pointer" else []
     parts += ["bounds by a kernel before"] if schedule.bounds != "program" else []
-    parts += ["late products"] if schedule.late != "nothing" else []
-    parts += ["specialised warps"] if schedule.workers != "alike" else []
-    parts += ["stale reference"] if schedule.reference != "running" else []
+    parts += ["pipelined products"] if schedule.pipelined != "none" else []
+    parts += ["specialised warps"] if schedule.is_specialised else []
+    parts += ["lazy rescaling"] if schedule.rescaling != "eager" else []
     parts += [f"{schedule.functions} functions"] if schedule.functions != "exact" else []
     parts += [schedule.precision] if schedule.precision != "ieee" else []
     return ", ".join(parts)

@@ -112,7 +112,7 @@ def _skipped(ranges: Mapping[Predicate, Range], skips: Callable[..., bool]) -> I
 
 def _span(layout: Layout, rank: Rank) -> tuple[list[Bound], list[Bound]]:
     """Where a loop starts (the greatest of these) and stops (the least): of its rank, or of the program's part."""
-    size, part = layout.sizes[rank], layout.parts.get(rank)
+    size, part = layout.sizes[rank], layout.splits.get(rank)
     if part is None:
         return [Lit(0)], [Lit(size)]
     ends: list[Bound] = [Lit(size)] if size % part.length else []

@@ -25,7 +25,7 @@ from eintune.space.ir.expr import (
     indexing_ranks,
     topological,
 )
-from eintune.space.plan.roles import IllegalPlan, LoopPart, Role
+from eintune.space.plan.roles import IllegalPlan, LoopSplit, Role
 
 from .views import Halves
 
@@ -59,16 +59,16 @@ class Layout:
         sizes: Mapping[Rank, int],
         halves: Halves,
         order: tuple[Rank, ...],
-        parts: Mapping[Rank, LoopPart] | None = None,
+        splits: Mapping[Rank, LoopSplit] | None = None,
         infinite: frozenset[str] = frozenset(),
     ) -> None:
         self.roles, self.sizes, self.order = dict(roles), dict(sizes), order
-        self.parts, self.infinite = dict(parts or {}), infinite
+        self.splits, self.infinite = dict(splits or {}), infinite
         self._reduced = {r: _shape_of_role(r, role) for r, role in roles.items()}
         for rank, (outer, inner) in halves.items():
             whole = self._reduced[rank]
-            self._reduced[outer] = Shape() if rank in self.parts else Shape(loops=whole.loops)
-            self._reduced[inner] = whole if rank in self.parts else Shape(axes=whole.axes)
+            self._reduced[outer] = Shape() if rank in self.splits else Shape(loops=whole.loops)
+            self._reduced[inner] = whole if rank in self.splits else Shape(axes=whole.axes)
         self.halves = halves
         self._shapes: dict[Expr, Shape] = {}
 
@@ -158,7 +158,7 @@ class Layout:
         """The number of elements of a rank; that of half a split rank where every tile is full."""
         for whole, (outer, inner) in self.halves.items():
             if rank in (outer, inner):
-                part, size = self.parts.get(whole), self.sizes[whole]
+                part, size = self.splits.get(whole), self.sizes[whole]
                 tile = part.length if part else self.roles[whole].tile or 1
                 if size % tile:
                     raise IllegalPlan(f"elements of {rank} are counted, so {tile} must divide |{whole}| = {size}")

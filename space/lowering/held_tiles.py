@@ -26,7 +26,7 @@ def hold_tiles(roots: Sequence[Expr], layout: Layout) -> list[Expr]:
     """The roots with reductions over tiles that read what the loop held, where fewer passes go over the rank then."""
     found = list(roots)
     for rank, (outer, _) in layout.halves.items():
-        if rank not in layout.parts and layout.tiles(rank) <= MOST_TILES:
+        if rank not in layout.splits and layout.tiles(rank) <= MOST_TILES:
             found = _held(found, rank, outer, layout)
     return found
 

@@ -59,7 +59,7 @@ def build_program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Pro
     """
     roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
     style = schedule.filters, schedule.functions
-    early = schedule.bounds == "kernel" and TARGETS[schedule.emitter].looks
+    early = schedule.bounds == "kernel" and TARGETS[schedule.emitter].data_dependent_bounds
     return _planned(cascade, _Sized.of(problem), roles, style, merged_elements(schedule.emitter), early)
 
 
@@ -104,7 +104,7 @@ def _planned(
     outputs = source.outputs
     source, roles, sizes, stored = packed(source, roles, sizes)
     lowering = _Lowering(dtypes, list(cascade.inputs), outputs, *style)
-    divided = [r for r, role in roles.items() if role.parts > 1]
+    divided = [r for r, role in roles.items() if role.num_splits > 1]
     if len(divided) > 1:
         raise IllegalPlan("one rank of a plan is in parts", f"{divided} are")
     kernels = [Placed(source, roles, sizes, {}, stored)]
@@ -146,7 +146,7 @@ class _Lowering:
         self._dtypes = dict.fromkeys(outputs, self._compute) | self._dtypes
 
         def layout() -> Layout:  # building a plan may add axes to it
-            return Layout(dict(roles), dict(sizes), halves, order, kernel.parts, self._infinite)
+            return Layout(dict(roles), dict(sizes), halves, order, kernel.splits, self._infinite)
 
         plan, infinite = self._built(kernel, layout(), own, numbers)
         if plan is None:
@@ -177,7 +177,7 @@ class _Lowering:
             inputs={n: used[n] for n in dict.fromkeys([*self._inputs, *used]) if n in used},
             outputs=dict(own),
             dtypes={n: self._dtypes[n] for n in (*used, *outputs)},
-            parts=dict(kernel.parts),
+            splits=dict(kernel.splits),
         )
         if builder.references and not _is_invariant(plan, builder.references):
             return None, frozenset()

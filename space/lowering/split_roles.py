@@ -9,7 +9,7 @@ from eintune.space.analysis.normal_form import bind_sizes
 from eintune.space.analysis.roots import Roots
 from eintune.space.analysis.views import erase_views
 from eintune.space.ir.expr import Fold, Rank, Reduce, topological
-from eintune.space.plan.roles import IllegalPlan, LoopPart, Role, part_length
+from eintune.space.plan.roles import IllegalPlan, LoopSplit, Role, split_length
 
 from .packing import Stored
 from .split_reduction import Stage
@@ -23,7 +23,7 @@ class Placed:
     roots: Roots
     roles: Mapping[Rank, Role]
     sizes: Mapping[Rank, int]
-    parts: Mapping[Rank, LoopPart]
+    splits: Mapping[Rank, LoopSplit]
     stored: Stored = field(default_factory=dict)
 
 
@@ -42,10 +42,10 @@ def placed(
     role = roles[rank]
     if role.outer != "loop":
         raise IllegalPlan("a rank in parts is a loop", f"{rank} is {role}")
-    length = part_length(sizes[rank], role.tile or 1, role.parts)
+    length = split_length(sizes[rank], role.tile or 1, role.num_splits)
     count = -(-sizes[rank] // length)
     axis = Role(None, 1 << (count - 1).bit_length())
-    given = {**roles, rank: replace(role, parts=1)}
+    given = {**roles, rank: replace(role, num_splits=1)}
     known = dict(sizes)
     for stage in found:
         here = given | dict.fromkeys(stage.over, axis)
@@ -57,7 +57,7 @@ def placed(
         known |= {outer: count, inner: length}
         expressions, halves = erase_views(stage.expressions)
         source = Roots(tuple(bind_sizes(expressions, known)), stage.outputs, halves)
-        yield Placed(source, here | {outer: Role("grid", None)}, dict(known), {rank: LoopPart(outer, length)})
+        yield Placed(source, here | {outer: Role("grid", None)}, dict(known), {rank: LoopSplit(outer, length)})
 
 
 def _merging(source: Roots, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int], most: int) -> dict[Rank, Role]:

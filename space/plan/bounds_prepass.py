@@ -135,7 +135,7 @@ def _look(plan: LoopPlan, cone: list[Value], ranks: frozenset[Rank], found: _Fou
         inputs={n: t for n, t in plan.inputs.items() if n in used},
         outputs=dict.fromkeys(found.dtypes, tuple(found.ranks)),
         dtypes={n: d for n, d in plan.dtypes.items() if n in used} | found.dtypes,
-        parts={},
+        splits={},
     )
 
 

@@ -11,63 +11,66 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from .plan import Carry, Loop, LoopPlan
 from .reference_invariance import is_invariant, ratio, references
 from .refusals import Refusal
 from .values import Dot, Load, RowScale, TileReduce, Value
 
-REFERENCES = ("running", "stale")
-"""The settings of `Schedule.reference`."""
+Rescaling = Literal["eager", "lazy"]
+"""The settings of `Schedule.rescaling`."""
+
+RESCALING: tuple[Rescaling, ...] = get_args(Rescaling)
 
 LIMIT = 2.0**15
-"""Of a row's weights relative to a stale reference. The largest power of two in fp16, to which weights are rounded; and
-far below what a sum of products in fp32 could overflow with."""
+"""Of a row's weights relative to a reference that is kept. The largest power of two in fp16, to which weights are
+rounded; and far below what a sum of products in fp32 could overflow with."""
 
 
 @dataclass(frozen=True)
-class StaleReference:
-    """carry: the reference. carries: it, and others that hold the same number times a factor. finding: the values that
-    bring it up to date. transport: of them, the factor from the old reference to the new. weighing: those that are
+class LazyRescaling:
+    """carry: the reference. carries: it, and others that hold the same number times a factor. max_update: the values
+    that bring it up to date. rescale: of them, the factor from the old reference to the new. weights: those that are
     relative to the reference. factor, reference: of them, what a row's scores are multiplied by, and the reference
-    times that. total: of them, the sum of a row's weights. again: all of these, which is what is
-    evaluated where the reference does not serve. All in the order of the loop's body."""
+    times that. row_sum: of them, the sum of a row's weights. recomputed: all of these, which is
+    what is evaluated where the reference does not serve. All in the order of the loop's body."""
 
     carry: Carry
     carries: tuple[Carry, ...]
-    finding: tuple[Value, ...]
-    transport: Value
-    weighing: tuple[Value, ...]
+    max_update: tuple[Value, ...]
+    rescale: Value
+    weights: tuple[Value, ...]
     factor: RowScale
     reference: Value
-    total: TileReduce
-    again: tuple[Value, ...]
+    row_sum: TileReduce
+    recomputed: tuple[Value, ...]
 
     @property
     def guarded(self) -> bool:
         """Whether a plan allows for rows without a score, whose loop may be empty."""
-        return any(v.op == "guard" for v in self.finding)
+        return any(v.op == "guard" for v in self.max_update)
 
     def around(self, values: Sequence[Value]) -> tuple[list[Value], list[Value]]:
         """The other values of a body: those that do not depend on the parts of the fold, and those that do."""
-        own = set(self.again)
+        own = set(self.recomputed)
         after = set(_after(values, own))
         return ([v for v in values if v not in own | after], [v for v in values if v in after - own])
 
 
-def stale_references(plan: LoopPlan) -> dict[Loop, StaleReference]:
+def lazy_rescalings(plan: LoopPlan) -> dict[Loop, LazyRescaling]:
     """What each loop of a plan may keep. Empty where what a plan stores depends on the references themselves."""
-    return {loop: stale for loop in plan.root.items if isinstance(loop, Loop) and (stale := _of(plan, loop))}
+    return {loop: lazy for loop in plan.root.items if isinstance(loop, Loop) and (lazy := _of(plan, loop))}
 
 
 def fault(plan: LoopPlan) -> Refusal | None:
     """Why no loop of a plan may keep its reference; None where one may."""
-    if stale_references(plan):
+    if lazy_rescalings(plan):
         return None
-    return Refusal("stale reference", "nothing is weighed relative to one that could be kept")
+    return Refusal("lazy rescaling", "nothing is weighed relative to one that could be kept")
 
 
-def _of(plan: LoopPlan, loop: Loop) -> StaleReference | None:
+def _of(plan: LoopPlan, loop: Loop) -> LazyRescaling | None:
     values = [v for v in loop.body.items if isinstance(v, Value)]
     if len(values) < len(loop.body.items):
         return None
@@ -75,7 +78,7 @@ def _of(plan: LoopPlan, loop: Loop) -> StaleReference | None:
     return next((x for x in candidates if x and _is_free(plan, x)), None)
 
 
-def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> StaleReference | None:
+def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> LazyRescaling | None:
     """The parts of a fold relative to one carry; None where it is no reference, or where others read its parts."""
     users = {v: [u for u in values if v in u.args] for v in values} | {
         c.value: [u for u in values if c.value in u.args] for c in loop.carries
@@ -84,28 +87,28 @@ def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> StaleReference | N
     old_products, products = (_products(sources, users) for sources in ([carry.value], new))
     steps = [u for p in old_products for u in users[p] if u.op == "sub" and u.args[0] is p and u.args[1] in products]
     steps += [u for step in steps for u in users[step] if u.op == "min"]
-    transports = [u for u in users[steps[-1]] if u.op == "exp2"] if steps else []
-    if len(transports) != 1:
+    rescales = [u for u in users[steps[-1]] if u.op == "exp2"] if steps else []
+    if len(rescales) != 1:
         return None
-    (transport,) = transports
+    (rescale,) = rescales
     carries = tuple(c for c in loop.carries if c is carry or ratio(c, carry) is not None)
     bounds = {a for step in steps for a in step.args if step.op == "min"}  # in the scores' own terms
-    finding = {*new, *bounds, *steps, transport, *(c.next for c in carries)}
-    weighing = set(_after(values, new)) - finding - set(_after(values, [transport]))
+    update = {*new, *bounds, *steps, rescale, *(c.next for c in carries)}
+    weights = set(_after(values, new)) - update - set(_after(values, [rescale]))
     for v in reversed(values):
-        if not isinstance(v, Load) and users[v] and finding.issuperset(users[v]):  # nothing else needs it
-            finding.add(v)
-            weighing.discard(v)
-    total, reference = _total(weighing), products[-1]
-    inside = finding | weighing
-    read = {u for v in finding - {transport} for u in users[v]} - inside
-    read |= {u for c in carries for u in users[c.value]} - finding
-    read |= finding & {c.next for c in loop.carries if c not in carries}
+        if not isinstance(v, Load) and users[v] and update.issuperset(users[v]):  # nothing else needs it
+            update.add(v)
+            weights.discard(v)
+    total, reference = _total(weights), products[-1]
+    inside = update | weights
+    read = {u for v in update - {rescale} for u in users[v]} - inside
+    read |= {u for c in carries for u in users[c.value]} - update
+    read |= update & {c.next for c in loop.carries if c not in carries}
     factor = reference.args[1]
     if read or total is None or not isinstance(factor, RowScale):
         return None
-    found, weighed, again = (tuple(v for v in values if v in part) for part in (finding, weighing, inside))
-    return StaleReference(carry, carries, found, transport, weighed, factor, reference, total, again)
+    found, weighed, again = (tuple(v for v in values if v in part) for part in (update, weights, inside))
+    return LazyRescaling(carry, carries, found, rescale, weighed, factor, reference, total, again)
 
 
 def _products(references: Sequence[Value], users: Mapping[Value, Sequence[Value]]) -> list[Value]:
@@ -114,11 +117,11 @@ def _products(references: Sequence[Value], users: Mapping[Value, Sequence[Value]
     return [u for u in every if isinstance(u.args[1], RowScale)]
 
 
-def _total(weighing: Collection[Value]) -> TileReduce | None:
+def _total(relative: Collection[Value]) -> TileReduce | None:
     """The sum of a row's weights; None unless there is one, of the only weights, which nothing multiplies yet."""
-    weights = [v for v in weighing if v.op == "exp2"]
-    sums = [v for v in weighing if isinstance(v, TileReduce) and v.args[0] in weights and v.reduction == "add"]
-    products = any(isinstance(v, Dot) for v in weighing)
+    weights = [v for v in relative if v.op == "exp2"]
+    sums = [v for v in relative if isinstance(v, TileReduce) and v.args[0] in weights and v.reduction == "add"]
+    products = any(isinstance(v, Dot) for v in relative)
     return sums[0] if len(weights) == len(sums) == 1 and not products else None
 
 
@@ -131,6 +134,6 @@ def _after(values: Sequence[Value], sources: Collection[Value]) -> Iterator[Valu
             yield v
 
 
-def _is_free(plan: LoopPlan, stale: StaleReference) -> bool:
+def _is_free(plan: LoopPlan, lazy: LazyRescaling) -> bool:
     """Whether nothing that a plan stores depends on what number the reference is."""
-    return is_invariant(plan, references(stale.carry, stale.carries, stale.factor.factors.factor))
+    return is_invariant(plan, references(lazy.carry, lazy.carries, lazy.factor.factors.factor))

@@ -1,4 +1,4 @@
-"""A loop whose last product runs one iteration late, beside the elementwise work of the next tile.
+"""A loop whose last product runs one iteration later, beside the elementwise work of the next tile.
 
 In `acc = dot(weights, v, acc * factor)` nothing else of the iteration waits for the product: what it needs of the tile
 may be kept for an iteration, and the matrix unit works on it while the next tile's weights are computed. Software
@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from .plan import Carry, Loop
 from .values import Cast, Dot, Load, Value, is_product
 
-LATE = ("nothing", "product")
-"""The settings of `Schedule.late`."""
+Pipelined = Literal["none", "product"]
+"""The settings of `Schedule.pipelined`."""
+
+PIPELINED: tuple[Pipelined, ...] = get_args(Pipelined)
 
 
 @dataclass(frozen=True)
-class LateProduct:
-    """carry: what the product adds to, 0 before the loop. product: its next value. values: what runs late, in order,
-    the product last. kept: what these read of the iteration before."""
+class PipelinedProduct:
+    """carry: what the product adds to, 0 before the loop. product: its next value. values: what
+    runs an iteration later, in order, the product last. kept: what these read of the iteration before."""
 
     carry: Carry
     product: Dot
@@ -28,22 +31,22 @@ class LateProduct:
     kept: tuple[Value, ...]
 
 
-def late_product(loop: Loop, casts: bool = True) -> LateProduct | None:
-    """What of a loop can run late; None where nothing can, or where there is no other product to run it beside.
+def pipelined_product(loop: Loop, casts: bool = True) -> PipelinedProduct | None:
+    """What of a loop can run an iteration later; None where nothing can, or where no other product runs meanwhile.
 
-    casts: whether a conversion of what is kept runs late too; else what is kept is narrower.
+    casts: whether a conversion of what is kept runs then, too; else what is kept is narrower.
     """
     values = [v for v in loop.body.items if isinstance(v, Value)]
     if len(values) < len(loop.body.items) or (len(loop.segments) > 1 and not loop.joined):
         return None
     for carry in reversed(loop.carries):
-        found = _late(loop, carry, values, casts)
+        found = _moved_with(loop, carry, values, casts)
         if found and any(isinstance(v, Dot) for v in values if v not in found.values):
             return found
     return None
 
 
-def _late(loop: Loop, carry: Carry, values: Sequence[Value], casts: bool) -> LateProduct | None:
+def _moved_with(loop: Loop, carry: Carry, values: Sequence[Value], casts: bool) -> PipelinedProduct | None:
     product = carry.next
     nexts = [c.next for c in loop.carries]
     users = {v: [u for u in values if v in u.args] for v in (carry.value, *values)}
@@ -51,15 +54,15 @@ def _late(loop: Loop, carry: Carry, values: Sequence[Value], casts: bool) -> Lat
         return None
     if users[product] or nexts.count(product) > 1:
         return None
-    late: set[Value] = {product}
+    later: set[Value] = {product}
     for v in reversed(values):
-        if users[v] and late.issuperset(users[v]) and v not in nexts and _may_move(v, carry, casts):
-            late.add(v)
-    moved = tuple(v for v in values if v in late)
-    inside: Collection[Value] = {*values, *(c.value for c in loop.carries)} - late - {carry.value}
+        if users[v] and later.issuperset(users[v]) and v not in nexts and _may_move(v, carry, casts):
+            later.add(v)
+    moved = tuple(v for v in values if v in later)
+    inside: Collection[Value] = {*values, *(c.value for c in loop.carries)} - later - {carry.value}
     kept = tuple(dict.fromkeys(a for v in moved for a in v.args if a in inside))
-    alone = late.issuperset(users[carry.value]) and all(not isinstance(v, Load) for v in kept)
-    return LateProduct(carry, product, moved, kept) if alone and kept else None
+    alone = later.issuperset(users[carry.value]) and all(not isinstance(v, Load) for v in kept)
+    return PipelinedProduct(carry, product, moved, kept) if alone and kept else None
 
 
 def _may_move(v: Value, carry: Carry, casts: bool) -> bool:

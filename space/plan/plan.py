@@ -15,7 +15,7 @@ from typing import TypeAlias, assert_never
 from eintune.space.ir.expr import Part, Predicate, Rank, Tensor
 
 from .bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Sum
-from .roles import LoopPart, Role
+from .roles import LoopSplit, Role
 from .values import (
     Addressed,
     Carried,
@@ -112,7 +112,7 @@ class LoopPlan:
 
     order: the global order of ranks; a value's axes follow it. grid: ranks that programs iterate, fastest
     varying first. dtypes: by tensor name. sizes: of the ranks, and of the axes of inputs that are addressed by other
-    numbers than a rank's index, by their own names. parts: of the loops that run over a part of their rank.
+    numbers than a rank's index, by their own names. splits: of the loops that run over a part of their rank.
     """
 
     roles: dict[Rank, Role]
@@ -123,7 +123,7 @@ class LoopPlan:
     inputs: dict[str, Tensor]
     outputs: dict[str, tuple[Rank, ...]]
     dtypes: dict[str, str]
-    parts: dict[Rank, LoopPart] = field(default_factory=dict)
+    splits: dict[Rank, LoopSplit] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return format_plan(self)

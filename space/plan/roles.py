@@ -21,31 +21,32 @@ class Role:
     outer: "grid" (programs iterate it), "loop" (one program iterates it), or None (all of it at once).
     tile: length of the tile axis; None means the rank is a scalar index inside the program (no axis).
     (None, tile) is a whole axis, padded to `tile`.
-    parts: a loop may be divided into so many parts, each run by a program of its own; another kernel merges them.
+    num_splits: a loop may be divided into so many parts, each run by a program of its own (split-K, split-KV); another
+    kernel merges them.
     pack: (None, None) with the rank whose tiles run over this one too, as many rows as both have indices.
     """
 
     outer: Literal["grid", "loop"] | None
     tile: int | None
-    parts: int = 1
+    num_splits: int = 1
     pack: Rank | None = None
 
     def to_json(self) -> list[str | int | None]:
         """The fields in order, up to the last that is not as usual."""
         if self.pack:
-            return [self.outer, self.tile, self.parts, self.pack]
-        return [self.outer, self.tile, *([self.parts] if self.parts > 1 else [])]
+            return [self.outer, self.tile, self.num_splits, self.pack]
+        return [self.outer, self.tile, *([self.num_splits] if self.num_splits > 1 else [])]
 
 
 @dataclass(frozen=True)
-class LoopPart:
+class LoopSplit:
     """The part of a loop that a program runs: [rank * length, (rank + 1) * length), `rank` being a grid rank."""
 
     rank: Rank
     length: int
 
 
-def part_length(size: int, tile: int, parts: int) -> int:
+def split_length(size: int, tile: int, num_splits: int) -> int:
     """Elements of each of at most so many parts: whole tiles, so that the last part alone may be shorter."""
     tiles = -(-size // tile)
-    return -(-tiles // parts) * tile
+    return -(-tiles // num_splits) * tile

@@ -7,6 +7,8 @@ groups share out by a tile that is loaded whole.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.ir.expr import Rank
 
@@ -16,8 +18,10 @@ from .plan import Loop, LoopPlan, all_values
 from .refusals import Refusal
 from .values import Dot, Load, Store, TileReduce, Value
 
-WORKERS = ("alike", "specialised")
-"""The settings of `Schedule.workers`."""
+WarpSpecialisation = Literal["none", "producer_consumer"]
+"""The settings of `Schedule.warp_specialisation`."""
+
+WARP_SPECIALISATION: tuple[WarpSpecialisation, ...] = get_args(WarpSpecialisation)
 
 GROUP_WARPS = 4
 """Warps that share one asynchronous matrix instruction."""

@@ -53,7 +53,7 @@ class Facts:
     reads: tuple[Read, ...] = ()
     approximable: bool = False
     """Whether a function of the cascade may be approximated."""
-    looks: bool = False
+    data_dependent_bounds: bool = False
     """Whether loops may have bounds that follow from data."""
 
     def role(self, rank: Rank, point: Point) -> Role:
@@ -72,7 +72,7 @@ class Facts:
                 tile = int(point.get(f"tile {rank}", WHOLE))
                 if tile in (WHOLE, ELEMENT):
                     return axis if tile == WHOLE else Role("loop", None)
-                return Role("loop", tile, int(point.get(f"parts {rank}", 1)))
+                return Role("loop", tile, int(point.get(f"num_splits {rank}", 1)))
 
     def length(self, rank: Rank, point: Point) -> int:
         """Elements of the rank in one tile."""

@@ -14,10 +14,10 @@ from eintune.space.ir.approximations import FUNCTIONS
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.bounds_prepass import BOUNDS
 from eintune.space.plan.descriptor_blocks import block_of
-from eintune.space.plan.lazy_rescaling import REFERENCES
-from eintune.space.plan.pipelined_product import LATE
-from eintune.space.plan.roles import part_length
-from eintune.space.plan.warp_specialisation import GROUP_ROWS, WORKERS, groups
+from eintune.space.plan.lazy_rescaling import RESCALING
+from eintune.space.plan.pipelined_product import PIPELINED
+from eintune.space.plan.roles import split_length
+from eintune.space.plan.warp_specialisation import GROUP_ROWS, WARP_SPECIALISATION, groups
 
 from .choices import ELEMENT, WHOLE, Choice, Facts, Point, Setting
 from .schedule import LOADS
@@ -106,7 +106,7 @@ class Batched:
         return True
 
 
-class Parts:
+class NumSplits:
     """Whether programs share the longest streamed rank, each running a part of it, where there are few programs.
 
     What the parts leave is merged by another kernel, so they must be few enough to leave little.
@@ -121,12 +121,12 @@ class Parts:
             return []
         longest = max(streamed, key=lambda r: facts.sizes[r])
         tiles = -(-facts.sizes[longest] // facts.target.streams[0])
-        values = tuple(n for n in facts.target.parts if n == 1 or 2 * n <= tiles)
-        return [Choice(f"parts {longest}", values, 1)] if len(values) > 1 else []
+        values = tuple(n for n in facts.target.num_splits if n == 1 or 2 * n <= tiles)
+        return [Choice(f"num_splits {longest}", values, 1)] if len(values) > 1 else []
 
     def is_legal(self, facts: Facts, point: Point) -> bool:
         for rank in facts.uses.of("streamed"):
-            parts, tile = int(point.get(f"parts {rank}", 1)), int(point.get(f"tile {rank}", WHOLE))
+            parts, tile = int(point.get(f"num_splits {rank}", 1)), int(point.get(f"tile {rank}", WHOLE))
             if parts > 1 and not (tile > ELEMENT and self._divides(facts, point, -(-facts.sizes[rank] // tile), parts)):
                 return False
         return True
@@ -189,8 +189,8 @@ class Stages:
         """No more stages than the longest loop has iterations."""
         counts = [1]
         for r in (*facts.uses.of("streamed"), *facts.uses.of("contracted")):
-            tile, parts = int(point.get(f"tile {r}", WHOLE)), int(point.get(f"parts {r}", 1))
-            counts.append(part_length(facts.sizes[r], tile, parts) // tile if tile else 1)
+            tile, parts = int(point.get(f"tile {r}", WHOLE)), int(point.get(f"num_splits {r}", 1))
+            counts.append(split_length(facts.sizes[r], tile, parts) // tile if tile else 1)
         return int(point["stages"]) <= max(counts)
 
 
@@ -233,7 +233,7 @@ class Loads:
     def choices(self, facts: Facts) -> list[Choice]:
         possible = facts.target.descriptors and self._serves(facts, lambda r: None if _is_index(facts, r) else 16)
         others = any(sum(not _is_index(facts, rank) for rank in r.index) < 2 for r in facts.reads)
-        return [Choice("loads", LOADS[: 2 + others] if possible else LOADS[:1], LOADS[0])]
+        return [_setting("loads", LOADS if others else ("pointer", "descriptor"), "pointer", possible)]
 
     def is_legal(self, facts: Facts, point: Point) -> bool:
         if point["loads"] == "pointer":
@@ -252,13 +252,13 @@ class Functions:
 
     def choices(self, facts: Facts) -> list[Choice]:
         possible = facts.target.approximate and facts.approximable
-        return [Choice("functions", FUNCTIONS if possible else FUNCTIONS[:1], FUNCTIONS[0])]
+        return [_setting("functions", FUNCTIONS, "exact", possible)]
 
     def is_legal(self, facts: Facts, point: Point) -> bool:
         return True
 
 
-class Late:
+class PipelinedProducts:
     """Whether a loop's last product runs beside the next tile's elementwise work: where one program has a matrix unit
     to itself for long, and registers for another tile."""
 
@@ -266,65 +266,70 @@ class Late:
     """Of one matrix instruction. With 128 rows a group of warps spills, three times as slow on the H200."""
 
     def choices(self, facts: Facts) -> list[Choice]:
-        possible = facts.target.late and facts.uses.products and facts.uses.of("streamed")
-        return [Choice("late", LATE if possible else LATE[:1], LATE[0])]
+        possible = facts.target.pipelined_products and facts.uses.products and facts.uses.of("streamed")
+        return [_setting("pipelined", PIPELINED, "none", possible)]
 
     def is_legal(self, facts: Facts, point: Point) -> bool:
-        """A late product reads its tile an iteration later, so that with two stages the next one would wait for it; and
-        what it keeps takes registers: those that a descriptor leaves free, and that no second block of rows takes."""
+        """A pipelined product reads its tile an iteration later, so that with two stages the next one would wait for
+        it; and what it keeps takes registers: those that a descriptor leaves free, and no second block takes."""
         rows = math.prod(facts.length(r, point) for r in facts.uses.of("row"))
         room = rows <= self.ROWS and int(point["warps"]) == facts.target.warps[0] and point["loads"] != "pointer"
         nested = by_element(facts, point)
-        return point["late"] == LATE[0] or (int(point["stages"]) > 2 and room and not nested)
+        return point["pipelined"] == "none" or (int(point["stages"]) > 2 and room and not nested)
 
 
 class Bounds:
     """Where loop bounds that follow from data are found: by each program, or once by a kernel before."""
 
     def choices(self, facts: Facts) -> list[Choice]:
-        possible = facts.target.looks and facts.looks
-        return [Choice("bounds", BOUNDS if possible else BOUNDS[:1], BOUNDS[0])]
+        possible = facts.target.data_dependent_bounds and facts.data_dependent_bounds
+        return [_setting("bounds", BOUNDS, "program", possible)]
 
     def is_legal(self, facts: Facts, point: Point) -> bool:
         """A loop in parts is cut into kernels already."""
-        whole = all(int(point.get(f"parts {r}", 1)) == 1 for r in facts.uses.of("streamed"))
-        return point["bounds"] == BOUNDS[0] or whole
+        whole = all(int(point.get(f"num_splits {r}", 1)) == 1 for r in facts.uses.of("streamed"))
+        return point["bounds"] == "program" or whole
 
 
-class Workers:
-    """Whether a program's warps are alike, or one group of them loads and the others compute."""
+class WarpSpecialisation:
+    """Whether one group of a program's warps loads tiles and the others compute on them, or each does both."""
 
     def choices(self, facts: Facts) -> list[Choice]:
         possible = facts.target.specialised and facts.uses.products and facts.uses.of("streamed")
-        return [Choice("workers", WORKERS if possible else WORKERS[:1], WORKERS[0])]
+        return [_setting("warp_specialisation", WARP_SPECIALISATION, "none", possible)]
 
     def is_legal(self, facts: Facts, point: Point) -> bool:
         """Each group that computes has the rows of one matrix instruction; what products read comes by descriptor,
         whatever else is loaded, through two buffers at least; loop bounds are known to all groups; the last product of
-        a loop runs late anyway, and work of all lengths is handed out evenly in any order."""
-        if point["workers"] == WORKERS[0]:
+        a loop is pipelined anyway, and work of all lengths is handed out evenly in any order."""
+        if point["warp_specialisation"] == "none":
             return True
         if by_element(facts, point):
             return False
         rows = math.prod(facts.length(r, point) for r in facts.uses.of("row"))
         own = rows == GROUP_ROWS * groups(int(point["warps"]))
-        known = point["bounds"] != BOUNDS[0] or not facts.looks
+        known = point["bounds"] == "kernel" or not facts.data_dependent_bounds
         described = "descriptor" in Loads().choices(facts)[0].values
-        usual = point["late"] == LATE[0] and point["loads"] == ("descriptor" if described else "pointer")
+        usual = point["pipelined"] == "none" and point["loads"] == ("descriptor" if described else "pointer")
         in_order = point["order"] == Order().choices(facts)[0].default
         return own and known and usual and in_order and not point.get("packed") and int(point["stages"]) > 1
 
 
-class Reference:
+class Rescaling:
     """Whether folds bring their reference up to date with every tile, or keep it while it serves: where specialised
     warps print it, since each warp decides by itself."""
 
     def choices(self, facts: Facts) -> list[Choice]:
-        possible = len(Workers().choices(facts)[0].values) > 1
-        return [Choice("reference", REFERENCES if possible else REFERENCES[:1], REFERENCES[0])]
+        possible = len(WarpSpecialisation().choices(facts)[0].values) > 1
+        return [_setting("rescaling", RESCALING, "eager", possible)]
 
     def is_legal(self, facts: Facts, point: Point) -> bool:
-        return point["reference"] == REFERENCES[0] or point["workers"] == "specialised"
+        return point["rescaling"] == "eager" or point["warp_specialisation"] != "none"
+
+
+def _setting(name: str, values: tuple[str, ...], usual: str, possible: object) -> Choice:
+    """A choice of all values, where what the others need is there; else of the usual one alone."""
+    return Choice(name, values if possible else (usual,), usual)
 
 
 def by_element(facts: Facts, point: Point) -> bool:
@@ -341,17 +346,17 @@ KNOBS: tuple[Knob, ...] = (
     Tiles(),
     Batched(),
     Packed(),
-    Parts(),
+    NumSplits(),
     Warps(),
     Stages(),
     Filters(),
     Order(),
     Loads(),
     Functions(),
-    Late(),
+    PipelinedProducts(),
     Bounds(),
-    Workers(),
-    Reference(),
+    WarpSpecialisation(),
+    Rescaling(),
 )
 """Every knob. A new one is one row here (and a field of `Schedule` if an emitter reads it)."""
 

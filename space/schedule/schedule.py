@@ -12,10 +12,10 @@ from typing import Any
 from eintune.space.ir.approximations import FUNCTIONS
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.bounds_prepass import BOUNDS
-from eintune.space.plan.lazy_rescaling import REFERENCES
-from eintune.space.plan.pipelined_product import LATE
+from eintune.space.plan.lazy_rescaling import RESCALING
+from eintune.space.plan.pipelined_product import PIPELINED
 from eintune.space.plan.roles import Role
-from eintune.space.plan.warp_specialisation import WORKERS
+from eintune.space.plan.warp_specialisation import WARP_SPECIALISATION
 
 from .targets import TARGETS
 
@@ -42,12 +42,12 @@ class Schedule:
     then arrives with all else that is loaded by pointer, where a descriptor's block is waited for by itself.
     bounds: of loops that follow from data (documents): found by each "program", or by a "kernel" before, once for all
     programs that share them (`early_bounds`).
-    late: "nothing", or the last "product" of a loop, which then runs beside the next tile's elementwise work
-    (`late_product`).
-    workers: the warps of a program: "alike", or "specialised": one group loads tiles, `warps` others compute
-    (`specialised`; NVIDIA GPUs of compute capability 9.0).
-    reference: of folds of specialised warps: "running", or "stale": kept from tile to tile for as long as it serves
-    (`stale_reference`).
+    pipelined: "none", or the last "product" of a loop, software-pipelined: it runs one iteration later, beside the next
+    tile's elementwise work (`pipelined_product`).
+    warp_specialisation: "none", or "producer_consumer": one group of warps loads tiles, `warps` others compute on them
+    (`warp_specialisation`; NVIDIA GPUs of compute capability 9.0).
+    rescaling: of the running sums of a fold in specialised warps: "eager", at each new maximum; or "lazy": the
+    reference is kept from tile to tile for as long as it serves (`lazy_rescaling`).
     functions: "exact" to the compute dtype, or "approximate" where the hardware has an instruction whose error is below
     the rounding of the tensors that its argument comes from (`approximations`).
     """
@@ -61,10 +61,15 @@ class Schedule:
     precision: str = "ieee"
     loads: str = "pointer"
     functions: str = "exact"
-    late: str = "nothing"
+    pipelined: str = "none"
     bounds: str = "program"
-    workers: str = "alike"
-    reference: str = "running"
+    warp_specialisation: str = "none"
+    rescaling: str = "eager"
+
+    @property
+    def is_specialised(self) -> bool:
+        """Whether a group of a program's warps loads for the others."""
+        return self.warp_specialisation != "none"
 
     def role(self, rank: Rank) -> Role:
         return dict(self.roles)[rank]
@@ -77,8 +82,10 @@ class Schedule:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Schedule:
-        """Raises ValueError for fields that a schedule does not have or values of another type."""
+        """Fields may have their former names (`FORMER`). Raises ValueError for fields that a schedule does not have or
+        values of another type."""
         try:
+            data = _renamed(data)
             roles = tuple((str(r), Role(*role)) for r, role in data["roles"].items())
             schedule = cls(**{**data, "roles": roles})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -89,8 +96,28 @@ class Schedule:
 
 # ---- from files
 
+FORMER: dict[str, tuple[str, dict[str, str]]] = {
+    "late": ("pipelined", {"nothing": "none"}),
+    "workers": ("warp_specialisation", {"alike": "none", "specialised": "producer_consumer"}),
+    "reference": ("rescaling", {"running": "eager", "stale": "lazy"}),
+}
+"""What records of before November 2026 call fields and their settings."""
+
+
+def _renamed(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields and settings by their present names; what is none of the former ones stays, for `check_schedule`."""
+    found = dict(data)
+    for name, (present, settings) in FORMER.items():
+        if name in found:
+            if present in found:
+                raise ValueError(f"`{present}` has its former name `{name}` beside it")
+            value = found.pop(name)
+            found[present] = settings.get(value, value) if isinstance(value, str) else value
+    return found
+
+
 LONGEST_TILE = 2**20
-MOST_PARTS = 2**10
+MOST_SPLITS = 2**10
 RANK = re.compile(r"[a-z][0-9]*")
 
 
@@ -104,10 +131,10 @@ def check_schedule(schedule: Schedule) -> None:
     _one_of("precision", schedule.precision, ("ieee", "tf32"))
     _one_of("loads", schedule.loads, LOADS)
     _one_of("functions", schedule.functions, FUNCTIONS)
-    _one_of("late", schedule.late, LATE)
+    _one_of("pipelined", schedule.pipelined, PIPELINED)
     _one_of("bounds", schedule.bounds, BOUNDS)
-    _one_of("workers", schedule.workers, WORKERS)
-    _one_of("reference", schedule.reference, REFERENCES)
+    _one_of("warp_specialisation", schedule.warp_specialisation, WARP_SPECIALISATION)
+    _one_of("rescaling", schedule.rescaling, RESCALING)
     names = [r for r, _ in schedule.roles]
     if len(set(names)) != len(names):
         raise ValueError(f"a schedule gives a rank one role, but got {names}")
@@ -122,8 +149,9 @@ def _check_role(rank: Rank, role: Role) -> None:
     whole = type(role.tile) is int and 1 <= role.tile <= LONGEST_TILE
     if not whole and role.tile is not None:
         raise ValueError(f"tile of rank {rank} must be None or 1 to {LONGEST_TILE}, but got {role.tile!r}")
-    if type(role.parts) is not int or not 1 <= role.parts <= MOST_PARTS or (role.parts > 1 and role.outer != "loop"):
-        raise ValueError(f"a loop has 1 to {MOST_PARTS} parts and no other rank has any, but {rank} is {role}")
+    some = type(role.num_splits) is int and 1 <= role.num_splits <= MOST_SPLITS
+    if not some or (role.num_splits > 1 and role.outer != "loop"):
+        raise ValueError(f"a loop has 1 to {MOST_SPLITS} splits and no other rank has any, but {rank} is {role}")
     if role.pack is not None:
         if (role.outer, role.tile) != (None, None) or not isinstance(role.pack, str) or not RANK.fullmatch(role.pack):
             raise ValueError(f"a packed rank has a rank beside it and nothing of its own, but {rank} is {role}")

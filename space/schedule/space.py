@@ -111,10 +111,10 @@ class Space(Facts):
             order=str(point["order"]),
             loads=str(point["loads"]),
             functions=str(point["functions"]),
-            late=str(point["late"]),
+            pipelined=str(point["pipelined"]),
             bounds=str(point["bounds"]),
-            workers=str(point["workers"]),
-            reference=str(point["reference"]),
+            warp_specialisation=str(point["warp_specialisation"]),
+            rescaling=str(point["rescaling"]),
         )
 
 
@@ -133,8 +133,8 @@ def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:
         target = target.plain
     reads = () if roots.halves else reads_of(roots.expressions, problem.dtypes)
     sizes = {r: problem.sizes[r] for r in ranks}
-    looks = bool(equalities(roots.expressions))
-    return Space(uses, sizes, target, reads, is_approximable(roots.expressions, problem.dtypes), looks)
+    data_dependent = bool(equalities(roots.expressions))
+    return Space(uses, sizes, target, reads, is_approximable(roots.expressions, problem.dtypes), data_dependent)
 
 
 def schedules(cascade: Cascade, problem: Problem, emitter: str) -> list[Schedule]:

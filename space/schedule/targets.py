@@ -11,10 +11,10 @@ class Target:
 
     rows, streams: tile sizes to try for a row and for a streamed rank. longest_axis: a rank of at most so many
     elements may be one whole axis. padded: tiles are powers of two of at least 16. batched: batch ranks may be axes
-    too. temporary: least and most elements of the largest tile between two products. parts: of a streamed rank, to
+    too. temporary: least and most elements of the largest tile between two products. num_splits: of a streamed rank, to
     be run by programs of their own where there are fewer than `few` without; merged: most elements of a tile that
     merges them. descriptors: whether tiles can be loaded by tensor descriptor. approximate: whether there is code
-    for functions that the hardware approximates. late: whether there is code for products that run late. specialised:
+    for functions that the hardware approximates. pipelined_products: whether there is code for these. specialised:
     whether there is code for warps that do different things. plain: what holds instead where nothing is multiplied as
     a matrix. side: tiles are made of squares of so many elements a side.
     """
@@ -30,12 +30,12 @@ class Target:
     temporary: tuple[int, int]
     descriptors: bool = False
     approximate: bool = False
-    late: bool = False
-    looks: bool = False
+    pipelined_products: bool = False
+    data_dependent_bounds: bool = False
     specialised: bool = False
     plain: Target | None = None
     side: int = 0
-    parts: tuple[int, ...] = (1,)
+    num_splits: tuple[int, ...] = (1,)
     few: int = 0
     merged: int = 2**13
 
@@ -56,7 +56,7 @@ PLAIN_TRITON = Target(
     padded=True,
     batched=False,
     temporary=(512, 2**14),
-    parts=(1, 2, 4, 8, 16, 32, 64),
+    num_splits=(1, 2, 4, 8, 16, 32, 64),
     few=512,
     merged=2**13,
     approximate=True,
@@ -76,13 +76,13 @@ TARGETS: dict[str, Target] = {
             padded=True,
             batched=False,
             temporary=(256, 2**15),
-            parts=(1, 2, 4, 8, 16, 32, 64),
+            num_splits=(1, 2, 4, 8, 16, 32, 64),
             few=512,
             merged=2**13,
             descriptors=True,
             approximate=True,
-            late=True,
-            looks=True,
+            pipelined_products=True,
+            data_dependent_bounds=True,
             specialised=True,
             plain=PLAIN_TRITON,
         ),
@@ -108,7 +108,7 @@ TARGETS: dict[str, Target] = {
             padded=False,
             batched=True,
             temporary=(2**13, 2**23),
-            parts=(1, 2),
+            num_splits=(1, 2),
             few=2,
             merged=2**21,
         ),

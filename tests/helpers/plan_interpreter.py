@@ -12,7 +12,7 @@ import numpy as np
 from eintune.space.ir.expr import Part, Predicate, Rank
 from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS, Array
 from eintune.space.plan.bounds import bound_value
-from eintune.space.plan.lazy_rescaling import LIMIT, StaleReference, stale_references
+from eintune.space.plan.lazy_rescaling import LIMIT, LazyRescaling, lazy_rescalings
 from eintune.space.plan.plan import Block, Known, Loop, LoopPlan
 from eintune.space.plan.predication import passed, passes
 from eintune.space.plan.values import (
@@ -48,7 +48,7 @@ class Program:
     first: dict[Rank, int]
     known: frozenset[Known] = frozenset()
     values: dict[Value, Array] = field(default_factory=dict)
-    stale: Mapping[Loop, StaleReference] = field(default_factory=dict)
+    lazy: Mapping[Loop, LazyRescaling] = field(default_factory=dict)
     """References that loops keep until a row's weights add up to more than `limit`."""
     limit: float = LIMIT
 
@@ -81,21 +81,21 @@ class Program:
             else:
                 self.values[item] = np.broadcast_to(self.compute(item), [self.plan.length(q) for q in item.axes])
 
-    def keeping(self, loop: Loop, stale: StaleReference) -> None:
+    def keeping(self, loop: Loop, lazy: LazyRescaling) -> None:
         """An iteration whose tile is weighed relative to the reference before it, if that serves."""
 
         def run(values: Sequence[Value]) -> None:
             self.block(Block(loop.body.ranks, list(values)))
 
-        before, after = stale.around([v for v in loop.body.items if isinstance(v, Value)])
+        before, after = lazy.around([v for v in loop.body.items if isinstance(v, Value)])
         run(before)
-        old = self.values[stale.carry.value]
-        self.values.update(dict.fromkeys(stale.finding, old))
-        self.values.update({c.next: self.values[c.value] for c in stale.carries})
-        self.values[stale.transport] = np.ones_like(old)
-        run(stale.weighing)
-        if not (self.values[stale.total] <= self.limit).all():
-            run(stale.again)
+        old = self.values[lazy.carry.value]
+        self.values.update(dict.fromkeys(lazy.max_update, old))
+        self.values.update({c.next: self.values[c.value] for c in lazy.carries})
+        self.values[lazy.rescale] = np.ones_like(old)
+        run(lazy.weights)
+        if not (self.values[lazy.row_sum] <= self.limit).all():
+            run(lazy.recomputed)
         run(after)
 
     def number(self, v: Value) -> int:
@@ -111,8 +111,8 @@ class Program:
             low, high = (bound_value(b, self.first, ends, self.number) for b in (s.lo, s.hi))
             for start in range(low, high, loop.tile):
                 self.first[loop.rank] = start
-                if loop in self.stale:
-                    self.keeping(loop, self.stale[loop])
+                if loop in self.lazy:
+                    self.keeping(loop, self.lazy[loop])
                 else:
                     self.block(loop.body)
                 new = [self.values[c.next] for c in loop.carries]
@@ -245,10 +245,10 @@ def programs(plan: LoopPlan) -> Iterator[dict[Rank, int]]:
 
 
 def run_plan(plan: LoopPlan, data: dict[str, Array], limit: float | None = None) -> dict[str, Array]:
-    """The outputs of all programs; what none of them writes stays NaN. limit: of a stale reference, else all run."""
-    stale = {} if limit is None else stale_references(plan)
+    """The outputs of all programs; what none of them writes stays NaN. limit: of lazy rescaling, else all run."""
+    lazy = {} if limit is None else lazy_rescalings(plan)
     outputs = {n: np.full([plan.sizes[r] for r in ranks], np.nan) for n, ranks in plan.outputs.items()}
     with np.errstate(all="ignore"):
         for first in programs(plan):
-            Program(plan, data, outputs, first, stale=stale, limit=limit or 0.0).block(plan.root)
+            Program(plan, data, outputs, first, lazy=lazy, limit=limit or 0.0).block(plan.root)
     return outputs

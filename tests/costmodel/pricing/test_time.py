@@ -150,7 +150,7 @@ def test_pricing_hundreds_of_candidates_again_is_quick() -> None:
 def shared(parts: int, heads: int, length: int = 8192) -> tuple[Program, Schedule]:
     """16 queries of a head over keys in parts."""
     s = schedule(16, 64, stages=3)
-    roles = tuple((r, replace(role, parts=parts) if r == "m" else role) for r, role in s.roles)
+    roles = tuple((r, replace(role, num_splits=parts) if r == "m" else role) for r, role in s.roles)
     size = problem(1, heads, length)
     s = replace(s, roles=roles)
     return build_program(form("one"), replace(size, sizes=size.sizes | {"p": 16}), s), s
@@ -178,7 +178,7 @@ def test_keys_in_parts_are_read_once() -> None:
     for name in "KV":
         assert streams[name].total_bytes == 4 * 8192 * 128 * 2
         assert streams[name].distinct_bytes == streams[name].requested_bytes == 8192 / 8 * 128 * 2
-    (m1,) = (program.kernels[0].parts[r].rank for r in "m")
+    (m1,) = (program.kernels[0].splits[r].rank for r in "m")
     assert m1 in streams["K"].ranks and m1 not in streams["Q"].ranks
 
 

@@ -35,17 +35,17 @@ FORMS = {
         "warps": 8,
         "filters": "branch",
         "loads": "descriptor",
-        "workers": "specialised",
+        "warp_specialisation": "producer_consumer",
     },
-    "attention_1pass_stale": {
+    "attention_1pass_lazy_rescaling": {
         "passes": 1,
         "causal": "top_left",
         "columns": 128,
         "warps": 8,
         "filters": "branch",
         "loads": "descriptor",
-        "workers": "specialised",
-        "reference": "stale",
+        "warp_specialisation": "producer_consumer",
+        "rescaling": "lazy",
     },
     "attention_1pass_odd": {"passes": 1, "seq": 777, "kv_seq": 1000, "head_dim": 40},
 }

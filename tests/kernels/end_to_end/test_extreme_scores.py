@@ -157,21 +157,21 @@ def perform(case: Case, tensors: list[torch.Tensor], execute) -> None:
         execute(step, [known[a.name] for a in step.arguments])
 
 
-def specialised_case(dtype: str, reference: str) -> Case:
+def specialised_case(dtype: str, rescaling: str) -> Case:
     """Without a bias, which these warps do not divide: large scores come from queries and keys."""
     problem = posed(Attention((Causal(),)), LARGE | {"p": 300}, dtype, {"scale": SCALE})
     cascade = derived(problem.cascade)[0]
-    legal = (s for s in schedules(cascade, problem, "triton") if s.workers == "specialised")
-    found = [s for s in legal if s.reference == reference and s.filters == "branch" and s.late == "nothing"]
+    legal = (s for s in schedules(cascade, problem, "triton") if s.is_specialised)
+    found = [s for s in legal if s.rescaling == rescaling and s.filters == "branch" and s.pipelined == "none"]
     return Case(cascade, problem, min(found, key=lambda s: (s.role("m").tile, s.role("p").tile, s.warps)))
 
 
 @pytest.mark.parametrize("every", EVERY)
-@pytest.mark.parametrize("reference", ["running", "stale"])
+@pytest.mark.parametrize("rescaling", ["eager", "lazy"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_large_scores_of_specialised_warps(dtype: str, reference: str, every: str | None) -> None:
+def test_large_scores_of_specialised_warps(dtype: str, rescaling: str, every: str | None) -> None:
     """Powers of two, so that scores are exact: one key that outweighs all, keys that are alike, keys that rise."""
-    case = specialised_case(dtype, reference)
+    case = specialised_case(dtype, rescaling)
     kernel = case.kernel
     most = 2.0**13 if dtype == "fp16" else 2.0**60
     for size in (2.0**6, 2.0**12, most) if every else (most,):

@@ -1,4 +1,4 @@
-"""A loop's last product one iteration late: what moves, what is printed, and that the numbers stay the same."""
+"""A loop's last product one iteration later: what moves, what is printed, and that the numbers stay the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.lowering.lower import build_plan
-from eintune.space.plan.pipelined_product import late_product
+from eintune.space.plan.pipelined_product import pipelined_product
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.schedule.space import schedules
 
@@ -44,8 +44,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def late(passes: int = 1, **kw: Any) -> Case:
-    return attention_case(passes, late="product", **kw)
+def pipelined(passes: int = 1, **kw: Any) -> Case:
+    return attention_case(passes, pipelined="product", **kw)
 
 
 def plan_of(case: Case) -> LoopPlan:
@@ -56,7 +56,7 @@ def plan_of(case: Case) -> LoopPlan:
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("name", CASES)
 def test_the_numbers_stay(name: str, passes: int, execute) -> None:
-    case = late(passes, **CASES[name])
+    case = pipelined(passes, **CASES[name])
     kernel, tensors = case.kernel, inputs(case)
     execute(kernel, tensors)
     assert not errors(case, kernel, tensors)
@@ -66,7 +66,7 @@ def test_the_numbers_stay(name: str, passes: int, execute) -> None:
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from(["top_left", "lower_right", None]))
 def test_any_length(execute, seq: int, kv_seq: int, causal: str | None) -> None:
-    case = late(seq=seq, kv_seq=kv_seq, causal=causal, filters="branch", rows=16, dtype="bf16")
+    case = pipelined(seq=seq, kv_seq=kv_seq, causal=causal, filters="branch", rows=16, dtype="bf16")
     kernel, tensors = case.kernel, inputs(case)
     execute(kernel, tensors)
     assert not errors(case, kernel, tensors)
@@ -76,7 +76,7 @@ def test_any_length(execute, seq: int, kv_seq: int, causal: str | None) -> None:
 @pytest.mark.parametrize("form", forms()[2::9], ids=lambda f: f.name)
 def test_tabled_computations(form: Form, execute) -> None:
     sizes = {"b": 1, "h": 2, "g": 2, "p": 19, "m": 77, "e": 24, "f": 24, "j": 24}
-    schedule = replace(schedule_of(form, sizes, "triton", filters="branch"), late="product")
+    schedule = replace(schedule_of(form, sizes, "triton", filters="branch"), pipelined="product")
     assert worst(execute, form.definition, form.computed, sizes, form.params, schedule) < 3e-5
 
 
@@ -86,8 +86,8 @@ def test_tabled_computations(form: Form, execute) -> None:
 def test_infinite_values_stay_infinite(causal: str | None, loads: str, execute) -> None:
     """No product of 0 and infinity: not before the first tile, and not with a tile that a filter leaves out."""
     found = []
-    for setting in ("nothing", "product"):
-        case = attention_case(1, seq=32, rows=16, causal=causal, filters="branch", loads=loads, late=setting)
+    for setting in ("none", "product"):
+        case = attention_case(1, seq=32, rows=16, causal=causal, filters="branch", loads=loads, pipelined=setting)
         tensors = inputs(case)
         value = next(t for a, t in zip(case.kernel.arguments, tensors, strict=True) if a.name == "V")
         value[..., 0, :] = float("inf")
@@ -98,8 +98,8 @@ def test_infinite_values_stay_infinite(causal: str | None, loads: str, execute) 
 
 
 def test_what_moves() -> None:
-    (loop,) = plan_of(late(dtype="bf16")).loops()
-    found = late_product(loop)
+    (loop,) = plan_of(pipelined(dtype="bf16")).loops()
+    found = pipelined_product(loop)
     assert found is not None and found.values[-1] is found.carry.next
     assert sorted(v.op for v in found.values) == ["cast", "dot", "load", "mul"]
     assert [v.op for v in found.kept] == ["exp2", "exp2"]
@@ -107,30 +107,30 @@ def test_what_moves() -> None:
 
 @pytest.mark.parametrize("passes", [2, 3])
 def test_a_loop_with_one_product_has_nothing_to_run_it_beside(passes: int) -> None:
-    loops = list(plan_of(late(passes)).loops())
+    loops = list(plan_of(pipelined(passes)).loops())
     products = [sum(getattr(v, "op", "") == "dot" for v in loop.body.items) for loop in loops]
-    assert [late_product(loop) is not None for loop in loops] == [n > 1 for n in products]
+    assert [pipelined_product(loop) is not None for loop in loops] == [n > 1 for n in products]
     assert min(products) == 1
 
 
 def test_two_loops_over_one_body_stay_as_they_are() -> None:
-    case = late(**LARGE, causal="top_left", filters="segments")
-    assert case.kernel == replace(case, schedule=replace(case.schedule, late="nothing")).kernel
-    assert "_before" in late(**LARGE).kernel.source
+    case = pipelined(**LARGE, causal="top_left", filters="segments")
+    assert case.kernel == replace(case, schedule=replace(case.schedule, pipelined="none")).kernel
+    assert "_before" in pipelined(**LARGE).kernel.source
 
 
 def test_it_is_offered_where_there_is_a_pipeline() -> None:
-    problem = late(**LARGE).problem
-    offered = [s for s in schedules(Cascade.parse(problem.cascade), problem, "triton") if s.late == "product"]
+    problem = pipelined(**LARGE).problem
+    offered = [s for s in schedules(Cascade.parse(problem.cascade), problem, "triton") if s.pipelined == "product"]
     assert offered and all(s.stages > 2 and s.warps == 4 and s.loads != "pointer" for s in offered)
     assert all((s.role("p").tile or 0) <= 64 for s in offered)
-    assert all(s.late == "nothing" for s in schedules(Cascade.parse(problem.cascade), problem, "torch"))
+    assert all(s.pipelined == "none" for s in schedules(Cascade.parse(problem.cascade), problem, "torch"))
 
 
 @COMPILES
 def test_the_compiler_lets_the_product_run(tmp_path: Path) -> None:
-    """It waits once an iteration, for the first product and the late one of the iteration before; nothing spills."""
-    case = late(**LARGE, loads="descriptor")
+    """It waits once an iteration, for the first product and that of the iteration before; nothing spills."""
+    case = pipelined(**LARGE, loads="descriptor")
     compiled = compile_kernel(case.kernel, "sm_90", cache_dir=tmp_path)
     body = compiled.ttgir.split("scf.for")[1].split("scf.yield")[0]
     assert (body.count("warp_group_dot "), body.count("warp_group_dot_wait")) == (2, 1)
@@ -141,8 +141,8 @@ def test_the_compiler_lets_the_product_run(tmp_path: Path) -> None:
 
 def test_the_model_sees_what_it_hides() -> None:
     machine, times = load_machine("h200"), []
-    for setting in ("nothing", "product"):
-        case = attention_case(1, **LARGE, loads="descriptor", late=setting)
+    for setting in ("none", "product"):
+        case = attention_case(1, **LARGE, loads="descriptor", pipelined=setting)
         times.append(estimate(plan_of(case), case.schedule, machine).seconds)
     assert 0.9 < times[1] / times[0] < 1
 
@@ -155,7 +155,7 @@ def test_the_model_sees_what_it_hides() -> None:
 def test_on_a_gpu(head_dim: int, causal: str | None, loads: str) -> None:
     shape = {"head_dim": head_dim, "seq": 300, "kv_seq": 200, "rows": 64, "columns": 64, "dtype": "bf16"}
     for stages in (2, 3):
-        case = late(**shape, causal=causal, filters="branch", loads=loads, stages=stages)
+        case = pipelined(**shape, causal=causal, filters="branch", loads=loads, stages=stages)
         tensors = [t.cuda() for t in inputs(case)]
         load(case.kernel)(tensors)
         assert not errors(case, case.kernel, [t.cpu() for t in tensors])

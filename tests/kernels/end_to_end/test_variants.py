@@ -13,7 +13,7 @@ from kernel_forms import DTYPES, Case, derived, errors, power
 
 from eintune.search.measure.inputs import draw_inputs
 from eintune.space.ir.approximations import FUNCTIONS
-from eintune.space.plan.pipelined_product import LATE
+from eintune.space.plan.pipelined_product import PIPELINED
 from eintune.space.plan.roles import Role
 from eintune.space.schedule.schedule import FILTERS, LOADS, Schedule
 from eintune.space.workloads.attention import Attention, posed
@@ -36,7 +36,7 @@ class Drawn:
     form: float
     filters: str
     scale: float
-    late: str = LATE[0]
+    pipelined: str = "none"
     loads: str = LOADS[0]
     functions: str = FUNCTIONS[0]
 
@@ -47,7 +47,7 @@ def check(execute, drawn: Drawn, emitter: str, times: float = 1.0) -> None:
     roles = {r: Role("grid", None) for r in "bhg"} | {"p": Role("grid", drawn.rows), "m": Role("loop", drawn.columns)}
     roles |= {r: Role(None, power(drawn.sizes[r])) for r in "ef"}
     chosen = tuple((r, role) for r, role in roles.items() if r in drawn.sizes)
-    style = {name: getattr(drawn, name) for name in ("filters", "late", "loads", "functions")}
+    style = {name: getattr(drawn, name) for name in ("filters", "pipelined", "loads", "functions")}
     schedule = Schedule(emitter, chosen, **style)
     case = Case(found[int(drawn.form * len(found))], problem, schedule)
     kernel, data = case.kernel, draw_inputs(problem, "cpu")
@@ -120,7 +120,7 @@ def kernels(draw: st.DrawFn) -> Drawn:
         draw(st.floats(0, 1, exclude_max=True)),
         draw(st.sampled_from(FILTERS)),
         draw(st.sampled_from([0.3, 1.0, -0.5])),
-        draw(st.sampled_from(LATE)),
+        draw(st.sampled_from(PIPELINED)),
         draw(st.sampled_from(LOADS)),
         draw(st.sampled_from(FUNCTIONS)),
     )

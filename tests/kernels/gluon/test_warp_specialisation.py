@@ -33,8 +33,8 @@ from eintune.kernels.serve.choices import nearest_schedule, plain_schedule
 from eintune.kernels.store.cache import Entry, Key, Record
 from eintune.kernels.store.platform import Platform, triton_version
 from eintune.space.lowering.lower import build_program
-from eintune.space.plan import lazy_rescaling as stale_reference
-from eintune.space.plan.lazy_rescaling import REFERENCES
+from eintune.space.plan import lazy_rescaling as lazy_rescaling
+from eintune.space.plan.lazy_rescaling import RESCALING
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.warp_specialisation import fault, products_of
 from eintune.space.schedule.space import schedules
@@ -70,28 +70,28 @@ CASES: dict[str, dict[str, Any]] = {
     "grouped heads": {"heads": 6, "kv_heads": 2, "causal": "top_left"},
     "narrow values": {"head_dim": 128, "value_dim": 64},
     "two passes": {"passes": 2, "causal": "top_left"},
-    "stale reference": {"reference": "stale", "kv_seq": 1000},
-    "stale, causal": {"reference": "stale", "causal": "top_left", "seq": 1000, "kv_seq": 1000, "columns": 128},
-    "stale, one group": {"reference": "stale", "rows": 64, "warps": 4, "causal": "lower_right", "kv_seq": 500},
-    "stale, half precision": {"reference": "stale", "dtype": "fp16", "head_dim": 128, "kv_seq": 700},
-    "stale, few tiles": {"reference": "stale", "rows": 64, "warps": 4, "seq": 192, "kv_seq": 192},
-    "stale, rows without a column": {"reference": "stale", "causal": "lower_right", "seq": 200, "kv_seq": 100},
+    "lazy rescaling": {"rescaling": "lazy", "kv_seq": 1000},
+    "lazy, causal": {"rescaling": "lazy", "causal": "top_left", "seq": 1000, "kv_seq": 1000, "columns": 128},
+    "lazy, one group": {"rescaling": "lazy", "rows": 64, "warps": 4, "causal": "lower_right", "kv_seq": 500},
+    "lazy, half precision": {"rescaling": "lazy", "dtype": "fp16", "head_dim": 128, "kv_seq": 700},
+    "lazy, few tiles": {"rescaling": "lazy", "rows": 64, "warps": 4, "seq": 192, "kv_seq": 192},
+    "lazy, rows without a column": {"rescaling": "lazy", "causal": "lower_right", "seq": 200, "kv_seq": 100},
     "one tile": {"seq": 64, "kv_seq": 64},
     "short": {"seq": 5, "kv_seq": 3},
 }
 
 
 def specialised(passes: int = 1, **kw: Any) -> Case:
-    return attention_case(passes, **{**USUAL, "loads": "descriptor", "workers": "specialised", **kw})
+    return attention_case(passes, **{**USUAL, "loads": "descriptor", "warp_specialisation": "producer_consumer", **kw})
 
 
 TRITON = tuple(int(x) for x in triton_version().split(".")[:2]) if triton_version() != "none" else ()
 ALIKE = {
     *("filters everywhere", "rows without a tile", "rows without a column", "grouped heads", "one tile"),
-    *("stale, few tiles", "stale, rows without a column"),
+    *("lazy, few tiles", "lazy, rows without a column"),
 }
 """Cases that differ in lengths, or in which loop masks, from others here: compiled in long runs."""
-SPILLED = {"stale, causal": 32, "stale, one group": 64}
+SPILLED = {"lazy, causal": 32, "lazy, one group": 64}
 """Bytes a thread that Triton 3.9 keeps in memory, and those before it do not: measured, so that more is noticed."""
 
 
@@ -157,23 +157,25 @@ def legal(variant: Attention, sizes: dict[str, int], which: int = 0) -> list[Cas
     problem = posed(variant, sizes, "bf16", {"scale": 0.3})
     forms = derived(problem.cascade)
     cascade = forms[which % len(forms)]
-    return [Case(cascade, problem, s) for s in schedules(cascade, problem, "triton") if s.workers == "specialised"]
+    return [Case(cascade, problem, s) for s in schedules(cascade, problem, "triton") if s.is_specialised]
 
 
 def divided(cases: Iterable[Case]) -> Iterator[Case]:
     """Those whose plans can be divided."""
-    return (c for c in cases if not any(fault(k) or no_stale(c, k) for k in c.program.kernels if products_of(k)))
+    return (
+        c for c in cases if not any(fault(k) or no_lazy_rescaling(c, k) for k in c.program.kernels if products_of(k))
+    )
 
 
-def no_stale(case: Case, plan: LoopPlan) -> str | None:
-    return stale_reference.fault(plan) if case.schedule.reference == "stale" else None
+def no_lazy_rescaling(case: Case, plan: LoopPlan) -> str | None:
+    return lazy_rescaling.fault(plan) if case.schedule.rescaling == "lazy" else None
 
 
-def modified(variant: Attention, reference: str = "running") -> Case:
-    """A variant in one pass, by the smallest tiles; the reference where it has one."""
+def modified(variant: Attention, rescaling: str = "eager") -> Case:
+    """A variant in one pass, by the smallest tiles; rescaled so where it can be."""
     by_size = sorted(
         (c for c in legal(variant, SIZES) if c.schedule.filters != "every"),
-        key=lambda c: (c.schedule.reference != reference, c.schedule.role("m").tile, c.schedule.warps),
+        key=lambda c: (c.schedule.rescaling != rescaling, c.schedule.role("m").tile, c.schedule.warps),
     )
     return next(divided(by_size))
 
@@ -208,15 +210,15 @@ def test_many_modifiers(execute, variant: Attention, p: int, m: int, which: int,
     check(execute, variant, p, m, which, number)
 
 
-BY_TURNS = [(name, REFERENCES[i % 2]) for i, name in enumerate(ALONE)]
-"""Each modifier with one reference; with the other in long runs."""
-THE_OTHERS = [pytest.param(name, REFERENCES[(i + 1) % 2], marks=pytest.mark.soak) for i, name in enumerate(ALONE)]
+BY_TURNS = [(name, RESCALING[i % 2]) for i, name in enumerate(ALONE)]
+"""Each modifier with one way of rescaling; with the other in long runs."""
+THE_OTHERS = [pytest.param(name, RESCALING[(i + 1) % 2], marks=pytest.mark.soak) for i, name in enumerate(ALONE)]
 
 
 @pytest.mark.interpreter
-@pytest.mark.parametrize(("name", "reference"), [*BY_TURNS, *THE_OTHERS])
-def test_modifiers(name: str, reference: str, execute) -> None:
-    case = modified(ALONE[name], reference)
+@pytest.mark.parametrize(("name", "rescaling"), [*BY_TURNS, *THE_OTHERS])
+def test_modifiers(name: str, rescaling: str, execute) -> None:
+    case = modified(ALONE[name], rescaling)
     kernel, tensors = case.kernel, inputs(case)
     perform(kernel, tensors, execute)
     assert not errors(case, kernel, tensors)
@@ -226,7 +228,7 @@ def test_modifiers(name: str, reference: str, execute) -> None:
 def test_a_loop_that_runs_from_its_end_may_be_empty(launched: int) -> None:
     """More queries than keys, of which each sees none before it: some programs load no tile at all."""
     window = Attention((Window(size=1, both=False, align="top_left"),))
-    every = divided(c for c in legal(window, SIZES | {"p": 200, "m": 17}) if c.schedule.reference == "stale")
+    every = divided(c for c in legal(window, SIZES | {"p": 200, "m": 17}) if c.schedule.rescaling == "lazy")
     cases = [c for c in every if not c.kernel.steps]
     assert cases
     for case in cases:
@@ -252,16 +254,16 @@ def rising(case: Case, by: float) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("by", RISES)
-def test_scores_that_a_stale_reference_does_not_serve(by: str, dtype: str) -> None:
-    case = specialised(reference="stale", causal="top_left", kv_seq=300, dtype=dtype, scale=0.5)
+def test_scores_that_lazy_rescaling_does_not_serve(by: str, dtype: str) -> None:
+    case = specialised(rescaling="lazy", causal="top_left", kv_seq=300, dtype=dtype, scale=0.5)
     tensors = rising(case, min(RISES[by], 200.0) if dtype == "fp16" else RISES[by])
     run(case.kernel, tensors, 1)
     assert not errors(case, case.kernel, tensors, times=2.0)
 
 
 def test_infinite_values_stay_infinite() -> None:
-    for causal, reference in itertools.product((None, "top_left"), REFERENCES):
-        case = specialised(seq=128, kv_seq=128, causal=causal, reference=reference)
+    for causal, rescaling in itertools.product((None, "top_left"), RESCALING):
+        case = specialised(seq=128, kv_seq=128, causal=causal, rescaling=rescaling)
         tensors = inputs(case)
         value = next(t for a, t in zip(case.kernel.arguments, tensors, strict=True) if a.name == "V")
         value[..., 0, :] = float("inf")
@@ -275,8 +277,8 @@ def test_infinite_values_stay_infinite() -> None:
         ({"warps": 4}, "64 rows a group"),
         ({"dtype": "fp32"}, "whole tiles of fp16 or bf16"),
         ({"packed": True, "heads": 4, "kv_heads": 2}, "divided work"),
-        ({"passes": 3, "reference": "stale"}, "stale reference"),
-        ({"passes": 2, "reference": "stale"}, "stale reference"),  # weights in one loop, their sum in another
+        ({"passes": 3, "rescaling": "lazy"}, "lazy rescaling"),
+        ({"passes": 2, "rescaling": "lazy"}, "lazy rescaling"),  # weights in one loop, their sum in another
     ],
 )
 def test_what_they_cannot_divide_is_refused(change: dict[str, Any], rule: str) -> None:
@@ -284,25 +286,25 @@ def test_what_they_cannot_divide_is_refused(change: dict[str, Any], rule: str) -
         _ = specialised(**change).kernel
 
 
-def test_a_schedule_with_a_stale_reference_has_a_plain_form() -> None:
-    plain = plain_schedule(specialised(reference="stale").schedule)
-    assert (plain.workers, plain.reference) == ("alike", "running")
+def test_a_schedule_with_lazy_rescaling_has_a_plain_form() -> None:
+    plain = plain_schedule(specialised(rescaling="lazy").schedule)
+    assert (plain.warp_specialisation, plain.rescaling) == ("none", "eager")
 
 
-def test_a_stale_reference_costs_less() -> None:
+def test_lazy_rescaling_costs_less() -> None:
     machine = load_machine("h200")
     shape = {"heads": 32, "batch": 4, "seq": 2048, "kv_seq": 2048, "columns": 128}
-    running, stale = (specialised(**shape, reference=r) for r in REFERENCES)
-    first, second = (estimate(c.plan, c.schedule, machine).seconds for c in (stale, running))
+    eager, lazy = (specialised(**shape, rescaling=r) for r in RESCALING)
+    first, second = (estimate(c.plan, c.schedule, machine).seconds for c in (lazy, eager))
     assert 0.75 < first / second < 0.98
 
 
 def test_where_they_are_offered() -> None:
     large = specialised(heads=32, seq=2048, kv_seq=2048, head_dim=128)
-    offered = [s for s in schedules(large.cascade, large.problem, "triton") if s.workers == "specialised"]
-    assert offered and all(s.loads == "descriptor" and s.stages > 1 and s.late == "nothing" for s in offered)
+    offered = [s for s in schedules(large.cascade, large.problem, "triton") if s.is_specialised]
+    assert offered and all(s.loads == "descriptor" and s.stages > 1 and s.pipelined == "none" for s in offered)
     assert {(s.role("p").tile, s.warps) for s in offered} == {(64, 4), (128, 8)}
-    assert all(s.workers == "alike" for s in schedules(large.cascade, large.problem, "torch"))
+    assert all(not s.is_specialised for s in schedules(large.cascade, large.problem, "torch"))
     assert unsupported(offered[0], load_machine("h100")) is None
     for machine in ("a100", "b200", "mi300x"):
         assert "specialised warps" in str(unsupported(replace(offered[0], loads="pointer"), load_machine(machine)))
@@ -346,13 +348,13 @@ def test_what_serves_tensors_and_machines_of_another_kind() -> None:
     assert same.role("p") == plain.role("p") and same.role("m") == plain.role("m") and same == plain_schedule(same)
     smaller = specialised(head_dim=128, seq=40, kv_seq=3000)
     near = nearest_schedule(plain, smaller.cascade, smaller.problem)
-    assert near.workers == "alike" and near.loads == "pointer"
-    assert nearest_schedule(case.schedule, smaller.cascade, smaller.problem).workers == "specialised"
+    assert not near.is_specialised and near.loads == "pointer"
+    assert nearest_schedule(case.schedule, smaller.cascade, smaller.problem).warp_specialisation == "producer_consumer"
 
 
 @pytest.mark.parametrize(("dtype", "emitter"), [("bf16", "gluon"), ("fp32", "triton")])
 def test_a_neighbours_record_serves_what_these_warps_cannot_divide(dtype: str, emitter: str, tmp_path: Path) -> None:
-    case = specialised(head_dim=128, columns=128, seq=2048, kv_seq=2048, reference="stale")
+    case = specialised(head_dim=128, columns=128, seq=2048, kv_seq=2048, rescaling="lazy")
     text = str(case.cascade)
     record = Record(text, case.schedule, case.kernel.digest, 1e-3, 1e-3, 1e-3)
     problem = replace(case.problem, cascade=text, dtypes=dict.fromkeys(case.problem.dtypes, dtype))
@@ -440,9 +442,7 @@ def test_without_a_gpu_it_says_so() -> None:
 @ON_GPU
 @pytest.mark.parametrize("by", RISES)
 def test_rising_scores_on_a_gpu(by: str) -> None:
-    case = specialised(
-        reference="stale", causal="top_left", seq=1000, kv_seq=1000, head_dim=128, columns=128, scale=0.5
-    )
+    case = specialised(rescaling="lazy", causal="top_left", seq=1000, kv_seq=1000, head_dim=128, columns=128, scale=0.5)
     tensors = [t.cuda() for t in rising(case, RISES[by])]
     load(case.kernel)(tensors)
     assert not errors(case, case.kernel, [t.cpu() for t in tensors], times=2.0)

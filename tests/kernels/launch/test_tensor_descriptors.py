@@ -120,8 +120,8 @@ def test_what_is_loaded_once_comes_by_pointer() -> None:
         for case in (described(1, **shape), in_loops(**shape))
     )
     assert (both, streamed) == (["K", "Q", "V"], ["K", "V"])
-    late = in_loops(**shape, late="product")
-    assert sorted(late.kernel.arguments[d.argument].name for d in late.kernel.descriptors) == ["K", "V"]
+    pipelined = in_loops(**shape, pipelined="product")
+    assert sorted(pipelined.kernel.arguments[d.argument].name for d in pipelined.kernel.descriptors) == ["K", "V"]
 
 
 def test_no_load_qualifies_no_descriptor() -> None:
@@ -302,15 +302,15 @@ def test_a_direct_launch_hands_over_descriptors(monkeypatch: pytest.MonkeyPatch)
 
 @COMPILES
 @pytest.mark.offline
-@pytest.mark.parametrize("workers", ["alike", "specialised"])
-def test_ahead_of_time_is_the_launchs_own_specialisation(workers: str) -> None:
+@pytest.mark.parametrize("warps", ["none", "producer_consumer"])
+def test_ahead_of_time_is_the_launchs_own_specialisation(warps: str) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend
     from triton.runtime.jit import create_function_from_signature
 
     from eintune.kernels.launch.tensor_descriptors import descriptors
 
-    case = described(1, dtype="bf16", seq=64, head_dim=64, rows=64, warps=4, stages=2, workers=workers)
+    case = described(1, dtype="bf16", seq=64, head_dim=64, rows=64, warps=4, stages=2, warp_specialisation=warps)
     kernel, tensors = case.kernel, inputs(case)
     function = TritonLaunch(kernel).function
     backend = make_backend(GPUTarget("cuda", 90, 32))

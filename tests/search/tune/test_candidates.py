@@ -211,7 +211,7 @@ def test_few_queries_over_many_keys(batch: int, seq: int) -> None:
     text = derived_texts(size.cascade)[0]
     h200 = load_machine("h200")
     kept = candidates([Variant(text, "one", 1, "1-pass", "")], size, h200, "triton").kept
-    parts = {c.schedule.role("m").parts for c in kept}
+    parts = {c.schedule.role("m").num_splits for c in kept}
     bound = 2 * batch * 8 * 8192 * 128 * 2 / h200.hbm_bytes_per_second
     if batch == 1:
         assert min(parts) > 1

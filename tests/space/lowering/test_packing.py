@@ -30,7 +30,7 @@ GROUPED = [f for f in forms() if all({"g", "p"} <= set(t.ranks) for t in f.defin
 def beside(schedule: Schedule, parts: int = 1) -> Schedule:
     """The same schedule with g along the tiles of p, and m in parts."""
     roles = dict(schedule.roles) | {"g": Role(None, None, pack="p")}
-    return replace(schedule, roles=tuple((roles | {"m": replace(roles["m"], parts=parts)}).items()))
+    return replace(schedule, roles=tuple((roles | {"m": replace(roles["m"], num_splits=parts)}).items()))
 
 
 @pytest.mark.parametrize("parts", [1, 3])

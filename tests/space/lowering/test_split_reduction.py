@@ -29,7 +29,7 @@ LOOPED = [f for f in forms() if "m" in f.loop and not roots_of(f.computed).halve
 
 
 def divided(schedule: Schedule, parts: int, rank: Rank = "m") -> Schedule:
-    roles = ((r, replace(role, parts=parts) if r == rank else role) for r, role in schedule.roles)
+    roles = ((r, replace(role, num_splits=parts) if r == rank else role) for r, role in schedule.roles)
     return replace(schedule, roles=tuple(roles))
 
 
@@ -182,7 +182,7 @@ def decode(parts: int = 4, size: int = 500) -> tuple[Cascade, dict[str, int], Sc
 def test_programs_have_parts_of_whole_tiles() -> None:
     cascade, sizes, schedule = decode()
     first, second = build_program(cascade, problem_of(cascade, sizes, "bf16", {}), schedule).kernels
-    assert first.parts["m"].length == 128 and first.sizes["m1"] == 4 and first.programs() == 2 * 4
+    assert first.splits["m"].length == 128 and first.sizes["m1"] == 4 and first.programs() == 2 * 4
     (loop,) = first.loops()
     assert [str(s) for s in loop.segments] and "min(" in str(first)
     assert set(first.outputs) == set(second.inputs) and second.outputs == {"Z": ("p", "f")}

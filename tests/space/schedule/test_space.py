@@ -36,7 +36,7 @@ def test_the_usual_case_has_a_space_of_workable_size(causal: str | None) -> None
     assert 50 <= len(schedules(cascade, problem, "triton")) <= 900
     assert 10 <= len(schedules(cascade, problem, "torch")) <= 60
     for emitter in TARGETS:
-        assert all(role.parts == 1 for s in schedules(cascade, problem, emitter) for _, role in s.roles)
+        assert all(role.num_splits == 1 for s in schedules(cascade, problem, emitter) for _, role in s.roles)
 
 
 def every_combination(space: Space) -> list[dict[str, Setting]]:
@@ -74,9 +74,9 @@ def test_a_short_grid_may_share_the_streamed_rank(batch: int, emitter: str, offe
     for s in every:
         check_schedule(s)
         assert Schedule.from_json(json.loads(json.dumps(s.to_json()))) == s
-    found = {s.role("m").parts for s in every}
-    assert found == {n for n in TARGETS[emitter].parts if n <= offered}
-    assert all(-(-8192 // s.role("m").tile) >= 2 * s.role("m").parts for s in every if s.role("m").parts > 1)  # type: ignore[operator]
+    found = {s.role("m").num_splits for s in every}
+    assert found == {n for n in TARGETS[emitter].num_splits if n <= offered}
+    assert all(-(-8192 // s.role("m").tile) >= 2 * s.role("m").num_splits for s in every if s.role("m").num_splits > 1)  # type: ignore[operator]
 
 
 def test_roles_follow_from_what_the_graph_does_with_a_rank() -> None:
@@ -135,7 +135,7 @@ def test_loads_by_descriptor_are_offered_where_tiles_qualify(change: dict[str, A
     every = schedules(cascade, problem, "triton")
     described = [s for s in every if s.loads == "descriptor"]
     assert bool(described) == offered and len(described) < len(every)
-    plain = {"loads": "pointer", "late": "nothing", "workers": "alike", "reference": "running"}
+    plain = {"loads": "pointer", "pipelined": "none", "warp_specialisation": "none", "rescaling": "eager"}
     assert all(s.stages > 1 and replace(s, **plain) in every for s in described)
     assert all(s.loads == "pointer" for s in schedules(cascade, problem, "torch"))
 
