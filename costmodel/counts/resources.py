@@ -13,21 +13,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from eintune.costmodel.machines.hopper import (
+    ARCHITECTURE,
+    LOADER_REGISTERS,
+    MOST_REGISTERS,
+    REGISTERS,
+    SHARED_BYTES,
+)
 from eintune.costmodel.machines.machine import Machine
 from eintune.space.ir.dtypes import DTYPES
 from eintune.space.plan.pipelined_product import pipelined_product
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
 from eintune.space.plan.refusals import Refusal
 from eintune.space.plan.values import Cast, Constant, Dot, Index, Lane, Load, Store, Value
-from eintune.space.plan.warp_specialisation import (
-    ARCHITECTURE,
-    GROUP_WARPS,
-    LOADER_REGISTERS,
-    MOST_REGISTERS,
-    REGISTERS,
-    SHARED_BYTES,
-    groups,
-)
+from eintune.space.plan.warp_specialisation import GROUP_WARPS, groups
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.tile_ir.tiles import Region
 

@@ -1,29 +1,28 @@
 """Many offline compiles at once, in child processes that can be killed.
 
-A child reads one kernel a line and answers one line (JSON both ways). A compile that takes too long costs its
-child; the next kernel gets a new one. `python -m eintune.kernels.launch.compile_pool` is the child.
+A compile that takes too long costs its child; the next kernel gets a new one.
+`python -m eintune.kernels.launch.compile_pool FD` is the child (`host/worker.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
-import select
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from eintune.costmodel.counts.estimate import Resources
-from eintune.kernels.emit.kernel import Argument, Descriptor, Kernel, Reach
+from eintune.host.worker import Answer, Child, Outcome, answer_tasks
+from eintune.kernels.emit.kernel import Kernel
 
 from .offline import CompileError, compile_offline, environment
+
+MODULE = "eintune.kernels.launch.compile_pool"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class CompilePool:
         self._workers = max(1, workers or os.cpu_count() or 1)
         self._timeout = timeout
         self._environment = environment(cache_dir)
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
 
     def __enter__(self) -> CompilePool:
         return self
@@ -76,11 +75,11 @@ class CompilePool:
             waiting.put(i)
         results: list[Resources | Failure] = [Failure("crashed", "never compiled")] * len(kernels)
 
-        def work(child: _Child) -> None:
+        def work(child: Child) -> None:
             with contextlib.suppress(Empty):
                 while True:
                     i = waiting.get_nowait()
-                    results[i] = child.compile(kernels[i], architecture, self._timeout)
+                    results[i] = _compiled(child, kernels[i], architecture, self._timeout)
 
         children = self._ready(max(1, min(self._workers, len(kernels))))
         with ThreadPoolExecutor(len(children)) as pool:
@@ -98,9 +97,9 @@ class CompilePool:
                 raise
         return results
 
-    def _ready(self, count: int) -> list[_Child]:
+    def _ready(self, count: int) -> list[Child]:
         """So many children, new ones where there are fewer."""
-        self._children += [_Child(self._environment) for _ in range(count - len(self._children))]
+        self._children += [Child(MODULE, self._environment) for _ in range(count - len(self._children))]
         return self._children[:count]
 
 
@@ -117,91 +116,27 @@ def compile_many(
         return pool.compile(kernels, architecture)
 
 
-class _Child:
-    """One compiling process, started when it is needed."""
-
-    def __init__(self, env: dict[str, str]) -> None:
-        self._env = env
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def compile(self, kernel: Kernel, architecture: str, timeout: float) -> Resources | Failure:
-        process = self.start()
-        assert process.stdin and process.stdout
-        try:
-            process.stdin.write(json.dumps([asdict(kernel), architecture]).encode() + b"\n")
-            process.stdin.flush()
-            answer = self._answer(process, timeout)
-        except BrokenPipeError:
-            answer = b""
-        if answer is None:
-            self.stop()
+def _compiled(child: Child, kernel: Kernel, architecture: str, timeout: float) -> Resources | Failure:
+    """What a child makes of one kernel."""
+    match child.call((kernel, architecture), timeout):
+        case Outcome("ok", Resources() as resources):
+            return resources
+        case Outcome("timeout"):
             return Failure("timeout", f"the compiler took longer than {timeout:g} s")
-        if not answer:
-            code = process.wait()
-            self.stop()
-            return Failure("crashed", f"the compiling process ended with exit code {code}")
-        ok, data = json.loads(answer)
-        return Resources(**data) if ok else Failure("compile-error", data)
-
-    @staticmethod
-    def _answer(process: subprocess.Popen[bytes], timeout: float) -> bytes | None:
-        """The next line; empty where the child has ended, None where it is late."""
-        assert process.stdout
-        ready, _, _ = select.select([process.stdout], [], [], timeout)
-        return process.stdout.readline() if ready else None
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """The process, started if it does not run."""
-        if self._process is None:
-            command = [sys.executable, "-P", "-m", __spec__.name if __spec__ else __name__]
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=self._env,
-                process_group=0,  # a Ctrl-C is for its parent, which ends it
-            )
-        return self._process
-
-    def kill(self) -> None:
-        """End what runs; whoever waits for its answer is told that it ended."""
-        if self._process:
-            self._process.kill()
-
-    def stop(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+        case Outcome("crashed", _, message):
+            return Failure("crashed", message)
+        case Outcome(_, _, message):
+            return Failure("compile-error", message)
 
 
-def kernel_of(data: dict[str, Any]) -> Kernel:
-    """A kernel from its `asdict`, through JSON."""
-    found: dict[str, Any] = {"grid": tuple(data["grid"]), "steps": tuple(map(kernel_of, data["steps"]))}
-    for name in ("arguments", "workspaces"):
-        found[name] = tuple(Argument(**{**a, "shape": tuple(a["shape"])}) for a in data[name])
-    found["descriptors"] = tuple(Descriptor(d["argument"], tuple(d["block"])) for d in data["descriptors"])
-    found["reaches"] = tuple(Reach(r["argument"], tuple(r["steps"])) for r in data["reaches"])
-    return Kernel(**{**data, **found})
-
-
-def main() -> None:
-    """The child: a kernel a line on stdin, a result a line on what was stdout. There a compiler prints whole programs
-    when it fails: nobody reads that, its error says why."""
-    with contextlib.suppress(ImportError):  # whoever compiles without it is told
-        importlib.import_module("triton.compiler")  # takes long, and is over when the first kernel comes
-
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    for line in sys.stdin:
-        data, architecture = json.loads(line)
-        try:
-            answer: tuple[bool, Any] = True, asdict(compile_offline(kernel_of(data), architecture))
-        except CompileError as error:
-            answer = False, str(error)
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
+def _answer(task: tuple[Kernel, str]) -> Answer:
+    try:
+        return Answer("ok", compile_offline(*task))
+    except CompileError as error:
+        return Answer("compile-error", message=str(error))
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(ImportError):  # whoever compiles without it is told
+        importlib.import_module("triton.compiler")  # takes long, and is over when the first kernel comes
+    sys.exit(answer_tasks(sys.argv[1:], lambda send: _answer))

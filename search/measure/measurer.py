@@ -12,12 +12,12 @@ from types import TracebackType
 import torch
 
 from eintune.costmodel.counts.estimate import Resources
+from eintune.host.worker import Child
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
 from eintune.kernels.launch.compile_pool import CompilePool, Failure
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 
-from .child import Child
 from .device_lock import device_lock
 from .measurement import Measurement
 from .memory import does_not_fit
@@ -71,7 +71,7 @@ class Measurer:
         self._meanwhile = meanwhile
         points = contraction_points(Cascade.parse(problem.cascade), problem.sizes)
         self._run_timeout = self.policy.run + points / SLOW[torch.device(device).type]
-        self._worker = Child()
+        self._worker = Child("eintune.search.measure.worker")
         self._compilers = CompilePool(self.policy.compilers, self.policy.compile)
         self._preparing = False
         self._generation = 0

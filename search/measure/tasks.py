@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from eintune.kernels.emit.kernel import Kernel
 from eintune.space.cascade.problem import Problem
@@ -86,23 +86,6 @@ class Timing:
     high: float
     samples: int
     fault: str
-
-
-@dataclass(frozen=True)
-class At:
-    """A note on the way: which subject runs now."""
-
-    label: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The end of a task. `sound` is False where the process must be replaced (a lost CUDA context)."""
-
-    status: Literal["ok", "compile-error", "run-error", "out-of-resources"]
-    value: Any = None
-    message: str = ""
-    sound: bool = True
 
 
 def label_of(subject: Subject) -> str:

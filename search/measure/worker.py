@@ -18,14 +18,14 @@ from torch import Tensor
 
 from eintune.host.memory import take_no_more
 from eintune.host.notices import one_line
+from eintune.host.worker import Answer, At, answer_tasks
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.launch.load import load
 from eintune.kernels.reference.eager import DTYPES
 
-from .child_loop import answer_tasks
 from .inputs import draw_inputs
 from .reference import Reference, reference
-from .tasks import Answer, At, Check, Checked, Peer, Prepare, Prepared, Subject, Task, Time, Timing, label_of
+from .tasks import Check, Checked, Peer, Prepare, Prepared, Subject, Task, Time, Timing, label_of
 from .timing import Sampler, in_turns
 
 Status: TypeAlias = Literal["compile-error", "run-error", "out-of-resources"]

@@ -11,9 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from eintune.host.notices import one_line
-from eintune.search.measure.child import Child
-from eintune.search.measure.child_loop import answer_tasks
-from eintune.search.measure.tasks import Answer
+from eintune.host.worker import Answer, Child, answer_tasks
 from eintune.space.cascade.cascade import Cascade
 
 from .derivations import Derivations, are_kept, derivations
@@ -41,7 +39,7 @@ class Deriver:
 
     def __init__(self, definition: str, folder: Path, *, fresh: bool = False) -> None:
         self._task = Derive(definition, folder, fresh)
-        self._child = Child(module="eintune.search.tune.deriver")
+        self._child = Child("eintune.search.tune.deriver")
         self._started = False
         self._made: Derivations | None = None
 

@@ -24,20 +24,9 @@ WarpSpecialisation = Literal["none", "producer_consumer"]
 WARP_SPECIALISATION: tuple[WarpSpecialisation, ...] = get_args(WarpSpecialisation)
 
 GROUP_WARPS = 4
-"""Warps that share one asynchronous matrix instruction."""
+"""Warps of a group: those that share one matrix instruction, in the layout that tiles of such plans have."""
 GROUP_ROWS = 64
-"""Rows of one such instruction."""
-ARCHITECTURE = "sm_90"
-"""Where a group of warps drives the matrix unit and a program divides its registers anew. What follows is its."""
-REGISTERS = 65536
-"""Of a multiprocessor."""
-MOST_REGISTERS = 240
-"""Of a thread, in steps of 8, where a program divides them."""
-SHARED_BYTES = 228 * 1024
-"""Of a multiprocessor; a program's own share of 1 KiB included."""
-LOADER_REGISTERS = 24
-"""Of a thread of the group that loads."""
-
+"""Rows of a group: those of one such instruction."""
 
 KIND = "divided work"
 """The kind of a refusal to divide a plan among warps."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from kernel_forms import attention_case
 
 from eintune.costmodel.counts.estimate import Resources
 from eintune.kernels.emit.kernel import Kernel
-from eintune.kernels.launch.compile_pool import CompilePool, Failure, compile_many, kernel_of
+from eintune.kernels.launch.compile_pool import CompilePool, Failure, compile_many
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import CompileError, compile_kernel, compile_offline, contiguous
 from eintune.space.plan.roles import Role
@@ -77,7 +77,6 @@ def test_one_query_over_keys_in_parts(cache: Path) -> None:
     assert together == made[0].resources and made[1].resources.shared_bytes < 2**14
     (pooled,) = compile_many([case.kernel], "sm_90", workers=1, cache_dir=cache)
     assert pooled == together
-    assert kernel_of(json.loads(json.dumps(asdict(case.kernel)))) == case.kernel
 
 
 @pytest.mark.parametrize("passes", [2, 3])
@@ -152,14 +151,17 @@ def test_a_pool_keeps_its_children(cache: Path) -> None:
     hangs = replace(good, source="while True: pass\n" + good.source)
     with CompilePool(workers=2, timeout=10, cache_dir=cache) as pool:
         pool.start()
-        first = [child.start().pid for child in pool._children]
+        first = [child.pid for child in pool._children]
         assert len(set(first)) == 2
         assert isinstance(pool.compile([good], "sm_90")[0], Resources)
         assert isinstance(pool.compile([hangs], "sm_90")[0], Failure)
-        assert [child.start().pid for child in pool._children][1] == first[1]
+        assert [child.pid for child in pool._children] == [None, first[1]]
         assert isinstance(pool.compile([good, good], "sm_90")[1], Resources)
-        processes = [child.start() for child in pool._children]
-    assert all(process.poll() is not None for process in processes)
+        last = [child.pid for child in pool._children if child.pid]
+    assert len(last) == 2
+    for pid in last:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_products_and_sums_are_fused_whatever_the_environment_says(

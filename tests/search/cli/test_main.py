@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from eintune.host.worker import Child
 from eintune.search.cli import tune as cli_tune
 from eintune.search.cli.main import COMMANDS, main, tune_main
-from eintune.search.measure.child import Child
 
 SIZE = ("--seq", "16", "--heads", "2", "--head-dim", "16")
 
@@ -281,7 +281,7 @@ def test_help_imports_nothing_heavy() -> None:
     ("modules", "heavy"),
     [
         (
-            "search.measure.child, eintune.search.tune.deriver, eintune.kernels.launch.compile_pool",
+            "host.worker, eintune.search.tune.deriver, eintune.kernels.launch.compile_pool",
             "torch triton optuna pandas",
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,10 +14,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from eintune.host.worker import Child
 from eintune.kernels.emit.kernel import Argument, Kernel
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.serve.choices import make_kernel
-from eintune.search.measure.child import Child
 from eintune.search.measure.device_lock import device_lock
 from eintune.search.measure.inputs import draw_inputs
 from eintune.search.measure.measurement import Measurement
@@ -214,17 +215,19 @@ def test_compilers_start_ahead_and_stay_from_batch_to_batch(monkeypatch: pytest.
     cascade = Cascade.parse(posed.cascade)
     kernels = [make_kernel(posed.cascade, posed, s) for s in schedules(cascade, posed, "triton")[:3]]
     with Measurer(posed, "cpu", replace(QUICK, compile=60.0, compilers=2)) as measurer:
-        started = [child.start() for child in measurer._compilers._children]
-        assert len(started) == 2 and all(process.poll() is None for process in started)
+        started = [child.pid for child in measurer._compilers._children]
+        assert len(started) == 2 and None not in started
         for batch in (kernels[:2], kernels[2:]):
             made = measurer.measure(batch)
             assert all(m.registers and m.shared_bytes is not None and m.status != "ok" for m in made)
-        assert [child.start() for child in measurer._compilers._children] == started
-    assert all(process.poll() is not None for process in started)
+        assert [child.pid for child in measurer._compilers._children] == started
+    for pid in filter(None, started):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_a_hung_child_is_killed_in_time() -> None:
-    child = Child()
+    child = Child("eintune.search.measure.worker")
     try:
         assert child.call(Prepare(problem(), "cpu", QUICK), 60).status == "ok"
         started = time.monotonic()

@@ -1,8 +1,9 @@
 """A child process that runs tasks and may die of them: crash, hang or be killed, and be replaced.
 
-The child is a fresh interpreter (`python -m eintune.search.measure.worker`, or another module), so that it shares no
-CUDA context and no lock with its parent and never runs the user's main module again. Tasks and answers travel as
-pickles over a private pair of sockets; `child_loop` is the other side.
+The child is a fresh interpreter that runs one module (`python -m MODULE FD`), so that it shares no CUDA context and no
+lock with its parent and never runs the user's main module again. Tasks and answers travel as pickles over a private
+pair of sockets: `Child` is the parent's end, `answer_tasks` the child's. What measures, what derives and what compiles
+are such children. (The engine of the e-graphs is not: it reads one program and ends, under a limit of memory.)
 """
 
 from __future__ import annotations
@@ -14,15 +15,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeAlias
 
-from .tasks import Answer, At
+from .child_process import end_with_parent
 
-MODULE = "eintune.search.measure.worker"
+
+@dataclass(frozen=True)
+class At:
+    """A note on the way: what runs now."""
+
+    label: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The end of a task. `sound` is False where the process must be replaced (a lost CUDA context)."""
+
+    status: Literal["ok", "compile-error", "run-error", "out-of-resources"]
+    value: Any = None
+    message: str = ""
+    sound: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,12 +52,15 @@ class Outcome:
 
 
 class Child:
-    """One child process, which runs `module`. `generation` counts its incarnations: a new one has no state."""
+    """One child process, which runs `module`. `generation` counts its incarnations: a new one has no state.
 
-    def __init__(self, environment: Mapping[str, str] | None = None, module: str = MODULE) -> None:
+    environment: all of the child's; by default this process's own.
+    """
+
+    def __init__(self, module: str, environment: Mapping[str, str] | None = None) -> None:
         self.generation = 0
         self._module = module
-        self._environment = dict(environment or {})
+        self._environment = None if environment is None else dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._errors: IO[bytes] | None = None
@@ -56,7 +75,7 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", self._module, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=os.environ | self._environment,
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=self._errors,
             stderr=self._errors,
@@ -76,6 +95,11 @@ class Child:
                 resource.close()
         self._process = self._pipe = self._errors = None
 
+    def kill(self) -> None:
+        """End what runs, from any thread: whoever waits for its answer is told that it ended."""
+        if (process := self._process) is not None:
+            process.kill()
+
     def call(self, task: object, timeout: float) -> Outcome:
         """Run one task to its end. A child that crashes, hangs or is no longer sound is stopped."""
         self.send(task)
@@ -89,6 +113,11 @@ class Child:
         # where the child has died, `receive` says how
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._pipe.send(task)
+
+    @property
+    def pid(self) -> int | None:
+        """The process' number; None where none runs."""
+        return self._process.pid if self._process else None
 
     @property
     def running(self) -> bool:
@@ -155,3 +184,22 @@ def _code(code: int) -> str:
         except ValueError:
             return f"signal {-code}"
     return f"exit code {code}"
+
+
+Answering: TypeAlias = Callable[[Any], Answer]
+
+
+def answer_tasks(arguments: Sequence[str], made: Callable[[Callable[[At], None]], Answering]) -> int:
+    """Answer what comes from the socket whose number is the first argument; the exit code.
+
+    made: from what sends a progress note, what answers a task. The process ends with its parent.
+    """
+    end_with_parent()
+    pipe: Connection[Any, Any] = Connection(int(arguments[0]))
+    answer = made(pipe.send)
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return 0
+        pipe.send(answer(task))
