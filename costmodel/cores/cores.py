@@ -23,7 +23,7 @@ import numpy as np
 
 from eintune.costmodel.counts.operations import FLOPS_PER_SLOT
 from eintune.costmodel.counts.trips import trips, uneven_ranks, whole_grid
-from eintune.costmodel.counts.work import Stream, work
+from eintune.costmodel.counts.work import TensorTraffic, work
 from eintune.costmodel.machines.machine import CoreGrid, Machine
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import LoopPlan
@@ -34,7 +34,7 @@ from .core_tiles import CoreTiles
 
 
 @dataclass(frozen=True)
-class Part:
+class CountedPart:
     """One block of a core's program: executions; of one of them the products' FLOP by dtype, the operations of the
     vector unit, and the bytes from and to L1."""
 
@@ -54,8 +54,8 @@ class CoreWork:
     empty where all are equal. buffered: loads of a loop arrive while it computes.
     """
 
-    parts: tuple[Part, ...]
-    streams: tuple[Stream, ...]
+    parts: tuple[CountedPart, ...]
+    streams: tuple[TensorTraffic, ...]
     grid: tuple[tuple[Rank, int], ...]
     lengths: tuple[float, ...]
     fullest: tuple[tuple[str, int], ...]
@@ -93,7 +93,7 @@ def core_work(plan: LoopPlan, schedule: Schedule, machine: Machine, *, blocked: 
     parts = []
     for block, executions in blocks:
         slots, special = held.operations(block)
-        parts.append(Part(executions, tuple(held.flops(block).items()), slots, special, held.moved(block)))
+        parts.append(CountedPart(executions, tuple(held.flops(block).items()), slots, special, held.moved(block)))
     lengths: tuple[float, ...] = ()
     if plan.grid and uneven_ranks(plan) == plan.grid[:1]:
         total = np.sum([r.iterations for r in runs.values()], axis=0)
@@ -167,7 +167,7 @@ def grid_of(machine: Machine) -> CoreGrid:
     return machine.grid
 
 
-def _reads(stream: Stream, counted: CoreWork, grid: CoreGrid, groups: int) -> int:
+def _reads(stream: TensorTraffic, counted: CoreWork, grid: CoreGrid, groups: int) -> int:
     """How often the stream is read from DRAM: by every program, or once for each row of cores that shares it."""
     varies = bool(counted.grid) and counted.grid[0][0] in stream.ranks
     return prod(n for _, n in counted.grid) if varies or not grid.multicast else groups

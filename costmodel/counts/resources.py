@@ -57,7 +57,7 @@ MOST_PROGRAMS = 3
 
 
 @dataclass(frozen=True)
-class Needs:
+class ResourceNeeds:
     """A program's needs, free of any machine, in bytes.
 
     registers: tiles live there at once. resident: tiles that stay in shared memory. streamed: tiles that one
@@ -100,13 +100,13 @@ def regions(plan: LoopPlan) -> dict[Value, Region]:
     return place
 
 
-def needs(plan: LoopPlan) -> Needs:
+def needs(plan: LoopPlan) -> ResourceNeeds:
     """Predicted needs of one program."""
     place = regions(plan)
     products = [v for v in all_values(plan.root) if isinstance(v, Dot)]
     computed = [tile_bytes(plan, v.args[0]) for v in products if place[v.args[0]] == Region.REGISTERS]
     streamed = [_shared_tiles(plan, loop, place) for loop in _outer(plan.root)]
-    return Needs(
+    return ResourceNeeds(
         registers=_peak(plan, plan.root, place),
         resident=sum(_shared_tiles(plan, _straight(plan.root), place)),
         streamed=max(map(sum, streamed), default=0),
@@ -147,7 +147,7 @@ def resources(plan: LoopPlan, schedule: Schedule, machine: Machine) -> Resources
 
 
 @dataclass(frozen=True)
-class Division:
+class RegisterDivision:
     """Registers of a thread where groups of warps divide them: `each` has so many at the start, then those that compute
     and those that load. wanted: what computing takes. programs: that a multiprocessor holds at once. copies: buffers of
     each tile that stays, two where there is room, so that the next one's is loaded before this one's is done with."""
@@ -160,7 +160,7 @@ class Division:
     copies: int
 
 
-def division(need: Needs, warps: int, stages: int) -> Division:
+def division(need: ResourceNeeds, warps: int, stages: int) -> RegisterDivision:
     """How the warps of a program divide its registers, of which `warps` compute: for as many programs as shared memory
     holds and registers allow."""
     threads = warps * 32
@@ -175,17 +175,17 @@ def division(need: Needs, warps: int, stages: int) -> Division:
             break
     room = SHARED_BYTES // programs - BARRIER_BYTES
     copies = 2 if divided_bytes(need, stages, 2) <= room else 1
-    return Division(each, min(left, MOST_REGISTERS), LOADER_REGISTERS, wanted, programs, copies)
+    return RegisterDivision(each, min(left, MOST_REGISTERS), LOADER_REGISTERS, wanted, programs, copies)
 
 
-def divided_bytes(need: Needs, stages: int, copies: int) -> int:
+def divided_bytes(need: ResourceNeeds, stages: int, copies: int) -> int:
     """Shared memory of a program whose warps do different things: every loop has rings of its own, and results are put
     together there too. copies: of tiles that stay."""
     return copies * need.resident + need.rings * stages + need.stored
 
 
 def fit_needs(
-    need: Needs, warps: int, stages: int, machine: Machine, pipelined: bool = False, specialised: bool = False
+    need: ResourceNeeds, warps: int, stages: int, machine: Machine, pipelined: bool = False, specialised: bool = False
 ) -> Resources:
     """Needs as a machine counts them. Spills are bytes of a thread. pipelined: whether products are. specialised:
     whether `warps` are those that compute, beside a group that loads.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from eintune.space.tile_ir.graph import TileGraph, TileNode
-from eintune.space.tile_ir.tiles import Facts, Region
+from eintune.space.tile_ir.tiles import Region, TileFacts
 
-from .transfers import Path, Tile, Transfer, by_path, move, product
+from .transfers import Path, PlacedTile, Transfer, by_path, move, product
 
 TARGETS = {"LDS": Region.SHARED, "LDR": Region.REGISTERS, "STS": Region.SHARED, "STG": Region.GLOBAL}
 
@@ -27,8 +27,8 @@ def node_transfers(graph: TileGraph, owner: str, node: TileNode) -> tuple[Transf
     return tuple(t * times for t in once)
 
 
-def _tile(f: Facts) -> Tile:
-    return Tile(f.region, f.nbytes)
+def _tile(f: TileFacts) -> PlacedTile:
+    return PlacedTile(f.region, f.nbytes)
 
 
 def node_bytes(graph: TileGraph) -> dict[tuple[str, TileNode], float]:

@@ -15,7 +15,7 @@ from eintune.space.plan.plan import LoopPlan
 from eintune.space.schedule.schedule import Schedule
 
 from .estimate import Traffic
-from .work import Stream, Work, work
+from .work import TensorTraffic, Work, work
 
 Grid: TypeAlias = tuple[tuple[Rank, int], ...]
 """As `Work.grid`."""
@@ -39,7 +39,7 @@ def hbm_bytes(counted: Work, cache_bytes: int, running: int) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def _hbm_bytes(programs: int, grid: Grid, streams: tuple[Stream, ...], cache_bytes: int, smallest: int) -> float:
+def _hbm_bytes(programs: int, grid: Grid, streams: tuple[TensorTraffic, ...], cache_bytes: int, smallest: int) -> float:
     """Of a plan, whatever its schedule says besides."""
     if _window_bytes(grid, streams, programs) <= cache_bytes:
         return sum(s.total_bytes for s in streams)
@@ -53,11 +53,11 @@ def _hbm_bytes(programs: int, grid: Grid, streams: tuple[Stream, ...], cache_byt
     return _window_bytes(grid, streams, low) * programs / low
 
 
-def _window_bytes(grid: Grid, streams: tuple[Stream, ...], window: int) -> float:
+def _window_bytes(grid: Grid, streams: tuple[TensorTraffic, ...], window: int) -> float:
     return sum(_touched(grid, s, window) for s in streams)
 
 
-def _touched(grid: Grid, stream: Stream, window: int) -> float:
+def _touched(grid: Grid, stream: TensorTraffic, window: int) -> float:
     """Distinct bytes of one tensor that `window` consecutive programs touch."""
     before, indices = 1, []
     for rank, count in grid:

@@ -17,7 +17,7 @@ from .estimate import Traffic
 
 
 @dataclass(frozen=True)
-class Tile:
+class PlacedTile:
     """A tile's place and size."""
 
     region: Region
@@ -39,12 +39,12 @@ class Transfer:
 Path: TypeAlias = tuple[Region, Region]
 
 
-def move(tile: Tile, target: Region) -> tuple[Transfer, ...]:
+def move(tile: PlacedTile, target: Region) -> tuple[Transfer, ...]:
     """The transfers of moving a tile; nothing if it is there already."""
     return () if tile.region == target else (Transfer(tile.region, target, tile.nbytes),)
 
 
-def product(operands: Sequence[Tile]) -> tuple[Transfer, ...]:
+def product(operands: Sequence[PlacedTile]) -> tuple[Transfer, ...]:
     """The implicit transfers of one matrix product: its operands in shared memory. Raises ValueError for global."""
     for tile in operands:
         if tile.region == Region.GLOBAL:

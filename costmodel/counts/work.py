@@ -38,8 +38,8 @@ from eintune.space.tile_ir.tiles import Region
 
 from .estimate import Traffic
 from .operations import FLOPS_PER_SLOT, FREE, ElementCost, element_cost
-from .resources import Needs, needs, product_rows, regions, tile_bytes, tile_elements
-from .transfers import Tile, Transfer, as_traffic, move, product
+from .resources import ResourceNeeds, needs, product_rows, regions, tile_bytes, tile_elements
+from .transfers import PlacedTile, Transfer, as_traffic, move, product
 from .trips import Floats, Runs, Segments, launch_order, mentioned, tiles, trips, uneven_ranks, whole_grid
 
 PROFILE_BINS = 64
@@ -50,7 +50,7 @@ SECTOR_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Product:
+class ProductCost:
     """One matrix product: operand dtype, rows and columns of its result, FLOP with padding, bytes of its operands.
 
     computed: the left operand was computed (it sits in registers), not loaded.
@@ -79,7 +79,7 @@ class Phase:
     executions: float
     entries: float
     traffic: Traffic
-    products: tuple[Product, ...]
+    products: tuple[ProductCost, ...]
     steps: int
     loads: int
     operators: int
@@ -89,7 +89,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Stream:
+class TensorTraffic:
     """Global memory that programs read or write: one tensor.
 
     ranks: grid ranks that its tile depends on. distinct_bytes: of one tile. requested_bytes: per program, repeats
@@ -109,7 +109,7 @@ class Work:
 
     grid: (rank, tiles), fastest varying first. profiles: relative length (mean 1) of the longest program in each of
     some even bins of the launch order, started forward and in reverse. longest: the longest program over the mean.
-    warps, stages, reverse, described (tiles loaded by tensor descriptor), pipelined (a loop's last product is),
+    warps, stages, reverse, uses_descriptors (tiles loaded by tensor descriptor), pipelined (a loop's last product is),
     specialised (one group of warps loads, `warps` compute): of the schedule; all else depends on the plan alone. then:
     later launches of one program.
     """
@@ -117,14 +117,14 @@ class Work:
     programs: int
     grid: tuple[tuple[Rank, int], ...]
     phases: tuple[Phase, ...]
-    streams: tuple[Stream, ...]
+    streams: tuple[TensorTraffic, ...]
     profiles: tuple[tuple[float, ...], tuple[float, ...]]
     longest: float
-    needs: Needs
+    needs: ResourceNeeds
     warps: int
     stages: int
     reverse: bool
-    described: bool
+    uses_descriptors: bool
     pipelined: bool
     specialised: bool
     then: tuple[Work, ...] = ()
@@ -147,7 +147,7 @@ class Work:
             warps=schedule.warps,
             stages=schedule.stages,
             reverse=schedule.order == "reverse",
-            described=_described(schedule),
+            uses_descriptors=_uses_descriptors(schedule),
             pipelined=schedule.pipelined == "product",
             specialised=schedule.is_specialised,
             then=tuple(w.under(schedule) for w in self.then),
@@ -186,13 +186,13 @@ def _counted(plan: LoopPlan, schedule: Schedule) -> Work:
         warps=schedule.warps,
         stages=schedule.stages,
         reverse=schedule.order == "reverse",
-        described=_described(schedule),
+        uses_descriptors=_uses_descriptors(schedule),
         pipelined=schedule.pipelined == "product",
         specialised=schedule.is_specialised,
     )
 
 
-def _described(schedule: Schedule) -> bool:
+def _uses_descriptors(schedule: Schedule) -> bool:
     return schedule.loads != "pointer" or schedule.is_specialised
 
 
@@ -259,7 +259,7 @@ class _Counter:
         present = [v for v in block.items if not isinstance(v, Loop) and v not in self.rare]
         values = [v for v in present if v not in idle and not passes(v, known)]
         transfers: list[Transfer] = []
-        products: list[Product] = []
+        products: list[ProductCost] = []
         slots = special = 0.0
         for v in values:
             cost, elements = self._cost(v)
@@ -297,20 +297,20 @@ class _Counter:
     def _transfers(self, v: Value) -> list[Transfer]:
         match v:
             case Load():
-                tile = Tile(Region.GLOBAL, tile_bytes(self.plan, v) * self._valid(v.axes) * self._scattered(v))
+                tile = PlacedTile(Region.GLOBAL, tile_bytes(self.plan, v) * self._valid(v.axes) * self._scattered(v))
                 return list(move(tile, self.place[v]))
             case Store():
                 nbytes = tile_elements(self.plan, v.args[0]) * self._width(v) * self._valid(v.args[0].axes)
-                staged = Tile(Region.REGISTERS, nbytes), Tile(Region.SHARED, nbytes)
+                staged = PlacedTile(Region.REGISTERS, nbytes), PlacedTile(Region.SHARED, nbytes)
                 return [*move(staged[0], Region.SHARED), *move(staged[1], Region.GLOBAL)]
             case Dot():
                 left, right = v.args[:2]
                 found: list[Transfer] = []
                 if self.place[right] == Region.REGISTERS:  # a computed right operand goes through shared memory
-                    found += move(Tile(Region.REGISTERS, tile_bytes(self.plan, right)), Region.SHARED)
+                    found += move(PlacedTile(Region.REGISTERS, tile_bytes(self.plan, right)), Region.SHARED)
                 operands = [
-                    Tile(self.place[left], tile_bytes(self.plan, left)),
-                    Tile(Region.SHARED, tile_bytes(self.plan, right)),
+                    PlacedTile(self.place[left], tile_bytes(self.plan, left)),
+                    PlacedTile(Region.SHARED, tile_bytes(self.plan, right)),
                 ]
                 return [*found, *product(operands)]
             case _:
@@ -319,15 +319,15 @@ class _Counter:
                     t
                     for a in v.args
                     if self.place.get(a) == Region.SHARED
-                    for t in move(Tile(Region.SHARED, tile_bytes(self.plan, a)), Region.REGISTERS)
+                    for t in move(PlacedTile(Region.SHARED, tile_bytes(self.plan, a)), Region.REGISTERS)
                 ]
 
-    def _product(self, v: Dot) -> Product:
+    def _product(self, v: Dot) -> ProductCost:
         left = v.args[0]
         dtype = self.precision if left.dtype == "fp32" and self.precision != "ieee" else left.dtype
         flops = 2.0 * tile_elements(self.plan, v) * self.plan.length(v.contracted)
         rows = product_rows(self.plan, v)
-        return Product(
+        return ProductCost(
             dtype=dtype,
             rows=rows,
             columns=tile_elements(self.plan, v) // rows,
@@ -402,13 +402,13 @@ class _Counter:
             return self.plan.sizes[rank]
         return tile * self._valid((rank,)) if tile else 1
 
-    def streams(self) -> Iterator[Stream]:
+    def streams(self) -> Iterator[TensorTraffic]:
         """One stream a tensor and way of indexing it; call after `phases`."""
         counts = {r: tiles(self.plan, r) for r in self.plan.grid}
         for (name, ranks), requested in self.requested.items():
             distinct = min(self.distinct[name, ranks], requested) or 1.0
             total = distinct * prod(counts[r] for r in ranks)
-            yield Stream(name, ranks, distinct, requested, total)
+            yield TensorTraffic(name, ranks, distinct, requested, total)
 
 
 def _divided(loop: Loop) -> bool:

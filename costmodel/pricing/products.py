@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eintune.costmodel.counts.work import Product
+from eintune.costmodel.counts.work import ProductCost
 from eintune.costmodel.machines.machine import Machine
 
 FRAGMENT = (16, 8)
@@ -22,7 +22,7 @@ DEPTH_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Layout:
+class WarpLayout:
     """seconds: of one product on an SM at its full rate, or of reading its operands where that takes longer.
 
     copies: how many warps hold (and compute) each element. exchanged: bytes that cross between groups through
@@ -37,23 +37,23 @@ class Layout:
     instructions: float = 0.0
 
 
-def layout(p: Product, warps: int, machine: Machine) -> Layout:
+def layout(p: ProductCost, warps: int, machine: Machine) -> WarpLayout:
     """A product on a GPU. Raises MachineError for a dtype without a matrix unit."""
     if machine.group_warps > 1 and p.rows >= machine.matrix_rows:
         return _by_groups(p, warps, machine)
     return _by_warps(p, warps, machine)
 
 
-def _by_groups(p: Product, warps: int, machine: Machine) -> Layout:
+def _by_groups(p: ProductCost, warps: int, machine: Machine) -> WarpLayout:
     groups = max(warps / machine.group_warps, 1)
     sharing = max(groups / (p.rows / machine.matrix_rows), 1)
     read = (0 if p.computed else p.left_bytes * sharing) + p.right_bytes * -(-p.rows // machine.matrix_rows)
     exchanged = p.left_bytes * (1 + sharing) if p.computed and sharing > 1 else 0.0
     instructions = p.left_bytes / p.rows / DEPTH_BYTES * max(p.rows / machine.matrix_rows / groups, 1)
-    return Layout(_seconds(p.flops, read, p, machine, 1.0), 1.0, exchanged, sharing > 1, instructions)
+    return WarpLayout(_seconds(p.flops, read, p, machine, 1.0), 1.0, exchanged, sharing > 1, instructions)
 
 
-def _by_warps(p: Product, warps: int, machine: Machine) -> Layout:
+def _by_warps(p: ProductCost, warps: int, machine: Machine) -> WarpLayout:
     by_rows = p.rows >= p.columns
     fragments = p.rows / FRAGMENT[0] if by_rows else p.columns / FRAGMENT[1]
     copies = max(warps / fragments, 1)
@@ -61,10 +61,10 @@ def _by_warps(p: Product, warps: int, machine: Machine) -> Layout:
     read = (0 if p.computed and by_rows else p.left_bytes * left) + p.right_bytes * right
     exchanged = 0.0 if by_rows or not p.computed else float(p.left_bytes)
     share = 1.0 if machine.group_warps == 1 and p.rows >= machine.matrix_rows else machine.narrow_matrix_fraction
-    return Layout(_seconds(p.flops * copies, read, p, machine, share), copies, exchanged, not by_rows)
+    return WarpLayout(_seconds(p.flops * copies, read, p, machine, share), copies, exchanged, not by_rows)
 
 
-def _seconds(flops: float, read: float, p: Product, machine: Machine, share: float) -> float:
+def _seconds(flops: float, read: float, p: ProductCost, machine: Machine, share: float) -> float:
     """On one SM."""
     computing = flops / (machine.tensor_rate(p.dtype) * share)
     return max(computing, read / machine.shared_bytes_per_second) * machine.sms

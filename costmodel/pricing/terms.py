@@ -27,7 +27,7 @@ from eintune.costmodel.counts.estimate import Resources
 from eintune.costmodel.counts.operations import FLOPS_PER_SLOT
 from eintune.costmodel.counts.resources import fit_needs, programs_per_sm
 from eintune.costmodel.counts.traffic import hbm_bytes
-from eintune.costmodel.counts.work import Phase, Product, Work
+from eintune.costmodel.counts.work import Phase, ProductCost, Work
 from eintune.costmodel.machines.machine import Machine
 
 from .calibration import Calibration
@@ -221,7 +221,7 @@ def _unit_seconds(phase: Phase, counted: Work, at: Placement, machine: Machine) 
     # what products read counts with them, what is loaded with the L2 cache that it comes from
     read = sum(p.right_bytes + (0 if p.computed else p.left_bytes) for p in phase.products)
     shared = max(t.shared_bytes - read - t.l2_bytes, 0.0) + spilled + sum(x.exchanged for x in layouts)
-    copied = 0.0 if counted.described and phase.looped else t.l2_bytes / LOAD_BYTES
+    copied = 0.0 if counted.uses_descriptors and phase.looped else t.l2_bytes / LOAD_BYTES
     slots = t.fma_flops * copies + FLOPS_PER_SLOT * LOAD_SLOTS * copied
     return [
         sum(x.seconds for x in layouts),
@@ -232,7 +232,7 @@ def _unit_seconds(phase: Phase, counted: Work, at: Placement, machine: Machine) 
     ]
 
 
-def _rate(p: Product, machine: Machine) -> float:
+def _rate(p: ProductCost, machine: Machine) -> float:
     full = machine.tensor_rate(p.dtype)
     return full if p.rows >= machine.matrix_rows else full * machine.narrow_matrix_fraction
 

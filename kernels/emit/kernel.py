@@ -83,7 +83,7 @@ class Kernel:
         return self.steps or (self,)
 
     @property
-    def described(self) -> bool:
+    def uses_descriptors(self) -> bool:
         """Whether tensors are passed as tensor descriptors, which not all tensors allow."""
         return any(step.descriptors for step in self.launches)
 

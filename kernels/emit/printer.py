@@ -19,7 +19,7 @@ from eintune.space.plan.values import Constant, Mask, Store, Value
 from eintune.space.schedule.schedule import Schedule
 
 from .bound_text import BoundText
-from .source_lines import INDENT, Scope
+from .source_lines import INDENT, SourceScope
 from .value_printer import Affine, Fact, ValuePrinter, affine, constant
 
 
@@ -32,7 +32,7 @@ class Branch:
     condition: str
 
 
-class Iterations(Protocol):
+class LoopIterations(Protocol):
     """The iterations of one loop, printed in another way than as its body stands."""
 
     def body(self) -> None:
@@ -126,7 +126,7 @@ class Printer(ValuePrinter):
                 if pipelined:
                     pipelined.finish()
 
-    def pipelined(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
+    def pipelined(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> LoopIterations | None:
         """How the iterations of a segment between `ends` are printed where not as the plan has them."""
         return None
 
@@ -142,7 +142,7 @@ class Printer(ValuePrinter):
             return None
         if len(loop.segments) == 1:
             return None
-        (low, high), conditions = loop.clear or (loop.segments[n].lo, loop.segments[n].hi), []
+        (low, high), conditions = loop.mask_free or (loop.segments[n].lo, loop.segments[n].hi), []
         if n > 0 and below:
             conditions.append(f"{index} < {self.here(f'{loop.rank}_clear_from', self.bounds.text(low))}")
         if n < len(loop.segments) - 1 and beyond:
@@ -178,7 +178,7 @@ class Printer(ValuePrinter):
                 self.write(f"{self.name(v)} = {self.expression(v)}")
 
     def _segment(
-        self, loop: Loop, segment: Segment, header: str, optional: Branch | None, pipelined: Iterations | None
+        self, loop: Loop, segment: Segment, header: str, optional: Branch | None, pipelined: LoopIterations | None
     ) -> None:
         saved, text = (self.known, self._optional, self._unneeded), dict(self.text)
         self.known |= self._facts(segment.known)
@@ -186,7 +186,7 @@ class Printer(ValuePrinter):
         unused = unneeded(loop, self._source)
         self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
         outer = self.scopes[-1]
-        self.scopes.append(Scope(loop.rank, outer.depth + 1))
+        self.scopes.append(SourceScope(loop.rank, outer.depth + 1))
         if pipelined:
             pipelined.body()
         else:

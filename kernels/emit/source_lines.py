@@ -42,7 +42,7 @@ class Names:
 
 
 @dataclass
-class Scope:
+class SourceScope:
     """The lines of one nesting level: definitions made on demand stand before the rest of the body."""
 
     rank: Rank | None
@@ -58,7 +58,7 @@ class SourceLines:
 
     def __init__(self, reserved: Iterable[str]) -> None:
         self.names = Names(reserved)
-        self.scopes: list[Scope] = [Scope(None, 1)]
+        self.scopes: list[SourceScope] = [SourceScope(None, 1)]
         self._defined: dict[tuple[str, str], str] = {}
 
     def write(self, line: str) -> None:
@@ -73,7 +73,7 @@ class SourceLines:
     def nested(self, rank: Rank | None, deeper: bool = True) -> Iterator[None]:
         """A nesting level inside the loop over `rank`, what is defined on demand at its top; `deeper`: indented."""
         depth = self.scopes[-1].depth
-        self.scopes.append(Scope(rank, depth + deeper))
+        self.scopes.append(SourceScope(rank, depth + deeper))
         yield
         inner = self.scopes.pop()
         self.scopes[-1].body += [*inner.head, *inner.body]

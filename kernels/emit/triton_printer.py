@@ -27,7 +27,7 @@ from eintune.space.schedule.schedule import Schedule
 from .kernel import Argument, Descriptor, Kernel, Reach
 from .pipelined_loop import PipelinedLoop
 from .plan_facts import summary
-from .printer import Iterations, Printer
+from .printer import LoopIterations, Printer
 from .spans import FARTHEST, check_ranks, fits
 from .triton_dialect import DTYPES, FUNCTIONS, HELPERS, REDUCTIONS
 from .value_printer import Affine, literal
@@ -106,7 +106,7 @@ class TritonPrinter(Printer):
         self._descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
         """(Tensor, block) -> the name of the descriptor that loads such blocks."""
 
-    def pipelined(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> Iterations | None:
+    def pipelined(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> LoopIterations | None:
         wanted = self.schedule.pipelined == "product" and self.tiled(loop.rank)
         found = pipelined_product(loop) if wanted else None
         return PipelinedLoop(self, loop, found, segment, ends) if found else None

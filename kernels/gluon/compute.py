@@ -17,11 +17,11 @@ class Compute(ComputePrinter):
     def loop(self, loop: Loop) -> None:
         for c in loop.carries:
             self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
-        sweep = self.sweep(loop)
-        if sweep is None:
+        order = self.order(loop)
+        if order is None:
             return
         pipelined = self._pipelined_of(loop)
-        steps = Iterations(self, loop, sweep, pipelined, self.lazy.get(loop), self._place_of(loop))
+        steps = Iterations(self, loop, order, pipelined, self.lazy.get(loop), self._place_of(loop))
         products = [v for v in loop.body.items if isinstance(v, Dot)]
         if pipelined is None:
             steps.rest()
@@ -30,7 +30,7 @@ class Compute(ComputePrinter):
             in_time = [v for v in products if v is not pipelined.carry.next]
             always = self.runs_always(loop.whole())
             if not always:
-                self.write(f"if {sweep.low} < {sweep.high}:")
+                self.write(f"if {order.low} < {order.high}:")
             with self.nested(None, deeper=not always):
                 steps.first()
                 steps.rest()
@@ -38,7 +38,7 @@ class Compute(ComputePrinter):
                     self.release_resident(in_time)
                 steps.last()
             self.release_resident([pipelined.carry.next] if always else products)
-        self.pass_on(loop, sweep)
+        self.pass_on(loop, order)
 
     def _place_of(self, loop: Loop) -> str:
         """A number of a loop's reference and a group: where they note what one warp found."""

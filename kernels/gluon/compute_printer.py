@@ -18,7 +18,7 @@ from eintune.space.plan.warp_specialisation import GROUP_ROWS, GROUP_WARPS, grou
 from eintune.space.schedule.schedule import Schedule
 
 from .helpers import NARROWED
-from .printer import GluonPrinter, Sweep, Turn
+from .printer import GluonPrinter, IterationOrder, PipelineSlot
 from .shared_tiles import SharedTiles
 from .work_queue import WorkQueue
 
@@ -40,7 +40,7 @@ class ComputePrinter(GluonPrinter):
     ) -> None:
         super().__init__(plan, schedule, row, tiles, entry, queue)
         self._main = products_of(plan)[0].axes[1]
-        self._turn = Turn("0", "0")
+        self._slot = PipelineSlot("0", "0")
         self.layouts: dict[str, str] = {}
         """The name of a layout -> what makes it."""
         self.staged: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
@@ -136,7 +136,7 @@ class ComputePrinter(GluonPrinter):
         elif v not in self.tiles:
             super().value(v)
         elif not self.tiles[v].ring:
-            place, phase = self.tiles[v].staying("group")
+            place, phase = self.tiles[v].resident("group")
             self.write(f"mbarrier.wait({self.tiles[v].full}.index({place}), {phase})")
 
     def _block(self, v: Load) -> tuple[int, ...] | None:
@@ -177,7 +177,7 @@ class ComputePrinter(GluonPrinter):
     # ---- products
 
     def _place(self, t: SharedTiles) -> str:
-        return self._turn.slot if t.ring else t.staying("group")[0]
+        return self._slot.slot if t.ring else t.resident("group")[0]
 
     def _matrix(self, v: Value, transposed: bool) -> str:
         """A loaded tile as a matrix."""
@@ -191,7 +191,7 @@ class ComputePrinter(GluonPrinter):
         contracted = v.contracted
         for t in dict.fromkeys(self.tiles[x] for x in (left, right) if x in self.tiles):
             if t.ring:
-                self.write(f"mbarrier.wait({t.full}.index({self._place(t)}), {self._turn.phase})")
+                self.write(f"mbarrier.wait({t.full}.index({self._place(t)}), {self._slot.phase})")
         loaded = self._matrix(left, left.axes[0] == contracted) if left in self.tiles else None
         a = loaded or kept or self.as_left(left, v)
         b = self._matrix(right, right.axes[0] != contracted)
@@ -227,30 +227,30 @@ class ComputePrinter(GluonPrinter):
     # ---- iterations
 
     @contextmanager
-    def iteration(self, loop: Loop, sweep: Sweep, first: str, optional: Branch | None) -> Iterator[None]:
+    def iteration(self, loop: Loop, order: IterationOrder, first: str, optional: Branch | None) -> Iterator[None]:
         """Prints an iteration whose tile starts at `first`. optional: its branch, in which its filters are evaluated
         (one without a condition is never taken); None where they always are."""
         rank = loop.rank
-        saved, text, known = (self._optional, self._unneeded, self.start[rank], self._turn), dict(self.text), self.known
+        saved, text, known = (self._optional, self._unneeded, self.start[rank], self._slot), dict(self.text), self.known
         self._optional, self.start[rank] = optional, first
         if optional and not optional.condition:
             self._optional, self.known = None, known | optional.known
         unused = unneeded(loop, self._source) - self._early(loop)
         self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
-        self._turn = self.turn(loop, sweep, first)
+        self._slot = self.turn(loop, order, first)
         yield
-        self._optional, self._unneeded, self.start[rank], self._turn = saved
+        self._optional, self._unneeded, self.start[rank], self._slot = saved
         self.text, self.known = text, known
 
-    def reached(self, loop: Loop, sweep: Sweep, peeled: bool) -> tuple[bool, bool]:
+    def reached(self, loop: Loop, order: IterationOrder, peeled: bool) -> tuple[bool, bool]:
         """Whether a tile may lie below the range where a loop's filters hold, and beyond it. peeled: without the tile
         that comes first."""
         n = next((n for n, s in enumerate(loop.segments) if s.known), 0)
-        low, high = loop.clear or (loop.segments[n].lo, loop.segments[n].hi)
+        low, high = loop.mask_free or (loop.segments[n].lo, loop.segments[n].hi)
         ends = loop.whole()
         outside = (((1, low), (-1, ends.lo)), ((1, ends.hi), (-1, high)))
         below, beyond = (self.bounds.span(self.bounds.simple(Sum(terms)))[1] > loop.tile for terms in outside)
-        return (True, beyond) if peeled and sweep.top else (below, True) if peeled else (True, True)
+        return (True, beyond) if peeled and order.top else (below, True) if peeled else (True, True)
 
     def _early(self, loop: Loop) -> set[Value]:
         """What a branch alone loads, a row or a column: it is loaded in every iteration before the product, since a
@@ -267,10 +267,10 @@ class ComputePrinter(GluonPrinter):
         self.text.update(named)
 
     @contextmanager
-    def before(self, turn: Turn, text: dict[Value, str]) -> Iterator[None]:
+    def before(self, turn: PipelineSlot, text: dict[Value, str]) -> Iterator[None]:
         """Prints for the iteration before, from what was kept of it."""
-        saved, named, known = self._turn, dict(self.text), self.known
-        self._turn, self.known = turn, self.always()
+        saved, named, known = self._slot, dict(self.text), self.known
+        self._slot, self.known = turn, self.always()
         self.text.update(text)
         yield
-        self._turn, self.text, self.known = saved, named, known
+        self._slot, self.text, self.known = saved, named, known

@@ -14,7 +14,7 @@ from eintune.space.plan.values import Cast, Dot, Scale, Value
 from eintune.space.plan.warp_specialisation import sides
 
 from .compute_printer import ComputePrinter
-from .printer import Sweep
+from .printer import IterationOrder
 
 
 class Iterations:
@@ -26,14 +26,14 @@ class Iterations:
         self,
         printer: ComputePrinter,
         loop: Loop,
-        sweep: Sweep,
+        order: IterationOrder,
         pipelined: PipelinedProduct | None,
         lazy: LazyRescaling | None,
         place: str,
     ) -> None:
         self._printer, self._loop, self._pipelined = printer, loop, pipelined
         self._lazy, self._place = lazy, place
-        self._sweep = sweep
+        self._sweep = order
         kept = pipelined.kept if pipelined else ()
         self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in kept}
         moved = pipelined.values if pipelined else ()
@@ -52,15 +52,15 @@ class Iterations:
 
     def rest(self) -> None:
         """One loop over all iterations, but for the first where there is a pipelined product."""
-        printer, loop, sweep = self._printer, self._loop, self._sweep
+        printer, loop, order = self._printer, self._loop, self._sweep
         peeled = self._pipelined is not None
-        optional = printer.outside(loop, *printer.reached(loop, sweep, peeled)) if loop.joined else None
+        optional = printer.outside(loop, *printer.reached(loop, order, peeled)) if loop.joined else None
         name = printer.start[loop.rank]
         if self._lazy and not peeled:
             axes, dtype = self._lazy.reference.axes, self._lazy.reference.dtype
             printer.write(f"{self._serving} = {printer.full(axes, -math.inf, dtype)}")
-        printer.write(f"for {name} in {sweep.range(peeled)}:")
-        with printer.nested(loop.rank), printer.iteration(loop, sweep, name, optional):
+        printer.write(f"for {name} in {order.range(peeled)}:")
+        with printer.nested(loop.rank), printer.iteration(loop, order, name, optional):
             if self._pipelined is None:
                 self._weigh(self._in_time)
                 self._move(pipelined=True)
@@ -69,12 +69,12 @@ class Iterations:
             at = self._in_time.index(product)
             self._print(self._in_time[:at])
             printer.begin(product)
-            with printer.before(printer.turn(loop, sweep, name, before=1), self._kept):
+            with printer.before(printer.turn(loop, order, name, before=1), self._kept):
                 running = self._start_pipelined()
             printer.write(f"{printer.name(product)} = warpgroup_mma_wait(1, [{printer.name(product)}])")
             printer.release(product)
             self._weigh(self._in_time[at + 1 :])
-            with printer.before(printer.turn(loop, sweep, name, before=1), self._kept):
+            with printer.before(printer.turn(loop, order, name, before=1), self._kept):
                 self._wait_pipelined(running)
             self._move(pipelined=True)
 

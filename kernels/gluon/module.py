@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from eintune.costmodel.counts.resources import Division, division, needs
+from eintune.costmodel.counts.resources import RegisterDivision, division, needs
 from eintune.host.quoting import python_comment
 from eintune.kernels.emit.kernel import Descriptor, Kernel
 from eintune.kernels.emit.plan_facts import summary
@@ -86,7 +86,7 @@ class _Module:
                 f"specialised warps compute {GROUP_ROWS} rows a group of {GROUP_WARPS}",
                 f"{schedule.warps} warps have {plan.length(row)}",
             )
-        self.division: Division = division(needs(plan), schedule.warps, schedule.stages)
+        self.division: RegisterDivision = division(needs(plan), schedule.warps, schedule.stages)
         names = Names((*RESERVED, *plan.inputs))
         self.tiles = shared_tiles(plan, row, schedule.stages, self.division.copies, self.groups, names)
         self.queue = WorkQueue.of(plan, counter, self.groups, GROUP_WARPS, LOADER_WARPS, names) if counter else None

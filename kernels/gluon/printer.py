@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eintune.kernels.emit.bound_text import BoundText, shifted
-from eintune.kernels.emit.source_lines import INDENT, Scope
+from eintune.kernels.emit.source_lines import INDENT, SourceScope
 from eintune.kernels.emit.triton_dialect import HELPERS
 from eintune.kernels.emit.triton_printer import TritonPrinter
 from eintune.space.ir.expr import Rank
@@ -34,7 +34,7 @@ RESERVED = (
 
 
 @dataclass(frozen=True)
-class Turn:
+class PipelineSlot:
     """Where the tiles of an iteration lie: the buffer of each ring, and whether it was filled an odd number of times
     before."""
 
@@ -43,7 +43,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class IterationOrder:
     """How a loop goes over its tiles, as texts.
 
     low, high: where they begin and end. top: where the last of them begins, if it is the first to come; None for
@@ -105,7 +105,7 @@ class GluonPrinter(TritonPrinter):
         self.queue = queue
         self.lazy = lazy_rescalings(plan) if schedule.rescaling == "lazy" else {}
         """The references that loops keep."""
-        self.scopes = [Scope(None, 2)]
+        self.scopes = [SourceScope(None, 2)]
         self.row = row
         self.tiles = {t.load: t for t in tiles}
         self.passed = {id(loop): self.names.fresh(f"{loop.rank}_passed") for loop in plan.loops()}
@@ -139,7 +139,7 @@ class GluonPrinter(TritonPrinter):
     def _program_number(self) -> None:
         """It is known from the loop over programs."""
 
-    def sweep(self, loop: Loop) -> Sweep | None:
+    def order(self, loop: Loop) -> IterationOrder | None:
         """How a loop goes over its tiles; None where it has none. Names its ends."""
         rank, segment = loop.rank, loop.whole()
         low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
@@ -147,26 +147,28 @@ class GluonPrinter(TritonPrinter):
             return None
         low, high = self.here(f"{rank}_from", low), self.here(f"{rank}_to", high)
         if loop not in self.lazy:
-            return Sweep(low, high, loop.tile)
+            return IterationOrder(low, high, loop.tile)
         last = Sum(((1, segment.hi), (1, Lit(-1))))
         top: Bound = Sum(((1, segment.lo), (1, FloorTo(Sum(((1, last), (-1, segment.lo))), loop.tile))))
         if self.lazy[loop].guarded and not self.bounds.below(segment.lo, segment.hi):
             top = Least((top, last))  # which is below the loop's start where it is empty
-        return Sweep(low, high, loop.tile, self.here(f"{rank}_top", self.bounds.text(top)))
+        return IterationOrder(low, high, loop.tile, self.here(f"{rank}_top", self.bounds.text(top)))
 
-    def turn(self, loop: Loop, sweep: Sweep, first: str, before: int = 0) -> Turn:
+    def turn(self, loop: Loop, order: IterationOrder, first: str, before: int = 0) -> PipelineSlot:
         """The place of the tile that `first` is in, or of one so many before it."""
         rank, buffers = loop.rank, self.schedule.stages
         turn = self.passed[id(loop)]
-        if passed := sweep.before(first):
+        if passed := order.before(first):
             turn = self.here(f"{rank}_turn", f"{turn} + {passed}")
         if before:
             turn = self.here(f"{rank}_before", f"{turn} - {before}")
-        return Turn(self.here(f"{rank}_slot", f"{turn} % {buffers}"), self.here("phase", f"{turn} // {buffers} & 1"))
+        return PipelineSlot(
+            self.here(f"{rank}_slot", f"{turn} % {buffers}"), self.here("phase", f"{turn} // {buffers} & 1")
+        )
 
-    def pass_on(self, loop: Loop, sweep: Sweep) -> None:
+    def pass_on(self, loop: Loop, order: IterationOrder) -> None:
         """Count a loop's tiles."""
-        low, high = sweep.low, sweep.high
+        low, high = order.low, order.high
         if low.isdigit() and high.isdigit():
             count = str(-(-(int(high) - int(low)) // loop.tile))
         else:
@@ -224,7 +226,7 @@ class Loader(GluonPrinter):
             first = self.start[self.row]
             if group:
                 self.start[self.row] = self.own_first(str(group))
-            place, phase = t.staying(str(group))
+            place, phase = t.resident(str(group))
             self.write(f"mbarrier.wait({t.empty}.index({place}), {phase} ^ 1)")
             self._copy(t, place)
             self.start[self.row] = first
@@ -236,13 +238,13 @@ class Loader(GluonPrinter):
 
     def loop(self, loop: Loop) -> None:
         ring = [t for t in self.tiles.values() if t.load in loop.body.items]
-        sweep = self.sweep(loop) if ring else None
-        if sweep is None:
+        order = self.order(loop) if ring else None
+        if order is None:
             return
-        self.write(f"for {self.start[loop.rank]} in {sweep.range()}:")
+        self.write(f"for {self.start[loop.rank]} in {order.range()}:")
         with self.nested(loop.rank):
-            turn = self.turn(loop, sweep, self.start[loop.rank])
+            turn = self.turn(loop, order, self.start[loop.rank])
             for t in ring:
                 self.write(f"mbarrier.wait({t.empty}.index({turn.slot}), {turn.phase} ^ 1)")
                 self._copy(t, turn.slot)
-        self.pass_on(loop, sweep)
+        self.pass_on(loop, order)

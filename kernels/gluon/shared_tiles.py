@@ -23,8 +23,8 @@ class SharedTiles:
     """A tile that is loaded into shared memory for products.
 
     load: the value. index: what addresses the tensor's axes. block: elements an axis of the tensor. own: whether each
-    group has rows of its own; else all read the same. ring: whether a loop streams it, through `turns` buffers; else
-    programs take `turns` of them in turn. last: the last product that reads it. Then the names of the descriptor, the
+    group has rows of its own; else all read the same. ring: whether a loop streams it, `depth` buffers deep; else
+    programs take `depth` of them in turn. last: the last product that reads it. Then the names of the descriptor, the
     buffers and the barriers.
     """
 
@@ -35,7 +35,7 @@ class SharedTiles:
     dtype: str
     own: bool
     ring: bool
-    turns: int
+    depth: int
     groups: int
     last: Value
     descriptor: str
@@ -46,16 +46,16 @@ class SharedTiles:
     @property
     def buffers(self) -> int:
         """All of them."""
-        return self.turns * (self.groups if self.own else 1)
+        return self.depth * (self.groups if self.own else 1)
 
-    def staying(self, group: str) -> tuple[str, str]:
+    def resident(self, group: str) -> tuple[str, str]:
         """Where a group finds a tile that stays, and whether it was filled an odd number of times before."""
-        turn = f"visit % {self.turns}" if self.turns > 1 else ""
+        turn = f"visit % {self.depth}" if self.depth > 1 else ""
         if not self.own or self.groups == 1:
             place = turn or "0"
         else:
             place = f"{turn} * {self.groups} + {group}" if turn else group
-        return place, f"visit // {self.turns} & 1" if turn else "visit & 1"
+        return place, f"visit // {self.depth} & 1" if turn else "visit & 1"
 
     @property
     def nbytes(self) -> int:
@@ -113,7 +113,7 @@ def shared_tiles(plan: LoopPlan, row: Rank, stages: int, copies: int, groups: in
                 dtype=plan.dtypes[tensor],
                 own=own,
                 ring=ring,
-                turns=stages if ring else copies,
+                depth=stages if ring else copies,
                 groups=groups,
                 last=products[-1],
                 descriptor=descriptors[tensor, block],

@@ -107,6 +107,6 @@ class WorkQueue:
 
 def handed_on(plan: LoopPlan) -> tuple[Value, ...]:
     """The loaded integers that loops are bounded by, or branches in them."""
-    bounds = (b for loop in plan.loops() for s in loop.segments for b in (s.lo, s.hi, *(loop.clear or ())))
+    bounds = (b for loop in plan.loops() for s in loop.segments for b in (s.lo, s.hi, *(loop.mask_free or ())))
     every = dict.fromkeys(v for b in bounds for v in numbers(b))
     return tuple(v for v in every if isinstance(v, Load) and not v.axes and v.dtype == "int32" and v in plan.root.items)

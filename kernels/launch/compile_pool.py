@@ -26,7 +26,7 @@ MODULE = "eintune.kernels.launch.compile_pool"
 
 
 @dataclass(frozen=True)
-class Failure:
+class CompileFailure:
     """A compile that gave no kernel. status: "compile-error", "timeout" or "crashed"."""
 
     status: str
@@ -65,7 +65,7 @@ class CompilePool:
 
     def compile(
         self, kernels: Sequence[Kernel], architecture: str, meanwhile: Callable[[], object] = lambda: None
-    ) -> list[Resources | Failure]:
+    ) -> list[Resources | CompileFailure]:
         """Exact resources of each kernel on an architecture, or why there are none.
 
         meanwhile: called once the children are at work, for what this process has to do anyway.
@@ -73,7 +73,7 @@ class CompilePool:
         waiting: SimpleQueue[int] = SimpleQueue()
         for i in range(len(kernels)):
             waiting.put(i)
-        results: list[Resources | Failure] = [Failure("crashed", "never compiled")] * len(kernels)
+        results: list[Resources | CompileFailure] = [CompileFailure("crashed", "never compiled")] * len(kernels)
 
         def work(child: Child) -> None:
             with contextlib.suppress(Empty):
@@ -110,23 +110,23 @@ def compile_many(
     workers: int | None = None,
     timeout: float = 60.0,
     cache_dir: Path | None = None,
-) -> list[Resources | Failure]:
+) -> list[Resources | CompileFailure]:
     """As `CompilePool.compile`, by children of its own."""
     with CompilePool(workers, timeout, cache_dir) as pool:
         return pool.compile(kernels, architecture)
 
 
-def _compiled(child: Child, kernel: Kernel, architecture: str, timeout: float) -> Resources | Failure:
+def _compiled(child: Child, kernel: Kernel, architecture: str, timeout: float) -> Resources | CompileFailure:
     """What a child makes of one kernel."""
     match child.call((kernel, architecture), timeout):
         case Outcome("ok", Resources() as resources):
             return resources
         case Outcome("timeout"):
-            return Failure("timeout", f"the compiler took longer than {timeout:g} s")
+            return CompileFailure("timeout", f"the compiler took longer than {timeout:g} s")
         case Outcome("crashed", _, message):
-            return Failure("crashed", message)
+            return CompileFailure("crashed", message)
         case Outcome(_, _, message):
-            return Failure("compile-error", message)
+            return CompileFailure("compile-error", message)
 
 
 def _answer(task: tuple[Kernel, str]) -> Answer:

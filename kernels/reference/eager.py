@@ -54,7 +54,7 @@ Operand: TypeAlias = Tensor | Scalar
 
 
 @dataclass(frozen=True)
-class Tile:
+class EagerTile:
     """A tensor whose axes are `ranks`, or a number (no ranks)."""
 
     data: Operand
@@ -94,14 +94,14 @@ class _Run:
     dtype: torch.dtype
     device: torch.device
     index: dict[Rank, Tensor]
-    done: dict[Expr, Tile] = field(default_factory=dict)
+    done: dict[Expr, EagerTile] = field(default_factory=dict)
 
     def output(self, root: Expr, ranks: tuple[Rank, ...]) -> Tensor:
         tile = self(root)
         shape = [self.length(r) for r in ranks]
         return _aligned(tile, ranks, self.device).expand(shape).to(self.dtype).contiguous()
 
-    def __call__(self, x: Expr) -> Tile:
+    def __call__(self, x: Expr) -> EagerTile:
         """The value; what it is computed of first, without recursion: a sum may have a thousand terms."""
         waiting = [(x, iter(_operands(x)))] if x not in self.done else []
         while waiting:
@@ -114,21 +114,21 @@ class _Run:
             self.done[node] = self.compute(node)
         return self.done[x]
 
-    def compute(self, x: Expr) -> Tile:
+    def compute(self, x: Expr) -> EagerTile:
         match x:
             case Access():
                 return self.read(x)
             case Gather():
                 found = self.gather(x)
-                return Tile(self.number(found), indexing_ranks(x))
+                return EagerTile(self.number(found), indexing_ranks(x))
             case Const():
-                return Tile(x.value)
+                return EagerTile(x.value)
             case Param():
-                return Tile(float(self.params[x.name]))
+                return EagerTile(float(self.params[x.name]))
             case Size():
-                return Tile(float(self.sizes[x.rank]))
+                return EagerTile(float(self.sizes[x.rank]))
             case Iota():
-                return Tile(self.number(self.positions(x.rank)), (x.rank,))
+                return EagerTile(self.number(self.positions(x.rank)), (x.rank,))
             case Map():
                 return self.map(x.op, [self(a) for a in x.args])
             case Reduce():
@@ -158,7 +158,7 @@ class _Run:
             return t
         return t.to(self.dtype if t.is_floating_point() or self.dtype == torch.float64 else torch.int64)
 
-    def read(self, x: Access) -> Tile:
+    def read(self, x: Access) -> EagerTile:
         t = self.data[x.tensor.name]
         for axis, rank in enumerate(x.index):
             if rank in self.index and _is_run(self.index[rank]):  # a view, while nothing was copied yet
@@ -166,7 +166,7 @@ class _Run:
         for axis, rank in enumerate(x.index):
             if rank in self.index and not _is_run(self.index[rank]):
                 t = t.index_select(axis, self.index[rank].to(t.device))
-        return Tile(self.number(t), x.index)
+        return EagerTile(self.number(t), x.index)
 
     def gather(self, x: Access | Gather) -> Tensor:
         """The elements that an indexed access reads, axes in the order of its ranks."""
@@ -179,42 +179,42 @@ class _Run:
             if isinstance(i, Computed) or (is_padded(x) and isinstance(i, (Access, Gather))):
                 assert isinstance(place.data, Tensor)
                 within = (place.data >= 0) & (place.data < t.shape[axis])
-                inside = inside & _aligned(Tile(within, place.ranks), ranks, self.device)
-                place = Tile(place.data.clamp(0, t.shape[axis] - 1), place.ranks)
+                inside = inside & _aligned(EagerTile(within, place.ranks), ranks, self.device)
+                place = EagerTile(place.data.clamp(0, t.shape[axis] - 1), place.ranks)
             self.check(place, t.shape[axis], f"{x.tensor.name}: axis {x.tensor.ranks[axis]}")
             places.append(_aligned(place, ranks, self.device))
         found = t[tuple(places)]
         padded = is_padded(x) or any(isinstance(i, Computed) for i in x.index)
         return torch.where(inside, found, torch.zeros((), dtype=t.dtype, device=t.device)) if padded else found
 
-    def place(self, i: Integer) -> Tile:
+    def place(self, i: Integer) -> EagerTile:
         """The numbers that address an axis, int64."""
         match i:
             case str():
-                return Tile(self.positions(i), (i,))
+                return EagerTile(self.positions(i), (i,))
             case Part():
                 at = self.positions(i.rank)
-                return Tile(at // i.by if i.op == "//" else at % i.by, (i.rank,))
+                return EagerTile(at // i.by if i.op == "//" else at % i.by, (i.rank,))
             case Access() | Gather():
-                return Tile(self.gather(i).long(), indexing_ranks(i))
+                return EagerTile(self.gather(i).long(), indexing_ranks(i))
             case Computed():
                 args = [self.place(a) for a in i.args]
                 ranks = _union(args)
                 wide = [_aligned(a, ranks, self.device) if a.ranks else a.data for a in args]
-                return Tile(TORCH[i.op](*wide), ranks)
+                return EagerTile(TORCH[i.op](*wide), ranks)
             case Size():
-                return Tile(torch.tensor(self.sizes[i.rank], device=self.device))
+                return EagerTile(torch.tensor(self.sizes[i.rank], device=self.device))
             case int():
-                return Tile(torch.tensor(i, device=self.device))
+                return EagerTile(torch.tensor(i, device=self.device))
 
     @staticmethod
-    def check(place: Tile, length: int, what: str) -> None:
+    def check(place: EagerTile, length: int, what: str) -> None:
         """Raises IndexError for an index beyond an axis: PyTorch would count a negative one from the end."""
         assert isinstance(place.data, Tensor)
         if place.data.numel() and not bool(((place.data >= 0) & (place.data < length)).all()):
             raise IndexError(f"{what} is addressed within 0..{length - 1} only")
 
-    def map(self, op: str, args: Sequence[Tile]) -> Tile:
+    def map(self, op: str, args: Sequence[EagerTile]) -> EagerTile:
         ranks = _union(args)
         wide: list[Any] = []
         for is_condition, tile in zip(_conditions(op, len(args)), args, strict=True):
@@ -222,13 +222,13 @@ class _Run:
             wide.append(_condition(data) if is_condition else self.numeric(data, op in EXACT))
         if not any(isinstance(a, Tensor) for a in wide):
             exact = [torch.tensor(a, dtype=None if isinstance(a, bool) else torch.float64) for a in wide]
-            return Tile(TORCH[op](*exact).item())
+            return EagerTile(TORCH[op](*exact).item())
         if op in SUMS and not any(isinstance(a, Tensor) and a.is_floating_point() for a in wide):
             wide = [int(a) if isinstance(a, float) and a.is_integer() and abs(a) < WHOLE else a for a in wide]
         if op == "select":  # of numbers PyTorch makes tensors of its default dtype
             condition, *branches = wide
             wide = [self.tensor(condition), *map(self.tensor, branches)]
-        return Tile(self.number(TORCH[op](*wide)), ranks)
+        return EagerTile(self.number(TORCH[op](*wide)), ranks)
 
     def numeric(self, data: Operand, exact: bool = True) -> Operand:
         """An operand of arithmetic: a boolean is 0 or 1, in the run's dtype. A whole number stays one if `exact`; else
@@ -246,44 +246,44 @@ class _Run:
         dtype = torch.bool if isinstance(data, bool) else self.dtype
         return torch.full((), data, dtype=dtype, device=self.device)
 
-    def reduce(self, x: Reduce) -> Tile:
+    def reduce(self, x: Reduce) -> EagerTile:
         if x.op == "add":
             return self.contract(factors(x.arg, ones=True), x.rank)
         tile = self(x.arg)
         if x.rank not in tile.ranks:
             if not self.sizes[x.rank]:
-                return Tile(REDUCTIONS[x.op].identity)
-            return self.map("pow", [tile, Tile(float(self.sizes[x.rank]))]) if x.op == "mul" else tile
+                return EagerTile(REDUCTIONS[x.op].identity)
+            return self.map("pow", [tile, EagerTile(float(self.sizes[x.rank]))]) if x.op == "mul" else tile
         return self.reduce_tile(x.op, tile, x.rank)
 
-    def contract(self, factors: Sequence[Expr], rank: Rank, weight: Tile | None = None) -> Tile:
+    def contract(self, factors: Sequence[Expr], rank: Rank, weight: EagerTile | None = None) -> EagerTile:
         """sum over `rank` of the product: as one matrix product where two factors each add ranks of their own.
 
         A weight of 0 takes no part, whatever the factors are there. Where something is not finite, nothing is taken
         out of the sum.
         """
         if not self.length(rank):
-            return Tile(0.0)
+            return EagerTile(0.0)
         tiles = [self(f) for f in factors]
         if not all(map(_is_finite, tiles)):
             product = reduce(lambda a, b: self.map("mul", [a, b]), tiles)
             if weight is not None:
-                nothing = self.map("eq", [weight, Tile(0.0)])
-                product = self.map("mul", [weight, self.map("select", [nothing, Tile(0.0), product])])
+                nothing = self.map("eq", [weight, EagerTile(0.0)])
+                product = self.map("mul", [weight, self.map("select", [nothing, EagerTile(0.0), product])])
             if rank in product.ranks:
                 return self.reduce_tile("add", product, rank)
-            return self.map("mul", [product, Tile(float(self.sizes[rank]))])
+            return self.map("mul", [product, EagerTile(float(self.sizes[rank]))])
         tiles += [weight] if weight else []
         inside = [t for t in tiles if rank in t.ranks]
         outside = [t for t in tiles if rank not in t.ranks]
         if inside:
             outside.insert(0, self.sum_of_product(inside, rank))
         else:
-            outside.append(Tile(float(self.sizes[rank])))
+            outside.append(EagerTile(float(self.sizes[rank])))
         return reduce(lambda a, b: self.map("mul", [a, b]), outside)
 
-    def sum_of_product(self, tiles: list[Tile], rank: Rank) -> Tile:
-        total = Tile(self.numeric(tiles[0].data), tiles[0].ranks)
+    def sum_of_product(self, tiles: list[EagerTile], rank: Rank) -> EagerTile:
+        total = EagerTile(self.numeric(tiles[0].data), tiles[0].ranks)
         for other in tiles[1:-1]:
             total = self.map("mul", [total, other])
         last = tiles[-1]
@@ -293,31 +293,31 @@ class _Run:
             total = self.map("mul", [total, last])
         return self.reduce_tile("add", total, rank)
 
-    def matmul(self, a: Tile, b: Tile, rank: Rank) -> Tile:
+    def matmul(self, a: EagerTile, b: EagerTile, rank: Rank) -> EagerTile:
         assert isinstance(a.data, Tensor) and isinstance(b.data, Tensor)
         ranks = _without(_union([a, b]), rank)
         letter = {r: chr(97 + i) for i, r in enumerate((*ranks, rank))}
         spell = ["".join(letter[r] for r in names) for names in (a.ranks, b.ranks, ranks)]
         left, right = a.data.to(self.dtype), b.data.to(self.dtype)
-        return Tile(torch.einsum(f"{spell[0]},{spell[1]}->{spell[2]}", left, right), ranks)
+        return EagerTile(torch.einsum(f"{spell[0]},{spell[1]}->{spell[2]}", left, right), ranks)
 
-    def fold(self, x: Fold) -> Tile:
+    def fold(self, x: Fold) -> EagerTile:
         if x.others:
             return self(ACTIONS[x.action].written(x.rank, x.scores, x.arg))
         score = self(x.ref)
-        score = Tile(self.numeric(score.data), score.ranks)
+        score = EagerTile(self.numeric(score.data), score.ranks)
         if x.rank not in score.ranks:  # each element counts, though all are equal
             ranks = (*score.ranks, x.rank)
             every = _aligned(score, ranks, self.device).expand([self.length(r) for r in ranks])
-            score = Tile(self.number(every), ranks)
+            score = EagerTile(self.number(every), ranks)
         match x.action:
             case "scale":
                 top = self.reduce_tile("max", score, x.rank)
                 assert isinstance(top.data, Tensor)
-                safe = Tile(torch.where(torch.isneginf(top.data), 0.0, top.data), top.ranks)
+                safe = EagerTile(torch.where(torch.isneginf(top.data), 0.0, top.data), top.ranks)
                 weight = self.map("exp", [self.map("sub", [score, safe])])
             case "translate":
-                count = Tile(float(self.sizes[x.rank]))
+                count = EagerTile(float(self.sizes[x.rank]))
                 mean = self.map("div", [self.reduce_tile("add", score, x.rank), count])
                 centred = self.map("sub", [score, mean])
                 weight = self.map("mul", [centred, centred])
@@ -325,28 +325,28 @@ class _Run:
                 raise KeyError(f"fold action {action!r} has no eager meaning")
         return self.contract(factors(x.arg, ones=True), x.rank, weight)
 
-    def reduce_tile(self, op: str, tile: Tile, rank: Rank) -> Tile:
+    def reduce_tile(self, op: str, tile: EagerTile, rank: Rank) -> EagerTile:
         assert isinstance(tile.data, Tensor)
         if not self.length(rank):
             shape = [self.length(r) for r in _without(tile.ranks, rank)]
             nothing = torch.full(shape, REDUCTIONS[op].identity, dtype=self.dtype, device=self.device)
-            return Tile(nothing, _without(tile.ranks, rank))
-        return Tile(self.number(REDUCE[op](tile.data, tile.ranks.index(rank))), _without(tile.ranks, rank))
+            return EagerTile(nothing, _without(tile.ranks, rank))
+        return EagerTile(self.number(REDUCE[op](tile.data, tile.ranks.index(rank))), _without(tile.ranks, rank))
 
-    def filter(self, p: Predicate, tile: Tile, fill: float) -> Tile:
-        total = Tile(p.const + sum(c * self.sizes[r] for r, c in p.sizes))
+    def filter(self, p: Predicate, tile: EagerTile, fill: float) -> EagerTile:
+        total = EagerTile(p.const + sum(c * self.sizes[r] for r, c in p.sizes))
         for t in p.terms:
             step = t.coef * (self.sizes[t.stride] if t.stride else 1)
-            ranks = _union([total, Tile(0.0, (t.rank,))])
-            term = _aligned(Tile(step * self.positions(t.rank), (t.rank,)), ranks, self.device)
-            total = Tile(_aligned(total, ranks, self.device) + term, ranks)
+            ranks = _union([total, EagerTile(0.0, (t.rank,))])
+            term = _aligned(EagerTile(step * self.positions(t.rank), (t.rank,)), ranks, self.device)
+            total = EagerTile(_aligned(total, ranks, self.device) + term, ranks)
         assert not p.numbers, "a cascade has no filter on elements of tensors"
         ranks = _union([tile, total])
         holds = _aligned(total, ranks, self.device) >= 0
-        kept = _aligned(Tile(self.numeric(tile.data), tile.ranks), ranks, self.device)
-        return Tile(self.number(torch.where(holds, kept, fill)), ranks)
+        kept = _aligned(EagerTile(self.numeric(tile.data), tile.ranks), ranks, self.device)
+        return EagerTile(self.number(torch.where(holds, kept, fill)), ranks)
 
-    def split(self, x: Split) -> Tile:
+    def split(self, x: Split) -> EagerTile:
         tile = self(x.arg)
         if x.rank not in tile.ranks:
             return tile
@@ -354,16 +354,16 @@ class _Run:
         axis = tile.ranks.index(x.rank)
         ranks = (*tile.ranks[:axis], x.outer, x.inner, *tile.ranks[axis + 1 :])
         shape = [self.sizes[x.outer], self.sizes[x.inner]]
-        return Tile(torch.unflatten(tile.data, axis, shape), ranks)
+        return EagerTile(torch.unflatten(tile.data, axis, shape), ranks)
 
-    def unsplit(self, x: Unsplit) -> Tile:
+    def unsplit(self, x: Unsplit) -> EagerTile:
         tile = self(x.arg)
         rest = tuple(r for r in tile.ranks if r not in (x.outer, x.inner))
         if rest == tile.ranks:
             return tile
         ranks = (*rest, x.outer, x.inner)
         whole = _aligned(tile, ranks, self.device).expand([self.length(r) for r in ranks])
-        return Tile(whole.flatten(-2), (*rest, x.rank))
+        return EagerTile(whole.flatten(-2), (*rest, x.rank))
 
 
 def _conditions(op: str, count: int) -> Sequence[bool]:
@@ -379,7 +379,7 @@ def _condition(data: Operand) -> Operand:
     return bool(data)
 
 
-def _is_finite(tile: Tile) -> bool:
+def _is_finite(tile: EagerTile) -> bool:
     return bool(torch.isfinite(torch.as_tensor(tile.data)).all())
 
 
@@ -396,7 +396,7 @@ def _operands(x: Expr) -> Sequence[Expr]:
             return children(x)
 
 
-def _union(tiles: Sequence[Tile]) -> tuple[Rank, ...]:
+def _union(tiles: Sequence[EagerTile]) -> tuple[Rank, ...]:
     return tuple(dict.fromkeys(r for t in tiles for r in t.ranks))
 
 
@@ -404,7 +404,7 @@ def _without(ranks: tuple[Rank, ...], rank: Rank) -> tuple[Rank, ...]:
     return tuple(r for r in ranks if r != rank)
 
 
-def _aligned(tile: Tile, ranks: tuple[Rank, ...], device: torch.device) -> Tensor:
+def _aligned(tile: EagerTile, ranks: tuple[Rank, ...], device: torch.device) -> Tensor:
     """The tile with one axis for each of `ranks`, of length 1 where it does not vary."""
     if not isinstance(tile.data, Tensor):
         kind = torch.bool if isinstance(tile.data, bool) else torch.int64 if isinstance(tile.data, int) else None

@@ -39,7 +39,7 @@ LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """A kernel that may serve, and where it comes from: what to say, once, when it does.
 
     plain: the same for tensors that `kernel` refuses because of where they lie in memory, if there are such. wide:
@@ -56,7 +56,7 @@ class Choice:
     form: str = ""
 
 
-def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | None = None) -> Iterator[Choice]:
+def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | None = None) -> Iterator[KernelChoice]:
     """Kernels for a problem on a device, the best first. None of them has been run."""
     cache = cache or Cache()
     key = Key.of(problem, platform_of(device), layout=layout)
@@ -95,7 +95,7 @@ def _parsed(text: str) -> Cascade:
 # ---- records
 
 
-def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
+def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[KernelChoice]:
     for entry in cache.stored(key):
         kernels = _from_record(entry, problem, emitter, cache.directory, exact=True)
         if kernels is None:
@@ -108,10 +108,10 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
             )
             continue
         notice = f"eintune: {key.workload} runs the stored winner {key.file_name}"
-        yield Choice(kernel, notice, logging.DEBUG, plain, wide, form=entry.record.cascade)
+        yield KernelChoice(kernel, notice, logging.DEBUG, plain, wide, form=entry.record.cascade)
 
 
-def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[Choice]:
+def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[KernelChoice]:
     """Of the nearest entries, the first NEIGHBOURS that have a kernel here."""
     found = 0
     for entry in cache.neighbours(key)[:LOOKED_AT]:
@@ -123,7 +123,9 @@ def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Itera
             kernel, plain, wide = kernels
             level = _neighbour_level(key, entry.key)
             about = ("neighbour", level, *signature(problem))
-            yield Choice(kernel, _neighbour_notice(problem, key, entry), level, plain, wide, about, record.cascade)
+            yield KernelChoice(
+                kernel, _neighbour_notice(problem, key, entry), level, plain, wide, about, record.cascade
+            )
             found += 1
         if found == NEIGHBOURS:
             return
@@ -132,8 +134,8 @@ def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Itera
 def _from_record(
     entry: Entry, problem: Problem, emitter: str, directory: Path, *, exact: bool
 ) -> tuple[Kernel, Kernel | None, Callable[[], Kernel]] | None:
-    """The record's kernel at this problem's size, its plain form and what makes a wide one (see `Choice`), or None
-    (said once where it should have been possible)."""
+    """The record's kernel at this problem's size, its plain form and what makes a wide one (see `KernelChoice`), or
+    None (said once where it should have been possible)."""
     record, name = entry.record, entry.path.name
     if record.schedule.emitter != emitter or record.schedule.precision != "ieee":
         return None
@@ -150,7 +152,7 @@ def _from_record(
         schedule, kernel = _scheduled(record, cascade, problem, exact)
         pointers = plain_schedule(schedule)
         wide = functools.partial(make_kernel, record.cascade, problem, pointers, wide=True)
-        return kernel, make_kernel(record.cascade, problem, pointers) if kernel.described else None, wide
+        return kernel, make_kernel(record.cascade, problem, pointers) if kernel.uses_descriptors else None, wide
     except (ValueError, KeyError, RecursionError) as error:
         level = logging.WARNING if exact else logging.INFO
         say_once(f"eintune: the record {name} is not used: {error}", level, about=("record", name, type(error), level))
@@ -244,7 +246,7 @@ def _shape(problem: Problem) -> str:
 # ---- the cost model's picks
 
 
-def _picks(problem: Problem, device: torch.device, emitter: str, directory: Path) -> Iterator[Choice]:
+def _picks(problem: Problem, device: torch.device, emitter: str, directory: Path) -> Iterator[KernelChoice]:
     notice = (
         f"eintune: {problem.workload} {_shape(problem)} was never tuned on this machine; it runs what the cost "
         "model picks (run `tune` to search)"
@@ -253,7 +255,7 @@ def _picks(problem: Problem, device: torch.device, emitter: str, directory: Path
         try:
             wide = functools.partial(make_kernel, text, problem, schedule, wide=True)
             kernel, about = make_kernel(text, problem, schedule), ("pick", *signature(problem))
-            yield Choice(kernel, notice, wide=wide, about=about, form=text)
+            yield KernelChoice(kernel, notice, wide=wide, about=about, form=text)
         except ValueError as error:
             about = ("no pick", *signature(problem))
             say_once(f"eintune: a pick of the cost model is not used: {error}", logging.INFO, about=about)

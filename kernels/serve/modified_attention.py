@@ -77,7 +77,7 @@ def modified_attention(
             missing = [n for n in FUNCTIONS if n in arguments and n not in meanings]
             meanings |= {n: meaning(n, arguments[n], site) for n in missing}
             family = (tensors, causal, scale, *(known | {n: m.kind for n, m in meanings.items()}).items())
-            run = _prepared(Call(q, k, v, causal, scale, arguments, meanings, family))
+            run = _prepared(ModifiedCall(q, k, v, causal, scale, arguments, meanings, family))
             if q.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
                 # a graph's own tensors, which hold numbers, are nothing until it is replayed
                 _ready[key] = run
@@ -146,7 +146,7 @@ class Shapes:
 
 
 @dataclass(frozen=True)
-class Call:
+class ModifiedCall:
     """The first call of a kind. family: its kind but for the numbers that functions capture."""
 
     q: Tensor
@@ -159,7 +159,7 @@ class Call:
     family: Any
 
 
-def _prepared(call: Call) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
+def _prepared(call: ModifiedCall) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
     _check_given(call)
     shapes = Shapes(call.q, call.k, call.v)
     views: dict[str, View] = {}
@@ -183,7 +183,7 @@ def _prepared(call: Call) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
 
 
 def _modifiers(
-    shapes: Shapes, call: Call, changing: Mapping[str, frozenset[int]], views: dict[str, View]
+    shapes: Shapes, call: ModifiedCall, changing: Mapping[str, frozenset[int]], views: dict[str, View]
 ) -> Sequence[Modifier]:
     """The modifiers in order; `views` takes how their tensors come from the arguments.
 
@@ -299,7 +299,7 @@ def _path(function: Callable[..., Any], tensor: Any) -> tuple[str, ...]:
     raise LookupError("no name leads to the tensor")
 
 
-def _check_given(call: Call) -> None:
+def _check_given(call: ModifiedCall) -> None:
     """Before anything looks at them: the tensors that were given, and those that functions read."""
     for name, given in call.given.items():
         for t in given if isinstance(given, (tuple, list)) else (given,):
@@ -337,7 +337,7 @@ _served: Recent[Any, Served] = Recent(MOST_READY)
 
 
 def _run(
-    call: Call, shapes: Shapes, variant: Attention, views: Mapping[str, View], key: Any
+    call: ModifiedCall, shapes: Shapes, variant: Attention, views: Mapping[str, View], key: Any
 ) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
     served = _served.get(key)
     if served is None:
@@ -362,7 +362,7 @@ def _run(
     return run
 
 
-def _posed(call: Call, shapes: Shapes, variant: Attention, views: Mapping[str, View]) -> Served:
+def _posed(call: ModifiedCall, shapes: Shapes, variant: Attention, views: Mapping[str, View]) -> Served:
     problem = posed(variant, shapes.sizes, dtype_name(call.q, "q"), {"scale": call.scale})
     cascade = variant.cascade(grouped="g" in shapes.sizes)
     rows = (shapes.batch, shapes.heads, shapes.rows)

@@ -27,7 +27,7 @@ from eintune.space.egraph.safety import hazards
 from eintune.space.ir.exact import Hidden
 from eintune.space.ir.expr import bind
 
-from .choices import Choice, choices, signature
+from .choices import KernelChoice, choices, signature
 
 Fill: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 """Runs a problem: inputs in the definition's order, then outputs to fill, in its order."""
@@ -90,7 +90,7 @@ def layout_of(inputs: Iterable[Tensor]) -> str:
     return ROWS if all(t.ndim == 0 or t.stride(-1) == 1 or t.shape[-1] == 1 for t in inputs) else STRIDED
 
 
-def _guarded(every: Iterable[Choice], problem: Problem) -> Iterable[Choice]:
+def _guarded(every: Iterable[KernelChoice], problem: Problem) -> Iterable[KernelChoice]:
     """The choices, ending early (said once) where making one fails in a way that nobody foresaw."""
     try:
         yield from every
@@ -101,7 +101,11 @@ def _guarded(every: Iterable[Choice], problem: Problem) -> Iterable[Choice]:
 
 
 def _try(
-    choice: Choice, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor], about: tuple[str, ...]
+    choice: KernelChoice,
+    names: Sequence[str],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    about: tuple[str, ...],
 ) -> Fill | None:
     """A function that runs the choice, after its first run; None (said once) where it does not run here."""
     try:
@@ -121,7 +125,7 @@ def _try(
     return fill
 
 
-def _launch(choice: Choice) -> Launch:
+def _launch(choice: KernelChoice) -> Launch:
     launch = load(choice.kernel)
     return launch if choice.plain is None else EitherLaunch(launch, load(choice.plain))
 

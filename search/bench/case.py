@@ -27,7 +27,7 @@ from eintune.space.cascade.problem import Problem
 from .variants import Chosen, Picks, picks, winner
 
 TURNS = 5
-"""Turns of each kernel where the device is brought into a state before each, if not said."""
+"""Turns of each kernel where the device is brought into a state before each, unless said otherwise."""
 LEAST = 3
 EFFORT = 4.0
 """Seconds of one variant's samples in one state, after which it stops taking turns."""
@@ -121,23 +121,23 @@ class Found:
     clocks: Mapping[State, int] = field(default_factory=dict)
 
 
-def measure_case(case: Case, options: Options, machine: Machine, device: str, cache: Path, said: Progress) -> Found:
+def measure_case(case: Case, options: Options, machine: Machine, device: str, cache: Path, progress: Progress) -> Found:
     """Check and time all variants of a case. Raises MeasureError where nothing can be measured at all."""
-    tuned = winner(case.problem, device, machine, cache, options.effort, said)
+    tuned = winner(case.problem, device, machine, cache, options.effort, progress)
     asked = Picks({}, {})
     if options.handful:
-        with said.stage("price"):
+        with progress.stage("price"):
             asked = picks(case.problem, machine, device, cache, options.handful)
 
     def told(stage: str, done: int, of: int) -> None:
         if stage in MEASURING:
-            said.become(stage)
-            said.tick(f"{done} of {of} done")
+            progress.become(stage)
+            progress.tick(f"{done} of {of} done")
         else:
-            said.say(stage)
+            progress.say(stage)
 
     clocks: dict[State, int] = {}
-    with said.stage("prepare"), Measurer(case.problem, device, Policy(compile=COMPILE), told) as measurer:
+    with progress.stage("prepare"), Measurer(case.problem, device, Policy(compile=COMPILE), told) as measurer:
         ours = _fastest_of_each(asked.kinds, measurer)
         if tuned.chosen:
             ours[WINNER] = tuned.chosen

@@ -23,7 +23,7 @@ PEERS = "blend:#00b4c8,#2f6fdb,#3b3fa8,#8e44ad,#d6279f"
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """How a variant is drawn."""
 
     colour: Any
@@ -32,23 +32,23 @@ class Line:
     width: float
 
 
-def lines_of(frame: pd.DataFrame) -> dict[str, Line]:
+def lines_of(frame: pd.DataFrame) -> dict[str, PlotLine]:
     """One line style a variant that ran: the winner black, our kinds solid and coloured by passes, peers dashed."""
     ran = set(frame[frame["status"] == "ok"]["variant"])
     names = {by: [n for n in dict.fromkeys(group["variant"]) if n in ran] for by, group in frame.groupby("by")}
     kinds = [n for n in names.get("eintune", []) if n != WINNER]
-    found: dict[str, Line] = {}
+    found: dict[str, PlotLine] = {}
     if WINNER in names.get("eintune", []):
-        found[WINNER] = Line("#111111", "*", "-", 2.6)
+        found[WINNER] = PlotLine("#111111", "*", "-", 2.6)
     for passes, shade in SHADES.items():
         same = [k for k in kinds if f" {passes}-pass" in k]
         colours = sns.color_palette(shade, len(same) + 2)[1:-1]
-        found |= {k: Line(colours[i], MARKS[i], "-", 1.7) for i, k in enumerate(same)}
+        found |= {k: PlotLine(colours[i], MARKS[i], "-", 1.7) for i, k in enumerate(same)}
     rest = [k for k in kinds if k not in found]
-    found |= {k: Line("#888888", MARKS[i % len(MARKS)], "-", 1.7) for i, k in enumerate(rest)}
+    found |= {k: PlotLine("#888888", MARKS[i % len(MARKS)], "-", 1.7) for i, k in enumerate(rest)}
     peers = names.get("peer", [])
     colours = sns.color_palette(PEERS, len(peers))
-    found |= {p: Line(colours[i], MARKS[i % len(MARKS)], "--", 1.4) for i, p in enumerate(peers)}
+    found |= {p: PlotLine(colours[i], MARKS[i % len(MARKS)], "--", 1.4) for i, p in enumerate(peers)}
     return found
 
 
@@ -88,7 +88,7 @@ def _rate(flops: float) -> str:
     return f"{flops / 1e12:.3g} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.3g} GFLOP/s"
 
 
-def _draw(axes: Axes, frame: pd.DataFrame, column: str, lines: dict[str, Line]) -> None:
+def _draw(axes: Axes, frame: pd.DataFrame, column: str, lines: dict[str, PlotLine]) -> None:
     for name, line in lines.items():
         points = frame[frame["variant"] == name].sort_values("seq")
         axes.plot(

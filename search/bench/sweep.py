@@ -87,7 +87,7 @@ class Result:
         return [r for r in self.rows if r.ours and r.measurement.status != "ok"]
 
 
-Heard = Callable[[Sequence[Row], Mapping[int, str]], None]
+OnRows = Callable[[Sequence[Row], Mapping[int, str]], None]
 
 
 def bench(
@@ -97,9 +97,9 @@ def bench(
     cache: Path,
     *,
     progress: Progress,
-    heard: Heard = lambda rows, notes: None,
+    on_rows: OnRows = lambda rows, notes: None,
 ) -> tuple[list[Row], dict[int, str]]:
-    """All rows, and where each length's winner comes from; `heard` gets those so far after each length, so that they
+    """All rows, and where each length's winner comes from; `on_rows` gets those so far after each length, so that they
     can be kept.
 
     A length at which nothing can be measured (its reference does not fit in memory) has no rows, and a note.
@@ -119,7 +119,7 @@ def bench(
             continue
         notes[length] = found.note
         rows += found.rows
-        heard(rows, notes)
+        on_rows(rows, notes)
     return rows, notes
 
 

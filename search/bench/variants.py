@@ -97,17 +97,17 @@ def _chosen(c: Candidate) -> Chosen:
 
 
 def winner(
-    problem: Problem, device: str, machine: Machine, cache: Path, effort: Effort | None, said: Progress
+    problem: Problem, device: str, machine: Machine, cache: Path, effort: Effort | None, progress: Progress
 ) -> Winner:
     """The stored winner, else that of an earlier small search, else of one made now (`effort`; None: do without)."""
     if found := _kept(problem, device, cache):
         return found
     if effort is None:
         return Winner(None, "none is stored, and --no-tune was given")
-    with said.stage("tune"), only_search(cache / SMALL, key_of(problem, device), said.say) as waited:
+    with progress.stage("tune"), only_search(cache / SMALL, key_of(problem, device), progress.say) as waited:
         if waited and (found := _kept(problem, device, cache)):
             return found
-        said.say(
+        progress.say(
             f"no winner is stored: a small search, at most {plural(effort.trials, 'candidate')} in {effort.seconds:g} s"
         )
         try:

@@ -212,7 +212,7 @@ def _run(
     def so_far(rows: Sequence[Row], notes: Mapping[int, str]) -> Result:
         return replace(empty, rows=tuple(rows), notes=dict(notes), stages=dict(progress.stages))
 
-    def heard(rows: Sequence[Row], notes: Mapping[int, str]) -> None:
+    def on_rows(rows: Sequence[Row], notes: Mapping[int, str]) -> None:
         length = rows[-1].length
         made = [r for r in rows if r.length == length]
         print(correctness_text(f"length {length}", made) + "\n", flush=True)
@@ -222,7 +222,7 @@ def _run(
 
     try:
         with progress.stage("bench"):
-            rows, notes = bench(setting, how, machine, cache, progress=progress, heard=heard)
+            rows, notes = bench(setting, how, machine, cache, progress=progress, on_rows=on_rows)
     except (MeasureError, CacheWriteError) as error:
         raise Failure(str(error.strerror if isinstance(error, CacheWriteError) else error)) from error
     progress.become("write")

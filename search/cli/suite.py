@@ -86,7 +86,7 @@ def _run(
     begun = _begin(chosen, suite, cases, how, machine, device, folder, progress)
     print(f"{heading(HEADING)}\n{suite.title}; each against the definition in float64\n")
 
-    def heard(case: Stated, rows: Sequence[Row]) -> None:
+    def on_case(case: Stated, rows: Sequence[Row]) -> None:
         print(correctness_text(case.title, rows) + "\n", flush=True)
 
     def keep(result: SuiteResult) -> None:
@@ -96,7 +96,7 @@ def _run(
                 write_named(chosen.json, next(p for p in paths if p.suffix == ".json").read_bytes())
 
     result = run_suite(
-        cases, begun, how, machine, device, cache, progress=progress, limit=limit, keep=keep, heard=heard
+        cases, begun, how, machine, device, cache, progress=progress, limit=limit, keep=keep, on_case=on_case
     )
     if not result.cases:
         print(f"{suite.title}: no case was begun within --limit\n", flush=True)

@@ -35,16 +35,16 @@ TOP = 8
 
 
 @dataclass(frozen=True)
-class Target:
+class JudgedTarget:
     """What the held-out predictions should reach, over all spaces; `least` of the figure that `name` says."""
 
     name: str
     least: float
 
 
-RANK = Target("median rank correlation", 0.85)
-NEAR_RANK = Target(f"median rank correlation within {NEAR:g}x of the best", 0.7)
-FOUND = Target(f"share of problems whose first {TOP} hold one within 3% of the best", 0.8)
+RANK = JudgedTarget("median rank correlation", 0.85)
+NEAR_RANK = JudgedTarget(f"median rank correlation within {NEAR:g}x of the best", 0.7)
+FOUND = JudgedTarget(f"share of problems whose first {TOP} hold one within 3% of the best", 0.8)
 WITHIN = 0.03
 
 
@@ -85,7 +85,7 @@ class Judgement:
     calibration: Calibration
     machine: Mapping[str, Any]
 
-    def reached(self) -> list[tuple[Target, float]]:
+    def reached(self) -> list[tuple[JudgedTarget, float]]:
         """Each target and the figure reached."""
         found = [v.top8 <= WITHIN for v in self.verdicts]
         return [

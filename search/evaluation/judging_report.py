@@ -23,9 +23,9 @@ from .judging import (
     RANK,
     TOP,
     WITHIN,
+    JudgedTarget,
     Judgement,
     NamedSpace,
-    Target,
     Verdict,
     by_passes,
     median,
@@ -81,7 +81,7 @@ def text(judgement: Judgement) -> str:
     return "\n".join([*lines, *(f"  {s}" for s in short)])
 
 
-def _met(target: Target, value: float) -> str:
+def _met(target: JudgedTarget, value: float) -> str:
     return "reached" if value >= target.least else "MISSED "
 
 

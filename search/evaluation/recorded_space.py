@@ -61,7 +61,7 @@ class SpaceError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class SpaceEntry:
     """One measured candidate: which cascade (an index into the space's), its schedule, what came of it."""
 
     cascade: int
@@ -79,7 +79,7 @@ class RecordedSpace:
     seed: int
     drawn_from: int
     cascades: tuple[Mapping[str, Any], ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[SpaceEntry, ...]
     versions: Mapping[str, str]
     command: str
     started: str
@@ -120,10 +120,10 @@ def entries_of(
     measure: Callable[[Sequence[Candidate]], Sequence[Measurement]],
     batch: int,
     between: Callable[[], None] = lambda: None,
-) -> tuple[tuple[Mapping[str, Any], ...], tuple[Entry, ...]]:
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[SpaceEntry, ...]]:
     """Measure the drawn candidates in batches; the cascades they use and one entry each."""
     cascades: dict[str, dict[str, Any]] = {}
-    found: list[Entry] = []
+    found: list[SpaceEntry] = []
     order: dict[str, int] = {}
     for c in chosen:
         order.setdefault(c.variant.text, len(order))
@@ -132,7 +132,7 @@ def entries_of(
         asked = chosen[start : start + batch]
         between()
         for c, m in zip(asked, measure(asked), strict=True):
-            found.append(Entry(order[c.variant.text], c.schedule, m))
+            found.append(SpaceEntry(order[c.variant.text], c.schedule, m))
     return tuple(cascades.values()), tuple(found)
 
 
@@ -224,7 +224,7 @@ def _space(file: _SpaceFile) -> RecordedSpace:
     for e in file.entries:
         if e.cascade >= len(file.cascades):
             raise BadData(f"an entry's cascade must be one of {len(file.cascades)}, but got {e.cascade}")
-        entries.append(Entry(e.cascade, Schedule.from_json(e.schedule), measurement(e.measurement)))
+        entries.append(SpaceEntry(e.cascade, Schedule.from_json(e.schedule), measurement(e.measurement)))
     p = file.problem
     return RecordedSpace(
         problem=Problem(p.workload, p.cascade, dict(p.sizes), p.dtypes, p.params, _values(p)),

@@ -14,7 +14,7 @@ import torch
 from eintune.costmodel.counts.estimate import Resources
 from eintune.host.worker import Child
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
-from eintune.kernels.launch.compile_pool import CompilePool, Failure
+from eintune.kernels.launch.compile_pool import CompileFailure, CompilePool
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 
@@ -259,7 +259,7 @@ class Measurer:
         return self._run_timeout + 4 * expected
 
 
-def _after_compiling(before: Measurement, compiled: Resources | Failure) -> Measurement:
+def _after_compiling(before: Measurement, compiled: Resources | CompileFailure) -> Measurement:
     match compiled:
         case Resources():
             return replace(
@@ -268,7 +268,7 @@ def _after_compiling(before: Measurement, compiled: Resources | Failure) -> Meas
                 spills=compiled.spill_bytes,
                 shared_bytes=compiled.shared_bytes,
             )
-        case Failure(("timeout" | "crashed") as status, message):
+        case CompileFailure(("timeout" | "crashed") as status, message):
             return replace(before, status=status, message=message)
         case _:
             return before  # the worker compiles it again and says what is wrong on the real device

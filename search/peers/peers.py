@@ -26,7 +26,7 @@ ON_DEVICE = {"cuda": ("sdpa", "sdpa-flash", "sdpa-cudnn"), "cpu": ("sdpa",)}
 
 
 @dataclass(frozen=True)
-class Kind:
+class PeerKind:
     """A peer: what makes it ("module:function" of this package) and its options, for attention and, where it computes
     more than that, for anything else; the device it needs ("" for any) and the module."""
 
@@ -46,13 +46,13 @@ class Kind:
 
 _ON_GPUS = {"sdpa-cudnn": "cuda", "sdpa-efficient": "cuda"}
 _COMPILED = "rows:compiled_library"
-PEERS: dict[str, Kind] = {
-    **{name: Kind("attention:sdpa", {"backend": name}, device=_ON_GPUS.get(name, "")) for name in BACKENDS},
-    "flash-attn-4": Kind("attention:flash_attention_4", device="cuda", module="flash_attn.cute"),
-    "flex": Kind("flex:flex", {"mode": None}),
-    "flex-max-autotune": Kind("flex:flex", {"mode": MAX_AUTOTUNE}),
-    "compiled": Kind("attention:compiled", {}, _COMPILED, {"mode": None}),
-    "eager": Kind("attention:eager", {}, "rows:library"),
+PEERS: dict[str, PeerKind] = {
+    **{name: PeerKind("attention:sdpa", {"backend": name}, device=_ON_GPUS.get(name, "")) for name in BACKENDS},
+    "flash-attn-4": PeerKind("attention:flash_attention_4", device="cuda", module="flash_attn.cute"),
+    "flex": PeerKind("flex:flex", {"mode": None}),
+    "flex-max-autotune": PeerKind("flex:flex", {"mode": MAX_AUTOTUNE}),
+    "compiled": PeerKind("attention:compiled", {}, _COMPILED, {"mode": None}),
+    "eager": PeerKind("attention:eager", {}, "rows:library"),
 }
 """Every peer by name. "eager" is PyTorch as one writes it, "compiled" the same under torch.compile."""
 

@@ -81,7 +81,7 @@ Refit = Callable[[Sequence[Trial[P]]], Predict[P]]
 
 
 @dataclass(frozen=True)
-class Limits:
+class StopRule:
     """When to stop. trials: measured points in all, earlier sittings too; seconds: of this sitting (batches get
     smaller towards the end, at the pace of the last one); batch: points measured together; until_sure: also where
     what is left cannot win by more than the noise."""
@@ -93,7 +93,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[P_co]):
+class SearchOutcome(Generic[P_co]):
     """What a study found. `stopped` says why it ended, in words; `resumed`: trials that an earlier sitting
     measured; `reaped`: trials that a dead process had left open; `open_points`: never measured."""
 
@@ -156,7 +156,7 @@ class Study(Generic[P]):
     def trials(self) -> tuple[Trial[P], ...]:
         return tuple(self._trials)
 
-    def so_far(self, stopped: str) -> Outcome[P]:
+    def so_far(self, stopped: str) -> SearchOutcome[P]:
         """What was found by now, and why the study ends here."""
         return self._outcome(stopped, len(self._open()))
 
@@ -164,9 +164,9 @@ class Study(Generic[P]):
         self,
         measure: Measure[P],
         refit: Refit[P],
-        limits: Limits,
-        progress: Callable[[Trial[P], Outcome[P]], None] = lambda trial, outcome: None,
-    ) -> Outcome[P]:
+        limits: StopRule,
+        progress: Callable[[Trial[P], SearchOutcome[P]], None] = lambda trial, outcome: None,
+    ) -> SearchOutcome[P]:
         """Ask, measure, tell and re-fit until nothing can win any more, or trials or seconds are used up."""
         started = self._clock()
         earlier = max((t.seconds_in for t in self._trials), default=0.0)
@@ -260,7 +260,7 @@ class Study(Generic[P]):
 
     # ---- stop
 
-    def _finished(self, ranked: Sequence[P], least: dict[str, float], limits: Limits, left: float) -> str | None:
+    def _finished(self, ranked: Sequence[P], least: dict[str, float], limits: StopRule, left: float) -> str | None:
         """Why the study ends, if it does; `least`: of what the model says with and without its neighbours."""
         if not ranked:
             return "every candidate was measured"
@@ -282,8 +282,8 @@ class Study(Generic[P]):
             f"at the least {_ms(floor)}, against {_ms(best.measurement.seconds)} measured"
         )
 
-    def _outcome(self, stopped: str, left: int) -> Outcome[P]:
-        return Outcome(tuple(self._trials), stopped, self.resumed, self.reaped, left)
+    def _outcome(self, stopped: str, left: int) -> SearchOutcome[P]:
+        return SearchOutcome(tuple(self._trials), stopped, self.resumed, self.reaped, left)
 
 
 def openers(ranked: Sequence[P], count: int) -> list[P]:

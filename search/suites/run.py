@@ -68,7 +68,7 @@ class SuiteResult:
 
 
 Keep = Callable[[SuiteResult], None]
-Hear = Callable[[Stated, Sequence[Row]], None]
+OnCase = Callable[[Stated, Sequence[Row]], None]
 
 
 def run_suite(
@@ -82,7 +82,7 @@ def run_suite(
     progress: Progress,
     limit: float = math.inf,
     keep: Keep = lambda result: None,
-    heard: Hear = lambda case, rows: None,
+    on_case: OnCase = lambda case, rows: None,
 ) -> SuiteResult:
     """Measure the cases that `begun` lacks; `keep` gets the result after each. limit: seconds after which no new case
     starts."""
@@ -96,7 +96,7 @@ def run_suite(
             progress.say(f"{limit:g} s are over: {len(cases) - number + 1} cases are left (--resume goes on)")
             break
         progress.say(f"case {number} of {len(cases)}: {case.title}")
-        made = _measure(case, result.suite, options, machine, device, cache, progress, heard)
+        made = _measure(case, result.suite, options, machine, device, cache, progress, on_case)
         result = replace(result, cases=(*result.cases, made), stages=dict(progress.stages))
         keep(result)
     return result
@@ -110,7 +110,7 @@ def _measure(
     device: str,
     cache: Path,
     progress: Progress,
-    heard: Hear,
+    on_case: OnCase,
 ) -> CaseResult:
     started = time.monotonic()
     missing = missing_peers(options.peers, device)
@@ -126,7 +126,7 @@ def _measure(
     if not any(r.ours for r in found.rows):
         none = Measurement("", "run-error", message=found.note)
         found = replace(found, rows=(*found.rows, Row(0, WINNER, True, options.states[0], none, math.nan)))
-    heard(case, found.rows)
+    on_case(case, found.rows)
     rows = tuple(line for row in found.rows for line in [_line(case, row, found.rows)])
     took = round(time.monotonic() - started, 1)
     return CaseResult(case.name, case.title, case.text, rows, missing, found.note, {**found.clocks}, took)

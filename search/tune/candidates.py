@@ -102,14 +102,14 @@ def candidates(
     *,
     calibration: Calibration | None = None,
     at_most: int = 256,
-    said: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Candidates:
     """Every cascade under every schedule of `emitter`, priced on `machine`; the worthwhile ones best first.
 
     at_most: how many to keep. Raises MachineError where the machine has no unit for a product's dtype.
     """
     left_out: Counter[str] = Counter()
-    every = everything(variants, problem, machine, emitter, calibration=calibration, left_out=left_out, said=said)
+    every = everything(variants, problem, machine, emitter, calibration=calibration, left_out=left_out, log=log)
     considered = len(every) + sum(left_out.values())
     seen = {c.schedule for c in every}
     worthwhile = _worthwhile(every, machine, calibration, left_out)
@@ -126,7 +126,7 @@ def everything(
     *,
     calibration: Calibration | None = None,
     left_out: Counter[str] | None = None,
-    said: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> list[Candidate]:
     """Every cascade under every schedule that has a plan, priced; those without one are counted in `left_out`."""
     lost: Counter[str] = Counter() if left_out is None else left_out
@@ -135,7 +135,7 @@ def everything(
         cascade = Cascade.parse(variant.text)
         every = _supported(schedules(cascade, problem, emitter), machine, lost)
         planned += _plans(variant, cascade, problem, every, lost)
-        said(f"{variant.label}: {len(planned):,} candidates so far")
+        log(f"{variant.label}: {len(planned):,} candidates so far")
     estimates = estimate_works([w for *_, w in planned], machine, calibration) if planned else []
     return [Candidate(*parts, estimate) for parts, estimate in zip(planned, estimates, strict=True)]
 

@@ -14,7 +14,7 @@ from eintune.host.printable import printable
 from eintune.search.measure.measurement import Measurement
 from eintune.search.measure.measurer import MeasureError, Measurer
 from eintune.search.measure.tasks import Peer
-from eintune.search.study.study import Outcome, Trial
+from eintune.search.study.study import SearchOutcome, Trial
 from eintune.search.text.formatting import milliseconds, plural
 from eintune.search.text.progress import Progress
 
@@ -52,22 +52,22 @@ class Finals:
         return self.times[self.winner.point.key]
 
 
-def finals(outcome: Outcome[Candidate], measurer: Measurer, peers: Sequence[Peer], said: Progress) -> Finals:
+def finals(outcome: SearchOutcome[Candidate], measurer: Measurer, peers: Sequence[Peer], progress: Progress) -> Finals:
     """Time the fastest of an outcome that has a right trial. Raises NothingWorked where none was right again."""
     right = sorted((t for t in outcome.trials if t.ok), key=lambda t: t.measurement.seconds)
     wrong: dict[str, Measurement] = {}
     others: Mapping[str, Measurement] = {}
     tries, lost = 0, ""
-    with said.stage("finals"):
+    with progress.stage("finals"):
         while (left := [t for t in right if t.point.key not in wrong]) and tries < TRIES:
             limit = left[0].measurement.seconds * CONTENDER
             few = [t for t in left if t.measurement.seconds <= limit][:FINALISTS]
-            said.say(f"{plural(len(few), 'finalist')} and {plural(len(peers), 'peer')} timed together")
+            progress.say(f"{plural(len(few), 'finalist')} and {plural(len(peers), 'peer')} timed together")
             try:
                 measured = measurer.compare([t.point.kernel for t in few], peers)
             except MeasureError as error:
                 tries, lost = tries + 1, str(error)
-                said.say(f"not timed: {lost}")
+                progress.say(f"not timed: {lost}")
                 continue
             others = {p.label: measured[p.label] for p in peers}
             timed = {t.point.key: measured[t.point.key] for t in few if measured[t.point.key].status == "ok"}
@@ -76,7 +76,7 @@ def finals(outcome: Outcome[Candidate], measurer: Measurer, peers: Sequence[Peer
                 return Finals(winner, timed, others, _unsteady(winner, timed[winner.point.key]))
             failed = [measured[t.point.key] for t in few]
             lost = "; ".join(f"{m.status}: {m.message}" for m in failed)
-            said.say(f"none of {plural(len(few), 'finalist')} ended well: {lost}")
+            progress.say(f"none of {plural(len(few), 'finalist')} ended well: {lost}")
             again = {t.point.key: m for t, m in zip(few, failed, strict=True) if m.status == "wrong"}
             wrong |= again
             tries += not again

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eintune.search.measure.measurement import Measurement
 from eintune.search.study.samplers import STRATEGIES, Knobs
-from eintune.search.study.study import Limits, Study
+from eintune.search.study.study import StopRule, Study
 
 from .run import Run
 
@@ -83,7 +83,7 @@ def _curve(
         outcome = study.run(
             lambda asked: [times[p.key] for p in asked],
             lambda trials: lambda p: p.prior,
-            Limits(trials=len(points), batch=batch, until_sure=False),
+            StopRule(trials=len(points), batch=batch, until_sure=False),
         )
     # before anything right was measured one is left with the slowest
     curve, fastest = [], max(m.seconds for m in times.values() if m.status == "ok")

@@ -19,7 +19,7 @@ from eintune.search.measure.measurer import MeasureError, Measurer
 from eintune.search.measure.tasks import Peer
 from eintune.search.study.journal import forget
 from eintune.search.study.samplers import Strategy, strategy
-from eintune.search.study.study import Limits, Measure, Outcome, Study, Trial
+from eintune.search.study.study import Measure, SearchOutcome, StopRule, Study, Trial
 from eintune.search.text.formatting import milliseconds, plural
 from eintune.search.text.progress import Progress
 from eintune.space.cascade.cascade import Cascade
@@ -68,7 +68,7 @@ class TuneResult:
     together; record_path: where the winner is stored; run: everything, as plain data."""
 
     planned: Planned
-    outcome: Outcome[Candidate]
+    outcome: SearchOutcome[Candidate]
     finals: Finals
     record_path: Path
     run: Run
@@ -138,7 +138,7 @@ def tune(
     on. fresh: forget what an interrupted run measured. deriver: of this problem's definition. Raises NothingWorked,
     JournalError, CacheWriteError, MeasureError (only where nothing was found before).
     """
-    said, device = progress or Progress(), measurer.device
+    progress, device = progress or Progress(), measurer.device
     wanted = effort or EFFORT[device]
     started = datetime.now(UTC)
     emitter = "triton" if device == "cuda" else "torch"
@@ -146,18 +146,18 @@ def tune(
     journal = journal_of(cache, key)
     if fresh:
         forget(journal)
-    steps = _Steps(said)
-    measurer.progress = steps.heard
+    steps = _Steps(progress)
+    measurer.progress = steps.on_progress
     planned = plan_candidates(
-        problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, deriver=deriver, progress=said
+        problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, deriver=deriver, progress=progress
     )
     _check_worth_measuring(planned, wanted)
     measure = partial(steps.measure, measurer)
-    outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), said)
-    ended = finals(outcome, measurer, peers, said)
-    with said.stage("store"):
+    outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), progress)
+    ended = finals(outcome, measurer, peers, progress)
+    with progress.stage("store"):
         path = Cache(cache).store(key, _record(ended, planned, outcome))
-        said.say(f"winner stored in {path}")
+        progress.say(f"winner stored in {path}")
     run = Run(
         title=title or problem.workload,
         problem=_problem_json(problem),
@@ -165,7 +165,7 @@ def tune(
         versions=versions(platform_of(device)),
         command=command,
         started=started.strftime("%Y-%m-%d %H:%M UTC"),
-        stages=dict(said.stages),
+        stages=dict(progress.stages),
         space=space_json(planned),
         rows=tuple(row(t) for t in outcome.trials),
         peers={name: m.to_json() for name, m in ended.peers.items()},
@@ -201,34 +201,36 @@ def _search(
     journal: Path,
     effort: Effort,
     chosen: Strategy,
-    said: Progress,
-) -> tuple[Outcome[Candidate], Model]:
+    progress: Progress,
+) -> tuple[SearchOutcome[Candidate], Model]:
     points = planned.space.kept
     model = Model(points, planned.machine)
-    with said.stage("search"):
+    with progress.stage("search"):
         study = Study(points, journal=journal, name=_study_name(points), strategy=chosen)
         if study.cut_bytes:
-            said.say(f"the journal's last line was half-written; {study.cut_bytes} bytes were cut off")
+            progress.say(f"the journal's last line was half-written; {study.cut_bytes} bytes were cut off")
         if study.resumed or study.reaped:
-            said.say(f"going on: {plural(study.resumed, 'trial')} measured before, {study.reaped} had been left open")
+            progress.say(
+                f"going on: {plural(study.resumed, 'trial')} measured before, {study.reaped} had been left open"
+            )
 
-        def progress(trial: Trial[Candidate], so_far: Outcome[Candidate]) -> None:
+        def on_trial(trial: Trial[Candidate], so_far: SearchOutcome[Candidate]) -> None:
             best = so_far.best
             at = f"{len(so_far.trials)}/{effort.trials}"
             told = milliseconds(trial.measurement.seconds) if trial.ok else trial.measurement.status
-            said.say(
+            progress.say(
                 f"{at:>7} {told:>11}  predicted {milliseconds(trial.predicted):>11}  {trial.point.variant.label}; "
                 f"{schedule_text(trial.point.schedule)}" + ("  <- best" if best is trial else "")
             )
 
-        limits = Limits(effort.trials, max(effort.seconds - said.elapsed, 1.0), effort.batch)
+        limits = StopRule(effort.trials, max(effort.seconds - progress.elapsed, 1.0), effort.batch)
         try:
-            outcome = study.run(measure, model, limits, progress)
+            outcome = study.run(measure, model, limits, on_trial)
         except MeasureError as error:
             outcome = study.so_far(f"nothing more could be measured: {error}")
             if outcome.best is None:
                 raise
-        said.say(f"stopped: {outcome.stopped}")
+        progress.say(f"stopped: {outcome.stopped}")
     if outcome.best is None:
         statuses = _counts(_statuses(outcome.trials))
         first = next((t.measurement.message for t in outcome.trials if t.measurement.message), "")
@@ -241,7 +243,7 @@ def _search(
 # ---- what is kept
 
 
-def _record(ended: Finals, planned: Planned, outcome: Outcome[Candidate]) -> Record:
+def _record(ended: Finals, planned: Planned, outcome: SearchOutcome[Candidate]) -> Record:
     winner, final = ended.winner, ended.time
     point = winner.point
     return Record(
@@ -311,16 +313,16 @@ def _counts(counted: Mapping[str, int]) -> str:
 class _Steps:
     """Hears the measurer: its stages become the run's, its remarks are passed on."""
 
-    def __init__(self, said: Progress) -> None:
-        self._said = said
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
-    def heard(self, stage: str, done: int, of: int) -> None:
+    def on_progress(self, stage: str, done: int, of: int) -> None:
         if stage in MEASURING:
-            self._said.become(stage)
-            self._said.tick(f"{done} of {of}" if done else f"{plural(of, 'candidate')}")
+            self._progress.become(stage)
+            self._progress.tick(f"{done} of {of}" if done else f"{plural(of, 'candidate')}")
         else:
-            self._said.say(stage)
+            self._progress.say(stage)
 
     def measure(self, measurer: Measurer, points: Sequence[Candidate]) -> list[Measurement]:
-        with self._said.stage("check"):
+        with self._progress.stage("check"):
             return measurer.measure([p.kernel for p in points])

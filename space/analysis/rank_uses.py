@@ -12,7 +12,7 @@ from eintune.space.ir.products import factors
 from .filters import equalities
 from .views import Halves
 
-Kind = Literal["batch", "row", "lane", "resident", "streamed", "contracted"]
+Kind = Literal["batch", "row", "grouped", "resident", "streamed", "contracted"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RankUses:
     contracted  a reduced rank of a sum only
 
     halves: ranks that stay split. filtered: whether any filter is there, or an equality that selects; coupled: whether
-    a filter ties a streamed rank to another, so that programs differ in length. beside: the row that each lane runs
+    a filter ties a streamed rank to another, so that programs differ in length. packs_with: the row that each lane runs
     together with.
     """
 
@@ -45,7 +45,7 @@ class RankUses:
     filtered: bool
     coupled: bool
     products: bool
-    beside: Mapping[Rank, Rank] = field(default_factory=dict)
+    packs_with: Mapping[Rank, Rank] = field(default_factory=dict)
 
     def of(self, kind: Kind) -> list[Rank]:
         return [r for r, k in self.kinds.items() if k == kind]
@@ -110,7 +110,7 @@ def rank_uses(
         statistics = {max(reduced, key=lambda r: sizes[r])}
     kinds: dict[Rank, Kind] = {}
     rows: dict[object, list[Rank]] = {}
-    beside: dict[Rank, Rank] = {}
+    packs_with: dict[Rank, Rank] = {}
     for r in ranks:
         if r in reduced:
             kinds[r] = "streamed" if r in statistics or sizes[r] > long else "contracted"
@@ -122,13 +122,15 @@ def rank_uses(
             kinds[r] = "resident"
     for together in rows.values():
         row = max(reversed(together), key=lambda r: sizes[r]) if reduced else together[-1]
-        kinds |= {r: "row" if r == row else "lane" for r in together}
-        beside |= {r: row for r in together if r != row}
+        kinds |= {r: "row" if r == row else "grouped" for r in together}
+        packs_with |= {r: row for r in together if r != row}
     compared = bool(equalities(list(roots)))
     filters = [x.predicate for x in topological(roots) if isinstance(x, Where)]
     tied = [{t.rank for t in p.terms} for p in filters]
     coupled = any(len(ranks) > 1 and any(kinds[r] == "streamed" for r in ranks) for ranks in tied)
-    return RankUses({r: kinds[r] for r in ranks}, halves, bool(filters) or compared, coupled, bool(products), beside)
+    return RankUses(
+        {r: kinds[r] for r in ranks}, halves, bool(filters) or compared, coupled, bool(products), packs_with
+    )
 
 
 def _membership(rank: Rank, products: list[Contraction]) -> object:

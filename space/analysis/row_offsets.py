@@ -46,20 +46,20 @@ class Addends:
 
 
 def addends(
-    x: Expr, axis: Rank | None, identity: float, layout: Layout, masks: Masks, *, coarse: bool = False
+    x: Expr, axis: Rank | None, identity: float, layout: Layout, masks: Masks, *, low_precision: bool = False
 ) -> Addends:
     """The parts of a score that a maximum or a minimum with this identity reduces along a tile axis.
 
     A row part is finite, overflow apart, so that an element which a filter left at the identity stays there. It is no
     input either, which may be as large as its dtype allows (an additive mask): the tile would be lost in their sum.
 
-    coarse: whether results are rounded to 16 bits, so that indices may be taken apart too: where two positions are
-    near each other their difference is small and exact, and its parts are as large as a tile is long. That is a tile's
-    length of units in the last place of fp32, and little beside one of a narrow number.
+    low_precision: whether results are rounded to 16 bits, so that indices may be taken apart too: where two positions
+    are near each other their difference is small and exact, and its parts are as large as a tile is long. That is a
+    tile's length of units in the last place of fp32, and little beside one of a narrow number.
     """
     if axis is None or axis not in layout.shape(x).axes:
         return Addends(x, 1.0, None)
-    parting = _Parting(axis, identity, layout, masks, coarse)
+    parting = _Parting(axis, identity, layout, masks, low_precision)
     inside, row = parting.parts(x)
     if inside is None or (row is not None and not masks.is_finite(row)):
         inside, row = x, None
@@ -69,8 +69,14 @@ def addends(
 class _Parting:
     """Takes scores apart along one axis of one plan."""
 
-    def __init__(self, axis: Rank, fill: float, layout: Layout, masks: Masks, coarse: bool) -> None:
-        self._axis, self._fill, self._layout, self._masks, self._coarse = axis, fill, layout, masks, coarse
+    def __init__(self, axis: Rank, fill: float, layout: Layout, masks: Masks, low_precision: bool) -> None:
+        self._axis, self._fill, self._layout, self._masks, self._low_precision = (
+            axis,
+            fill,
+            layout,
+            masks,
+            low_precision,
+        )
 
     def _along(self, x: Expr) -> bool:
         return self._axis in self._layout.shape(x).axes
@@ -86,7 +92,7 @@ class _Parting:
 
     def _parts(self, x: Expr) -> tuple[Expr | None, Expr | None]:
         match x:
-            case Iota(rank) if self._coarse and self._layout.of_rank(rank).loops:
+            case Iota(rank) if self._low_precision and self._layout.of_rank(rank).loops:
                 return Map("lane", (x,)), Map("first", (x,))
             case Map("add" | "sub", (a, b)):
                 (in_a, row_a), (in_b, row_b) = self.parts(a), self.parts(b)

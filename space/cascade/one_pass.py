@@ -44,7 +44,7 @@ def is_one_pass(x: Fold) -> bool:
 def is_never_negative(x: Expr) -> bool:
     """Whether an expression is proven to be nowhere negative, by intervals."""
     from eintune.space.egraph.graph import EGraph
-    from eintune.space.egraph.safety import Bounds
+    from eintune.space.egraph.safety import ValueBounds
 
     graph = EGraph.of([x])
-    return Bounds(graph).of[graph.roots[0]][0] >= 0
+    return ValueBounds(graph).of[graph.roots[0]][0] >= 0

@@ -20,7 +20,7 @@ from eintune.space.egraph.graph import ClassId, EGraph, Node
 from eintune.space.ir.expr import Expr, Fold, Rank, Reduce
 
 from .layouts import Layout, layouts
-from .nominal_cost import WORK_LIMIT, Work
+from .nominal_cost import WORK_LIMIT, NominalCost
 from .pruning import pruned
 from .solver import ExtractionError, solve, solver
 
@@ -47,13 +47,13 @@ class OutOfTime(ExtractionError):
     """There may be more forms: the time was over before the solver had proven otherwise."""
 
 
-class Problem:
+class ExtractionProblem:
     """The integer program of one pruned graph; `solve` gives the best form, `forbid` cuts it and what it dominates."""
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream], passes_: int | None = None) -> None:
         """passes_: what forms take over all streams together, where that is known."""
         self.graph, self.streams = graph, tuple(streams)
-        self.work = Work(graph, streams)
+        self.work = NominalCost(graph, streams)
         self.scale = 1.0 / self.work.definition()
         self.model = pulp.LpProblem("forms", pulp.LpMinimize)
         self.node = {(c, n): self.model.add_variable(f"x{i}", cat="Binary") for i, (c, n) in enumerate(graph.nodes())}
@@ -189,7 +189,7 @@ class _Levels:
     A variable a class and level is tighter than one level a class: no large constant stands in a constraint.
     """
 
-    def __init__(self, problem: Problem, name: str, s: Stream, most: int) -> None:
+    def __init__(self, problem: ExtractionProblem, name: str, s: Stream, most: int) -> None:
         self.problem, self.name, self.most = problem, name, most
         self.step = {n: int(_is_barrier(n.head, s)) for _, n in problem.graph.nodes()}
         self.least = _levels(problem.graph, self.step, min)
@@ -260,7 +260,7 @@ class _Clock:
 
 def _cut_one_by_one(lean: EGraph, streams: Sequence[Stream], clock: _Clock) -> Iterator[Form]:
     """The best of all, cut with what it dominates, and so on: one program for the whole graph."""
-    problem = Problem(lean, streams)
+    problem = ExtractionProblem(lean, streams)
     while form := problem.solve(clock.left()):
         yield form
         if not form.traits:
@@ -292,7 +292,7 @@ def _best_of(lean: EGraph, streams: Sequence[Stream], layout: Layout, seconds: f
     narrow = pruned(narrow, streams)  # of what shows nothing else more is the same
     # of as few passes as any tree has there is one nearly always, and it is sooner found than among all
     for known in (layout.passes, None):
-        problem = Problem(narrow, streams, known)
+        problem = ExtractionProblem(narrow, streams, known)
         if not problem.show(layout.traits):
             return None
         if form := problem.solve(seconds):

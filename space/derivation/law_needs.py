@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from eintune.space.egraph.graph import EGraph
-from eintune.space.egraph.safety import Bounds
+from eintune.space.egraph.safety import ValueBounds
 from eintune.space.ir.expr import Expr, Fold, Map, Reduce, topological
 from eintune.space.ir.folds import ACTIONS
 from eintune.space.laws.law import Needs
@@ -54,6 +54,6 @@ def _is_sum(x: Expr) -> bool:
 
 def _has_signed_weights(roots: Sequence[Expr]) -> bool:
     graph = EGraph.of(list(roots))
-    bounds = Bounds(graph)
+    bounds = ValueBounds(graph)
     sums = (x.args[1] for x in topological(roots) if isinstance(x, Map) and x.op == "div")
     return any(isinstance(x, Reduce) and x.op == "add" and bounds.of[graph.defined[x.arg]][0] < 0 for x in sums)

@@ -16,7 +16,7 @@ from eintune.space.cascade.traits import Stream, Trait, traits
 from eintune.space.egraph.graph import ClassId, EGraph, Node
 from eintune.space.ir.expr import Fold, Reduce
 
-from .nominal_cost import Work
+from .nominal_cost import NominalCost
 from .pruning import telling
 
 MOST_LAYOUTS = 2_000
@@ -94,7 +94,7 @@ class _TooMany(Exception):
 
 class _Search:
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
-        self.graph, self.streams, self.work = graph, streams, Work(graph, streams)
+        self.graph, self.streams, self.work = graph, streams, NominalCost(graph, streams)
         self.bits: dict[Trait, int] = {}
         self.costs: list[float] = []
         self.sums: dict[int, float] = {}

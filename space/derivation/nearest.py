@@ -24,7 +24,7 @@ def nearest(graph: EGraph) -> Mapping[ClassId, Node] | None:
     }
 
     def is_plain(c: ClassId, n: Node) -> bool:
-        if (c, n) in graph.familiar:
+        if (c, n) in graph.original:
             return True
         tiles = isinstance(n.head, (Split, Unsplit)) or bool(graph.free[c] & parts)
         return not tiles and not isinstance(n.head, Fold) and not (isinstance(n.head, Reduce) and n.head.rank in parts)
@@ -32,7 +32,7 @@ def nearest(graph: EGraph) -> Mapping[ClassId, Node] | None:
     below = _levels(graph)
 
     def own_cost(c: ClassId, n: Node) -> float:
-        if (c, n) in graph.familiar:
+        if (c, n) in graph.original:
             return OWN
         return OTHER * (1.0 + BARRIER * (1 + below[n.children[0]]) if isinstance(n.head, Reduce) else 1.0)
 

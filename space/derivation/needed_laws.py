@@ -10,7 +10,7 @@ from collections.abc import Callable
 from .derive import Derivation, derive
 
 
-def needed_laws(derivation: Derivation, said: Callable[[str], None] = lambda law: None) -> tuple[tuple[str, ...], ...]:
+def needed_laws(derivation: Derivation, log: Callable[[str], None] = lambda law: None) -> tuple[tuple[str, ...], ...]:
     """For each cascade of a derivation, in its order: the laws without any one of which it is not found.
 
     Derives once more for each law that matched; `said` is told its name before. Raises as `derive` does.
@@ -19,7 +19,7 @@ def needed_laws(derivation: Derivation, said: Callable[[str], None] = lambda law
     for law, matches in derivation.statistics.matches.items():
         if not matches:
             continue
-        said(law)
+        log(law)
         rest = derive(derivation.definition, without=frozenset({law}))
         found = {(d.digest, d.signature) for d in rest.cascades}
         for laws, d in zip(needed, derivation.cascades, strict=True):

@@ -27,7 +27,7 @@ WORK_LIMIT = 3.0
 """A form that does more than this many times the definition's work is not handed on."""
 NOMINAL = 4.0
 """The size of every rank when work is compared; a rank split in two counts as the product of its parts."""
-FAMILIAR = 0.75
+ORIGINAL = 0.75
 """A node as the definition wrote it is preferred to another spelling of the same."""
 
 
@@ -46,7 +46,7 @@ def operation_cost(head: Expr) -> float:
             return 0.5
 
 
-class Work:
+class NominalCost:
     """Symbolic work of a node: cost of an element times the nominal sizes of the ranks it goes over."""
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
@@ -68,8 +68,8 @@ class Work:
 
     def __call__(self, c: ClassId, n: Node) -> float:
         size = self.space(c, n)
-        familiar = FAMILIAR if (c, n) in self.graph.familiar else 1.0
-        return operation_cost(n.head) * size * familiar
+        original = ORIGINAL if (c, n) in self.graph.original else 1.0
+        return operation_cost(n.head) * size * original
 
     def definition(self) -> float:
-        return max(sum(self(c, n) for c, n in self.graph.familiar), 1e-9)
+        return max(sum(self(c, n) for c, n in self.graph.original), 1e-9)

@@ -17,7 +17,7 @@ from eintune.space.egraph.graph import ClassId, EGraph, Node
 from eintune.space.ir.expr import Fold, Map, Reduce, Split, Unsplit
 from eintune.space.ir.pointwise import POINTWISE
 
-from .nominal_cost import WORK_LIMIT, Work
+from .nominal_cost import WORK_LIMIT, NominalCost
 
 MOST_PRODUCTS = 32
 """The sets of factors that are told apart in one class; where there are more, all its nodes stay."""
@@ -45,7 +45,7 @@ def _without_mirrors(graph: EGraph) -> EGraph:
 
     def keep(c: ClassId) -> tuple[Node, ...]:
         kept: dict[object, Node] = {}
-        for n in sorted(graph.classes[c], key=lambda n: (c, n) not in graph.familiar):
+        for n in sorted(graph.classes[c], key=lambda n: (c, n) not in graph.original):
             commutes = isinstance(n.head, Map) and n.head.op in COMMUTING
             kept.setdefault((n.head, frozenset(n.children) if commutes else n.children), n)
         return tuple(kept.values())
@@ -91,8 +91,8 @@ def _affordable(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
 
     And that go over no more ranks at once than the definition does somewhere: that would be a rank's size more.
     """
-    work = Work(graph, streams)
-    limit, widest = WORK_LIMIT * work.definition(), max(work.space(c, n) for c, n in graph.familiar) + 1e-9
+    work = NominalCost(graph, streams)
+    limit, widest = WORK_LIMIT * work.definition(), max(work.space(c, n) for c, n in graph.original) + 1e-9
     least = dict.fromkeys(graph.classes, math.inf)
 
     def total(c: ClassId, n: Node) -> float:
@@ -130,7 +130,7 @@ class _Products:
     """Keeps, of all orders in which the same factors can be multiplied and divided, the one of least work."""
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
-        self.graph, self.streams, self.work = graph, streams, Work(graph, streams)
+        self.graph, self.streams, self.work = graph, streams, NominalCost(graph, streams)
         self.least: dict[ClassId, dict[_Key, tuple[float, Node]]] = {c: {} for c in graph.classes}
         self.wide: set[ClassId] = set()
 
@@ -193,7 +193,7 @@ def _is_product(n: Node) -> bool:
 
 def _settled(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
     """One node, of the least work, for each class below which no form differs from another in anything else."""
-    work, tell = Work(graph, streams), telling(graph, streams)
+    work, tell = NominalCost(graph, streams), telling(graph, streams)
     least: dict[ClassId, float] = {}
     choice: dict[ClassId, Node] = {}
 
@@ -216,7 +216,7 @@ def _settled(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
 
 def telling(graph: EGraph, streams: Sequence[Stream]) -> set[ClassId]:
     """The classes below which some node shows a trait."""
-    work, users = Work(graph, streams), _users(graph)
+    work, users = NominalCost(graph, streams), _users(graph)
     found: set[ClassId] = set()
     stack = [c for c, n in graph.nodes() if any(True for _ in traits(n.head, graph.free[c], work.below(n), streams))]
     while stack:

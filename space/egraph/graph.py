@@ -112,7 +112,7 @@ class EGraph:
     """Classes of equal values.
 
     classes: the nodes of each class. roots: the classes of the outputs, in order. free: the ranks that a class
-    varies with. defined: the class of each node of the definition, and `familiar` those very nodes.
+    varies with. defined: the class of each node of the definition, and `original` those very nodes.
     """
 
     classes: Mapping[ClassId, tuple[Node, ...]]
@@ -132,7 +132,7 @@ class EGraph:
         return cls(classes, tuple(where[r] for r in roots), ranks, where, (), statistics)
 
     @cached_property
-    def familiar(self) -> frozenset[tuple[ClassId, Node]]:
+    def original(self) -> frozenset[tuple[ClassId, Node]]:
         """The definition's own nodes."""
         return frozenset((c, _node_of(x, self.defined)) for x, c in self.defined.items())
 

@@ -44,7 +44,7 @@ class Unsafe:
     reason: str
 
 
-class Bounds:
+class ValueBounds:
     """Bounds of each class, and which class is at least another."""
 
     def __init__(self, graph: EGraph) -> None:
@@ -205,8 +205,8 @@ _MAPS: Mapping[str, Callable[..., Interval]] = {
 
 def unsafe(graph: EGraph) -> Iterator[Unsafe]:
     """Every node that can overflow, divide by 0 or cancel."""
-    bounds = Bounds(graph)
-    dividing = {n.children[1] for _, n in graph.familiar if _op(n) == "div"}
+    bounds = ValueBounds(graph)
+    dividing = {n.children[1] for _, n in graph.original if _op(n) == "div"}
     divisors = {n.children[1] for _, n in graph.nodes() if _op(n) == "div"}
 
     @cache
@@ -215,11 +215,11 @@ def unsafe(graph: EGraph) -> Iterator[Unsafe]:
 
     empty = {d for d in divisors if may_be_empty(graph, d)}
     for c, n in graph.nodes():
-        familiar = (c, n) in graph.familiar
-        reason = _reason(c, n, bounds, dividing, familiar)
-        if reason is None and familiar and _is_raw_moment(graph, n):
+        original = (c, n) in graph.original
+        reason = _reason(c, n, bounds, dividing, original)
+        if reason is None and original and _is_raw_moment(graph, n):
             reason = HAZARDS["cancellation"]
-        if _op(n) == "div" and not familiar:
+        if _op(n) == "div" and not original:
             over, d = n.children
             if reason is None and d in empty and over not in zero_with(d):
                 reason = HAZARDS["empty"]
@@ -270,18 +270,18 @@ def _summed(graph: EGraph, c: ClassId) -> set[tuple[str, ClassId]]:
     }
 
 
-def _reason(c: ClassId, n: Node, bounds: Bounds, dividing: set[ClassId], familiar: bool) -> str | None:
+def _reason(c: ClassId, n: Node, bounds: ValueBounds, dividing: set[ClassId], original: bool) -> str | None:
     of = bounds.of
     match n.head:
         case Map(op="exp") if of[n.children[0]][1] > EXP_LIMIT:
             return HAZARDS["overflow"]
         case Map(op="div") if of[n.children[1]][0] <= 0 <= of[n.children[1]][1]:
             return None if n.children[1] in dividing else HAZARDS["zero"]
-        case Map(op="log") if of[n.children[0]][0] <= 0 and not familiar:
+        case Map(op="log") if of[n.children[0]][0] <= 0 and not original:
             return HAZARDS["logarithm"]
         case Fold() if ACTIONS[n.head.action].weighed and of[n.children[1]][0] < 0:
             return HAZARDS["weights"]
-        case Map(op="add" | "sub") if of[c][0] >= 0 and not familiar:
+        case Map(op="add" | "sub") if of[c][0] >= 0 and not original:
             # what is never negative, computed as a difference, loses its digits when it is small
             plain = n.head.op == "add" and all(of[k][0] >= 0 for k in n.children)
             return None if plain else HAZARDS["cancellation"]
@@ -305,9 +305,9 @@ def safe_part(graph: EGraph, allowed: frozenset[str] = frozenset()) -> tuple[EGr
     accepted = {HAZARDS[name] for name in allowed}
     bad = {(u.owner, u.node): u.reason for u in unsafe(graph) if u.reason not in accepted}
 
-    def without(keep_familiar: bool) -> EGraph:
+    def without(keep_original: bool) -> EGraph:
         def stays(c: ClassId, n: Node) -> bool:
-            return (c, n) not in bad or (keep_familiar and (c, n) in graph.familiar)
+            return (c, n) not in bad or (keep_original and (c, n) in graph.original)
 
         return graph.restrict({c: tuple(n for n in ns if stays(c, n)) for c, ns in graph.classes.items()})
 
@@ -315,5 +315,5 @@ def safe_part(graph: EGraph, allowed: frozenset[str] = frozenset()) -> tuple[EGr
     if all(safe.classes.get(r) for r in graph.roots):
         return safe, ()
     kept = without(True)
-    stayed = {n: reason for (c, n), reason in bad.items() if (c, n) in graph.familiar}
+    stayed = {n: reason for (c, n), reason in bad.items() if (c, n) in graph.original}
     return kept, tuple(f"{label(n.head)} stays, as no safe form exists: {why}" for n, why in stayed.items())

@@ -41,7 +41,7 @@ def _products(a: Range, b: Range) -> Range:
 
 
 @dataclass(frozen=True)
-class Operator:
+class IndexOperator:
     """One operator of whole numbers: its arity, its meaning on arrays and on ranges."""
 
     arity: int
@@ -49,14 +49,14 @@ class Operator:
     range: Callable[..., Range]
 
 
-OPERATORS: dict[str, Operator] = {
-    "add": Operator(2, np.add, lambda a, b: (a[0] + b[0], a[1] + b[1])),
-    "sub": Operator(2, np.subtract, lambda a, b: (a[0] - b[1], a[1] - b[0])),
-    "mul": Operator(2, np.multiply, _products),
-    "neg": Operator(1, np.negative, lambda a: (-a[1], -a[0])),
-    "abs": Operator(1, np.abs, lambda a: (max(a[0], -a[1], 0), max(-a[0], a[1]))),
-    "max": Operator(2, np.maximum, lambda a, b: (max(a[0], b[0]), max(a[1], b[1]))),
-    "min": Operator(2, np.minimum, lambda a, b: (min(a[0], b[0]), min(a[1], b[1]))),
+OPERATORS: dict[str, IndexOperator] = {
+    "add": IndexOperator(2, np.add, lambda a, b: (a[0] + b[0], a[1] + b[1])),
+    "sub": IndexOperator(2, np.subtract, lambda a, b: (a[0] - b[1], a[1] - b[0])),
+    "mul": IndexOperator(2, np.multiply, _products),
+    "neg": IndexOperator(1, np.negative, lambda a: (-a[1], -a[0])),
+    "abs": IndexOperator(1, np.abs, lambda a: (max(a[0], -a[1], 0), max(-a[0], a[1]))),
+    "max": IndexOperator(2, np.maximum, lambda a, b: (max(a[0], b[0]), max(a[1], b[1]))),
+    "min": IndexOperator(2, np.minimum, lambda a, b: (min(a[0], b[0]), min(a[1], b[1]))),
 }
 LARGEST = 2**31
 """Numbers below it, and only those, stand in an index."""

@@ -21,8 +21,8 @@ from eintune.space.ir.pointwise import POINTWISE
 from eintune.space.plan.bounds import Bound, First, Least, Lit, Number, ceil_to, floor_to, plus
 from eintune.space.plan.values import Cast, Constant, Index, TileReduce, Value
 
-from .plan_builder import Builder
-from .scope import Scope
+from .plan_builder import PlanBuilder
+from .scope import PlanScope
 
 LONGEST = 2**13
 """Elements of a rank that a program looks at as one tile before a loop over it: 64 a thread of four warps."""
@@ -34,7 +34,7 @@ Computed: TypeAlias = list[tuple[Range, Value | None]]
 
 
 def value_bounds(
-    builder: Builder, rank: Rank, wanted: list[Expr], skips: Callable[[Expr], bool], body: Scope, split: bool
+    builder: PlanBuilder, rank: Rank, wanted: list[Expr], skips: Callable[[Expr], bool], body: PlanScope, split: bool
 ) -> Computed:
     """What equalities say of a loop over `rank` with this body, which is complete.
 
@@ -53,7 +53,7 @@ def value_bounds(
     return made
 
 
-def _sides(builder: Builder, rank: Rank, condition: Expr, around: Scope) -> tuple[Access, Expr] | None:
+def _sides(builder: PlanBuilder, rank: Rank, condition: Expr, around: PlanScope) -> tuple[Access, Expr] | None:
     """What an equality reads along the rank, and what it compares that with."""
     assert isinstance(condition, Map)
     for row, still in (condition.args, condition.args[::-1]):
@@ -62,7 +62,7 @@ def _sides(builder: Builder, rank: Rank, condition: Expr, around: Scope) -> tupl
     return None
 
 
-def _is_row(builder: Builder, x: Access, rank: Rank, around: Scope) -> bool:
+def _is_row(builder: PlanBuilder, x: Access, rank: Rank, around: PlanScope) -> bool:
     """Whether it is integers along the rank, few enough for one look, that vary with nothing else in the loop."""
     if x.index.count(rank) != 1 or not _is_integer(builder, x):
         return False
@@ -70,13 +70,13 @@ def _is_row(builder: Builder, x: Access, rank: Rank, around: Scope) -> bool:
     return shape.loops - {rank} <= around.ranks and builder.layout.sizes[rank] <= LONGEST
 
 
-def _is_still(builder: Builder, x: Expr, rank: Rank, around: Scope) -> bool:
+def _is_still(builder: PlanBuilder, x: Expr, rank: Rank, around: PlanScope) -> bool:
     """Whether it is integers that do not vary with the loop."""
     shape = builder.layout.shape(x)
     return _is_integer(builder, x) and not shape.meets(builder.layout.of_rank(rank)) and shape.loops <= around.ranks
 
 
-def _is_integer(builder: Builder, x: Expr) -> bool:
+def _is_integer(builder: PlanBuilder, x: Expr) -> bool:
     return isinstance(x, Access) and builder.dtypes[x.tensor.name] in INTEGERS
 
 
@@ -84,9 +84,9 @@ def _is_integer(builder: Builder, x: Expr) -> bool:
 class _Look:
     """One look at all integers along a rank, before a loop over it."""
 
-    builder: Builder
+    builder: PlanBuilder
     rank: Rank
-    around: Scope
+    around: PlanScope
 
     def range(self, row: Access, rows: Expr, still: Value, clear: bool) -> Range:
         """Where the row lies within the range of a tile, of which `still` holds `rows`. clear: whether it is found too

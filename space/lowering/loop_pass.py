@@ -12,18 +12,18 @@ from eintune.space.plan.plan import Carry
 from eintune.space.plan.roles import IllegalPlan
 from eintune.space.plan.values import Scale, Value
 
-from .plan_builder import Builder
-from .scope import Scope
+from .plan_builder import PlanBuilder
+from .scope import PlanScope
 
 
 @dataclass(eq=False)
 class Pass:
     """The state of one loop while it is filled."""
 
-    builder: Builder
+    builder: PlanBuilder
     rank: Rank
-    body: Scope
-    around: Scope
+    body: PlanScope
+    around: PlanScope
     carries: list[Carry] = field(default_factory=list)
     results: dict[Expr, tuple[Value, list[Expr]]] = field(default_factory=dict)
     """What a work is after the loop: a carry, times what does not vary with the loop."""
@@ -46,7 +46,7 @@ class Pass:
 
 
 @dataclass(frozen=True, eq=False)
-class Tile:
+class ScoreTile:
     """A tile of a score and its maximum (or minimum): score = inside * factor + row, and so is the maximum."""
 
     inside: Value
@@ -55,24 +55,24 @@ class Tile:
     row: Value | None
 
     @classmethod
-    def of(cls, this: Pass, op: str, score: Expr, axis: Rank | None, *, whole: bool = False) -> Tile:
+    def of(cls, this: Pass, op: str, score: Expr, axis: Rank | None, *, whole: bool = False) -> ScoreTile:
         """Reduce one tile along its axis; op is "max" or "min". whole: take nothing out of the score."""
         builder, identity = this.builder, REDUCTIONS[op].identity
         masked = builder.masks.masked(score, axis, identity)
         parts = Addends(masked, 1.0, None)
         if not whole:
-            parts = addends(masked, axis, identity, builder.layout, builder.masks, coarse=builder.coarse)
+            parts = addends(masked, axis, identity, builder.layout, builder.masks, low_precision=builder.low_precision)
         inside = builder.number(parts.inside, this.body)
         row = None if parts.row is None else builder.number(parts.row, this.body)
         return cls(inside, builder.reduce(op, inside, axis) if axis else inside, parts.factor, row)
 
-    def reduced(self, builder: Builder) -> Value:
+    def reduced(self, builder: PlanBuilder) -> Value:
         """The maximum in the score's terms."""
         top = scaled(builder, self.top, self.factor)
         return top if self.row is None else builder.apply("add", top, self.row)
 
 
-def scaled(builder: Builder, v: Value, k: float) -> Value:
+def scaled(builder: PlanBuilder, v: Value, k: float) -> Value:
     return v if k == 1.0 else builder.emit(Scale(factor=k, args=(v,)))
 
 
@@ -84,7 +84,7 @@ class Running:
     0 in invalid lanes. transport: the values that move an accumulator to the new reference.
     """
 
-    tile: Tile | None
+    tile: ScoreTile | None
     weight: Value
     transport: tuple[Value, ...]
 
@@ -97,7 +97,7 @@ class TileFold(Protocol):
     def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
         """Add the reference's carries and one tile's update to a loop."""
 
-    def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
+    def transport(self, builder: PlanBuilder, accumulator: Value, running: Running) -> Value:
         """The accumulator relative to the new reference."""
 
     def is_reference(self, x: Reduce) -> bool:

@@ -18,9 +18,9 @@ from eintune.space.plan.values import Mask, Store, Value
 
 from .contraction import Product
 from .data_bounds import value_bounds
-from .loop_pass import Pass, Running, Tile, TileFold
-from .plan_builder import Builder
-from .scope import Scope, Sink, Work
+from .loop_pass import Pass, Running, ScoreTile, TileFold
+from .plan_builder import PlanBuilder
+from .scope import PlanScope, Sink, Work
 from .tile_folds import TILE_FOLDS
 from .tile_moments import comoment, mean_of, weights_of
 
@@ -31,7 +31,7 @@ class RunLoop:
 
     filters: str
 
-    def __call__(self, builder: Builder, rank: Rank, group: list[Work], around: Scope) -> None:
+    def __call__(self, builder: PlanBuilder, rank: Rank, group: list[Work], around: PlanScope) -> None:
         targets = [a for w in group for a in _arguments(w)]
         sinks = [w.inner for w in group if isinstance(w, Sink) and w.inner]
         body = builder.scope(around.ranks | {rank}, around, targets, sinks)
@@ -61,7 +61,7 @@ class RunLoop:
         _finish(this)
 
 
-def _scalar(x: Access | Gather, builder: Builder, around: Scope) -> Value | None:
+def _scalar(x: Access | Gather, builder: PlanBuilder, around: PlanScope) -> Value | None:
     """An element of a tensor that is one number for the whole loop."""
     shape = builder.layout.shape(x)
     return None if shape.axes or not shape.loops <= around.ranks else builder.value(x, around)
@@ -77,7 +77,7 @@ def _arguments(work: Work) -> list[Expr]:
             return [*work.scores, work.arg]
 
 
-def _weight_class(work: Work, builder: Builder) -> tuple[bool, int]:
+def _weight_class(work: Work, builder: PlanBuilder) -> tuple[bool, int]:
     if isinstance(work, Sink):
         return True, 0
     return False, len(builder.layout.shape(work).axes)
@@ -92,7 +92,7 @@ def _filters(block: Block) -> Iterator[Predicate]:
             yield item.predicate
 
 
-def _skips(work: Work, ps: tuple[Predicate | Expr, ...], builder: Builder) -> bool:
+def _skips(work: Work, ps: tuple[Predicate | Expr, ...], builder: PlanBuilder) -> bool:
     return not isinstance(work, Sink) and builder.masks.is_identity(work, *ps)
 
 
@@ -115,7 +115,7 @@ def _store(this: Pass, sink: Sink) -> None:
         store(this.builder, sink.name, sink.ranks, sink.value, this.body)
 
 
-def store(builder: Builder, name: str, ranks: tuple[Rank, ...], x: Expr, scope: Scope) -> None:
+def store(builder: PlanBuilder, name: str, ranks: tuple[Rank, ...], x: Expr, scope: PlanScope) -> None:
     """Write an output's tile, broadcast over the ranks that the value does not vary with."""
     value = builder.value(x, scope)
     axes = builder.layout.ordered(builder.layout.of_ranks(ranks).axes)
@@ -156,12 +156,12 @@ def _reduced_tile(this: Pass, work: Reduce, group: list[Work]) -> Value:
     if tile := _tile_reference(this, work, group):
         return tile.reduced(builder)
     if work.op in ("max", "min"):
-        return Tile.of(this, work.op, work.arg, axis).reduced(builder)
+        return ScoreTile.of(this, work.op, work.arg, axis).reduced(builder)
     arg = builder.number(builder.masks.masked(work.arg, axis, REDUCTIONS[work.op].identity), this.body)
     return builder.reduce(work.op, arg, axis) if axis else arg
 
 
-def _tile_reference(this: Pass, work: Reduce, group: list[Work]) -> Tile | None:
+def _tile_reference(this: Pass, work: Reduce, group: list[Work]) -> ScoreTile | None:
     """What a fold of the same score in this loop has already reduced of the tile, if one has."""
     for other in group:
         if isinstance(other, Fold) and TILE_FOLDS[other.action].is_reference(work):

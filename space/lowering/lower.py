@@ -37,8 +37,8 @@ from eintune.space.schedule.targets import TARGETS, merged_elements
 from .held_tiles import hold_tiles
 from .loops import RunLoop, store
 from .packing import packed
-from .plan_builder import Builder
-from .scope import Scope, Sink
+from .plan_builder import PlanBuilder
+from .scope import PlanScope, Sink
 from .split_reduction import stages
 from .split_roles import Placed, placed
 from .tile_folds import expand
@@ -159,12 +159,12 @@ class _Lowering:
     def _built(
         self, kernel: Placed, layout: Layout, own: Outputs, numbers: Mapping[Rank, int], *, precise: bool = False
     ) -> tuple[LoopPlan | None, frozenset[str]]:
-        """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `Builder`)."""
+        """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `PlanBuilder`)."""
         masks, outputs = Masks(layout), kernel.roots.outputs
         roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers)
-        run, coarse = RunLoop(self._filters), all(self._dtypes[n] in SIXTEEN_BIT for n in self._outputs)
-        builder = Builder(
-            layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, coarse, precise
+        run, low_precision = RunLoop(self._filters), all(self._dtypes[n] in SIXTEEN_BIT for n in self._outputs)
+        builder = PlanBuilder(
+            layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, low_precision, precise
         )
         used, grid = tensors(roots), _grid(layout.order, layout.roles)
         root = _tree(roots, outputs, builder).block
@@ -254,7 +254,7 @@ def _expanded(x: Expr, layout: Layout) -> Expr | None:
     return None
 
 
-def _tree(roots: Sequence[Expr], outputs: Outputs, builder: Builder) -> Scope:
+def _tree(roots: Sequence[Expr], outputs: Outputs, builder: PlanBuilder) -> PlanScope:
     """The root block: every output asked for, those that vary with loops inside them."""
     layout = builder.layout
     targets = list(zip(outputs.items(), roots, strict=True))

@@ -11,7 +11,7 @@ from eintune.space.plan.plan import Carry
 from eintune.space.plan.roles import IllegalPlan
 from eintune.space.plan.values import Carried, Cast, Elementwise, Load, TileReduce, Value, is_product
 
-from .scope import Scope
+from .scope import PlanScope
 
 STEMS = {
     "dot": "product",
@@ -37,7 +37,7 @@ class NodeBuilder:
 
     def __init__(self, layout: Layout, compute: str) -> None:
         self.layout, self.compute = layout, compute
-        self.home: dict[Value, Scope] = {}
+        self.home: dict[Value, PlanScope] = {}
         self.sources: dict[Value, set[str]] = {}
         """The dtypes of the floating-point tensors that a value comes from."""
         self._stems: dict[str, int] = {}
@@ -45,7 +45,7 @@ class NodeBuilder:
     def emit(
         self,
         node: Value,
-        scope: Scope | None = None,
+        scope: PlanScope | None = None,
         *,
         axes: tuple[Rank, ...] | None = None,
         name: str | None = None,
@@ -73,7 +73,7 @@ class NodeBuilder:
         return node
 
     def apply(
-        self, op: str, *args: Value, scope: Scope | None = None, dtype: str = "", name: str | None = None
+        self, op: str, *args: Value, scope: PlanScope | None = None, dtype: str = "", name: str | None = None
     ) -> Value:
         """An elementwise operator."""
         return self.emit(Elementwise(operator=op, args=args, dtype=dtype), scope, name=name)
@@ -114,14 +114,14 @@ class NodeBuilder:
         left = tuple(q for q in v.axes if q != axis)
         return self.emit(TileReduce(reduction=op, axis=axis, args=(v,)), axes=left)
 
-    def carry(self, name: str, axes: Iterable[Rank], scope: Scope) -> Value:
+    def carry(self, name: str, axes: Iterable[Rank], scope: PlanScope) -> Value:
         """A fresh running value of the loop whose body is `scope`."""
         value = Carried(axes=self.layout.ordered(axes), dtype=self.compute, name=self._fresh(name))
         self.home[value] = scope
         self.sources[value] = set()
         return value
 
-    def settle(self, carry: Carry, scope: Scope) -> None:
+    def settle(self, carry: Carry, scope: PlanScope) -> None:
         """The loop is over: its carry is a value of the scope around it."""
         self.home[carry.value] = scope
         self.sources[carry.value] = self.sources[carry.next]

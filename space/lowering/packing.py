@@ -67,30 +67,30 @@ def packed(
 
     Raises IllegalPlan where two ranks cannot lie along one axis.
     """
-    lanes = {r: role.pack for r, role in roles.items() if role.pack}
-    if not lanes:
+    grouped_ranks = {r: role.pack for r, role in roles.items() if role.pack}
+    if not grouped_ranks:
         return source, dict(roles), dict(sizes), {}
-    if len(lanes) > 1:
-        raise IllegalPlan("one rank is packed beside another", f"{sorted(lanes)} are")
-    ((lane, row),) = lanes.items()
+    if len(grouped_ranks) > 1:
+        raise IllegalPlan("one rank is packed beside another", f"{sorted(grouped_ranks)} are")
+    ((grouped, row),) = grouped_ranks.items()
     if row is None or row not in roles or roles[row].outer != "grid" or not roles[row].tile:
-        raise IllegalPlan("a rank is packed beside one in tiles over programs", f"{lane} is beside {row}")
+        raise IllegalPlan("a rank is packed beside one in tiles over programs", f"{grouped} is beside {row}")
     expressions = bind_sizes(source.expressions, sizes)
-    packing = _packing(expressions, source, row, lane, sizes)
+    packing = _packing(expressions, source, row, grouped, sizes)
     new = rewrite(expressions, lambda x: _step(x, packing))
     outputs = {n: _joined(n, ranks, packing) for n, ranks in source.outputs.items()}
     stored: Stored = {n: tuple(packing.part(r) for r in ranks) for n, ranks in source.outputs.items()}
     given = {r: role for r, role in roles.items() if not packing.packs(r)} | {packing.axis: roles[row]}
-    counted = {**sizes, packing.axis: sizes[row] * sizes[lane]}
+    counted = {**sizes, packing.axis: sizes[row] * sizes[grouped]}
     return Roots(tuple(new), outputs, source.halves), given, counted, stored
 
 
-def _packing(expressions: list[Expr], source: Roots, row: Rank, lane: Rank, sizes: Mapping[Rank, int]) -> Packing:
+def _packing(expressions: list[Expr], source: Roots, row: Rank, grouped: Rank, sizes: Mapping[Rank, int]) -> Packing:
     """A rank that filters compare is the quotient, which they can go on comparing."""
     filtered = {r for x in topological(expressions) if isinstance(x, Where) for r in x.predicate.ranks}
-    slow, fast = (lane, row) if lane in filtered else (row, lane)
+    slow, fast = (grouped, row) if grouped in filtered else (row, grouped)
     if fast in filtered:
-        raise IllegalPlan("filters compare one of two packed ranks", f"they compare {row} and {lane}")
+        raise IllegalPlan("filters compare one of two packed ranks", f"they compare {row} and {grouped}")
     taken = {*source.ranks(), *source.numbers(), *source.axes()}
     axis = next(name for n in range(len(taken) + 1) if (name := f"{row[0]}{n}") not in taken)
     return Packing(axis, slow, fast, sizes[fast])

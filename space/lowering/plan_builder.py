@@ -53,13 +53,13 @@ from eintune.space.plan.values import (
 
 from .contraction import Product, arrange
 from .node_builder import NodeBuilder
-from .scope import Scope, Sink, Work, loop_rank
+from .scope import PlanScope, Sink, Work, loop_rank
 
 
-class Builder(NodeBuilder):
+class PlanBuilder(NodeBuilder):
     """Places values. `run_loop` fills one loop for a group of works; it is given by `loops` to break the cycle.
-    functions: as in `Schedule`. coarse: whether all that the program writes is narrow. precise: whether what it writes
-    depends on the references of folds, so that their rounding would show."""
+    functions: as in `Schedule`. low_precision: whether all that the program writes is narrow. precise: whether what it
+    writes depends on the references of folds, so that their rounding would show."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Builder(NodeBuilder):
         masks: Masks,
         dtypes: Mapping[str, str],
         compute: str,
-        run_loop: Callable[[Builder, Rank, list[Work], Scope], None],
+        run_loop: Callable[[PlanBuilder, Rank, list[Work], PlanScope], None],
         stored: Mapping[str, tuple[Rank | Part, ...]] | None = None,
         functions: str = "exact",
-        coarse: bool = False,
+        low_precision: bool = False,
         precise: bool = False,
     ) -> None:
         super().__init__(layout, compute)
@@ -78,7 +78,7 @@ class Builder(NodeBuilder):
         self.stored = dict(stored or {})
         self._run_loop = run_loop
         self._functions = functions
-        self.coarse, self.precise = coarse, precise
+        self.low_precision, self.precise = low_precision, precise
         self.references: dict[Carry, tuple[float, bool]] = {}
         """Running maxima, what scores are multiplied by, and whether the scores are given and not sums: the products
         of these are rounded, which nothing that the plan stores may depend on."""
@@ -87,8 +87,8 @@ class Builder(NodeBuilder):
     # ---- scopes
 
     def scope(
-        self, ranks: frozenset[Rank], parent: Scope | None, targets: Iterable[Expr], sinks: Iterable[Sink]
-    ) -> Scope:
+        self, ranks: frozenset[Rank], parent: PlanScope | None, targets: Iterable[Expr], sinks: Iterable[Sink]
+    ) -> PlanScope:
         """A new scope in which `targets` will be asked for."""
         wanted = [*targets, *(s.value for s in sinks)]
         work: list[Work] = [
@@ -99,7 +99,7 @@ class Builder(NodeBuilder):
             and loop not in ranks
             and self.layout.shape(x).loops <= ranks
         ]
-        return Scope(Block(ranks), parent, [*work, *sinks])
+        return PlanScope(Block(ranks), parent, [*work, *sinks])
 
     def level(self, x: Expr, rank: Rank) -> int:
         """How many loops over `rank` must have ended before `x` is known."""
@@ -115,7 +115,7 @@ class Builder(NodeBuilder):
             return self.level(work.value, rank) + 1
         return self.level(work, rank)
 
-    def run(self, work: Work, scope: Scope) -> None:
+    def run(self, work: Work, scope: PlanScope) -> None:
         """Run the loop that `work` needs, for all the work of its scope that the same pass can do."""
         rank = loop_rank(work, self.layout)
         assert rank is not None
@@ -126,12 +126,12 @@ class Builder(NodeBuilder):
 
     # ---- values of expressions
 
-    def value(self, x: Expr, scope: Scope) -> Value:
+    def value(self, x: Expr, scope: PlanScope) -> Value:
         """The value of an expression, as it is used in `scope`.
 
         Operands are placed before what reads them, without recursion: a sum may have a thousand terms.
         """
-        waiting: list[tuple[Expr, Scope, Iterator[Expr]]] = []
+        waiting: list[tuple[Expr, PlanScope, Iterator[Expr]]] = []
         found = self._asked(x, scope, waiting)
         while waiting:
             node, home, rest = waiting[-1]
@@ -144,7 +144,7 @@ class Builder(NodeBuilder):
         assert found is not None
         return found
 
-    def _asked(self, x: Expr, scope: Scope, waiting: list[tuple[Expr, Scope, Iterator[Expr]]]) -> Value | None:
+    def _asked(self, x: Expr, scope: PlanScope, waiting: list[tuple[Expr, PlanScope, Iterator[Expr]]]) -> Value | None:
         """The value where it is there or a loop gives it; else it waits, with the operands that it is made of."""
         for s in scope.chain():
             if x in s.values:
@@ -162,11 +162,11 @@ class Builder(NodeBuilder):
         waiting.append((x, home, iter(_operands(x))))
         return None
 
-    def number(self, x: Expr, scope: Scope) -> Value:
+    def number(self, x: Expr, scope: PlanScope) -> Value:
         """The value of an expression in the compute dtype."""
         return self.widened(self.value(x, scope))
 
-    def _make(self, x: Expr, shape: Shape, home: Scope) -> Value:
+    def _make(self, x: Expr, shape: Shape, home: PlanScope) -> Value:
         axes = self.layout.ordered(shape.axes)
         match x:
             case Access():
@@ -199,7 +199,7 @@ class Builder(NodeBuilder):
             case _:
                 raise IllegalPlan(f"{type(x).__name__} over a tile is not expanded")
 
-    def _gather(self, x: Access | Gather, axes: tuple[Rank, ...], home: Scope) -> Value:
+    def _gather(self, x: Access | Gather, axes: tuple[Rank, ...], home: PlanScope) -> Value:
         """A load whose address needs numbers that are loaded first, each as wide and as far out as it can be."""
         args: list[Value] = []
         index: list[Addressed] = []
@@ -218,7 +218,7 @@ class Builder(NodeBuilder):
         found = self.emit(load, home, axes=axes)
         return self._padded(found, beyond, home) if is_padded(x) and beyond else found
 
-    def _integer(self, i: Integer, home: Scope) -> Value:
+    def _integer(self, i: Integer, home: PlanScope) -> Value:
         """A number that addresses an axis, as wide and as far out as it can be."""
         shape = self.layout.of_index(i)
         axes, home = self.layout.ordered(shape.axes), home.outermost(shape.loops)
@@ -239,7 +239,7 @@ class Builder(NodeBuilder):
             case _:
                 return self._total(total(i, self.layout.sizes), i, home)
 
-    def _total(self, sum_: Total, of: Integer, home: Scope) -> Value:
+    def _total(self, sum_: Total, of: Integer, home: PlanScope) -> Value:
         """A sum: what varies least first, so that a loop adds what varies with it."""
         wide = self._is_wide(of)
         terms = sorted(sum_.terms, key=lambda t: (len((s := self.layout.of_index(t[0])).loops), len(s.axes), -t[1]))
@@ -277,11 +277,11 @@ class Builder(NodeBuilder):
             return self.emit(Constant(number=v.number, dtype=dtype), self.home[v])
         return self.cast(v, dtype)
 
-    def _whole(self, n: int, home: Scope, wide: bool = False) -> Value:
+    def _whole(self, n: int, home: PlanScope, wide: bool = False) -> Value:
         scope = home.outermost(frozenset())
         return self.emit(Constant(number=float(n), dtype="int64" if wide else "int32"), scope)
 
-    def _padded(self, load: Value, beyond: Sequence[tuple[Value, int]], home: Scope) -> Value:
+    def _padded(self, load: Value, beyond: Sequence[tuple[Value, int]], home: PlanScope) -> Value:
         """What is loaded, 0 (false) where one of these numbers lies beyond the axis, of some length, that it addresses;
         floats in the compute dtype."""
         inside: Value | None = None
@@ -297,7 +297,7 @@ class Builder(NodeBuilder):
         zero = self.emit(Constant(number=0.0, dtype=found.dtype), home)
         return self.apply("select", inside, found, zero, dtype=found.dtype)
 
-    def _map(self, x: Map, home: Scope) -> Value:
+    def _map(self, x: Map, home: PlanScope) -> Value:
         args = tuple(self.value(a, home) for a in x.args)
         match x.op:
             case "and" | "or" | "not":
@@ -312,7 +312,7 @@ class Builder(NodeBuilder):
             case _:
                 return self.apply(self._function(x.op, args), *map(self.widened, args), scope=home)
 
-    def _condition(self, v: Value, home: Scope) -> Value:
+    def _condition(self, v: Value, home: PlanScope) -> Value:
         """A boolean: of a number, whether it is not 0."""
         if v.dtype == "bool":
             return v
@@ -330,7 +330,9 @@ class Builder(NodeBuilder):
         assert axis is not None, f"a reduction over {x.rank} has neither a loop nor an axis"
         return axis
 
-    def contract(self, product: Product, axis: Rank | None, scope: Scope, accumulator: Value | None = None) -> Value:
+    def contract(
+        self, product: Product, axis: Rank | None, scope: PlanScope, accumulator: Value | None = None
+    ) -> Value:
         """`accumulator + sum over axis of product`: a matrix product where two operands have axes of their own."""
         masked = self.masks.finite_parts if product.weights else self.masks.masked_product
         parts = masked(product.parts, axis)
@@ -376,7 +378,7 @@ class Builder(NodeBuilder):
 
 
 def _operands(x: Expr) -> tuple[Expr, ...]:
-    """What `Builder._make` asks for first, in that order."""
+    """What `PlanBuilder._make` asks for first, in that order."""
     match x:
         case Map("lane" | "first"):
             return ()

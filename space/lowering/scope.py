@@ -33,11 +33,11 @@ Work: TypeAlias = Reduce | Fold | Sink
 
 
 @dataclass(eq=False)
-class Scope:
+class PlanScope:
     """A block being filled: what it holds by expression and by operation, and the loops wanted in it."""
 
     block: Block
-    parent: Scope | None
+    parent: PlanScope | None
     work: list[Work] = field(default_factory=list)
     values: dict[Expr, Value] = field(default_factory=dict)
     made: dict[tuple[object, ...], Value] = field(default_factory=dict)
@@ -46,13 +46,13 @@ class Scope:
     def ranks(self) -> frozenset[Rank]:
         return self.block.ranks
 
-    def chain(self) -> Iterable[Scope]:
-        scope: Scope | None = self
+    def chain(self) -> Iterable[PlanScope]:
+        scope: PlanScope | None = self
         while scope:
             yield scope
             scope = scope.parent
 
-    def outermost(self, loops: frozenset[Rank]) -> Scope:
+    def outermost(self, loops: frozenset[Rank]) -> PlanScope:
         """The outermost scope around this one that is inside all of `loops`."""
         scope = self
         while scope.parent and loops <= scope.parent.ranks:

@@ -39,7 +39,7 @@ Outputs = dict[str, tuple[Rank, ...]]
 
 
 @dataclass(frozen=True)
-class Stage:
+class KernelStage:
     """What one kernel computes. halves: of the rank that its programs share, which they have parts of (outer) and
     go over (inner); None for the last stage, which only merges. over: ranks over parts that it merges."""
 
@@ -49,7 +49,7 @@ class Stage:
     over: tuple[Rank, ...]
 
 
-def stages(source: Roots, rank: Rank) -> list[Stage]:
+def stages(source: Roots, rank: Rank) -> list[KernelStage]:
     """The stages of a computation whose reductions over `rank` run in parts, in order.
 
     Raises IllegalPlan where nothing is reduced over the rank, or where another split stands in the way.
@@ -57,18 +57,18 @@ def stages(source: Roots, rank: Rank) -> list[Stage]:
     if source.halves:
         raise IllegalPlan("a rank is divided once", f"{sorted(source.halves)} are tiled by the cascade already")
     names = _Names(source, rank)
-    left, found = list(source.expressions), list[Stage]()
+    left, found = list(source.expressions), list[KernelStage]()
     while nodes := _lowest(left, rank):
         cut = _Cut(names.fresh_rank(), names.fresh_rank(), names, rank)
         merged = {x: cut.merged(x) for x in nodes}
-        found.append(Stage(tuple(cut.partials), cut.outputs, (cut.outer, cut.inner), _over(cut.partials, found)))
+        found.append(KernelStage(tuple(cut.partials), cut.outputs, (cut.outer, cut.inner), _over(cut.partials, found)))
         left = _replaced(left, merged)
     if not found:
         raise IllegalPlan("a rank in parts is reduced", f"nothing reduces {rank}")
-    return [*found, Stage(tuple(left), source.outputs, None, _over(left, found))]
+    return [*found, KernelStage(tuple(left), source.outputs, None, _over(left, found))]
 
 
-def _over(expressions: Iterable[Expr], before: Sequence[Stage]) -> tuple[Rank, ...]:
+def _over(expressions: Iterable[Expr], before: Sequence[KernelStage]) -> tuple[Rank, ...]:
     """The ranks over parts that these expressions merge."""
     reduced = {x.rank for x in topological(expressions) if isinstance(x, Reduce)}
     return tuple(s.halves[0] for s in before if s.halves and s.halves[0] in reduced)

@@ -12,7 +12,7 @@ from eintune.space.ir.expr import Fold, Rank, Reduce, topological
 from eintune.space.plan.roles import IllegalPlan, LoopSplit, Role, split_length
 
 from .packing import Stored
-from .split_reduction import Stage
+from .split_reduction import KernelStage
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Placed:
 
 
 def placed(
-    found: Sequence[Stage],
+    found: Sequence[KernelStage],
     rank: Rank,
     roles: Mapping[Rank, Role],
     sizes: Mapping[Rank, int],

@@ -14,19 +14,20 @@ from eintune.space.ir.row_factor import RowFactor
 from eintune.space.plan.values import Mask, RowScale, Value
 
 from .contraction import Product
-from .loop_pass import Pass, Running, Tile, TileFold, scaled
-from .plan_builder import Builder
+from .loop_pass import Pass, Running, ScoreTile, TileFold, scaled
+from .plan_builder import PlanBuilder
 
 
-class Scale:
+class ScaleFold:
     """The reference is a running maximum m; an accumulator is scaled by exp(m_old - m_new).
 
     A number that multiplies the score stays out of the tile's maximum and meets log2(e) in one factor k, so that a
     weight is 2**(c*k - m*k): one fused operation an element, and errors in proportion to c - m but for a factor of the
     whole row, from the rounding of m*k. The factor between two references is exactly the one between the weights that
     were taken relative to them. Where that would not be harmless k is another number (`row_factor`), and where what a
-    plan stores depends on the reference (`Builder.precise`) a weight is 2**((c - m)*k), one operation more. What does
-    not vary along the tile's axis is added to the tile's maximum and taken off the reference, once a row (`addends`).
+    plan stores depends on the reference (`PlanBuilder.precise`) a weight is 2**((c - m)*k), one operation more. What
+    does not vary along the tile's axis is added to the tile's maximum and taken off the reference, once a row
+    (`addends`).
     """
 
     constant_argument = False
@@ -38,7 +39,7 @@ class Scale:
         core, k = (core, k) if k > 0 else (ref, 1.0)
         k *= LOG2_E
         carry = this.carry("running_max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
-        tile = Tile.of(this, "max", core, axis, whole=builder.precise)
+        tile = ScoreTile.of(this, "max", core, axis, whole=builder.precise)
         carry.next = new = apply("max", carry.value, tile.top if tile.row is None else tile.reduced(builder))
         if builder.masks.starts_empty(core, rank):
             new = apply("guard", new)
@@ -50,7 +51,7 @@ class Scale:
         builder.references[carry] = k, not any(isinstance(x, (Reduce, Fold)) for x in topological([ref]))
         return self._fused(builder, tile, carry.value, new, k)
 
-    def _fused(self, builder: Builder, tile: Tile, old: Value, new: Value, k: float) -> Running:
+    def _fused(self, builder: PlanBuilder, tile: ScoreTile, old: Value, new: Value, k: float) -> Running:
         """Weights and transport by products with a row's factor, the same on both sides of each difference."""
         apply = builder.apply
         factors = RowFactor.of(k, builder.compute, fp16="fp16" in builder.dtypes.values())
@@ -67,7 +68,7 @@ class Scale:
         relative = apply("sub", apply("mul", tile.inside, factor, name="scaled"), reference)
         return Running(tile, apply("exp2", relative), (apply("exp2", step),))
 
-    def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
+    def transport(self, builder: PlanBuilder, accumulator: Value, running: Running) -> Value:
         return builder.apply("mul", accumulator, running.transport[0])
 
     def is_reference(self, x: Reduce) -> bool:
@@ -101,7 +102,7 @@ class Translate:
         added = apply("mul", count.value, apply("mul", moved, moved))
         return Running(None, weight, (added,))
 
-    def transport(self, builder: Builder, accumulator: Value, running: Running) -> Value:
+    def transport(self, builder: PlanBuilder, accumulator: Value, running: Running) -> Value:
         return builder.apply("add", accumulator, running.transport[0])
 
     def is_reference(self, x: Reduce) -> bool:
@@ -118,7 +119,7 @@ def elements_of(this: Pass, axis: Rank | None) -> Value:
     return builder.reduce("add", builder.value(Where(tail, Const(1.0), 0.0), this.body), axis)
 
 
-TILE_FOLDS: dict[str, TileFold] = {"scale": Scale(), "translate": Translate()}
+TILE_FOLDS: dict[str, TileFold] = {"scale": ScaleFold(), "translate": Translate()}
 """By action: one row for every row of `folds.ACTIONS`."""
 
 

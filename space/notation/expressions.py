@@ -39,7 +39,7 @@ from .lexer import Token
 
 
 @dataclass
-class Scope:
+class ReaderScope:
     """What the lines above have said; each map holds the line number, from 1."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def _common(outer: Rank, inner: Rank) -> Rank | None:
 class Expressions(Cursor):
     """A cursor that reads expressions. `dot` is what the operator `·` computes."""
 
-    def __init__(self, number: int, tokens: list[Token], scope: Scope) -> None:
+    def __init__(self, number: int, tokens: list[Token], scope: ReaderScope) -> None:
         super().__init__(number, tokens, scope.ranks)
         self.scope = scope
         self.dot = "mul"

@@ -8,11 +8,11 @@ from collections.abc import Set as AbstractSet
 from eintune.space.ir.einsum import CascadeError, Einsum, Update
 from eintune.space.ir.expr import Access, Expr, Index, Predicate, Rank, Tensor, topological
 
-from .expressions import Scope
+from .expressions import ReaderScope
 from .filters import read_predicate, write_predicate
 from .lexer import Token, statements
 from .printer import write_declarations, write_statement
-from .reader import Line
+from .reader import SourceLine
 
 _UNTIL = ("until", "⋄")
 
@@ -27,7 +27,7 @@ def read_iterative(text: str) -> Parts:
     until = _stopping_condition(lines)
     (rank,) = until.ranks
     words = {t.text for _, tokens in lines for t in tokens if t.kind == "word"}
-    scope = Scope()
+    scope = ReaderScope()
     before, initial, step, after = list[Einsum](), list[Update](), list[Update](), list[Update]()
     for number, tokens in lines:
         line = IterativeLine(number, tokens, scope, until, words, frozenset(u.output.name for u in initial))
@@ -71,7 +71,7 @@ def _stopping_condition(lines: list[tuple[int, list[Token]]]) -> Predicate:
     if len(found) != 1:
         raise CascadeError(f"an iteration has one stopping condition (until m1 >= |m1|), but got {len(found)}")
     words = {t.text for _, tokens in lines for t in tokens if t.kind == "word"}
-    line = StoppingLine(*found[0], Scope())
+    line = StoppingLine(*found[0], ReaderScope())
     line.ranks_elsewhere = words
     line.next()
     line.take(":")
@@ -82,7 +82,7 @@ def _stopping_condition(lines: list[tuple[int, list[Token]]]) -> Predicate:
     return predicate
 
 
-class StoppingLine(Line):
+class StoppingLine(SourceLine):
     """The stopping condition. A size in capitals that is no rank's, `i ≥ K`, is that of the iterated rank."""
 
     ranks_elsewhere: AbstractSet[str] = frozenset()
@@ -93,14 +93,14 @@ class StoppingLine(Line):
         return own if own in self.ranks_elsewhere else iterated
 
 
-class IterativeLine(Line):
+class IterativeLine(SourceLine):
     """A line whose tensors may be indexed by the iterated rank's next, first and last value."""
 
     def __init__(
         self,
         number: int,
         tokens: list[Token],
-        scope: Scope,
+        scope: ReaderScope,
         until: Predicate,
         words: AbstractSet[str] = frozenset(),
         states: AbstractSet[str] = frozenset(),

@@ -46,7 +46,7 @@ from eintune.space.ir.expr import (
 )
 from eintune.space.ir.pointwise import REDUCTIONS
 
-from .expressions import Expressions, Scope, quotient
+from .expressions import Expressions, ReaderScope, quotient
 from .grammar import COMPUTE, CULLED, KINDS, MERGES, REDUCE, REDUCE_MERGES, RESERVED, fitting_merges, implicit_sum
 from .lexer import Token, statements
 
@@ -56,9 +56,9 @@ def read_cascade(text: str) -> tuple[tuple[Einsum, ...], tuple[str, ...]]:
 
     Raises CascadeError with the line, the construct and what is allowed.
     """
-    scope, einsums, results = Scope(), list[Einsum](), tuple[str, ...]()
+    scope, einsums, results = ReaderScope(), list[Einsum](), tuple[str, ...]()
     for number, tokens in statements(text):
-        line = Line(number, tokens, scope)
+        line = SourceLine(number, tokens, scope)
         match line.peek():
             case Token("word", "input"):
                 line.declaration()
@@ -93,7 +93,7 @@ class MapAction:
     culls: bool
 
 
-class Line(Expressions):
+class SourceLine(Expressions):
     """A cursor that reads one statement."""
 
     shifted: tuple[Rank, ...] | None = None

@@ -18,7 +18,7 @@ from eintune.space.notation.lexer import MAX_CHARACTERS
 from eintune.space.notation.printer import write_expression
 
 from .graph import OperatorGraph
-from .graph_builder import Builder, filter_of, gather_of, parameter
+from .graph_builder import GraphBuilder, filter_of, gather_of, parameter
 from .operators import Operand, Operation
 
 _SUBSCRIPTED = re.compile(r"([A-Za-z][A-Za-z0-9_]*?)_\{([a-z0-9, =]*)\}(?:\s*:\s*(\w+))?")
@@ -30,7 +30,7 @@ def read_operators(text: str) -> OperatorGraph:
     """The graph that assignments write. Raises CascadeError with the line and what is allowed."""
     if len(text) > MAX_CHARACTERS:
         raise CascadeError(f"operator text has at most {MAX_CHARACTERS} characters, but this has {len(text)}")
-    builder = Builder()
+    builder = GraphBuilder()
     for number, line in enumerate(text.split("\n"), 1):
         statement = line.split(";")[0].strip()
         if not statement:
@@ -42,7 +42,7 @@ def read_operators(text: str) -> OperatorGraph:
     return builder.graph()
 
 
-def _read_line(line: str, builder: Builder) -> None:
+def _read_line(line: str, builder: GraphBuilder) -> None:
     left, equals, right = (part.strip() for part in line.partition("="))
     if line.startswith("results:"):
         builder.results = tuple(name.strip() for name in line.removeprefix("results:").split(","))
@@ -55,7 +55,7 @@ def _read_line(line: str, builder: Builder) -> None:
         raise CascadeError(f"expected `name = OPERATOR(operands)` or `NAME_{{e,p}}`, but got {short(repr(line))}")
 
 
-def _declare(name: str, axes: str, kind: str, builder: Builder) -> None:
+def _declare(name: str, axes: str, kind: str, builder: GraphBuilder) -> None:
     """Of each axis its rank, its size, or both."""
     parts = [tuple(x.strip() for x in axis.partition("=")[::2]) for axis in axes.split(",")] if axes.strip() else []
     ranks = [rank for rank, _ in parts if not rank.isdigit()]
@@ -91,7 +91,7 @@ def _rank_list(text: str) -> tuple[Rank, ...]:
     return tuple(r.strip() for r in text.split(",")) if text.strip() else ()
 
 
-def read_operand(text: str, builder: Builder) -> Operand:
+def read_operand(text: str, builder: GraphBuilder) -> Operand:
     """One operand; raises CascadeError."""
     if _NUMBER.fullmatch(text):
         return Const(float(text))

@@ -24,7 +24,7 @@ SPACES = 16
 
 
 @dataclass(frozen=True)
-class Node:
+class TermNode:
     op: str
     children: tuple[str, ...]
     """The classes of its operands."""
@@ -33,7 +33,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Kind:
+class TermKind:
     """A class, read as values over these ranks; None where they are not known."""
 
     eclass: str
@@ -41,34 +41,34 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Term:
+class CheapTerm:
     cost: float
-    node: Node
-    operands: tuple[Kind, ...]
+    node: TermNode
+    operands: tuple[TermKind, ...]
 
 
-Terms: TypeAlias = dict[Kind, Term]
+Terms: TypeAlias = dict[TermKind, CheapTerm]
 
 
-def cheapest(nodes: Iterable[Node]) -> tuple[Terms, dict[str, Kind]]:
+def cheapest(nodes: Iterable[TermNode]) -> tuple[Terms, dict[str, TermKind]]:
     """The cheapest term of each kind of value, by tree cost, and the kind of each class that has the cheapest of all.
 
     By bottom-up relaxation; nodes of infinite cost are not taken.
     """
     every = [n for n in nodes if n.cost < float("inf")]
-    readers: dict[str, list[Node]] = {}
+    readers: dict[str, list[TermNode]] = {}
     for n in every:
         for c in dict.fromkeys(n.children):
             readers.setdefault(c, []).append(n)
     terms: Terms = {}
-    kinds: dict[str, list[Kind]] = {}
+    kinds: dict[str, list[TermKind]] = {}
     todo = [n for n in every if not n.children]
     while todo:
         n = todo.pop()
         better = False
         for operands in islice(product(*(kinds.get(c, ()) for c in n.children)), SPACES**2):
             for ranks in _ranks(n, operands):
-                kind, cost = Kind(n.eclass, ranks), n.cost + sum(terms[k].cost for k in operands)
+                kind, cost = TermKind(n.eclass, ranks), n.cost + sum(terms[k].cost for k in operands)
                 known = kinds.setdefault(n.eclass, [])
                 if kind in terms:
                     if terms[kind].cost <= cost:
@@ -77,13 +77,13 @@ def cheapest(nodes: Iterable[Node]) -> tuple[Terms, dict[str, Kind]]:
                     continue
                 else:
                     known.append(kind)
-                terms[kind], better = Term(cost, n, operands), True
+                terms[kind], better = CheapTerm(cost, n, operands), True
         if better:
             todo += readers.get(n.eclass, [])
     return terms, {c: min(known, key=lambda k: terms[k].cost) for c, known in kinds.items() if known}
 
 
-def _ranks(n: Node, operands: tuple[Kind, ...]) -> Iterator[frozenset[Rank] | None]:
+def _ranks(n: TermNode, operands: tuple[TermKind, ...]) -> Iterator[frozenset[Rank] | None]:
     """Those of a node's value, if its operands fit it."""
     below = [k.ranks for k in operands]
     ranks = frozenset[Rank]().union(*(r for r in below if r is not None))
@@ -112,7 +112,7 @@ def _steps(op: str) -> tuple[Operator, ...]:
         return ()
 
 
-def unfit(terms: Mapping[Kind, Term], nodes: Iterable[Node]) -> Iterator[Node]:
+def unfit(terms: Mapping[TermKind, CheapTerm], nodes: Iterable[TermNode]) -> Iterator[TermNode]:
     """Nodes whose operands all have terms, and none that fits: why their class has none."""
     classes = {k.eclass for k in terms}
     taken = {t.node for t in terms.values()}

@@ -22,9 +22,9 @@ from eintune.space.notation.grammar import KINDS
 from eintune.space.notation.lexer import MAX_CHARACTERS
 from eintune.space.notation.s_expressions import NUMBER, Call, Name, Term, commands, string_of
 
-from .cheapest_terms import Kind, Node, cheapest, unfit
+from .cheapest_terms import TermKind, TermNode, cheapest, unfit
 from .graph import OperatorGraph
-from .graph_builder import Builder, check_ranks, filter_of, parameter
+from .graph_builder import GraphBuilder, check_ranks, filter_of, parameter
 from .operators import Operand, in_order
 
 MAX_JSON_CHARACTERS = 20_000_000
@@ -48,7 +48,7 @@ def read_egg(text: str) -> OperatorGraph:
     """
     if len(text) > MAX_CHARACTERS:
         raise CascadeError(f"a program has at most {MAX_CHARACTERS} characters, but this has {len(text)}")
-    builder = Builder()
+    builder = GraphBuilder()
     reader = _Reader(builder)
     for number, command in enumerate(commands(text), 1):
         try:
@@ -71,7 +71,7 @@ def read_egg(text: str) -> OperatorGraph:
 class _Reader:
     """Turns terms into a builder's operations; equal subterms become one operation."""
 
-    def __init__(self, builder: Builder) -> None:
+    def __init__(self, builder: GraphBuilder) -> None:
         self.builder = builder
         self.bound: dict[str, Operand] = {}
         self.made: dict[tuple[str, tuple[Operand, ...]], str] = {}
@@ -113,7 +113,7 @@ class _Reader:
         return f"t{n}"
 
 
-def leaf(head: str, children: Iterable[Term], builder: Builder) -> Operand:
+def leaf(head: str, children: Iterable[Term], builder: GraphBuilder) -> Operand:
     """A constructor that is no operator: a value, or an input by its name."""
     match head, list(children):
         case "Num", [float() as value]:
@@ -243,7 +243,9 @@ def _extracted(file: _GraphFile) -> OperatorGraph:
             raise CascadeError(f"node {name}: its child {str(missing[0])!r} is not in the e-graph")
     class_of = {name: str(n.eclass) for name, n in file.nodes.items()}
     nodes = [
-        Node(n.op, tuple(class_of[str(c)] for c in n.children), str(n.eclass), float("inf") if n.subsumed else n.cost)
+        TermNode(
+            n.op, tuple(class_of[str(c)] for c in n.children), str(n.eclass), float("inf") if n.subsumed else n.cost
+        )
         for n in file.nodes.values()
     ]
     lets = {c: d.let.removeprefix("$") for c, d in file.class_data.items() if d.let}
@@ -253,7 +255,7 @@ def _extracted(file: _GraphFile) -> OperatorGraph:
 class _Extraction:
     """The cheapest terms of the outputs as a graph."""
 
-    def __init__(self, nodes: list[Node], lets: dict[str, str]) -> None:
+    def __init__(self, nodes: list[TermNode], lets: dict[str, str]) -> None:
         self.nodes, self.lets = nodes, lets
         self.terms, self.best = cheapest(nodes)
 
@@ -270,7 +272,7 @@ class _Extraction:
             raise CascadeError("the e-graph has no operator (M_…, R_…, T_…, F_…) with a finite term")
         return self._build([self.best[c] for c in outputs])
 
-    def _is_operation(self, kind: Kind) -> bool:
+    def _is_operation(self, kind: TermKind) -> bool:
         return bool(_OPERATOR.fullmatch(self.terms[kind].node.op))
 
     def _why_none(self, c: str) -> str:
@@ -287,11 +289,11 @@ class _Extraction:
             "?" if k.ranks is None else ",".join(in_order(k.ranks)) or "nothing" for k in self.terms if k.eclass == c
         ]
 
-    def _build(self, outputs: list[Kind]) -> OperatorGraph:
+    def _build(self, outputs: list[TermKind]) -> OperatorGraph:
         """The chosen terms as one `let` an operation, operands first."""
-        builder = Builder()
+        builder = GraphBuilder()
         reader = _Reader(builder)
-        names: dict[Kind, str] = {}
+        names: dict[TermKind, str] = {}
         stack = outputs[::-1]
         while stack:
             term = self.terms[stack[-1]]
@@ -304,14 +306,14 @@ class _Extraction:
         builder.results = tuple(dict.fromkeys(names[k] for k in outputs))
         return builder.graph()
 
-    def _name(self, c: str, names: dict[Kind, str]) -> str:
+    def _name(self, c: str, names: dict[TermKind, str]) -> str:
         taken, number = {*names.values(), *self.lets.values()}, len(names) + 1
         while f"t{number}" in taken:
             number += 1
         said = self.lets.get(c)
         return said if said and said not in names.values() else f"t{number}"
 
-    def _term(self, kind: Kind, names: dict[Kind, str]) -> Term:
+    def _term(self, kind: TermKind, names: dict[TermKind, str]) -> Term:
         """A chosen term as an operand: the name of its operation, a primitive, or a leaf with its primitives."""
         if kind in names:
             return Name(names[kind])

@@ -17,7 +17,7 @@ from eintune.space.ir.expr import Access, Gather, Rank, free, tensors
 
 from .graph import OperatorGraph
 from .operators import in_order
-from .passes import PassReport, Stage, analyse
+from .passes import PassReport, PassStage, analyse
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _tensors(
             return inputs, {name: report.ranks[name] for name in computation.outputs}
 
 
-def _needs(stage: Stage) -> dict[str, None]:
+def _needs(stage: PassStage) -> dict[str, None]:
     """What a stage reads of earlier ones and does not compute again."""
     own = {o.output for o in (*stage.operations, *stage.recomputed)}
     read = (x for o in (*stage.operations, *stage.recomputed) for x in o.operands if isinstance(x, str))
@@ -143,7 +143,7 @@ def _held(report: PassReport) -> Elements:
     return most
 
 
-def _references(stage: Stage, report: PassReport) -> Elements:
+def _references(stage: PassStage, report: PassReport) -> Elements:
     """The running references of a pass's folds; folds over the same rank with the same reference share it."""
     found = {}
     for o in stage.operations:

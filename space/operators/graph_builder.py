@@ -10,7 +10,7 @@ from eintune.space.ir.einsum import CascadeError
 from eintune.space.ir.expr import Access, Const, Gather, Param, Predicate, Rank, Tensor
 from eintune.space.ir.names import MAX_NAME, RANK, wrong_name
 from eintune.space.notation.cursor import Cursor
-from eintune.space.notation.expressions import Expressions, Scope
+from eintune.space.notation.expressions import Expressions, ReaderScope
 from eintune.space.notation.filters import read_predicate
 from eintune.space.notation.grammar import KINDS
 from eintune.space.notation.lexer import MAX_RANKS, statements
@@ -26,7 +26,7 @@ MAX_OPERATIONS = 1_000
 MAX_SIZE = 2**40
 
 
-class Builder:
+class GraphBuilder:
     """Operations in the order in which they are added. All methods raise CascadeError without a place."""
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ def gather_of(text: str, tensors: dict[str, Tensor]) -> Access | Gather:
     lines = statements(text)
     if len(lines) != 1 or not lines[0][1] or lines[0][1][0].kind != "bracketed":
         raise CascadeError(f"an indexed access is a tensor and its index in brackets, but got {short(repr(text))}")
-    line = Expressions(*lines[0], Scope(tensors=dict(tensors)))
+    line = Expressions(*lines[0], ReaderScope(tensors=dict(tensors)))
     x = line.indexed()
     line.end()
     return x

@@ -31,7 +31,7 @@ _PER_LINE = 4
 
 
 @dataclass(frozen=True)
-class Stage:
+class PassStage:
     """A group of operations that run together.
 
     place: "before" the loops (nothing streamed), "pass", "between" two passes, or "after" the loops.
@@ -94,7 +94,7 @@ class PassReport:
     stream: Rank
     sync_levels: int
     passes: int
-    stages: tuple[Stage, ...]
+    stages: tuple[PassStage, ...]
     ranks: Mapping[str, frozenset[Rank]] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -380,7 +380,7 @@ def _stage(
     inputs: list[str],
     t: _Timing,
     at: Mapping[str, int],
-) -> Stage:
+) -> PassStage:
     number, where, level = slot
     barriers = sorted((o for o in found if o.output in t.barriers), key=lambda o: str(o.operator))
     ordered = (*(o for o in found if o.output not in t.barriers), *barriers)
@@ -389,7 +389,7 @@ def _stage(
     recomputed: tuple[Operation, ...] = ()
     if place == "pass":
         loads, recomputed = _needed(number, graph, inputs, t, at)
-    return Stage(place, number, level, ordered, frozenset(o.output for o in barriers), loads, recomputed)
+    return PassStage(place, number, level, ordered, frozenset(o.output for o in barriers), loads, recomputed)
 
 
 def _needed(

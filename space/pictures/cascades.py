@@ -25,7 +25,7 @@ from eintune.space.notation.printer import write_expression
 from eintune.space.operators.assignments import write_operand
 from eintune.space.operators.graph import OperatorGraph
 from eintune.space.operators.operators import PART, Operation
-from eintune.space.operators.passes import PassReport, Stage, analyse
+from eintune.space.operators.passes import PassReport, PassStage, analyse
 
 from .svg import BARRIER, FONT, INPUT, cell, table, title_line
 
@@ -118,7 +118,7 @@ def _box(name: str, ranks: str, text: str | None, colour: str) -> str:
 
 # ---- frames and edges
 
-Home = tuple[Stage | None, bool]
+Home = tuple[PassStage | None, bool]
 """The stage of a box (None outside of all), and whether it must see all of the streamed rank."""
 
 
@@ -154,7 +154,7 @@ def _picture(report: PassReport, boxes: Mapping[str, str], edges: Edges, homes: 
     return "\n".join([*lines, "}", ""])
 
 
-def _frame(number: int, stage: Stage, stream: Rank, boxes: Mapping[str, str]) -> Iterator[str]:
+def _frame(number: int, stage: PassStage, stream: Rank, boxes: Mapping[str, str]) -> Iterator[str]:
     """A rounded frame around the boxes of one stage."""
     if not boxes:
         return

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eintune.space.derivation.derive import Derivation, class_names
-from eintune.space.derivation.nominal_cost import Work
+from eintune.space.derivation.nominal_cost import NominalCost
 
 from .cascades import cascade_dot
 from .egraphs import egraph_dot
@@ -28,7 +28,7 @@ def pictures(name: str, derivation: Derivation) -> Mapping[str, str]:
         f"drawn is what the {len(choices)} forms use\na box is a value, a row is one way to compute it"
     )
     found[f"{name}-egraph"] = egraph_dot(graph, choices, names=names, title=title)
-    work = Work(safe, derivation.streams)
+    work = NominalCost(safe, derivation.streams)
     scale = 100 / work.definition()
     title = (
         f"{name}: the best form in green, by passes, then work\n"

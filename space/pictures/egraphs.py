@@ -84,7 +84,7 @@ def _shown(graph: EGraph, choices: Sequence[Mapping[ClassId, Node]]) -> dict[Cla
 def _plain(c: ClassId, graph: EGraph) -> list[Node]:
     """The first nodes of a class; of `a * b` and `b * a` one, the definition's if it is there."""
     kept: dict[object, Node] = {}
-    for n in sorted(graph.classes[c], key=lambda n: (c, n) not in graph.familiar):
+    for n in sorted(graph.classes[c], key=lambda n: (c, n) not in graph.original):
         commutes = isinstance(n.head, Map) and n.head.op in ("add", "mul")
         kept.setdefault((n.head, frozenset(n.children) if commutes else n.children), n)
     return list(kept.values())[:MOST_ROWS]

@@ -43,7 +43,7 @@ def _wanted(plan: LoopPlan) -> list[Value]:
 
 
 def _bounds(loop: Loop) -> list[Bound]:
-    return [b for s in loop.segments for b in (s.lo, s.hi)] + list(loop.clear or ())
+    return [b for s in loop.segments for b in (s.lo, s.hi)] + list(loop.mask_free or ())
 
 
 def _cone(plan: LoopPlan, wanted: Iterable[Value]) -> list[Value]:
@@ -187,8 +187,8 @@ def _tensors(values: Iterable[Value]) -> set[str]:
 
 def _rebound(loop: Loop, moved: Mapping[Value, Value]) -> Loop:
     segments = tuple(Segment(_at(s.lo, moved), _at(s.hi, moved), s.known) for s in loop.segments)
-    clear = (_at(loop.clear[0], moved), _at(loop.clear[1], moved)) if loop.clear else None
-    return replace(loop, segments=segments, clear=clear)
+    mask_free = (_at(loop.mask_free[0], moved), _at(loop.mask_free[1], moved)) if loop.mask_free else None
+    return replace(loop, segments=segments, mask_free=mask_free)
 
 
 def _at(b: Bound, moved: Mapping[Value, Value]) -> Bound:

@@ -44,7 +44,7 @@ class _Checker:
         self.block(loop.body, inside)
 
     def _bounds(self, loop: Loop, known: frozenset[Value]) -> None:
-        ends = [b for s in loop.segments for b in (s.lo, s.hi)] + list(loop.clear or ())
+        ends = [b for s in loop.segments for b in (s.lo, s.hi)] + list(loop.mask_free or ())
         for v in (v for b in ends for v in numbers(b)):
             if v not in known or v.axes:
                 raise IllegalPlan("a loop's bounds are numbers known before it", f"{loop.rank} uses {v.name}{v.axes}")

@@ -64,8 +64,8 @@ class Segment:
 class Loop:
     """One pass over `rank` in steps of `tile`; the segments run one after the other over the same body.
 
-    clear: if it is one loop in code, the range outside of which its filters and selections, and what only they need,
-    are evaluated, in a branch; between the loop's own ends it is the segment that knows something.
+    mask_free: if it is one loop in code, the range outside of which its filters and selections, and what only they
+    need, are evaluated, in a branch; between the loop's own ends it is the segment that knows something.
     """
 
     rank: Rank
@@ -73,12 +73,12 @@ class Loop:
     segments: tuple[Segment, ...]
     carries: tuple[Carry, ...]
     body: Block
-    clear: tuple[Bound, Bound] | None = None
+    mask_free: tuple[Bound, Bound] | None = None
 
     @property
     def joined(self) -> bool:
         """Whether it is one loop in code."""
-        return self.clear is not None
+        return self.mask_free is not None
 
     def whole(self) -> Segment:
         """The segments as one, of which nothing is known."""

@@ -44,7 +44,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Facts:
+class SpaceFacts:
     """What the knobs read of one cascade at one size for one emitter."""
 
     uses: RankUses
@@ -61,9 +61,9 @@ class Facts:
         match self.uses.kinds[rank]:
             case "batch":
                 return axis if point.get("batched") == rank else Role("grid", None)
-            case "lane":
-                if point.get("packed") and self.uses.beside.get(rank) and self.sizes[rank] > 1:
-                    return Role(None, None, pack=self.uses.beside[rank])
+            case "grouped":
+                if point.get("packed") and self.uses.packs_with.get(rank) and self.sizes[rank] > 1:
+                    return Role(None, None, pack=self.uses.packs_with[rank])
                 return axis if point.get("batched") else Role("grid", None)
             case "row" | "resident":
                 tile = int(point.get(f"tile {rank}", WHOLE))

@@ -19,7 +19,7 @@ from eintune.space.plan.pipelined_product import PIPELINED
 from eintune.space.plan.roles import split_length
 from eintune.space.plan.warp_specialisation import GROUP_ROWS, WARP_SPECIALISATION, groups
 
-from .choices import ELEMENT, WHOLE, Choice, Facts, Point, Setting
+from .choices import ELEMENT, WHOLE, Choice, Point, Setting, SpaceFacts
 from .schedule import LOADS
 from .targets import Target
 
@@ -27,26 +27,26 @@ from .targets import Target
 class Knob(Protocol):
     """A way in which schedules differ."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         """Its coordinates in a space: none, one, or one for each rank that it applies to."""
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         """Whether a point makes sense as far as this knob is concerned."""
 
 
 class Tiles:
     """Tile sizes of rows, of streamed ranks, and of other ranks that are too long to be one axis."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         return [c for r in facts.uses.kinds if (c := self._choice(facts, r))]
 
-    def _choice(self, facts: Facts, rank: Rank) -> Choice | None:
+    def _choice(self, facts: SpaceFacts, rank: Rank) -> Choice | None:
         values = self._values(facts, rank)
         if values and rank in facts.uses.of("streamed")[:-1] and self._is_crowded(facts):
             values = [ELEMENT, *values]
         return Choice(f"tile {rank}", tuple(values), values[len(values) // 2]) if values else None
 
-    def _values(self, facts: Facts, rank: Rank) -> list[int]:
+    def _values(self, facts: SpaceFacts, rank: Rank) -> list[int]:
         kind, size, target = facts.uses.kinds[rank], facts.sizes[rank], facts.target
         match kind:
             case "row":
@@ -65,7 +65,7 @@ class Tiles:
                 return []
         return values
 
-    def _is_crowded(self, facts: Facts) -> bool:
+    def _is_crowded(self, facts: SpaceFacts) -> bool:
         """Whether even the shortest tiles of all ranks together are too many elements: then all streamed ranks but the
         innermost may be gone over by loops of single elements."""
         least: dict[str, Setting] = {c.name: c.values[0] for c in Batched().choices(facts)}
@@ -74,15 +74,17 @@ class Tiles:
                 least[f"tile {r}"] = values[0]
         return self._elements(facts, least) > facts.target.temporary[1]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         """The tile between two products (or of a row, where there is none) is neither tiny nor huge."""
         least, most = facts.target.temporary
         return min(least, self._largest(facts)) <= self._elements(facts, point) <= most
 
-    def _elements(self, facts: Facts, point: Point) -> int:
-        return math.prod(facts.length(r, point) for k in ("batch", "lane", "row", "streamed") for r in facts.uses.of(k))
+    def _elements(self, facts: SpaceFacts, point: Point) -> int:
+        return math.prod(
+            facts.length(r, point) for k in ("batch", "grouped", "row", "streamed") for r in facts.uses.of(k)
+        )
 
-    def _largest(self, facts: Facts) -> int:
+    def _largest(self, facts: SpaceFacts) -> int:
         """Elements at the longest settings: a small problem has no tile as large as the least."""
         longest: dict[str, Setting] = {c.name: c.default for c in Batched().choices(facts)}
         for c in self.choices(facts):
@@ -93,16 +95,16 @@ class Tiles:
 class Batched:
     """Whether a batch rank is an axis of every product (the longest one), or programs iterate all of them."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         ranks = [r for r in facts.uses.of("batch") if facts.sizes[r] > 1]
         if not facts.target.batched:
             return []
         if not ranks:
-            return [Choice("batched", ("rows",), "rows")] if facts.uses.of("lane") else []
+            return [Choice("batched", ("rows",), "rows")] if facts.uses.of("grouped") else []
         longest = max(ranks, key=lambda r: facts.sizes[r])
         return [Choice("batched", ("", longest), longest)]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         return True
 
 
@@ -115,7 +117,7 @@ class NumSplits:
     MOST = 4096
     """Programs beyond which more of them serve nobody."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         streamed = [] if facts.uses.halves else facts.uses.of("streamed")
         if not streamed:
             return []
@@ -124,14 +126,14 @@ class NumSplits:
         values = tuple(n for n in facts.target.num_splits if n == 1 or 2 * n <= tiles)
         return [Choice(f"num_splits {longest}", values, 1)] if len(values) > 1 else []
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         for rank in facts.uses.of("streamed"):
             parts, tile = int(point.get(f"num_splits {rank}", 1)), int(point.get(f"tile {rank}", WHOLE))
             if parts > 1 and not (tile > ELEMENT and self._divides(facts, point, -(-facts.sizes[rank] // tile), parts)):
                 return False
         return True
 
-    def _divides(self, facts: Facts, point: Point, tiles: int, parts: int) -> bool:
+    def _divides(self, facts: SpaceFacts, point: Point, tiles: int, parts: int) -> bool:
         """Whether every part has two tiles of its own, and the grid is short without them."""
         roles = [(facts.sizes[r], facts.role(r, point)) for r in facts.uses.kinds]
         programs = math.prod(-(-n // (role.tile or 1)) for n, role in roles if role.outer == "grid")
@@ -142,19 +144,19 @@ class Packed:
     """Whether a short row's tiles run over a rank beside it too, so that what lacks that rank is loaded once for all
     of it."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         return [Choice("packed", (False, True), False)] if max(self.lengths(facts)) > 1 else []
 
     @staticmethod
-    def lengths(facts: Facts) -> list[int]:
+    def lengths(facts: SpaceFacts) -> list[int]:
         """The lengths of the ranks that a row's tiles may run over: at most one, where the row leaves room."""
-        beside = [(r, row) for r, row in facts.uses.beside.items() if facts.sizes[r] > 1]
+        beside = [(r, row) for r, row in facts.uses.packs_with.items() if facts.sizes[r] > 1]
         if facts.target.batched or len(beside) != 1 or not facts.uses.products:
             return [1]
         ((lane, row),) = beside
         return [1, facts.sizes[lane]] if 1 < facts.sizes[row] < facts.target.rows[-1] else [1]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         """A tile is no longer than what it runs over."""
         length = self.lengths(facts)[-1] if point.get("packed") else 1
         tiles = ((facts.sizes[r] * length, int(point.get(f"tile {r}", WHOLE))) for r in facts.uses.of("row"))
@@ -164,10 +166,10 @@ class Packed:
 class Warps:
     """Warps of a program."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         return [Choice("warps", facts.target.warps, facts.target.warps[0])]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         """A warp has at least 512 elements of the largest tile, so that the matrix unit's rows are filled."""
         if point["warps"] == facts.target.warps[0]:
             return True
@@ -181,11 +183,11 @@ class Warps:
 class Stages:
     """Software pipeline stages of the loops."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         values = facts.target.stages
         return [Choice("stages", values, values[min(1, len(values) - 1)])]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         """No more stages than the longest loop has iterations."""
         counts = [1]
         for r in (*facts.uses.of("streamed"), *facts.uses.of("contracted")):
@@ -202,7 +204,7 @@ class Filters:
     operators run one by one there is no pipeline, and nothing to weigh.
     """
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         uneven = any(facts.sizes[r] % facts.target.streams[-1] for r in facts.uses.of("streamed"))
         if not (facts.uses.filtered or uneven):
             return [Choice("filters", ("every",), "every")]
@@ -210,19 +212,19 @@ class Filters:
             return [Choice("filters", ("segments",), "segments")]
         return [Choice("filters", ("every", "branch"), "branch")]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         return True
 
 
 class Order:
     """Program order: where programs differ in length, the longest may start first."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         if facts.uses.coupled and not facts.target.batched:
             return [Choice("order", ("forward", "reverse"), "reverse")]
         return [Choice("order", ("forward",), "forward")]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         return True
 
 
@@ -230,19 +232,19 @@ class Loads:
     """Tiles loaded by pointer or by tensor descriptor: where every tile of two axes can be loaded by one, and a
     pipelined loop streams some of them. In loops only where there are other tensors to load before a loop."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         possible = facts.target.descriptors and self._serves(facts, lambda r: None if _is_index(facts, r) else 16)
         others = any(sum(not _is_index(facts, rank) for rank in r.index) < 2 for r in facts.reads)
         return [_setting("loads", LOADS if others else ("pointer", "descriptor"), "pointer", possible)]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         if point["loads"] == "pointer":
             return True
         streams = any(point.get(f"tile {r}", WHOLE) != WHOLE for r in facts.uses.of("streamed"))
         return streams and int(point["stages"]) > 1 and self._serves(facts, lambda r: facts.role(r, point).tile)
 
     @staticmethod
-    def _serves(facts: Facts, tile: Callable[[Rank], int | None]) -> bool:
+    def _serves(facts: SpaceFacts, tile: Callable[[Rank], int | None]) -> bool:
         tiled = [r for r in facts.reads if sum(tile(rank) is not None for rank in r.index) > 1]
         return bool(tiled) and all(block_of(r, facts.sizes, tile) for r in tiled)
 
@@ -250,11 +252,11 @@ class Loads:
 class Functions:
     """Functions to the compute dtype, or by the hardware's approximation where the tensors are coarser than that."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         possible = facts.target.approximate and facts.approximable
         return [_setting("functions", FUNCTIONS, "exact", possible)]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         return True
 
 
@@ -265,11 +267,11 @@ class PipelinedProducts:
     ROWS = 64
     """Of one matrix instruction. With 128 rows a group of warps spills, three times as slow on the H200."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         possible = facts.target.pipelined_products and facts.uses.products and facts.uses.of("streamed")
         return [_setting("pipelined", PIPELINED, "none", possible)]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         """A pipelined product reads its tile an iteration later, so that with two stages the next one would wait for
         it; and what it keeps takes registers: those that a descriptor leaves free, and no second block takes."""
         rows = math.prod(facts.length(r, point) for r in facts.uses.of("row"))
@@ -281,11 +283,11 @@ class PipelinedProducts:
 class Bounds:
     """Where loop bounds that follow from data are found: by each program, or once by a kernel before."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         possible = facts.target.data_dependent_bounds and facts.data_dependent_bounds
         return [_setting("bounds", BOUNDS, "program", possible)]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         """A loop in parts is cut into kernels already."""
         whole = all(int(point.get(f"num_splits {r}", 1)) == 1 for r in facts.uses.of("streamed"))
         return point["bounds"] == "program" or whole
@@ -294,11 +296,11 @@ class Bounds:
 class WarpSpecialisation:
     """Whether one group of a program's warps loads tiles and the others compute on them, or each does both."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         possible = facts.target.specialised and facts.uses.products and facts.uses.of("streamed")
         return [_setting("warp_specialisation", WARP_SPECIALISATION, "none", possible)]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         """Each group that computes has the rows of one matrix instruction; what products read comes by descriptor,
         whatever else is loaded, through two buffers at least; loop bounds are known to all groups; the last product of
         a loop is pipelined anyway, and work of all lengths is handed out evenly in any order."""
@@ -319,11 +321,11 @@ class Rescaling:
     """Whether folds bring their reference up to date with every tile, or keep it while it serves: where specialised
     warps print it, since each warp decides by itself."""
 
-    def choices(self, facts: Facts) -> list[Choice]:
+    def choices(self, facts: SpaceFacts) -> list[Choice]:
         possible = len(WarpSpecialisation().choices(facts)[0].values) > 1
         return [_setting("rescaling", RESCALING, "eager", possible)]
 
-    def is_legal(self, facts: Facts, point: Point) -> bool:
+    def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         return point["rescaling"] == "eager" or point["warp_specialisation"] != "none"
 
 
@@ -332,14 +334,14 @@ def _setting(name: str, values: tuple[str, ...], usual: str, possible: object) -
     return Choice(name, values if possible else (usual,), usual)
 
 
-def by_element(facts: Facts, point: Point) -> bool:
+def by_element(facts: SpaceFacts, point: Point) -> bool:
     """Whether some loop goes over single elements, around another."""
     return any(point.get(f"tile {r}", WHOLE) == ELEMENT for r in facts.uses.of("streamed"))
 
 
-def _is_index(facts: Facts, rank: Rank) -> bool:
+def _is_index(facts: SpaceFacts, rank: Rank) -> bool:
     """Whether programs take one element of the rank at a time."""
-    return facts.uses.kinds[rank] in ("batch", "lane")
+    return facts.uses.kinds[rank] in ("batch", "grouped")
 
 
 KNOBS: tuple[Knob, ...] = (

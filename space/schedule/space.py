@@ -17,7 +17,7 @@ from eintune.space.cascade.problem import Problem
 from eintune.space.ir.approximations import is_approximable
 from eintune.space.plan.descriptor_blocks import reads_of
 
-from .choices import Choice, Facts, Point, Setting
+from .choices import Choice, Point, Setting, SpaceFacts
 from .knobs import KNOBS, Knob
 from .schedule import Schedule
 from .targets import TARGETS
@@ -50,7 +50,7 @@ class _Partial(Mapping[str, Setting]):
 
 
 @dataclass(frozen=True)
-class Space(Facts):
+class Space(SpaceFacts):
     """The schedules of one cascade at one size for one emitter."""
 
     def choices(self) -> list[Choice]:

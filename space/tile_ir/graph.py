@@ -15,7 +15,22 @@ from typing import Any, assert_never
 
 from eintune.host.quoting import egglog
 
-from .tiles import REGIONS, Cast, Elementwise, Facts, Final, Input, Ldr, Lds, Stg, Sts, TileExpr, Wgmma, facts, operands
+from .tiles import (
+    REGIONS,
+    Cast,
+    Elementwise,
+    Final,
+    Input,
+    Ldr,
+    Lds,
+    Stg,
+    Sts,
+    TileExpr,
+    TileFacts,
+    Wgmma,
+    facts,
+    operands,
+)
 
 LINEAR = ("scale", "neg")
 """Pointwise operations f with f(a b) = f(a) b."""
@@ -35,7 +50,7 @@ class TileGraph:
     """Classes of equal tiles: their nodes, their facts, and the class of the result."""
 
     classes: Mapping[str, tuple[TileNode, ...]]
-    facts: Mapping[str, Facts]
+    facts: Mapping[str, TileFacts]
     root: str
 
     @cached_property
@@ -196,5 +211,5 @@ def _renamed(nodes: Sequence[TileNode], names: Mapping[str, str]) -> list[TileNo
     return sorted(new, key=lambda n: (n.op, n.label, n.children))
 
 
-def _facts(row: Mapping[str, int]) -> Facts:
-    return Facts(row["rows"], row["cols"], row["element_bytes"], REGIONS[row["region"]], row["iterations"])
+def _facts(row: Mapping[str, int]) -> TileFacts:
+    return TileFacts(row["rows"], row["cols"], row["element_bytes"], REGIONS[row["region"]], row["iterations"])

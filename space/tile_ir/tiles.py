@@ -107,7 +107,7 @@ TileExpr: TypeAlias = Input | Lds | Ldr | Sts | Stg | Wgmma | Elementwise | Cast
 
 
 @dataclass(frozen=True)
-class Facts:
+class TileFacts:
     """What the analyses say of a tile."""
 
     rows: int
@@ -135,12 +135,12 @@ def operands(x: TileExpr) -> tuple[TileExpr, ...]:
             assert_never(x)
 
 
-def facts(x: TileExpr) -> Facts:
+def facts(x: TileExpr) -> TileFacts:
     """The facts of a term, by the same rules as the e-graph's analyses. Raises TileError for one without meaning."""
     below = [facts(a) for a in operands(x)]
     match x:
         case Input():
-            return Facts(x.rows, x.cols, x.element_bytes, Region.GLOBAL, x.iterations)
+            return TileFacts(x.rows, x.cols, x.element_bytes, Region.GLOBAL, x.iterations)
         case Lds():
             return _moved("LDS", below[0], Region.GLOBAL, Region.SHARED)
         case Ldr():
@@ -155,20 +155,20 @@ def facts(x: TileExpr) -> Facts:
             return _moved(f"Elementwise {x.op}", below[0], Region.REGISTERS, Region.REGISTERS)
         case Cast():
             f = _moved("Cast", below[0], Region.REGISTERS, Region.REGISTERS)
-            return Facts(f.rows, f.cols, x.element_bytes, f.region, f.iterations)
+            return TileFacts(f.rows, f.cols, x.element_bytes, f.region, f.iterations)
         case Final():
-            return Facts(below[0].rows, below[0].cols, below[0].element_bytes, below[0].region, 1)
+            return TileFacts(below[0].rows, below[0].cols, below[0].element_bytes, below[0].region, 1)
         case _:
             assert_never(x)
 
 
-def _moved(what: str, f: Facts, source: Region, target: Region) -> Facts:
+def _moved(what: str, f: TileFacts, source: Region, target: Region) -> TileFacts:
     if f.region != source:
         raise TileError(f"{what}: its operand must be in {source}, but is in {f.region}")
-    return Facts(f.rows, f.cols, f.element_bytes, target, f.iterations)
+    return TileFacts(f.rows, f.cols, f.element_bytes, target, f.iterations)
 
 
-def _multiplied(a: Facts, b: Facts, element_bytes: int) -> Facts:
+def _multiplied(a: TileFacts, b: TileFacts, element_bytes: int) -> TileFacts:
     if a.cols != b.rows:
         raise TileError(f"WGMMA: columns of the left operand must be rows of the right, but got {a.cols} and {b.rows}")
     if Region.GLOBAL in (a.region, b.region) or b.region != Region.SHARED:
@@ -176,4 +176,4 @@ def _multiplied(a: Facts, b: Facts, element_bytes: int) -> Facts:
             "WGMMA: the left operand must be in shared memory or registers and the right in shared memory, "
             f"but they are in {a.region} and {b.region}"
         )
-    return Facts(a.rows, b.cols, element_bytes, Region.REGISTERS, max(a.iterations, b.iterations))
+    return TileFacts(a.rows, b.cols, element_bytes, Region.REGISTERS, max(a.iterations, b.iterations))

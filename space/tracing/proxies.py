@@ -32,7 +32,7 @@ from eintune.space.ir.index_arithmetic import is_constant
 
 from .conditions import Condition, boolean, holds
 from .names import BINARY, CLAMPS, COMPARISONS, LOGIC, MOST_FACTORS, UNARY
-from .record import AXES, Record, kind_of, refuse
+from .record import AXES, TraceRecord, kind_of, refuse
 from .site import Site
 
 
@@ -40,7 +40,7 @@ class Traced:
     """A value, a position or a condition that is being recorded. whole: it is a whole number everywhere. integer: what
     it is as a number that may address an axis, if it is one."""
 
-    def __init__(self, record: Record, value: Expr, whole: bool = False, integer: Integer | None = None) -> None:
+    def __init__(self, record: TraceRecord, value: Expr, whole: bool = False, integer: Integer | None = None) -> None:
         self._record, self._value, self._whole, self._integer = record, value, whole, integer
 
     # ---- arithmetic
@@ -182,7 +182,7 @@ class Traced:
 class Seen(Traced):
     """A condition."""
 
-    def __init__(self, record: Record, condition: Condition) -> None:
+    def __init__(self, record: TraceRecord, condition: Condition) -> None:
         super().__init__(record, Const(0.0))
         self._condition = condition
 
@@ -190,7 +190,7 @@ class Seen(Traced):
 class Position(Traced):
     """An affine combination of positions: sum(coef * index * |stride|) + const."""
 
-    def __init__(self, record: Record, terms: Mapping[tuple[Rank, Rank | None], int], const: int = 0) -> None:
+    def __init__(self, record: TraceRecord, terms: Mapping[tuple[Rank, Rank | None], int], const: int = 0) -> None:
         value: Expr | None = None
         for (rank, stride), coef in sorted(terms.items(), key=lambda item: -item[1]):
             term = Iota(rank) * Size(stride) if stride else Iota(rank)
@@ -221,7 +221,7 @@ class Position(Traced):
 class Captured:
     """A tensor that the function captures; an index of positions reads it."""
 
-    def __init__(self, record: Record, name: str, tensor: Any) -> None:
+    def __init__(self, record: TraceRecord, name: str, tensor: Any) -> None:
         self._record, self._name, self._tensor = record, name, tensor
 
     def __getitem__(self, index: Any) -> Any:
@@ -293,7 +293,7 @@ for _symbol in (
     setattr(Captured, f"__{_symbol}__", _arithmetic(f"__{_symbol}__"))
 
 
-def _read(record: Record, x: Access | Gather) -> Traced:
+def _read(record: TraceRecord, x: Access | Gather) -> Traced:
     if x.tensor.kind == "bool":
         return Seen(record, boolean(x))
     whole = x.tensor.kind == "int"
@@ -301,7 +301,7 @@ def _read(record: Record, x: Access | Gather) -> Traced:
     return Traced(record, x, whole, x if whole and not (isinstance(x, Gather) and x.padded) else None)
 
 
-def _axis(record: Record, name: str, index: Any) -> str | tuple[Index]:
+def _axis(record: TraceRecord, name: str, index: Any) -> str | tuple[Index]:
     """A position as it is given, by its name, or a number that is computed."""
     if isinstance(index, Position):
         for axis in AXES:
@@ -381,7 +381,7 @@ def _is_element(x: Any) -> bool:
     return not isinstance(x, (Traced, Captured)) and hasattr(x, "item") and getattr(x, "shape", None) == ()
 
 
-def _record_of(*args: Any) -> Record:
+def _record_of(*args: Any) -> TraceRecord:
     for a in args:
         if isinstance(a, (Traced, Captured)):
             a._record.elements += (x for x in args if _is_element(x))

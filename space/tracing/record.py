@@ -29,7 +29,7 @@ def refuse(what: str, instead: str) -> NoReturn:
 
 
 @dataclass(eq=False)
-class Record:
+class TraceRecord:
     """What one tracing has met: the ranks of each position, and the tensors that were read."""
 
     site: Site

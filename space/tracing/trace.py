@@ -12,7 +12,7 @@ from eintune.space.ir.expr import Expr, Rank
 
 from .conditions import Condition
 from .proxies import Captured, Position, Seen, Traced, condition_of, expression_of, position_terms
-from .record import AXES, Record, Untraceable, refuse
+from .record import AXES, TraceRecord, Untraceable, refuse
 from .site import Site
 
 
@@ -29,7 +29,7 @@ class Trace:
 
 def trace_score(function: Callable[..., Any], score: Expr, site: Site) -> tuple[Expr, Trace]:
     """The changed score. Raises Untraceable for a construct that has no expression."""
-    record = Record(site, "US")
+    record = TraceRecord(site, "US")
     result = _run(function, record, (Traced(record, score), *_positions(record)))
     if isinstance(result, Seen) or not isinstance(result, (Traced, int, float)):
         refuse(f"a result that is {_said(result)}", "a score function returns the changed score")
@@ -38,7 +38,7 @@ def trace_score(function: Callable[..., Any], score: Expr, site: Site) -> tuple[
 
 def trace_mask(function: Callable[..., Any], site: Site) -> tuple[Condition, Trace]:
     """The condition. Raises Untraceable for a construct that has no expression."""
-    record = Record(site, "UM", "u")
+    record = TraceRecord(site, "UM", "u")
     result = _run(function, record, tuple(_positions(record)))
     if not isinstance(result, (Seen, bool)):
         refuse(f"a result that is {_said(result)}", "a mask function returns a comparison, or several by & and |")
@@ -49,11 +49,11 @@ def _said(result: Any) -> str:
     return "a condition" if isinstance(result, Seen) else "a value" if isinstance(result, Traced) else repr(result)
 
 
-def _positions(record: Record) -> list[Position]:
+def _positions(record: TraceRecord) -> list[Position]:
     return [Position(record, position_terms(record.site, axis)) for axis in AXES]
 
 
-def _run(function: Callable[..., Any], record: Record, args: tuple[Any, ...]) -> Any:
+def _run(function: Callable[..., Any], record: TraceRecord, args: tuple[Any, ...]) -> Any:
     try:
         return _wrapped(function, record, {})(*args)
     except Untraceable:
@@ -100,7 +100,7 @@ def is_entered(x: Any, by: Callable[..., Any]) -> bool:
     return here and x.__module__ != Traced.__module__
 
 
-def _wrapped(function: Callable[..., Any], record: Record, done: dict[Any, Any]) -> Callable[..., Any]:
+def _wrapped(function: Callable[..., Any], record: TraceRecord, done: dict[Any, Any]) -> Callable[..., Any]:
     """The function with its captured tensors as proxies, and the functions that it captures likewise."""
     if function in done:
         return done[function]  # type: ignore[no-any-return]

@@ -29,7 +29,7 @@ from eintune.search.evaluation.recorded_space import SpaceError, load
 from eintune.search.measure.measurement import Measurement
 from eintune.search.options.command import Usage
 from eintune.search.study.samplers import strategy
-from eintune.search.study.study import Limits, Study, Trial
+from eintune.search.study.study import StopRule, Study, Trial
 from eintune.search.suites.suite import load_suite
 from eintune.search.text.faults import JournalError, RunError
 from eintune.search.tune.run import MEASUREMENTS, SUMMARY
@@ -211,7 +211,7 @@ def _refit(trials: Any) -> Callable[[Point], float]:
 def journal(folder: Path) -> Target:
     """A study's journal, with six of nine points measured: it goes on."""
     path = folder / "journal.jsonl"
-    _study(path).run(_measured, _refit, Limits(trials=6, batch=3, until_sure=False))
+    _study(path).run(_measured, _refit, StopRule(trials=6, batch=3, until_sure=False))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
 
     def pack(text: bytes) -> bytes:
@@ -223,7 +223,7 @@ def journal(folder: Path) -> Target:
 
     def use() -> None:
         study = _study(path)
-        outcome = study.run(_measured, _refit, Limits(trials=9, batch=3, until_sure=False))
+        outcome = study.run(_measured, _refit, StopRule(trials=9, batch=3, until_sure=False))
         assert all(isinstance(t, Trial) and t.measurement.message.isprintable() for t in outcome.trials)
 
     return Target(path, lines, use, (JournalError,), pack)

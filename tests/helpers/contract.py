@@ -23,7 +23,7 @@ from torch import Tensor
 
 import eintune
 from eintune.kernels.serve import serving
-from eintune.kernels.serve.choices import Choice, make_kernel
+from eintune.kernels.serve.choices import KernelChoice, make_kernel
 from eintune.space.cascade.problem import Problem
 from eintune.space.plan.roles import Role
 from eintune.space.schedule.schedule import Schedule
@@ -320,15 +320,15 @@ def _far(made: Tensor, want: Tensor, dtype: torch.dtype) -> str | None:
 # ---- by one emitter
 
 
-def served_by(emitter: str, forms: str) -> Callable[..., Iterator[Choice]]:
+def served_by(emitter: str, forms: str) -> Callable[..., Iterator[KernelChoice]]:
     """What stands for `choices`: one kernel a problem, of small tiles. forms: "defined", or one that is "derived"."""
 
-    def choices(problem: Problem, device: torch.device, layout: str) -> Iterator[Choice]:
+    def choices(problem: Problem, device: torch.device, layout: str) -> Iterator[KernelChoice]:
         text = problem.cascade if forms == "defined" else str(derived(problem.cascade)[0])
         roles = {r: Role("grid", None) for r in "bhg"} | {"p": Role("grid", 16), "m": Role("loop", 16)}
         roles |= {r: Role(None, power(problem.sizes[r])) for r in "ef"}
         schedule = Schedule(emitter, tuple((r, role) for r, role in roles.items() if r in problem.sizes))
-        yield Choice(make_kernel(text, problem, schedule), "")
+        yield KernelChoice(make_kernel(text, problem, schedule), "")
 
     return choices
 

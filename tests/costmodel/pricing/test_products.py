@@ -7,19 +7,21 @@ from dataclasses import replace
 import pytest
 from small_plans import plan, problem, schedule
 
-from eintune.costmodel.counts.work import Product, work
+from eintune.costmodel.counts.work import ProductCost, work
 from eintune.costmodel.machines.machine import load_machine
-from eintune.costmodel.pricing.products import Layout, layout
+from eintune.costmodel.pricing.products import WarpLayout, layout
 from eintune.costmodel.pricing.terms import place, terms
 
 H200, A100 = load_machine("h200"), load_machine("a100")
 
 
-def product(rows: int, columns: int, depth: int = 128, computed: bool = False) -> Product:
-    return Product("bf16", rows, columns, 2.0 * rows * columns * depth, 2 * rows * depth, 2 * columns * depth, computed)
+def product(rows: int, columns: int, depth: int = 128, computed: bool = False) -> ProductCost:
+    return ProductCost(
+        "bf16", rows, columns, 2.0 * rows * columns * depth, 2 * rows * depth, 2 * columns * depth, computed
+    )
 
 
-def on_h200(rows: int, columns: int, warps: int = 4, computed: bool = False) -> Layout:
+def on_h200(rows: int, columns: int, warps: int = 4, computed: bool = False) -> WarpLayout:
     return layout(product(rows, columns, computed=computed), warps, H200)
 
 

@@ -22,7 +22,7 @@ from eintune.costmodel.machines.machine import load_machine
 from eintune.costmodel.pricing.time import estimate
 from eintune.kernels.emit.kernel import Argument, Kernel
 from eintune.kernels.gluon.module import emit
-from eintune.kernels.launch.compile_pool import Failure, compile_many
+from eintune.kernels.launch.compile_pool import CompileFailure, compile_many
 from eintune.kernels.launch.launch import LaunchError
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
@@ -343,7 +343,7 @@ def test_what_serves_tensors_and_machines_of_another_kind() -> None:
     case = specialised(head_dim=128, columns=128, stages=3, seq=2048, kv_seq=2048)
     plain = plain_schedule(case.schedule)
     kernel = replace(case, schedule=plain).kernel
-    assert kernel.emitter == "triton" and not kernel.described and kernel.stages == 2
+    assert kernel.emitter == "triton" and not kernel.uses_descriptors and kernel.stages == 2
     same = nearest_schedule(plain, case.cascade, case.problem)
     assert same.role("p") == plain.role("p") and same.role("m") == plain.role("m") and same == plain_schedule(same)
     smaller = specialised(head_dim=128, seq=40, kv_seq=3000)
@@ -427,7 +427,7 @@ def test_there_are_registers_for_every_instruction(head_dim: int, columns: int, 
 def test_a_compiler_that_fails_says_so_once(capfd: pytest.CaptureFixture[str]) -> None:
     kernel = specialised(rows=64, warps=4, head_dim=128).kernel
     (made,) = compile_many([replace(kernel, registers=40)], "sm_90")
-    assert isinstance(made, Failure) and "registers" in made.message
+    assert isinstance(made, CompileFailure) and "registers" in made.message
     assert "ptxas" not in "".join(capfd.readouterr())
 
 

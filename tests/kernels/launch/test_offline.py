@@ -13,7 +13,7 @@ from kernel_forms import attention_case
 
 from eintune.costmodel.counts.estimate import Resources
 from eintune.kernels.emit.kernel import Kernel
-from eintune.kernels.launch.compile_pool import CompilePool, Failure, compile_many
+from eintune.kernels.launch.compile_pool import CompileFailure, CompilePool, compile_many
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import CompileError, compile_kernel, compile_offline, contiguous
 from eintune.space.plan.roles import Role
@@ -131,9 +131,9 @@ def test_many_at_once(cache: Path) -> None:
     hangs = replace(good, source="while True: pass\n" + good.source)
     found = compile_many([good, broken, deadly, hangs, good], "sm_90", workers=2, timeout=10, cache_dir=cache)
     assert found[0] == found[4] == compile_offline(good, "sm_90", cache_dir=cache)
-    statuses = [f.status for f in found if isinstance(f, Failure)]
+    statuses = [f.status for f in found if isinstance(f, CompileFailure)]
     assert statuses == ["compile-error", "crashed", "timeout"]
-    messages = [f.message for f in found if isinstance(f, Failure)]
+    messages = [f.message for f in found if isinstance(f, CompileFailure)]
     assert "no_such" in messages[0] and "exit code 7" in messages[1] and "10 s" in messages[2]
 
 
@@ -142,7 +142,7 @@ def test_a_pool_leaves_time_for_something_else(cache: Path) -> None:
     begun: list[float] = []
     with CompilePool(workers=1, timeout=3, cache_dir=cache) as pool:
         (found,) = pool.compile([hangs], "sm_90", lambda: begun.append(time.monotonic()))
-    assert isinstance(found, Failure) and found.status == "timeout"
+    assert isinstance(found, CompileFailure) and found.status == "timeout"
     assert len(begun) == 1 and time.monotonic() - begun[0] > 2
 
 
@@ -154,7 +154,7 @@ def test_a_pool_keeps_its_children(cache: Path) -> None:
         first = [child.pid for child in pool._children]
         assert len(set(first)) == 2
         assert isinstance(pool.compile([good], "sm_90")[0], Resources)
-        assert isinstance(pool.compile([hangs], "sm_90")[0], Failure)
+        assert isinstance(pool.compile([hangs], "sm_90")[0], CompileFailure)
         assert [child.pid for child in pool._children] == [None, first[1]]
         assert isinstance(pool.compile([good, good], "sm_90")[1], Resources)
         last = [child.pid for child in pool._children if child.pid]

@@ -14,7 +14,7 @@ import torch
 import eintune
 from eintune.host import notices, signing
 from eintune.kernels.reference.agreement import agrees
-from eintune.kernels.serve.choices import Choice, choices, make_kernel
+from eintune.kernels.serve.choices import KernelChoice, choices, make_kernel
 from eintune.kernels.store import kept_forms
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.kept_forms import FOLDER, Kept, forms_of, is_form, keep, kept_path, read_kept
@@ -158,7 +158,7 @@ def stored(problem: Problem, text: str, cache: Cache, schedule: Schedule | None 
     return key
 
 
-def first(problem: Problem, cache: Cache) -> Choice:
+def first(problem: Problem, cache: Cache) -> KernelChoice:
     return next(choices(problem, CPU, "rows", cache))
 
 

@@ -21,7 +21,7 @@ from eintune.search.measure.measurement import Measurement
 from eintune.search.study.journal import OWNER, forget, open_storage
 from eintune.search.study.residuals import corrected
 from eintune.search.study.samplers import STRATEGIES, nearest, strategy
-from eintune.search.study.study import Limits, Outcome, Study, Trial, error_band, noise, openers
+from eintune.search.study.study import SearchOutcome, StopRule, Study, Trial, error_band, noise, openers
 from eintune.search.text.faults import JournalError
 
 
@@ -74,14 +74,14 @@ def new_study(folder: Path, name: str = "mixed", points: Sequence[MadeUp] = POIN
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_every_strategy_measures_each_point_once_and_finds_the_best(tmp_path: Path, name: str) -> None:
-    outcome = new_study(tmp_path, name).run(measure, refit, Limits(trials=99, batch=4, until_sure=False))
+    outcome = new_study(tmp_path, name).run(measure, refit, StopRule(trials=99, batch=4, until_sure=False))
     assert sorted(t.point.key for t in outcome.trials) == sorted(TIMES)
     assert outcome.stopped == "every candidate was measured"
     assert outcome.best is not None and outcome.best.point.key == BEST
 
 
 def test_stops_when_nothing_left_can_win(tmp_path: Path) -> None:
-    outcome = new_study(tmp_path).run(measure, refit, Limits(trials=99, batch=4))
+    outcome = new_study(tmp_path).run(measure, refit, StopRule(trials=99, batch=4))
     assert outcome.best is not None and outcome.best.point.key == BEST
     assert "no candidate left can win" in outcome.stopped
     assert 8 <= len(outcome.trials) < len(POINTS)
@@ -92,24 +92,24 @@ def test_stops_when_nothing_left_can_win(tmp_path: Path) -> None:
 def test_goes_on_while_the_model_is_unsure(tmp_path: Path) -> None:
     chance = random.Random(1)
     guesses = {p.key: math.exp(chance.gauss(0, 1)) * 1e-3 for p in POINTS}
-    outcome = new_study(tmp_path).run(measure, lambda trials: lambda p: guesses[p.key], Limits(trials=99, batch=4))
+    outcome = new_study(tmp_path).run(measure, lambda trials: lambda p: guesses[p.key], StopRule(trials=99, batch=4))
     assert len(outcome.trials) > 16
 
 
 def test_stops_at_trials_and_at_seconds(tmp_path: Path) -> None:
-    outcome = new_study(tmp_path / "a").run(measure, refit, Limits(trials=7, batch=4, until_sure=False))
+    outcome = new_study(tmp_path / "a").run(measure, refit, StopRule(trials=7, batch=4, until_sure=False))
     assert len(outcome.trials) == 7 and "7 trials" in outcome.stopped
 
-    outcome, _ = slowly(tmp_path / "b", Limits(trials=99, seconds=9.0, batch=4, until_sure=False))
+    outcome, _ = slowly(tmp_path / "b", StopRule(trials=99, seconds=9.0, batch=4, until_sure=False))
     assert len(outcome.trials) == 9 and "budget of 9 s" in outcome.stopped
 
 
 def test_batches_shrink_to_what_the_budget_allows(tmp_path: Path) -> None:
-    _, sizes = slowly(tmp_path, Limits(trials=99, seconds=10.0, batch=6, until_sure=False))
+    _, sizes = slowly(tmp_path, StopRule(trials=99, seconds=10.0, batch=6, until_sure=False))
     assert sizes == [6, 4]
 
 
-def slowly(folder: Path, limits: Limits) -> tuple[Outcome[MadeUp], list[int]]:
+def slowly(folder: Path, limits: StopRule) -> tuple[SearchOutcome[MadeUp], list[int]]:
     """A study on a clock by which each point takes a second; also the sizes of its batches."""
     sizes: list[int] = []
 
@@ -125,7 +125,7 @@ def slowly(folder: Path, limits: Limits) -> tuple[Outcome[MadeUp], list[int]]:
 
 def test_every_group_is_tried(tmp_path: Path) -> None:
     """A kind that the model despises is measured too: what the model says of it is only believed then."""
-    outcome = new_study(tmp_path, "model").run(measure, refit, Limits(trials=6, batch=2, until_sure=False))
+    outcome = new_study(tmp_path, "model").run(measure, refit, StopRule(trials=6, batch=2, until_sure=False))
     assert {t.point.group for t in outcome.trials} == {"one", "two", "three"}
 
 
@@ -143,7 +143,7 @@ def test_the_first_batch_holds_the_best_of_several_shapes() -> None:
 
 
 def test_predictions_are_made_before_the_point_was_seen(tmp_path: Path) -> None:
-    outcome = new_study(tmp_path).run(measure, refit, Limits(trials=12, batch=4, until_sure=False))
+    outcome = new_study(tmp_path).run(measure, refit, StopRule(trials=12, batch=4, until_sure=False))
     first = [t for t in outcome.trials if t.batch == 0]
     assert all(t.predicted == MODEL[t.point.key] == t.prior for t in first)
     for t in outcome.trials:
@@ -157,7 +157,7 @@ def test_failures_are_results_with_a_penalty_and_a_broken_constraint(tmp_path: P
         return [Measurement(p.key, "crashed", message="gone") if p.group == "one" else measure([p])[0] for p in points]
 
     study = new_study(tmp_path)
-    outcome = study.run(crashing, refit, Limits(trials=99, batch=4, until_sure=False))
+    outcome = study.run(crashing, refit, StopRule(trials=99, batch=4, until_sure=False))
     assert outcome.best is not None and outcome.best.point.group == "two"
     told = study._study.get_trials(states=(TrialState.COMPLETE,))
     assert len(told) == len(POINTS)
@@ -169,13 +169,13 @@ def test_failures_are_results_with_a_penalty_and_a_broken_constraint(tmp_path: P
 
 def test_all_failing_ends_without_a_best(tmp_path: Path) -> None:
     outcome = new_study(tmp_path).run(
-        lambda points: [Measurement(p.key, "timeout") for p in points], refit, Limits(trials=99, batch=8)
+        lambda points: [Measurement(p.key, "timeout") for p in points], refit, StopRule(trials=99, batch=8)
     )
     assert outcome.best is None and len(outcome.trials) == len(POINTS)
 
 
 def test_a_finished_study_is_read_back_whole(tmp_path: Path) -> None:
-    limits = Limits(trials=10, batch=4, until_sure=False)
+    limits = StopRule(trials=10, batch=4, until_sure=False)
     before = new_study(tmp_path).run(measure, refit, limits)
     again = new_study(tmp_path)
     assert again.resumed == 10 and repr(again.trials) == repr(before.trials)
@@ -211,14 +211,14 @@ def test_goes_on_after_kill_9(tmp_path: Path) -> None:
         asked.extend(p.key for p in points)
         return measure(points)
 
-    outcome = study.run(watching, refit, Limits(trials=99, batch=4, until_sure=False))
+    outcome = study.run(watching, refit, StopRule(trials=99, batch=4, until_sure=False))
     assert len(asked) == len(POINTS) - 8
     assert sorted(t.point.key for t in outcome.trials) == sorted(TIMES)
     assert outcome.best is not None and outcome.best.point.key == BEST
 
 
 def test_a_half_written_last_line_is_cut_off(tmp_path: Path) -> None:
-    new_study(tmp_path).run(measure, refit, Limits(trials=8, batch=4, until_sure=False))
+    new_study(tmp_path).run(measure, refit, StopRule(trials=8, batch=4, until_sure=False))
     journal = tmp_path / "journal"
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code": 8, "wor')
@@ -234,7 +234,7 @@ def test_a_half_written_last_line_is_cut_off(tmp_path: Path) -> None:
 def test_damage_elsewhere_is_said_with_its_line(
     tmp_path: Path, damage: Callable[[list[bytes]], list[bytes]], line: int
 ) -> None:
-    new_study(tmp_path).run(measure, refit, Limits(trials=4, batch=4))
+    new_study(tmp_path).run(measure, refit, StopRule(trials=4, batch=4))
     journal = tmp_path / "journal"
     journal.write_bytes(b"\n".join(damage(journal.read_bytes().split(b"\n"))))
     with pytest.raises(JournalError, match=rf"line {line} is damaged.*remove it"):
@@ -242,7 +242,7 @@ def test_damage_elsewhere_is_said_with_its_line(
 
 
 def test_a_journal_without_its_beginning_is_refused(tmp_path: Path) -> None:
-    new_study(tmp_path).run(measure, refit, Limits(trials=4, batch=4))
+    new_study(tmp_path).run(measure, refit, StopRule(trials=4, batch=4))
     journal = tmp_path / "journal"
     journal.write_bytes(b"\n".join(journal.read_bytes().split(b"\n")[5:]))
     with pytest.raises(JournalError, match=r"must begin with a study.*remove it"):
@@ -287,7 +287,7 @@ def test_error_band_ignores_the_first_batch() -> None:
 
 
 def test_noise_is_the_typical_half_width() -> None:
-    outcome = Outcome((Trial(POINTS[0], Measurement("x", "ok", 1.0, 0.9, 1.1), 1, 1, "model", 0, 0),), "")
+    outcome = SearchOutcome((Trial(POINTS[0], Measurement("x", "ok", 1.0, 0.9, 1.1), 1, 1, "model", 0, 0),), "")
     assert noise(outcome.trials) == pytest.approx(0.1)
     assert noise(()) == 0.0
 
@@ -340,7 +340,7 @@ def test_a_trial_that_somebody_closed_is_not_lost(tmp_path: Path) -> None:
         return measure(points)
 
     study = new_study(tmp_path)
-    outcome = study.run(meanwhile, refit, Limits(trials=6, batch=3, until_sure=False))
+    outcome = study.run(meanwhile, refit, StopRule(trials=6, batch=3, until_sure=False))
     assert len({t.point.key for t in outcome.trials}) == 6
     again = new_study(tmp_path)
     times = [{t.point.key: t.measurement.seconds for t in trials} for trials in (again.trials, outcome.trials)]

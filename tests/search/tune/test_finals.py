@@ -17,7 +17,7 @@ from eintune.search.measure.measurement import Measurement
 from eintune.search.measure.measurer import MeasureError
 from eintune.search.report.summary import _winner
 from eintune.search.report.tune_text import record_text
-from eintune.search.study.study import Outcome, Trial
+from eintune.search.study.study import SearchOutcome, Trial
 from eintune.search.text.progress import Progress
 from eintune.search.tune.finals import Finals, NothingWorked, finals
 from eintune.space.schedule.schedule import Schedule
@@ -62,7 +62,7 @@ class Measurer:
 
 def ended(*answers: Callable[[str], Answer]) -> tuple[Finals, list[list[str]]]:
     measurer: Any = Measurer(*answers)
-    outcome: Outcome[Any] = Outcome(TRIALS, "")
+    outcome: SearchOutcome[Any] = SearchOutcome(TRIALS, "")
     made = finals(outcome, measurer, [PEER], Progress())
     assert measurer.answers == []
     return made, measurer.asked

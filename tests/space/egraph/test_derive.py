@@ -15,7 +15,7 @@ from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.run import run_cascade
 from eintune.space.cascade.traits import passes, streams_of
 from eintune.space.derivation.derive import Derivation, DerivationError, Derived, _Check, derive
-from eintune.space.derivation.extraction import OutOfTime, Problem
+from eintune.space.derivation.extraction import ExtractionProblem, OutOfTime
 from eintune.space.egraph.graph import Limits
 from eintune.space.ir.expr import Access, Const, Expr, Fold, Map, Reduce, Tensor, free, topological
 from eintune.space.workloads.builtin import WORKLOADS, attention, linear_attention
@@ -353,10 +353,10 @@ def test_a_derivation_that_time_cuts_short_is_not_complete(monkeypatch: pytest.M
     assert derivation("softmax").complete
     assert json.loads(json.dumps(derivation("softmax").to_json()))["complete"] is True
 
-    def cut(self: Problem, seconds: float) -> None:
+    def cut(self: ExtractionProblem, seconds: float) -> None:
         raise OutOfTime("a form must be proven the best within 0 s")
 
-    monkeypatch.setattr(Problem, "solve", cut)
+    monkeypatch.setattr(ExtractionProblem, "solve", cut)
     d = derive(WORKLOADS["softmax"]())
     assert not d.complete
     assert [x.cascade for x in d.cascades] == [WORKLOADS["softmax"]()]  # the definition itself is always there

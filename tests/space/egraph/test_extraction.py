@@ -11,15 +11,15 @@ from algebra_cases import TEXTS, every_choice, graph_of
 
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.traits import Stream, passes, traits_of
-from eintune.space.derivation.extraction import PASS_WEIGHT, Form, Problem, components, forms
-from eintune.space.derivation.nominal_cost import WORK_LIMIT, Work
+from eintune.space.derivation.extraction import PASS_WEIGHT, ExtractionProblem, Form, components, forms
+from eintune.space.derivation.nominal_cost import WORK_LIMIT, NominalCost
 from eintune.space.derivation.pruning import pruned
 from eintune.space.derivation.solver import ExtractionError, solver
 from eintune.space.egraph.graph import ClassId, EGraph, Node
 
 
 def price(graph: EGraph, streams: Sequence[Stream], choice: Mapping[ClassId, Node]) -> tuple[float, float]:
-    work = Work(graph, streams)
+    work = NominalCost(graph, streams)
     total = sum(work(c, n) for c, n in choice.items()) / work.definition()
     made = graph.decode(choice)
     roots = [made[r] for r in graph.roots]
@@ -31,7 +31,7 @@ def test_the_best_form_is_the_best_of_all(name: str) -> None:
     text, ranks = TEXTS[name]
     graph = graph_of(text, 2)
     streams = [Stream(r) for r in ranks]
-    problem = Problem(pruned(graph, streams), streams)
+    problem = ExtractionProblem(pruned(graph, streams), streams)
     assert 1 <= len(list(itertools.islice(every_choice(problem.graph), 200_000))) < 200_000
     prices = [price(problem.graph, streams, c) for c in every_choice(problem.graph)]
     best = min(total for total, work in prices if work <= WORK_LIMIT)
@@ -67,7 +67,7 @@ def test_every_layout_that_brute_force_finds_is_found_or_dominated() -> None:
     text, ranks = TEXTS["quotient"]
     graph = graph_of(text, 2)
     streams = [Stream(r) for r in ranks]
-    problem = Problem(pruned(graph, streams), streams)
+    problem = ExtractionProblem(pruned(graph, streams), streams)
     found = list(forms(graph, streams))
     for choice in every_choice(problem.graph):
         if price(problem.graph, streams, choice)[1] > WORK_LIMIT:

@@ -117,7 +117,7 @@ def test_saturates_quickly_and_says_what_it_did() -> None:
 def test_the_definition_is_in_its_graph() -> None:
     roots = list(attention(causal="top_left").roots().values())
     graph = graph_of(roots)
-    assert graph.familiar <= set(graph.nodes())
+    assert graph.original <= set(graph.nodes())
     assert graph.roots == tuple(graph.defined[r] for r in roots)
     # what is free in a class is free in each of its members
     assert all(graph.free[c] <= {"b", "h", "p", "m", "m1", "m0", "e", "f"} for c in graph.classes)

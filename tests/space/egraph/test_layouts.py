@@ -12,7 +12,7 @@ from eintune.space.cascade.traits import Stream
 from eintune.space.derivation import extraction as extract
 from eintune.space.derivation import layouts
 from eintune.space.derivation.derive import derive
-from eintune.space.derivation.extraction import Problem, forms
+from eintune.space.derivation.extraction import ExtractionProblem, forms
 from eintune.space.derivation.pruning import pruned
 from eintune.space.egraph.graph import EGraph
 from eintune.space.workloads.builtin import softmax
@@ -26,7 +26,7 @@ def test_each_form_has_its_layout_or_one_that_dominates_it(name: str) -> None:
     known = layouts.layouts(graph, streams)
     assert known is not None
     assert [x.passes for x in known] == sorted(x.passes for x in known)
-    problem = Problem(graph, streams)
+    problem = ExtractionProblem(graph, streams)
     while form := problem.solve(20.0):
         shown = {t for t in form.traits if not t.work}
         assert any(

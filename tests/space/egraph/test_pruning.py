@@ -12,8 +12,8 @@ from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.traits import Stream, passes, traits, traits_of
 from eintune.space.derivation import extraction as extract
 from eintune.space.derivation.derive import derive
-from eintune.space.derivation.extraction import OutOfTime, Problem, forms
-from eintune.space.derivation.nominal_cost import WORK_LIMIT, Work
+from eintune.space.derivation.extraction import ExtractionProblem, OutOfTime, forms
+from eintune.space.derivation.nominal_cost import WORK_LIMIT, NominalCost
 from eintune.space.derivation.pruning import MOST_PRODUCTS, pruned
 from eintune.space.egraph.graph import EGraph, Limits, saturate
 from eintune.space.ir.expr import Access, Expr, Reduce, Tensor
@@ -22,7 +22,7 @@ from eintune.space.laws.laws import laws
 
 def layouts(graph: EGraph, whole: EGraph, streams: list[Stream]) -> dict[object, float]:
     """The least work of each layout (traits and passes) that some choice of nodes has."""
-    work, found = Work(whole, streams), {}
+    work, found = NominalCost(whole, streams), {}
     for choice in every_choice(graph):
         total = sum(work(c, n) for c, n in choice.items()) / work.definition()
         made = graph.decode(choice)
@@ -70,7 +70,7 @@ def test_a_division_keeps_both_its_places() -> None:
     d = Access(Tensor("D", ("p",)), ("p",))
     streams = [Stream("m")]
     lean = pruned(saturate([Reduce("add", "m", (x / d) * (y * z))], laws()), streams)
-    work = Work(lean, streams)
+    work = NominalCost(lean, streams)
     shown = {t.where for c, n in lean.nodes() for t in traits(n.head, lean.free[c], work.below(n), streams)}
     assert {"inside", "after"} <= shown
 
@@ -105,7 +105,7 @@ def derive_text(count: int) -> str:
 def test_a_search_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     text, ranks = TEXTS["statistics"]
     graph, streams = graph_of(text, 5), [Stream(r) for r in ranks]
-    solve, clock = Problem.solve, itertools.count()
+    solve, clock = ExtractionProblem.solve, itertools.count()
     monkeypatch.setattr(extract.time, "process_time", lambda: float(next(clock)))
     found = []
     with pytest.raises(OutOfTime, match="all forms must be found within 2 s"):
@@ -113,5 +113,5 @@ def test_a_search_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
             found.append(form)
     assert len(found) == 1
     monkeypatch.undo()
-    assert solve is Problem.solve
+    assert solve is ExtractionProblem.solve
     assert len(list(forms(graph, streams))) > 1

@@ -6,7 +6,7 @@ import pytest
 
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.egraph.graph import EGraph
-from eintune.space.egraph.safety import Bounds, unsafe
+from eintune.space.egraph.safety import ValueBounds, unsafe
 
 
 def reasons(text: str) -> list[str]:
@@ -87,8 +87,8 @@ def test_bounds_of_sums_relative_to_a_maximum() -> None:
     text = "Gp = Xp,m :: \\/m max\nNp,m = e^(Xp,m - Gp)\nDp = Np,m"
     (root,) = Cascade.parse(text).roots().values()
     graph = EGraph.of([root])
-    low, _ = Bounds(graph).of[graph.roots[0]]
+    low, _ = ValueBounds(graph).of[graph.roots[0]]
     assert low == 1.0  # the maximum itself contributes 1
     (mean,) = Cascade.parse("Dp = Xp,m * Xp,m").roots().values()
     graph = EGraph.of([mean])
-    assert Bounds(graph).of[graph.roots[0]][0] == 0.0
+    assert ValueBounds(graph).of[graph.roots[0]][0] == 0.0

@@ -85,7 +85,7 @@ def test_roles_follow_from_what_the_graph_does_with_a_rank() -> None:
         assert dict(space_of(cascade, problem, emitter).uses.kinds) == {
             "b": "batch",
             "h": "batch",
-            "g": "lane",
+            "g": "grouped",
             "p": "row",
             "m": "streamed",
             "e": "contracted",
@@ -100,7 +100,7 @@ def test_roles_follow_from_what_the_graph_does_with_a_rank() -> None:
 def test_one_query_tiles_the_queries_of_a_group_instead() -> None:
     cascade, problem = attention(seq=1, kv_heads=4)
     kinds = space_of(cascade, problem, "triton").uses.kinds
-    assert kinds["g"] == "row" and kinds["p"] == "lane"
+    assert kinds["g"] == "row" and kinds["p"] == "grouped"
 
 
 @pytest.mark.parametrize("size", [1, 17, 777, 1000])

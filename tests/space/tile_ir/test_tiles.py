@@ -20,7 +20,6 @@ from eintune.space.tile_ir.graph import HOIST, LOAD, saturate_tiles
 from eintune.space.tile_ir.tiles import (
     Cast,
     Elementwise,
-    Facts,
     Final,
     Input,
     Ldr,
@@ -30,6 +29,7 @@ from eintune.space.tile_ir.tiles import (
     Sts,
     TileError,
     TileExpr,
+    TileFacts,
     Wgmma,
     facts,
 )
@@ -44,9 +44,9 @@ def chain(op: str = "scale") -> TileExpr:
 
 
 def test_analyses_propagate_shape_width_region_and_iterations() -> None:
-    assert facts(Q) == Facts(128, 64, 2, Region.SHARED, 1)
-    assert facts(chain()) == Facts(128, 64, 4, Region.REGISTERS, 8)
-    assert facts(Stg(Sts(Cast(2, Final(chain()))))) == Facts(128, 64, 2, Region.GLOBAL, 1)
+    assert facts(Q) == TileFacts(128, 64, 2, Region.SHARED, 1)
+    assert facts(chain()) == TileFacts(128, 64, 4, Region.REGISTERS, 8)
+    assert facts(Stg(Sts(Cast(2, Final(chain()))))) == TileFacts(128, 64, 2, Region.GLOBAL, 1)
     assert facts(Stg(Sts(chain()))).nbytes == 128 * 64 * 4
 
 
