@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from eintune.space.egraph.graph import Limits
+from eintune.space.plan.roles import Role
+from eintune.space.schedule.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("host", "space", "costmodel", "kernels", "search")
@@ -109,10 +114,18 @@ def test_the_picture_of_the_house_is_the_table() -> None:
 
 
 def test_the_house_is_described_by_files_that_are_there() -> None:
-    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+    for page in ("CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"):
         text = (ROOT / page).read_text()
         for name in re.findall(r"`((?:space|costmodel|kernels|search|tests|docs)/[\w/]+\.(?:py|md|toml))`", text):
             assert (ROOT / name).is_file(), f"{page} names {name}, which is not there"
+
+
+def test_the_glossary_names_fields_that_are_there() -> None:
+    fields = {"Schedule": Schedule, "Role": Role, "Limits": Limits}
+    named = re.findall(r"`(Schedule|Role|Limits)\.(\w+)`", (ROOT / "docs" / "glossary.md").read_text())
+    assert len(named) > 5
+    for owner, name in named:
+        assert name in {f.name for f in dataclasses.fields(fields[owner])}, f"{owner} has no field {name}"
 
 
 def test_a_folder_can_be_read_in_one_sitting() -> None:
