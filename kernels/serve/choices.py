@@ -143,7 +143,7 @@ def _from_record(
         if not follows(entry, problem.cascade, directory):
             return None
         cascade = _parsed(record.cascade)
-        if not agrees(cascade, _parsed(problem.cascade), problem.params):
+        if not agrees(cascade, problem.definition, problem.params):
             say_once(f"eintune: the record {name} is not used: its cascade does not compute the definition")
             return None
         if exact and not entry.shipped and not _legal(record.schedule, cascade, problem):

@@ -53,7 +53,7 @@ def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor])
 
     inputs, outputs: in the order of the definition's `inputs` and `outputs`, with the axes it declares.
     """
-    definition = Cascade.parse(problem.cascade)
+    definition = problem.definition
     names = (*definition.inputs, *definition.outputs)
     with _first_calls:
         for choice in _guarded(choices(problem, inputs[0].device, layout_of(inputs)), problem):

@@ -21,7 +21,6 @@ from eintune.search.tune.finals import NothingWorked
 from eintune.search.tune.one_search import only_search
 from eintune.search.tune.stored import key_of, stored
 from eintune.search.tune.tune import Effort, tune
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 
 SMALL = "bench"
@@ -56,7 +55,7 @@ class Picks:
 def picks(problem: Problem, machine: Machine, device: str, cache: Path, handful: int) -> Picks:
     """Each derived kind's `handful` best predicted kernels."""
     emitter = emitter_of(device)
-    variants = derivations(Cascade.parse(problem.cascade), cache / "derived").variants
+    variants = derivations(problem.definition, cache / "derived").variants
     ranked = sorted(everything(variants, problem, machine, emitter), key=lambda c: c.estimate.seconds)
     kinds: dict[str, tuple[Chosen, ...]] = {}
     lost: dict[str, str] = {}

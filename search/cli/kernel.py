@@ -112,11 +112,10 @@ def _plan(chosen: argparse.Namespace) -> int:
 
 def _kernel(chosen: argparse.Namespace) -> int:
     from eintune.kernels.generate.standalone import standalone
-    from eintune.space.cascade.cascade import Cascade
 
     title, problem, candidate = chosen_candidate(chosen)
     print(f"{title}: {candidate.variant.label}, {candidate.kernel.emitter}", file=sys.stderr)
-    text = standalone(candidate.kernel, problem, Cascade.parse(problem.cascade))
+    text = standalone(candidate.kernel, problem, problem.definition)
     if not chosen.check:
         print(text, end="")
         return 0

@@ -77,13 +77,12 @@ def _measured(
     from eintune.search.peers.tuning import tuning_peers
     from eintune.search.tune.derivations import derivations
     from eintune.search.tune.provenance import versions
-    from eintune.space.cascade.cascade import Cascade
 
     problem = posed.problem
     started = datetime.now(UTC).isoformat(timespec="seconds")
     emitter = "triton" if device == "cuda" else "torch"
     with progress.stage("plan"):
-        variants = derivations(Cascade.parse(problem.cascade), cache / "derived").variants
+        variants = derivations(problem.definition, cache / "derived").variants
         drawn, legal = draw(variants, problem, machine, emitter, chosen.count, chosen.seed)
     if not drawn:
         raise Failure(f"no legal candidate on {machine.title}: nothing to record")

@@ -32,7 +32,7 @@ def draw_inputs(problem: Problem, device: torch.device | str, seed: int = 0) -> 
     drawn on the CPU in float32 and rounded to the input's dtype, so that every device and every worker sees the same
     ones. Raises KeyError for a dtype that has no PyTorch name.
     """
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     generator = torch.Generator().manual_seed(seed)
     shape_of = input_shapes(cascade, problem)
     below = limits((e.expr for e in cascade.einsums), problem.sizes)

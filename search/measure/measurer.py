@@ -15,7 +15,6 @@ from eintune.costmodel.counts.estimate import Resources
 from eintune.host.worker import Child
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
 from eintune.kernels.launch.compile_pool import CompileFailure, CompilePool
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 
 from .device_lock import device_lock
@@ -69,7 +68,7 @@ class Measurer:
         self.policy = policy or Policy()
         self.progress = progress
         self._meanwhile = meanwhile
-        points = contraction_points(Cascade.parse(problem.cascade), problem.sizes)
+        points = contraction_points(problem.definition, problem.sizes)
         self._run_timeout = self.policy.run + points / SLOW[torch.device(device).type]
         self._worker = Child("eintune.search.measure.worker")
         self._compilers = CompilePool(self.policy.compilers, self.policy.compile)

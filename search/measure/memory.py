@@ -26,7 +26,7 @@ USABLE = 0.95
 
 def needed(problem: Problem, device: str) -> dict[str, int]:
     """Bytes on the device, by what they are for: an upper bound but for what a kernel itself allocates."""
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     given = {n: math.prod(s) * DTYPES[problem.dtypes[n]].itemsize for n, s in input_shapes(cascade, problem).items()}
     shapes = {n: [problem.sizes[r] for r in t.ranks] for n, t in cascade.outputs.items()}
     kept = {n: math.prod(s) * DTYPES[problem.dtypes[n]].itemsize for n, s in shapes.items()}

@@ -71,7 +71,7 @@ class Reference:
 
 def reference(problem: Problem, inputs: Mapping[str, Tensor], seed: int = 0) -> Reference:
     """The reference for a problem on its inputs, and the budget of each output's dtype."""
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     device = next(iter(inputs.values())).device
     sample = sample_positions(cascade, problem.sizes, POINTS[device.type], seed)
     sample = {r: at.to(device) for r, at in sample.items()}

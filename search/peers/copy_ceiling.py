@@ -11,7 +11,6 @@ from torch import Tensor
 from eintune.kernels.reference.eager import DTYPES
 from eintune.search.measure.inputs import input_shapes
 from eintune.search.measure.tasks import Peer
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 
 COPY = "copy"
@@ -21,7 +20,7 @@ HALVES = 2
 
 def least_bytes(problem: Problem) -> int:
     """Bytes of all inputs, each read once, and all outputs, each written once."""
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     shapes = input_shapes(cascade, problem)
     shapes |= {name: tuple(problem.sizes[r] for r in t.ranks) for name, t in cascade.outputs.items()}
     return sum(math.prod(shape) * DTYPES[problem.dtypes[name]].itemsize for name, shape in shapes.items())

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from eintune.search.measure.tasks import Peer
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.workloads.attention import Attention, CausalMode, of_causal
 
@@ -77,7 +76,7 @@ def peers_of(problem: Problem, about: object, names: Sequence[str]) -> tuple[lis
     """
     if isinstance(about, Attention):
         return attention_peers("cpu", about, names), {}
-    outputs = list(Cascade.parse(problem.cascade).outputs)
+    outputs = list(problem.definition.outputs)
     found, refused = [], {}
     for name in _known(names):
         kind = PEERS[name]

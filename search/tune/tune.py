@@ -22,7 +22,6 @@ from eintune.search.study.samplers import Strategy, strategy
 from eintune.search.study.study import Measure, SearchOutcome, StopRule, Study, Trial
 from eintune.search.text.formatting import milliseconds, plural
 from eintune.search.text.progress import Progress
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 
 from .candidates import Candidate, Candidates, Model, candidates, schedule_text
@@ -104,7 +103,7 @@ def derived_forms(
     """The derived cascades of a problem's definition; deriver: where that definition may be on its way."""
     with progress.stage("derive"):
         derived = (deriver and deriver.result()) or derivations(
-            Cascade.parse(problem.cascade), cache / "derived", fresh=fresh, shipped=False
+            problem.definition, cache / "derived", fresh=fresh, shipped=False
         )
         if counted := derived.statistics.get("statistics"):
             progress.say(

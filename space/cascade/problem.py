@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from eintune.space.ir.expr import Rank
+
+from .cascade import Cascade
 
 
 class Values(NamedTuple):
@@ -23,9 +26,10 @@ class Problem:
     """One computation at one size.
 
     workload: a label for people and for the cache key; nothing decides by it.
-    cascade: the definition, as text (parsed where it is needed). sizes: every rank. dtypes: by tensor name,
-    outputs too ("fp32", "fp16", "bf16", "int32", "bool"). params: values of the cascade's scalars.
-    values: what inputs may hold that do not take just anything; it decides nothing but what is drawn.
+    cascade: the definition as text, which keys and files have; `definition` is the same, read once.
+    sizes: every rank. dtypes: by tensor name, outputs too ("fp32", "fp16", "bf16", "int32", "bool"). params: values of
+    the cascade's scalars. values: what inputs may hold that do not take just anything; it decides nothing but what is
+    drawn.
     """
 
     workload: str
@@ -37,3 +41,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", {name: Values(*v) for name, v in self.values.items()})
+
+    @cached_property
+    def definition(self) -> Cascade:
+        """The definition. Raises CascadeError for a text that is none."""
+        return Cascade.parse(self.cascade)

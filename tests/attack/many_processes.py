@@ -33,7 +33,6 @@ from eintune.kernels.serve import modified_attention as modified
 from eintune.kernels.serve.choices import make_kernel
 from eintune.kernels.store.cache import Cache, Key, Record, read_entry
 from eintune.kernels.store.platform import platform_of
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import attention_problem
 
@@ -52,7 +51,7 @@ class Records:
             problem = attention_problem(
                 batch=1, heads=1, kv_heads=1, seq=n, kv_seq=n, head_dim=8, value_dim=8, dtype="fp32"
             )
-            every = schedules(Cascade.parse(problem.cascade), problem, "torch")[:3]
+            every = schedules(problem.definition, problem, "torch")[:3]
             made = [
                 Record(problem.cascade, s, make_kernel(problem.cascade, problem, s).digest, 1e-3, 1e-3, 1e-3)
                 for s in every

@@ -123,7 +123,7 @@ def attention_case(
     for r, n in problem.sizes.items():
         roles.setdefault(r, Role(None, power(n)) if r in "ef" else Role("grid", None))
     made = Schedule(emitter, tuple(roles.items()), **schedule)  # type: ignore[arg-type]
-    return Case(folded(Cascade.parse(problem.cascade), passes), problem, made)
+    return Case(folded(problem.definition, passes), problem, made)
 
 
 def inputs(case: Case, seed: int = 0, strided: bool = False) -> list[torch.Tensor]:
@@ -147,7 +147,7 @@ def errors(case: Case, kernel: Kernel, tensors: list[torch.Tensor], times: float
     times: of the budget. The worst of hundreds of draws of a ratio of two random maxima is beyond 2 now and then.
     """
     problem = case.problem
-    definition = Cascade.parse(problem.cascade)
+    definition = problem.definition
     data = {a.name: t for a, t in zip(kernel.arguments, tensors, strict=True) if not a.output}
     exact = run_eager(definition, data, problem.sizes, problem.params, torch.float64)
     found = []

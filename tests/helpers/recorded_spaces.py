@@ -14,7 +14,6 @@ from eintune.search.evaluation.recorded_space import RecordedSpace, draw, entrie
 from eintune.search.measure.measurement import Measurement
 from eintune.search.tune.candidates import Candidate
 from eintune.search.tune.derivations import derivations
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.workloads.builtin import attention_problem
 
@@ -45,7 +44,7 @@ def at_random(seed: int = 0) -> Rule:
 
 
 def drawn(problem: Problem, count: int, seed: int = 0) -> tuple[list[Candidate], int]:
-    variants = derivations(Cascade.parse(problem.cascade), Path("/nonexistent")).variants[:3]
+    variants = derivations(problem.definition, Path("/nonexistent")).variants[:3]
     return draw(variants, problem, MACHINE, "triton", count, seed)
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     q, k, v = (torch.randn(1, 2, 64, 16) for _ in range(3))
     sizes = {"batch": 1, "heads": 2, "kv_heads": 2, "seq": 64, "kv_seq": 64, "head_dim": 16}
     problem = attention_problem(**sizes, dtype="fp32")
-    schedule = schedules(Cascade.parse(problem.cascade), problem, "torch")[0]
+    schedule = schedules(problem.definition, problem, "torch")[0]
     digest = make_kernel(problem.cascade, problem, schedule).digest
     Cache().store(Key.of(problem, platform_of("cpu")), Record(problem.cascade, schedule, digest, 1e-3, 1e-3, 1e-3))
     causal = attention_problem(

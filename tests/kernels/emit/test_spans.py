@@ -22,7 +22,6 @@ from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
 from eintune.kernels.launch.tensor_descriptors import fault, strides
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.plan.roles import Role
 from eintune.space.schedule.schedule import Schedule
@@ -107,7 +106,7 @@ def test_contiguous_tensors_decide_while_a_kernel_is_printed() -> None:
     for size, wide in ((2**28, True), (2**27, False)):
         problem = Problem("s", "Zp = Xp,m", {"p": 64, "m": size}, {"X": "fp32", "Z": "fp32"})
         schedule = Schedule("triton", (("p", Role("grid", 16)), ("m", Role("loop", 64))))
-        kernel = Case(Cascade.parse(problem.cascade), problem, schedule).kernel
+        kernel = Case(problem.definition, problem, schedule).kernel
         assert ("lane_p_wide[:, None] * stride_X_p" in kernel.source) == wide
         assert fits(kernel.reaches, kernel.arguments)
 
@@ -127,7 +126,7 @@ def test_a_rank_that_32_bits_do_not_count_is_refused() -> None:
     for size in (LONGEST, LONGEST + 1, 2**33):
         problem = Problem("s", "Zp = Xp,m", {"p": 1, "m": size}, {"X": "fp16", "Z": "fp32"})
         schedule = Schedule("triton", (("p", Role("grid", None)), ("m", Role("loop", 64))))
-        case = Case(Cascade.parse(problem.cascade), problem, schedule)
+        case = Case(problem.definition, problem, schedule)
         if size == LONGEST:
             assert f"tl.range(0, {size}, 64)" in case.kernel.source
             continue
@@ -142,7 +141,7 @@ def test_an_index_that_is_taken_for_a_number_has_32_bits_by_pytorch_too() -> Non
         roles = {r: Role("grid", None) for r in "bh"} | {"p": Role("grid", 16), "m": Role("loop", 16)}
         roles |= {r: Role(None, 16) for r in "ef"}
         problem = posed(variant, sizes, "fp32", {"scale": 1.0})
-        case = Case(Cascade.parse(problem.cascade), problem, Schedule("torch", tuple(roles.items())))
+        case = Case(problem.definition, problem, Schedule("torch", tuple(roles.items())))
         if refused:
             with pytest.raises(ValueError, match=r"^a kernel counts a rank's elements in 32 bits"):
                 emit(case.program, case.schedule)
@@ -155,7 +154,7 @@ def test_programs_are_counted_along_the_first_axis_of_a_grid() -> None:
     sizes = {"b": 70_000, "h": 3, "p": 1, "m": 64, "e": 16, "f": 16}
     roles = {r: Role("grid", None) for r in "bhp"} | {"m": Role("loop", 16), "e": Role(None, 16), "f": Role(None, 16)}
     problem = posed(Attention(), sizes, "bf16", {"scale": 1.0})
-    case = Case(Cascade.parse(problem.cascade), problem, Schedule("triton", tuple(roles.items())))
+    case = Case(problem.definition, problem, Schedule("triton", tuple(roles.items())))
     assert case.kernel.grid == (210_000,)
     many = replace(case, problem=replace(problem, sizes={**sizes, "h": 40_000}))
     with pytest.raises(ValueError, match=r"at most 2\*\*31 - 1 programs, but got 2800000000"):
@@ -182,7 +181,7 @@ def test_a_window_that_is_wider_than_any_sequence(size: int, both: bool, emitter
     made = []
     for variant in (Attention((Window(size, both),)), ALONE["plain"]):
         problem = posed(variant, sizes, "fp32", {"scale": 0.3})
-        case = Case(Cascade.parse(problem.cascade), problem, Schedule(emitter, tuple(roles.items())))
+        case = Case(problem.definition, problem, Schedule(emitter, tuple(roles.items())))
         tensors = inputs(case)
         execute(case.kernel, tensors)
         assert not errors(case, case.kernel, tensors)
@@ -220,7 +219,7 @@ def test_lengths_that_stand_for_no_limit(name: str, filters: str, emitter: str, 
     roles |= {r: Role(None, 16) for r in "ef"}
     problem = posed(Attention((MaskMod(BY_LENGTH[name]),)), sizes, "fp32", {"scale": 0.3})
     schedule = Schedule(emitter, tuple(roles.items()), filters=filters)
-    case = Case(folded(Cascade.parse(problem.cascade), 1), problem, schedule)
+    case = Case(folded(problem.definition, 1), problem, schedule)
     kernel, tensors = case.kernel, inputs(case)
     position = next(i for i, a in enumerate(kernel.arguments) if a.dtype == "int32")
     for lengths in LARGE:

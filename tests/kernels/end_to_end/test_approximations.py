@@ -14,7 +14,6 @@ from eintune.costmodel.machines.machine import load_machine
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.ir.approximations import APPROXIMATIONS
 from eintune.space.lowering.lower import build_plan
@@ -37,7 +36,7 @@ def capped(dtype: str, functions: str = "approximate", seq: int = 64, causal: Ca
     roles = {"p": Role("grid", 32), "m": Role("loop", 16)}
     for r in problem.sizes:
         roles.setdefault(r, Role(None, 32) if r in "ef" else Role("grid", None))
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     return Case(cascade, problem, Schedule("triton", tuple(roles.items()), functions=functions))
 
 
@@ -45,7 +44,7 @@ def squashed(dtype: str) -> Case:
     """Y[a, m] = tanh(X[a, m])."""
     problem = Problem("squashed", "Ya,m = tanh(Xa,m)", {"a": 8, "m": 256}, {"X": dtype, "Y": "fp32"})
     roles = (("a", Role("grid", 4)), ("m", Role(None, 256)))
-    return Case(Cascade.parse(problem.cascade), problem, Schedule("triton", roles, functions="approximate"))
+    return Case(problem.definition, problem, Schedule("triton", roles, functions="approximate"))
 
 
 @pytest.mark.parametrize(("dtype", "offered"), [("bf16", True), ("fp16", False), ("fp32", False)])
@@ -67,7 +66,7 @@ def test_the_torch_emitter_takes_the_function_itself() -> None:
 
 def test_nothing_to_approximate_is_offered_nothing() -> None:
     problem = attention("bf16", 64, None)
-    assert {s.functions for s in schedules(Cascade.parse(problem.cascade), problem, "triton")} == {"exact"}
+    assert {s.functions for s in schedules(problem.definition, problem, "triton")} == {"exact"}
 
 
 @pytest.mark.parametrize(("machine", "has"), [("h200", True), ("a100", True), ("mi300x", False), ("cpu", False)])

@@ -15,7 +15,6 @@ from eintune.costmodel.pricing.time import estimate
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.lowering.lower import build_program
 from eintune.space.plan.plan import Loop, Program
 from eintune.space.plan.roles import Role
@@ -81,8 +80,8 @@ def test_another_emitter_keeps_one_kernel() -> None:
 def test_it_is_offered_for_documents() -> None:
     for modifiers, offered in (((Causal(), Documents()), {"program", "kernel"}), ((Causal(),), {"program"})):
         problem = packed("program", None, *modifiers).problem
-        assert {s.bounds for s in schedules(Cascade.parse(problem.cascade), problem, "triton")} == offered
-        assert {s.bounds for s in schedules(Cascade.parse(problem.cascade), problem, "torch")} == {"program"}
+        assert {s.bounds for s in schedules(problem.definition, problem, "triton")} == offered
+        assert {s.bounds for s in schedules(problem.definition, problem, "torch")} == {"program"}
 
 
 def test_the_model_sees_work_that_is_done_once() -> None:

@@ -51,7 +51,7 @@ def tensors_of(problem: Problem, kernel: Kernel) -> dict[str, torch.Tensor]:
 
 def exact(problem: Problem, data: dict[str, torch.Tensor]) -> torch.Tensor:
     """The definition in float64: the labelled element of a row whose label is no word is 0."""
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     inputs = {n: data[n] for n in cascade.inputs}
     return run_eager(cascade, inputs, problem.sizes, problem.params, torch.float64)["L"]
 

@@ -21,7 +21,6 @@ from eintune.costmodel.pricing.time import estimate
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.lowering.lower import build_plan
 from eintune.space.plan.pipelined_product import pipelined_product
 from eintune.space.plan.plan import LoopPlan
@@ -121,10 +120,10 @@ def test_two_loops_over_one_body_stay_as_they_are() -> None:
 
 def test_it_is_offered_where_there_is_a_pipeline() -> None:
     problem = pipelined(**LARGE).problem
-    offered = [s for s in schedules(Cascade.parse(problem.cascade), problem, "triton") if s.pipelined == "product"]
+    offered = [s for s in schedules(problem.definition, problem, "triton") if s.pipelined == "product"]
     assert offered and all(s.stages > 2 and s.warps == 4 and s.loads != "pointer" for s in offered)
     assert all((s.role("p").tile or 0) <= 64 for s in offered)
-    assert all(s.pipelined == "none" for s in schedules(Cascade.parse(problem.cascade), problem, "torch"))
+    assert all(s.pipelined == "none" for s in schedules(problem.definition, problem, "torch"))
 
 
 @COMPILES

@@ -249,7 +249,7 @@ def test_a_stored_winner_brings_its_form_by_pointer(
 
 def test_what_was_never_measured_is_laid_out_for_any_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = described(1, dtype="bf16", seq=2048, head_dim=128).problem
-    offered = schedules(Cascade.parse(problem.cascade), problem, "triton")
+    offered = schedules(problem.definition, problem, "triton")
     assert any(s.loads == "descriptor" for s in offered)
     monkeypatch.setattr(choices_module, "_machine", lambda device: load_machine("h200"))
     picks = choices_module.ranked(problem, torch.device("cpu"), "triton")

@@ -49,7 +49,7 @@ def test_chains_are_served(name: str, cache: Path) -> None:
     small = {o.name: 24 for o in row.options if o.kind == "size"}
     problem = row.posed(small, "fp64").problem
     inputs = draw_inputs(problem, "cpu")
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     made = compile(cascade, params=problem.params)(**inputs)
     want = run_eager(cascade, inputs, problem.sizes, problem.params, torch.float64)
     torch.testing.assert_close(made, next(iter(want.values())), rtol=1e-9, atol=1e-9)

@@ -188,7 +188,7 @@ def test_a_record_that_tiny_data_cannot_tell_apart_is_not_served(
     cache, problem = Cache(tmp_path, shipped=None), shipped_problem()
     good = next(t for t in forms_of(problem.cascade, tmp_path) if DIVISION in t)
     bad = Cascade.parse(good.replace(DIVISION, wrong))
-    assert agrees(bad, Cascade.parse(problem.cascade), problem.params)
+    assert agrees(bad, problem.definition, problem.params)
     stored(problem, str(bad), cache)
     for sizes in (problem.sizes, problem.sizes | {"m": 80, "p": 80}):  # as its own and as a neighbour's
         assert "the cost model picks" in first(replace(problem, sizes=sizes), cache).notice

@@ -14,7 +14,6 @@ from eintune.search.measure import reference as reference_module
 from eintune.search.measure.error_budget import FACTOR, Error, budget, error, ulp
 from eintune.search.measure.inputs import draw_inputs, input_shapes
 from eintune.search.measure.reference import kept_ranks, reference, sample_positions
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.cascade.run import run_cascade
 from eintune.space.ir.expr import Access, topological
@@ -46,7 +45,7 @@ def test_every_operator_has_an_eager_meaning() -> None:
 @pytest.mark.parametrize("name", sorted(WORKLOADS))
 def test_eager_in_float64_is_the_evaluator(name: str) -> None:
     problem = posed(name, "fp64")
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     inputs = draw_inputs(problem, "cpu", seed=3)
     mine = run_eager(cascade, inputs, problem.sizes, problem.params, torch.float64)
     theirs = run_cascade(cascade, {n: t.numpy() for n, t in inputs.items()}, problem.sizes, problem.params)
@@ -57,7 +56,7 @@ def test_eager_in_float64_is_the_evaluator(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(WORKLOADS))
 def test_the_definition_is_within_its_own_budget_and_a_bias_is_not(name: str) -> None:
     problem = posed(name)
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     inputs = draw_inputs(problem, "cpu")
     made = reference(problem, inputs)
     eager = run_eager(cascade, inputs, problem.sizes, problem.params, torch.float32)
@@ -104,7 +103,7 @@ def test_an_error_is_infinite_where_a_number_is_missing() -> None:
 
 def test_samples_hold_the_ends_and_the_edges_of_tiles() -> None:
     problem = attention_problem(batch=1, heads=32, kv_heads=8, seq=2048, kv_seq=2048, head_dim=128, dtype="bf16")
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     assert kept_ranks(cascade) == ("b", "h", "g", "p")
     sample = sample_positions(cascade, problem.sizes, 1e9)
     assert set(sample) == {"p"}
@@ -134,7 +133,7 @@ def test_slices_and_samples_give_what_the_whole_gives(monkeypatch: pytest.Monkey
         if rank in sampled.sample:
             expected = expected.index_select(axis, sampled.sample[rank])
     torch.testing.assert_close(sampled.exact["AV"], expected, rtol=1e-13, atol=1e-13)
-    full = run_eager(Cascade.parse(problem.cascade), inputs, problem.sizes, problem.params, torch.float32)
+    full = run_eager(problem.definition, inputs, problem.sizes, problem.params, torch.float32)
     assert sampled.fault(full) == ""
 
 
@@ -144,7 +143,7 @@ def test_unwritten_elements_outside_the_sample_are_seen(monkeypatch: pytest.Monk
     monkeypatch.setitem(reference_module.POINTS, "cpu", 200)
     made = reference(problem, inputs)
     (unseen,) = sorted(set(range(200)) - set(made.sample["p"].tolist()))[:1]
-    full = run_eager(Cascade.parse(problem.cascade), inputs, problem.sizes, problem.params, torch.float32)["AV"]
+    full = run_eager(problem.definition, inputs, problem.sizes, problem.params, torch.float32)["AV"]
     full[0, 0, unseen, 2] = torch.nan
     assert made.fault({"AV": full}) == "AV: 1 of 1600 elements are not written, or NaN"
 
@@ -152,7 +151,7 @@ def test_unwritten_elements_outside_the_sample_are_seen(monkeypatch: pytest.Monk
 def test_inputs_are_the_same_from_the_same_seed() -> None:
     problem = posed("layernorm", "bf16")
     one, two, other = (draw_inputs(problem, "cpu", seed) for seed in (0, 0, 1))
-    shapes = input_shapes(Cascade.parse(problem.cascade), problem)
+    shapes = input_shapes(problem.definition, problem)
     assert list(one) == sorted(shapes)
     for name, t in one.items():
         assert torch.equal(t, two[name]) and not torch.equal(t, other[name])

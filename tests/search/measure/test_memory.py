@@ -13,7 +13,6 @@ from eintune.search.cli.main import main
 from eintune.search.measure import memory
 from eintune.search.measure.inputs import draw_inputs
 from eintune.search.measure.memory import does_not_fit, needed
-from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.workloads.builtin import WORKLOADS, attention_problem
 
@@ -75,7 +74,7 @@ def test_positions_that_follow_each_other_are_read_in_place() -> None:
     """A slice of a reference copies what it needs, not the tensor."""
     problem = attention(64, 4)
     data = draw_inputs(problem, "cpu")
-    cascade = Cascade.parse(problem.cascade)
+    cascade = problem.definition
     whole = run_eager(cascade, data, problem.sizes, problem.params, torch.float64)["AV"]
     for h in (torch.arange(1, 3), torch.tensor([3]), torch.tensor([0, 2]), torch.tensor([2, 1])):
         index = {"b": torch.arange(1), "h": h, "p": torch.arange(5, 60)}

@@ -79,7 +79,7 @@ def test_filters_say_the_same_of_the_packed_rank(coef: int, other: int, const: i
 def attention(seq: int, heads: int, causal: bool = True) -> tuple[Cascade, Problem]:
     given = {"heads": heads, "kv_heads": 2, "seq": seq, "kv_seq": 512, "head_dim": 64, "dtype": "fp16", "batch": 2}
     problem = attention_problem(**given, causal="lower_right" if causal else None)  # type: ignore[arg-type]
-    return Cascade.parse(problem.cascade), problem
+    return problem.definition, problem
 
 
 @pytest.mark.parametrize(("seq", "heads", "row", "lane"), [(4, 8, "p", "g"), (2, 8, "g", "p"), (40, 4, "p", "g")])

@@ -36,7 +36,7 @@ def forms(name: str) -> list[tuple[Problem, Cascade, LoopPlan]]:
     """A variant's derived forms, each by its smallest schedule."""
     sizes = SIZES | ({"m": 40} if "documents" in name else {})
     problem = posed(ALONE[name], sizes, "fp32", {"scale": 0.4})
-    cascades = [d.cascade for d in derive(Cascade.parse(problem.cascade)).cascades]
+    cascades = [d.cascade for d in derive(problem.definition).cascades]
     return [(problem, c, build_program(c, problem, _least(c, problem)).kernels[0]) for c in cascades]
 
 
@@ -50,7 +50,7 @@ def _least(cascade: Cascade, problem: Problem) -> Schedule:
 def test_what_is_stored_does_not_depend_on_it(name: str, limit: float) -> None:
     """However seldom it is brought up to date: with 1e300 a reference is whatever a row's first tile gave."""
     for problem, cascade, plan in forms(name):
-        definition = Cascade.parse(problem.cascade)
+        definition = problem.definition
         data = data_for(definition, problem.sizes) | (
             {"D": np.sort(np.arange(40) // 13)[None]} if "D" in plan.inputs else {}
         )

@@ -27,7 +27,7 @@ from eintune.space.workloads.builtin import WORKLOADS, attention_problem
 def attention(**change: Any) -> tuple[Cascade, Problem]:
     given: dict[str, Any] = {"batch": 1, "heads": 32, "kv_heads": 32, "seq": 2048, "kv_seq": 2048}
     problem = attention_problem(**(given | {"head_dim": 128, "dtype": "fp32"} | change))
-    return Cascade.parse(problem.cascade), problem
+    return problem.definition, problem
 
 
 @pytest.mark.parametrize("causal", [None, "top_left"])

@@ -186,7 +186,7 @@ def test_a_problem_has_all_sizes_and_types() -> None:
     assert problem.sizes == {"b": 2, "h": 2, "g": 4, "p": 16, "m": 32, "e": 64, "f": 64}
     assert problem.dtypes == dict.fromkeys(("Q", "K", "V", "AV"), "bf16")
     assert problem.params == {"scale": 0.125}
-    assert Cascade.parse(problem.cascade) == attention(grouped=True)
+    assert problem.definition == attention(grouped=True)
     plain = attention_problem(**{**GOOD, "kv_heads": 8, "value_dim": 32, "scale": -2.0, "causal": "top_left"})
     assert "g" not in plain.sizes
     assert plain.sizes["f"] == 32
