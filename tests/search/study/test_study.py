@@ -198,7 +198,7 @@ def test_goes_on_after_kill_9(tmp_path: Path) -> None:
             if len(calls) == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
             return made.measure(points)
-        made.new_study(Path({str(tmp_path)!r})).run(measure, made.refit, made.Limits(99, batch=4, until_sure=False))
+        made.new_study(Path({str(tmp_path)!r})).run(measure, made.refit, made.StopRule(99, batch=4, until_sure=False))
         """)
     )
     done = subprocess.run([sys.executable, "-P", str(script)], capture_output=True, text=True)

@@ -155,10 +155,10 @@ def test_other_definitions_are_derived_once_and_kept(tmp_path: Path, monkeypatch
 def test_a_derivation_that_was_cut_short_is_used_but_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = derivations(softmax(), tmp_path / "other")
 
-    def cut(self: extract.Problem, seconds: float) -> None:
+    def cut(self: extract.ExtractionProblem, seconds: float) -> None:
         raise extract.OutOfTime("a form must be proven the best within 0 s")
 
-    monkeypatch.setattr(extract.Problem, "solve", cut)
+    monkeypatch.setattr(extract.ExtractionProblem, "solve", cut)
     first = derivations(softmax(), tmp_path)
     assert first.variants and not first.complete and "cut short" in first.origin
     assert [json.loads(p.read_text())["complete"] for p in tmp_path.glob("*.json")] == [False]
