@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from eintune.space.ir.expr import (
     Access,
@@ -31,11 +30,12 @@ from eintune.space.ir.folds import ACTIONS
 from eintune.space.ir.names import RANK
 from eintune.space.ir.pointwise import POINTWISE
 
-from .cursor import Cursor
 from .filters import read_predicate
-from .grammar import COMPARISON, FOLDS, INFIX, LEVEL_OF, PARAMETER, REDUCERS, THEN, VIEWS
+from .grammar import COMPARISON, COMPUTE, CULLED, FOLDS, INFIX, LEVEL_OF, PARAMETER, REDUCERS, THEN, VIEWS
 from .indices import read_index
 from .lexer import Token
+from .merges import Merges
+from .tiles import Tiles, common, parts_of
 
 
 @dataclass
@@ -54,21 +54,7 @@ def quotient(a: Expr, b: Expr) -> Expr:
     return Map("div", (a, Map("nonzero", (b,))))
 
 
-def _parts(i: Index) -> tuple[Rank, Rank] | None:
-    """(m1, m0) of `m1 * |m0| + m0`."""
-    match i:
-        case Computed("add", (Computed("mul", (str() as outer, Size(size))), str() as inner)) if size == inner:
-            return outer, inner
-        case _:
-            return None
-
-
-def _common(outer: Rank, inner: Rank) -> Rank | None:
-    """m of m1 and m0."""
-    return outer[0] if outer[0] == inner[0] else None
-
-
-class Expressions(Cursor):
+class Expressions(Merges, Tiles):
     """A cursor that reads expressions. `dot` is what the operator `·` computes."""
 
     def __init__(self, number: int, tokens: list[Token], scope: ReaderScope) -> None:
@@ -84,10 +70,8 @@ class Expressions(Cursor):
         left = self.prefix()
         while (found := self.infix()) and found[1] >= level:
             op, own = found
-            symbol = self.next().text
-            self.dots += symbol == "·"
+            culls = self.culls_here(op)
             right = self.expression(own + 1)
-            culls = symbol == "÷" or (symbol == "·" and self.culls)
             left = quotient(left, right) if culls else self.applied(op, left, right)
             if own == COMPARISON and (more := self.infix()) and more[1] == COMPARISON:
                 self.fail("comparisons do not chain; put one in brackets", self.peek())
@@ -99,7 +83,21 @@ class Expressions(Cursor):
         if text == "·":
             return self.dot, LEVEL_OF["mul"]  # whatever it computes
         op = {"×": "mul", "÷": "div"}.get(text) or INFIX.get(text)
-        return (op, LEVEL_OF[op]) if op else None
+        if op:
+            return op, LEVEL_OF[op]
+        name, length = self.named(COMPUTE)
+        return (COMPUTE[name], LEVEL_OF["mul"]) if name and self.merge_starts(length) else None
+
+    def culls_here(self, op: str) -> bool:
+        """Take the infix operator, with its merge operator if one stands there (`÷(←)`): whether it culls."""
+        token = self.peek()
+        if self.take("·"):
+            self.dots += 1
+            return self.culls
+        name = self.operator(COMPUTE, "an infix operator")
+        if not self.merge_starts():
+            return name == "÷"
+        return self.fitting(name, op, COMPUTE, name, token) in CULLED.get(op, ())
 
     def applied(self, op: str, left: Expr, right: Expr) -> Expr:
         """An operator, or several one after the other (`sub-then-exp`)."""
@@ -186,13 +184,15 @@ class Expressions(Cursor):
         end = self.tokens[self.at - 1].end
         if self.subscript():
             if self.peek().text != "{":
-                return self.addressed(token, (self.subscript_item(False),), False)
+                items: tuple[Index, ...] = (self.subscript_item(False),)
+                self.filter()
+                return self.addressed(token, items, False)
             return self.addressed(token, *self.brackets(self.items_in_braces, "a tensor's subscript", "{", "}"))
-        items: tuple[Index, ...] = ()
+        items = ()
         if self.peek().start == end and self.index_starts():
             items = (self.subscript_item(False),)
             self.filter()
-            while self.peek().text == "," and self.index_starts(1):
+            while self.peek().text == "," and (self.index_starts(1) or self.tile_starts(False, 1)):
                 self.next()
                 items += (self.subscript_item(False),)
                 self.filter()
@@ -210,44 +210,15 @@ class Expressions(Cursor):
 
     def subscript_item(self, braces: bool) -> Index:
         if self.tile_starts(braces):
-            return self.tile()
+            return self.tile(braces)
         return read_index(self, self.indexed) if braces else self.index_item()
-
-    def tile_starts(self, braces: bool) -> bool:
-        """Whether `m1×M0+m0` or `m1*|m0|+m0` stands here, which without braces no expression can be: a rank is no
-        value."""
-        if not self.index_starts() or self.peek(1).text not in ("×", "*"):
-            return False
-        size = self.capital(2) or 3 * (self.peek(2).text == self.peek(4).text == "|")
-        last = 2 + size
-        tokens = [self.peek(i) for i in range(last + 2)]
-        close = all(a.end == b.start for a, b in pairwise(tokens))
-        if not size or self.peek(last).text != "+" or not self.index_starts(last + 1):
-            return False
-        if braces:  # more arithmetic is no tile
-            return self.peek(last + 2).text not in ("//", "%", "*", "×", "+", "-")
-        return close or size == 2
-
-    def tile(self) -> Index:
-        outer = self.rank("a tensor's index")
-        token = self.next()
-        size = self.size() if self.peek().text == "|" else self.capital_size()
-        self.next()
-        inner = self.rank("a tensor's index")
-        if size != inner or inner == outer:
-            self.fail(
-                f"an axis in tiles is addressed by tile, times the size of one, plus the place in it "
-                f"({outer}*|{inner}|+{inner}), but got {outer}*|{size}|+{inner}",
-                token,
-            )
-        return Computed("add", (Computed("mul", (outer, Size(inner))), inner))
 
     def addressed(self, token: Token, items: tuple[Index, ...], padded: bool) -> Expr:
         """A tensor at these indices. One in tiles is a view of the axis, whose name is its own or that of its parts
         without digits."""
         self.fail_twice(token, tuple(i for i in items if isinstance(i, str)))
         known = self.scope.tensors.get(token.text)
-        tiles = {axis: parts for axis, i in enumerate(items) if (parts := _parts(i))}
+        tiles = {axis: parts for axis, i in enumerate(items) if (parts := parts_of(i))}
         if len(tiles) < sum(not isinstance(i, str) for i in items):
             return self.gathered(token, items, padded)
         if padded:
@@ -256,13 +227,9 @@ class Expressions(Cursor):
             )
         index = list(items)
         for axis, (outer, inner) in tiles.items():
-            own = known.ranks[axis] if known and axis < len(known.ranks) else _common(outer, inner)
+            own = known.ranks[axis] if known and axis < len(known.ranks) else common(outer, inner)
             if own in (None, outer, inner):
-                self.fail(
-                    f"{token.text}: its axis in tiles {outer} and {inner} needs a name of its own: declare "
-                    f"`input {token.text}[…]` on a line above",
-                    token,
-                )
+                self.fail_unnamed(token.text, outer, inner, token)
             index[axis] = self.known_rank(str(own), token)
         ranks = tuple(i for i in index if isinstance(i, str))
         self.fail_twice(token, ranks)

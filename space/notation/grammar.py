@@ -43,6 +43,8 @@ MERGES = {"∩": "&", "∪": "|", "←": "<-", "1": "1"}
 THEN = "-then-"
 COMPUTE = {**INFIX, "×": "mul", "÷": "div", "max": "max", "min": "min", "sub-then-exp": f"sub{THEN}exp"}
 """Compute operators of a map action `∧`; FuseMax's `sub-then-exp` is two, one after the other."""
+UNARY = {p.name: p.name for p in POINTWISE.values() if p.arity == 1}
+"""Operators of one operand, which an action may apply, `σ()`."""
 CULLED = {"div": ("∩", "←")}
 """Merge operators under which an operator is another than on dense tensors: what is culled is 0 (`nonzero`)."""
 REDUCE = {**{r.symbol: r.name for r in REDUCTIONS.values()}, "*": "mul"}
@@ -59,18 +61,19 @@ _SKIPPED = {
 
 
 def fitting_merges(op: str) -> tuple[str, ...]:
-    """The merge operators under which a map by `op` means the same as on dense tensors, or is known otherwise.
+    """The merge operators under which a map by `op`, of one operand or two, means the same as on dense tensors, or is
+    known otherwise.
 
     A skipped point is 0 in the result, so the operator must give 0 there: `∩` skips (a, 0), (0, b) and (0, 0),
     `←` (a, 0) and (0, 0), `∪` only (0, 0), and `1` nothing. (`←` "only touches points where there is a non-zero
     value in the B operand": FuseMax, arXiv 2406.10491, II-C, after EDGE, arXiv 2404.11591.)
     """
-    first, *rest = (POINTWISE[name].numpy for name in op.split(THEN))
+    first, *rest = (POINTWISE[name] for name in op.split(THEN))
 
     def compute(a: float, b: float) -> float:
-        value = first(a, b)
+        value = first.numpy(*(a, b)[: first.arity])
         for unary in rest:
-            value = unary(value)
+            value = unary.numpy(value)
         return float(value)
 
     with np.errstate(all="ignore"):

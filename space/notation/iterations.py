@@ -183,7 +183,7 @@ class IterativeLine(SourceLine):
     def subscript_item(self, braces: bool) -> Index:
         self.in_braces = braces
         if self.tile_starts(braces):
-            return self.tile()
+            return self.tile(braces)
         return self.index_item()
 
     def index_item(self) -> str:

@@ -26,7 +26,6 @@ Implicit sums stand inside of the reduce actions, and the actions apply from lef
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from eintune.space.ir.einsum import CascadeError, Einsum
 from eintune.space.ir.expr import (
@@ -39,6 +38,7 @@ from eintune.space.ir.expr import (
     Rank,
     Reduce,
     Tensor,
+    Unsplit,
     Where,
     free,
     indexing_ranks,
@@ -47,8 +47,9 @@ from eintune.space.ir.expr import (
 from eintune.space.ir.pointwise import REDUCTIONS
 
 from .expressions import Expressions, ReaderScope, quotient
-from .grammar import COMPUTE, CULLED, KINDS, MERGES, REDUCE, REDUCE_MERGES, RESERVED, fitting_merges, implicit_sum
+from .grammar import COMPUTE, CULLED, KINDS, REDUCE, RESERVED, implicit_sum
 from .lexer import Token, statements
+from .tiles import common, parts_of
 
 
 def read_cascade(text: str) -> tuple[tuple[Einsum, ...], tuple[str, ...]]:
@@ -85,7 +86,8 @@ def _before(p: Predicate, rank: Rank) -> Predicate:
 
 @dataclass(frozen=True)
 class MapAction:
-    """`∧k ×(∩)`: what `·` computes over which ranks, and whether only where the right operand has an element."""
+    """`∧k ×(∩)`: what `·` computes over which ranks, and whether only where the right operand has an element; or
+    `σ()`, which applies to what stands before it."""
 
     token: Token
     ranks: tuple[Rank, ...]
@@ -93,11 +95,21 @@ class MapAction:
     culls: bool
 
 
+@dataclass(frozen=True)
+class ReduceAction:
+    """`∨k +(∪)`: reduces what stands before it."""
+
+    rank: Rank
+    op: str
+
+
 class SourceLine(Expressions):
     """A cursor that reads one statement."""
 
     shifted: tuple[Rank, ...] | None = None
     """While the left side of an einsum is read: its ranks that stand there as `i+1`."""
+    tiled: dict[Rank, tuple[Rank, Rank]]
+    """The axes that the left side of an einsum has in tiles."""
 
     def declaration(self) -> None:
         """`input Kb,m,e : int`: the tensor's own names for its axes, and its kind."""
@@ -140,11 +152,13 @@ class SourceLine(Expressions):
         """`Zm,n = right side :: actions`"""
         token = self.peek()
         self.shifted = tuple[Rank, ...]()
+        self.tiled = {}
         name, index = self.tensor("the left side of an einsum")
         output = Tensor(name, index, self.kind())
         self.expect("=", "an einsum")
         shifted, self.shifted = self.shifted, None
-        expr = self.right_side(frozenset(index))
+        expr = self.right_side(frozenset(index).difference(self.tiled).union(*self.tiled.values()))
+        expr = self.in_one(expr, token)
         for rank in shifted:
             expr = self.at_the_index_before(expr, rank, token)
         if name in self.scope.made:
@@ -153,11 +167,35 @@ class SourceLine(Expressions):
         return Einsum(output, expr)
 
     def index_item(self) -> Rank:
+        if self.shifted is not None and self.tile_starts(False):
+            return self.tile_on_the_left()
         rank = super().index_item()
         if self.shifted is not None and self.peek().text == "+" and self.peek(1).text == "1":
             self.at += 2
             self.shifted += (rank,)
         return rank
+
+    def tile_on_the_left(self) -> Rank:
+        """`AVf,m1×M0+m0 = …`: the output has the axis that its parts m1 and m0 are of, m."""
+        token, found = self.peek(), parts_of(self.tile(False))
+        assert found is not None
+        outer, inner = found
+        if (rank := common(outer, inner)) is None:
+            self.fail(f"an axis in tiles is called as its parts are without digits, but got {outer} and {inner}", token)
+        self.tiled[self.known_rank(rank, token)] = found
+        return rank
+
+    def in_one(self, x: Expr, token: Token) -> Expr:
+        """The right side with the parts of the left side's axes joined."""
+        for rank, (outer, inner) in self.tiled.items():
+            if {outer, inner} - free(x) or rank in free(x):
+                self.fail(
+                    f"where {outer}*|{inner}|+{inner} stands on the left, the right side is over {outer} and {inner}, "
+                    f"but got {sorted(free(x))}",
+                    token,
+                )
+            x = Unsplit(x, outer, inner, rank)
+        return x
 
     def at_the_index_before(self, x: Expr, rank: Rank, token: Token) -> Expr:
         """What `S_{i+1} = x` says of S_i: x with i - 1 for i, which its filters alone may read."""
@@ -187,19 +225,40 @@ class SourceLine(Expressions):
         scope.tensors[name] = output
 
     def right_side(self, kept: frozenset[Rank]) -> Expr:
-        """The expression, summed over its ranks that are not `kept`, then reduced by its actions in order."""
-        maps, reductions = self.actions()
+        """The expression, summed over its ranks that are not `kept`; then its actions in order."""
+        maps, steps = self.actions()
+        reductions = [(s.rank, s.op) for s in steps if isinstance(s, ReduceAction)]
         body = self.expression()
         if self.peek().text != "::":
             self.end()
         body = self.check(maps, body)
         explicit = {rank for rank, _ in reductions}
+        self.check_filters(steps, body, kept | explicit)
         for predicate in reversed(self.filters):
             body = Where(predicate, body, self.fill(body, kept | explicit, reductions))
         body = implicit_sum(body, kept | explicit)
-        for rank, op in reductions:
-            body = Reduce(op, rank, body)
+        for step in steps:
+            if isinstance(step, ReduceAction):
+                body = Reduce(step.op, step.rank, body)
+            else:
+                self.check_ranks(step, body)
+                body = Map(step.op, (body,))
         return body
+
+    def check_filters(self, steps: list[ReduceAction | MapAction], body: Expr, kept: frozenset[Rank]) -> None:
+        """A filtered point takes no part in a reduction, but an operator of one operand may make something of it."""
+        summed = free(body).union(*(p.ranks for p in self.filters)) - kept
+        for i, step in enumerate(steps if self.filters else ()):
+            if not isinstance(step, MapAction):
+                continue
+            if not (summed or i) or any(isinstance(s, ReduceAction) for s in steps[i:]):
+                self.fail(
+                    f"with a filter on a tensor, {step.op} applies behind all reductions; write where(…)", step.token
+                )
+
+    def check_ranks(self, action: MapAction, body: Expr) -> None:
+        if extra := set(action.ranks) - free(body):
+            self.fail(f"a map action is over ranks of the right side, but {sorted(extra)} are not", action.token)
 
     def fill(self, body: Expr, kept: frozenset[Rank], reductions: list[tuple[Rank, str]]) -> float:
         """What stands at filtered points: the identity of the reduction, or 0 (absent) where there is none."""
@@ -215,71 +274,43 @@ class SourceLine(Expressions):
 
     # ---- actions
 
-    def actions(self) -> tuple[list[MapAction], list[tuple[Rank, str]]]:
-        """The actions behind `::`, read ahead, since a map action says what `·` computes."""
+    def actions(self) -> tuple[list[MapAction], list[ReduceAction | MapAction]]:
+        """The actions behind `::`, read ahead: the maps that say what `·` computes; those that apply to the whole right
+        side, in order."""
         maps: list[MapAction] = []
-        reductions: list[tuple[Rank, str]] = []
+        steps: list[ReduceAction | MapAction] = []
         start = self.at
         while self.peek().kind != "end" and self.next().text != "::":
             pass
         if self.tokens[self.at - 1].text == "::" and self.peek().kind == "end":
             self.fail("after `::` stands a map action (∧k ×(∩)) or a reduce action (∨k +(∪))", self.peek())
         while self.peek().kind != "end":
-            if token := self.take("/\\"):
-                ranks = self.ranks_of_action()
+            token = self.peek()
+            if self.take("\\/"):
+                rank = self.rank_in_subscript("a reduce action")
+                steps.append(ReduceAction(rank, self.compute(REDUCE, "a reduce action")[0]))
+                continue
+            ranks = self.ranks_of_action() if (marked := self.take("/\\")) else ()
+            if op := self.unary():
+                steps.append(MapAction(token, ranks, op, False))
+            elif marked or self.named(COMPUTE)[0]:
                 op, merge = self.compute(COMPUTE, "a map action")
                 maps.append(MapAction(token, ranks, op, merge in CULLED.get(op, ())))
-            elif self.take("\\/"):
-                rank = self.rank_in_subscript("a reduce action")
-                reductions.append((rank, self.compute(REDUCE, "a reduce action")[0]))
             else:
-                self.fail(f"an action starts with ∧ (/\\) or ∨ (\\/), but got {self.peek().text!r}", self.peek())
+                self.fail(
+                    f"an action starts with ∧ (/\\) or ∨ (\\/), or is an operator, ÷(←) or σ(), but got {token.text!r}",
+                    token,
+                )
         self.at = start
         if maps:
             self.dot, self.culls = maps[0].op, maps[0].culls
-        return maps, reductions
+        return maps, steps
 
     def ranks_of_action(self) -> tuple[Rank, ...]:
         """`k`, `m,p`, `_k` or `_{m,p}` behind `∧`; none is all."""
         if self.take("_") and self.peek().text == "{":
             return self.brackets(self.index_list, "a map action", "{", "}")
         return self.index_list() if self.index_starts() and self.peek().text not in COMPUTE else ()
-
-    def operator(self, operators: dict[str, str], construct: str) -> str:
-        """A compute operator: `×`, `max`, or one whose name has hyphens, `sub-then-exp`."""
-        token, end = self.peek(), len(self.tokens) - 1
-        for length in range(min(5, end - self.at), 0, -1):
-            joined = self.tokens[self.at : self.at + length]
-            name = "".join(t.text for t in joined)
-            if name in operators and all(a.end == b.start for a, b in pairwise(joined)):
-                self.at += length
-                return name
-        self.fail(f"{construct} computes by one of {list(operators)}, but got {token.text!r}", token)
-
-    def compute(self, operators: dict[str, str], construct: str) -> tuple[str, str]:
-        """A compute operator and, in brackets, its merge operator ("" if none stands there): `×(∩)`."""
-        token = self.peek()
-        name = self.operator(operators, construct)
-        op = operators[name]
-        if self.peek().text != "(":
-            return op, CULLED[op][-1] if name == "÷" else ""
-        merge = self.brackets(self.merge, "a merge operator")
-        fitting = fitting_merges(op) if operators is COMPUTE else REDUCE_MERGES
-        if merge not in fitting:
-            self.fail(
-                f"{construct} by {name} cannot merge by {merge}, which skips points that count; "
-                f"those that fit are {list(fitting)}",
-                token,
-            )
-        return op, merge
-
-    def merge(self) -> str:
-        token = self.next()
-        text = token.text + (self.next().text if token.text == "<" else "")
-        for name, plain in MERGES.items():
-            if text in (name, plain):
-                return name
-        self.fail(f"a merge operator is one of {list(MERGES)} (plainly {list(MERGES.values())}), not {text!r}", token)
 
     def check(self, maps: list[MapAction], body: Expr) -> Expr:
         """The right side under its map actions, which agree with each other and with it."""
@@ -288,6 +319,5 @@ class SourceLine(Expressions):
                 self.fail(f"map actions share one operator, but got {self.dot} and {action.op}", action.token)
             if not self.dots and not (isinstance(body, Map) and body.op == action.op):
                 self.fail(f"a map action by {action.op} needs `·` or that operator on the right side", action.token)
-            if extra := set(action.ranks) - free(body):
-                self.fail(f"a map action is over ranks of the right side, but {sorted(extra)} are not", action.token)
+            self.check_ranks(action, body)
         return quotient(*body.args) if self.culls and not self.dots and isinstance(body, Map) else body

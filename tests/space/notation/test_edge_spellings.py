@@ -21,7 +21,14 @@ SPELLINGS = {
     "Zm = Am / nonzero(Bm)": (
         *("Zm = Am · Bm :: ∧m ÷(←)", "Zm = Am · Bm :: /\\m /(<-)", "Zm = Am / Bm :: ∧m /(←)", "Zm = Am ÷ Bm"),
         *(r"Z_m = A_m \cdot B_m :: \bigwedge_m \div(\leftarrow)", r"Z_{m} = \frac{A_{m}}{B_{m}}"),
-        *("Zm = Am · Bm :: ∧ ÷", "Zm = Am · Bm :: ∧m ÷(∩)"),
+        *("Zm = Am · Bm :: ∧ ÷", "Zm = Am · Bm :: ∧m ÷(∩)", "Zm = Am · Bm :: ÷(←)", "Zm = Am · Bm :: /(<-)"),
+        *(
+            "Zm = Am ÷(←) Bm",
+            "Zm = Am /(←) Bm",
+            "Zm = Am /(<-) Bm",
+            "Zm = Am ÷(∩) Bm",
+            r"Z_m = A_m \div(\leftarrow) B_m",
+        ),
     ),
     "Zm = e^(Am - Bm)": (
         *(
@@ -29,15 +36,39 @@ SPELLINGS = {
             "Zm = Am · Bm :: /\\m sub-then-exp",
             "Zm = Am · Bm :: ∧_m sub-then-exp(𝟙)",
         ),
+        *("Zm = Am · Bm :: sub-then-exp(1)", "Zm = Am sub-then-exp(1) Bm"),
         *(r"Z_m = A_m \cdot B_m :: \bigwedge_{m} \text{sub-then-exp}(\mathbb{1})", "Z_m = e^{A_m - B_m}"),
     ),
-    "Zm = sigmoid(Am)": ("Zm = σ(Am)", "Zm = sigmoid(Am)", r"Z_m = \sigma(A_m)", r"Z_{m} = \sigma\left(A_{m}\right)"),
+    "Zm = sigmoid(Am)": (
+        *("Zm = σ(Am)", "Zm = sigmoid(Am)", r"Z_m = \sigma(A_m)", r"Z_{m} = \sigma\left(A_{m}\right)"),
+        *(
+            "Zm = Am :: σ()",
+            "Zm = Am :: σ",
+            "Zm = Am :: ∧m σ(1)",
+            "Zm = Am :: ∧ σ(𝟙)",
+            r"Z_m = A_m :: \bigwedge_m \sigma()",
+        ),
+    ),
+    "Zm = sigmoid(sum[k](Ak,m * Bk))": (
+        *("Zm = Ak,m · Bk :: ∧k ×(∩) ∨k +(∪) σ()", "Zm = Ak,m × Bk :: σ()", "Zm = Ak,m ×(∩) Bk :: ∨k +(∪) ∧m σ()"),
+    ),
+    "Zm = sigmoid(Ak,m) :: \\/k max": ("Zm = Ak,m :: σ() ∨k max(∪)",),
+    "Zm = max(Am, Bm) / Am + Am * 1 - Bm": ("Zm = Am max(∪) Bm /(1) Am +(∪) Am *(1) - Bm",),
     "BKe,m1,m0 = split[m -> m1,m0](Ke,m)": (
         *("BK_{e,m1,m0} = K_{e,m1×M0+m0}", "BKe,m1,m0 = Ke,m1×M0+m0", "BKe,m1,m0 = Ke,m1*M0+m0"),
+        *(
+            "BKe,m1,m0 = Ke,M0×m1+m0",
+            "BKe,m1,m0 = Ke,m0+m1×M0",
+            "BKe,m1,m0 = Ke,(m1·M0+m0)",
+            "BK_{e,m1,m0} = K_{e,(m0+M0×m1)}",
+        ),
         *("BKe,m1,m0 = Ke,m1*|m0|+m0", r"BK_{e,m1,m0} = K_{e,m1 \times M0 + m0}", "BKe,m1,m0 = Ke,m1 × M0 + m0"),
     ),
+    "Am,p = unsplit[m1,m0 -> m](BAm1,m0,p)": (
+        *("Am1×M0+m0,p = BAm1,m0,p", "A_{m1×M0+m0,p} = BA_{m1,m0,p}", "Am0+m1*|m0|,p = BAm1,m0,p"),
+    ),
     "Si = where(k <= i - 1, Ak, 0)": (
-        *("S_{i+1} = A_{k:k≤i}", "Si+1 = Ak:k≤i", "Si+1 = Ak:k<=i", r"S_{i+1} = A_{k:k \le i}"),
+        *("S_{i+1} = A_{k:k≤i}", "Si+1 = Ak:k≤i", "Si+1 = Ak:k<=i", "S_i+1 = A_k:k≤i", r"S_{i+1} = A_{k:k \le i}"),
     ),
     "Zi = where(k <= i, Ak * Bk, 0)": ("Zi = Ak:k<=i * Bk:k<=i", r"Z_i = A_{k:k \leq i} \times B_{k:k \leq i}"),
     "GMp = QKm,p :: \\/m max": ("GMp = QKm,p :: ∨m max(∪)", r"GM_p = QK_{m,p} :: \bigvee_{m} \max(\cup)"),
@@ -89,6 +120,16 @@ def test_a_culled_point_is_zero() -> None:
             "Si+1 = Ai",
             r"where i\+1 stands on the left, filters alone read i on the right; else it is a step",
         ),
+        (
+            "Zm = Am -(←) Bm",
+            r"- by - cannot merge by ←, which skips .*; those that fit are \['∪', '1'\]",
+        ),
+        ("Zm = Am :: σ(∪)", r"an action by sigmoid cannot merge by ∪, which skips .* are \['1'\]"),
+        ("Zm = Am :: ∧k σ()", r"a map action is over ranks of the right side, but \['k'\] are not"),
+        ("Zp = Am,p:m<=p :: σ() ∨m max(∪)", r"with a filter on a tensor, sigmoid applies behind all reductions"),
+        ("Zm,p = Am,p:m<=p :: σ()", r"with a filter on a tensor, sigmoid applies behind all reductions"),
+        ("Am1×M0+m0,p = Bm,p", r"where m1\*\|m0\|\+m0 stands on the left, the right side is over m1 and m0, but got"),
+        ("Am×N+n,p = Bm,n,p", r"an axis in tiles is called as its parts are without digits, but got m and n"),
         (r"Zm = \foo(Am)", r"line 1, column 6: \\foo is no command of the notation; there are \\bigvee \\bigwedge"),
         ("Z_{m = Am", r"a tensor's subscript needs '}' here, but got '='"),
         ("Zm = A_{m", r"a tensor's subscript needs '}' here, but got 'end of line'"),

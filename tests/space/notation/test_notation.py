@@ -227,7 +227,7 @@ def test_merges_fit_where_a_skipped_point_is_zero() -> None:
         ("Zk = Ak · Bk :: ∧k ×(∩) ∧k +(∪)", r"map actions share one operator, but got mul and add"),
         ("Zk = Ak · Bk :: ∧j ×(∩)", r"\['j'\] are not"),
         ("Zk = Ak ::", r"after `::` stands a map action"),
-        ("Zk = Ak :: k", r"an action starts with ∧ \(/\\\) or ∨ \(\\/\), but got 'k'"),
+        ("Zk = Ak :: k", r"an action starts with ∧ \(/\\\) or ∨ \(\\/\), or is an operator, .*, but got 'k'"),
         ("input Km\nZm = Am", r"line 1: input K is declared, but no einsum reads it"),
         ("input Km : half\nZm = Km", r"kind is one of \['float', 'int', 'bool'\], but got 'half'"),
         ("Zm = Am\nresults: Y", r"line 2, column 10: `results:` lists outputs of the einsums above, but got 'Y'"),
