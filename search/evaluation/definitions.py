@@ -107,7 +107,7 @@ def _interpret() -> None:
 
 
 def _measured(one: Definition) -> Measured:
-    from eintune.space.cascade.traits import total_passes
+    from eintune.space.cascade.timing import passes
     from eintune.space.derivation.derive import derive
 
     before = _processor()
@@ -116,7 +116,7 @@ def _measured(one: Definition) -> Measured:
     best = found.cascades[0]
     return Measured(
         one,
-        naive=total_passes(list(one.cascade.roots().values())),
+        naive=passes(list(one.cascade.roots().values())),
         passes=best.passes,
         every=tuple(sorted({d.passes for d in found.cascades})),
         forms=len(found.cascades),

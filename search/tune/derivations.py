@@ -6,7 +6,6 @@ they are kept in the cache directory (`kernels.store.kept_forms`). A file that c
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,10 +17,9 @@ from eintune.kernels.store.shipped_forms import derived_texts
 from eintune.search.text.formatting import plural
 from eintune.space.cascade.canonical import digest, orders, signature, streamed
 from eintune.space.cascade.cascade import Cascade
-from eintune.space.ir.einsum import CascadeError
+from eintune.space.cascade.timing import passes
 from eintune.space.ir.expr import Fold, Rank, topological
 from eintune.space.operators.footprint import footprint
-from eintune.space.operators.passes import analyse
 
 
 @dataclass(frozen=True)
@@ -113,12 +111,9 @@ def _read_off(text: str) -> Variant:
 
 def _variant(cascade: Cascade, unique: str, kind: str) -> Variant:
     """A form with the passes of its graph over each rank that it streams."""
-    over: dict[Rank, int] = {}
-    for rank in streamed(cascade):
-        with contextlib.suppress(CascadeError):  # a rank that is written in tiles alone: these are counted
-            over[rank] = analyse(cascade, rank).passes
-    passes = max(over.values(), default=0) or analyse(cascade).passes
-    return Variant(str(cascade), unique, passes, short_label(passes, kind, over), kind)
+    roots = list(cascade.roots().values())
+    over, most = {rank: passes(roots, rank) for rank in streamed(cascade)}, passes(roots)
+    return Variant(str(cascade), unique, most, short_label(most, kind, over), kind)
 
 
 def short_label(passes: int, signature: str, over: Mapping[Rank, int] | None = None) -> str:

@@ -48,7 +48,8 @@ from eintune.space.laws.law import LINEAR
 
 from .cascade import Cascade
 from .one_pass import written_out
-from .traits import Stream, Trait, passes, streams_of, traits
+from .timing import families, steps_of, timed
+from .traits import Stream, Trait, streams_of, traits
 
 
 def lowered(cascade: Cascade) -> dict[str, tuple[Expr, tuple[Rank, ...]]]:
@@ -363,10 +364,11 @@ def _features(roots: Sequence[Expr], streams: Sequence[Stream]) -> Counter[Trait
 def _main_streams(roots: Sequence[Expr]) -> list[tuple[Stream, int, Counter[Trait]]]:
     """The streams that tell forms apart (more than one pass, a fold or a tiling), most passes first; failing
     those, all. With each its passes and its traits."""
-    found = []
+    found, steps = [], steps_of(roots)
+    passes = {f.whole: timed(steps, f).passes for f in families(steps)}
     for s in streams_of(roots):
         counts = Counter({t: n for t, n in _features(roots, [s]).items() if t.stream == s.rank and t.kind != "sum"})
-        found.append((s, passes(roots, s), counts))
+        found.append((s, passes.get(s.rank, 1), counts))
     telling = [f for f in found if f[1] > 1 or any(t.kind in ("fold", "tiled") for t in f[2])]
     return sorted(telling or found, key=lambda f: (-f[1], _parts(f[2])))
 

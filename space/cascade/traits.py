@@ -1,8 +1,8 @@
 """What tells one way of computing from another: passes, folds, tiling, and where divisions stand.
 
-A *stream* is a rank that is reduced, with the two ranks that split it if any. `levels` counts passes over a
-stream: a reduction over the rank (or over its tiles) is a barrier, since what reads its result and still
-varies with the rank must go over the rank again (FuseMax, arXiv 2406.10491).
+A *stream* is a rank that is reduced, with the two ranks that split it if any. A reduction over the rank (or over its
+tiles) is a barrier, since what reads its result and still varies with the rank must go over the rank again (FuseMax,
+arXiv 2406.10491); `timing.py` counts passes.
 """
 
 from __future__ import annotations
@@ -100,16 +100,12 @@ def streams_of(roots: Sequence[Expr]) -> tuple[Stream, ...]:
     return tuple(found.values())
 
 
-def passes(roots: Sequence[Expr], stream: Stream) -> int:
-    """How often the stream is gone over; an output that varies with it is a pass of its own."""
+def levels(roots: Sequence[Expr], stream: Stream) -> int:
+    """The barriers one after the other, and one more where an output varies with the stream: at least its passes
+    (`timing.passes`), which a barrier over tiles' own values alone is none of. Forms are extracted in this order."""
     level: dict[Expr, int] = {}
     for x in topological(roots):
         below = max((level[a] for a in children(x)), default=0)
         barrier = isinstance(x, (Reduce, Fold)) and stream.barrier(x.rank)
         level[x] = below + barrier * (passes_of(x) if isinstance(x, Fold) else 1)
     return max(level[r] + stream.element(free(r)) for r in roots)
-
-
-def total_passes(roots: Sequence[Expr]) -> int:
-    """The passes over the rank that is gone over most often."""
-    return max((passes(roots, s) for s in streams_of(roots)), default=1)

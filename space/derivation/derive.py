@@ -11,7 +11,8 @@ import numpy as np
 
 from eintune.space.cascade.canonical import canonical, description, digest, mixed, signature, spelled, splits_of
 from eintune.space.cascade.cascade import Cascade, from_roots
-from eintune.space.cascade.traits import Stream, passes, streams_of, total_passes
+from eintune.space.cascade.timing import passes
+from eintune.space.cascade.traits import Stream, levels, streams_of
 from eintune.space.egraph.graph import ClassId, EGraph, Limits, Node, SaturationError, Statistics, label, saturate
 from eintune.space.egraph.safety import HAZARDS, safe_part, unsafe
 from eintune.space.ir.evaluate import evaluate
@@ -219,10 +220,10 @@ def _streams(exprs: Sequence[Expr], taken: set[Rank]) -> tuple[tuple[Stream, ...
     taken: the names that parts of a rank cannot have.
     """
     folded = {x.rank for x in topological(exprs) if isinstance(x, Fold)}
-    often = [s for s in streams_of(exprs) if passes(exprs, s) > 1 or folded & {s.rank, s.outer, s.inner}]
+    often = [s for s in streams_of(exprs) if levels(exprs, s) > 1 or folded & {s.rank, s.outer, s.inner}]
     if not often:
         return (), ()
-    main = max(often, key=lambda s: passes(exprs, s))
+    main = max(often, key=lambda s: levels(exprs, s))
     outer, inner = main.outer, main.inner
     if outer is None or inner is None:
         outer, inner = _parts(main.rank, taken)
@@ -300,8 +301,8 @@ class _Distinct:
             return
         finally:
             self.checking += time.monotonic() - start
-        passes_ = total_passes(list(candidate.roots().values()))
-        self.found[key] = Derived(candidate, passes_, signature(candidate), key[0], description(candidate), work, error)
+        times = passes(list(candidate.roots().values()))
+        self.found[key] = Derived(candidate, times, signature(candidate), key[0], description(candidate), work, error)
 
     def _is_detached(self, candidate: Cascade) -> bool:
         """Whether it goes over parts of a rank and no view says of which: those of a filter, or of an index, alone."""

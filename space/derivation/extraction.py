@@ -15,7 +15,7 @@ from typing import Any
 
 import pulp
 
-from eintune.space.cascade.traits import Stream, Trait, passes, traits
+from eintune.space.cascade.traits import Stream, Trait, levels, traits
 from eintune.space.egraph.graph import ClassId, EGraph, Node
 from eintune.space.ir.expr import Expr, Fold, Rank, Reduce
 
@@ -93,7 +93,7 @@ class ExtractionProblem:
     def _levels(self, i: int, s: Stream, of: int | None) -> Any:
         """The passes over one stream, at most the definition's: levels rise by one at each chosen barrier. of: those
         over all streams together."""
-        most = passes([x for x, c in self.graph.defined.items() if c in self.graph.roots], s)
+        most = levels([x for x, c in self.graph.defined.items() if c in self.graph.roots], s)
         if any(isinstance(x, Fold) and s.role(x.rank) for x in self.graph.defined):
             most += 2  # a fold may be written out: a reference, weights, and what divides by their sum
         if of is not None:

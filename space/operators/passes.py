@@ -1,9 +1,7 @@
 """Pass analysis: how often a computation must traverse its streamed rank, from the graph alone.
 
-After FuseMax (arXiv 2406.10491): a pass is a traversal of every element of a fiber of a rank; what must be
-visited again after all others of its fiber were visited costs one more pass. A *barrier* is a reduction that
-must see all of the streamed rank (over m, or over m1 where m1 and m0 are its parts; over m0 it is local to a
-tile). An operation's *sync level* is the largest number of barriers on a way to it.
+What a pass and a barrier are is in `space/cascade/timing.py`, which counts them. An operation's *sync level* is the
+largest number of barriers on a way to it.
 
 Operations over the outer part alone (one value a tile) are statistics: they traverse no element, so they run in
 a pass of their level if there is one, else between the passes. Whatever is needed again is computed again.
@@ -11,18 +9,19 @@ a pass of their level if there is one, else between the passes. Whatever is need
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from eintune.space.cascade.cascade import Cascade, from_roots
 from eintune.space.cascade.iterative import IterativeCascade
 from eintune.space.cascade.one_pass import written_out
+from eintune.space.cascade.timing import Family, Step, Timing, copied, families, timed
 from eintune.space.ir.einsum import CascadeError
-from eintune.space.ir.expr import Access, Expr, Gather, Iota, Predicate, Rank, indexing_ranks, reads, rewrite
+from eintune.space.ir.expr import Access, Expr, Gather, Iota, Predicate, Rank, free, indexing_ranks, reads, rewrite
 from eintune.space.ir.folds import ACTIONS
 
-from .cascades import from_expressions, operations_of, to_cascade
+from .cascades import operations_of, to_cascade
 from .graph import OperatorGraph
 from .one_iteration import one_iteration
 from .operators import Operation, in_order
@@ -120,25 +119,30 @@ def analyse(computation: Cascade | OperatorGraph | IterativeCascade, stream: Ran
     reduced last. Raises CascadeError
     for a rank that does not occur.
     """
-    graph, inputs = _graph(computation)
+    graph, inputs, copies = _graph(computation)
     ranks = _ranks(graph)
-    known = frozenset[Rank]().union(*(r.domain for r in ranks.values()))
+    steps = _steps(graph, ranks, copies)
+    known = frozenset(f.whole for f in families(steps)).union(*(s.domain for s in steps))
     if stream is not None and stream not in known:
         raise CascadeError(f"`stream` must be a rank of the computation ({list(in_order(known))}), but got {stream!r}")
-    return _report(graph, inputs, _timing(graph, ranks, stream), ranks)
+    return _report(graph, inputs, _timing(graph, steps, stream), ranks)
 
 
-def _graph(computation: Cascade | OperatorGraph | IterativeCascade) -> tuple[OperatorGraph, list[str]]:
-    """The operations, and the inputs in first-use order."""
+def _graph(
+    computation: Cascade | OperatorGraph | IterativeCascade,
+) -> tuple[OperatorGraph, list[str], dict[str, frozenset[Rank]]]:
+    """The operations, the inputs in first-use order, and the ranks of results that are copies of them."""
     match computation:
         case Cascade():
-            return OperatorGraph(operations_of(_in_passes(computation))), list(computation.inputs)
+            roots = computation.roots().items()
+            copies = {name: free(x) for name, x in roots if isinstance(x, (Access, Gather))}
+            return OperatorGraph(operations_of(_in_passes(computation))), list(computation.inputs), copies
         case IterativeCascade():
-            return one_iteration(computation), list(computation.inputs)
+            return one_iteration(computation), list(computation.inputs), {}
         case OperatorGraph():
             leaves = [x for o in computation.operations for x in o.operands if isinstance(x, (Access, Gather))]
             inputs = list(dict.fromkeys(x.tensor.name for x in reads(leaves)))
-            return _in_passes_of(computation), inputs
+            return _in_passes_of(computation), inputs, {}
         case _:
             assert_never(computation)
 
@@ -165,12 +169,6 @@ def _in_passes_of(graph: OperatorGraph) -> OperatorGraph:
         return graph
     written = _in_passes(cascade)
     return graph if written is cascade else OperatorGraph(operations_of(written))
-
-
-def passes(roots: Iterable[Expr], stream: Rank | None = None) -> int:
-    """The number of passes that expressions over inputs need, all together."""
-    graph = from_expressions({str(i): x for i, x in enumerate(rewrite(roots, written_out))})
-    return _timing(graph, _ranks(graph), stream).passes
 
 
 # ---- what each operation ranges over
@@ -217,135 +215,39 @@ def _free(x: object, found: dict[str, _Ranks]) -> frozenset[Rank]:
             return frozenset()
 
 
-@dataclass(frozen=True)
-class _Family:
-    """A streamed rank and the parts that it is split into: whole -> (outer, inner) pairs."""
-
-    whole: Rank
-    splits: frozenset[tuple[Rank, Rank, Rank]]
-
-    def below(self, rank: Rank) -> frozenset[Rank]:
-        """The rank and all of its parts."""
-        members, todo = set[Rank](), [rank]
-        while todo:
-            r = todo.pop()
-            if r not in members:
-                members.add(r)
-                todo += [part for whole, *parts in self.splits if whole == r for part in parts]
-        return frozenset(members)
-
-    def covered(self, ranks: frozenset[Rank], rank: Rank | None = None, seen: frozenset[Rank] = frozenset()) -> bool:
-        """`ranks` reach every element of the family."""
-        r = rank or self.whole
-        return r in ranks or any(
-            self.covered(ranks, outer, seen | {r}) and self.covered(ranks, inner, seen | {r})
-            for whole, outer, inner in self.splits
-            if whole == r and r not in seen
-        )
-
-    def is_barrier(self, o: Operation, domain: frozenset[Rank]) -> bool:
-        """A reduction in the family that is not local to one tile."""
-        if o.operator.kind not in ("R", "F") or o.operator.ranks[0] not in self.below(self.whole):
-            return False
-        rank = o.operator.ranks[0]
-        return not any(rank in self.below(inner) and domain & self.below(outer) for _, outer, inner in self.splits)
-
-
-def _families(graph: OperatorGraph, ranks: dict[str, _Ranks]) -> Iterator[_Family]:
-    splits = set()
-    for o in graph.operations:
-        if o.operator.kind == "T":
-            a, b, c = o.operator.ranks
-            splits.add((a, b, c) if o.operator.op == "split" else (c, a, b))
-    parts = {r for _, *rest in splits for r in rest}
-    reduced = [o.operator.ranks[0] for o in graph.operations if o.operator.kind in ("R", "F")]
-    wholes = dict.fromkeys([whole for whole, *_ in sorted(splits)] + reduced)
-    wholes.update(dict.fromkeys(r for x in ranks.values() for r in in_order(x.domain)))
-    for whole in wholes:
-        if whole not in parts:
-            yield _Family(whole, frozenset(splits))
-
-
 # ---- when each operation can run
 
 
-@dataclass
-class _Timing:
-    """Of each operation, by output: passes that must be over before it starts and when it is complete.
-
-    full: iterates every element of the family. wide: has a value for every element. streamed: depends on one.
-    number: the pass of a full operation, as early as it can run; but a wide value does not live across passes,
-    so it is made in the first pass that reads it.
-    """
-
-    family: _Family
-    start: dict[str, int] = field(default_factory=dict)
-    done: dict[str, int] = field(default_factory=dict)
-    level: dict[str, int] = field(default_factory=dict)
-    full: set[str] = field(default_factory=set)
-    barriers: set[str] = field(default_factory=set)
-    streamed: set[str] = field(default_factory=set)
-    wide: set[str] = field(default_factory=set)
-    number: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def passes(self) -> int:
-        return max((self.start[x] + 1 for x in self.full), default=0)
+def _steps(graph: OperatorGraph, ranks: dict[str, _Ranks], copies: Mapping[str, frozenset[Rank]]) -> list[Step[str]]:
+    found = [copied(name, free) for name, free in copies.items()]
+    for o in graph.operations:
+        operands = tuple(a for a in o.operands if isinstance(a, str) and a in ranks)
+        reduced = o.operator.ranks[0] if o.operator.kind in ("R", "F") else None
+        view = None
+        if o.operator.kind == "T":
+            a, b, c = o.operator.ranks
+            view = (a, b, c) if o.operator.op == "split" else (c, a, b)
+        found.append(Step(o.output, operands, ranks[o.output].domain, ranks[o.output].free, reduced, view))
+    return found
 
 
-def _timing(graph: OperatorGraph, ranks: dict[str, _Ranks], stream: Rank | None) -> _Timing:
-    families = list(_families(graph, ranks))
-    if stream is not None:
-        families = [f for f in families if stream in f.below(f.whole)]
+def _timing(graph: OperatorGraph, steps: list[Step[str]], stream: Rank | None) -> Timing[str]:
+    """Over the rank that needs most passes of those that `stream` is a part of, or of all."""
     last = {r: i for i, o in enumerate(graph.operations) if o.operator.kind in "RF" for r in o.operator.ranks}
-    timings = [_timed(graph, ranks, f) for f in families or [_Family("", frozenset())]]
-
+    found = [f for f in families(steps) if stream is None or stream in f.below(f.whole)]
     more = {o.output for o in graph.operations if o.operator.kind == "F" or o.operator.op != "add"}
 
-    def key(t: _Timing) -> tuple[int, bool, int, int]:
+    def key(t: Timing[str]) -> tuple[int, bool, int, int]:
         reduced = max((last.get(r, -1) for r in t.family.below(t.family.whole)), default=-1)
         return t.passes, bool(t.barriers & more), len(t.barriers), reduced
 
-    return max(timings, key=key)
-
-
-def _timed(graph: OperatorGraph, ranks: dict[str, _Ranks], family: _Family) -> _Timing:
-    t, members = _Timing(family), family.below(family.whole)
-    for o in graph.operations:
-        x, domain = o.output, ranks[o.output].domain
-        below = [a for a in o.operands if isinstance(a, str) and a in t.start]
-        t.start[x] = max((t.done[a] if a in t.barriers else t.start[a] for a in below), default=0)
-        t.level[x] = max((t.level[a] + (a in t.barriers) for a in below), default=0)
-        if family.covered(domain):
-            t.full.add(x)
-        if family.covered(ranks[x].free):
-            t.wide.add(x)
-        if family.is_barrier(o, domain):
-            t.barriers.add(x)
-        if domain & members or any(a in t.streamed for a in below):
-            t.streamed.add(x)
-        t.done[x] = t.start[x] + 1 if x in t.full else max([t.start[x], *(t.done[a] for a in below)])
-    _place(graph, t)
-    return t
-
-
-def _place(graph: OperatorGraph, t: _Timing) -> None:
-    first: dict[str, int] = {}
-    for o in reversed(graph.operations):
-        x = o.output
-        if x not in t.full:
-            continue
-        moves = x in t.wide and x not in t.barriers
-        t.number[x] = first.get(x, t.start[x] + 1) if moves else t.start[x] + 1
-        for a in o.operands:
-            if isinstance(a, str):
-                first[a] = min(first.get(a, t.number[x]), t.number[x])
+    return max((timed(steps, f) for f in found or [Family("", frozenset())]), key=key)
 
 
 # ---- the report
 
 
-def _report(graph: OperatorGraph, inputs: list[str], t: _Timing, ranks: dict[str, _Ranks]) -> PassReport:
+def _report(graph: OperatorGraph, inputs: list[str], t: Timing[str], ranks: dict[str, _Ranks]) -> PassReport:
     pass_level = dict.fromkeys(range(1, t.passes + 1), 0)
     for x, n in t.number.items():
         pass_level[n] = max(pass_level[n], t.level[x])
@@ -361,7 +263,7 @@ def _report(graph: OperatorGraph, inputs: list[str], t: _Timing, ranks: dict[str
 _BEFORE, _BETWEEN, _IN = 0, 1, 2
 
 
-def _slot(x: str, t: _Timing, pass_level: dict[int, int]) -> tuple[int, int, int]:
+def _slot(x: str, t: Timing[str], pass_level: dict[int, int]) -> tuple[int, int, int]:
     """(pass, place, level), which sorts into program order."""
     if x not in t.streamed:
         return 0, _BEFORE, 0
@@ -378,7 +280,7 @@ def _stage(
     found: list[Operation],
     graph: OperatorGraph,
     inputs: list[str],
-    t: _Timing,
+    t: Timing[str],
     at: Mapping[str, int],
 ) -> PassStage:
     number, where, level = slot
@@ -393,12 +295,12 @@ def _stage(
 
 
 def _needed(
-    number: int, graph: OperatorGraph, inputs: list[str], t: _Timing, at: Mapping[str, int]
+    number: int, graph: OperatorGraph, inputs: list[str], t: Timing[str], at: Mapping[str, int]
 ) -> tuple[tuple[str, ...] | None, tuple[Operation, ...]]:
     """The streamed inputs that a pass reads, and the operations of earlier passes that it computes again. at: the
     place of each operation."""
     members = t.family.below(t.family.whole)
-    todo = [graph.operations[at[x]] for x, n in t.number.items() if n == number]
+    todo = [graph.operations[at[x]] for x, n in t.number.items() if n == number and x in at]
     visited: dict[str, Operation] = {}
     loads: dict[str, None] = {}
     unknown = False
@@ -418,6 +320,6 @@ def _needed(
     return None if unknown else tuple(n for n in inputs if n in loads), again
 
 
-def _kept(x: str, number: int, t: _Timing) -> bool:
+def _kept(x: str, number: int, t: Timing[str]) -> bool:
     """The value was complete before this pass and is small: a barrier's result, or one value a tile."""
     return t.done[x] < number and (x in t.barriers or x not in t.wide)

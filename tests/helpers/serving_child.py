@@ -13,7 +13,7 @@ from eintune.kernels.serve.choices import make_kernel, ranked
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade.cascade import Cascade
-from eintune.space.operators.passes import passes
+from eintune.space.cascade.timing import passes
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.builtin import attention_problem
 

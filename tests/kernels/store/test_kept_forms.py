@@ -22,7 +22,7 @@ from eintune.kernels.store.platform import platform_of
 from eintune.search.tune.stored import stored as found
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
-from eintune.space.cascade.traits import total_passes
+from eintune.space.cascade.timing import passes
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import default_schedule
 from eintune.space.workloads.attention import Attention, posed
@@ -45,7 +45,7 @@ def never(cascade: Cascade) -> Kept:
 def test_forms_are_derived_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = str(logsumexp())
     derived = forms_of(text, tmp_path)
-    assert [total_passes(list(Cascade.parse(t).roots().values())) for t in derived] == [1, 2]
+    assert [passes(list(Cascade.parse(t).roots().values())) for t in derived] == [1, 2]
     assert read_kept(tmp_path / FOLDER, text) == Kept(derived, True)
     monkeypatch.setattr(kept_forms, "derived_forms", never)
     assert forms_of(text, tmp_path) == derived

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from eintune.search.cli.main import main
 from eintune.search.evaluation.definitions import FILE, Definition, Measured, definitions, measured, to_markdown
 from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.timing import passes
 from eintune.space.derivation.derive import derive
 from eintune.space.laws.laws import NAMES
+from eintune.space.operators.passes import analyse
 
 PAGE = Path(__file__).parents[3] / "docs" / "definitions.md"
 ALL = {d.name: d for d in definitions()}
@@ -132,3 +135,14 @@ def test_markdown_has_a_line_a_row_and_says_where_nothing_runs() -> None:
 def test_a_name_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["definitions", "--only", "no such"]) == 2
     assert "--only must be part of a definition's name" in capsys.readouterr().err
+
+
+def test_a_definition_and_its_forms_have_one_count_of_passes() -> None:
+    for one in ALL.values():
+        assert passes(one.cascade.roots().values()) == analyse(one.cascade).passes, one.name
+    for name in ("InfoNCE", "talking heads", "softmax router", "FuseMax, local maxima, divided last"):
+        for form in derive(ALL[name].cascade).cascades:
+            assert form.passes == analyse(form.cascade).passes, (name, str(form))
+            over = re.findall(r"(\d+) pass\w* over (\w+)", form.description)
+            assert {rank: analyse(form.cascade, rank).passes for _, rank in over} == {r: int(n) for n, r in over}
+            assert int(form.signature.partition(":")[0]) == form.passes

@@ -13,7 +13,7 @@ from algebra_cases import renamed
 from eintune.space.cascade.canonical import digest, lowered, signature
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.run import run_cascade
-from eintune.space.cascade.traits import passes, streams_of
+from eintune.space.cascade.timing import passes
 from eintune.space.derivation.derive import Derivation, DerivationError, Derived, _Check, derive
 from eintune.space.derivation.extraction import ExtractionProblem, OutOfTime
 from eintune.space.egraph.graph import Limits
@@ -402,10 +402,9 @@ def test_text_and_back_keeps_signature_and_digest() -> None:
 def test_passes_by_hand() -> None:
     x: Expr = Access(Tensor("X", ("m",)), ("m",))
     centred = x - Reduce("add", "m", x)
-    (s,) = streams_of([centred])
-    assert passes([centred], s) == 2  # the sum, then what reads it along m
-    assert passes([Reduce("add", "m", centred)], s) == 2
-    assert passes([Fold("scale", "m", x, Const(1.0))], s) == 1
+    assert passes([centred]) == passes([centred], "m") == 2  # the sum, then what reads it along m
+    assert passes([Reduce("add", "m", centred)]) == 2
+    assert passes([Fold("scale", "m", x, Const(1.0))]) == 1
 
 
 @pytest.mark.parametrize(

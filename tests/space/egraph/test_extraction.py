@@ -10,7 +10,7 @@ import pytest
 from algebra_cases import TEXTS, every_choice, graph_of
 
 from eintune.space.cascade.cascade import Cascade
-from eintune.space.cascade.traits import Stream, passes, traits_of
+from eintune.space.cascade.traits import Stream, levels, traits_of
 from eintune.space.derivation.extraction import PASS_WEIGHT, ExtractionProblem, Form, components, forms
 from eintune.space.derivation.nominal_cost import WORK_LIMIT, NominalCost
 from eintune.space.derivation.pruning import pruned
@@ -23,7 +23,7 @@ def price(graph: EGraph, streams: Sequence[Stream], choice: Mapping[ClassId, Nod
     total = sum(work(c, n) for c, n in choice.items()) / work.definition()
     made = graph.decode(choice)
     roots = [made[r] for r in graph.roots]
-    return PASS_WEIGHT * sum(passes(roots, s) for s in streams) + total, total
+    return PASS_WEIGHT * sum(levels(roots, s) for s in streams) + total, total
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -59,7 +59,7 @@ def test_answers_come_in_order_and_none_is_dominated(name: str) -> None:
         made = graph.decode(b.choice)
         roots = [made[r] for r in graph.roots]
         assert traits_of(roots, streams) == b.traits
-        assert {s.rank: passes(roots, s) for s in streams} == dict(b.passes)
+        assert {s.rank: levels(roots, s) for s in streams} == dict(b.passes)
         assert not any(dominated(a, b) for a in found[:i])
 
 

@@ -9,7 +9,7 @@ import pytest
 from algebra_cases import TEXTS, data_for, every_choice, graph_of, random_choice, value
 
 from eintune.space.cascade.cascade import Cascade
-from eintune.space.cascade.traits import Stream, passes, traits, traits_of
+from eintune.space.cascade.traits import Stream, levels, traits, traits_of
 from eintune.space.derivation import extraction as extract
 from eintune.space.derivation.derive import derive
 from eintune.space.derivation.extraction import ExtractionProblem, OutOfTime, forms
@@ -28,7 +28,7 @@ def layouts(graph: EGraph, whole: EGraph, streams: list[Stream]) -> dict[object,
         made = graph.decode(choice)
         roots = [made[r] for r in graph.roots]
         if total <= WORK_LIMIT:
-            key = traits_of(roots, streams), tuple(passes(roots, s) for s in streams)
+            key = traits_of(roots, streams), tuple(levels(roots, s) for s in streams)
             found[key] = min(total, found.get(key, total))
     return found
 

@@ -11,6 +11,7 @@ from eintune.kernels.reference.eager import run_eager
 from eintune.space.cascade.canonical import digest
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.run import infer_sizes, run_cascade
+from eintune.space.cascade.timing import passes
 from eintune.space.derivation.derive import derive
 from eintune.space.ir.einsum import CascadeError
 from eintune.space.ir.expr import Gather, Iota, reads, topological
@@ -18,7 +19,6 @@ from eintune.space.ir.gathers import trusted
 from eintune.space.laws.one_hot import MOST, one_hots
 from eintune.space.operators.assignments import read_operators, write_operators
 from eintune.space.operators.cascades import from_cascade, to_cascade
-from eintune.space.operators.passes import passes
 from eintune.space.workloads.builtin import WORKLOADS
 
 INT = "input Tp : int\n"
