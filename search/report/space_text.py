@@ -60,7 +60,7 @@ def footprint_lines(f: Footprint, sizes: Sizes) -> list[str]:
     for tensor, n in f.reads.items():
         times.setdefault(n, []).append(tensor)
     reads = ", ".join(f"{' '.join(names)} {_times(n)}" for n, names in sorted(times.items()))
-    lines = [f"{plural(f.passes, 'pass', 'passes')} over {f.stream}" if f.stream else "no pass"]
+    lines = [", ".join(f"{plural(n, 'pass', 'passes')} over {rank}" for rank, n in f.over.items()) or "no pass"]
     if f.traffic is None:
         lines.append(
             f"moves an unknown number of elements (some input's ranks are not written); writes {' '.join(f.writes)}"
@@ -115,6 +115,7 @@ def footprint_json(f: Footprint, sizes: Sizes) -> dict[str, Any]:
     return {
         "passes": f.passes,
         "stream": f.stream,
+        "over": dict(f.over),
         "reads": dict(f.reads),
         "writes": list(f.writes),
         "traffic": None if f.traffic is None else _elements_json(f.traffic, sizes),

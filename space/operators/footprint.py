@@ -1,7 +1,8 @@
 """What a computation holds and moves, in elements and in symbols: its live footprint and its traffic.
 
 After FuseMax (arXiv 2406.10491): what lives from one pass to a later one is held, or computed again. Everything
-of one pass is taken to be fused, so an input is read once in each pass that loads it and an output is written once.
+of one pass is taken to be fused, so an input is read once in each pass that loads it (in each combination of passes
+where several ranks are gone over more than once) and an output is written once.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.iterative import IterativeCascade
 from eintune.space.ir.expr import Access, Gather, Rank, free, tensors
 
+from .executions import executions, times_read
 from .graph import OperatorGraph
 from .operators import in_order
-from .passes import PassReport, PassStage, analyse
+from .passes import Analysis, PassReport, PassStage
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,16 @@ def _product(n: int, ranks: frozenset[Rank]) -> str:
 
 @dataclass(frozen=True)
 class Footprint:
-    """held: the most that lives at once besides the elements that are streamed: results of earlier passes, and
-    what the pass accumulates. again: operations that a later pass computes again, by output; `instead`: what
-    holding them would take. reads: how often each input is read, writes: the outputs; traffic: both, in elements,
+    """passes, stream: of the rank that is gone over most often. over: the passes over each that is gone over more than
+    once, that one first. held: the most that lives at once besides the elements that are streamed: results of earlier
+    passes, and what the pass accumulates. again: operations that a later pass computes again, by output; `instead`:
+    what holding them would take. reads: how often each input is read, writes: the outputs; traffic: both, in elements,
     or None where the ranks of an input are not written.
     """
 
     passes: int
     stream: Rank
+    over: Mapping[Rank, int]
     held: Elements
     again: tuple[str, ...]
     instead: Elements
@@ -82,23 +86,31 @@ class Footprint:
 
 
 def footprint(computation: Cascade | OperatorGraph | IterativeCascade, stream: Rank | None = None) -> Footprint:
-    """The footprint over `stream`; by default the rank that needs most passes. Raises CascadeError as `analyse`."""
-    report = analyse(computation, stream)
+    """The footprint over `stream`; by default over every rank that is gone over more than once, or the one that is gone
+    over most. Raises CascadeError as `analyse`."""
+    whole = Analysis(computation)
+    main = whole.timing(stream)
+    often = [main, *(t for t in whole.timings if stream is None and t.passes > 1 and t is not main)]
+    reports = [whole.report(t.family.whole or None) for t in often]
+    report = reports[0]
     inputs, outputs = _tensors(computation, report)
-    reads: Counter[str] = Counter()
-    for stage in report.stages:
-        reads.update(stage.loads or ())
-    reads.update(name for name in inputs if name not in reads)
     known = all(s.loads is not None for s in report.stages)
-    moved = [inputs[name] for name, n in reads.items() for _ in range(n)] if known else []
-    again = tuple(dict.fromkeys(o.output for s in report.stages for o in s.recomputed))
+    runs = executions(whole.graph, often) if known else None
+    read = (
+        Counter(x for s in report.stages for x in s.loads or ())
+        if runs is None
+        else times_read(whole.graph, often, runs)
+    )
+    moved = [inputs[name] for name in inputs for _ in range(read.get(name, 1))]
+    again = [x for r in reports for s in r.stages for x in s.recomputed]
     return Footprint(
-        report.passes,
-        report.stream,
-        _held(report),
-        again,
-        _instead(report),
-        {name: reads[name] for name in inputs},
+        main.passes,
+        main.family.whole,
+        {t.family.whole: t.passes for t in often if t.passes},
+        max((_held(r) for r in reports), key=_size),
+        tuple(dict.fromkeys(o.output for o in again)),
+        max((_instead(r) for r in reports), key=_size),
+        {name: read.get(name, 1) for name in inputs},
         tuple(outputs),
         Elements.of([*moved, *outputs.values()]) if known else None,
     )

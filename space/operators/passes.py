@@ -22,6 +22,7 @@ from eintune.space.ir.expr import Access, Expr, Gather, Iota, Predicate, Rank, f
 from eintune.space.ir.folds import ACTIONS
 
 from .cascades import operations_of, to_cascade
+from .executions import kept
 from .graph import OperatorGraph
 from .one_iteration import one_iteration
 from .operators import Operation, in_order
@@ -119,13 +120,42 @@ def analyse(computation: Cascade | OperatorGraph | IterativeCascade, stream: Ran
     reduced last. Raises CascadeError
     for a rank that does not occur.
     """
-    graph, inputs, copies = _graph(computation)
-    ranks = _ranks(graph)
-    steps = _steps(graph, ranks, copies)
-    known = frozenset(f.whole for f in families(steps)).union(*(s.domain for s in steps))
-    if stream is not None and stream not in known:
-        raise CascadeError(f"`stream` must be a rank of the computation ({list(in_order(known))}), but got {stream!r}")
-    return _report(graph, inputs, _timing(graph, steps, stream), ranks)
+    return Analysis(computation).report(stream)
+
+
+class Analysis:
+    """What all analyses of one computation share.
+
+    graph: its operations. inputs: in first-use order. timings: over each rank that is no part of another.
+    """
+
+    def __init__(self, computation: Cascade | OperatorGraph | IterativeCascade) -> None:
+        self.graph, self.inputs, copies = _graph(computation)
+        self._ranks = _ranks(self.graph)
+        self._steps = _steps(self.graph, self._ranks, copies)
+        self.timings = [timed(self._steps, f) for f in families(self._steps)]
+
+    def report(self, stream: Rank | None = None) -> PassReport:
+        """As `analyse`."""
+        return _report(self.graph, self.inputs, self.timing(stream), self._ranks)
+
+    def timing(self, stream: Rank | None = None) -> Timing[str]:
+        """Over the rank that needs most passes of those that `stream` is a part of, or of all."""
+        known = frozenset(t.family.whole for t in self.timings).union(*(s.domain for s in self._steps))
+        if stream is not None and stream not in known:
+            raise CascadeError(
+                f"`stream` must be a rank of the computation ({list(in_order(known))}), but got {stream!r}"
+            )
+        operations = self.graph.operations
+        last = {r: i for i, o in enumerate(operations) if o.operator.kind in "RF" for r in o.operator.ranks}
+        found = [t for t in self.timings if stream is None or stream in t.family.below(t.family.whole)]
+        more = {o.output for o in operations if o.operator.kind == "F" or o.operator.op != "add"}
+
+        def key(t: Timing[str]) -> tuple[int, bool, int, int]:
+            reduced = max((last.get(r, -1) for r in t.family.below(t.family.whole)), default=-1)
+            return t.passes, bool(t.barriers & more), len(t.barriers), reduced
+
+        return max(found or [timed(self._steps, Family("", frozenset()))], key=key)
 
 
 def _graph(
@@ -231,19 +261,6 @@ def _steps(graph: OperatorGraph, ranks: dict[str, _Ranks], copies: Mapping[str, 
     return found
 
 
-def _timing(graph: OperatorGraph, steps: list[Step[str]], stream: Rank | None) -> Timing[str]:
-    """Over the rank that needs most passes of those that `stream` is a part of, or of all."""
-    last = {r: i for i, o in enumerate(graph.operations) if o.operator.kind in "RF" for r in o.operator.ranks}
-    found = [f for f in families(steps) if stream is None or stream in f.below(f.whole)]
-    more = {o.output for o in graph.operations if o.operator.kind == "F" or o.operator.op != "add"}
-
-    def key(t: Timing[str]) -> tuple[int, bool, int, int]:
-        reduced = max((last.get(r, -1) for r in t.family.below(t.family.whole)), default=-1)
-        return t.passes, bool(t.barriers & more), len(t.barriers), reduced
-
-    return max((timed(steps, f) for f in found or [Family("", frozenset())]), key=key)
-
-
 # ---- the report
 
 
@@ -314,12 +331,7 @@ def _needed(
                 loads.update({a.tensor.name: None for a in reads([x]) if members & set(indexing_ranks(a))})
             elif isinstance(x, str) and x not in at:
                 unknown = True
-            elif isinstance(x, str) and x in t.streamed and not _kept(x, number, t):
+            elif isinstance(x, str) and x in t.streamed and not kept(x, number, t):
                 todo.append(graph.operations[at[x]])
     again = tuple(visited[x] for x in sorted(visited, key=at.__getitem__) if t.number.get(x, number) < number)
     return None if unknown else tuple(n for n in inputs if n in loads), again
-
-
-def _kept(x: str, number: int, t: Timing[str]) -> bool:
-    """The value was complete before this pass and is small: a barrier's result, or one value a tile."""
-    return t.done[x] < number and (x in t.barriers or x not in t.wide)

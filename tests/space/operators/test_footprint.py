@@ -81,6 +81,45 @@ def test_tiles_that_are_held_for_a_correction_are_counted() -> None:
     assert f.reads == {"K": 2, "Q": 1, "V": 1}
 
 
+@pytest.mark.parametrize(
+    ("text", "over", "reads"),
+    [
+        # the product over m is made in each of the two passes over f
+        (
+            "AVp,f = Ap,m * Vf,m\nSSp = AVp,f * AVp,f\nZp,f = AVp,f / sqrt(SSp)\nresults: Z",
+            {"f": 2},
+            {"A": 1, "V": 2},
+        ),
+        # each of two passes over f needs the softmax over m, whose sums are over all of m for each f
+        (
+            "Gf = max[m](Xm,f)\nSm,f = e^(Xm,f - Gf)\nDf = Sm,f\nAm,f = Sm,f / Df\nNm = Am,f * Am,f\nZm,f = Am,f / Nm",
+            {"m": 3, "f": 2},
+            {"X": 6},
+        ),
+        # a sum over both is in the first pass over each, beside the other
+        ("T = Xm,f * Xm,f\nGm = max[f](Xm,f)\nZm,f = (Xm,f - Gm) * T", {"f": 2, "m": 2}, {"X": 3}),
+        # a query and a key: as a query it is read beside the first pass over keys
+        ("Sp,m = Xp,e * Xm,e\nGp = max[m](Sp,m)\nZp = sum[m](e^(Sp,m - Gp))", {"m": 2}, {"X": 2}),
+    ],
+)
+def test_an_input_is_read_once_in_each_combination_of_passes(
+    text: str, over: dict[str, int], reads: dict[str, int]
+) -> None:
+    f = footprint(Cascade.parse(text))
+    assert (dict(f.over), f.reads) == (over, reads)
+    assert [f.passes, f.stream] == [over[f.stream], next(iter(over))]
+
+
+def test_too_many_combinations_are_those_of_one_rank() -> None:
+    lines = ["Am,f = Xm,f"]
+    for i in range(60):
+        a, b = ("A" * (i + 1), "A" * (i + 2))
+        rank, kept = ("m", "f") if i % 2 else ("f", "m")
+        lines.append(f"B{a}{kept} = max[{rank}]({a}m,f)\n{b}m,f = {a}m,f - B{a}{kept}")
+    f = footprint(Cascade.parse("\n".join(lines)))
+    assert f.reads["X"] >= max(f.over.values()) > 20
+
+
 def test_traffic_is_unknown_where_ranks_are() -> None:
     f = footprint(read_operators("A = M_sub_mp(SN, GM_{p})\nB = R_add_m(A)"))
     assert f.traffic is None
