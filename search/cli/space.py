@@ -17,6 +17,7 @@ from eintune.search.options.sizes import add_sizes
 if TYPE_CHECKING:
     from eintune.space.cascade.cascade import Cascade
     from eintune.space.cascade.iterative import IterativeCascade
+    from eintune.space.cascade.signature import Signature
     from eintune.space.operators.graph import OperatorGraph
 
     Computation: TypeAlias = Cascade | IterativeCascade | OperatorGraph
@@ -87,7 +88,7 @@ def _space(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _needed(definition: Cascade, variants: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
+def _needed(definition: Cascade, variants: Sequence[tuple[str, Signature]]) -> list[tuple[str, ...]]:
     """The laws that each variant (its digest and signature) needs."""
     from eintune.space.derivation.derive import derive
     from eintune.space.derivation.needed_laws import needed_laws

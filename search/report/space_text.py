@@ -106,7 +106,7 @@ def space_json(
 
 
 def _variant_json(v: Variant, sizes: Sizes) -> dict[str, Any]:
-    named = {"signature": v.signature, "label": v.label, "digest": v.digest, "cascade": v.text}
+    named = {"signature": str(v.signature), "label": v.label, "digest": v.digest, "cascade": v.text}
     return {**named, **footprint_json(footprint(Cascade.parse(v.text)), sizes), "passes": v.passes}
 
 

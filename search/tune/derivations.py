@@ -15,8 +15,9 @@ from typing import Any
 from eintune.kernels.store.kept_forms import Kept, keep, read_kept
 from eintune.kernels.store.shipped_forms import derived_texts
 from eintune.search.text.formatting import plural
-from eintune.space.cascade.canonical import digest, orders, signature, streamed
+from eintune.space.cascade.canonical import digest
 from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.signature import Signature, orders, signature, streamed
 from eintune.space.cascade.timing import passes
 from eintune.space.ir.expr import Fold, Rank, topological
 from eintune.space.operators.footprint import footprint
@@ -31,7 +32,7 @@ class Variant:
     digest: str
     passes: int
     label: str
-    signature: str
+    signature: Signature
 
 
 @dataclass(frozen=True)
@@ -109,25 +110,22 @@ def _read_off(text: str) -> Variant:
     return _variant(cascade, digest(cascade), signature(cascade))
 
 
-def _variant(cascade: Cascade, unique: str, kind: str) -> Variant:
+def _variant(cascade: Cascade, unique: str, kind: Signature) -> Variant:
     """A form with the passes of its graph over each rank that it streams."""
     roots = list(cascade.roots().values())
     over, most = {rank: passes(roots, rank) for rank in streamed(cascade)}, passes(roots)
     return Variant(str(cascade), unique, most, short_label(most, kind, over), kind)
 
 
-def short_label(passes: int, signature: str, over: Mapping[Rank, int] | None = None) -> str:
+def short_label(passes: int, signature: Signature, over: Mapping[Rank, int] | None = None) -> str:
     """A form's kind in a few words, for tables: "1-pass tiled, deferred division".
 
     over: the passes over each rank that is streamed; of several each is said, "1-pass over m, 2-pass over f".
     """
-    traits = signature.partition(":")[2].split("+")
-    # where several streams tell forms apart, the next one's passes follow the last count: "fold.scale.whole*2|2:…"
-    folds = sum(int(t.partition("*")[2].partition("|")[0] or 1) for t in traits if t.startswith("fold."))
     kind = [_passes_text(passes, over or {})]
-    kind += [word for trait, word in (("tiled", "tiled"), ("correction", "corrected")) if trait in traits]
-    extra = [f"{folds} fold{'s' if folds > 1 else ''}"] if folds and passes > 1 else []
-    extra += ["deferred division"] if "division.after" in traits else []
+    kind += [word for trait, word in (("tiled", "tiled"), ("correction", "corrected")) if signature.has(trait)]
+    extra = [plural(signature.folds, "fold")] if signature.folds and passes > 1 else []
+    extra += ["deferred division"] if signature.has("division", "after") else []
     return ", ".join([" ".join(kind), *extra])
 
 

@@ -283,7 +283,7 @@ def space_json(planned: Planned) -> dict[str, Any]:
     """The space of a run as plain data."""
     return {
         "cascades": [
-            {"label": v.label, "passes": v.passes, "digest": v.digest, "signature": v.signature, "text": v.text}
+            {"label": v.label, "passes": v.passes, "digest": v.digest, "signature": str(v.signature), "text": v.text}
             for v in planned.derived.variants
         ],
         "schedules": planned.space.schedules,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -48,8 +49,6 @@ from eintune.space.laws.law import LINEAR
 
 from .cascade import Cascade
 from .one_pass import written_out
-from .timing import families, steps_of, timed
-from .traits import Stream, Trait, streams_of, traits
 
 
 def lowered(cascade: Cascade) -> dict[str, tuple[Expr, tuple[Rank, ...]]]:
@@ -74,6 +73,12 @@ def canonical(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]
         if all(x is not None for x in joined):
             exprs = spelled([x for x in joined if x is not None], outputs)
     return exprs
+
+
+@lru_cache(maxsize=256)
+def spelling(cascade: Cascade) -> tuple[Expr, ...]:
+    """Each output's expression as `spelled`: what a form is read off, once a cascade."""
+    return tuple(spelled(list(cascade.roots().values())))
 
 
 def spelled(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]:
@@ -349,92 +354,3 @@ def digest(cascade: Cascade) -> str:
             lines.append(f"{_head(node, name)} {[place[a] for a in children(node)]}")
         lines.append(f"= {place[x]}")
     return _hash("\n".join(lines), 16)
-
-
-# ---- what a form is, in words and as a key
-
-
-def _features(roots: Sequence[Expr], streams: Sequence[Stream]) -> Counter[Trait]:
-    counts: Counter[Trait] = Counter()
-    for x in topological(roots):
-        counts.update(set(traits(x, free(x), [free(a) for a in children(x)], streams)))
-    return counts
-
-
-def _main_streams(roots: Sequence[Expr]) -> list[tuple[Stream, int, Counter[Trait]]]:
-    """The streams that tell forms apart (more than one pass, a fold or a tiling), most passes first; failing
-    those, all. With each its passes and its traits."""
-    found, steps = [], steps_of(roots)
-    passes = {f.whole: timed(steps, f).passes for f in families(steps)}
-    for s in streams_of(roots):
-        counts = Counter({t: n for t, n in _features(roots, [s]).items() if t.stream == s.rank and t.kind != "sum"})
-        found.append((s, passes.get(s.rank, 1), counts))
-    telling = [f for f in found if f[1] > 1 or any(t.kind in ("fold", "tiled") for t in f[2])]
-    return sorted(telling or found, key=lambda f: (-f[1], _parts(f[2])))
-
-
-def streamed(cascade: Cascade) -> tuple[Rank, ...]:
-    """The ranks that a form goes over more than once, or in folds or tiles, most passes first: none if there are
-    none."""
-    streams = _main_streams(spelled(list(cascade.roots().values())))
-    return tuple(s.rank for s, n, counts in streams if n > 1 or any(t.kind in ("fold", "tiled") for t in counts))
-
-
-def orders(cascade: Cascade) -> str:
-    """In which order products are summed: the same for forms that differ in names, or in what is not summed."""
-    return _orders(cascade, spelled(list(cascade.roots().values())))
-
-
-def _orders(cascade: Cascade, roots: Sequence[Expr]) -> str:
-    """For each reduction: at which places of the outputs the ranks that it keeps stand, and how many more it
-    keeps that are reduced later."""
-    outputs = list(dict.fromkeys(r for t in cascade.outputs.values() for r in t.ranks))
-    texts = []
-    for x in topological(roots):
-        if isinstance(x, Reduce):
-            kept = free(x.arg) - {x.rank}
-            places = ",".join(str(i) for i, r in enumerate(outputs) if r in kept)
-            texts.append(f"{x.op}[{places};{len(kept - set(outputs))}]")
-    return "+".join(sorted(texts))
-
-
-def _parts(counts: Counter[Trait]) -> list[str]:
-    return [
-        f"{t.kind}.{t.what}.{t.where}*{n}" if t.work else ".".join(filter(None, (t.kind, t.where)))
-        for t, n in sorted(counts.items())
-    ]
-
-
-def signature(cascade: Cascade) -> str:
-    """What tells this form from others, free of names: for each rank that matters its passes, folds and
-    reductions (with how many of each), its tiling, and where divisions stand."""
-    roots = spelled(list(cascade.roots().values()))
-    streams = _main_streams(roots)
-    if all(times == 1 and not any(t.kind in ("fold", "tiled") for t in counts) for _, times, counts in streams):
-        return f"1:{_orders(cascade, roots)}"
-    return "|".join(f"{times}:{'+'.join(_parts(counts))}" for _, times, counts in streams)
-
-
-def description(cascade: Cascade) -> str:
-    """One line for people, from the structure: the ranks that are gone over, tiling, folds, divisions."""
-    streams = _main_streams(spelled(list(cascade.roots().values())))
-    if not streams:
-        return "pointwise"
-    telling = [f for f in streams if f[1] > 1 or any(t.kind in ("fold", "tiled") for t in f[2])]
-    over = [f"{n} pass{'es' if n > 1 else ''} over {s.rank}" for s, n, _ in telling or streams[:1]]
-    counts = sum((c for _, _, c in telling[1:]), streams[0][2].copy())
-    words = [" and ".join(over)]
-    kinds = {t.kind for t in counts}
-    if "tiled" in kinds:
-        words.append("tiled")
-    if "correction" in kinds:
-        words.append("local references with a correction")
-    folds = Counter[str]()
-    for t, n in counts.items():
-        if t.kind == "fold":
-            folds[t.what] += n
-    words += [f"{n} {action} fold{'s' if n > 1 else ''}" for action, n in sorted(folds.items())]
-    where = {t.where for t in streams[0][2] if t.kind == "division"}
-    if where:
-        words.append("division " + ("inside the loop" if "inside" in where else "after the loop"))
-    return ", ".join(words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from eintune.space.ir.einsum import CascadeError, Einsum, TooLarge
 from eintune.space.ir.expr import (
@@ -78,11 +78,12 @@ class Cascade:
 
     @classmethod
     def parse(cls, text: str) -> Cascade:
-        """Read EDGE notation (`notation_reader`). The text may be untrusted: nothing is evaluated, its size is bounded.
+        """Read EDGE notation (`space/notation/reader.py`). The text may be untrusted: nothing is evaluated, its size is
+        bounded. A text that was read lately is the same object, with all that was found out about it.
 
         Raises CascadeError with the line, the construct and what is allowed there.
         """
-        return cls(*read_cascade(text))
+        return _read(text)
 
     def __getstate__(self) -> dict[str, object]:
         return {"einsums": self.einsums, "results": self.results}  # what follows from them may nest deep
@@ -366,3 +367,8 @@ def _rank_order(nodes: Iterable[Expr], outputs: Iterable[tuple[Rank, ...]]) -> l
         else:
             order.update(dict.fromkeys(sorted(free(x))))
     return [*(r for r in order if r not in innermost), *innermost]
+
+
+@lru_cache(maxsize=128)
+def _read(text: str) -> Cascade:
+    return Cascade(*read_cascade(text))

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from eintune.space.cascade.canonical import canonical, description, digest, mixed, signature, spelled, splits_of
+from eintune.space.cascade.canonical import canonical, digest, mixed, spelled, splits_of
 from eintune.space.cascade.cascade import Cascade, from_roots
+from eintune.space.cascade.signature import Signature, description, signature
 from eintune.space.cascade.timing import passes
 from eintune.space.cascade.traits import Stream, levels, streams_of
 from eintune.space.egraph.graph import ClassId, EGraph, Limits, Node, SaturationError, Statistics, label, saturate
@@ -75,7 +76,7 @@ class Derived:
 
     cascade: Cascade
     passes: int
-    signature: str
+    signature: Signature
     digest: str
     description: str
     work: float
@@ -124,7 +125,7 @@ class Derivation:
             "cascades": [
                 {
                     "passes": d.passes,
-                    "signature": d.signature,
+                    "signature": str(d.signature),
                     "description": d.description,
                     "digest": d.digest,
                     "work": round(d.work, 4),

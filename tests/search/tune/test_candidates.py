@@ -17,6 +17,7 @@ from eintune.search.tune.candidates import REASONS, Candidate, Candidates, Model
 from eintune.search.tune.derivations import Derivations, Variant, derivations, short_label, written
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
+from eintune.space.cascade.signature import Feature, Signature, StreamSignature
 from eintune.space.derivation import extraction as extract
 from eintune.space.ir.expr import Expr, Reduce, free, topological
 from eintune.space.workloads.builtin import WORKLOADS, attention_problem, softmax
@@ -183,11 +184,17 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None
 
 
 def test_short_labels() -> None:
-    assert short_label(1, "1:division.after+fold.scale.whole*2") == "1-pass, deferred division"
-    assert short_label(2, "2:correction+fold.scale.outer*1+tiled") == "2-pass tiled corrected, 1 fold"
-    assert short_label(3, "3:division.inside+reduce.add.whole*2") == "3-pass"
-    assert short_label(1, "1:division.after", {"m": 1}) == "1-pass, deferred division"
-    assert short_label(1, "1:tiled", {"m": 1, "n": 1}) == "1-pass over m and n tiled"
+    after, inside = (Feature("division", "", where, 1) for where in ("after", "inside"))
+    tiled, corrected = (Feature(kind, "", "", 1) for kind in ("tiled", "correction"))
+
+    def label(passes: int, *features: Feature, over: dict[str, int] | None = None) -> str:
+        return short_label(passes, Signature((StreamSignature(passes, features),)), over)
+
+    assert label(1, after, Feature("fold", "scale", "whole", 2)) == "1-pass, deferred division"
+    assert label(2, corrected, Feature("fold", "scale", "outer", 1), tiled) == "2-pass tiled corrected, 1 fold"
+    assert label(3, inside, Feature("reduce", "add", "whole", 2)) == "3-pass"
+    assert label(1, after, over={"m": 1}) == "1-pass, deferred division"
+    assert label(1, tiled, over={"m": 1, "n": 1}) == "1-pass over m and n tiled"
 
 
 def test_a_label_has_the_passes_over_each_rank_that_is_streamed() -> None:
@@ -210,7 +217,7 @@ def test_few_queries_over_many_keys(batch: int, seq: int) -> None:
     size = attention_problem(batch=batch, heads=32, kv_heads=8, seq=seq, kv_seq=8192, head_dim=128, dtype="bf16")
     text = derived_texts(size.cascade)[0]
     h200 = load_machine("h200")
-    kept = candidates([Variant(text, "one", 1, "1-pass", "")], size, h200, "triton").kept
+    kept = candidates([Variant(text, "one", 1, "1-pass", Signature(()))], size, h200, "triton").kept
     parts = {c.schedule.role("m").num_splits for c in kept}
     bound = 2 * batch * 8 * 8192 * 128 * 2 / h200.hbm_bytes_per_second
     if batch == 1:

@@ -59,7 +59,7 @@ def test_every_number_of_passes_is_derived(name: str) -> None:
     found = derive(written(name))
     assert {d.passes for d in found.cascades} == {1, 2, 3}
     (three,) = (d for d in found.cascades if d.passes == 3)
-    assert three.signature == "3:division.inside+reduce.add.whole*2+reduce.max.whole*1"
+    assert str(three.signature) == "3:division.inside+reduce.add.whole*2+reduce.max.whole*1"
     assert found.complete and not found.failed
 
 
