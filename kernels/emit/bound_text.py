@@ -126,6 +126,7 @@ class BoundText:
 
     def simple(self, b: Bound) -> Bound:
         """An equal bound without what is known when the code is printed; the argument of a rounding is >= 0."""
+        # Interval arithmetic over all programs: a bound that can be one number only is that number.
         low, high = self.span(b)
         if low == high:
             return Lit(low)
@@ -135,6 +136,7 @@ class BoundText:
             case Sum():
                 return self._flat(b)
             case Least():
+                # An argument whose largest value is below another's smallest decides every time.
                 kept = self._undominated([self.simple(a) for a in b.args], lambda x, y: x[1] <= y[0])
                 return kept[0] if len(kept) == 1 else Least(kept)
             case Greatest():
@@ -191,6 +193,8 @@ class BoundText:
             const = sum(c * t.value for c, t in terms if isinstance(t, Lit))
             up = b.step - 1 if isinstance(b, CeilTo) else 0
             arg = self._flat(Sum((*rest, (1, Lit((const + up) // b.step * b.step)))))
+        # Roundings are of what is at least 0: integer division rounds towards zero in generated code and downwards in
+        # Python.
         natural = arg if self.span(arg)[0] >= 0 else Greatest((arg, Lit(0)))
         return natural if self._aligned(natural, b.step) else type(b)(natural, b.step)
 
@@ -230,6 +234,7 @@ class BoundText:
             return self.scalar[rank]
         if role.outer is None:
             return str(size - 1)
+        # The last tile may be cut off by the rank's end.
         end = f"{self.start[rank]} + {role.tile - 1}"
         return end if size % role.tile == 0 else self.least(end, str(size - 1))
 

@@ -25,6 +25,8 @@ class PipelinedLoop:
         self._low, self._high = ends
         self._known = printer.known
         self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in pipelined.kept}
+        # Zeros times a tile that loads as zeros: the product before the first tile adds nothing, and no branch is
+        # needed for it.
         for v, name in self._kept.items():
             printer.write(f"{name} = {printer.full(v.axes, 0.0, v.dtype)}")
 
@@ -33,15 +35,20 @@ class PipelinedLoop:
         is an iteration behind, the rest."""
         printer, rank, pipelined = self._printer, self._loop.rank, self._pipelined.values
         first = printer.start[rank]
+        # Before the first iteration there is no tile; one beyond the rank's end is masked to zeros, where a tile
+        # before its start would be a wrong address.
         text = printer.choose(f"{first} > {self._low}", f"{first} - {self._loop.tile}", str(printer.plan.sizes[rank]))
         before = printer.define(f"{rank}_before", text, rank)
         in_time = [x for x in printer.ordered(self._loop.body.items) if x not in pipelined]
         loads = next(i for i, x in enumerate(in_time) if not isinstance(x, Load))
         after = 1 + max(i for i, x in enumerate(in_time) if isinstance(x, Dot))
+        # All loads of an iteration together: the compiler gives neighbours one wait.
         self._print(in_time[:loads])
         with self._at(before, beyond=rank):
             self._print([v for v in pipelined if isinstance(v, Load)])
         self._print(in_time[loads:after])
+        # Between the product in time and the elementwise work that waits for it: in program order the matrix unit
+        # then has this product to do while weights are computed.
         with self._at(before):
             self._print([v for v in pipelined if not isinstance(v, Load)])
         self._print(in_time[after:])
@@ -54,6 +61,7 @@ class PipelinedLoop:
         """The product of the last tile, if there was one."""
         printer, carry = self._printer, self._pipelined.carry
         last, always = printer.here(f"{self._loop.rank}_last", self._last()), self._runs_always()
+        # A loop without iterations has no last tile.
         if not always:
             printer.write(f"if {self._low} < {self._high}:")
         with printer.nested(self._loop.rank, deeper=not always):

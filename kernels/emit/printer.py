@@ -56,6 +56,7 @@ class Printer(ValuePrinter):
         self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest, self.name)
         self.known: frozenset[Fact] = self.always()
         """What holds on the whole of the current tile."""
+        # Whether a filter is known to hold is asked many times for each value.
         self._affine: dict[Value, Affine] = {}
         """Filters that were asked for, with numbers for sizes."""
         self._optional: Branch | None = None
@@ -68,6 +69,7 @@ class Printer(ValuePrinter):
 
     def always(self) -> frozenset[Fact]:
         """Filters that hold everywhere in this target: by default the tails of tiles that fit exactly."""
+        # A tile that fits exactly has no tail, however the plan may ask for it.
         fitting = (r for r, role in self.plan.roles.items() if not role.tile or self.plan.sizes[r] % role.tile == 0)
         return frozenset((((r, -1),), self.plan.sizes[r] - 1) for r in fitting if r in self.plan.sizes)
 
@@ -87,6 +89,7 @@ class Printer(ValuePrinter):
         if v not in self._affine:
             self._affine[v] = affine(v.predicate, self.plan.sizes)
         terms, const = self._affine[v]
+        # Compared as affine forms: equal filters are equal however they were spelled.
         return (terms, const) in known or (not terms and const >= 0)
 
     def _facts(self, known: Iterable[Known]) -> frozenset[Fact]:
@@ -97,6 +100,8 @@ class Printer(ValuePrinter):
     def block(self, b: Block) -> None:
         """Print a block's values and loops in order; filters that stand in a branch, next to each other in one."""
         needed = [item for item in b.items if item not in self._unneeded]
+        # Neighbouring masks share one branch; each branch costs a jump, and keeps the compiler from moving code
+        # across it.
         for optional, group in groupby(self.ordered(needed), self._is_optional):
             if optional:
                 self._branch([v for v in group if isinstance(v, Value)])
@@ -118,6 +123,7 @@ class Printer(ValuePrinter):
         joined = loop.joined and self.branches
         for segment in [loop.whole()] if joined else loop.segments:
             low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
+            # An empty segment prints nothing: its ends are the same text.
             if low != high:
                 optional = self.outside(loop) if joined else None
                 low, high = self.here(f"{loop.rank}_from", low), self.here(f"{loop.rank}_to", high)
@@ -137,6 +143,7 @@ class Printer(ValuePrinter):
         None where they hold in every tile or are known to hold in none.
         """
         index = self.start[loop.rank] if self.tiled(loop.rank) else self.scalar[loop.rank]
+        # The one segment in which filters are known to hold; below and beyond it they are evaluated.
         n = next((n for n, s in enumerate(loop.segments) if s.known), None)
         if n is None:
             return None
@@ -163,10 +170,13 @@ class Printer(ValuePrinter):
         """Filters, each what it passes on but for a branch that evaluates it and what only they need."""
         assert self._optional is not None
         optional = self._optional
+        # Outside the branch a mask is what it passes on; the branch then assigns it once more. So the common path has
+        # neither comparison nor selection.
         for v in filters:
             if kept := self._source(v):
                 self.write(f"{self.name(v)} = {self.name(kept)}")
         self.write(f"if {optional.condition}:")
+        # What only masks read (indices, loads of document numbers) is computed in the branch too.
         wanted = list(filters)
         for v in wanted:
             wanted += [a for a in v.args if a in self._unneeded and a not in wanted]
@@ -181,8 +191,10 @@ class Printer(ValuePrinter):
         self, loop: Loop, segment: Segment, header: str, optional: Branch | None, pipelined: LoopIterations | None
     ) -> None:
         saved, text = (self.known, self._optional, self._unneeded), dict(self.text)
+        # Saved and put back around the body: facts hold in this segment only.
         self.known |= self._facts(segment.known)
         self._optional = optional
+        # A mask that is its argument here leaves its condition without users, and those without theirs.
         unused = unneeded(loop, self._source)
         self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
         outer = self.scopes[-1]
@@ -193,6 +205,7 @@ class Printer(ValuePrinter):
             self.block(loop.body)
         moves = [(self.name(c.value), self.name(c.next)) for c in loop.carries]
         moves += pipelined.moves() if pipelined else []
+        # One tuple assignment: carries may exchange values.
         if moves:
             self.write(f"{', '.join(to for to, _ in moves)} = {', '.join(what for _, what in moves)}")
         inner = self.scopes.pop()
@@ -207,6 +220,8 @@ class Printer(ValuePrinter):
         elif isinstance(v, Constant) and self.name(v) == constant(v):
             pass
         elif kept := source(v, self.passes):
+            # An alias costs nothing, and later uses print the argument itself, so that patterns (`x * k - y`) stay
+            # visible to the compiler.
             self.text[v] = self.name(kept)
         else:
             self.write(f"{self.name(v)} = {self.expression(v)}")

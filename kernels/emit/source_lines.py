@@ -82,6 +82,7 @@ class SourceLines:
         """Name an expression once, at the top of the loop over `home` (None, or no such loop: the program)."""
         scope = next((s for s in reversed(self.scopes) if s.rank == home), self.scopes[0])
         key = name, text
+        # One name for one text, wherever it is defined: printing it in another branch must not invent a second.
         if key not in self._defined:
             self._defined[key] = self.names.fresh(name)
         if key not in scope.named:

@@ -49,6 +49,8 @@ def emit(
     check_tiles(plan)
     printer = TritonPrinter(plan, schedule, entry, clears, wide)
     source = printer.source()
+    # Reaches are known once the kernel is printed. 64-bit offsets take twice the registers, so only where even
+    # contiguous tensors need them.
     if not fits(printer.reaches(), printer.arguments()):
         return emit(plan, schedule, entry, clears, wide=True)
     return Kernel(
@@ -172,6 +174,7 @@ class TritonPrinter(Printer):
             return
         self._program_number()
         slowest = next((r for r in reversed(self.plan.grid) if self.plan.roles[r].tile), None)
+        # Mixed radix, fastest rank first. The last digit needs no remainder: the quotient is below its count.
         below = 1
         for r in self.plan.grid:
             tile = self.plan.roles[r].tile
@@ -183,6 +186,8 @@ class TritonPrinter(Printer):
             if count == 1:
                 continue
             if r == slowest and self.schedule.order == "reverse":
+                # Longest first: under a causal mask the last rows have the most keys, and a long program that starts
+                # last would end alone.
                 text = f"({count - 1} - {text})"
             self.prologue(f"{self.start[r]} = {text} * {tile}" if tile else f"{self.scalar[r]} = {text}")
 
@@ -202,6 +207,7 @@ class TritonPrinter(Printer):
     def _offsets(self, axis: Rank) -> str:
         """The places in a tile as they are multiplied with a stride."""
         lanes = self._lanes(axis)
+        # Widened before the multiplication by a stride, which is what may overflow.
         return self.define(f"{lanes}_wide", f"tl.cast({lanes}, tl.int64)", None) if self._wide_offsets else lanes
 
     def _steps(self, axis: Rank) -> int:
@@ -215,6 +221,9 @@ class TritonPrinter(Printer):
     def _address(self, tensor: str, index: Sequence[Addressed], v: Value) -> str:
         """Pointers to a tile: the program's part of the tensor, what is looked up, the loops' part, the tile's
         offsets."""
+        # An address in four parts by how often it changes: once a program, once an iteration (a 64-bit scalar), with
+        # what is looked up, and the tile's own 32-bit offsets, which never change and stay in registers or become
+        # immediates.
         by_home: dict[Rank | None, list[str]] = {None: []}
         tile: dict[Rank, str] = {}
         looked_up: list[str] = []
@@ -240,11 +249,14 @@ class TritonPrinter(Printer):
                     rank, wide = (item, self._wide(item)) if isinstance(item, str) else self._wide_part(item)
                     if wide != "0":
                         by_home.setdefault(self._home(rank), []).append(f"{wide} * {stride}")
+                    # The stride of a tile axis is a compile-time constant (see above): offsets of rows are then
+                    # immediates of the load.
                     if self.tiled(rank) and not (isinstance(item, Part) and item.op == "//"):
                         self._static.add(stride)
                         tile[rank] = f"{self._offsets(rank)}{self.broadcast((rank,), v.axes)} * {stride}"
                         steps[n] = 0 if self._wide_offsets else self._steps(rank)
         for q in v.axes:  # nothing but a quotient that is one number for the whole tile
+            # Pointers must have the tile's shape, also along an axis on which the address does not depend.
             tile.setdefault(q, f"{self._lanes(q)}{self.broadcast((q,), v.axes)} * 0")
         if any(steps):
             self._reaches[tensor, tuple(steps)] = None
@@ -278,6 +290,7 @@ class TritonPrinter(Printer):
             number = next(numbers)
             text = self.use(number, v.axes)
             if i is None or not i.inside(size):
+                # A number of 32 bits cannot be beyond a longer axis, and the literal would not fit.
                 below = [f"({text} < {size})"] if number.dtype == "int64" or size <= FARTHEST else []
                 conditions.append(" & ".join([f"({text} >= 0)", *below]))
         return " & ".join(conditions)
@@ -286,6 +299,7 @@ class TritonPrinter(Printer):
         """Whether no lane of the current tile lies beyond the rank's end."""
         size, tile = self.plan.sizes[rank], self.plan.roles[rank].tile
         tail: Affine = ((rank, -1),), size - 1
+        # While a pipelined product is printed for the tile before, its rank may be one past the end as a whole.
         return rank != self.beyond and (tile is None or size % tile == 0 or tail in self.known)
 
     # ---- the dialect
@@ -321,6 +335,8 @@ class TritonPrinter(Printer):
         key = tensor, block
         if key not in self._descriptors:
             self._descriptors[key] = self.names.fresh(f"{self.tensor[tensor]}_descriptor")
+        # TMA takes coordinates, not an address: it clips at the tensor's edge and fills in zeros itself, so there is
+        # no mask.
         first = [self.start[r] if self.tiled(r) else self.scalar[r] for r in index]
         text = f"{self._descriptors[key]}.load([{', '.join(first)}])"
         shape = [n for n, r in zip(block, index, strict=True) if self.tiled(r)]
@@ -330,6 +346,7 @@ class TritonPrinter(Printer):
         output, index = v.tensor, v.index
         (value,) = v.args
         address, valid = self._address(output, index, v), self._valid(output, index, v)
+        # Converted here and not before: everything else is computed in the compute dtype.
         text = self.use(value, v.axes)
         if value.dtype != self.plan.dtypes[output]:
             text = f"{text}.to({DTYPES[self.plan.dtypes[output]]})"
@@ -355,6 +372,8 @@ class TritonPrinter(Printer):
     def matmul(self, a: str, b: str, accumulator: str | None, v: Dot) -> str:
         if len(v.axes) > 3:
             raise RuleError("a product in Triton has at most one batch axis", f"{v.name} has {v.axes}")
+        # Of operands of 16 bits the matrix unit takes products exactly and sums in fp32; only for fp32 operands is
+        # there a choice.
         precise = v.args[0].dtype == "fp32"
         options = [accumulator] if accumulator else []
         options += [f"input_precision='{self.schedule.precision}'"] if precise else []

@@ -234,15 +234,19 @@ class ValuePrinter(SourceLines, ABC):
         terms = [(r, c) for r, c in every if isinstance(r, str)]
         left: list[str] = []
         right: list[str] = []
+        # Terms with positive coefficients on one side and negative ones on the other: no subtraction, as one would
+        # write it.
         for r, c in sorted(terms, key=lambda term: self.plan.order.index(term[0])):
             text = self.at(r, axes)
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {parenthesised(text)}")
         limit, wide = farthest(p, self.plan.sizes), is_wide(p, self.plan.sizes)
         for number, (_, c) in zip(v.args[1:], p.numbers, strict=True):
             text = self.use(number, axes)
+            # Clamped where sums with it might overflow: beyond the limit the filter says the same.
             text = text if limit is None else self.limited(text, limit)
             text = self.cast(text, "int64") if wide and number.dtype != "int64" else text
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {text}")
+        # a - b - 1 >= 0 is printed as b < a, as it was written.
         if p.numbers and const == -1:
             return f"{' + '.join(right) or '0'} < {' + '.join(left) or '0'}"
         if not left and len(right) == 1 and const > 0:
@@ -332,8 +336,10 @@ class ValuePrinter(SourceLines, ABC):
         contracted, batch = v.contracted, v.batch
         a, b = v.args[:2]
         own = [tuple(q for q in x.axes if q != contracted and q not in batch) for x in (a, b)]
+        # A matrix unit multiplies matrices: one own axis each.
         if len(own[0]) != 1 or len(own[1]) != 1:
             return self._product_of_many_axes(v)
+        # The result's rows come from the left operand; the product of exchanged operands is the transposed one.
         if v.axes.index(own[0][0]) > v.axes.index(own[1][0]):
             (a, b), own = (b, a), own[::-1]
         left = self._arranged(self.name(a), a.axes, (*batch, *own[0], contracted))

@@ -17,6 +17,7 @@ class Compute(ComputePrinter):
     def loop(self, loop: Loop) -> None:
         for c in loop.carries:
             self.write(f"{self.name(c.value)} = {self.full(c.value.axes, c.init, c.value.dtype)}")
+        # Carries come before the question whether there is a loop at all: what follows it reads them in any case.
         order = self.order(loop)
         if order is None:
             return
@@ -24,19 +25,28 @@ class Compute(ComputePrinter):
         steps = Iterations(self, loop, order, pipelined, self.lazy.get(loop), self._place_of(loop))
         products = [v for v in loop.body.items if isinstance(v, Dot)]
         if pipelined is None:
+            # Nothing is left running after the last iteration, so what stays can be given back right away.
             steps.rest()
             self.release_resident(products)
         else:
             in_time = [v for v in products if v is not pipelined.carry.next]
             always = self.runs_always(loop.whole())
+            # The first and the last iteration are printed apart from the loop; a program whose loop is empty must do
+            # neither, or it would wait for tiles that no loader copies.
             if not always:
                 self.write(f"if {order.low} < {order.high}:")
             with self.nested(None, deeper=not always):
+                # The first product has no elementwise work to hide behind. From the second iteration on, the matrix
+                # unit is given the product of the tile before while this tile's weights are computed.
                 steps.first()
                 steps.rest()
+                # Only the product in time reads the tile that stays (the queries): it goes back before the last
+                # pipelined product, so that the next program's is copied meanwhile.
                 if always:
                     self.release_resident(in_time)
                 steps.last()
+            # Outside the condition, since it must happen once a program whatever the loop did: the loader has filled
+            # the buffer and will wait for this arrival before it fills it again.
             self.release_resident([pipelined.carry.next] if always else products)
         self.pass_on(loop, order)
 
@@ -48,7 +58,11 @@ class Compute(ComputePrinter):
     def _pipelined_of(self, loop: Loop) -> PipelinedProduct | None:
         """What runs pipelined: a product of a computed operand and a tile, beside one other."""
         pipelined = pipelined_product(loop, casts=False)
+        # With exactly two products there are never more than two in flight, so "all but the youngest are done"
+        # (`warpgroup_mma_wait(1)`) means the one in time.
         if pipelined is None or sum(isinstance(v, Dot) for v in loop.body.items) != 2:
             return None
+        # A left operand that is loaded would lie in a buffer of the ring an iteration longer than the loader knows
+        # of.
         left, _ = sides(pipelined.product, self.row)
         return pipelined if left in pipelined.kept else None

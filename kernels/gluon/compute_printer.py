@@ -39,12 +39,15 @@ class ComputePrinter(GluonPrinter):
         queue: WorkQueue | None = None,
     ) -> None:
         super().__init__(plan, schedule, row, tiles, entry, queue)
+        # Row vectors (references, sums) are shared by tiles of different widths and have one layout only: that of the
+        # first product's tile.
         self._main = products_of(plan)[0].axes[1]
         self._slot = PipelineSlot("0", "0")
         self.layouts: dict[str, str] = {}
         """The name of a layout -> what makes it."""
         self.staged: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
         """An output and its block -> its descriptor, and the buffers in which it is put together."""
+        # `group` is a constant of each group's code (`gl.constexpr`), so this is an addition and no test.
         if groups(schedule.warps) > 1:
             own = self.names.fresh(f"{row}_own")
             self.prologue(f"{own} = {self.own_first('group')}")
@@ -54,12 +57,18 @@ class ComputePrinter(GluonPrinter):
 
     def layout(self, axes: tuple[Rank, ...]) -> str:
         """The name of a tile's layout: of (rows, columns), of rows, or of columns."""
+        # A number a row is held where the row's elements are, in the four lanes that share it: a reduction along the
+        # row ends there, and spreading it over the row again moves nothing.
         if axes == (self.row,):
             return self._rows((self.row, self._main))
         if len(axes) == 1:
             tile = self.layout((self.row, *axes))
             return self._layout(f"{tile}_COLUMNS", f"gl.SliceLayout(0, {tile})")
+        # wgmma's result: 64 rows, 16 for each of four warps, and at most 256 columns an instruction; wider tiles are
+        # several instructions side by side.
         columns = min(self.length(axes[1]), WIDEST)
+        # Every tile has this layout, not products alone: an elementwise operation between two products then works on
+        # what a thread has, and nothing crosses threads.
         text = f"gl.NVMMADistributedLayout([3, 0], [{GROUP_WARPS}, 1], [16, {columns}, 16])"
         return self._layout("_".join(axes).upper(), text)
 
@@ -71,6 +80,8 @@ class ComputePrinter(GluonPrinter):
     def as_left(self, v: Value, product: Value) -> str:
         """A computed value as the left operand of a product."""
         tile = self.layout(product.axes)
+        # Two 16-bit numbers a register, as wgmma takes its left operand. Rounded to 16 bits a result's fragments are
+        # in the right threads already: the conversion packs and moves nothing.
         layout = self._layout(f"{tile}_LEFT", f"gl.DotOperandLayout(0, {tile}, 2)")
         return f"gl.convert_layout({self.name(v)}, {layout})"
 
@@ -102,6 +113,8 @@ class ComputePrinter(GluonPrinter):
 
     def _spread(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
         """A vector over a tile: rows in the layout of that tile's rows."""
+        # Another tile's rows lie in the same threads, whatever its width. `assert_trivial` has the compiler fail if
+        # that ever ceased to hold, rather than exchange vectors through shared memory in each iteration.
         if have == (self.row,) and len(want) == 2 and want[1] != self._main:
             text = f"gl.convert_layout({text}, {self._rows(want)}, assert_trivial=True)"
         return text + self.broadcast(have, want)
@@ -110,6 +123,8 @@ class ComputePrinter(GluonPrinter):
         if v.op in ("div", "quotient") and len(v.axes) == 2 and v.args[1].axes == (self.row,):
             return self._over_rows(v)
         text = super().expression(v)
+        # A reduction leaves its result in the layout of the tile that it reduced; all row vectors have that of the
+        # first product's.
         if isinstance(v, TileReduce) and len(v.args[0].axes) == 2 and v.args[0].axes[1] != self._main:
             return f"gl.convert_layout({text}, {self.layout(v.axes)}, assert_trivial=True)"
         return text
@@ -120,6 +135,8 @@ class ComputePrinter(GluonPrinter):
         a, b = v.args
         inverse = self.here("inverse", f"1.0 / {self.name(b)}")
         product = f"{self.use(a, v.axes)} * {self._spread(inverse, b.axes, v.axes)}"
+        # Then the divisor is proven positive where it matters. A quotient is 0 where both are 0 (a row without a
+        # score), which 0 times an infinite reciprocal is not.
         if v.op == "div":
             return product
         return self.choose(f"({self.use(a, v.axes)} == 0.0) & ({self.use(b, v.axes)} == 0.0)", "0.0", product)
@@ -129,12 +146,16 @@ class ComputePrinter(GluonPrinter):
     def value(self, v: Value) -> None:
         if isinstance(v, Dot):
             self.begin(v)
+            # Alone between two waits: what stands outside a loop, or in one without a pipelined product, has nothing
+            # to run beside.
             self.write(f"{self.name(v)} = warpgroup_mma_wait(0, [{self.name(v)}])")
             self.release(v)
         elif self.queue and v in self.queue.numbers:
             pass  # it comes with the program's number
         elif v not in self.tiles:
             super().value(v)
+        # A tile of a ring is waited for where its product begins (`begin`), as late as possible. A tile that stays is
+        # waited for once, here: each further wait would be a poll of a barrier that is long past.
         elif not self.tiles[v].ring:
             place, phase = self.tiles[v].resident("group")
             self.write(f"mbarrier.wait({self.tiles[v].full}.index({place}), {phase})")
@@ -152,9 +173,13 @@ class ComputePrinter(GluonPrinter):
         descriptor, buffers = self._staging(output, block)
         shape = [self.length(q) for q in value.axes]
         text = self.name(value) + ("" if value.dtype == dtype else f".to({DTYPES[dtype]})")
+        # The last store by TMA may still be reading these buffers. Who issued it waits until it has read them, and
+        # the barrier passes that on to the other warps of the group.
         self.write("tma.store_wait(0)")
         self.write("group_barrier()")
         self.write(f"{buffers}.index(group).reshape({shape}).store({text})")
+        # Threads write through the generic proxy, TMA reads through the asynchronous one; without a fence between the
+        # two it may read what stood there before.
         self.write("fence_async_shared()")
         at = f"{descriptor}, [{self.coordinates(ranks)}], {buffers}.index(group)"
         return f"store_block({at})"
@@ -172,6 +197,8 @@ class ComputePrinter(GluonPrinter):
         return before, [INDENT + line for line in ("visit += 1", *take)]
 
     def finish(self) -> list[str]:
+        # At the end of each program: a CTA that ended before its last store was read would free the shared memory
+        # below it.
         return [*super().finish(), *([f"{INDENT}tma.store_wait(0)"] if self.staged else [])]
 
     # ---- products
@@ -189,18 +216,24 @@ class ComputePrinter(GluonPrinter):
         """Start a product once its tiles are there. kept: of a computed left operand, where it is."""
         left, right = sides(v, self.row)
         contracted = v.contracted
+        # Once a tile, also where a product reads the same one twice.
         for t in dict.fromkeys(self.tiles[x] for x in (left, right) if x in self.tiles):
             if t.ring:
                 self.write(f"mbarrier.wait({t.full}.index({self._place(t)}), {self._slot.phase})")
+        # Transposed by its view alone: the matrix unit reads 16-bit operands in shared memory along either axis.
         loaded = self._matrix(left, left.axes[0] == contracted) if left in self.tiles else None
         a = loaded or kept or self.as_left(left, v)
         b = self._matrix(right, right.axes[0] != contracted)
+        # An operand must be there even where it is not read; `use_acc=False` keeps the instruction from adding it,
+        # which saves setting the registers to 0.
         added = [self.name(v.args[2])] if len(v.args) > 2 else [self.full(v.axes, 0.0, v.dtype), "use_acc=False"]
         self.write(f"{self.name(v)} = warpgroup_mma({', '.join([a, b, *added])}, is_async=True)")
 
     def rescale(self, v: Value) -> None:
         """An accumulator times a factor for each row, most of which are 1."""
         x, factors = v.args
+        # All numbers of one thread at once, so that there is one vote and one branch for the tile, not one for each
+        # register.
         each = self.length(v.axes[1]) * GROUP_ROWS // (GROUP_WARPS * 32)
         self.write(f"{self.name(v)} = rescaled({self.name(x)}, {self.use(factors, v.axes)}, {each})")
         self.helpers.add("rescaled")
@@ -214,6 +247,8 @@ class ComputePrinter(GluonPrinter):
     def release(self, v: Value) -> None:
         """Give back the buffers that nothing reads after a product."""
         for t in dict.fromkeys(self.tiles[x] for x in v.args[:2] if x in self.tiles):
+            # In a loop a tile that stays is read again by the next iteration: `release_resident` gives it back after
+            # the loop.
             if t.last is v and (t.ring or v in self.plan.root.items):
                 self.write(f"mbarrier.arrive({t.empty}.index({self._place(t)}), count=1)")
 
@@ -233,8 +268,10 @@ class ComputePrinter(GluonPrinter):
         rank = loop.rank
         saved, text, known = (self._optional, self._unneeded, self.start[rank], self._slot), dict(self.text), self.known
         self._optional, self.start[rank] = optional, first
+        # A branch without a condition is one that is never taken, so what it would have filtered is known to hold.
         if optional and not optional.condition:
             self._optional, self.known = None, known | optional.known
+        # With filters in a branch only, values that nothing but a filter reads (indices, bounds) move there with it.
         unused = unneeded(loop, self._source) - self._early(loop)
         self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
         self._slot = self.turn(loop, order, first)
@@ -246,6 +283,9 @@ class ComputePrinter(GluonPrinter):
         """Whether a tile may lie below the range where a loop's filters hold, and beyond it. peeled: without the tile
         that comes first."""
         n = next((n for n, s in enumerate(loop.segments) if s.known), 0)
+        # The tiles that need no filter are a contiguous range. What may come before or after it is bounded by how far
+        # its ends and the loop's can be apart in any program; within one tile counts as none where that tile is
+        # peeled off.
         low, high = loop.mask_free or (loop.segments[n].lo, loop.segments[n].hi)
         ends = loop.whole()
         outside = (((1, low), (-1, ends.lo)), ((1, ends.hi), (-1, high)))
@@ -270,6 +310,7 @@ class ComputePrinter(GluonPrinter):
     def before(self, turn: PipelineSlot, text: dict[Value, str]) -> Iterator[None]:
         """Prints for the iteration before, from what was kept of it."""
         saved, named, known = self._slot, dict(self.text), self.known
+        # What this iteration's branch knows says nothing about the tile before.
         self._slot, self.known = turn, self.always()
         self.text.update(text)
         yield

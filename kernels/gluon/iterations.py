@@ -34,6 +34,8 @@ class Iterations:
         self._printer, self._loop, self._pipelined = printer, loop, pipelined
         self._lazy, self._place = lazy, place
         self._sweep = order
+        # What the moved values read of their own iteration outlives it under a second name, as the first is assigned
+        # anew while the matrix unit may still read the old one.
         kept = pipelined.kept if pipelined else ()
         self._kept = {v: printer.names.fresh(f"{printer.name(v)}_before") for v in kept}
         moved = pipelined.values if pipelined else ()
@@ -46,6 +48,8 @@ class Iterations:
     def first(self) -> None:
         """The first iteration, which starts no pipelined product; its filters are evaluated."""
         printer, loop = self._printer, self._loop
+        # No branch decides here whether filters are needed: they cost one iteration, and a branch around it would
+        # double its code.
         with printer.nested(loop.rank, deeper=False), printer.iteration(loop, self._sweep, self._sweep.first, None):
             self._find(self._in_time)
             self._move(pipelined=False)
@@ -56,6 +60,8 @@ class Iterations:
         peeled = self._pipelined is not None
         optional = printer.outside(loop, *printer.reached(loop, order, peeled)) if loop.joined else None
         name = printer.start[loop.rank]
+        # Before the first tile no row has a reference. Relative to -inf a score's weight is inf, or NaN for a score
+        # that is -inf itself; `watched` finds either, and the first iteration is weighed again.
         if self._lazy and not peeled:
             axes, dtype = self._lazy.reference.axes, self._lazy.reference.dtype
             printer.write(f"{self._serving} = {printer.full(axes, -math.inf, dtype)}")
@@ -65,16 +71,30 @@ class Iterations:
                 self._weigh(self._in_time)
                 self._move(pipelined=True)
                 return
+            # From here on this is FlashAttention-3's intra-warpgroup pipelining (arXiv 2407.08608, section 3.2):
+            # start this tile's scores, start the product of the tile before, and compute weights while the latter
+            # runs.
             product = next(v for v in self._in_time if isinstance(v, Dot))
             at = self._in_time.index(product)
             self._print(self._in_time[:at])
+            # Both are started before either is waited for. The matrix unit runs a group's instructions in the order
+            # in which they were issued, so the scores, which are needed first, are issued first.
             printer.begin(product)
+            # The product reads the tile of the iteration before, which lies one place back in its ring: slot and
+            # phase are that turn's.
             with printer.before(printer.turn(loop, order, name, before=1), self._kept):
                 running = self._start_pipelined()
+            # Waits until at most one product is in flight, which leaves the pipelined one running. The wait gives the
+            # accumulator back as a new value, so that nothing that reads it can be moved before the wait.
             printer.write(f"{printer.name(product)} = warpgroup_mma_wait(1, [{printer.name(product)}])")
+            # Not before the wait: the matrix unit reads shared memory while it works, and the loader would copy the
+            # next tile over what is still read.
             printer.release(product)
             self._weigh(self._in_time[at + 1 :])
+            # Named again and not kept from above: a place is given back in the same terms in which it was taken.
             with printer.before(printer.turn(loop, order, name, before=1), self._kept):
+                # After all elementwise work of this tile, which is what the product was to hide behind, and before
+                # its weights replace those that the matrix unit may still read from registers.
                 self._wait_pipelined(running)
             self._move(pipelined=True)
 
@@ -82,6 +102,7 @@ class Iterations:
         """The pipelined product of the last tile."""
         printer, loop = self._printer, self._loop
         assert self._pipelined is not None
+        # After the loop the iteration variable is gone: the place is counted from where the last tile lies.
         with printer.before(printer.turn(loop, self._sweep, self._sweep.last), self._kept):
             self._wait_pipelined(self._start_pipelined())
         carry = self._pipelined.carry
@@ -91,6 +112,8 @@ class Iterations:
         """Start the pipelined product; the names of what it works on."""
         assert self._pipelined is not None
         printer, product = self._printer, self._pipelined.product
+        # The accumulator is scaled before its product starts, since that adds to it. In most iterations no maximum
+        # moved and all factors are 1: `rescaled` asks a warp's lanes and skips the multiplications.
         for v in self._pipelined.values:
             if v.op == "mul" and v.args[0] is self._pipelined.carry.value and v.args[1].axes == (printer.row,):
                 printer.rescale(v)
@@ -98,6 +121,8 @@ class Iterations:
                 self._print([v])
         left, _ = sides(product, printer.row)
         printer.begin(product, self._kept[left])
+        # The left operand belongs to what is waited for: it is in registers that the instruction reads while it runs,
+        # and a register allocator that took them for free would hand them to the weights of the next tile.
         return f"{printer.name(product)}, {self._kept[left]}"
 
     def _wait_pipelined(self, running: str) -> None:
@@ -117,8 +142,11 @@ class Iterations:
             assert self._pipelined is not None
             product = self._pipelined.carry.next
             is_left = v is sides(product, printer.row)[0]
+            # Converted to the operand's layout now and not when the product starts: packed to 16 bits it takes half
+            # the registers across the iteration.
             moves.append((name, printer.as_left(v, product) if is_left else printer.name(v)))
         if moves:
+            # One assignment of all at once: a carry may be another one's next value.
             printer.write(f"{', '.join(name for name, _ in moves)} = {', '.join(text for _, text in moves)}")
 
     def _print(self, items: Sequence[Value | Loop]) -> None:
@@ -127,6 +155,8 @@ class Iterations:
     def _guard(self) -> str | None:
         """The name of a reference that is finite, in a loop that runs from its end: a plan knows that no row is without
         a score as far as it has come, but that is said of loops that run upwards. None where the plan has one."""
+        # Loops that keep a reference run from their ends (`IterationOrder`), so a row that has a score in the first
+        # tile upwards may have none in the first downwards: its maximum is -inf, and -inf less -inf is NaN.
         if self._lazy is None or self._lazy.guarded:
             return None
         return self._printer.names.fresh(f"{self._printer.name(self._lazy.carry.next)}_finite")
@@ -142,8 +172,12 @@ class Iterations:
         self._print(items[:after])
         if self._finite:
             printer.write(f"{self._finite} = {printer.choose(f'{name} == {literal(-math.inf)}', '0.0', name)}")
+        # Only what follows the maximum reads the finite one. The carry keeps the -inf, or the next maximum would be
+        # at least 0.
         with printer.renamed({found: self._finite or name}):
             self._print(items[after:])
+        # Beyond the limit `RowFactor` gives a row another factor, while the weights of the usual case are computed
+        # with one number for all rows. Such a row is marked as not served and weighed again each time.
         ordinary = f"{printer.function('abs', [name])} < {literal(lazy.factor.factors.limit)}"
         reference = printer.name(lazy.reference)
         printer.write(f"{self._serving} = {printer.choose(ordinary, reference, literal(-math.inf))}")
@@ -156,12 +190,19 @@ class Iterations:
             return
         before, after = lazy.around([v for v in items if isinstance(v, Value)])
         self._print(before)
+        # Optimistic: nearly every tile's weights stay below the limit, so the common path has no maximum, no factor
+        # and no branch that is taken. A wrong guess costs one evaluation more.
         self._weigh_as_it_is(lazy)
         total = printer.name(lazy.row_sum)
+        # One test on a row's sum of weights is enough: it is no less than any of them, inf where one overflowed, and
+        # NaN where the reference was no number. The comparison is true of NaN too (`gtu`: or unordered).
         printer.write(f"{total} = watched({total}, {self._place})")
+        # Each warp takes the branch by itself: a warp holds whole rows (four lanes a row), so no row is half weighed,
+        # and there is nothing in the branch that warps would have to do together.
         printer.write(f"if is_beyond({printer.start[self._loop.rank]}, {self._place}) != 0:")
         printer.helpers |= {"watched", "is_beyond"}
         with printer.nested(self._loop.rank):
+            # The same names are assigned again, so what follows reads whichever weights are valid.
             self._find(lazy.recomputed)
         self._print(after)
 
@@ -169,10 +210,16 @@ class Iterations:
         """The weights relative to the reference of the iteration before, from which nothing is transported. Rows that
         it serves have one factor, a number."""
         printer, kept = self._printer, lazy.rescale
+        # What was to be brought up to date is what it was: the references are their old values, and the factor that
+        # moves accumulators from one to the other is 1.
         for c in lazy.carries:
             printer.write(f"{printer.name(c.next)} = {printer.name(c.value)}")
         printer.write(f"{printer.name(kept)} = {printer.full(kept.axes, 1.0, kept.dtype)}")
+        # A factor of each row would take a register a row and a multiplication more; as a number it is folded into
+        # the multiply-add of the weights.
         numbers: dict[Value, float] = {lazy.factor: lazy.factor.factors.factor}
+        # Nothing of the update is printed here, so whatever weights read of it must be found under the name of the
+        # old reference.
         as_it_is = dict.fromkeys(lazy.max_update, printer.name(lazy.carry.value))
         with printer.renamed(as_it_is | {lazy.reference: self._serving}):
             for v in lazy.weights:
@@ -181,6 +228,8 @@ class Iterations:
                 elif v.op == "mul" and v.args[1] in numbers and v is not lazy.reference:
                     text = f"{printer.use(v.args[0], v.axes)} * {literal(numbers[v.args[1]])}"
                     printer.write(f"{printer.name(v)} = {text}")
+                # By an instruction that stays put: the compiler would otherwise sink the conversion below the branch
+                # that may replace the weights, and carry them through it in twice the registers.
                 elif isinstance(v, Cast) and v.dtype in SIXTEEN_BIT:
                     printer.narrow(v)
                 elif v not in (lazy.factor, lazy.reference):

@@ -53,6 +53,8 @@ def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel", counter: str
     them."""
     module = _Module(plan, schedule, entry, counter)
     source = module.source()
+    # After printing, since reaches are found by printing; before the kernel, since wrong offsets would not fail but
+    # read elsewhere.
     if not fits(module.compute.reaches(), module.compute.arguments()):
         raise RuleError("specialised warps add offsets of 32 bits", "a tile of some tensor spans more")
     return Kernel(
@@ -66,6 +68,9 @@ def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel", counter: str
         descriptors=module.descriptors(),
         reaches=module.compute.reaches(),
         registers=module.division.each,
+        # As many CTAs as run at once, each in a loop over programs. Where programs differ and no counter deals them
+        # out, a fixed share each would make all wait for the unluckiest: then every program is launched, and the
+        # hardware deals.
         resident=module.division.programs if counter or not varies(plan) else None,
     )
 
@@ -81,6 +86,8 @@ class _Module:
         self.plan, self.schedule, self.entry = plan, schedule, entry
         self._load, self._compute = f"{entry}_load", f"{entry}_compute"
         self.groups = groups(schedule.warps)
+        # More warps than rows would leave a group without work, yet counted among the readers that a buffer waits
+        # for.
         if plan.length(row) != self.groups * GROUP_ROWS:
             raise RuleError(
                 f"specialised warps compute {GROUP_ROWS} rows a group of {GROUP_WARPS}",
@@ -94,11 +101,15 @@ class _Module:
         self.loader = Loader(plan, schedule, row, self.tiles, entry, self.queue)
 
     def source(self) -> str:
+        # Computing is printed first: layouts, staging buffers and parameters become known on the way, and the entry
+        # function lists them.
         self.compute.block(self.plan.root)
         works = {self._load: self.loader.lines(), self._compute: self.compute.finish()}
         strides = self.compute.parameters()
         described = [name for *_, name in self._described()]
         every = [*self.compute.tensor.values(), *(s for line in strides for s in line), *described, *self._buffers()]
+        # Each function gets what its text names and no more: arguments of warp-specialised regions are passed through
+        # shared memory.
         given = {name: _used(every, lines) for name, lines in works.items()}
         tensors = list(self.compute.tensor.values())
         signature = [tensors, *filter(None, [*strides, described])]
@@ -122,6 +133,7 @@ class _Module:
             first = ["group: gl.constexpr"] if name == self._compute else []
             lines += ["", "@gluon.jit", f"def {name}({', '.join([*first, *given[name]])}):", *body, ""]
         lines += ["", "@gluon.jit", f"def {self.entry}(", *(f"    {', '.join(line)}," for line in signature), "):"]
+        # Barriers are made by the whole CTA before it divides, so that no group waits for one that is not there yet.
         lines += [INDENT + line for line in self._start(given)]
         return re.sub(r"\btl\.", "gl.", "\n".join([*lines, ""]))
 
@@ -150,10 +162,14 @@ class _Module:
             yield f"{buffers} = gl.allocate_shared_memory({dtype}, {[self.groups, *block]}, {descriptor}.layout)"
         arguments = {name: [s.split(":")[0] for s in line] for name, line in given.items()}
         yield "gl.warp_specialize(["
+        # The first entry runs on the kernel's own four warps, the others on warps that are started beside them: that
+        # is why warps and registers below name one group fewer.
         for group in range(self.groups):
             yield f"    ({self._compute}, ({', '.join([str(group), *arguments[self._compute]])})),"
         yield f"    ({self._load}, ({', '.join(arguments[self._load])},)),"
         warps = [GROUP_WARPS] * (self.groups - 1) + [LOADER_WARPS]
+        # The register file is given out evenly at launch; then the loader gives back what it does not need
+        # (`setmaxnreg`), and the computing groups take it up. The first group gets what is left.
         registers = [self.division.computing] * (self.groups - 1) + [self.division.loading]
         yield f"], {warps}, {registers})"
 

@@ -99,23 +99,30 @@ class GluonPrinter(TritonPrinter):
         entry: str,
         queue: WorkQueue | None = None,
     ) -> None:
+        # Before the names of ranks and tensors are given out: a tensor called `visit` must not take the name of the
+        # loop.
         own = [f"{entry}_load", f"{entry}_compute", *(queue.names if queue else ())]
         self.reserved = (*RESERVED, *own, *(name for t in tiles for name in (*t.names, t.descriptor)))
         super().__init__(plan, schedule, entry, [queue.counter] if queue else [])
         self.queue = queue
         self.lazy = lazy_rescalings(plan) if schedule.rescaling == "lazy" else {}
         """The references that loops keep."""
+        # Everything stands in the loop over programs, one level deeper than in an ordinary kernel.
         self.scopes = [SourceScope(None, 2)]
         self.row = row
         self.tiles = {t.load: t for t in tiles}
+        # Counted from the start of the kernel: a ring does not start anew with each program, and neither do the
+        # parities of its barriers. Loader and groups count alike, which is all that keeps them in step.
         self.passed = {id(loop): self.names.fresh(f"{loop.rank}_passed") for loop in plan.loops()}
         """How many tiles of each loop came before this program's."""
         self._program()
+        # After `_program`, which names what bounds are made of.
         self.bounds = BoundText(plan, self.scalar, dict(self.start), self.least, self.greatest, self.name)
 
     def finish(self) -> list[str]:
         """All lines: what is counted, and the loop over programs."""
         before, after = self.taken(self.queue) if self.queue else (self._given(), [])
+        # Before the loop over programs, not in it.
         before = [*(f"{name} = 0" for name in self.passed.values()), *before]
         return [*(INDENT + line for line in before), *super().finish(), *(INDENT + line for line in after)]
 
@@ -127,6 +134,8 @@ class GluonPrinter(TritonPrinter):
         """The head of a loop over programs that are known beforehand. They come in rows as long as the launch, every
         other one backwards: where their lengths differ in turn, those of one place are of one length together."""
         every = self.plan.programs()
+        # A snake: position k of an even row is k, of an odd row the last but k. The last row may be short; the fourth
+        # line counts it in only where this CTA's place in its direction exists.
         return [
             "here, launched = gl.program_id(0), gl.num_programs(0)",
             "backwards = launched - 1 - 2 * here",
@@ -143,13 +152,19 @@ class GluonPrinter(TritonPrinter):
         """How a loop goes over its tiles; None where it has none. Names its ends."""
         rank, segment = loop.rank, loop.whole()
         low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
+        # No barrier may be waited for then, nor a tile counted: the loader comes to the same conclusion from the same
+        # texts.
         if low == high:
             return None
         low, high = self.here(f"{rank}_from", low), self.here(f"{rank}_to", high)
         if loop not in self.lazy:
             return IterationOrder(low, high, loop.tile)
+        # Where the tile of the last index begins, when tiles are counted from where the loop starts (which need not
+        # be a multiple of the tile).
         last = Sum(((1, segment.hi), (1, Lit(-1))))
         top: Bound = Sum(((1, segment.lo), (1, FloorTo(Sum(((1, last), (-1, segment.lo))), loop.tile))))
+        # Rounding down moves an empty loop's end to a tile that is not there; one below the start makes the range
+        # empty.
         if self.lazy[loop].guarded and not self.bounds.below(segment.lo, segment.hi):
             top = Least((top, last))  # which is below the loop's start where it is empty
         return IterationOrder(low, high, loop.tile, self.here(f"{rank}_top", self.bounds.text(top)))
@@ -162,6 +177,8 @@ class GluonPrinter(TritonPrinter):
             turn = self.here(f"{rank}_turn", f"{turn} + {passed}")
         if before:
             turn = self.here(f"{rank}_before", f"{turn} - {before}")
+        # Turn n is fill n // buffers of its slot, and parities of fills alternate from 0. This is CUTLASS's
+        # `PipelineState`, computed from one counter in place of two that are carried.
         return PipelineSlot(
             self.here(f"{rank}_slot", f"{turn} % {buffers}"), self.here("phase", f"{turn} // {buffers} & 1")
         )
@@ -169,17 +186,20 @@ class GluonPrinter(TritonPrinter):
     def pass_on(self, loop: Loop, order: IterationOrder) -> None:
         """Count a loop's tiles."""
         low, high = order.low, order.high
+        # Spelled as a number where it is one, so that the compiler need not find that out.
         if low.isdigit() and high.isdigit():
             count = str(-(-(int(high) - int(low)) // loop.tile))
         else:
             length = f"{high} - {low}" if low != "0" else high
             count = f"({length} + {loop.tile - 1}) // {loop.tile}"
+            # An empty loop's bounds may cross by more than a tile, and a negative count would turn the rings back.
             if not self.runs_always(loop.whole()):
                 count = self.greatest(count, "0")
         self.write(f"{self.passed[id(loop)]} += {count}")
 
     def runs_always(self, segment: Segment) -> bool:
         """Whether a segment has an iteration in every program."""
+        # From the largest that the start can be to the smallest that the end can be.
         (_, low), (high, _) = (self.bounds.span(self.bounds.simple(end)) for end in (segment.lo, segment.hi))
         return low < high
 
@@ -197,12 +217,19 @@ class Loader(GluonPrinter):
     """What the group that loads does: the tiles that stay, then those of each loop."""
 
     def lines(self) -> list[str]:
+        # The loader evaluates nothing of the plan but what says how far loops go: it has few registers (`division`),
+        # and holds no tiles.
         for v in self._needed():
             self.value(v)
         if self.queue:
+            # Before any tile is copied: the groups that compute have been waiting for this, and their own preparation
+            # (indices, the filters of rows) can run while the first copies do.
             for line in self.queue.hand_on([self.name(v) for v in self.queue.numbers]):
                 self.write(line)
             counter = self.tensor[self.queue.counter]
+            # Asked for now, read when this program is loaded: the round trip to the L2 cache hides behind the copies.
+            # Relaxed, as nothing else is ordered by it. The first programs are those of the launch, so counting
+            # begins behind them.
             self.write(f"following = gl.num_programs(0) + gl.atomic_add({counter}, 1, sem='relaxed')")
         for item in self.plan.root.items:
             if isinstance(item, Loop):
@@ -213,6 +240,7 @@ class Loader(GluonPrinter):
 
     def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
         before = ["visit = 0", "program = gl.program_id(0)", f"while program < {queue.programs}:"]
+        # A number beyond the last program is handed on too: it is what ends the loops of those that compute.
         return before, [f"{INDENT}visit += 1", f"{INDENT}program = following", *queue.hand_on([])]
 
     def _needed(self) -> list[Value]:
@@ -223,21 +251,29 @@ class Loader(GluonPrinter):
 
     def _load_once(self, t: SharedTiles) -> None:
         for group in range(t.groups if t.own else 1):
+            # Each group's rows are a block of their own: the copies of several groups differ only in where they
+            # start.
             first = self.start[self.row]
             if group:
                 self.start[self.row] = self.own_first(str(group))
             place, phase = t.resident(str(group))
+            # Parity of the fill before this one. At first there is none, and a new barrier answers at once to the
+            # parity that has not begun: that is why every buffer counts as empty without anybody's arrival.
             self.write(f"mbarrier.wait({t.empty}.index({place}), {phase} ^ 1)")
             self._copy(t, place)
             self.start[self.row] = first
 
     def _copy(self, t: SharedTiles, place: str) -> None:
+        # Announced before the copy is issued: the barrier's phase ends with its one arrival (this one) and the last
+        # of these bytes. The size is the whole block's even at a tensor's edge, where TMA fills in zeros and counts
+        # them.
         self.write(f"mbarrier.expect({t.full}.index({place}), {t.nbytes})")
         at = f"{t.descriptor}, [{self.coordinates(t.index)}], {t.full}.index({place}), {t.tiles}.index({place})"
         self.write(f"load_block({at})")
 
     def loop(self, loop: Loop) -> None:
         ring = [t for t in self.tiles.values() if t.load in loop.body.items]
+        # A loop that streams no tile into a product is no business of the loader's.
         order = self.order(loop) if ring else None
         if order is None:
             return
@@ -245,6 +281,8 @@ class Loader(GluonPrinter):
         with self.nested(loop.rank):
             turn = self.turn(loop, order, self.start[loop.rank])
             for t in ring:
+                # In the order in which products read them, each with a barrier of its own: the scores' product need
+                # not wait until the values have arrived as well.
                 self.write(f"mbarrier.wait({t.empty}.index({turn.slot}), {turn.phase} ^ 1)")
                 self._copy(t, turn.slot)
         self.pass_on(loop, order)

@@ -50,11 +50,17 @@ class SharedTiles:
 
     def resident(self, group: str) -> tuple[str, str]:
         """Where a group finds a tile that stays, and whether it was filled an odd number of times before."""
+        # A tile that stays is filled once a program, so the number of programs that this CTA did before (`visit`)
+        # says both which copy it has and, by the parity of the fills of that copy, which phase of the barrier to wait
+        # for.
         turn = f"visit % {self.depth}" if self.depth > 1 else ""
         if not self.own or self.groups == 1:
             place = turn or "0"
         else:
             place = f"{turn} * {self.groups} + {group}" if turn else group
+        # An mbarrier knows one bit of its phase, which flips each time a fill completes: whoever waits names the
+        # parity of the fill that it expects. A count kept from program to program gives it; one begun anew with each
+        # program would take the fill of the program before for its own.
         return place, f"visit // {self.depth} & 1" if turn else "visit & 1"
 
     @property
@@ -70,7 +76,11 @@ class SharedTiles:
     def allocation(self) -> Iterator[str]:
         """The statements that make the buffers and the barriers."""
         shape = [self.buffers, *self.block]
+        # The layout is the descriptor's (rows swizzled within 128, 64 or 32 bytes), since TMA writes in it and the
+        # matrix unit reads in it: no thread touches the tile in between.
         yield f"{self.tiles} = gl.allocate_shared_memory({DTYPES[self.dtype]}, {shape}, {self.descriptor}.layout)"
+        # A buffer of its own is read by one group; a shared one may be filled again only when all groups are done
+        # with it.
         yield from barriers(self.full, self.empty, self.buffers, 1 if self.own else self.groups)
 
 
@@ -80,7 +90,11 @@ def barriers(full: str, empty: str, buffers: int, readers: int) -> Iterator[str]
     for name in (full, empty):
         yield f"{name} = {BARRIER.format(buffers)}"
     yield f"for i in gl.static_range({buffers}):"
+    # Full: one arrival, the loader's `expect`, and then as many bytes as it announced. TMA counts the bytes down
+    # itself when they have arrived, so the phase ends without any thread of the loader waiting for the copy.
     yield f"    mbarrier.init({full}.index(i), count=1)"
+    # Empty: every reader arrives once a fill. Nobody arrives for buffers that were never filled: the loader waits for
+    # the phase before the first, which a new barrier takes for completed.
     yield f"    mbarrier.init({empty}.index(i), count={readers})"
 
 
@@ -100,8 +114,12 @@ def shared_tiles(plan: LoopPlan, row: Rank, stages: int, copies: int, groups: in
         tile = tile_of(plan, load, row)
         assert tile is not None, f"value {load.name} is no whole tile"
         index, block = tile
+        # What stands in a loop is streamed through a ring. What stands outside it is loaded once a program, anew for
+        # each group where it has the rows that groups share out.
         ring, own = load not in plan.root.items, row in load.axes
         name = tensor.lower()
+        # One descriptor for all loads of one tensor by one block, even where they lie in buffers of their own: it is
+        # a kernel argument of 128 bytes, and each has to be fetched.
         if (tensor, block) not in descriptors:
             descriptors[tensor, block] = names.fresh(f"{tensor}_descriptor")
         found.append(
@@ -115,6 +133,8 @@ def shared_tiles(plan: LoopPlan, row: Rank, stages: int, copies: int, groups: in
                 ring=ring,
                 depth=stages if ring else copies,
                 groups=groups,
+                # The buffer is given back after this product and not after the first, or the loader would write over
+                # a tile that is read again.
                 last=products[-1],
                 descriptor=descriptors[tensor, block],
                 tiles=names.fresh(f"{name}_tiles"),
