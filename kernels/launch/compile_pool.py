@@ -70,6 +70,8 @@ class CompilePool:
 
         meanwhile: called once the children are at work, for what this process has to do anyway.
         """
+        # One thread a child, each of which takes the next kernel when its child has answered: long compiles hold up
+        # nobody.
         waiting: SimpleQueue[int] = SimpleQueue()
         for i in range(len(kernels)):
             waiting.put(i)
@@ -85,9 +87,11 @@ class CompilePool:
         with ThreadPoolExecutor(len(children)) as pool:
             try:
                 working = [pool.submit(work, child) for child in children]
+                # In this thread, while others only wait for pipes.
                 meanwhile()
                 for done in working:
                     done.result()
+            # Emptied first, or a thread whose child was killed would begin another kernel with a new one.
             except BaseException:  # such as Ctrl-C: the threads end when what they wait for does
                 with contextlib.suppress(Empty):
                     while True:

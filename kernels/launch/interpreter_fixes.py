@@ -22,13 +22,16 @@ Bits = np.ndarray[Any, np.dtype[Any]]
 
 def widened(bits: Bits) -> Bits:
     """bf16 patterns (uint16) as float32 numbers: exact."""
+    # bf16 is the upper half of an fp32 number.
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def rounded(x: Bits) -> Bits:
     """float32 numbers to bf16 patterns (uint16), to the nearest, ties to even; NaN stays NaN."""
     bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    # Adding just below half a unit, and one more where the result would be odd: a carry then rounds up, ties to even.
     nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    # The addition could carry a NaN's mantissa into its exponent and out of it.
     return np.where(np.isnan(x), 0x7FC0, nearest).astype(np.uint16)
 
 

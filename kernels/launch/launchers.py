@@ -51,6 +51,7 @@ class TritonLaunch:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        # Bounded, as a program may call with ever new shapes.
         self._direct: Recent[Hashable, Callable[[list[int]], None]] = Recent(MOST_LAYOUTS)
 
     @functools.cached_property
@@ -59,6 +60,7 @@ class TritonLaunch:
         return getattr(module_of(self.kernel), self.kernel.entry)
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+        # Strides and alignment decide what the JIT compiles: calls that agree in them share a compiled kernel.
         pointers = [t.data_ptr() for t in tensors]
         layout = layout_of(tensors, pointers)
         direct = self._direct.get(layout)
@@ -76,6 +78,8 @@ class TritonLaunch:
 
         def launch(tensors: Sequence[torch.Tensor]) -> None:
             pointers = [t.data_ptr() for t in tensors]
+            # One test for all pointers: the union of their low bits is 0 only if all are aligned. The compiled kernel
+            # loads 16 bytes at a time and would fault on another address.
             low_bits = 0
             for p in pointers:
                 low_bits |= p
@@ -103,10 +107,12 @@ class TritonLaunch:
             return
         import torch
 
+        # A kernel is loaded into the context of the current device, whatever device its tensors are on.
         with torch.cuda.device(device):
             compiled = self._jit(tensors)
         strides = [s for t in tensors for s in t.stride()]
         described = LaunchDescriptors(self.kernel, tensors) if self.kernel.descriptors else None
+        # Strides of this layout are constants from here on; only addresses change.
         self._direct[layout] = self._bind(compiled, device.index, strides, described)
 
     def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
@@ -120,6 +126,7 @@ class TritonLaunch:
         import torch
 
         first, *rest = self.kernel.grid
+        # Persistent kernels: as many programs as the SMs hold at once, each with a loop over its share.
         if self.kernel.resident is not None:
             first = min(first, self.kernel.resident * torch.cuda.get_device_properties(device).multi_processor_count)
         return (first, *rest, 1, 1)[:3]
@@ -137,6 +144,7 @@ class TritonLaunch:
         import torch
         from triton import knobs
 
+        # Looked up once: what is left in the call is a stream and the arguments.
         run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
         current_device, raw_stream = torch.cuda.current_device, torch._C._cuda_getCurrentRawStream
         gx, gy, gz = self._grid(torch.device("cuda", device))
@@ -144,6 +152,7 @@ class TritonLaunch:
         runtime = knobs.runtime
 
         def launch(pointers: list[int]) -> None:
+            # The stream of the device that the tensors are on, not of the caller's current one.
             if current_device() != device:
                 with torch.cuda.device(device):
                     launch(pointers)
@@ -156,6 +165,7 @@ class TritonLaunch:
                     return
                 except TypeError:  # raised while arguments are parsed, before anything is launched
                     pass
+            # Never reached by a kernel that ran: a TypeError of the launcher's own comes from its argument parsing.
             public(*pointers, *rest)
 
         return launch
@@ -163,6 +173,7 @@ class TritonLaunch:
 
 def options_of(kernel: Kernel) -> dict[str, int]:
     """The compiler's options."""
+    # With warps that divide registers among them the compiler must be told what each has before.
     if kernel.registers is not None:
         return {"num_warps": kernel.warps, "maxnreg": kernel.registers}
     return {"num_warps": kernel.warps, "num_stages": kernel.stages}

@@ -66,7 +66,10 @@ def compile_kernel(
         raise CompileError("Triton interprets in this process (TRITON_INTERPRET is set), so it cannot compile")
     import triton
 
+    # Triton compiles for what it is told, not for what is there: its back ends are cross compilers, and ptxas comes
+    # with it.
     target = _target(architecture)
+    # Several launches: each compiles by itself, the neediest decides whether a machine can hold them.
     if kernel.steps:
         if strides is not None:
             raise CompileError("strides are given for one kernel, but several steps have workspaces between them")
@@ -76,6 +79,8 @@ def compile_kernel(
     started = time.perf_counter()
     try:
         with _cache(cache_dir):
+            # The same specialisation as the JIT would choose at a call, since registers and vector widths follow from
+            # it.
             source = _source_class(kernel)(function, signature, constants, attributes)
             made = triton.compile(source, target, options_of(kernel) | fusing())
     except Exception as error:  # the compiler's own classes are many and private
@@ -122,6 +127,7 @@ def _target(architecture: str) -> Any:
 def _cache(directory: Path | None) -> Iterator[None]:
     from triton import knobs
 
+    # Put back at the end: another directory is this compile's alone.
     with knobs.cache.scope():
         if directory is not None:
             knobs.cache.dir = str(directory)
@@ -157,9 +163,12 @@ def specialise(
     for i, (name, value) in enumerate(
         zip(names[len(kernel.arguments) : taken], flat, strict=True), len(kernel.arguments)
     ):
+        # The JIT makes a constant of every argument that is 1, which is what lets the compiler see rows that lie side
+        # by side.
         if value == 1 or function.params[i].is_constexpr:
             signature[name], constants[i,] = "constexpr", value
             continue
+        # Integers are typed by their value.
         signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
         if value % 16 == 0:
             attributes[i,] = multiple
@@ -179,6 +188,8 @@ def _cuda_resources(made: Any, warps: int) -> Resources:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
+        # ptxas decides registers and spills, so they are read off its output; the metadata of a compile without a
+        # device has none.
         command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", text)

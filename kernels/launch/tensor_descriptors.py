@@ -24,9 +24,12 @@ def fault(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> str | None:
     """Why one of the tensors cannot be loaded by descriptor, as one line; None where all can."""
     for d in kernel.descriptors:
         name, t = kernel.arguments[d.argument].name, tensors[d.argument]
+        # An axis of one element is never stepped along, so its stride may be anything.
         outer = [s * t.element_size() for s, n in zip(t.stride()[:-1], t.shape[:-1], strict=True) if n > 1]
         start = f"{name}: to be loaded by tensor descriptor it must have"
         if t.stride(-1) != 1:
+            # A tensor map has no innermost stride: elements of a row lie side by side, and what else TMA takes are
+            # multiples of 16 bytes.
             return f"{start} a last stride of 1, but its strides are {list(t.stride())}"
         if any(s == 0 or s % UNIT for s in outer):
             return f"{start} its other strides in whole units of {UNIT} bytes, but they are {outer} bytes"
@@ -44,6 +47,8 @@ def descriptors(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> list[Any]:
         from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as WithLayout
 
         dtypes = [kernel.arguments[d.argument].dtype for d in kernel.descriptors]
+        # In Gluon layouts are explicit: the swizzle that the descriptor writes must be the one that the kernel's
+        # buffers are declared with.
         layouts = [layout_of_block(d.block, dtype) for d, dtype in zip(kernel.descriptors, dtypes, strict=True)]
         return [
             WithLayout(t, list(t.shape), strides(t), list(d.block), layout)
@@ -58,6 +63,8 @@ def layout_of_block(block: Sequence[int], dtype: str) -> Any:
     """How a block of 16-bit elements lies in shared memory, as matrix units read it."""
     from triton.experimental.gluon import language as gl
 
+    # Rows are swizzled (16-byte pieces exchanged by an XOR with the row number) so that the matrix unit, which reads
+    # columns of pieces, meets no bank twice.
     return gl.NVMMASharedLayout.get_default_for(list(block), gl.bfloat16 if dtype == "bf16" else gl.float16)
 
 
@@ -65,6 +72,8 @@ def strides(t: torch.Tensor) -> list[int]:
     """In elements. Where an axis of one element has a stride that descriptors do not take, another stands for it."""
     *outer, last = t.stride()
     given = [(s, s * t.element_size()) for s in outer]
+    # The driver refuses a stride of 0, one that is not in whole units, and one that is too large, even for an axis
+    # that has one element.
     return [s if s and nbytes % UNIT == 0 and nbytes < FARTHEST else UNIT for s, nbytes in given] + [last]
 
 
@@ -107,6 +116,8 @@ class LaunchDescriptors:
 
     def __call__(self, pointers: Sequence[int]) -> list[LaunchDescriptor]:
         """For the addresses of all of the kernel's tensors."""
+        # Shape and strides are those of the layout, so addresses alone tell descriptors apart; a program's tensors
+        # often come back to the same ones.
         key = tuple([pointers[i] for i in self._arguments])
         made = self._made.get(key)
         if made is None:

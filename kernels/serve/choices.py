@@ -61,6 +61,8 @@ def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | 
     cache = cache or Cache()
     key = Key.of(problem, platform_of(device), layout=layout)
     emitter = emitter_for(problem, device)
+    # From the surest to the least sure, lazily: a hit reads one file and imports neither the planner nor the cost
+    # model.
     yield from _recorded(problem, key, cache, emitter)
     yield from _neighbours(problem, key, cache, emitter)
     yield from _picks(problem, device, emitter, cache.directory)
@@ -101,6 +103,8 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
         if kernels is None:
             continue
         kernel, plain, wide = kernels
+        # The text of the kernel is made again from cascade and schedule. Where the code generator has changed since,
+        # what was measured is not what would run.
         if kernel.digest != entry.record.digest:
             say_once(
                 f"eintune: the record {key.file_name} is not used: its kernel is generated with digest "
@@ -116,12 +120,14 @@ def _neighbours(problem: Problem, key: Key, cache: Cache, emitter: str) -> Itera
     found = 0
     for entry in cache.neighbours(key)[:LOOKED_AT]:
         record = entry.record
+        # Another machine's winner may rely on what this one lacks; its plain form runs anywhere.
         if entry.key.machine != key.machine:  # this one may have no hardware for descriptors or specialised warps
             record = replace(record, schedule=plain_schedule(record.schedule))
         kernels = _from_record(replace(entry, record=record), problem, emitter, cache.directory, exact=False)
         if kernels is not None:
             kernel, plain, wide = kernels
             level = _neighbour_level(key, entry.key)
+            # Said once for a problem at whatever sizes: a program with growing sequences would say it at each step.
             about = ("neighbour", level, *signature(problem))
             yield KernelChoice(
                 kernel, _neighbour_notice(problem, key, entry), level, plain, wide, about, record.cascade
@@ -140,12 +146,17 @@ def _from_record(
     if record.schedule.emitter != emitter or record.schedule.precision != "ieee":
         return None
     try:
+        # A record is data from a file. Its cascade is run only if this user's own derivation, or what ships, has it
+        # as a form of the definition.
         if not follows(entry, problem.cascade, directory):
             return None
         cascade = _parsed(record.cascade)
+        # And checked in numbers all the same, on random data in float64.
         if not agrees(cascade, problem.definition, problem.params):
             say_once(f"eintune: the record {name} is not used: its cascade does not compute the definition")
             return None
+        # A record that did not ship is data from a file: its schedule must be one that the space has, or it could ask
+        # for anything.
         if exact and not entry.shipped and not _legal(record.schedule, cascade, problem):
             say_once(f"eintune: the record {name} is not used: its schedule is none that the cascade may have")
             return None
@@ -175,6 +186,7 @@ def _scheduled(record: Record, cascade: Cascade, problem: Problem, exact: bool) 
     try:
         return schedule, make_kernel(record.cascade, problem, schedule)
     except ValueError:
+        # There is no plainer form to try: the reason is the caller's to hear.
         if record.schedule == plain:
             raise
         schedule = nearest_schedule(plain, cascade, problem)
@@ -183,6 +195,8 @@ def _scheduled(record: Record, cascade: Cascade, problem: Problem, exact: bool) 
 
 def plain_schedule(schedule: Schedule) -> Schedule:
     """The schedule for tensors and machines of any kind: without descriptors, and without what takes them."""
+    # Without warp specialisation there is nothing to keep a reference for (`Rescaling`), and a pipeline needs its two
+    # buffers.
     if schedule.is_specialised:  # whose tiles fit in two buffers at least
         schedule = replace(schedule, warp_specialisation="none", rescaling="eager", stages=2)
     return replace(schedule, loads="pointer", pipelined="none")
@@ -205,6 +219,7 @@ def nearest_schedule(wanted: Schedule, cascade: Cascade, problem: Problem) -> Sc
 
 def unlikeness(a: Schedule, b: Schedule) -> float:
     """Doublings between the tile sizes, warps and stages of two schedules; each other difference counts four."""
+    # Sizes by ratio: from 64 to 128 is as far as from 32 to 64. Any other difference counts as four doublings.
     total = abs(math.log2(a.warps / b.warps)) + abs(math.log2(a.stages / b.stages))
     apart = {"emitter", "roles", "warps", "stages"}
     total += 4.0 * sum(bool(getattr(a, f.name) != getattr(b, f.name)) for f in fields(a) if f.name not in apart)
@@ -272,11 +287,13 @@ def ranked(
     from eintune.space.lowering.lower import IllegalPlan, build_program
     from eintune.space.schedule.space import schedules
 
+    # Without a search the model picks: a second of planning, as the first call of a program waits for it.
     machine = _machine(device)
     found: list[tuple[str, Schedule, Work]] = []  # of kernels that run on any tensors
     for text in _cascades(problem, directory or cache_directory()):
         cascade = _parsed(text)
         try:
+            # Descriptors and specialised warps put conditions on where tensors lie, which is known only at the call.
             every = [s for s in schedules(cascade, problem, emitter) if s.loads == "pointer" and not s.is_specialised]
         except IllegalPlan as error:
             say_once(f"eintune: a cascade is not laid out: {error}", logging.INFO)
