@@ -104,6 +104,8 @@ def needs(plan: LoopPlan) -> ResourceNeeds:
     """Predicted needs of one program."""
     place = regions(plan)
     products = [v for v in all_values(plan.root) if isinstance(v, Dot)]
+    # What a computed left operand costs besides its own registers depends on the matrix unit, so it is kept apart
+    # (`fit_needs`).
     computed = [tile_bytes(plan, v.args[0]) for v in products if place[v.args[0]] == Region.REGISTERS]
     streamed = [_shared_tiles(plan, loop, place) for loop in _outer(plan.root)]
     return ResourceNeeds(
@@ -167,10 +169,16 @@ def division(need: ResourceNeeds, warps: int, stages: int) -> RegisterDivision:
     computing, all_groups = groups(warps), groups(warps) + 1
     wanted = round(REGISTER_OVERHEAD + need.registers / 4 / threads)
     least = INSTRUCTION_REGISTERS + need.result // 4 // threads
+    # As many programs as shared memory holds, fewer where they would leave threads without the registers that they
+    # need: another program on the SM hides latency, but spilling costs more than that brings.
     fitting = SHARED_BYTES // (divided_bytes(need, stages, 1) + BARRIER_BYTES)
     for programs in range(max(min(fitting, MOST_PROGRAMS), 1), 0, -1):
+        # Registers are allocated to a kernel's warps alike at launch, in units of 8 a thread; the loader is counted
+        # as a whole group, since `setmaxnreg` moves registers by groups of four warps.
         each = min(REGISTERS // (programs * all_groups * GROUP_WARPS * 32) // 8 * 8, MOST_REGISTERS)
         left = (each * all_groups - LOADER_REGISTERS) // computing // 8 * 8
+        # `each` is what the compiler may use before registers are divided, and a matrix instruction's result must fit
+        # in that already.
         if left >= wanted and each >= least:
             break
     room = SHARED_BYTES // programs - BARRIER_BYTES
@@ -200,10 +208,14 @@ def fit_needs(
         return Resources(shared, shares.each, spills, warps + GROUP_WARPS)
     threads = machine.threads(warps)
     direct = machine.group_warps > 1 and need.rows >= machine.matrix_rows
+    # Without a pipeline one buffer is used again for each tile in turn: only the largest counts.
     if stages < 2:
         shared = need.resident + need.largest
     else:
+        # wgmma reads a buffer while it works, so the one in use is no room for the next tile; mma.sync has read its
+        # fragments into registers before.
         shared = need.resident + need.streamed * (stages if direct else stages - 1)
+    # A unit that reads registers has tiles that stay loaded into them once, before the loop.
     held = need.registers if direct else need.registers + need.resident
     if pipelined:
         held += KEPT_SHARE * need.kept
@@ -211,6 +223,7 @@ def fit_needs(
         held += PASSING_SHARE * need.largest
     if direct and warps / machine.group_warps > max(need.rows / machine.matrix_rows, 1):
         held += SHARED_ROWS_COPIES * need.computed
+    # Registers hold 32 bits: bytes over 4, shared out among the threads.
     wanted = round(REGISTER_OVERHEAD + (0 if direct else FRAGMENT_REGISTERS) + held / 4 / threads)
     # no program may have more than the SM's whole register file
     limit = min(machine.registers_per_thread, machine.registers_per_sm // threads)
@@ -220,6 +233,8 @@ def fit_needs(
 
 def programs_per_sm(need: Resources, machine: Machine) -> int:
     """How many programs one multiprocessor holds at once; 0 where not even one fits."""
+    # Occupancy: hardware gives registers out in units of 8 a thread, and reserves some shared memory for each
+    # program.
     registers = -(-max(need.registers_per_thread, 1) // 8) * 8 * machine.threads(need.warps)
     shared = need.shared_bytes + machine.shared_bytes_reserved
     return min(
@@ -261,6 +276,8 @@ def _peak(
     plan: LoopPlan, block: Block, place: Mapping[Value, Region], outside: float = 0.0, carries: Sequence[Carry] = ()
 ) -> float:
     """The most register bytes live at any point of a block; `outside`: bytes of values that live through it."""
+    # Linear scan of live ranges: at each operation what lives through it, and its result. A loop's carries are live
+    # throughout its body, what they become until its end.
     last = _last_uses(block)
     last.update((c.next, len(block.items)) for c in carries)
     held = {c.value: _held(plan, c.value, place) for c in carries}
@@ -277,6 +294,7 @@ def _peak(
             continue
         result = _held(plan, item, place)
         if isinstance(item, Dot):  # operands and result at once; an accumulator is added into
+            # The accumulator's registers become the result's: the matrix unit adds in place.
             added = _held(plan, item.args[2], place) if len(item.args) > 2 else 0.0
             most = max(most, before + result - added)
         elif isinstance(item, Cast):  # another width, another layout: nothing is taken over
@@ -302,7 +320,10 @@ def _held(plan: LoopPlan, value: Value, place: Mapping[Value, Region]) -> float:
     if place.get(value) == Region.SHARED or not value.axes or isinstance(value, Index | Lane | Constant | Store):
         return 0.0
     if value.dtype == "bool":
+        # A predicate a lane: eight in a byte.
         return tile_elements(plan, value) / 8
+    # In the layout of a product's result the four lanes of a quad hold one row's elements, so each of them has the
+    # row's number.
     return float(tile_bytes(plan, value) * (ROW_COPIES if len(value.axes) == 1 else 1))
 
 

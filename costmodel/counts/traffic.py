@@ -41,12 +41,17 @@ def hbm_bytes(counted: Work, cache_bytes: int, running: int) -> float:
 @functools.lru_cache(maxsize=4096)
 def _hbm_bytes(programs: int, grid: Grid, streams: tuple[TensorTraffic, ...], cache_bytes: int, smallest: int) -> float:
     """Of a plan, whatever its schedule says besides."""
+    # All tiles together fit: each tensor is read once.
     if _window_bytes(grid, streams, programs) <= cache_bytes:
         return sum(s.total_bytes for s in streams)
     if _window_bytes(grid, streams, smallest) > cache_bytes:
+        # Not even what runs at one time fits: programs side by side still read the same tile at about the same time,
+        # but nothing is left of a pass for the next pass.
         again = sum(_touched(grid, s, smallest) * s.requested_bytes / s.distinct_bytes for s in streams)
         return again * programs / smallest
     low, high = smallest, programs
+    # In between: the largest window that fits, by bisection, as bytes only grow with the window. To a sixteenth,
+    # which is well within the model's error.
     while high - low > max(1, low // 16):
         middle = (low + high) // 2
         low, high = (middle, high) if _window_bytes(grid, streams, middle) <= cache_bytes else (low, middle)
@@ -62,6 +67,8 @@ def _touched(grid: Grid, stream: TensorTraffic, window: int) -> float:
     before, indices = 1, []
     for rank, count in grid:
         if rank in stream.ranks:
+            # Consecutive programs run through the faster ranks first; a slower one has moved on as often as those
+            # were gone through.
             indices.append(min(count, -(-window // before)))
         before *= count
     return stream.distinct_bytes * min(prod(indices), window)

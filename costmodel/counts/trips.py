@@ -127,6 +127,8 @@ def whole_grid(plan: LoopPlan) -> dict[Rank, Ints]:
     """Tile indices of every different program, by the ranks that matter (an even sample of a large grid)."""
     ranks = uneven_ranks(plan)
     counts = [tiles(plan, r) for r in ranks]
+    # Grid ranks that no bound mentions are left out: programs that differ in those alone are equally long, so the
+    # product of the others is small.
     flat = even_sample(prod(counts), SAMPLED_PROGRAMS)
     strides = [prod(counts[:i]) for i in range(len(counts))]
     return {r: flat // s % n for r, s, n in zip(ranks, strides, counts, strict=True)}
@@ -141,6 +143,7 @@ def launch_order(plan: LoopPlan, reverse: bool, samples: int) -> dict[Rank, Ints
     flat = even_sample(prod(counts), samples)
     index = {r: flat // prod(counts[:i]) % n for i, (r, n) in enumerate(zip(plan.grid, counts, strict=True))}
     tiled = [r for r in plan.grid if plan.roles[r].tile]
+    # As printed: the slowest tiled rank counts down, so that under a causal mask the longest rows start first.
     if reverse and tiled:
         index[tiled[-1]] = tiles(plan, tiled[-1]) - 1 - index[tiled[-1]]
     return {r: index[r] for r in uneven_ranks(plan)}
@@ -166,6 +169,7 @@ def trips(plan: LoopPlan, programs: Mapping[Rank, Ints]) -> Segments:
     zero = np.zeros(count, np.int64)
     for rank, size in plan.sizes.items():
         step = (plan.roles[rank].tile or 1) if rank in plan.roles else 1
+        # A rank that is not fixed yet spans all of its indices, as in `intervals.extreme`.
         first[rank] = programs[rank] * step if rank in programs else zero
         last[rank] = np.minimum(first[rank] + step, size) - 1 if rank in programs else zero + size - 1
     found: Segments = {}
@@ -183,12 +187,17 @@ def _walk(plan: LoopPlan, block: Block, path: Path, scope: _Scope, found: Segmen
         for number, segment in enumerate(item.segments):
             lo = bound_values(segment.lo, scope.first, scope.last)
             hi = bound_values(segment.hi, scope.first, scope.last)
+            # Bounds may cross (a segment that is empty for some programs): that is no iteration, not a negative one.
             steps = np.broadcast_to(np.maximum(-(-(hi - lo) // item.tile), 0), scope.owner.shape)
             here = (*path, (id(item), number))
+            # A loop that is entered fills its software pipeline anew, which costs a wait; segments printed as one
+            # loop fill it once.
             found[here] = Runs(scope.total((steps > 0) & ~entered), scope.total(steps))
             if item.joined:  # one loop, entered once
                 entered |= steps > 0
             if any(isinstance(x, Loop) for x in item.body.items):
+                # Only where an inner bound depends on this loop's index are its iterations told apart. Otherwise one
+                # stands for all, with their number for its weight: the arrays stay as long as the grid's sample.
                 below = _enter(plan, item, scope, lo, steps) if item.rank in inner else _repeat(scope, steps)
                 _walk(plan, item.body, here, below, found)
 
@@ -200,6 +209,8 @@ def _repeat(scope: _Scope, steps: Ints) -> _Scope:
 
 def _enter(plan: LoopPlan, loop: Loop, scope: _Scope, lo: Ints, steps: Ints) -> _Scope:
     """Inside a loop, one place for each iteration."""
+    # Ragged enumeration without a Python loop: place i is repeated steps[i] times, and `number` counts 0, 1, ...
+    # within each.
     pick = np.repeat(np.arange(len(steps)), steps)
     number = np.arange(len(pick)) - np.repeat(np.cumsum(steps) - steps, steps)
     first = {r: v[pick] for r, v in scope.first.items()}

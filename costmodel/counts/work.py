@@ -204,6 +204,8 @@ def _profile(plan: LoopPlan, phases: tuple[Phase, ...], mean: float, reverse: bo
 
 def _effort(t: Traffic) -> float:
     """One number for how long work takes, near enough to compare programs of one kernel with each other."""
+    # Rates beside each other on a typical GPU: a matrix unit is 16 times the fp32 lanes, those 16 times special
+    # functions.
     return t.tensor_flops / 16 + t.fma_flops + 16 * t.special_ops + t.l2_bytes
 
 
@@ -231,6 +233,7 @@ class _Counter:
         self.distinct: dict[tuple[str, frozenset[Rank]], float] = {}
         self.fused = _fused(plan)
         lazy = lazy_rescalings(plan).values() if schedule.rescaling == "lazy" else ()
+        # With lazy rescaling the maximum and what follows from it are found only where it no longer serves.
         self.rare = frozenset(v for found in lazy for v in found.max_update)
         """What is evaluated so seldom that it costs nothing."""
 
@@ -240,7 +243,10 @@ class _Counter:
         loops = {id(loop): loop for loop in self.plan.loops()}
         for path, segment in runs.items():
             divided = _divided(loops[path[-1][0]])
+            # What the segments around this one know holds inside it too.
             known = frozenset[Known]().union(*(loops[i].segments[n].known for i, n in path))
+            # As the printers do it: in a segment without masks the indices and bounds that only masks read are not
+            # computed either.
             idle = unneeded(loops[path[-1][0]], partial(source, is_passed=partial(passes, known=known)))
             yield self._phase(loops[path[-1][0]].body, idle, known, segment, divided)
 
@@ -297,10 +303,13 @@ class _Counter:
     def _transfers(self, v: Value) -> list[Transfer]:
         match v:
             case Load():
+                # Padding is masked and moves nothing; scattered elements move a whole sector each.
                 tile = PlacedTile(Region.GLOBAL, tile_bytes(self.plan, v) * self._valid(v.axes) * self._scattered(v))
                 return list(move(tile, self.place[v]))
             case Store():
                 nbytes = tile_elements(self.plan, v.args[0]) * self._width(v) * self._valid(v.args[0].axes)
+                # A result is spread over threads as products leave it. It goes through shared memory so that
+                # neighbours store neighbouring addresses.
                 staged = PlacedTile(Region.REGISTERS, nbytes), PlacedTile(Region.SHARED, nbytes)
                 return [*move(staged[0], Region.SHARED), *move(staged[1], Region.GLOBAL)]
             case Dot():
@@ -324,6 +333,7 @@ class _Counter:
 
     def _product(self, v: Dot) -> ProductCost:
         left = v.args[0]
+        # fp32 operands are multiplied as the schedule's precision says, at the rate of that.
         dtype = self.precision if left.dtype == "fp32" and self.precision != "ieee" else left.dtype
         flops = 2.0 * tile_elements(self.plan, v) * self.plan.length(v.contracted)
         rows = product_rows(self.plan, v)
@@ -357,10 +367,12 @@ class _Counter:
         name = v.tensor
         tile = v.args[0] if isinstance(v, Store) else v
         places = list(self._places(v))
+        # A rank in parts varies with the program's part.
         varies = (self.plan.splits[r].rank if r in self.plan.splits else r for r, _ in places)
         key = name, frozenset(r for r in varies if r in self.plan.grid)
         nbytes = tile_elements(self.plan, tile) * self._width(v) * self._valid(tile.axes) * self._scattered(v)
         self.requested[key] = self.requested.get(key, 0.0) + nbytes * executions
+        # What a program touches at all, repeats counted once: what a cache must hold for them to be hits.
         span = prod(length for _, length in places) * self._width(v) * self._scattered(v)
         self.distinct[key] = max(self.distinct.get(key, 0.0), span)
 
@@ -421,6 +433,8 @@ def _steps(values: Sequence[Value]) -> int:
     """The longest chain of products and reductions."""
     depth: dict[Value, int] = {}
     for v in values:
+        # Elementwise work is throughput; products and reductions have a latency that the next one in the chain waits
+        # for.
         depth[v] = isinstance(v, Dot | TileReduce) + max((depth.get(a, 0) for a in v.args), default=0)
     return max(depth.values(), default=0)
 

@@ -76,8 +76,12 @@ class Calibration:
     def of(cls, machine: Machine) -> Calibration:
         """The machine's starting values: its description's, else those of its kind."""
         kind = {
+            # A launch is measured once a machine and put in; the efficiencies are those of kernels in general, fitted
+            # where many were measured.
             "gpu": cls(launch_seconds=_within("launch_seconds", machine.launch_seconds)),
             "cpu": cls(
+                # On a CPU a plan runs operator by operator, so there is nothing to overlap, and a step is what one
+                # operator costs besides its work.
                 tensor_efficiency=0.65,  # small batched products against one large one
                 fma_efficiency=1.0,
                 special_efficiency=0.9,

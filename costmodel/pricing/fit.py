@@ -58,6 +58,8 @@ def fit_terms(
         raise ValueError(f"fit: one time for each of {rows.count} rows, but got {len(measured)}")
     if not (np.isfinite(measured) & (measured > 0)).all():
         raise ValueError(f"fit: times must be positive and finite, but got {measured.tolist()}")
+    # In logarithms or logits: parameters are then free of bounds below, steps are relative, and a prior's width means
+    # the same for 1e-9 as for 0.5.
     chosen = [p for p in PARAMETERS if free is None or p.name in free]
     centre = np.array([_forward(p, getattr(start, p.name)) for p in chosen])
     width = np.array([p.prior for p in chosen])
@@ -66,11 +68,17 @@ def fit_terms(
         return replace(start, **{p.name: _back(p, float(v)) for p, v in zip(chosen, x, strict=True)})
 
     def residuals(x: Floats) -> Floats:
+        # Errors of a model are factors: twice too slow must weigh as much as twice too fast, and a kernel of 10 us as
+        # much as one of 10 ms.
         wrong: Floats = np.log(rows.seconds(at(x)) / measured)
         return wrong
 
+    # `_back` clamps to the bounds. Beyond the upper one nothing changes, so that a solver would see no slope to come
+    # back by.
     high = np.array([_forward(p, p.high) for p in chosen])
     best = at(least(residuals, centre, width, high))
+    # Outliers are drawn in here as well, or one kernel that hit a pathology would widen the band that candidates are
+    # kept in.
     wrong = _robust(np.log(rows.seconds(best) / measured))
     # few samples say little about the error: the start's counts as four more
     spread = math.sqrt((float((wrong**2).sum()) + 4 * start.error**2) / (rows.count + 4))
@@ -89,6 +97,9 @@ def _back(p: Parameter, x: float) -> float:
 
 def _limit(r: Floats) -> float:
     """Beyond this a residual is an outlier: 1.5 robust deviations, but never below 3 %."""
+    # 1.4826 times the median of absolute deviations is the standard deviation of a normal distribution, and is not
+    # moved by outliers, unlike the standard deviation itself. The floor keeps an all but perfect fit from calling
+    # noise an outlier.
     return max(1.5 * 1.4826 * float(np.median(np.abs(r))), 0.03)
 
 
@@ -106,15 +117,23 @@ def least(residuals: Callable[[Floats], Floats], centre: Floats, width: Floats, 
     from scipy.optimize import least_squares
 
     def stacked(x: Floats) -> Floats:
+        # The negative log-posterior, but for constants: each sample in units of its noise, each parameter in units of
+        # its prior. With few samples the prior decides, with many it hardly counts; a parameter that no sample
+        # depends on stays.
         return np.concatenate([residuals(x) / NOISE, (x - centre) / width])
 
+    # Below the bound: the method asks for a start inside.
     x = np.minimum(centre, high - 1e-9)
     for _ in range(ROUNDS):
         r = residuals(x)
+        # Fixed during one minimisation, as a scale that changed with x would make the loss no function of x; found
+        # anew after it.
         limit = _limit(r) / NOISE
 
         def loss(z: Floats, count: int = len(r), square: float = limit**2) -> Floats:
             """rho(z) and its derivatives: z up to the limit's square, then its root; the prior's are squares."""
+            # The prior's residuals stand behind the samples' and stay squares: a prior with linear tails would let a
+            # parameter run away at a constant price.
             far = (np.arange(len(z)) < count) & (z > square)
             root = np.sqrt(np.where(far, z, square))
             value = np.where(far, 2 * math.sqrt(square) * root - square, z)
@@ -122,6 +141,7 @@ def least(residuals: Callable[[Floats], Floats], centre: Floats, width: Floats, 
             return np.stack([value, slope, np.where(far, -slope / (2 * root**2), 0.0)])
 
         found = least_squares(stacked, x, bounds=(-np.inf, high), loss=loss, xtol=1e-6, ftol=1e-9)
+        # Between the two there is no guarantee of convergence, hence the end after so many rounds.
         step, x = float(np.abs(found.x - x).max()), found.x
         if step < 1e-5:
             break

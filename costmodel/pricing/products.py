@@ -45,17 +45,25 @@ def layout(p: ProductCost, warps: int, machine: Machine) -> WarpLayout:
 
 
 def _by_groups(p: ProductCost, warps: int, machine: Machine) -> WarpLayout:
+    # wgmma: four warps compute 64 rows of the result. Both operands come from shared memory (or the left from
+    # registers), so the right one is read again for each 64 rows, whoever computes them.
     groups = max(warps / machine.group_warps, 1)
     sharing = max(groups / (p.rows / machine.matrix_rows), 1)
     read = (0 if p.computed else p.left_bytes * sharing) + p.right_bytes * -(-p.rows // machine.matrix_rows)
+    # Written once by those who computed it and read by every group that shares its rows: registers are private to
+    # threads.
     exchanged = p.left_bytes * (1 + sharing) if p.computed and sharing > 1 else 0.0
+    # One instruction contracts 32 bytes of a row, 16 elements of 16 bits.
     instructions = p.left_bytes / p.rows / DEPTH_BYTES * max(p.rows / machine.matrix_rows / groups, 1)
     return WarpLayout(_seconds(p.flops, read, p, machine, 1.0), 1.0, exchanged, sharing > 1, instructions)
 
 
 def _by_warps(p: ProductCost, warps: int, machine: Machine) -> WarpLayout:
+    # mma.sync fragments: warps are laid along the longer side; each reads the operand of the other side whole.
     by_rows = p.rows >= p.columns
     fragments = p.rows / FRAGMENT[0] if by_rows else p.columns / FRAGMENT[1]
+    # More warps than fragments: some compute the same fragment again, as a tile's layout has to give each warp
+    # something.
     copies = max(warps / fragments, 1)
     left, right = (1, warps) if by_rows else (warps, 1)
     read = (0 if p.computed and by_rows else p.left_bytes * left) + p.right_bytes * right

@@ -54,6 +54,8 @@ def prune(
             message = f"candidate {other} moves and computes no more and is predicted faster"
             reasons[i] = Refusal("dominated", message)
     left = [i for i in legal if i not in reasons]
+    # Beyond two standard deviations of the model's error a slower candidate is slower; within them only measuring can
+    # tell.
     limit = estimates[left[0]].seconds * band if left else 0.0
     for i in left[at_least:]:
         if estimates[i].seconds > limit:
@@ -76,6 +78,8 @@ def _dominated(members: Sequence[int], estimates: Sequence[Estimate], band: floa
 
     The time must differ by half the error band as well (in logarithm), so that the model's error alone does not decide.
     """
+    # A Pareto front by one sweep: members come in order of time, so what dominates one comes before it. That every
+    # unit and resource must be no worse, and not time alone, makes the answer hold for other calibrations too.
     needs = np.array([_needs(estimates[i]) for i in members])
     fronts = np.empty_like(needs)
     front: list[int] = []

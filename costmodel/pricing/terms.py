@@ -82,6 +82,8 @@ def place(counted: Work, machine: Machine, resources: Resources | None = None) -
     per_sm = max(programs_per_sm(need, machine), 1)
     slots = per_sm * machine.sms
     moved = hbm_bytes(counted, machine.l2_bytes, slots)
+    # Tensor by tensor operators leave results in memory, where fused kernels keep them in registers: what does not
+    # fit the cache is written and read again.
     if machine.kind == "cpu":  # operands of whole operators: the caches hold a tile, or memory is read for it
         moved += sum(p.executions * counted.programs * sum(_streamed(p, machine)) for p in counted.phases)
     return Placement(need, per_sm, counted.programs / slots, moved)
@@ -135,18 +137,28 @@ class Terms:
     def seconds(self, c: Calibration) -> Floats:
         """(candidates,) predicted seconds of all launches."""
         rows = self.programs
+        # Launches smaller than the machine leave SMs with fewer programs than would fit, and those run faster, having
+        # the units to themselves.
         last = np.minimum(np.maximum(np.ceil(rows / self.sms), 1), self.per_sm)
         slots = self.per_sm * self.sms
         together = self._together(c, self.per_sm)
+        # Equal programs end together: a last wave that is not full costs its own time, at its own (lower) crowding,
+        # not a share of a whole wave's.
         full = np.floor(rows / slots)
         rest = rows - full * slots
         partial = self._together(c, np.clip(np.ceil(rest / self.sms), 1, self.per_sm))
         even = full * together + np.where(rest > 0, partial, 0.0)
+        # Unequal ones fill each gap as it comes. At the end half of the places have nothing left on average, for half
+        # of what the last programs take.
         fewer = self._together(c, np.maximum(np.ceil(self.per_sm / 2), 1))
         packed = rows / slots * together + np.where(rows > slots, 0.5 * self.ending * fewer, 0.0)
+        # No packing is shorter than the longest item: a causal kernel's last rows started last, say.
         uneven = np.maximum(packed, self.longest * self._together(c, last))
         compute = np.where(self.longest <= EVEN, even, uneven)
+        # The second of two kernels is in the queue while the first runs: most of its launch is hidden.
         launch = c.launch_seconds * np.where(self.first > 0, 1.0, FOLLOWING)
+        # HBM serves all SMs at once, so it bounds the kernel as a whole, beside the SMs' own time: a roofline with a
+        # rounded ridge.
         return self.by_candidate(_soft_max(compute, self.hbm / c.memory_efficiency) + launch)
 
     def _scaled(self, c: Calibration) -> Floats:
@@ -157,11 +169,18 @@ class Terms:
 
     def _together(self, c: Calibration, running: Floats) -> Floats:
         """Seconds in which `running` programs of one SM finish."""
+        # fp32 lanes and special functions are issued by the same schedulers to different pipes, so of one program's
+        # elementwise work the longer of the two counts (softly), not their sum. Loads that a loop pipelines do not
+        # stand in this line: they are fetched beside it.
         tensor, fma, special, shared, l2 = np.moveaxis(self._scaled(c), 2, 0)
         serial = np.stack([tensor, shared, _soft_max(fma, special), l2 * (1 - self.pipelined)])
         busiest, total = serial.max(axis=0), serial.sum(axis=0)
+        # What a group of warps leaves uncovered, each further group covers a share of: they are at different places
+        # of their loops, one at a product while another computes weights.
         exposed = (1 - c.overlap) ** (self.groups * running / self.per_sm)
         busy = _soft_max(busiest + exposed[:, None] * (total - busiest), l2 * self.pipelined)
+        # Throughput is shared by the programs of an SM; a chain of dependent instructions is waited for by all of
+        # them at once, so its latency is paid once.
         phase = running[:, None] * busy + self.steps * c.step_seconds
         seconds: Floats = (phase * self.executions + self.waits * c.load_seconds).sum(axis=1)
         return seconds
@@ -169,6 +188,7 @@ class Terms:
 
 def _soft_max(a: Floats, b: Floats) -> Floats:
     """A maximum whose corner is rounded: near the corner both limits are felt (2^(1/4) of them where they meet)."""
+    # Relative to the larger one, as a fourth power of small seconds would underflow.
     top = np.maximum(np.maximum(a, b), 1e-30)
     result: Floats = top * ((a / top) ** SHARP + (b / top) ** SHARP) ** (1 / SHARP)
     return result
@@ -178,6 +198,8 @@ def terms(
     candidates: Sequence[Work], machine: Machine, placements: Sequence[Sequence[Placement]] | None = None
 ) -> Terms:
     """Candidates on a machine, in the order given. placements: of the launches of each."""
+    # One array over all launches of all candidates, padded to the most phases: executions of 0 make a padded phase
+    # cost nothing.
     works = [w for c in candidates for w in c.launches]
     placed = [place(w, machine) for w in works] if placements is None else [p for ps in placements for p in ps]
     width = max((len(w.phases) for w in works), default=1)
@@ -217,11 +239,15 @@ def _unit_seconds(phase: Phase, counted: Work, at: Placement, machine: Machine) 
         return [tensor, 0.0, t.special_ops / machine.special_rate, 0.0, cached / machine.l2_bytes_per_second]
     layouts = [layout(p, counted.warps, machine) for p in phase.products]
     copies = max((x.copies for x in layouts), default=1.0)
+    # Written and read once an iteration; outside a loop once a program, which does not count.
     spilled = 2.0 * at.resources.spill_bytes * machine.threads(counted.warps) if phase.looped else 0.0
     # what products read counts with them, what is loaded with the L2 cache that it comes from
     read = sum(p.right_bytes + (0 if p.computed else p.left_bytes) for p in phase.products)
     shared = max(t.shared_bytes - read - t.l2_bytes, 0.0) + spilled + sum(x.exchanged for x in layouts)
+    # A tile by pointers takes each thread an address computation and a predicate for 16 bytes; by descriptor one
+    # thread issues one instruction for the whole tile.
     copied = 0.0 if counted.uses_descriptors and phase.looped else t.l2_bytes / LOAD_BYTES
+    # Warps that find no rows of their own repeat elementwise work along with products (`WarpLayout.copies`).
     slots = t.fma_flops * copies + FLOPS_PER_SLOT * LOAD_SLOTS * copied
     return [
         sum(x.seconds for x in layouts),
@@ -243,6 +269,7 @@ def _steps(phase: Phase, counted: Work, machine: Machine) -> float:
     instruction before the next one (ptxas says so: C7515)."""
     if machine.kind == "cpu":
         return phase.operators
+    # A row reduction across warps goes through shared memory, with a barrier on either side.
     layouts = [layout(p, counted.warps, machine) for p in phase.products]
     serial = sum(x.instructions for x in layouts) if phase.divided and counted.stages > 1 else 0.0
     return phase.steps * (CROSSING if any(x.crossing for x in layouts) else 1) + SERIAL_STEPS * serial
@@ -261,6 +288,8 @@ def _waits(phase: Phase, counted: Work, machine: Machine) -> float:
         return 1.0
     if counted.stages < 2:
         return phase.loads * phase.executions
+    # A loader of its own asks for tiles as buffers become free, not at the end of an iteration: it needs only two for
+    # that.
     return phase.executions * (counted.stages == 2 and not counted.specialised) + phase.entries
 
 
@@ -277,6 +306,7 @@ def _groups(counted: Work, machine: Machine) -> float:
 
 def _ending(counted: Work, slots: float) -> float:
     """Mean relative length of the programs that start last and fill the machine once."""
+    # A profile is in launch order, so what ends last is about what started last.
     share = min(1.0, slots / counted.programs)
     last = max(1, math.ceil(share * len(counted.profile)))
     return sum(counted.profile[-last:]) / last

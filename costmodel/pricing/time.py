@@ -46,11 +46,13 @@ def estimate_works(
     chosen = calibration or Calibration.of(machine)
     given = resources or [None] * len(counted)
     placed = [
+        # A compiler's answer is about one kernel; the launches after it are small, and predicted.
         [place(step, machine, r if i == 0 else None) for i, step in enumerate(w.launches)]
         for w, r in zip(counted, given, strict=True)
     ]
     rows = terms(counted, machine, placed)
     seconds, units = rows.seconds(chosen), rows.unit_seconds(chosen)
+    # In seconds each unit needs alone, at what it really achieves: the largest of them names the limiter.
     hbm = rows.by_candidate(rows.hbm) / chosen.memory_efficiency
     return [
         _answer(w, p, float(t), (*map(float, u), float(h)), chosen)
