@@ -23,6 +23,7 @@ def arrange(values: list[Value], axis: Rank | None, order: tuple[Rank, ...]) -> 
     come first in the global order is the left one.
     """
     groups: list[list[Value]] = []
+    # Largest first, so that smaller factors find a host whose axes contain theirs.
     for v in sorted(values, key=lambda v: -len(v.axes)):
         host = next((g for g in groups if set(v.axes) <= _axes(g)), None)
         if host is None:
@@ -30,6 +31,7 @@ def arrange(values: list[Value], axis: Rank | None, order: tuple[Rank, ...]) -> 
         else:
             host.append(v)
     while len(groups) > 2:
+        # A product of three or more has to be multiplied out somewhere: where the result is smallest.
         a, b = _closest(groups)
         groups = [g for g in groups if g is not a and g is not b] + [a + b]
     if axis is None and len(groups) == 2:

@@ -43,10 +43,14 @@ def value_bounds(
     """
     around = body.parent
     assert around is not None
+    # For each equality that allows skipping: its side that runs along the loop, and the side that stands still.
     sides = {c: s for c in equalities(wanted) if skips(c) and (s := _sides(builder, rank, c, around))}
+    # A `select` is known to hold on whole tiles only if all that it asks for is known there.
     asked = {c for every in conditions(wanted) if split and all(c in sides for c in every) for c in every}
     made: Computed = []
     for c, (row, still) in sides.items():
+        # The very value that the body's `select` reads: that it is known in a segment is what removes the `select`
+        # there.
         value = next((s.values[c] for s in body.chain() if c in s.values), None) if c in asked else None
         look = _Look(builder, rank, around)
         made.append((look.range(row, still, builder.value(still, around), clear=value is not None), value))
@@ -100,7 +104,11 @@ class _Look:
         tile = self.builder.layout.roles[rank].tile or 1
         least = self.reduced(f"{still.name}_least", "min", still)
         greatest = self.reduced(f"{still.name}_greatest", "max", still)
+        # A superset of what agrees with some row of the tile: within the range of the tile's numbers. Exact for
+        # sorted sequences, as documents packed one after another are; for others merely fewer tiles are skipped.
         index, agrees = self.agreement(row, least, greatest)
+        # An index where there is agreement, else beyond the end (or before the start): a minimum and a maximum then
+        # give the first and the last. With none the range is empty.
         after = self.apply(f"{rank}_agree", "select", agrees, index, self.integer(size))
         before = self.apply(f"{rank}_agree", "select", agrees, index, self.integer(-1))
         first = self.reduced(f"{rank}_agree_first", "min", after)
@@ -109,7 +117,9 @@ class _Look:
         start, end = Number(first, low, 0, size), plus(Number(last, plus(high, -1), -1, size - 1), 1)
         if not clear:
             return Range(floor_to(start, tile), end, Lit(size), Lit(0))
+        # If the tile's rows have several numbers no element equals all of them.
         is_one = () if least is greatest else (self.apply(f"{still.name}_is_one", "eq", least, greatest),)
+        # Unless all between first and last agree there is no mask-free range: a stop of 0 makes it empty.
         stop = self.unbroken(agrees, index, first, last, is_one)
         return Range(floor_to(start, tile), end, ceil_to(start, tile), floor_to(Number(stop, high, 0, size), tile))
 

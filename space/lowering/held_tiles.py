@@ -26,6 +26,7 @@ def hold_tiles(roots: Sequence[Expr], layout: Layout) -> list[Expr]:
     """The roots with reductions over tiles that read what the loop held, where fewer passes go over the rank then."""
     found = list(roots)
     for rank, (outer, _) in layout.halves.items():
+        # A program that runs a part of the loop has the tiles of that part only.
         if rank not in layout.splits and layout.tiles(rank) <= MOST_TILES:
             found = _held(found, rank, outer, layout)
     return found
@@ -33,15 +34,20 @@ def hold_tiles(roots: Sequence[Expr], layout: Layout) -> list[Expr]:
 
 def _held(roots: list[Expr], rank: Rank, outer: Rank, layout: Layout) -> list[Expr]:
     levels = _levels(roots, rank, layout)
+    # Reductions over tiles that wait for another loop: they are what costs a pass.
     over = [x for x in levels if isinstance(x, Reduce) and x.rank == outer and levels[x] > 1]
     late: dict[Expr, _Late] = {x: found for x in over if (found := _late(x, rank, levels, layout))}
     fewer = _levels(roots, rank, layout, late)
+    # Holding takes registers; it has to save a whole pass over the rank, and its loads.
     if _passes(roots, rank, layout, fewer) == _passes(roots, rank, layout, levels):
         return roots
     place = _new_rank(outer, layout)
     tiles = layout.tiles(rank)
+    # Tiles of a Triton kernel are powers of two; the lanes beyond are masked as any tail.
     layout.add_axis(place, tiles, 1 << (tiles - 1).bit_length(), beside=rank)
     tile = layout.roles[rank].tile or 1
+    # Registers cannot be indexed by a loop variable: each iteration adds to all places, a number to its own and 0 to
+    # the others.
     at = Map("eq", (Map("mul", (Iota(place), Const(float(tile)))), Map("first", (Iota(rank),))))
     parts = [p for found in late.values() for p in found.parts]
     kept: dict[Expr, Expr] = {p: Reduce("add", outer, Map("select", (at, p, Const(0.0)))) for p in parts}
@@ -85,8 +91,10 @@ def _late(x: Reduce, rank: Rank, levels: Mapping[Expr, int], layout: Layout) -> 
         part = todo.pop()
         if part in parts or part in between or not layout.shape(part).meets(one):
             continue
+        # It needs elements of a tile, which are gone after the loop.
         if axis in layout.shape(part).axes:
             return None
+        # Known by the end of an earlier loop: nothing further down has to be looked at.
         if levels[part] < levels[x] - 1:
             parts[part] = None
         elif isinstance(part, Map):

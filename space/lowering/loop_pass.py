@@ -35,12 +35,15 @@ class Pass:
     def carry(self, name: str, axes: frozenset[Rank], init: float) -> Carry:
         """A running value. Raises IllegalPlan for one of each lane of a tile where some tile has fewer."""
         layout = self.builder.layout
+        # A running value for each lane (a maximum over tiles, say): in the last tile some lanes are no elements, and
+        # would keep what earlier tiles left as if it were theirs.
         if self.rank in axes and layout.tail(self.rank):
             raise IllegalPlan(
                 f"what is kept for each lane of a tile of {self.rank} needs tiles that are full",
                 f"|{self.rank}| = {layout.sizes[self.rank]} is no multiple of {layout.roles[self.rank].tile}",
             )
         value = self.builder.carry(name, axes, self.body)
+        # Its next value is not known yet: whoever asked for the carry sets `next` once the body is there.
         self.carries.append(Carry(value, init, value))
         return self.carries[-1]
 
@@ -58,12 +61,15 @@ class ScoreTile:
     def of(cls, this: Pass, op: str, score: Expr, axis: Rank | None, *, whole: bool = False) -> ScoreTile:
         """Reduce one tile along its axis; op is "max" or "min". whole: take nothing out of the score."""
         builder, identity = this.builder, REDUCTIONS[op].identity
+        # Masked first, taken apart then: the parts keep the mask, and the row part is free of it.
         masked = builder.masks.masked(score, axis, identity)
         parts = Addends(masked, 1.0, None)
         if not whole:
             parts = addends(masked, axis, identity, builder.layout, builder.masks, low_precision=builder.low_precision)
         inside = builder.number(parts.inside, this.body)
         row = None if parts.row is None else builder.number(parts.row, this.body)
+        # Reduced without factor and row: both are monotone (the factor is positive), so they wait for the one number
+        # that is left of a row.
         return cls(inside, builder.reduce(op, inside, axis) if axis else inside, parts.factor, row)
 
     def reduced(self, builder: PlanBuilder) -> Value:

@@ -37,6 +37,7 @@ class RunLoop:
         body = builder.scope(around.ranks | {rank}, around, targets, sinks)
         this = Pass(builder, rank, body, around)
         # Row statistics before matrix accumulators: shorter live ranges.
+        # Values of a body stand in the order in which they are asked for.
         for work in sorted(group, key=lambda w: _weight_class(w, builder)):
             _lower(this, work, group)
         split = self.filters != "every"
@@ -44,6 +45,7 @@ class RunLoop:
         def skips(*rules: Predicate | Expr) -> bool:
             return all(_skips(w, rules, builder) for w in group)
 
+        # After the body is there, since it says which filters are asked for; a loop's ends need nothing of it.
         division = divided(
             builder.layout,
             rank,
@@ -56,6 +58,7 @@ class RunLoop:
         )
         role = builder.layout.roles[rank]
         parts = division.segments
+        # Printed as one loop with its masks in a branch; the range without masks is then a condition on the index.
         clear = division.clear if self.filters == "branch" and len(parts) > 1 else None
         around.block.items.append(Loop(rank, role.tile or 1, parts, tuple(this.carries), body.block, clear))
         _finish(this)
@@ -64,6 +67,7 @@ class RunLoop:
 def _scalar(x: Access | Gather, builder: PlanBuilder, around: PlanScope) -> Value | None:
     """An element of a tensor that is one number for the whole loop."""
     shape = builder.layout.shape(x)
+    # A bound is one number, known before the loop begins.
     return None if shape.axes or not shape.loops <= around.ranks else builder.value(x, around)
 
 
@@ -79,6 +83,7 @@ def _arguments(work: Work) -> list[Expr]:
 
 def _weight_class(work: Work, builder: PlanBuilder) -> tuple[bool, int]:
     if isinstance(work, Sink):
+        # Stores last: they read what the others make.
         return True, 0
     return False, len(builder.layout.shape(work).axes)
 
@@ -93,6 +98,7 @@ def _filters(block: Block) -> Iterator[Predicate]:
 
 
 def _skips(work: Work, ps: tuple[Predicate | Expr, ...], builder: PlanBuilder) -> bool:
+    # An output must be written everywhere, also where a filter leaves nothing of it.
     return not isinstance(work, Sink) and builder.masks.is_identity(work, *ps)
 
 
@@ -109,6 +115,8 @@ def _lower(this: Pass, work: Work, group: list[Work]) -> None:
 
 
 def _store(this: Pass, sink: Sink) -> None:
+    # An output that varies with several loops is written in the innermost; a pass that another output already asked
+    # for is not run again.
     if sink.inner in this.body.work:
         this.builder.run(sink.inner, this.body)
     elif sink.inner is None:
@@ -127,6 +135,8 @@ def store(builder: PlanBuilder, name: str, ranks: tuple[Rank, ...], x: Expr, sco
 def _sum(this: Pass, work: Reduce) -> None:
     layout = this.builder.layout
     axis, taken = layout.axis_of(work.rank), layout.of_rank(work.rank)
+    # What does not vary with the loop leaves the sum, also where no law did it: one multiplication after the loop in
+    # place of one an iteration. The carry goes into the contraction, as a matrix unit adds to it at no cost.
     inside, outside = _parted(work.arg, taken, layout)
     carry = this.carry("sum", _axes(inside, taken, this), 0.0)
     carry.next = this.builder.contract(Product(inside), axis, this.body, accumulator=carry.value)
@@ -166,6 +176,8 @@ def _tile_reference(this: Pass, work: Reduce, group: list[Work]) -> ScoreTile | 
     for other in group:
         if isinstance(other, Fold) and TILE_FOLDS[other.action].is_reference(work):
             core, k = oriented(other.ref)
+            # A result that is the row's maximum (log-sum-exp beside attention): the fold has reduced this tile
+            # already. Only the tile's, as the running one may be guarded.
             if other.rank == work.rank and k > 0 and core is work.arg:
                 return _reference(this, other)[1].tile
     return None
@@ -173,6 +185,7 @@ def _tile_reference(this: Pass, work: Reduce, group: list[Work]) -> ScoreTile | 
 
 def _reference(this: Pass, work: Fold) -> tuple[TileFold, Running]:
     """The running reference of a fold: one for all folds of the same score."""
+    # Numerator and denominator of a softmax have one score: one maximum, one set of weights, one factor serve both.
     key = work.action, work.rank, work.ref
     if key not in this.references:
         lowering = TILE_FOLDS[work.action]
@@ -188,6 +201,8 @@ def _fold(this: Pass, work: Fold) -> None:
         return
     lowering, running = _reference(this, work)
     inside, outside = _parted(work.arg, taken, layout)
+    # Moving a sum of squares from mean to mean needs plain counts; with an argument that varies it would have to be a
+    # weighted one (`tile_moments`).
     if lowering.constant_argument and inside:
         raise IllegalPlan(f"a {work.action!r} fold sums its weights", f"its argument varies with {work.rank}")
     carry = this.carry("acc", _axes([work.ref, *inside], taken, this), 0.0)
@@ -200,6 +215,8 @@ def _fold(this: Pass, work: Fold) -> None:
 def _moments(this: Pass, work: Fold) -> None:
     """A fold around weighed means: one sum of weights for all that have the same, one mean of each score."""
     taken = this.builder.layout.of_rank(work.rank)
+    # Three scores: the first is what weights are relative to. Its maximum and weights are those of a plain fold of
+    # the same score, made if it is not there.
     relative = work.ref if len(work.scores) > 2 else None
     running = None if relative is None else _reference(this, Fold("scale", work.rank, relative, Const(1.0)))[1]
     inside, outside = _parted(work.arg, taken, this.builder.layout)
@@ -218,6 +235,8 @@ def _moments(this: Pass, work: Fold) -> None:
 def _finish(this: Pass) -> None:
     """After the loop its carries are values of the scope around it."""
     for carry in this.carries:
+        # What varied with the loop no longer does: carries have left it, and later passes find them where they are
+        # asked for.
         this.builder.settle(carry, this.around)
     for work, (value, outside) in this.results.items():
         for f in outside:

@@ -99,9 +99,12 @@ def _planned(
 ) -> Program:
     source = roots_of(cascade)
     dtypes, sizes, roles = dict(sized.dtypes), dict(sized.sizes), dict(given)
+    # Parameters and sizes become numbers before anything else, so that folding of constants, filters and bounds all
+    # work on numbers.
     expressions = with_sizes(_bound(source.expressions, source.outputs, dtypes, dict(sized.params)), sizes)
     source = Roots(tuple(expressions), source.outputs, source.halves)
     outputs = source.outputs
+    # Before a loop is cut: packed ranks are rows, the rank in parts is streamed, and neither knows of the other.
     source, roles, sizes, stored = packed(source, roles, sizes)
     lowering = _Lowering(dtypes, list(cascade.inputs), outputs, *style)
     divided = [r for r, role in roles.items() if role.num_splits > 1]
@@ -111,6 +114,7 @@ def _planned(
     if divided:
         _sizes([*source.ranks(), *source.numbers(), *source.axes()], sizes)
         kernels = list(placed(stages(source, divided[0]), divided[0], roles, sizes, merged, stored))
+    # In order, since a kernel must know whether workspaces that it reads may hold -inf.
     plans = tuple(lowering.plan(k) for k in kernels)
     return Program(with_early_bounds(plans[0]) if early and len(plans) == 1 else plans)
 
@@ -145,6 +149,8 @@ class _Lowering:
         _refuse_grid_reductions(source, roles, halves)
         self._dtypes = dict.fromkeys(outputs, self._compute) | self._dtypes
 
+        # Twice at most: the fast way of weighing first, and again without it if what is stored would show its
+        # rounding.
         def layout() -> Layout:  # building a plan may add axes to it
             return Layout(dict(roles), dict(sizes), halves, order, kernel.splits, self._infinite)
 
@@ -162,6 +168,7 @@ class _Lowering:
         """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `PlanBuilder`)."""
         masks, outputs = Masks(layout), kernel.roots.outputs
         roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers)
+        # Of outputs of 16 bits, errors of fp32 in positions do not show (`row_offsets`).
         run, low_precision = RunLoop(self._filters), all(self._dtypes[n] in SIXTEEN_BIT for n in self._outputs)
         builder = PlanBuilder(
             layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, low_precision, precise
@@ -179,6 +186,7 @@ class _Lowering:
             dtypes={n: self._dtypes[n] for n in (*used, *outputs)},
             splits=dict(kernel.splits),
         )
+        # Only now is there a plan that can be asked.
         if builder.references and not _is_invariant(plan, builder.references):
             return None, frozenset()
         return plan, frozenset(n for n, x in zip(outputs, roots, strict=True) if masks.reaches_neg_inf(x))
@@ -194,6 +202,8 @@ def _is_invariant(plan: LoopPlan, factors: Mapping[Carry, tuple[float, bool]]) -
     several = len(list(plan.loops())) > 1  # weights may be taken in another one
     for c, (k, given) in factors.items():
         alone = stored_moves(plan, references(c, [], k))
+        # By itself the rounded reference may appear in the result neither as a factor (a weight stored as it is) nor,
+        # where scores are inputs, at all: a maximum of given numbers is exact, and is to be stored exactly.
         if (given or several) if alone is None else any(move.factor for move in alone):
             return False
         if not is_invariant(plan, references(c, loops[c].carries, k)):
@@ -243,6 +253,8 @@ def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], h
 
 def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Mapping[Rank, int]) -> list[Expr]:
     """The graph as it is laid out: folds over whole tiles expanded, normal form, guards, masks, what tiles leave."""
+    # The order matters. Folds over whole tiles are plain reductions, which the normal form then sees. Guards come
+    # after it, as it moves factors through differences; masks after guards, as they look at what guards leave.
     roots = rewrite(roots, lambda x: _expanded(x, layout))
     roots = normalise(bind_sizes(roots, sizes), layout)
     return hold_tiles(masks.hoisted(without_unseen(Empties(layout).guarded(roots), layout, masks)), layout)
@@ -292,5 +304,6 @@ def _nest(x: Expr, loops: Sequence[Rank], layout: Layout) -> list[Rank]:
 
 def _grid(order: Sequence[Rank], roles: Mapping[Rank, Role]) -> tuple[Rank, ...]:
     """Tiled ranks vary fastest, so that neighbouring programs share what does not vary with them."""
+    # Programs that start side by side then read the same keys and values of one head, which the L2 cache serves.
     grid = [r for r in reversed(order) if roles[r].outer == "grid"]
     return tuple([r for r in grid if roles[r].tile] + [r for r in grid if not roles[r].tile])

@@ -70,11 +70,13 @@ def packed(
     grouped_ranks = {r: role.pack for r, role in roles.items() if role.pack}
     if not grouped_ranks:
         return source, dict(roles), dict(sizes), {}
+    # An axis that is three ranks at once would need quotients of quotients in each address.
     if len(grouped_ranks) > 1:
         raise IllegalPlan("one rank is packed beside another", f"{sorted(grouped_ranks)} are")
     ((grouped, row),) = grouped_ranks.items()
     if row is None or row not in roles or roles[row].outer != "grid" or not roles[row].tile:
         raise IllegalPlan("a rank is packed beside one in tiles over programs", f"{grouped} is beside {row}")
+    # The rewriting divides by a size, so sizes are numbers first.
     expressions = bind_sizes(source.expressions, sizes)
     packing = _packing(expressions, source, row, grouped, sizes)
     new = rewrite(expressions, lambda x: _step(x, packing))
@@ -88,6 +90,7 @@ def packed(
 def _packing(expressions: list[Expr], source: Roots, row: Rank, grouped: Rank, sizes: Mapping[Rank, int]) -> Packing:
     """A rank that filters compare is the quotient, which they can go on comparing."""
     filtered = {r for x in topological(expressions) if isinstance(x, Where) for r in x.predicate.ranks}
+    # An affine filter can compare a quotient (multiply both sides by the divisor), but not a remainder.
     slow, fast = (grouped, row) if grouped in filtered else (row, grouped)
     if fast in filtered:
         raise IllegalPlan("filters compare one of two packed ranks", f"they compare {row} and {grouped}")
@@ -119,9 +122,12 @@ def _step(x: Expr, packing: Packing) -> Expr | None:
 
 
 def _read(x: Access | Gather, packing: Packing) -> Access | Gather:
+    # Each tensor is addressed by the parts of the packed index that it has: keys and values by neither, and so once
+    # for all heads of a group.
     index = tuple(_index(i, packing) for i in x.index)
     if index == x.index:
         return x
+    # Axes keep names whose sizes say how long they are; the packed rank's is another.
     own = tuple(i if isinstance(i, str) else r for i, r in zip(x.index, x.tensor.ranks, strict=True))
     return Gather(Tensor(x.tensor.name, own, x.tensor.kind), index, is_padded(x))
 
@@ -146,6 +152,8 @@ def _leaf(i: Leaf, packing: Packing) -> Integer:
 
 def _number(rank: Rank, packing: Packing) -> Expr:
     """The index of a rank as a number, half an element from where a rounding would matter."""
+    # A division of floats by a reciprocal may fall just short of a whole number; half an element away from all of
+    # them it cannot.
     slow = Map("floor", ((Iota(packing.axis) + 0.5) * (1.0 / packing.count),))
     return slow if rank == packing.slow else Iota(packing.axis) - slow * packing.count
 
@@ -156,5 +164,7 @@ def _filter(p: Predicate, packing: Packing) -> Predicate:
     if abs(coef) != 1:
         raise IllegalPlan("a filter has the index of a packed rank once", f"{packing.slow} is there {coef} times")
     n = packing.count
+    # All is multiplied by n: n * (r // n) is r less a remainder between 0 and n - 1, of which the constant takes in
+    # as much as keeps the same indices.
     terms = [Term(packing.axis, coef) if t.rank == packing.slow else replace(t, coef=n * t.coef) for t in p.terms]
     return Predicate(tuple(terms), (), n * p.const + (n - 1 if coef < 0 else 0))

@@ -91,6 +91,8 @@ class PlanBuilder(NodeBuilder):
     ) -> PlanScope:
         """A new scope in which `targets` will be asked for."""
         wanted = [*targets, *(s.value for s in sinks)]
+        # What loops of this scope will have to compute, known before any of them is opened, so that one pass can
+        # serve all that it can.
         work: list[Work] = [
             x
             for x in topological(wanted)
@@ -105,6 +107,8 @@ class PlanBuilder(NodeBuilder):
         """How many loops over `rank` must have ended before `x` is known."""
         known = self._levels.setdefault(rank, {})
         for node in topological([x], stop=known):
+            # FuseMax's count of passes: a reduction ends a loop, and what reads its result and goes over the rank
+            # again needs another one.
             below = max((known[a] for a in children(node)), default=0)
             ends = isinstance(node, (Reduce, Fold)) and self.layout.loop_of(node.rank) == rank
             known[node] = below + ends
@@ -120,6 +124,7 @@ class PlanBuilder(NodeBuilder):
         rank = loop_rank(work, self.layout)
         assert rank is not None
         level = self.work_level(work, rank)
+        # All reductions of one rank and level share a loop: none of them waits for another.
         group = [w for w in scope.work if loop_rank(w, self.layout) == rank and self.work_level(w, rank) == level]
         self._run_loop(self, rank, group, scope)
         scope.work = [w for w in scope.work if w not in group]
@@ -146,12 +151,15 @@ class PlanBuilder(NodeBuilder):
 
     def _asked(self, x: Expr, scope: PlanScope, waiting: list[tuple[Expr, PlanScope, Iterator[Expr]]]) -> Value | None:
         """The value where it is there or a loop gives it; else it waits, with the operands that it is made of."""
+        # From the inside out. A value of an enclosing scope is reused; one of a sibling loop is out of reach, and is
+        # computed again.
         for s in scope.chain():
             if x in s.values:
                 return s.values[x]
         shape = self.layout.shape(x)
         home = scope.outermost(shape.loops)
         if isinstance(x, (Reduce, Fold)) and (rank := self.layout.loop_of(x.rank)):
+            # A reduction over the very rank whose loop is open: it would be a pass inside each iteration.
             if rank in home.ranks:
                 raise IllegalPlan(
                     f"a pass over {rank} cannot stand in another one",
@@ -221,6 +229,7 @@ class PlanBuilder(NodeBuilder):
     def _integer(self, i: Integer, home: PlanScope) -> Value:
         """A number that addresses an axis, as wide and as far out as it can be."""
         shape = self.layout.of_index(i)
+        # As far out as it may stand, so that a table is not looked up in each iteration.
         axes, home = self.layout.ordered(shape.axes), home.outermost(shape.loops)
         if isinstance(i, (str, Computed)):
             low, high = span(i, self.layout.sizes)
@@ -242,6 +251,7 @@ class PlanBuilder(NodeBuilder):
     def _total(self, sum_: Total, of: Integer, home: PlanScope) -> Value:
         """A sum: what varies least first, so that a loop adds what varies with it."""
         wide = self._is_wide(of)
+        # Loop-invariant terms first: their partial sum is hoisted, and one addition stays in the loop.
         terms = sorted(sum_.terms, key=lambda t: (len((s := self.layout.of_index(t[0])).loops), len(s.axes), -t[1]))
         const, found = sum_.const, None
         for x, coef in terms:
@@ -261,6 +271,7 @@ class PlanBuilder(NodeBuilder):
         most = abs(total(i, self.layout.sizes).const)
         for x, coef in total(i, self.layout.sizes).terms:
             most += abs(coef) * max(map(abs, span(x, self.layout.sizes)))
+        # Partial sums are bounded too, whatever their order.
         return most >= 2**31
 
     def _computed(self, op: str, args: Sequence[Value], of: Integer) -> Value:
@@ -306,6 +317,7 @@ class PlanBuilder(NodeBuilder):
                 condition, *branches = args
                 return self.apply(x.op, self._condition(condition, home), *map(self.widened, branches), scope=home)
             case _ if x.op in POINTWISE and POINTWISE[x.op].boolean:
+                # Comparing int32 as floats would take neighbours above 2^24 for equal.
                 exact = len({a.dtype for a in args}) == 1 and args[0].dtype not in SIXTEEN_BIT
                 args = args if exact else tuple(map(self.widened, args))
                 return self.apply(x.op, *args, scope=home, dtype="bool")
@@ -334,6 +346,7 @@ class PlanBuilder(NodeBuilder):
         self, product: Product, axis: Rank | None, scope: PlanScope, accumulator: Value | None = None
     ) -> Value:
         """`accumulator + sum over axis of product`: a matrix product where two operands have axes of their own."""
+        # With weights that are 0 in invalid lanes already, other factors only must not be NaN or infinite there.
         masked = self.masks.finite_parts if product.weights else self.masks.masked_product
         parts = masked(product.parts, axis)
         values = [self.value(f, scope) for f in parts] + [*product.weights]
@@ -341,8 +354,10 @@ class PlanBuilder(NodeBuilder):
         outside = [self.widened(v) for v in values if v not in inside]
         if axis and not inside:
             raise IllegalPlan(f"a sum over the tile axis {axis} needs a factor with that axis")
+        # Two operands with axes of their own are a matrix product; else it is elementwise work and a reduction.
         operands = [self._multiplied(group) for group in arrange(inside, axis, self.layout.order)]
         if len(operands) == 2 and axis:
+            # With a factor outside the sum the accumulator must be added after it.
             direct = accumulator if not outside else None
             total = self._dot(operands[0], operands[1], axis, direct)
             accumulator = None if direct else accumulator
@@ -372,6 +387,8 @@ class PlanBuilder(NodeBuilder):
 
     def _product_dtype(self, a: Value, b: Value) -> str:
         """As narrow as the tensors that are multiplied, or, if both operands are computed, that they come from."""
+        # Weights are computed in fp32 and multiplied by values of 16 bits: they are rounded to that, as
+        # FlashAttention does, or the matrix unit could not be used at its rate.
         tensors = {v.dtype for v in (a, b) if isinstance(v, Load)} or self.sources[a] | self.sources[b]
         narrow = tensors.pop() if len(tensors) == 1 else None
         return narrow if narrow in SIXTEEN_BIT and self.compute == "fp32" else self.compute

@@ -58,6 +58,8 @@ def stages(source: Roots, rank: Rank) -> list[KernelStage]:
         raise IllegalPlan("a rank is divided once", f"{sorted(source.halves)} are tiled by the cascade already")
     names = _Names(source, rank)
     left, found = list(source.expressions), list[KernelStage]()
+    # From the leaves up, a stage for each level of reductions over the rank: those of one level are independent, and
+    # one kernel makes all of them in one go over its part.
     while nodes := _lowest(left, rank):
         cut = _Cut(names.fresh_rank(), names.fresh_rank(), names, rank)
         merged = {x: cut.merged(x) for x in nodes}
@@ -80,6 +82,7 @@ def _lowest(roots: Iterable[Expr], rank: Rank) -> list[Reduce | Fold]:
     found: list[Reduce | Fold] = []
     for x in topological(roots):
         below = any(a in above for a in children(x))
+        # A reduction of what does not vary with the rank goes over nothing.
         if isinstance(x, (Reduce, Fold)) and x.rank == rank and any(rank in free(a) for a in children(x)):
             if not below:
                 found.append(x)
@@ -113,11 +116,14 @@ class _Cut:
         if isinstance(x, Reduce):
             return Reduce(x.op, self.outer, self._left(x.op, Reduce(x.op, self.inner, self._split(x.arg))))
         action, arg = ACTIONS[x.action], self._split(x.arg)
+        # A part's accumulator is relative to the part's own reference, so both are written: parts know nothing of
+        # each other while they run.
         scores = [self._split(c) for c in x.scores]
         partial = action.kept(self.inner, scores, arg)
         kept = [p if p is None else self._left("reference", p) for p in partial]
         total = self._left("sum", Fold(x.action, self.inner, scores[0], arg, tuple(scores[1:])))
         size = Size(self.inner)
+        # The last part may be shorter than the others.
         count = Map("min", (size, Size(self.rank) - Iota(self.outer) * size))
         return action.merged(self.outer, count, kept, x.arg, total)
 
@@ -126,6 +132,7 @@ class _Cut:
 
     def _left(self, stem: str, partial: Expr) -> Expr:
         """The workspace that a partial result is left in, as later stages read it."""
+        # Folds of one score keep the same reference: it is written once.
         if partial not in self.partials:
             ranks = (self.outer, *self.names.ordered(free(partial) - {self.outer}))
             self.partials[partial] = Tensor(self.names.fresh_tensor(stem), ranks)

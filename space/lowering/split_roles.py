@@ -42,8 +42,10 @@ def placed(
     role = roles[rank]
     if role.outer != "loop":
         raise IllegalPlan("a rank in parts is a loop", f"{rank} is {role}")
+    # In whole tiles, so the last part may be shorter and there may be fewer parts than asked for.
     length = split_length(sizes[rank], role.tile or 1, role.num_splits)
     count = -(-sizes[rank] // length)
+    # The merging kernel has all parts of a row at hand: a whole axis, rounded up to a power of two.
     axis = Role(None, 1 << (count - 1).bit_length())
     given = {**roles, rank: replace(role, num_splits=1)}
     known = dict(sizes)
@@ -71,6 +73,8 @@ def _merging(source: Roots, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int
         if r in reduced:
             continue
         tile = roles[r].tile
+        # Rows from the innermost outwards, as long as a program's tile has room: merging only streams, so what counts
+        # is that loads lie side by side.
         fits = tile is not None and tile <= most and tile <= sizes[r]
         if tile is not None and (fits or r == largest[-1]):
             tile = min(tile, max(most, 1))

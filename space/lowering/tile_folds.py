@@ -35,19 +35,28 @@ class ScaleFold:
     def start(self, this: Pass, ref: Expr, rank: Rank) -> Running:
         builder, layout = this.builder, this.builder.layout
         axis, apply = layout.axis_of(rank), builder.apply
+        # k > 0: a maximum of k * core is k times that of core. Once for a row then, and not once for an element.
         core, k = oriented(ref)
         core, k = (core, k) if k > 0 else (ref, 1.0)
         k *= LOG2_E
         carry = this.carry("running_max", (layout.shape(core) - layout.of_rank(rank)).axes, -float("inf"))
         tile = ScoreTile.of(this, "max", core, axis, whole=builder.precise)
+        # The reference of old and tile together before anything is weighed: all weights of the tile, and the factor
+        # of what is there, are at most 1.
         carry.next = new = apply("max", carry.value, tile.top if tile.row is None else tile.reduced(builder))
+        # A first tile without any score leaves the maximum at -inf, and -inf - (-inf) is NaN. Guarded to 0 the
+        # weights are exp2(-inf) = 0. The guard is a compare and a select a row, so only where it can happen.
         if builder.masks.starts_empty(core, rank):
             new = apply("guard", new)
+        # Subtract, then multiply: exact where it matters, but the multiply-add that would do both is lost.
         if builder.precise:
             rescale = apply("exp2", scaled(builder, apply("sub", carry.value, new), k))
             relative = apply("sub", builder.rounded(tile.inside), new)
             return Running(tile, apply("exp2", scaled(builder, relative, k)), (rescale,))
+        # Without a row part the whole score has the factor, the reference too.
         k *= tile.factor if tile.row is None else 1.0
+        # To be judged when the plan is complete: if anything stored depends on the reference, this way of rounding is
+        # not allowed, and the plan is built again as a precise one (`lower._Lowering.plan`).
         builder.references[carry] = k, not any(isinstance(x, (Reduce, Fold)) for x in topological([ref]))
         return self._fused(builder, tile, carry.value, new, k)
 
@@ -55,16 +64,23 @@ class ScaleFold:
         """Weights and transport by products with a row's factor, the same on both sides of each difference."""
         apply = builder.apply
         factors = RowFactor.of(k, builder.compute, fp16="fp16" in builder.dtypes.values())
+        # Of the new maximum for the weights, of the old for what it was: each reference is the very product that its
+        # weights were taken relative to, so that the factor between the two matches them to the last bit.
         factor = builder.emit(RowScale(factors=factors, args=(new,)))
         reference = apply("mul", new, factor, name="reference")
         old_factor = builder.emit(RowScale(factors=factors, args=(old,)))
         before = apply("mul", old, old_factor, name="reference")
         step = apply("sub", before, reference)
+        # Where a row passes from one factor to a smaller one, its reference may shrink though its maximum grew, and
+        # the accumulator would grow without bound. The bound is harmless elsewhere, as a true step is below half of
+        # itself (both are at most 0).
         if not factors.grows:
             step = apply("min", step, scaled(builder, apply("sub", old, new), k / 2))
+        # score * k = inside * factor * k + row * k, of which the latter is taken off the reference, once a row.
         if tile.row is not None:
             reference = apply("sub", reference, apply("mul", tile.row, factor))
             factor = scaled(builder, factor, tile.factor)
+        # One multiply-add an element, then one exp2: the inner loop of attention.
         relative = apply("sub", apply("mul", tile.inside, factor, name="scaled"), reference)
         return Running(tile, apply("exp2", relative), (apply("exp2", step),))
 
@@ -87,15 +103,20 @@ class Translate:
         builder, layout = this.builder, this.builder.layout
         axis, apply = layout.axis_of(rank), builder.apply
         axes = (layout.shape(ref) - layout.of_rank(rank)).axes
+        # The count is one number for the whole program, the mean one for each row.
         count, mean = this.carry("count", frozenset(), 0.0), this.carry("mean", axes, 0.0)
         elements = elements_of(this, axis)
         tile_mean = apply("div", builder.contract(Product([ref]), axis, this.body), elements)
         count.next = apply("add", count.value, elements)
+        # mean += (tile's mean - mean) * n_tile / n: what is rounded is the step, which gets smaller, not the mean.
         share = apply("div", elements, count.next)
         step = apply("mul", apply("sub", tile_mean, mean.value), share)
         mean.next = apply("add", mean.value, step)
+        # From the mean over all so far, not from the tile's: so the tile's part needs no correction of its own, only
+        # what was summed before does.
         distance = apply("sub", builder.number(ref, this.body), mean.next)
         weight = apply("mul", distance, distance)
+        # Lanes beyond the end hold 0, which is no item: its distance from the mean would count.
         if tail := layout.tail(axis):
             weight = builder.emit(Mask(predicate=tail, fill=0.0, args=(weight,)), axes=weight.axes)
         moved = apply("sub", mean.value, mean.next)

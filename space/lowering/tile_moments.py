@@ -29,12 +29,16 @@ def weights_of(this: Pass, score: Expr | None, running: Running | None, inside: 
     builder, apply = this.builder, this.builder.apply
     layout = builder.layout
     axis, taken = layout.axis_of(rank), layout.of_rank(rank)
+    # Weights relative to the running maximum of this loop: shared with every fold of the same score
+    # (`Pass.references`).
     relative = () if running is None else (running.weight,)
     total = this.carry("weight", (_shape(this, [*inside, *([score] if score else [])]) - taken).axes, 0.0)
+    # Without weights the number of the tile's items is their sum, and no reduction is needed.
     if inside or relative:
         tile = builder.contract(Product(list(inside), relative), axis, this.body)
     else:
         tile = elements_of(this, axis)
+    # Sum and accumulators scale together when the maximum moves, or their quotients would be wrong in between.
     old = total.value if running is None else apply("mul", total.value, running.transport[0])
     total.next = apply("add", old, tile)
     share = apply("quotient", tile, total.next)  # 0 while there are no weights
@@ -48,6 +52,8 @@ def mean_of(this: Pass, x: Expr, weights: Weights, rank: Rank) -> Carry:
     axes = frozenset(weights.share.axes) | (_shape(this, [x]) - taken).axes
     mean = this.carry("mean", axes, 0.0)
     total = builder.contract(Product([*weights.inside, x], weights.relative), weights.axis, this.body)
+    # A tile whose weights are all 0 (filtered, or no score so far) has no mean: 0 / 0 = 0, and its share is 0 as
+    # well.
     step = apply("sub", apply("quotient", total, weights.per_tile), mean.value)
     mean.next = apply("add", mean.value, apply("mul", step, weights.share))
     return mean
@@ -62,12 +68,15 @@ def comoment(
     shifts = [apply("sub", m.value, m.next) for m in means]
     apart = apply("mul", shifts[0], shifts[1])
     before = carry.value if running is None else apply("mul", carry.value, running.transport[0])
+    # Before the tile is added: this corrects what was summed around the old means for the new ones.
     moved = apply("add", before, apply("mul", weights.old, apart))
     distances = []
     for x, mean in zip(work.scores[-2:], means, strict=True):
         distance = apply("sub", builder.number(x, this.body), mean.next)
         if weights.axis and (tail := builder.layout.tail(weights.axis)):
             axes_of_tail = builder.layout.ordered({*distance.axes, weights.axis})
+            # One factor of 0 is enough for each product, but either distance may be the operand of a matrix product:
+            # both are masked.
             distance = builder.emit(Mask(predicate=tail, fill=0.0, args=(distance,)), axes=axes_of_tail)
         distances.append(distance)
     items = Product(list(weights.inside), (*distances, *weights.relative))

@@ -35,6 +35,7 @@ def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks) -> list[
     def step(x: Expr) -> Expr | None:
         match x:
             case Fold("scale" | "softcomoment", rank, ref) if any(rank in free(a) for a in (x.arg, *x.others)):
+                # Only filters that make the weight exactly 0: behind any other the argument is really used.
                 rules = [p for p in filters_below(ref, rank) if masks.where_false(p).of(ref) == NEG_INF]
                 kept, *others = (_filtered(a, rank, rules, layout) for a in (x.arg, *x.others))
                 return Fold(x.action, rank, ref, kept, tuple(others))
@@ -43,6 +44,8 @@ def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks) -> list[
                 changed = list(parts)
                 for p in rules:
                     outcomes = [masks.where_false(p).of(f) for f in parts]
+                    # Some factor is 0 where the filter is false, so the others may be made 0 there as well without
+                    # changing the sum.
                     if 0.0 in outcomes:
                         changed = [
                             f if outcome == 0.0 else _filtered(f, rank, [p], layout)
@@ -77,9 +80,11 @@ def _weaker(p: Predicate, ranks: frozenset[Rank], layout: Layout) -> Predicate |
         if t.rank in ranks:
             terms.append(t)
         else:
+            # A rank that the value lacks is replaced by whichever of its indices makes the filter hold most often.
             const += max(0, t.coef * (layout.sizes[t.rank] - 1))
     looked_up = frozenset[Rank]().union(*(indexing_ranks(x) for x, _ in p.numbers))
     if not terms or not looked_up <= ranks:
         return None
+    # It holds everywhere then, and would be no filter.
     least = const + sum(min(0, t.coef * (layout.sizes[t.rank] - 1)) for t in terms)
     return None if least >= 0 and not p.numbers else Predicate(tuple(terms), (), const, p.numbers)

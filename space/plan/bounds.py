@@ -172,8 +172,10 @@ def _extremum(args: list[Bound], node: type[Least] | type[Greatest], pick: Calla
     kept: list[Bound] = list(dict.fromkeys(b for b in flat if not isinstance(b, Lit)))
     if numbers:
         number = pick(numbers)
+        # The other bounds are at least 0, so none of them can be the least.
         if number <= 0 and kept and node is Least and all(map(is_natural, kept)):
             return Lit(number)
+        # max(x, 0) of what is never negative is x.
         if number > 0 or node is Least or not any(map(is_natural, kept)):
             kept.append(Lit(number))
     return kept[0] if len(kept) == 1 else node(tuple(kept))

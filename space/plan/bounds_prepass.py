@@ -27,6 +27,7 @@ def with_early_bounds(plan: LoopPlan) -> tuple[LoopPlan, ...]:
     wanted = _wanted(plan)
     cone = _cone(plan, wanted)
     ranks = _ranks(plan, cone)
+    # A second launch costs microseconds: it pays only where several programs would find the same.
     if not cone or ranks is None or not _is_shared(plan, ranks):
         return (plan,)
     found = _Found.of(plan, wanted, ranks)
@@ -56,6 +57,7 @@ def _cone(plan: LoopPlan, wanted: Iterable[Value]) -> list[Value]:
             found.add(v)
             open_ends += v.args
     inside = [v for v in plan.root.items if isinstance(v, Value) and v in found]
+    # Something of the cone stands in a loop, or is a carry: then it cannot be found before all loops.
     return inside if len(inside) == len(found) else []
 
 
@@ -92,6 +94,8 @@ class _Found:
         own: dict[Rank, int] = {}
         for r in (r for r in plan.order if r in ranks and r in plan.grid):
             tile = plan.roles[r].tile
+            # One number for each tile of a rank, so programs of the main kernel, which know their first index, look
+            # it up by that index divided by the tile.
             index.append(Part("//", r, tile) if tile else r)
             own[f"{r}_tiles" if tile else r] = -(-plan.sizes[r] // (tile or 1))
         taken = {*plan.inputs, *plan.outputs}
@@ -144,6 +148,8 @@ def _rest(plan: LoopPlan, found: _Found) -> LoopPlan:
     loads = found.loads()
     kept: list[Value | Loop] = []
     needed: set[Value] = set()
+    # Liveness once more: what only the bounds were computed from goes, and with it whole rows of integers that each
+    # program would have held.
     for x in reversed(plan.root.items):
         if isinstance(x, Loop):
             x = _rebound(x, loads)
@@ -155,6 +161,7 @@ def _rest(plan: LoopPlan, found: _Found) -> LoopPlan:
         kept.append(x)
     root = Block(plan.root.ranks, [*loads.values(), *reversed(kept)])
     used, axes = _tensors(_values(root)), {q for v in _values(root) for q in v.axes}
+    # Axes that only the look had (a whole row of integers at once) are no axes of this kernel any more.
     gone = {r for r, role in plan.roles.items() if role.outer is None and role.tile and r not in axes}
     return replace(
         plan,

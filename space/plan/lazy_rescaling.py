@@ -71,9 +71,11 @@ def fault(plan: LoopPlan) -> Refusal | None:
 
 
 def _of(plan: LoopPlan, loop: Loop) -> LazyRescaling | None:
+    # What is in an inner loop would have to be run twice in the branch, its products too.
     values = [v for v in loop.body.items if isinstance(v, Value)]
     if len(values) < len(loop.body.items):
         return None
+    # A running maximum that starts at -inf. Which of several is the reference of the weights shows in what reads it.
     candidates = (_at(values, loop, c) for c in loop.carries if c.init == -float("inf") and c.next.op == "max")
     return next((x for x in candidates if x and _is_free(plan, x)), None)
 
@@ -83,27 +85,41 @@ def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> LazyRescaling | No
     users = {v: [u for u in values if v in u.args] for v in values} | {
         c.value: [u for u in values if c.value in u.args] for c in loop.carries
     }
+    # The pattern that `tile_folds.ScaleFold` leaves: old and new reference times the row's factor, their difference
+    # (bounded, where a factor may change between the two), and 2 to that, by which accumulators move.
     new = [carry.next, *(u for u in users[carry.next] if u.op == "guard")]
     old_products, products = (_products(sources, users) for sources in ([carry.value], new))
     steps = [u for p in old_products for u in users[p] if u.op == "sub" and u.args[0] is p and u.args[1] in products]
     steps += [u for step in steps for u in users[step] if u.op == "min"]
     rescales = [u for u in users[steps[-1]] if u.op == "exp2"] if steps else []
+    # A plan that multiplies after it subtracts (`precise`) has no such pair of products: there is nothing to keep.
     if len(rescales) != 1:
         return None
     (rescale,) = rescales
+    # A result may be the maximum itself, in the scores' own terms: it is another running maximum over the same
+    # numbers, and goes stale with this one. It must be found again when this one is.
     carries = tuple(c for c in loop.carries if c is carry or ratio(c, carry) is not None)
     bounds = {a for step in steps for a in step.args if step.op == "min"}  # in the scores' own terms
+    # Sorting a body's values into three: what brings the reference up to date; what is weighed relative to it; and
+    # the rest, which is printed once whichever branch was taken.
     update = {*new, *bounds, *steps, rescale, *(c.next for c in carries)}
+    # What depends on the factor between references is an accumulator: it stands after the branch, with the factor 1
+    # where the reference was kept.
     weights = set(_after(values, new)) - update - set(_after(values, [rescale]))
+    # Backwards, so that a whole chain moves: the tile's maximum is read by nothing but the running one, and what it
+    # alone reads by nothing but that.
     for v in reversed(values):
         if not isinstance(v, Load) and users[v] and update.issuperset(users[v]):  # nothing else needs it
             update.add(v)
             weights.discard(v)
     total, reference = _total(weights), products[-1]
     inside = update | weights
+    # Nothing outside may read a reference that is perhaps not the newest: not its update, not its old value, and no
+    # other carry may take it over.
     read = {u for v in update - {rescale} for u in users[v]} - inside
     read |= {u for c in carries for u in users[c.value]} - update
     read |= update & {c.next for c in loop.carries if c not in carries}
+    # The factor of a row is needed as a number where the reference is kept (`iterations`), so it must be one.
     factor = reference.args[1]
     if read or total is None or not isinstance(factor, RowScale):
         return None
@@ -119,14 +135,18 @@ def _products(references: Sequence[Value], users: Mapping[Value, Sequence[Value]
 
 def _total(relative: Collection[Value]) -> TileReduce | None:
     """The sum of a row's weights; None unless there is one, of the only weights, which nothing multiplies yet."""
+    # The test for a reference that no longer serves is on a row's sum of these, so they must all be in it.
     weights = [v for v in relative if v.op == "exp2"]
     sums = [v for v in relative if isinstance(v, TileReduce) and v.args[0] in weights and v.reduction == "add"]
+    # A matrix product in the branch would be issued by some warps of a group and not by others; the instruction needs
+    # all four.
     products = any(isinstance(v, Dot) for v in relative)
     return sums[0] if len(weights) == len(sums) == 1 and not products else None
 
 
 def _after(values: Sequence[Value], sources: Collection[Value]) -> Iterator[Value]:
     """The values that depend on some others."""
+    # One sweep is enough: values stand after what they read.
     found = set(sources)
     for v in values:
         if not found.isdisjoint(v.args):

@@ -18,6 +18,7 @@ def passed(v: Value) -> Value | None:
     if v.op not in PASSED:
         return None
     arg = v.args[PASSED[v.op]]
+    # A filter that also broadcasts or converts is not its argument where it holds.
     return arg if (arg.axes, arg.dtype) == (v.axes, v.dtype) else None
 
 
@@ -45,6 +46,8 @@ def source(v: Value, is_passed: Callable[[Value], bool]) -> Value | None:
 
 def unneeded(loop: Loop, source_of: Callable[[Value], Value | None]) -> frozenset[Value]:
     """The values of a loop's body that nothing needs where some are what `source_of` says."""
+    # Liveness, from the end: stores and carries are needed, then what those read, where a filter that holds reads its
+    # argument alone and neither its condition nor the indices in it.
     needed = {c.next for c in loop.carries}
     for item in reversed(loop.body.items):
         if isinstance(item, Loop):

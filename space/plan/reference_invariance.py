@@ -93,10 +93,12 @@ class Shifts:
         if all(a.stays for a in args):
             return STAYS
         match v, args:
+            # A factor changes only where a row's scores pass a limit, and then for all that stands relative to them.
             case RowScale(), _:
                 return STAYS  # a number for each row, nearly always the same: whoever multiplies by it asks for it
             case Cast(), [a]:
                 return a
+            # A filter's fill must move with the rest, or filtered elements would stand still among others that move.
             case Mask(), [a, *rest] if all(x.stays for x in rest) and _fits(v, a):
                 return a
             case Elementwise(operator="guard"), [a] if not a.factor:
@@ -107,6 +109,8 @@ class Shifts:
                 return Move(a.factor, _times(a.addend, v.factor))
             case Elementwise(operator="neg"), [a]:
                 return Move(a.factor, _times(a.addend, -1.0))
+            # A reference in the scores' terms becomes one in powers of two: where it grows by d, its product grows by
+            # k d.
             case Elementwise(operator="mul", args=(_, RowScale(factors=factors))), [a, b] if not a.factor:
                 return Move(addend=_times(a.addend, factors.factor))
             case Elementwise(operator="mul"), [a, b] if not a.addend and not b.addend:
@@ -114,6 +118,8 @@ class Shifts:
             case Elementwise(operator="div" | "quotient"), [a, b] if not a.addend and not b.addend:
                 return Move(_combined((*a.factor, *_times(b.factor, -1.0))))
             case Dot(), [a, b, *rest] if not a.addend and not b.addend:
+                # A sum over what differs from row to row of the reference would mix factors; any other sum keeps the
+                # common one. What it is added to must have the same.
                 made = Move(_combined((*a.factor, *b.factor)))
                 if v.contracted not in self.along and all(same(made, x) for x in rest):
                     return made
@@ -121,13 +127,18 @@ class Shifts:
                 return Move(addend=_combined((*a.addend, *_times(b.addend, 1.0 if v.op == "add" else -1.0))))
             case Elementwise(operator="add" | "sub" | "max"), [a, b] if same(a, b):
                 return a
+            # max(a + d, b) is neither a + d nor b + d. It moves by some amount of its own, a new unknown; harmless as
+            # long as that cancels again before anything is stored.
             case Elementwise(operator="max"), [a, b] if not a.factor and not b.factor:
                 self.fresh += 1
                 return addend(self.fresh, 1.0)
+            # Here an addend becomes a factor, and at the logarithm below a factor an addend again: log(sum) +
+            # reference does not move.
             case Elementwise(operator="exp2" | "exp"), [a] if not a.factor:
                 return Move(factor=_times(a.addend, 1.0 if v.op == "exp2" else LOG2_E))
             case Elementwise(operator="log2" | "log"), [a] if not a.addend:
                 return Move(addend=_times(a.factor, 1.0 if v.op == "log2" else 1 / LOG2_E))
+            # Along an axis of the reference each element moves by its own amount; along any other all move alike.
             case TileReduce(reduction="max"), [a] if v.axis not in self.along:
                 return a
             case TileReduce(reduction="add"), [a] if v.axis not in self.along and not a.addend:
@@ -155,6 +166,8 @@ def linear(v: Value) -> dict[Value, float]:
 
 def ratio(c: Carry, reference: Carry) -> float | None:
     """A running maximum over another one, where both take in the same number times a factor; None where they do not."""
+    # Both are linear in what they take in, so they are a number times one maximum if their coefficients are in one
+    # proportion. A negative one would make a minimum of it.
     if c.init != reference.init or c.next.op != "max":
         return None
     old, taken = (linear(next((a for a in x.next.args if a is not x.value), x.value)) for x in (reference, c))
@@ -182,12 +195,17 @@ def stored_moves(plan: LoopPlan, moving: Mapping[Carry, float]) -> list[Move] | 
     moving: the running values of one loop that hold it (`references`). Sums of weights move with it, by a factor; what
     other loops carry may not move.
     """
+    # Induction over iterations: assume how the carries move, follow the body once, and look whether each next value
+    # moves as its carry was assumed to. Before the first iteration nothing has been added, so anything may be
+    # assumed.
     first = next(iter(moving))
     shifts = Shifts(first.value.axes)
     for c, coefficient in moving.items():
         shifts.moves[c.value] = shifts.moves[c.next] = addend(0, coefficient)
     loop = next(x for x in plan.loops() if first in x.carries)
     own = {c.value for c in moving} | {c.next for c in moving}
+    # What depends on the reference and is carried is a sum of weights: those shrink by 2^d where the reference grows
+    # by d. Anything else shows when next values are compared.
     scaled = _dependents(all_values(loop.body), own)
     for c in loop.carries:
         if c.next in scaled and c not in moving:
