@@ -85,8 +85,12 @@ class Empties:
             case Map("add" | "sub" | "min" | "floor" | "neg" | "rounded", args):
                 return any(map(go, args))
             case Reduce("max", rank, arg):
+                # If filters leave an element of every row (as a causal one does), and that cannot be -inf itself, the
+                # maximum is a number and needs no guard.
                 return go(arg) and go(self._unfiltered(arg, rank) or arg)
             case Reduce("add", _, arg):
+                # An element of an input that is multiplied and summed is taken for finite (see above); one that is
+                # summed as it is may be -inf.
                 return self.reaches_neg_inf(arg, inputs and len(_varying(arg)) < 2)
             case Reduce():
                 return go(x.arg)
@@ -119,6 +123,7 @@ class Empties:
             return None
 
         (bare,) = rewrite([x], step)
+        # "After the first tile" is proven with the first element of the rank alone: a tile has that at least.
         sizes = self._layout.sizes | ({rank: 1} if at_start else {})
         return bare if rank in sizes and leaves_an_element(rank, filters, sizes) else None
 
@@ -161,11 +166,14 @@ class Empties:
             case Map("select", (_, a, b)):
                 return _weakest(go(a), go(b))
             case Reduce("add", rank, arg) if go(arg) == "nonnegative":
+                # A sum of weights is positive if one of them is: that takes a row with an element that the filters
+                # leave.
                 bare = self._unfiltered(arg, rank)
                 return "positive" if bare and go(bare) == "positive" else "nonnegative"
             case Reduce():
                 return go(x.arg)
             case Fold("scale"):
+                # The largest weight is exp(0) = 1 unless all scores are -inf.
                 reference = Reduce("max", x.rank, x.ref)
                 weight: Sign = "nonnegative" if self.reaches_neg_inf(reference) else "positive"
                 return _weakest(weight, go(x.arg))
@@ -189,6 +197,8 @@ class Empties:
         match x:
             case Map("sub", (a, b)) if self.reaches_neg_inf(a) and self.reaches_neg_inf(b) and not _is_mean_of(b, a):
                 reference, k = scaled(b)
+                # Relative to its own maximum a row of -inf is guarded once a row: with 0 in place of the maximum,
+                # -inf less 0 is -inf as the language has it. Otherwise each element must be asked.
                 if _is_maximum_of(b, a):
                     return Map("sub", (a, times(Map("guard", (reference,)), k)))
                 empty = Map("eq", (a, Const(NEG_INF)))

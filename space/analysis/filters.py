@@ -57,6 +57,8 @@ def as_filters(roots: Iterable[Expr]) -> list[Expr]:
 def _filter(x: Expr) -> Expr | None:
     match x:
         case Map("select", (condition, kept, Const(fill))):
+            # Each condition of an "and" by itself: what is affine becomes a filter, which can bound loops; what is
+            # not stays in the `select` below it.
             every = [(c, _predicate(c)) for c in conjuncts(condition)]
             rest = [c for c, p in every if p is None]
             if len(rest) == len(every):
@@ -81,11 +83,14 @@ def _predicate(x: Expr) -> Predicate | None:
     """A comparison as a filter, if it is one on an index and an element of an integer tensor."""
     match x:
         case Map("lt", (a, b)) | Map("gt", (b, a)):
+            # a < b on whole numbers is b - a - 1 >= 0.
             found = _affine(Map("sub", (b, a)), -1)
         case Map("le", (a, b)) | Map("ge", (b, a)):
             found = _affine(Map("sub", (b, a)), 0)
         case _:
             return None
+    # Of an index and a number both: without an index nothing bounds a loop, and without a number nothing is gained
+    # over what is there.
     return found if found and found.terms and found.numbers else None
 
 
@@ -136,6 +141,8 @@ def farthest(p: Predicate, sizes: Mapping[Rank, int]) -> int | None:
     if len(p.numbers) != 1 or _stands_alone(p):
         return None
     ((_, coef),) = p.numbers
+    # The rest of the sum lies within [-reach, reach]: a number beyond that has the last word, and so has the nearest
+    # number that is just beyond it.
     reach = abs(p.const) + sum(abs(t.coef) * (sizes[t.rank] - 1) for t in p.terms)
     return reach // abs(coef) + 1 if 2 * reach + abs(coef) < MOST else None
 

@@ -74,22 +74,33 @@ def divided(
     value that then holds on whole tiles (`value_bounds`).
     """
     size, tile = layout.sizes[rank], layout.roles[rank].tile or 1
+    # Each filter is solved for the loop's index: a half-line in which something passes, and a smaller one in which
+    # everything does. The loop runs over the intersection of the former, without masks over that of the latter.
     filtered = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around, number))}
     start, stop = _span(layout, rank)
+    # Tiles where a filter is false may be left out only if every reduction of the loop sees its identity there: a sum
+    # that counts filtered elements as 1, say, may not skip them.
     skipped = [[r] for r, _ in computed] + list(_skipped(filtered, skips))
+    # Of filters of which one must hold the union is wanted, as one range: from the least start to the greatest end.
     low: list[Bound] = [*start, *(least([r.any_lo for r in group]) for group in skipped)]
     high: list[Bound] = [*stop, *(greatest([r.any_hi for r in group]) for group in skipped)]
     ranges: dict[Known, Range] = {v: r for r, v in computed if v}
     ranges |= dict(filtered.items())
     whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around, number)
+    # The tail is a filter like any other, false in the last tile only. Otherwise every iteration would compare
+    # indices with the size.
     if size % tile and whole:
         ranges[tail_predicate(rank, size)] = whole
     lo, hi = greatest(low), least(high)
     if not split or not ranges:
         return Division((Segment(lo, hi, frozenset()),))
     known = frozenset(ranges)
+    # The middle segment may not reach beyond the loop's end. A filter sees to that, as its all_hi is at most its
+    # any_hi; a condition that is not asked for on whole tiles has no all_hi, so its end is named here.
     last = [ceil_to(r.any_hi, tile) for r, v in computed if not v]
     clear = greatest([r.all_lo for r in ranges.values()]), least([*stop, *last, *(r.all_hi for r in ranges.values())])
+    # Clipped so that lo <= begin <= end whatever data or a program's place make of the bounds: segments then cover
+    # each tile of [lo, hi) exactly once, if need be as empty ones.
     begin = greatest([lo, least([clear[0], ceil_to(hi, tile)])])
     end = greatest([begin, clear[1]])
     parts = (Segment(lo, begin, frozenset()), Segment(begin, end, known), Segment(end, hi, frozenset()))
@@ -104,6 +115,8 @@ def _skipped(ranges: Mapping[Predicate, Range], skips: Callable[..., bool]) -> I
             yield [r]
         else:
             left.append(p)
+    # Two half-lines of which one must hold (a window or a prefix, say): neither alone allows skipping, both together
+    # do. Groups of three at most, as each is asked of every reduction of the loop.
     for count in (2, 3):
         for group in combinations(left[:MOST_ALTERNATIVES], count):
             if skips(*group):
@@ -131,18 +144,27 @@ def _range(
     """None where the filter does not bound the loop's index by itself, or not in the 32 bits of an index."""
     coefs = {t.rank: t.coef for t in p.terms}
     a = coefs.pop(rank, 0)
+    # With another coefficient the ends would be quotients, which bounds do not have; and text of 32 bits must not
+    # overflow.
     if abs(a) != 1 or is_wide(p, layout.sizes):
         return None
     loaded = [(c, number(x)) for x, c in p.numbers]
+    # A number from memory may be anything, padding included. Clamped to where it decides the filter either way, sums
+    # with it stay within 32 bits.
     limit = farthest(p, layout.sizes)
     ends = (-limit, limit, True) if limit is not None else ()
     known: list[tuple[int, Bound]] = [(c, Number(v, size, *ends)) for c, v in loaded if v]
+    # It is read in the loop itself, so it cannot say where the loop ends.
     if len(known) < len(loaded):
         return None
     smallest, largest = (
+        # Over the tiles of all other ranks, which a program (or an outer iteration) has whole: each term is extreme
+        # at one end of its rank's tile, by the sign of its coefficient.
         total([*((c, extreme(layout, q, (c > 0) == up, around)) for q, c in coefs.items()), *known], p.const)
         for up in (False, True)
     )
+    # i <= rest: something passes up to the largest rest, everything up to the smallest. `all_hi` is rounded down to
+    # whole tiles, since a tile without masks must lie within it. For i >= -rest it is the other way round.
     if a == -1:
         return Range(Lit(0), plus(largest, 1), Lit(0), floor_to(plus(smallest, 1), tile))
     return Range(floor_to(negated(largest), tile), Lit(size), ceil_to(negated(smallest), tile), Lit(size))
@@ -151,6 +173,7 @@ def _range(
 def extreme(layout: Layout, rank: Rank, last: bool, around: frozenset[Rank]) -> Bound:
     """The first or last index of a rank: in the tile at hand, or of all where that is not fixed yet."""
     role = layout.roles[rank]
+    # A loop that is not open yet stands for all of its indices: the bound must hold in each iteration of it.
     if role.outer is None or (role.outer == "loop" and rank not in around):
         return Lit(layout.sizes[rank] - 1 if last else 0)
     return Last(rank) if last else First(rank)
@@ -162,6 +185,8 @@ def leaves_an_element(rank: Rank, filters: Iterable[Predicate], sizes: Mapping[R
     Every lower bound must be at most every upper bound, the rank's own ends included; each difference is affine
     in the other ranks, so its least value is at a corner of the box.
     """
+    # Fourier and Motzkin's elimination of the one variable: with coefficients of 1 the integers between two bounds
+    # are not empty if the lower is at most the upper, so no rounding is lost.
     lower: list[tuple[dict[Rank, int], int]] = [({}, 0)]
     upper: list[tuple[dict[Rank, int], int]] = [({}, sizes[rank] - 1)]
     for p in filters:

@@ -64,6 +64,7 @@ class Interpretation:
         self._layout = layout
         self._empties = empties
         self._rules = rules
+        # Only what varies with a rule's ranks is another number where the rule is false.
         self._varying = Shape()
         for rule in rules:
             self._varying |= layout.of_ranks(rule.ranks) if isinstance(rule, Predicate) else layout.shape(rule)
@@ -89,6 +90,8 @@ class Interpretation:
             case Where() if x.predicate in self._rules:
                 return x.fill
             case Access() | Gather():
+                # Loads beyond the end of a rank are masked and give 0, in every target. Behind any other filter a
+                # load is in range and gives what is there.
                 beyond = self._tail and inside
                 return 0.0 if beyond else "bounded" if self._empties.reaches_neg_inf(x, False) else "finite"
             case Iota():
@@ -103,11 +106,15 @@ class Interpretation:
                 return "any"
 
     def _reduced(self, x: Reduce | Fold) -> Outcome:
+        # A row sum over the very rank that is filtered mixes filtered and other elements, so that nothing follows
+        # from what it is on one side.
         if self._layout.of_rank(x.rank).meets(self._varying):
             return self._across(x)
         arg = self._memo[x.arg]
         match x:
             case Fold():
+                # A sum of nothing is 0, weighted by anything that is a number. With scores that are not, weights may
+                # be NaN, and 0 * NaN is.
                 return 0.0 if arg == 0.0 and all(_finite(self._memo[c]) for c in x.scores) else "any"
             case Reduce("max" | "min"):
                 return arg
@@ -137,10 +144,12 @@ class Interpretation:
                 return _sum(a, b)
             case "sub", [a, b]:
                 return _sum(a, _negated(b))
+            # 0 / 0 is where a mask would be needed after all.
             case (("div" | "div_rn" | "quotient"), [a, b]) if a == 0.0:
                 return 0.0 if self._divides(x, b) else "any"
             case (("div" | "div_rn"), [float() as a, float() as b]) if b != 0.0:
                 return a / b
+            # The rules say that a condition fails; then the other branch is it, whatever stands in the first.
             case "select", [_, a, b]:
                 return b if self._fails(x.args[0]) else _either(a, b)
             case op, [float() as a] if op in EXACT:
@@ -171,6 +180,8 @@ class Interpretation:
 
         Plain division has a divisor that is proven positive, at every index that is valid.
         """
+        # Beyond a tail the divisor is made of zeros that loads gave, so what was proven of its sign does not hold
+        # there.
         valid = not (self._tail and self._layout.shape(x.args[1]).meets(self._varying))
         nonzero = x.op == "quotient" or valid or (isinstance(divisor, float) and divisor != 0.0)
         return nonzero and _finite(divisor)
@@ -197,6 +208,8 @@ def _product(a: Outcome, b: Outcome) -> Outcome:
     if isinstance(a, float) and isinstance(b, float):
         return "any" if math.isnan(a * b) else a * b
     if _finite(a) and _finite(b):
+        # 0 times a finite number is 0; times inf or NaN it is NaN, which is why most of this analysis is about
+        # finiteness.
         return 0.0 if 0.0 in (a, b) else "finite"
     for x, y in ((a, b), (b, a)):
         if x == "bounded" and isinstance(y, float) and 0.0 < y < math.inf:
@@ -210,6 +223,7 @@ def _sum(a: Outcome, b: Outcome) -> Outcome:
     if _finite(a) and _finite(b):
         return "finite"
     if _below_inf(a) and _below_inf(b):
+        # -inf + inf is the one case to keep out: neither is +inf here.
         return NEG_INF if NEG_INF in (a, b) else "bounded"
     return "any"
 
@@ -236,6 +250,8 @@ class Masks:
 
     def masked(self, x: Expr, axis: Rank | None, identity: float) -> Expr:
         """`x` with `identity` in the invalid lanes of the axis."""
+        # No mask where the reduction sees its identity anyway, as most do: loads give 0 beyond the end, a sum needs
+        # 0, and scores of a maximum have been masked at their source (`hoisted`).
         tail = self._layout.tail(axis)
         if tail is None or self.where_false(tail).of(x) == identity:
             return x
@@ -248,6 +264,8 @@ class Masks:
             return parts
         outcome = self.where_false(tail).of
         along = [i for i, f in enumerate(parts) if self._layout.shape(f).meets(self._layout.of_rank(axis))]
+        # One factor of 0 is enough if the others are finite; a vector costs less to mask than a tile. Of a matrix
+        # product it also keeps the other operand a bare load, which the matrix unit can read from shared memory.
         for i in sorted(along, key=lambda i: len(self._layout.shape(parts[i]).axes)):
             rest = parts[:i] + parts[i + 1 :]
             if all(_finite(outcome(f)) for f in rest):
@@ -260,6 +278,7 @@ class Masks:
         if tail is None:
             return parts
         outcome = self.where_false(tail).of
+        # The weights beside these factors are 0 already; but 0 * inf is not.
         return [f if _finite(outcome(f)) else Where(tail, f, 0.0) for f in parts]
 
     def reaches_neg_inf(self, x: Expr) -> bool:
@@ -268,6 +287,7 @@ class Masks:
 
     def is_finite(self, x: Expr) -> bool:
         """Whether every element is finite, overflow apart."""
+        # With no rule at all the interpretation says what holds of every element.
         return _finite(self.where_false().of(x)) and not self._empties.reaches_neg_inf(x)
 
     def starts_empty(self, score: Expr, rank: Rank) -> bool:
@@ -288,6 +308,8 @@ class Masks:
                     continue
             tail = self._layout.tail(self._layout.axis_of(rank))
             if tail and self.where_false(tail).of(arg) != NEG_INF:
+                # At the score itself, not at each reduction of it: the weights are computed from the same masked
+                # score, and exp(-inf) makes them 0 without another mask.
                 tails[arg] = tail
         return _wrapped(wanted, tails)
 
@@ -297,8 +319,10 @@ class Masks:
         outcome = self.where_false(*rules)
         match x:
             case Fold("scale" | "softcomoment"):
+                # A score of -inf weighs 0, and 0 times a finite argument adds nothing; and the maximum does not move.
                 return outcome.of(x.ref) == NEG_INF and all(_finite(outcome.of(a)) for a in (x.arg, *x.others))
             case Fold():
+                # A mean counts its items: an item that is skipped is another mean, whatever its value.
                 return False
             case Reduce("add"):
                 return outcome.of_product(factors(x.arg)) == 0.0

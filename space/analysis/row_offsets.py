@@ -61,6 +61,7 @@ def addends(
         return Addends(x, 1.0, None)
     parting = _Parting(axis, identity, layout, masks, low_precision)
     inside, row = parting.parts(x)
+    # An infinite row part would be subtracted from a maximum that it is part of: inf - inf.
     if inside is None or (row is not None and not masks.is_finite(row)):
         inside, row = x, None
     return Addends(*parting.shared(inside), row)
@@ -86,26 +87,34 @@ class _Parting:
     def parts(self, x: Expr) -> tuple[Expr | None, Expr | None]:
         """`x` as (inside, row), x = inside + row; None for nothing."""
         if not self._along(x):
+            # An input may be as large as its dtype allows: added once a row it would swallow the digits of the tile's
+            # part that it was to be compared with.
             return (None, x) if self._masks.is_finite(x) else (x, None)
         inside, row = self._parts(x)
         return (x, None) if row is None else (inside, row)
 
     def _parts(self, x: Expr) -> tuple[Expr | None, Expr | None]:
         match x:
+            # index = place in the tile + first index of the tile. The former is the same in every iteration, so what
+            # is made of it leaves the loop; what is left is one number an iteration.
             case Iota(rank) if self._low_precision and self._layout.of_rank(rank).loops:
                 return Map("lane", (x,)), Map("first", (x,))
             case Map("add" | "sub", (a, b)):
                 (in_a, row_a), (in_b, row_b) = self.parts(a), self.parts(b)
                 inside, row = _joined(x.op, in_a, in_b), _joined(x.op, row_a, row_b)
+                # (u + r) - m loses digits where u and r are large and cancel: then the sum stays together.
                 return (inside, row) if inside is not None and self._may_lose(inside) else (x, None)
             case Map("neg", (a,)):
                 inside, row = self.parts(a)
                 return _joined("sub", None, inside), _joined("sub", None, row)
             case Map("mul", (a, b)) if not (self._along(a) and self._along(b)):
                 (inside, row), other = (self.parts(a), b) if self._along(a) else (self.parts(b), a)
+                # Such a product is loop-invariant, hence hoisted, hence a whole tile of registers held through the
+                # loop: dearer than computing it again.
                 if inside is not None and self._is_kept_whole(inside, other):
                     return x, None
                 return _multiplied(inside, other), _multiplied(row, other)
+            # A filtered element is the reduction's identity, which stays that whatever is added to its row.
             case Where(p, a, fill) if fill == self._fill:
                 inside, row = self.parts(a)
                 return None if inside is None else Where(p, inside, fill), row
@@ -127,6 +136,7 @@ class _Parting:
         before, and a place in a tile is small.
         """
         along = [n for n in topological([inside]) if self._along(n)]
+        # A sum of products has an error of its own larger than what this can lose.
         rounded = any(isinstance(n, Fold) or (isinstance(n, Reduce) and n.op == "add") for n in along)
         return rounded or (all(isinstance(n, (Map, Iota)) for n in along) and self._is_linear(inside))
 
@@ -160,7 +170,11 @@ class _Parting:
                 core, k = self.shared(a)
                 return (x, 1.0) if k == 1.0 else (Map("select", (condition, core, Const(fill))), k)
             case Map("add" | "sub"):
+                # Taken out once, the number meets log2(e) and the row's factor in one multiplication (`tile_folds`),
+                # and each addition of the score is one fused multiply-add.
                 k = next((abs(k) for k in (scaled(t)[1] for t in _terms(x)) if _is_ordinary(k)), 1.0)
+                # Dividing the others by the number must not cost an operation an element: products have a smaller
+                # factor to divide, rows are divided once.
                 cheap = all(self._is_product(t) or not self._is_whole(t, x) for t in _terms(x))
                 cheap = cheap and all(map(self._masks.is_finite, _terms(x)))  # an input may be as large as it can
                 return (self._divided(x, k), k) if k != 1.0 and cheap and self._wastes(x, x) else (x, 1.0)

@@ -54,16 +54,23 @@ class ExtractionProblem:
         """passes_: what forms take over all streams together, where that is known."""
         self.graph, self.streams = graph, tuple(streams)
         self.work = NominalCost(graph, streams)
+        # Work in units of the definition's, so that coefficients are of the order of 1 whatever the sizes: solvers
+        # decide what is an integer by an absolute tolerance.
         self.scale = 1.0 / self.work.definition()
         self.model = pulp.LpProblem("forms", pulp.LpMinimize)
+        # x: the node is chosen. y: the class is computed; no integer is asked of it, as it is a sum of x.
         self.node = {(c, n): self.model.add_variable(f"x{i}", cat="Binary") for i, (c, n) in enumerate(graph.nodes())}
         self.used = {c: self.model.add_variable(f"y{i}", 0, 1) for i, c in enumerate(graph.classes)}
         self.trait: dict[Trait, Any] = {}
         total = pulp.lpSum(self.work(c, n) * self.scale * x for (c, n), x in self.node.items())
         self.counts = [self._levels(i, s, passes_) for i, s in enumerate(self.streams)]
+        # Where the number is known nothing has to be proven about any other.
         if passes_ is not None:
             self.model += pulp.lpSum(self.counts) == passes_
+        # Lexicographic by weight: one pass counts for more than all the work that `WORK_LIMIT` allows. A pass is
+        # another read of the stream from memory, which no saving of arithmetic makes up for.
         self.model += PASS_WEIGHT * pulp.lpSum(self.counts) + total
+        # Forms that recompute without end are in the graph too; they would be answers, once all others are cut.
         self.model += total <= WORK_LIMIT
         self._choices()
         self._order()
@@ -73,12 +80,16 @@ class ExtractionProblem:
     def _choices(self) -> None:
         for r in self.graph.roots:
             self.model += self.used[r] == 1
+        # A class that is computed is computed by exactly one node, once for all that read it: common subexpressions
+        # are shared, which is why this is no problem for a greedy or a tree-wise extraction.
         for c, nodes in self.graph.classes.items():
             self.model += pulp.lpSum(self.node[c, n] for n in nodes) == self.used[c]
             users: dict[ClassId, list[Node]] = {}
             for n in nodes:
                 for k in dict.fromkeys(n.children):
                     users.setdefault(k, []).append(n)
+            # Of the nodes of one class that read k at most one is chosen, so their sum is bounded and not only each
+            # of them: the relaxation is tighter, and there are fewer rows.
             for k, ns in users.items():
                 self.model += pulp.lpSum(self.node[c, n] for n in ns) <= self.used[k]
         # nothing is used that no one asks for: an idle node could pretend to a trait
@@ -93,6 +104,7 @@ class ExtractionProblem:
     def _levels(self, i: int, s: Stream, of: int | None) -> Any:
         """The passes over one stream, at most the definition's: levels rise by one at each chosen barrier. of: those
         over all streams together."""
+        # The definition is one answer, and answers with more passes than it are not wanted.
         most = levels([x for x, c in self.graph.defined.items() if c in self.graph.roots], s)
         if any(isinstance(x, Fold) and s.role(x.rank) for x in self.graph.defined):
             most += 2  # a fold may be written out: a reference, weights, and what divides by their sum
@@ -101,12 +113,17 @@ class ExtractionProblem:
         level = _Levels(self, f"l{i}", s, most)
         count = self.model.add_variable(f"p{i}", 0, most, cat="Integer")
         for r in self.graph.roots:
+            # Levels as indicators sum up to the level. An output that varies with the stream has to be written in a
+            # pass of its own after the last barrier.
             reached = pulp.lpSum(level.at_least(r, t) for t in range(1, most + 1))
             self.model += count >= reached + int(s.element(self.graph.free[r]))
         return count
 
     def _order(self) -> None:
         """No cycles: an order inside each strongly connected component (there are none across them)."""
+        # An e-graph has circles (x = x * 1), and a choice must not: no class may be computed from itself. Miller,
+        # Tucker and Zemlin's orders forbid that, but their large constants make weak relaxations, so they stand only
+        # where a circle is possible at all.
         component = components(self.graph)
         size: dict[int, int] = {}
         for c in component:
@@ -120,11 +137,15 @@ class ExtractionProblem:
             for k in dict.fromkeys(n.children):
                 if component[c] == component[k]:
                     count = size[component[c]]
+                    # If the node is chosen its class comes after its operand; if not, the constraint holds whatever
+                    # the places are.
                     self.model += place[c] - place[k] >= 1 - (count + 1) * (1 - x)
 
     def _traits(self) -> None:
         shown: dict[Trait, list[Any]] = {}
         for (c, n), x in self.node.items():
+            # A trait is shown if and only if one of its nodes is chosen: both directions, since cuts speak of traits
+            # that are absent as well.
             for t in set(traits(n.head, self.graph.free[c], self.work.below(n), self.streams)):
                 shown.setdefault(t, []).append(x)
         for i, t in enumerate(sorted(shown)):
@@ -139,6 +160,8 @@ class ExtractionProblem:
             whole = [z for t, z in self.trait.items() if t.stream == s.rank and t.work and t.where == "whole"]
             tiled = self.trait.get(Trait("tiled", "", "", s.rank))
             if tiled is not None:
+                # Otherwise half of the reductions could go over the stream whole and half in tiles: two loops, where
+                # each reading would be one.
                 for z in whole:
                     self.model += z + tiled <= 1
 
@@ -159,7 +182,10 @@ class ExtractionProblem:
                 raise OutOfTime(f"a form must be proven the best within {seconds:.3g} s")
             case "optimal":
                 pass
+        # A solver's integers are floats within its tolerance.
         picked = {c: n for (c, n), x in self.node.items() if (x.value() or 0) > 0.5}
+        # Passes, traits and work are counted anew on what the roots need: an answer may carry more than that where
+        # the constraints leave it free.
         choice = _needed(picked, self.graph.roots)
         found: set[Trait] = set()
         for c, n in choice.items():
@@ -171,13 +197,17 @@ class ExtractionProblem:
     def forbid(self, form: Form) -> None:
         """Cut the form, and those that it dominates: of its layout, doing as much or more in no fewer passes;
         and of its folds and reductions, with divisions moved into the loop."""
+        # "No good" cuts, generalised by dominance: at least one trait of the form must go, or one that is not work
+        # must come. A form that shows the same and more reductions besides is no other way of computing.
         self._cut(form, more=lambda t: t.work, free=lambda t: False)
+        # Moving divisions into the loop from after it does the same with more of them.
         if not any(t.kind == "division" and t.where == "inside" for t in form.traits):
             self._cut(form, more=lambda t: False, free=lambda t: t.kind == "division")
         self.model += pulp.lpSum(self.counts) >= sum(form.passes.values())  # answers come in that order
 
     def _cut(self, form: Form, more: Callable[[Trait], bool], free: Callable[[Trait], bool]) -> None:
         """Forbid every form with these traits; it may have `more` besides, and `free` ones do not count."""
+        # In the variables: sum of (1 - z) over traits that the form has, and of z over those that it has not.
         on = [1 - z for t, z in self.trait.items() if t in form.traits and not free(t)]
         off = [z for t, z in self.trait.items() if t not in form.traits and not more(t) and not free(t)]
         self.model += pulp.lpSum(on + off) >= 1
@@ -191,6 +221,8 @@ class _Levels:
 
     def __init__(self, problem: ExtractionProblem, name: str, s: Stream, most: int) -> None:
         self.problem, self.name, self.most = problem, name, most
+        # Fixed points from above and below say within which levels a class can stand at all. Most can stand at one
+        # only, and need no variable.
         self.step = {n: int(_is_barrier(n.head, s)) for _, n in problem.graph.nodes()}
         self.least = _levels(problem.graph, self.step, min)
         self.highest = _levels(problem.graph, self.step, max)
@@ -215,6 +247,7 @@ class _Levels:
         for n in nodes:
             below = t - self.step[n]
             x = self.problem.node[c, n]
+            # An operand stands that high whichever way it is computed.
             if any(self.least[k] >= below for k in n.children):
                 alone.append(x)
                 continue
@@ -222,6 +255,9 @@ class _Levels:
                 if self.highest[k] >= below:
                     together.setdefault((k, below), []).append(x)
         reached, chosen = self.at_least(c, t), pulp.lpSum(alone)
+        # The class is at level t if a node is chosen that is there by itself, or one whose operand is at the level
+        # below (by one, where the node is a barrier). Summed over nodes with the same operand: at most one of them is
+        # chosen.
         self.problem.model += reached >= chosen
         for (k, below), xs in together.items():
             self.problem.model += reached + 1 >= chosen + pulp.lpSum(xs) + self.at_least(k, below)
@@ -238,9 +274,12 @@ def forms(graph: EGraph, streams: Sequence[Stream], seconds: float = 20.0) -> It
     if not all(graph.classes.get(r) for r in graph.roots):
         return
     clock = _Clock(seconds, time.process_time())
+    # Solving grows steeply with the nodes, and most of them are other spellings of the same: they go first.
     lean = pruned(graph, streams)
     large = sum(map(len, lean.classes.values())) * len(streams) > LARGE
     known = layouts(lean, streams) if streams and large else None
+    # In a large graph each cut makes the next program harder. The list of layouts turns that into many programs that
+    # are restricted to few nodes each.
     yield from _cut_one_by_one(lean, streams, clock) if known is None else _by_layout(lean, streams, known, clock)
 
 
@@ -273,6 +312,7 @@ def _by_layout(lean: EGraph, streams: Sequence[Stream], known: Sequence[Layout],
     large ones."""
     given: list[Form] = []
     for layout in known:
+        # What `forbid` says in constraints, said of the list.
         if any(_forbids(f, layout.traits) for f in given):
             continue
         if form := _best_of(lean, streams, layout, clock.left()):
@@ -316,6 +356,8 @@ def _undivided(shown: frozenset[Trait]) -> frozenset[Trait]:
 
 def _levels(graph: EGraph, step: Mapping[Node, int], choose: Callable[[int, int], int]) -> dict[ClassId, int]:
     """The barriers below each class in the form that has the fewest (`min`) or the most (`max`)."""
+    # The fewest fall from too many, the most rise from 0; on a circle through a barrier the latter would rise for
+    # ever, so both end at the number of classes.
     least = choose(0, 1) == 0
     bound = len(graph.classes)
     found = dict.fromkeys(graph.classes, bound if least else 0)
@@ -349,6 +391,7 @@ def _passes(choice: Mapping[ClassId, Node], graph: EGraph, s: Stream) -> int:
     stack = list(graph.roots)
     while stack:
         n = choice[stack[-1]]
+        # Recursion would overflow Python's stack on deep definitions; operands are put on an explicit one instead.
         if unknown := [k for k in n.children if k not in level]:
             stack += unknown
             continue

@@ -77,12 +77,14 @@ def layouts(graph: EGraph, streams: Sequence[Stream]) -> list[Layout] | None:
         search.run()
         for r in graph.roots:
             last = tuple(int(s.element(graph.free[r])) for s in streams)
+            # Outputs share what they have in common, like operands of one node.
             roots = search.together(roots, [x.after(last) for x in search.found[r]])
     except _TooMany:
         return None
     best: dict[frozenset[Trait], tuple[int, float]] = {}
     for x in roots:
         shown, price = search.named(x.layout | x.work), (sum(x.levels), x.cost)
+        # Several cheapest ways to one layout may be left, of different passes: the fewest count.
         best[shown] = min(price, best.get(shown, price))
     found = [Layout(shown, *price) for shown, price in best.items()]
     return sorted(found, key=lambda x: (x.passes, x.work, sorted(x.traits)))
@@ -109,6 +111,8 @@ class _Search:
 
     def run(self) -> None:
         """Until nothing new comes. Raises _TooMany."""
+        # A worklist in the order of operands before users: without circles each class is looked at once. A dictionary
+        # serves as an ordered set, so that answers do not depend on how strings hash.
         waiting = dict.fromkeys(_upwards(self.graph))
         users: dict[ClassId, dict[ClassId, None]] = {c: {} for c in self.graph.classes}
         for c, n in self.graph.nodes():
@@ -120,12 +124,14 @@ class _Search:
             now = self.least(x for n in self.graph.classes[c] for x in self._ways(c, n))
             if len(now) > MOST_LAYOUTS:
                 raise _TooMany
+            # Sets only improve, and what is needless is dropped, so this ends; with circles after a few rounds.
             if now != self.found[c]:
                 self.found[c] = now
                 waiting.update(users[c])
 
     def _ways(self, c: ClassId, n: Node) -> Iterator[Shown]:
         own = self.own[c, n]
+        # The node's own levels come last (`after`), since a barrier adds to the highest of its operands.
         ways = [Shown(own.layout, own.work, (0,) * len(self.streams), 0, 0.0)]
         for k in dict.fromkeys(n.children):
             ways = self.together(ways, self.found[k])
@@ -134,6 +140,7 @@ class _Search:
     def together(self, ways: Sequence[Shown], others: Sequence[Shown]) -> list[Shown]:
         """Each with each, but for the needless. Raises _TooMany."""
         pairs = len(ways) * len(others)
+        # Counted before they are made: what is given up must not have cost its time already.
         self.left -= pairs
         if pairs > MOST_PAIRS or self.left < 0:
             raise _TooMany
@@ -150,6 +157,7 @@ class _Search:
         barrier = isinstance(n.head, (Reduce, Fold))
         rank = n.head.rank if isinstance(n.head, (Reduce, Fold)) else ""
         levels = tuple(int(barrier and s.barrier(rank)) for s in self.streams)
+        # Classes below which no trait shows are in every form alike and cancel from comparisons.
         cost = self.work(c, n) if c in self.telling else 0.0
         if not cost:
             return Shown(layout, work, levels, 0, 0.0)
@@ -170,6 +178,8 @@ class _Search:
     def joined(self, a: Shown, b: Shown) -> Shown:
         """Both together; a node of both costs once."""
         levels = tuple(map(max, a.levels, b.levels))
+        # As bits, so that a subexpression which both read is paid for once: with trees each of whose occurrences
+        # pays, forms that share would look worse than they are.
         more = self._cost(b.nodes & ~a.nodes) if a.nodes & b.nodes else b.cost
         return Shown(a.layout | b.layout, a.work | b.work, levels, a.nodes | b.nodes, a.cost + more)
 
@@ -191,6 +201,8 @@ def _least(shown: Iterable[Shown]) -> list[Shown]:
     kept: list[Shown] = []
     for group in groups.values():
         least: list[Shown] = []
+        # In this order nothing that comes later can make an earlier one needless, so one sweep finds the Pareto
+        # front.
         for x in sorted(group, key=lambda x: (x.work.bit_count(), sum(x.levels), x.cost)):
             if not any(y.does_no_more(x) for y in least):
                 least.append(x)

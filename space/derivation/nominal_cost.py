@@ -35,6 +35,8 @@ def operation_cost(head: Expr) -> float:
     """Relative cost of one element of a node; views and scalars are free."""
     match head:
         case Map():
+            # Orders of magnitude of the special-function unit and of a division beside a multiply-add. Only ratios
+            # between forms matter here; machines come in when schedules are priced.
             return 4.0 if head.op in COSTLY else 2.0 if head.op == "div" else 1.0
         case Reduce():
             return 1.0
@@ -51,7 +53,9 @@ class NominalCost:
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
         self.graph = graph
+        # Parts multiply to the rank, so that going over a stream in tiles costs what going over it whole does.
         self.parts = {r for s in streams for r in (s.outer, s.inner) if r is not None}
+        # A rank that all inputs have is one that every node goes over: it would multiply every cost by the same.
         inputs = (c for c, n in graph.nodes() if isinstance(n.head, (Access, Gather)) and not is_stand_in(n.head))
         leaves = [graph.free[c] for c in inputs]
         self.batch = frozenset[Rank]().union(*leaves).intersection(*leaves) if leaves else frozenset()
@@ -68,6 +72,8 @@ class NominalCost:
 
     def __call__(self, c: ClassId, n: Node) -> float:
         size = self.space(c, n)
+        # A nudge, smaller than any operation: among spellings of equal work the definition's own stays, which keeps
+        # derived text recognisable.
         original = ORIGINAL if (c, n) in self.graph.original else 1.0
         return operation_cost(n.head) * size * original
 

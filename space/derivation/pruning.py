@@ -35,6 +35,8 @@ def pruned(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
         lambda g: _settled(g, streams),
     )
     for keep in filters:
+        # A filter may leave circles only, from which nothing can be built; `restrict` then drops the roots, and the
+        # filter is passed over.
         lean = keep(graph)
         graph = lean if all(r in lean.classes for r in graph.roots) else graph
     return graph
@@ -45,6 +47,7 @@ def _without_mirrors(graph: EGraph) -> EGraph:
 
     def keep(c: ClassId) -> tuple[Node, ...]:
         kept: dict[object, Node] = {}
+        # The definition's nodes first, so that of two mirrors the one that stays is the one that was written.
         for n in sorted(graph.classes[c], key=lambda n: (c, n) not in graph.original):
             commutes = isinstance(n.head, Map) and n.head.op in COMMUTING
             kept.setdefault((n.head, frozenset(n.children) if commutes else n.children), n)
@@ -58,6 +61,7 @@ COMMUTING = frozenset({"add", "mul", "max", "min"}) & POINTWISE.keys()
 
 def _plain_tiles(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
     """Within a tile all is at hand: it is reduced first, and plainly, since a fold there saves no pass."""
+    # A reduction over tiles of something that still varies within a tile would keep a whole tile of running values.
     outer, inner = ({s.outer: s.inner for s in streams}, {s.inner for s in streams} - {None})
 
     def early(n: Node) -> bool:
@@ -80,6 +84,7 @@ def _without_views(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
     def late(n: Node) -> bool:
         return isinstance(n.head, Split) and n.children[0] in tell
 
+    # split(a * b) and split(a) * split(b) are one computation: views sink to the inputs, where they cost nothing.
     kept = {c: tuple(n for n in ns if not late(n)) or ns for c, ns in graph.classes.items()}
     lean = graph.restrict(kept)
     # where a class is built from a view only, in a circle, all stays
@@ -92,6 +97,8 @@ def _affordable(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
     And that go over no more ranks at once than the definition does somewhere: that would be a rank's size more.
     """
     work = NominalCost(graph, streams)
+    # A lower bound: the node's own work, and the dearest of its operands at the least. Taking only one operand keeps
+    # it valid where operands share what is below them.
     limit, widest = WORK_LIMIT * work.definition(), max(work.space(c, n) for c, n in graph.original) + 1e-9
     least = dict.fromkeys(graph.classes, math.inf)
 
@@ -106,6 +113,7 @@ def _affordable(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
                 least[c], changed = found, True
 
     def keep(c: ClassId, n: Node) -> bool:
+        # Outer products that are summed later (p x m x e x f at once) are in the graph, and never worth a form.
         within = isinstance(n.head, (Split, Unsplit)) or work.space(c, n) <= widest  # a view goes over nothing
         return total(c, n) <= limit and within
 
@@ -131,6 +139,8 @@ class _Products:
 
     def __init__(self, graph: EGraph, streams: Sequence[Stream]) -> None:
         self.graph, self.streams, self.work = graph, streams, NominalCost(graph, streams)
+        # By what is multiplied and where divisions stand: n factors can be multiplied in (2n-3)!! ways, which differ
+        # in nothing that tells forms apart.
         self.least: dict[ClassId, dict[_Key, tuple[float, Node]]] = {c: {} for c in graph.classes}
         self.wide: set[ClassId] = set()
 
@@ -155,6 +165,8 @@ class _Products:
         for key, total in self._ways(c, n):
             if total < found.get(key, (math.inf, n))[0] - 1e-9:
                 found[key], better = (total, n), True
+        # Too many sets of factors to tell apart: the class counts as one factor for its users, and keeps all of its
+        # nodes.
         if len(found) > MOST_PRODUCTS and c not in self.wide:
             self.wide.add(c)
         return better and c not in self.wide
@@ -171,6 +183,7 @@ class _Products:
         a, b = n.children
         cost = self.work(c, n)
         for left, spent in self._below(a):
+            # A square has its factor once in the set; the two sides are one class, and must be computed in one way.
             if a == b:
                 yield _Key(left.atoms, left.divisions | own), cost + spent
                 continue
@@ -198,6 +211,8 @@ def _settled(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
     choice: dict[ClassId, Node] = {}
 
     def settle(c: ClassId, n: Node) -> bool:
+        # From the leaves up: what shows no trait, nor reads what does, is the same in all forms, so the cheapest is
+        # taken now, and the integer program never sees the alternatives.
         if c in tell or not all(k in least for k in n.children):
             return False
         total = work(c, n) + sum(least[k] for k in dict.fromkeys(n.children))

@@ -33,6 +33,8 @@ largest measured, of a chain of 48 products, has 1,316.)"""
 def solver(seconds: float) -> Any:
     """HiGHS, or CBC where HiGHS is missing. Raises ExtractionError where there is neither."""
     for kind in filter(None, (getattr(pulp, name, None) for name in SOLVERS)):
+        # One thread, so that answers do not depend on how threads interleave; and hardly any gap, as answers must
+        # come in order.
         choice = kind(msg=False, threads=1, gapRel=1e-6, timeLimit=max(seconds, 0.1))
         if choice.available():
             return choice
@@ -44,6 +46,7 @@ def solve(model: Any, engine: Any) -> Verdict:
 
     An answer that is only feasible (the time was over) is unproven, and so is that of a program that is too large.
     """
+    # Handing a larger program over would make the time limit void, so it counts as one that ran out of time.
     if model.numConstraints() > MAX_CONSTRAINTS:
         return "unproven"
     outcome = model.solve(engine)

@@ -66,6 +66,8 @@ def undone(roots: Sequence[Expr], limits: Limits) -> dict[Expr, Expr]:
     if not ranks:
         return {}
     parts = frozenset(r for s in splits for r in (s.outer, s.inner))
+    # A graph of its own and before the other: these laws read from right to left what others there read from left to
+    # right, and both together would never rest.
     graph = saturate(roots, tuple(unsplit_laws(splits, nodes)), splits, limits)
     plainest = _plainest(graph, parts, ranks)
     written: set[Expr] = set()
@@ -75,6 +77,7 @@ def undone(roots: Sequence[Expr], limits: Limits) -> dict[Expr, Expr]:
         if _is_of(x, parts) or _late(x) or any(a in written for a in children(x)):
             written.add(x)
             c = graph.defined[x]
+            # What varies with a part of a rank is inside a tile and has no name without tiles.
             if c in plainest and not free(x) & parts:
                 found[x] = _built(c, plainest, made)
     return found
@@ -87,6 +90,7 @@ def _late(x: Expr) -> frozenset[Rank]:
             return frozenset({x.rank})
         case Map("div", (Reduce("add") as total, divisor)):
             below = topological([divisor])  # which the sum itself is no part of: that division waits for it
+            # sum(w v) / sum(w): the division waits for a second sum over the rank, as FlashAttention's does.
             again = any(isinstance(y, (Reduce, Fold)) and y.rank == total.rank for y in below)
             put_off = again and total not in below and total.rank not in free(divisor)
             return frozenset({total.rank}) if put_off else frozenset()
@@ -214,6 +218,8 @@ def _plainest(graph: EGraph, parts: frozenset[Rank], ranks: frozenset[Rank]) -> 
 
     def own_cost(c: ClassId, n: Node) -> int:
         late = n.head.op == "div" if isinstance(n.head, Map) else False
+        # A whole division an element is dearer in fact; here the plainest spelling is wanted, from which both are
+        # derived again.
         return AFTER if late and graph.free[n.children[1]] and not graph.free[c] & ranks else 1
 
     cost: dict[ClassId, int] = {}

@@ -49,6 +49,7 @@ def _engine() -> Any:
 
 def _schedule(step: int, arranging: bool, opening: int) -> str:
     """The command for one step: analyses first, then every ruleset that takes part."""
+    # Analyses are saturated before each round, since the conditions of laws read them.
     parts = [f"opening{n}" for n in range(step + 1, opening + 1)] + ["laws"] + ["arranging"] * arranging
     return f"(run-schedule (saturate (run analysis)) {' '.join(f'(run {p})' for p in parts)})"
 
@@ -66,9 +67,12 @@ def main() -> None:
         # that a program parsed at once takes time and memory that grow with its square (4 s and 500 MB for attention)
         graph.run_program(*graph.parse_program(command))
     matches: Counter[str] = Counter()
+    # Processor time: what is found must not depend on what else the machine does.
     start, rows, still, stopped = time.process_time(), 0, 0, "steps"
     growth = 0.0  # by what factor the last step that rearranged did grow
     for step in range(request["steps"]):
+        # Laws of associativity and commutativity alone make exponentially many terms. They rest when the next round,
+        # growing like the last, would pass the bound; the others go on, and what shrinks may wake them again.
         arranging = rows * growth <= request["arranged"]
         reports = graph.run_program(*graph.parse_program(_schedule(step, arranging, request["opening"])))
         for output in reports:
@@ -92,6 +96,7 @@ def main() -> None:
         if seconds > request["seconds"]:
             stopped = "seconds"
             break
+    # The last round's new nodes have no analyses yet, and the reader needs the ranks of all classes.
     graph.run_program(*graph.parse_program(_CLOSING))
     data = json.loads(graph.serialize([], max_functions=None, max_calls_per_function=None).to_json())
     seconds = time.process_time() - start

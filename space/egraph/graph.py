@@ -231,6 +231,7 @@ def saturate(
     limits = limits or Limits()
     symbols = Symbols()
     for s in splits:
+        # Sets of ranks are bit masks in the engine, so every rank needs its bit before the program is written.
         symbols.mask((s.rank, s.outer, s.inner))
         symbols.view(Split(HOLE, s.rank, s.outer, s.inner))
     for x in topological(roots):
@@ -307,9 +308,11 @@ def _read(
             ranks[operands[0]] = symbols.names(int(value[own]))
         elif op == "tag":
             tags[int(numbers[0])] = own
+        # A node that reads its own class (x = x * 1) is of no use to any form, which must be finite.
         elif own not in operands and (head := _head(op, numbers, symbols)) is not None:
             classes.setdefault(own, []).append(Node(head, operands))
     where = {x: tags[i] for i, x in enumerate(defined)}
+    # Sorted, so that the order of nodes is no matter of the engine's, and neither is what a solver finds first.
     ordered = {c: tuple(sorted(nodes, key=lambda n: (label(n.head), n.children))) for c, nodes in classes.items()}
     found = answer["statistics"]
     statistics = Statistics(
@@ -322,6 +325,8 @@ def _read(
     )
     outputs = tuple(where[r] for r in roots)
     varies = {c: ranks.get(c, frozenset()) for c in ordered}
+    # A class's free ranks are those of its value. A node written with more would capture or leak a rank when it is
+    # printed.
     lean = _productive({c: tuple(n for n in ns if _ranks_of(n, varies) <= varies[c]) for c, ns in ordered.items()})
     return EGraph(_reachable(lean, outputs), outputs, varies, where, splits, statistics)
 
@@ -393,6 +398,7 @@ def _reachable(
 
 def _productive(classes: Mapping[ClassId, tuple[Node, ...]]) -> dict[ClassId, tuple[Node, ...]]:
     """The nodes that can be built from leaves with what is there."""
+    # A least fixed point from the leaves: what is only built from itself is never reached.
     built: set[ClassId] = set()
     grew = True
     while grew:

@@ -49,6 +49,8 @@ class ValueBounds:
 
     def __init__(self, graph: EGraph) -> None:
         self.graph = graph
+        # Abstract interpretation over the e-graph: a class's interval is the intersection of what its nodes give,
+        # since all of them denote one number. x - max x is at most 0 in one spelling, and that then holds for all.
         self.of: dict[ClassId, Interval] = dict.fromkeys(graph.classes, ANY)
         for _ in range(8):  # bounds only get tighter; a few rounds carry them from the leaves to the roots
             before = dict(self.of)
@@ -63,6 +65,7 @@ class ValueBounds:
         over what `big` is at least."""
         if big == small:
             return True
+        # Classes may contain themselves, by way of x = max(x, x): each is asked once on a path.
         if big in seen or small in seen:
             return False
         below = [k for n in self.graph.classes.get(big, ()) for k in self._no_more(n)]
@@ -85,6 +88,8 @@ class ValueBounds:
 
     def attained(self, c: ClassId, rank: str | None) -> bool:
         """Whether the class is exp(x - max_rank x): at most 1, and 1 somewhere along the rank."""
+        # max over a sum's items of exp(x - max x) is exp(0): the row's divisor is at least 1, which rules out the
+        # division by 0.
         for n in self.graph.classes.get(c, ()):
             if _op(n) == "exp":
                 for d in self.graph.classes.get(n.children[0], ()):
@@ -105,10 +110,12 @@ class ValueBounds:
             case Iota():
                 return 0.0, math.inf
             case Access() | Gather():
+                # Nothing is known of an input: a bound must hold for all data.
                 return (0.0, 1.0) if n.head.tensor.kind == "bool" else ANY
             case Where():
                 return min(args[0][0], n.head.fill), max(args[0][1], n.head.fill)
             case Split() | Unsplit():
+                # A view rearranges elements; a maximum or a minimum is one of them.
                 return args[0]
             case Reduce(op="max" | "min"):
                 return args[0]
@@ -117,10 +124,14 @@ class ValueBounds:
             case Fold():
                 low = args[1][0]
                 scores = (n.children[0], *n.children[2:])
+                # A co-moment of two different things may have either sign; of one with itself it is a sum of squares.
                 square = len(scores) == 1 or scores[-1] == scores[-2]
                 return (low if n.head.action == "scale" else 0.0, math.inf) if low >= 0 and square else ANY
+            # By the class, not by the bounds: an interval times itself would forget that both factors are one number.
             case Map(op="mul") if n.children[0] == n.children[1]:
                 return 0.0, math.inf
+            # Differences relative to something that is at least as large, whatever that is: bounds of the two alone
+            # would never say so.
             case Map(op="sub") if self.at_least(n.children[1], n.children[0]):
                 return -math.inf, 0.0
             case Map(op="sub") if self._is_extreme(n.children[0], n.children[1]):
@@ -133,6 +144,7 @@ class ValueBounds:
 
     def _sum(self, n: Node, arg: Interval) -> Interval:
         # a sum of at least one item that is nowhere negative is at least the item that is known to be reached
+        # Items of either sign: their number is unknown, so no end of the sum is.
         if arg[0] < 0:
             return ANY if arg[1] > 0 else (-math.inf, arg[1])
         low, rank = arg[0], _rank(n)
@@ -159,6 +171,7 @@ def _rank(n: Node) -> str | None:
 
 
 def _product(a: Interval, b: Interval) -> Interval:
+    # 0 * inf is 0 for the ends of intervals: the infinite end is never reached.
     corners = [0.0 if 0 in (x, y) else x * y for x in a for y in b]
     return min(corners), max(corners)
 
@@ -172,6 +185,7 @@ def _logarithm(x: float) -> float:
 
 
 def _quotient(a: Interval, b: Interval) -> Interval:
+    # A divisor that may be 0 makes a quotient of any size.
     if b[0] <= 0 <= b[1]:
         return ANY
     inverse = tuple(sorted(0.0 if math.isinf(x) else 1 / x for x in b))
@@ -206,6 +220,8 @@ _MAPS: Mapping[str, Callable[..., Interval]] = {
 def unsafe(graph: EGraph) -> Iterator[Unsafe]:
     """Every node that can overflow, divide by 0 or cancel."""
     bounds = ValueBounds(graph)
+    # What the definition divides by is its author's to answer for. A form may divide by the same class, but by no
+    # other that might be 0.
     dividing = {n.children[1] for _, n in graph.original if _op(n) == "div"}
     divisors = {n.children[1] for _, n in graph.nodes() if _op(n) == "div"}
 
@@ -217,10 +233,14 @@ def unsafe(graph: EGraph) -> Iterator[Unsafe]:
     for c, n in graph.nodes():
         original = (c, n) in graph.original
         reason = _reason(c, n, bounds, dividing, original)
+        # The definition's own spelling is excused from most hazards (else it would have no form at all), not from
+        # this one: a form without it exists, by the law of moments.
         if reason is None and original and _is_raw_moment(graph, n):
             reason = HAZARDS["cancellation"]
         if _op(n) == "div" and not original:
             over, d = n.children
+            # The language's 0 / 0 = 0 holds only where both are 0. A form that divides something else by an empty
+            # row's sum says inf where the definition says 0.
             if reason is None and d in empty and over not in zero_with(d):
                 reason = HAZARDS["empty"]
             if reason == HAZARDS["zero"] and bounds.of[d][0] >= 0 and over in zero_with(d):
@@ -234,6 +254,8 @@ def _is_raw_moment(graph: EGraph, n: Node) -> bool:
     digits are gone."""
     if _op(n) != "sub":
         return False
+    # Looked for through sums, factors and divisors, since a variance is written in many ways: with n, with an
+    # epsilon, with n - 1.
     squares, products = _summed(graph, n.children[0]), _within(graph, n.children[1], ("mul", "div"))
     squared = {(r, m.children[0]) for r, k in squares for m in graph.classes.get(k, ()) if _is_square(m)}
     return any(
@@ -273,12 +295,16 @@ def _summed(graph: EGraph, c: ClassId) -> set[tuple[str, ClassId]]:
 def _reason(c: ClassId, n: Node, bounds: ValueBounds, dividing: set[ClassId], original: bool) -> str | None:
     of = bounds.of
     match n.head:
+        # Also if the definition has it: an exponential without a maximum overflows for scores beyond 88 in fp32.
+        # Where no other form exists it stays, and `safe_part` says so.
         case Map(op="exp") if of[n.children[0]][1] > EXP_LIMIT:
             return HAZARDS["overflow"]
         case Map(op="div") if of[n.children[1]][0] <= 0 <= of[n.children[1]][1]:
             return None if n.children[1] in dividing else HAZARDS["zero"]
         case Map(op="log") if of[n.children[0]][0] <= 0 and not original:
             return HAZARDS["logarithm"]
+        # Running weights that pass 0 divide by it on the way, though all partial and finished sums are harmless
+        # (`folds`).
         case Fold() if ACTIONS[n.head.action].weighed and of[n.children[1]][0] < 0:
             return HAZARDS["weights"]
         case Map(op="add" | "sub") if of[c][0] >= 0 and not original:
@@ -302,9 +328,11 @@ def safe_part(graph: EGraph, allowed: frozenset[str] = frozenset()) -> tuple[EGr
     """
     if unknown := sorted(allowed - HAZARDS.keys()):
         raise ValueError(f"`allowed` must name hazards of {list(HAZARDS)}, but got {unknown}")
+    # A reason's text is its identity: what is allowed is looked up by name and compared by text.
     accepted = {HAZARDS[name] for name in allowed}
     bad = {(u.owner, u.node): u.reason for u in unsafe(graph) if u.reason not in accepted}
 
+    # `restrict` also drops what can no longer be built, so a class without safe nodes takes all that needs it along.
     def without(keep_original: bool) -> EGraph:
         def stays(c: ClassId, n: Node) -> bool:
             return (c, n) not in bad or (keep_original and (c, n) in graph.original)
@@ -312,6 +340,8 @@ def safe_part(graph: EGraph, allowed: frozenset[str] = frozenset()) -> tuple[EGr
         return graph.restrict({c: tuple(n for n in ns if stays(c, n)) for c, ns in graph.classes.items()})
 
     safe = without(False)
+    # Some output has lost all its forms. Then nodes of the definition come back, and what is reported as unstable is
+    # exactly those.
     if all(safe.classes.get(r) for r in graph.roots):
         return safe, ()
     kept = without(True)

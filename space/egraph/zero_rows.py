@@ -70,11 +70,13 @@ def vanishing(
     g, relative to g, is 0 too.
     """
     found = _addends(graph, divisor, never_negative)
+    # The references of the divisor's own exponentials: where their row is empty they are -inf.
     references = {g for c in found for n in graph.classes.get(c, ()) for _, g in _exponents(graph, n)}
 
     def relative(n: Node) -> bool:
         return any(g in references and at_least(g, x) for x, g in _exponents(graph, n))
 
+    # A least fixed point: what is not proven to vanish does not.
     changed = True
     while changed:
         changed = False
@@ -94,6 +96,7 @@ def _addends(graph: EGraph, total: ClassId, never_negative: Callable[[ClassId], 
         if c not in found:
             found.add(c)
             for n in graph.classes.get(c, ()):
+                # Items of both signs could cancel to 0 without any of them being 0.
                 if isinstance(n.head, (Reduce, Map)) and n.head.op == "add" and all(map(never_negative, n.children)):
                     stack += n.children
     return found
@@ -112,6 +115,7 @@ def _keeps(n: Node, zero: set[ClassId]) -> bool:
     below = [k in zero for k in n.children]
     match n.head:
         case Map(op="mul"):
+            # 0 times whatever the other is; infinities are kept out elsewhere, as hazards of their own.
             return any(below)
         case Map(op="div"):
             return below[0]

@@ -82,10 +82,13 @@ class Weight:
 
 
 def _finite(m: Array) -> Array:
+    # No item so far, or filtered items only: -inf - (-inf) would be NaN. Relative to 0 the weight of -inf is
+    # exp(-inf) = 0, which is what it should be, and so is what an accumulator of nothing is scaled by.
     return np.where(np.isneginf(m), 0.0, m)
 
 
 def _mean(a: Reference, b: Reference) -> Reference:
+    # Two empty parts have no mean: their sums are 0, and 0 / 1 keeps 0 as the identity.
     n = a[0] + b[0]
     return n, (a[0] * a[1] + b[0] * b[1]) / np.where(n == 0, 1.0, n)
 
@@ -124,6 +127,9 @@ def _known(x: Expr | None) -> Expr:
 def _means(a: Reference, b: Reference) -> Reference:
     """(sum of weights, means) of both: Chan, Golub and LeVeque's, with weights for counts."""
     n = a[0] + b[0]
+    # A step towards the other mean and not a quotient of sums: where the means are large and close (the case that
+    # matters) the difference is exact and the step small, while a sum of products would lose the digits that both
+    # share.
     share = b[0] / np.where(n == 0, 1.0, n)
     return n, *(x + (y - x) * share for x, y in zip(a[1:], b[1:], strict=True))
 
@@ -135,6 +141,8 @@ def _moved(a: Array, old: Reference, new: Reference) -> Array:
 
 def _relative(r: Reference, top: Array) -> Reference:
     """A reference whose weights are relative to another maximum."""
+    # Only the sum of weights is relative to the maximum. Means are quotients of two such sums, from which the factor
+    # cancels.
     return r[1] * np.exp(r[0] - _finite(top)), *r[2:]
 
 
@@ -144,6 +152,8 @@ def _soft_means(a: Reference, b: Reference) -> Reference:
 
 
 def _soft_moved(a: Array, old: Reference, new: Reference) -> Array:
+    # First to the new maximum (all weights scale), then to the new means with weights that have scaled: in the other
+    # order the old weights would be too large by that factor.
     return _moved(a * np.exp(old[0] - _finite(new[0])), _relative(old, new[0]), new[1:])
 
 
@@ -163,6 +173,7 @@ def _soft_weight(rank: str, c: Expr, w: Expr) -> Expr:
 
 
 def _kept_moments(rank: str, scores: Sequence[Expr], w: Expr) -> tuple[Expr | None, ...]:
+    # Weights that are the same for all items need not be summed in each part: the number of items says the sum.
     weight = _sum(rank, w) if rank in free(w) else None
     return weight, *(_sum(rank, w * c) for c in scores)
 
@@ -174,6 +185,7 @@ def _kept_soft_moments(rank: str, scores: Sequence[Expr], w: Expr) -> tuple[Expr
 
 def _merged_moments(rank: str, count: Expr, kept: Sequence[Expr | None], arg: Expr, a: Expr) -> Expr:
     weight = count * arg if kept[0] is None else kept[0]
+    # A part keeps sums and not means: sums of parts add up to the whole's mean without weighing them again.
     shifts = [_known(s) / weight - _sum(rank, _known(s)) / _sum(rank, weight) for s in kept[1:]]
     return _sum(rank, a + weight * (shifts[0] * shifts[1]))
 
@@ -196,6 +208,8 @@ ACTIONS: dict[str, Action] = {
             name="scale",
             identities=(-math.inf,),
             item=lambda c, y: (c[0],),
+            # A maximum never decreases, so a factor between references is at most 1: an accumulator can lose weight
+            # on the way, but never overflow.
             combine=lambda a, b: (np.maximum(a[0], b[0]),),
             weight=lambda c, r: np.exp(c[0] - _finite(r[0])),
             transport=lambda a, old, new: a * np.exp(old[0] - _finite(new[0])),
@@ -209,7 +223,10 @@ ACTIONS: dict[str, Action] = {
             identities=(0.0, 0.0),
             item=lambda c, y: (np.ones_like(c[0]), c[0]),
             combine=_mean,
+            # The language's difference, in which -inf less -inf is -inf.
             weight=lambda c, r: POINTWISE["sub"](c[0], r[1]) ** 2,
+            # sum (c - m')^2 = sum (c - m)^2 + n (m - m')^2, as sum (c - m) = 0 around one's own mean. That is why
+            # this transport is not linear: it moves sums of weights around their own mean and nothing else.
             transport=lambda a, old, new: a + old[0] * (old[1] - new[1]) ** 2,
             kept=lambda rank, c, y: (_sum(rank, c[0]),),
             merged=_translated,
@@ -231,6 +248,7 @@ ACTIONS: dict[str, Action] = {
         Action(
             name="softcomoment",
             identities=(-math.inf, 0.0, 0.0, 0.0),
+            # An item relative to its own score has the weight exp(0) * y, but a filtered one has none.
             item=lambda c, y: (c[0], np.where(np.isneginf(c[0]), 0.0, y), c[1], c[2]),
             combine=_soft_means,
             weight=lambda c, r: np.exp(c[0] - _finite(r[0])) * (c[1] - r[2]) * (c[2] - r[3]),
@@ -254,11 +272,15 @@ def fold(action: Action, scores: Scores, args: Array, axis: int) -> Array:
     """
     shape = np.broadcast_shapes(*(c.shape for c in scores), args.shape)
     scores = tuple(np.broadcast_to(c, shape) for c in scores)
+    # A running sum of weights of both signs may pass 0, and the means with it infinity, though the finished sums are
+    # harmless.
     if action.weighed and (args < 0).any():
         return _moments_at_once(scores, np.broadcast_to(args, shape), axis)
     if action.linear or action.weighed:
         return _items_folded(action, scores, np.broadcast_to(args, shape), axis)[0]
     total, reference = _items_folded(action, scores, np.ones(shape), axis)
+    # A factor of the whole fold. Not with infinite scores: inf * 0 would be NaN where an item of no weight counts for
+    # nothing.
     if args.shape[axis] == 1 and np.isfinite(scores[0]).all():
         return total * args
     weight = action.weight(scores, reference)
@@ -289,6 +311,8 @@ def _items_folded(action: Action, scores: Scores, args: Array, axis: int) -> tup
     for i in range(shape[axis]):
         one[axis] = slice(i, i + 1)
         c, y = tuple(s[tuple(one)] for s in scores), args[tuple(one)]
+        # The reference first: the item is weighed relative to what it has just been part of, so that no weight of
+        # `scale` exceeds 1.
         new = action.combine(reference, action.item(c, y))
         weight = action.weight(c, new)
         # a weight of 0 takes no part, whatever its argument (a filtered element)
