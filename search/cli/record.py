@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from eintune.costmodel.machines.machine import Machine
     from eintune.search.evaluation.recorded_space import RecordedSpace
     from eintune.search.text.progress import Progress
+    from eintune.search.tune.candidates import Candidate
+    from eintune.space.cascade.problem import Problem
     from eintune.space.workloads.workload import Posed
 
 DESCRIPTION = """\
@@ -70,23 +72,16 @@ def _measured(
     from datetime import UTC, datetime
 
     from eintune.kernels.store.platform import platform_of
-    from eintune.search.evaluation.recorded_space import RecordedSpace, draw, entries_of
+    from eintune.search.evaluation.recorded_space import RecordedSpace, entries_of
     from eintune.search.measure.clocks import sm_clock
     from eintune.search.measure.measurer import Measurer
     from eintune.search.measure.policy import Policy
     from eintune.search.peers.tuning import tuning_peers
-    from eintune.search.tune.derivations import derivations
     from eintune.search.tune.provenance import versions
 
     problem = posed.problem
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    emitter = "triton" if device == "cuda" else "torch"
-    with progress.stage("plan"):
-        variants = derivations(problem.definition, cache / "derived").variants
-        drawn, legal = draw(variants, problem, machine, emitter, chosen.count, chosen.seed)
-    if not drawn:
-        raise Failure(f"no legal candidate on {machine.title}: nothing to record")
-    progress.say(f"{len(drawn)} of {legal:,} legal candidates drawn")
+    drawn, legal = _sample(chosen, problem, machine, device, cache, progress)
     clocks: list[int] = []
     # bad candidates are many and slow: few rounds each
     policy = Policy(rounds=(3, 12), minor_rounds=3, effort=0.3)
@@ -112,6 +107,23 @@ def _measured(
         clocks=tuple(clocks),
         peers={name: m.seconds for name, m in compared.items() if m.status == "ok"},
     )
+
+
+def _sample(
+    chosen: argparse.Namespace, problem: Problem, machine: Machine, device: str, cache: Path, progress: Progress
+) -> tuple[list[Candidate], int]:
+    """The candidates to measure, and the number of legal ones that they are drawn from. Raises Failure for none."""
+    from eintune.search.evaluation.recorded_space import draw
+    from eintune.search.tune.derivations import derivations
+
+    emitter = "triton" if device == "cuda" else "torch"
+    with progress.stage("plan"):
+        variants = derivations(problem.definition, cache / "derived").variants
+        drawn, legal = draw(variants, problem, machine, emitter, chosen.count, chosen.seed)
+    if not drawn:
+        raise Failure(f"no legal candidate on {machine.title}: nothing to record")
+    progress.say(f"{len(drawn)} of {legal:,} legal candidates drawn")
+    return drawn, legal
 
 
 def _summary(space: RecordedSpace) -> str:

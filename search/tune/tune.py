@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -157,20 +157,13 @@ def tune(
     with progress.stage("store"):
         path = Cache(cache).store(key, _record(ended, planned, outcome))
         progress.say(f"winner stored in {path}")
-    run = Run(
+    run = replace(
+        _summary(planned, outcome, ended, path, model),
         title=title or problem.workload,
-        problem=_problem_json(problem),
-        machine=describe(machine, problem),
         versions=versions(platform_of(device)),
         command=command,
         started=started.strftime("%Y-%m-%d %H:%M UTC"),
         stages=dict(progress.stages),
-        space=space_json(planned),
-        rows=tuple(row(t) for t in outcome.trials),
-        peers={name: m.to_json() for name, m in ended.peers.items()},
-        winner=_winner_json(ended, path),
-        stopped=outcome.stopped,
-        calibration=model.calibration.to_json(),
     )
     return TuneResult(planned, outcome, ended, path, run)
 
@@ -240,6 +233,25 @@ def _search(
 
 
 # ---- what is kept
+
+
+def _summary(planned: Planned, outcome: SearchOutcome[Candidate], ended: Finals, path: Path, model: Model) -> Run:
+    """What a run came to, as plain data; where and when it ran is its caller's to add."""
+    return Run(
+        title=planned.problem.workload,
+        problem=_problem_json(planned.problem),
+        machine=describe(planned.machine, planned.problem),
+        versions={},
+        command="",
+        started="",
+        stages={},
+        space=space_json(planned),
+        rows=tuple(row(t) for t in outcome.trials),
+        peers={name: m.to_json() for name, m in ended.peers.items()},
+        winner=_winner_json(ended, path),
+        stopped=outcome.stopped,
+        calibration=model.calibration.to_json(),
+    )
 
 
 def _record(ended: Finals, planned: Planned, outcome: SearchOutcome[Candidate]) -> Record:
