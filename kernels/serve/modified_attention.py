@@ -59,7 +59,7 @@ _ready: Recent[Any, Callable[[Tensor, Tensor, Tensor, Arguments], Tensor | tuple
 def modified_attention(
     q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, arguments: Arguments
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`runtime.attention` for tensors that it has checked and arguments of NAMES, those that were given."""
+    """`attention.attention` for q, k, v that it has checked; arguments: those of NAMES that the caller gave."""
     site = Site(("h", "g")) if q.shape[1] // max(k.shape[1], 1) > 1 else Site()
     meanings: dict[str, Meaning] = {}
     known: dict[str, Any] = {}
@@ -194,49 +194,56 @@ def _modifiers(
     found: list[Modifier] = []
     for name, value in given.items():
         match name:
-            case "head_scale":
-                _check_floating(name, shapes.check(name, value, "h"))
-                found.append(HeadScale())
-                views["HS"] = lambda a: shapes.along(a["head_scale"], "h")
             case "softcap":
                 found.append(Softcap(value))
-            case "alibi":
-                found.append(Slopes(value is True, align))
-                if value is not True:
-                    _check_floating(name, shapes.check(name, value, "h"))
-                    views["SLOPE"] = lambda a: shapes.along(a["alibi"], "h")
-            case "bias":
-                axes, view = shapes.broadcast(name, value)
-                _check_floating(name, value)
-                found.append(Bias(axes))
-                views["BIAS"] = partial(_viewed, name, view)
-            case "relative_bias":
-                columns = shapes.rows + shapes.keys - 1
-                _check_floating(name, shapes.check(name, value, "h*", columns))
-                found.append(RelativeBias(columns))
-                views["REL"] = lambda a: shapes.along(a["relative_bias"], "h*")
+            case "alibi" if value is True:
+                found.append(Slopes(True, align))
             case "window":
                 found.append(Window(value, bool(given.get("window_both")), align))
             case "prefix":
                 found.append(Prefix(value, align))
-            case "documents":
-                found.append(Documents())
-                views |= _documents(shapes, value)
-            case "mask":
-                axes, view = shapes.broadcast(name, value)
-                if value.dtype != torch.bool:
-                    raise UnsupportedArgument(f"`mask` must have dtype torch.bool, but got {value.dtype}")
-                found.append(Mask(axes))
-                views["MASK"] = partial(_viewed, name, view)
             case "score_mod" | "mask_mod":
                 comes_to = call.meanings[name]
                 check_filters(name, comes_to, shapes.sizes)
                 found.append(outcome(name, comes_to, changing[name]))
                 views |= _captures(shapes, name, value, comes_to)
                 views |= number_views(name, comes_to, changing[name], call.q)
+            case "head_scale" | "alibi" | "bias" | "relative_bias" | "documents" | "mask":
+                modifier, own = _of_tensors(shapes, name, value, align)
+                found.append(modifier)
+                views |= own
             case _:
                 pass
     return [*found, *([Causal(causal)] if causal and "prefix" not in given else [])]
+
+
+def _of_tensors(shapes: Shapes, name: str, value: Any, align: Align) -> tuple[Modifier, dict[str, View]]:
+    """A modifier that reads tensors, and how the kernel's inputs come from them. Raises UnsupportedArgument for a
+    tensor of another shape or dtype."""
+    match name:
+        case "head_scale":
+            _check_floating(name, shapes.check(name, value, "h"))
+            return HeadScale(), {"HS": lambda a: shapes.along(a["head_scale"], "h")}
+        case "alibi":
+            _check_floating(name, shapes.check(name, value, "h"))
+            return Slopes(False, align), {"SLOPE": lambda a: shapes.along(a["alibi"], "h")}
+        case "bias":
+            axes, view = shapes.broadcast(name, value)
+            _check_floating(name, value)
+            return Bias(axes), {"BIAS": partial(_viewed, name, view)}
+        case "relative_bias":
+            columns = shapes.rows + shapes.keys - 1
+            _check_floating(name, shapes.check(name, value, "h*", columns))
+            return RelativeBias(columns), {"REL": lambda a: shapes.along(a["relative_bias"], "h*")}
+        case "documents":
+            return Documents(), _documents(shapes, value)
+        case "mask":
+            axes, view = shapes.broadcast(name, value)
+            if value.dtype != torch.bool:
+                raise UnsupportedArgument(f"`mask` must have dtype torch.bool, but got {value.dtype}")
+            return Mask(axes), {"MASK": partial(_viewed, name, view)}
+        case _:
+            raise ValueError(f"no modifier reads tensors of the name {name!r}")
 
 
 def _check_floating(name: str, t: Tensor) -> None:
