@@ -174,10 +174,7 @@ def derive(
     graph = saturate(exprs, table, splits, limits, same)
     clock.append(time.monotonic())
     safe, unstable = safe_part(graph, allowed)
-    unstable += tuple(
-        f"{label(u.node.head)} stays, as what a floor or a comparison depends on is computed as written: {u.reason}"
-        for u in unsafe(EGraph.of(list(hidden.inputs)))
-    )
+    unstable += _kept_hazards(hidden)
     found = _Distinct(cascade, safe, streams, hidden)
     if not own - {HAZARDS[name] for name in allowed}:
         found.offer(cascade, 1.0)
@@ -192,14 +189,19 @@ def derive(
             raise found.failure
         found.offer(cascade, 1.0)  # the graph has no form at all: the definition is one
     clock.append(time.monotonic())
-    seconds = {
-        "saturation": clock[1] - clock[0],
-        "extraction": clock[2] - clock[1] - found.checking,
-        "checks": found.checking,
-    }
+    saturation, extraction = clock[1] - clock[0], clock[2] - clock[1] - found.checking
+    seconds = {"saturation": saturation, "extraction": extraction, "checks": found.checking}
     complete = finished and reached and graph.statistics.stopped != "seconds"
     return Derivation(
         cascade, found.ordered(), graph, safe, streams, tuple(found.taken), unstable, found.dropped, complete, seconds
+    )
+
+
+def _kept_hazards(hidden: Hidden) -> tuple[str, ...]:
+    """What may overflow or cancel of what is not derived anew, each with the reason."""
+    return tuple(
+        f"{label(u.node.head)} stays, as what a floor or a comparison depends on is computed as written: {u.reason}"
+        for u in unsafe(EGraph.of(list(hidden.inputs)))
     )
 
 
