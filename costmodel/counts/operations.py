@@ -56,7 +56,7 @@ ELEMENT_COST: dict[str, ElementCost] = {
     "part": ElementCost(5.0),  # of whole numbers, by a constant: a wide product and a shift
     "reduce": ONE,  # per element of the argument
 }
-"""By operation of `plan.Value.op`. An operation that is not listed takes one slot an element."""
+"""By operation, as `op` of a plan's value names it. An operation that is not listed takes one slot an element."""
 
 
 def element_cost(op: str) -> ElementCost:

@@ -62,7 +62,7 @@ def by_path(transfers: Iterable[Transfer]) -> dict[Path, float]:
 
 def as_traffic(transfers: Iterable[Transfer]) -> Traffic:
     """Bytes by level: a transfer counts at both of its ends. Global memory is seen through the L2 cache;
-    what of it reaches HBM depends on reuse between programs (`reuse.hbm_bytes`)."""
+    what of it reaches HBM depends on reuse between programs (`traffic.hbm_bytes`)."""
     # Both levels are busy with a transfer, and either may be the slower one.
     level = dict.fromkeys(Region, 0.0)
     for t in transfers:

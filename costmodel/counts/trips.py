@@ -57,7 +57,7 @@ def mentioned(bound: Bound) -> frozenset[Rank]:
 
 
 def bound_values(bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, Ints]) -> Ints:
-    """`plan.bound_value` over arrays of tiles."""
+    """`bounds.bound_value` over arrays: for each program, the first and last index of its tile of each rank."""
     match bound:
         case Lit():
             return np.asarray(bound.value, np.int64)

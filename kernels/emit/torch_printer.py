@@ -412,7 +412,7 @@ class TorchPrinter(Printer):
 
     def _has_tile(self, axis: Rank) -> bool:
         """Whether there is a tile at hand: of a loop's rank only inside the loop. All tiles are full else
-        (`loops.Pass.carry`)."""
+        (`loop_pass.Pass.carry`)."""
         return self.plan.roles[axis].outer != "loop" or self.start[axis] == "0" or self._is_inside(axis)
 
     def _length(self, axis: Rank) -> str:

@@ -100,8 +100,8 @@ def barriers(full: str, empty: str, buffers: int, readers: int) -> Iterator[str]
 
 def shared_tiles(plan: LoopPlan, row: Rank, stages: int, copies: int, groups: int, names: Names) -> list[SharedTiles]:
     """The tiles that products read, in the order in which they are first read, of a plan that can be divided
-    (`specialised.fault`). stages: buffers of a ring. copies: of what stays. groups: that compute. names: gives out what
-    they are called."""
+    (`warp_specialisation.fault`). stages: buffers of a ring. copies: of what stays. groups: that compute. names: gives
+    out what they are called."""
     reads: dict[Load, list[Dot]] = {}
     for v in products_of(plan):
         for x in v.args[:2]:

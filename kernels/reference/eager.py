@@ -384,7 +384,7 @@ def _is_finite(tile: EagerTile) -> bool:
 
 
 def _operands(x: Expr) -> Sequence[Expr]:
-    """What `_Run.compute` asks for, in that order."""
+    """What a node is computed of, in the order in which it asks for them."""
     match x:
         case Reduce("add"):
             return factors(x.arg, ones=True)

@@ -1,6 +1,6 @@
 """Other people's implementations, to be timed in the same run: which there are, where they run, what they compute.
 
-The factories stand in `attention_peer`, `flex_peer` and `row_peers`; each is called in the measuring worker with the
+The factories stand in `attention`, `flex`, `rows` and `torch_compile`; each is called in the measuring worker with the
 problem and its inputs (see `tasks.Peer`), and raises Unavailable where the peer cannot serve them.
 """
 

@@ -1,7 +1,7 @@
 """What may be empty: where -inf meets -inf and 0 meets 0, and the guards that keep NaN out there.
 
 A filter may leave a row without elements: its maximum is -inf and its sum 0. The language says that such
-differences are -inf and such quotients 0 (see `expr`); plain subtraction and division say NaN. A guard is
+differences are -inf and such quotients 0 (see `pointwise`); plain subtraction and division say NaN. A guard is
 inserted exactly where these cases can be reached.
 
 An input may hold -inf too: a logit that was filtered out, an additive mask, a sink that is off. Not where it is a

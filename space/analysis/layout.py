@@ -50,7 +50,8 @@ class Shape:
 class Layout:
     """Roles, sizes and splits of one plan, and the shape of every expression under them.
 
-    parts: of the split ranks whose outer half programs iterate. infinite: names of inputs that may hold -inf.
+    halves: ranks that stay split, with their outer and inner rank. order: the axes of every tile follow it. splits: of
+    the ranks of which each program runs a part, what says which part. infinite: names of inputs that may hold -inf.
     """
 
     def __init__(

@@ -30,15 +30,14 @@ class RankUses:
     batch       an output rank that every operand of every contraction has: one index of it is a problem of its own
     row         an output rank that no contraction lacks, the longest of those that run together (where nothing is
                 reduced, the innermost, along which elements lie side by side): tiled freely
-    lane        another of those that run together with a row (the query heads of one key head, say)
+    grouped     another of those that run together with a row (the query heads of one key head, say)
     resident    an output rank that some contraction lacks: a tile of it repeats that contraction
     streamed    a reduced rank that a pass runs over
     contracted  a reduced rank of a sum only
 
     halves: ranks that stay split. filtered: whether any filter is there, or an equality that selects; coupled: whether
-    a filter ties a streamed rank to another, so that programs differ in length. packs_with: the row that each lane runs
-    together with.
-    """
+    a filter ties a streamed rank to another, so that programs differ in length. packs_with: the row that each grouped
+    rank runs together with."""
 
     kinds: Mapping[Rank, Kind]
     halves: Halves

@@ -1,7 +1,7 @@
 """The process that runs egglog: a JSON request on stdin, one JSON line a step and one with the graph on stdout.
 
 It is a process of its own because the engine has no limit of its own: a step that runs away cannot be stopped
-from within, but a process can (see `egraph.saturate`).
+from within, but a process can (see `graph.saturate`).
 """
 
 from __future__ import annotations

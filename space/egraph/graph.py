@@ -224,7 +224,7 @@ def saturate(
 ) -> EGraph:
     """Apply the laws to all outputs together until nothing new comes or a bound is met.
 
-    same: what some nodes of the definition are known to equal (`unsplit`), which is in the graph from the start.
+    same: what some nodes of the definition are known to equal (`undone_views`), which is in the graph from the start.
     Raises SaturationError with the bound, its value and what to change.
     """
     require("deriving", "egglog")

@@ -62,7 +62,7 @@ def _is_boolean(x: Expr) -> bool:
 
 
 def exact_parts(roots: Iterable[Expr]) -> Iterator[Expr]:
-    """The operands that must be computed as they are written."""
+    """The operands of a node that must be computed as they are written."""
     for x in topological(roots):
         for a, is_exact in zip(children(x), exact_operands(x), strict=True):
             if is_exact:

@@ -115,8 +115,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Computed:
-    """A whole number that is computed: `p-m+3`, `min(abs(p-m),64)`. op: one of `computed.OPERATORS`; a product has a
-    constant factor (a number, or a size)."""
+    """A whole number that is computed: `p-m+3`, `min(abs(p-m),64)`. op: one of `index_arithmetic.OPERATORS`; a product
+    has a constant factor (a number, or a size)."""
 
     op: str
     args: tuple[Integer, ...]
@@ -129,7 +129,7 @@ class Gather(_Node):
 
     A leaf: it reads inputs only, and no law looks into it. Such an axis has the length of the tensor's own name for
     it. An element beyond an axis is an error of the data: the reference raises, a kernel reads no other memory. So is
-    a number that is computed of indices only, which sizes alone refuse (`indexed.check_indices`). Or the tensor is
+    a number that is computed of indices only, which sizes alone refuse (`gathers.check_indices`). Or the tensor is
     `padded`: wherever an element or a computed number lies beyond its axis, it is 0.
     """
 
@@ -171,7 +171,7 @@ class Iota(_Node):
 
 @_node
 class Map(_Node):
-    """A pointwise operator of `operators.POINTWISE`; ranks broadcast by name."""
+    """A pointwise operator of `pointwise.POINTWISE`; ranks broadcast by name."""
 
     op: str
     args: tuple[Expr, ...]
@@ -179,7 +179,7 @@ class Map(_Node):
 
 @_node
 class Reduce(_Node):
-    """`op` over all elements of `rank`; op is a key of `operators.REDUCTIONS` ("add", "max", "min", "mul").
+    """`op` over all elements of `rank`; op is a key of `pointwise.REDUCTIONS` ("add", "max", "min", "mul").
 
     Over a rank that is not free in `arg` the meaning is still `|rank|` copies (a sum multiplies by the size).
     """

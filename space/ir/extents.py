@@ -2,7 +2,7 @@
 
 The limits are far above what anybody writes and low enough that everything which is done with a computation ends:
 analyses within seconds, plans of one kernel too. What nests in brackets, characters and statements are limits of text
-(`notation_lexer`); these are limits of what it says, in whatever notation.
+(`notation.lexer`); these are limits of what it says, in whatever notation.
 """
 
 from __future__ import annotations

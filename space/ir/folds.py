@@ -70,8 +70,8 @@ class Action:
 
 @dataclass(frozen=True)
 class Weight:
-    """Of a row with one score, its law's left side: the finished reference over a rank, and the weight of a score
-    relative to it."""
+    """What a fold with one score is written as without folds. reference_of: (rank, score) -> the finished reference
+    over the whole rank. weight_of: (score, reference) -> the weight of one item relative to it."""
 
     reference_of: Callable[[str, Expr], Expr]
     weight_of: Callable[[Expr, Expr], Expr]
@@ -199,7 +199,7 @@ def _merged_soft_moments(rank: str, count: Expr, kept: Sequence[Expr | None], ar
 SCALE = Weight(lambda rank, c: _max(rank, c), lambda c, g: _exp(c - g))
 TRANSLATE = Weight(lambda rank, c: _sum(rank, c) / Size(rank), lambda c, g: (c - g) * (c - g))
 WEIGHTS = {"scale": SCALE, "translate": TRANSLATE}
-"""Of each row with one score, by name."""
+"""By name of the action, for those with one score."""
 
 ACTIONS: dict[str, Action] = {
     a.name: a
@@ -289,7 +289,8 @@ def fold(action: Action, scores: Scores, args: Array, axis: int) -> Array:
 
 
 def _moments_at_once(scores: Scores, weights: Array, axis: int) -> Array:
-    """What a fold around weighed means stands for, by finished means: weights may have any sign."""
+    """sum(w (x - mean x) (y - mean y)) along an axis, the means weighed by w and finished first: so weights of any sign
+    are allowed. scores: (x, y), or (c, x, y) with weights relative to the maximum of c."""
     *relative, x, y = scores
     for c in relative:
         weights = weights * np.exp(c - _finite(np.max(c, axis, keepdims=True)))

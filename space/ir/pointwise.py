@@ -95,9 +95,8 @@ POINTWISE: dict[str, Pointwise] = {
 
 @dataclass(frozen=True)
 class Reduction:
-    """An associative, commutative reduction with its identity, which it is of nothing.
-
-    copies: of one element, so many times (at least once).
+    """An associative, commutative reduction. identity: its value over no elements. copies: its value over `count >= 1`
+    copies of an array's elements.
     """
 
     name: str
@@ -112,7 +111,7 @@ class Reduction:
         return found
 
     def repeated(self, a: Array, count: int) -> Array:
-        """Over a rank of `count` elements that does not change `a`."""
+        """The reduction of `a` over a rank of `count` elements that `a` does not vary with."""
         return self.copies(a, count) if count else np.full_like(a, self.identity)
 
 

@@ -29,8 +29,8 @@ SPACING_FP16 = 16
 
 @dataclass(frozen=True)
 class RowFactor:
-    """factor: of a row whose maximum is below `limit` in magnitude. beyond: of others, a power of two. far: of those
-    whose maximum is not below `far_limit`, a power of two too; None where `beyond` serves all that are finite."""
+    """The number by the magnitude of a row's maximum: `factor` below `limit`, then the power of two `beyond`, and from
+    `far_limit` on the power of two `far`. far_limit is None where `beyond` serves every finite maximum."""
 
     factor: float
     limit: float
@@ -40,7 +40,8 @@ class RowFactor:
 
     @classmethod
     def of(cls, factor: float, compute: str, *, fp16: bool = False) -> RowFactor:
-        """For scores in a compute dtype times a positive number. fp16: whether weights are rounded to that."""
+        """The numbers for scores of dtype `compute` that are multiplied by a positive `factor`. fp16: whether weights
+        are rounded to fp16, which overflows sooner."""
         spacing = SPACING_FP16 if fp16 else SPACING
         exponent = math.log2(factor)
         last = math.floor(math.log2(spacing) + DTYPES[compute].mantissa - exponent)
@@ -58,8 +59,9 @@ class RowFactor:
 
     @property
     def grows(self) -> bool:
-        """Whether products grow with the scores wherever the factor changes. Else the difference of two references may
-        have the wrong sign there, and is bounded by half of what it is in the scores' own terms."""
+        """Whether the factor does not get smaller at `limit`, so that a larger maximum has a larger product. Else the
+        difference of an old and a new reference may be positive there, and whoever takes it must bound it (by half of
+        what it is with one factor: `tile_folds.ScaleFold`)."""
         return self.beyond >= self.factor
 
     def __call__(self, maximum: float) -> float:

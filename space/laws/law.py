@@ -121,7 +121,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Needs:
-    """Which laws a definition may have a use for (`needs.needs_of`).
+    """Which laws a definition may have a use for (`law_needs.needs_of`).
 
     signed: something is divided by a sum over a rank of what may be of either sign. distances: two differences are
     multiplied. nested: there is a sum of sums. differences: there is the size, or the positive part, of a difference.

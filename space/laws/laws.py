@@ -58,7 +58,7 @@ def _minus(a: Expr, b: Expr) -> Expr:
 
 
 UNSPLIT = "unsplit"
-"""The name of the laws that undo views (`unsplit`), which run before the others."""
+"""The name of the laws that undo views (`undone_views`), which run before the others."""
 
 GENERAL: tuple[Law, ...] = (
     Law("commute", A * B, B * A, arranges=True),

@@ -54,7 +54,7 @@ def build_program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Pro
     """The kernels of the cascade's outputs under the schedule's roles.
 
     The schedule gives every rank a role; a rank that stays split has one role as a whole (a tiled loop). A loop in
-    parts is cut (`stream_parts`), all else is one kernel. Raises IllegalPlan for a cascade that these roles cannot
+    parts is cut (`split_reduction`), all else is one kernel. Raises IllegalPlan for a cascade that these roles cannot
     lay out, with the rule and the value. Plans are shared between callers and not to be changed.
     """
     roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))

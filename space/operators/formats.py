@@ -97,7 +97,7 @@ def _complete(whole: Rank, outer: Rank, inner: Rank, sizes: dict[Rank, int], whe
 
 
 def as_cascade(computation: Computation) -> Cascade:
-    """A computation as a cascade; an iteration is solved (`iterative_closed`).
+    """A computation as a cascade; an iteration is solved (`closed_form.closed`).
 
     Raises CascadeError for a graph whose inputs have no ranks and for an iteration that cannot be solved.
     """

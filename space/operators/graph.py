@@ -31,7 +31,7 @@ class OperatorGraph:
     results: the outputs; empty means every output that no operation reads.
     sizes: what the text says of ranks (the constant of a split is the number of tiles).
     shapes: the sizes of inputs' axes, where the text says them. found: inputs whose ranks are not written, but follow
-    from the operators (`operator_ranks`).
+    from the operators (`assignments`).
     """
 
     operations: tuple[Operation, ...]

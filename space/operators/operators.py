@@ -5,8 +5,8 @@
     T_split_m_m1m0, T_unsplit_m1m0_m     m as m1 tiles of m0 elements each, and back
     F_scale_m      the composite fold "scale" over m (reference, argument); see `folds`
 
-`operator_text` and `operator_egg` read and write graphs of these; here are the names, the graph, and its
-translation to and from a cascade.
+`graph` has graphs of these and their text, `egglog_programs` reads and writes them as egglog programs, `cascades`
+translates to and from a cascade; here are the names.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ def _bounds(loop: Loop) -> list[Bound]:
 
 
 def _cone(plan: LoopPlan, wanted: Iterable[Value]) -> list[Value]:
-    """All that some values of the root block are computed from, in order; nothing if that is more than its values."""
+    """All that some values of the root block are computed from, in order; nothing where a loop or a carry is among
+    it."""
     found: set[Value] = set()
     open_ends = list(wanted)
     while open_ends:
@@ -81,8 +82,10 @@ def _is_shared(plan: LoopPlan, ranks: frozenset[Rank]) -> bool:
 
 @dataclass(frozen=True)
 class _Found:
-    """The numbers, and where they stand. names: of the workspace of each. index: of a program's number in it; ranks:
-    its own, with their sizes."""
+    """The bounds that the first kernel finds, and the workspaces that it leaves them in.
+
+    names: by value, the workspace's tensor. index: what addresses a workspace's axes, from a program's indices. ranks:
+    the workspace's own ranks, with their sizes."""
 
     names: Mapping[Value, str]
     index: tuple[Rank | Part, ...]
@@ -144,7 +147,7 @@ def _look(plan: LoopPlan, cone: list[Value], ranks: frozenset[Rank], found: _Fou
 
 
 def _rest(plan: LoopPlan, found: _Found) -> LoopPlan:
-    """The kernel that loads the bounds, without what nothing else in it needs."""
+    """The kernel that loads the bounds, without the values that only their computation needed."""
     loads = found.loads()
     kept: list[Value | Loop] = []
     needed: set[Value] = set()

@@ -1,11 +1,10 @@
 """A loop whose folds keep a reference for as long as it serves.
 
 A composite fold weighs a tile relative to a reference, the maximum of the scores so far. Any number would do: what is
-made of the sums does not depend on it (`shifts` finds out), as long as no weight overflows. So an iteration may weigh
-its tile relative to the reference as it is, and only where a row's weights add up to more than `LIMIT` find the maximum
-and weigh again. Until a row has its first score its reference is -inf, and the sum no number: it is found then too.
-What is left out, nearly always, is a maximum, a factor and an accumulator times that factor.
-"""
+made of the sums does not depend on it (`reference_invariance` finds out), as long as no weight overflows. So an
+iteration may weigh its tile relative to the reference as it is, and only where a row's weights add up to more than
+`LIMIT` find the maximum and weigh again. Until a row has its first score its reference is -inf, and the sum no number:
+it is found then too. What is left out, nearly always, is a maximum, a factor and an accumulator times that factor."""
 
 from __future__ import annotations
 
@@ -30,11 +29,15 @@ rounded; and far below what a sum of products in fp32 could overflow with."""
 
 @dataclass(frozen=True)
 class LazyRescaling:
-    """carry: the reference. carries: it, and others that hold the same number times a factor. max_update: the values
-    that bring it up to date. rescale: of them, the factor from the old reference to the new. weights: those that are
-    relative to the reference. factor, reference: of them, what a row's scores are multiplied by, and the reference
-    times that. row_sum: of them, the sum of a row's weights. recomputed: all of these, which is
-    what is evaluated where the reference does not serve. All in the order of the loop's body."""
+    """The parts of one loop that decide whether a reference is kept; values in the order of the loop's body.
+
+    carry: the running maximum that serves as the reference. carries: all running values that are it times a number,
+    `carry` among them. max_update: the values that find the next reference, and bring `carries` to it. rescale: the
+    one of these that accumulators are multiplied by (2 to the old reference less the new). weights: the values that
+    are computed relative to the reference: among them `factor`, which a row's scores are multiplied by, `reference`,
+    the carry times `factor`, and `row_sum`, the sum of a row's weights. recomputed: `max_update` and `weights`, which
+    are evaluated again where the kept reference does not serve.
+    """
 
     carry: Carry
     carries: tuple[Carry, ...]
@@ -52,14 +55,16 @@ class LazyRescaling:
         return any(v.op == "guard" for v in self.max_update)
 
     def around(self, values: Sequence[Value]) -> tuple[list[Value], list[Value]]:
-        """The other values of a body: those that do not depend on the parts of the fold, and those that do."""
+        """The values of a body that are not recomputed: those to print before the fold, as nothing of it enters them,
+        and those to print after it."""
         own = set(self.recomputed)
         after = set(_after(values, own))
         return ([v for v in values if v not in own | after], [v for v in values if v in after - own])
 
 
 def lazy_rescalings(plan: LoopPlan) -> dict[Loop, LazyRescaling]:
-    """What each loop of a plan may keep. Empty where what a plan stores depends on the references themselves."""
+    """The loops of a plan that may keep a reference, each with the parts of its fold. A loop is left out where what the
+    plan stores would depend on which reference was kept."""
     return {loop: lazy for loop in plan.root.items if isinstance(loop, Loop) and (lazy := _of(plan, loop))}
 
 
@@ -81,7 +86,8 @@ def _of(plan: LoopPlan, loop: Loop) -> LazyRescaling | None:
 
 
 def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> LazyRescaling | None:
-    """The parts of a fold relative to one carry; None where it is no reference, or where others read its parts."""
+    """The parts of the fold whose reference is `carry`. None where nothing is weighed relative to it, and where a value
+    outside of those parts reads one of them: that value would see a reference which is out of date."""
     users = {v: [u for u in values if v in u.args] for v in values} | {
         c.value: [u for u in values if c.value in u.args] for c in loop.carries
     }
@@ -128,13 +134,14 @@ def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> LazyRescaling | No
 
 
 def _products(references: Sequence[Value], users: Mapping[Value, Sequence[Value]]) -> list[Value]:
-    """References times the number that scores are multiplied by, too."""
+    """The products of `references` with a row's factor, as scores are multiplied by it too."""
     every = [u for v in references for u in users[v] if u.op == "mul" and u.args[0] is v]
     return [u for u in every if isinstance(u.args[1], RowScale)]
 
 
 def _total(relative: Collection[Value]) -> TileReduce | None:
-    """The sum of a row's weights; None unless there is one, of the only weights, which nothing multiplies yet."""
+    """The sum of a row's weights, by which a reference is tested. None unless there is exactly one exponential and one
+    sum of it, and no matrix product among these values."""
     # The test for a reference that no longer serves is on a row's sum of these, so they must all be in it.
     weights = [v for v in relative if v.op == "exp2"]
     sums = [v for v in relative if isinstance(v, TileReduce) and v.args[0] in weights and v.reduction == "add"]

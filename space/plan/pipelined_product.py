@@ -22,8 +22,10 @@ PIPELINED: tuple[Pipelined, ...] = get_args(Pipelined)
 
 @dataclass(frozen=True)
 class PipelinedProduct:
-    """carry: what the product adds to, 0 before the loop. product: its next value. values: what
-    runs an iteration later, in order, the product last. kept: what these read of the iteration before."""
+    """The parts of a loop with a pipelined product.
+
+    carry: the accumulator, 0 before the loop. product: the matrix product that is its next value. values: all that
+    runs one iteration later, in order, `product` last. kept: the values of an iteration that those read in the next."""
 
     carry: Carry
     product: Dot
@@ -32,9 +34,10 @@ class PipelinedProduct:
 
 
 def pipelined_product(loop: Loop, casts: bool = True) -> PipelinedProduct | None:
-    """What of a loop can run an iteration later; None where nothing can, or where no other product runs meanwhile.
+    """The product of a loop that can run one iteration later; None where none can, or where the loop has no other
+    product for it to run beside.
 
-    casts: whether a conversion of what is kept runs then, too; else what is kept is narrower.
+    casts: whether the conversion of the weights runs later too, so that wide ones are kept; else narrow ones are.
     """
     values = [v for v in loop.body.items if isinstance(v, Value)]
     # An iteration later must be an iteration of the same loop: nested loops, and segments printed as loops of their
@@ -75,7 +78,8 @@ def _moved_with(loop: Loop, carry: Carry, values: Sequence[Value], casts: bool) 
 
 
 def _may_move(v: Value, carry: Carry, casts: bool) -> bool:
-    """Whether it may stand between what is kept and the product: zeros stay zeros, so a loop can start with those."""
+    """Whether a value that only the product needs may be computed an iteration later. It must turn zeros into zeros, as
+    what is kept is 0 before the first iteration."""
     if isinstance(v, Load):
         return not v.args
     return (isinstance(v, Cast) and casts) or ((isinstance(v, Cast) or is_product(v)) and carry.value in v.args)

@@ -64,8 +64,9 @@ class Segment:
 class Loop:
     """One pass over `rank` in steps of `tile`; the segments run one after the other over the same body.
 
-    mask_free: if it is one loop in code, the range outside of which its filters and selections, and what only they
-    need, are evaluated, in a branch; between the loop's own ends it is the segment that knows something.
+    mask_free: of a loop that is printed as one, with its filters in a branch: the first index and the one after the
+    last between which every filter and selection holds, so that the branch is not taken. Clipped to the loop's own
+    ends it is the segment whose `known` is not empty.
     """
 
     rank: Rank
@@ -81,7 +82,7 @@ class Loop:
         return self.mask_free is not None
 
     def whole(self) -> Segment:
-        """The segments as one, of which nothing is known."""
+        """One segment from the start of the first to the end of the last; no filter is known to hold on it."""
         return Segment(self.segments[0].lo, self.segments[-1].hi, frozenset())
 
     @property
@@ -155,8 +156,8 @@ class LoopPlan:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Kernels that run one after the other. What one writes and the program does not give is a workspace of later
-    ones; the last one writes the program's outputs."""
+    """Kernels that run one after the other. An output of any but the last is a workspace, which later ones read; the
+    last one writes the program's outputs."""
 
     kernels: tuple[LoopPlan, ...]
 

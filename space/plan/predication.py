@@ -13,8 +13,8 @@ PASSED = {"where": 0, "select": 1, "rounded": 0}
 
 
 def passed(v: Value) -> Value | None:
-    """What a filter or a selection is where its condition holds; None for any other value, and for one that has more
-    axes than that."""
+    """The argument that a filter or a selection equals where its condition holds. None for any other value, and where
+    the argument has fewer axes or another dtype, so that it cannot simply take the value's place."""
     if v.op not in PASSED:
         return None
     arg = v.args[PASSED[v.op]]
@@ -28,7 +28,7 @@ def is_true(condition: Value, known: Container[object]) -> bool:
 
 
 def passes(v: Value, known: Container[object]) -> bool:
-    """Whether a value is what it passes on, wherever all that is known holds."""
+    """Whether a value equals its `passed` argument given what is `known` to hold: then it need not be evaluated."""
     if passed(v) is None:
         return False
     if v.op == "select":
@@ -37,7 +37,8 @@ def passes(v: Value, known: Container[object]) -> bool:
 
 
 def source(v: Value, is_passed: Callable[[Value], bool]) -> Value | None:
-    """What a value is through all filters and selections that are what they pass on; None if it is none of them."""
+    """The value that is left when filters and selections which pass their argument on are looked through, one after the
+    other. None where `v` itself is none of these. is_passed: as `passes`."""
     found: Value | None = None
     while is_passed(v) and (kept := passed(v)):
         v = found = kept
@@ -45,7 +46,8 @@ def source(v: Value, is_passed: Callable[[Value], bool]) -> Value | None:
 
 
 def unneeded(loop: Loop, source_of: Callable[[Value], Value | None]) -> frozenset[Value]:
-    """The values of a loop's body that nothing needs where some are what `source_of` says."""
+    """The values of a loop's body that no store, carry or inner loop needs, if users of a value read what `source_of`
+    gives for it (None: the value itself)."""
     # Liveness, from the end: stores and carries are needed, then what those read, where a filter that holds reads its
     # argument alone and neither its condition nor the indices in it.
     needed = {c.next for c in loop.carries}

@@ -1,4 +1,4 @@
-"""What becomes of values of a plan when a reference is another number: which of them do not depend on it.
+"""Which values of a plan do not depend on what number a fold's reference is.
 
 A value moves with a reference c (to c + d, in powers of two) in one of two ways: it is multiplied by 2**(k d), as a sum
 of weights 2**(score - c) is, with k = -1; or it grows by a d, as the reference itself does, with a = 1. Operators add,
@@ -32,8 +32,9 @@ class Dependent(Exception):
 
 @dataclass(frozen=True)
 class Move:
-    """How a value moves with references, each known by a number: exponents of its factor, and coefficients of what is
-    added to it. At most one of the two is not empty."""
+    """How a value moves if references move. factor: (reference, k) for a value that is multiplied by 2**(k d) when that
+    reference grows by d. addend: (reference, a) for one that grows by a d. At most one of the two is not empty;
+    references are numbered."""
 
     factor: Coefficients = ()
     addend: Coefficients = ()
@@ -165,7 +166,8 @@ def linear(v: Value) -> dict[Value, float]:
 
 
 def ratio(c: Carry, reference: Carry) -> float | None:
-    """A running maximum over another one, where both take in the same number times a factor; None where they do not."""
+    """The positive number r for which c = r * reference in every iteration, as both take in the same values, one of
+    them times r; None where there is none."""
     # Both are linear in what they take in, so they are a number times one maximum if their coefficients are in one
     # proportion. A negative one would make a minimum of it.
     if c.init != reference.init or c.next.op != "max":
@@ -178,7 +180,8 @@ def ratio(c: Carry, reference: Carry) -> float | None:
 
 
 def references(reference: Carry, carries: Iterable[Carry], k: float) -> dict[Carry, float]:
-    """Running values that hold a reference, each with how it moves where k times the reference moves by 1."""
+    """The carries that are a number times the reference (`ratio`), each with how far it moves if k times the reference,
+    which is in powers of two, moves by 1."""
     others = {c: r for c in carries if c is not reference and (r := ratio(c, reference)) is not None}
     return {c: r / k for c, r in ({reference: 1.0} | others).items()}
 
@@ -190,10 +193,11 @@ def is_invariant(plan: LoopPlan, moving: Mapping[Carry, float]) -> bool:
 
 
 def stored_moves(plan: LoopPlan, moving: Mapping[Carry, float]) -> list[Move] | None:
-    """How what a plan stores moves with a reference; None where that is neither a factor nor an addend.
+    """The moves of all that a plan stores; None where some value depends on a reference in another way, or where a
+    carry would not move in each iteration as it moved in the one before.
 
-    moving: the running values of one loop that hold it (`references`). Sums of weights move with it, by a factor; what
-    other loops carry may not move.
+    moving: carries of one loop with how far they move (`references`). Other carries of that loop which depend on them
+    are taken for sums of weights, with a factor of 2**-d; those of other loops must stay.
     """
     # Induction over iterations: assume how the carries move, follow the body once, and look whether each next value
     # moves as its carry was assumed to. Before the first iteration nothing has been added, so anything may be

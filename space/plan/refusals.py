@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Refusal:
-    """kind: what losses are counted by. message: the values that broke it."""
+    """A reason as data. kind: the rule that is broken, by which refusals are counted. message: the values that broke
+    it, in words."""
 
     kind: str
     message: str
@@ -17,8 +18,8 @@ class Refusal:
 
 
 class RuleError(ValueError):
-    """A rule that is broken, and by what; the message is both. rule: without the values, so that losses are counted by
-    it."""
+    """A rule that is broken, and by what; the message is both. rule: the rule alone, without the values, by which
+    refusals are counted."""
 
     def __init__(self, rule: str, got: str = "") -> None:
         super().__init__(f"{rule}, but {got}" if got else rule)

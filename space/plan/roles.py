@@ -47,6 +47,7 @@ class LoopSplit:
 
 
 def split_length(size: int, tile: int, num_splits: int) -> int:
-    """Elements of each of at most so many parts: whole tiles, so that the last part alone may be shorter."""
+    """Elements of one of at most `num_splits` parts of a rank. A whole number of tiles, so that only the last part may
+    be shorter."""
     tiles = -(-size // tile)
     return -(-tiles // num_splits) * tile

@@ -23,8 +23,8 @@ PLAN_OPERATORS = {
 
 @dataclass(frozen=True)
 class Within:
-    """What addresses an axis: a number that is computed of indices (the next of a load's `args`), and what it lies
-    within wherever the tile is valid."""
+    """An axis that is addressed by a number computed of indices, the next of a load's `args`. low, high: the least and
+    the greatest that it can be in the valid lanes of the tile."""
 
     low: int
     high: int
@@ -56,7 +56,7 @@ class _Node:
 
     @property
     def own(self) -> tuple[object, ...]:
-        """What it holds beside what every node does."""
+        """The fields of this class of node, those of every node left out."""
         return tuple(getattr(self, f.name) for f in fields(self) if f.name not in COMMON)
 
 

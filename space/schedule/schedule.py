@@ -41,7 +41,7 @@ class Schedule:
     where the hardware has them; the tensors must be aligned), or by descriptor in the "loops" only: what is loaded once
     then arrives with all else that is loaded by pointer, where a descriptor's block is waited for by itself.
     bounds: of loops that follow from data (documents): found by each "program", or by a "kernel" before, once for all
-    programs that share them (`early_bounds`).
+    programs that share them (`bounds_prepass`).
     pipelined: "none", or the last "product" of a loop, software-pipelined: it runs one iteration later, beside the next
     tile's elementwise work (`pipelined_product`).
     warp_specialisation: "none", or "producer_consumer": one group of warps loads tiles, `warps` others compute on them

@@ -1,6 +1,6 @@
 """Every way of moving the tiles of a term: an e-graph of tile terms.
 
-Analyses give every class what `tile_ir.facts` says of a term. Two laws: a left operand in shared memory may be loaded
+Analyses give every class what `tiles.facts` says of a term. Two laws: a left operand in shared memory may be loaded
 into registers once (a product that reads it from shared memory does so in each iteration), and a linear operation on a
 product may move to its left operand, which is then held in registers.
 """

@@ -6,8 +6,8 @@
     (Elementwise op x)            pointwise, in registers          (Cast bytes x) the same in another width
     (Final x)                     the value that a loop leaves: what uses it runs once
 
-`facts` gives a term its rows, columns, bytes of an element, region and loop iterations; `tile_graph` enumerates
-equal terms; `tile_text` reads and writes them. What a transfer costs is said by `costmodel.counts.tile_cost`.
+`facts` gives a term its rows, columns, bytes of an element, region and loop iterations; `graph` enumerates equal
+terms; `text` reads and writes them. What a transfer costs is said by `costmodel.counts.tile_cost`.
 """
 
 from __future__ import annotations
