@@ -12,7 +12,7 @@ from .iterations import Iterations
 
 
 class Compute(ComputePrinter):
-    """What each group that computes does, on rows of its own."""
+    """Prints what each computing group does on its 64 rows: the plan, with the loops as `iterations` has them."""
 
     def loop(self, loop: Loop) -> None:
         for c in loop.carries:
@@ -51,12 +51,14 @@ class Compute(ComputePrinter):
         self.pass_on(loop, order)
 
     def _place_of(self, loop: Loop) -> str:
-        """A number of a loop's reference and a group: where they note what one warp found."""
+        """A number that tells a loop and a group from all others: it names the register in which a warp notes that the
+        reference of the loop does not serve."""
         several, number = len(self.lazy), list(self.lazy).index(loop) if loop in self.lazy else 0
         return "group" if several < 2 else f"{several} * group + {number}"
 
     def _pipelined_of(self, loop: Loop) -> PipelinedProduct | None:
-        """What runs pipelined: a product of a computed operand and a tile, beside one other."""
+        """The pipelined product of a loop; None unless the loop has two products, and the left operand of the later one
+        is computed and kept for an iteration."""
         pipelined = pipelined_product(loop, casts=False)
         # With exactly two products there are never more than two in flight, so "all but the youngest are done"
         # (`warpgroup_mma_wait(1)`) means the one in time.

@@ -27,7 +27,7 @@ WIDEST = 256
 
 
 class ComputePrinter(GluonPrinter):
-    """What each group that computes does, on rows of its own: all but its loops."""
+    """Prints what each computing group does on its 64 rows, all but its loops (`compute`)."""
 
     def __init__(
         self,
@@ -46,7 +46,8 @@ class ComputePrinter(GluonPrinter):
         self.layouts: dict[str, str] = {}
         """The name of a layout -> what makes it."""
         self.staged: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
-        """An output and its block -> its descriptor, and the buffers in which it is put together."""
+        """(Output, block) -> the variables of its descriptor, and of the shared memory in which a group assembles its
+        block before TMA stores it."""
         # `group` is a constant of each group's code (`gl.constexpr`), so this is an addition and no test.
         if groups(schedule.warps) > 1:
             own = self.names.fresh(f"{row}_own")
@@ -112,7 +113,8 @@ class ComputePrinter(GluonPrinter):
         return self._spread(self.index(rank), (rank,), axes) if self.tiled(rank) else self.scalar[rank]
 
     def _spread(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
-        """A vector over a tile: rows in the layout of that tile's rows."""
+        """A value with axes `have` as an operand over `want`: a vector of rows is brought into the layout of that
+        tile's rows, and broadcast."""
         # Another tile's rows lie in the same threads, whatever its width. `assert_trivial` has the compiler fail if
         # that ever ceased to hold, rather than exchange vectors through shared memory in each iteration.
         if have == (self.row,) and len(want) == 2 and want[1] != self._main:
@@ -185,7 +187,7 @@ class ComputePrinter(GluonPrinter):
         return f"store_block({at})"
 
     def _staging(self, output: str, block: tuple[int, ...]) -> tuple[str, str]:
-        """The descriptor of an output, and the buffers in which it is put together."""
+        """As `staged`, which is filled on the way."""
         if (output, block) not in self.staged:
             names = (f"{self.tensor[output]}_descriptor", f"{output.lower()}_tiles")
             self.staged[output, block] = (self.names.fresh(names[0]), self.names.fresh(names[1]))
@@ -213,7 +215,8 @@ class ComputePrinter(GluonPrinter):
         return f"{text}.permute((1, 0))" if transposed else text
 
     def begin(self, v: Dot, kept: str | None = None) -> None:
-        """Start a product once its tiles are there. kept: of a computed left operand, where it is."""
+        """Print the start of a product, after waits for its tiles. kept: the variable that holds a computed left
+        operand, where that is not the operand's own."""
         left, right = sides(v, self.row)
         contracted = v.contracted
         # Once a tile, also where a product reads the same one twice.
@@ -230,7 +233,7 @@ class ComputePrinter(GluonPrinter):
         self.write(f"{self.name(v)} = warpgroup_mma({', '.join([a, b, *added])}, is_async=True)")
 
     def rescale(self, v: Value) -> None:
-        """An accumulator times a factor for each row, most of which are 1."""
+        """Print a product of an accumulator with a factor for each row; a warp whose factors are all 1 skips it."""
         x, factors = v.args
         # All numbers of one thread at once, so that there is one vote and one branch for the tile, not one for each
         # register.
@@ -239,7 +242,7 @@ class ComputePrinter(GluonPrinter):
         self.helpers.add("rescaled")
 
     def narrow(self, v: Value) -> None:
-        """A conversion to a half that stays where it is printed."""
+        """Print a conversion to 16 bits that the compiler does not move (`helpers.NARROWED`)."""
         (x,) = v.args
         self.write(f"{self.name(v)} = {NARROWED[v.dtype]}({self.name(x)})")
         self.helpers.add(NARROWED[v.dtype])
@@ -293,8 +296,8 @@ class ComputePrinter(GluonPrinter):
         return (True, beyond) if peeled and order.top else (below, True) if peeled else (True, True)
 
     def _early(self, loop: Loop) -> set[Value]:
-        """What a branch alone loads, a row or a column: it is loaded in every iteration before the product, since a
-        branch comes after that and would wait for memory."""
+        """The rows and columns that only the branch with the filters reads. They are loaded in each iteration before
+        its product all the same: a load in the branch, which comes after the product, would be waited for."""
         in_branch = unneeded(loop, self._source) - unneeded(loop, lambda v: source(v, self.passes))
         return {v for v in in_branch if isinstance(v, Load) and not v.args and len(v.axes) < 2}
 
@@ -308,7 +311,7 @@ class ComputePrinter(GluonPrinter):
 
     @contextmanager
     def before(self, turn: PipelineSlot, text: dict[Value, str]) -> Iterator[None]:
-        """Prints for the iteration before, from what was kept of it."""
+        """Prints for the iteration before: `turn` is its slot and phase, `text` the variables that hold its values."""
         saved, named, known = self._slot, dict(self.text), self.known
         # What this iteration's branch knows says nothing about the tile before.
         self._slot, self.known = turn, self.always()

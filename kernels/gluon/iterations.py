@@ -109,7 +109,8 @@ class Iterations:
         printer.write(f"{printer.name(carry.value)} = {printer.name(carry.next)}")
 
     def _start_pipelined(self) -> str:
-        """Start the pipelined product; the names of what it works on."""
+        """Print the start of the pipelined product; returns the variables of its result and its left operand, which
+        must not change until it is done."""
         assert self._pipelined is not None
         printer, product = self._printer, self._pipelined.product
         # The accumulator is scaled before its product starts, since that adds to it. In most iterations no maximum
@@ -131,7 +132,8 @@ class Iterations:
         self._printer.release(self._pipelined.carry.next)
 
     def _move(self, pipelined: bool) -> None:
-        """What one iteration leaves for the next."""
+        """Print the assignments that make an iteration's values the next one's. pipelined: whether the pipelined
+        product of this iteration was waited for, so that its accumulator has a next value."""
         printer = self._printer
         moves = [
             (printer.name(c.value), printer.name(c.next))
@@ -153,8 +155,9 @@ class Iterations:
         self._printer.block(Block(self._loop.body.ranks, list(items)))
 
     def _guard(self) -> str | None:
-        """The name of a reference that is finite, in a loop that runs from its end: a plan knows that no row is without
-        a score as far as it has come, but that is said of loops that run upwards. None where the plan has one."""
+        """The name of the reference with 0 for -inf; None where the plan guards it itself, or no reference is kept. A
+        plan without a guard has proven that each row has a score in its first tile, but of loops that run upwards; this
+        one runs from its end."""
         # Loops that keep a reference run from their ends (`IterationOrder`), so a row that has a score in the first
         # tile upwards may have none in the first downwards: its maximum is -inf, and -inf less -inf is NaN.
         if self._lazy is None or self._lazy.guarded:

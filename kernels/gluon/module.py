@@ -138,12 +138,12 @@ class _Module:
         return re.sub(r"\btl\.", "gl.", "\n".join([*lines, ""]))
 
     def _described(self) -> list[tuple[str, tuple[int, ...], str]]:
-        """Tensor, block and name of every descriptor."""
+        """(Tensor, block, variable) of every descriptor, those of loads before those of stores."""
         loaded = [(t.tensor, t.block, t.descriptor) for t in self.tiles]
         return list(dict.fromkeys([*loaded, *((*key, name) for key, (name, _) in self.compute.staged.items())]))
 
     def descriptors(self) -> tuple[Descriptor, ...]:
-        """In the order of the parameters; once the source is printed."""
+        """The descriptors in the order of the parameters; complete once the source is printed."""
         position = {a.name: i for i, a in enumerate(self.compute.arguments())}
         return tuple(Descriptor(position[tensor], block) for tensor, block, _ in self._described())
 

@@ -35,8 +35,8 @@ RESERVED = (
 
 @dataclass(frozen=True)
 class PipelineSlot:
-    """Where the tiles of an iteration lie: the buffer of each ring, and whether it was filled an odd number of times
-    before."""
+    """Where the tiles of an iteration lie, as texts. slot: the buffer of each ring. phase: the parity (0 or 1) of the
+    number of times that it was filled before, which is what waiting for its barrier takes."""
 
     slot: str
     phase: str
@@ -67,7 +67,7 @@ class IterationOrder:
         return self.low if self.top else f"({self.high} - 1)"
 
     def before(self, first: str) -> str | None:
-        """How many tiles come before the one that `first` is in; None for none."""
+        """The text of how many tiles come before the one that begins at `first`; None where that is the first one."""
         if first == self.first:
             return None
         if self.top:
@@ -85,7 +85,7 @@ def _plus(text: str, number: int) -> str:
 
 
 class GluonPrinter(TritonPrinter):
-    """What both kinds of groups share: the names, the loop over the program's work, the places in a ring.
+    """What the loading and the computing groups print alike: names, the loop over programs, the slots of a ring.
 
     queue: how programs are taken; None where each is given its work beforehand.
     """
@@ -106,7 +106,7 @@ class GluonPrinter(TritonPrinter):
         super().__init__(plan, schedule, entry, [queue.counter] if queue else [])
         self.queue = queue
         self.lazy = lazy_rescalings(plan) if schedule.rescaling == "lazy" else {}
-        """The references that loops keep."""
+        """The loops that keep a reference (lazy rescaling), with the parts of their folds."""
         # Everything stands in the loop over programs, one level deeper than in an ordinary kernel.
         self.scopes = [SourceScope(None, 2)]
         self.row = row
@@ -128,11 +128,12 @@ class GluonPrinter(TritonPrinter):
 
     @abstractmethod
     def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
-        """What stands around the body of the loop over programs that are taken from a queue."""
+        """The lines before and after the body of a loop over programs that are taken from a queue."""
 
     def _given(self) -> list[str]:
-        """The head of a loop over programs that are known beforehand. They come in rows as long as the launch, every
-        other one backwards: where their lengths differ in turn, those of one place are of one length together."""
+        """The head of a loop over the programs of one CTA that are fixed beforehand. Programs lie in rows of as many as
+        are launched, every other row backwards, and a CTA has one column: so long and short programs add up to about
+        the same in each column where lengths rise or fall along the grid."""
         every = self.plan.programs()
         # A snake: position k of an even row is k, of an odd row the last but k. The last row may be short; the fourth
         # line counts it in only where this CTA's place in its direction exists.
@@ -146,10 +147,10 @@ class GluonPrinter(TritonPrinter):
         ]
 
     def _program_number(self) -> None:
-        """It is known from the loop over programs."""
+        """Nothing to print: `program` is the variable of the loop over programs."""
 
     def order(self, loop: Loop) -> IterationOrder | None:
-        """How a loop goes over its tiles; None where it has none. Names its ends."""
+        """How a loop goes over its tiles; None where it never has any. Writes the lines that name its ends."""
         rank, segment = loop.rank, loop.whole()
         low, high = self.bounds.text(segment.lo), self.bounds.text(segment.hi)
         # No barrier may be waited for then, nor a tile counted: the loader comes to the same conclusion from the same
@@ -170,7 +171,7 @@ class GluonPrinter(TritonPrinter):
         return IterationOrder(low, high, loop.tile, self.here(f"{rank}_top", self.bounds.text(top)))
 
     def turn(self, loop: Loop, order: IterationOrder, first: str, before: int = 0) -> PipelineSlot:
-        """The place of the tile that `first` is in, or of one so many before it."""
+        """The slot and phase of the tile that begins at `first`, or of the tile `before` iterations earlier."""
         rank, buffers = loop.rank, self.schedule.stages
         turn = self.passed[id(loop)]
         if passed := order.before(first):
@@ -184,7 +185,7 @@ class GluonPrinter(TritonPrinter):
         )
 
     def pass_on(self, loop: Loop, order: IterationOrder) -> None:
-        """Count a loop's tiles."""
+        """Print the addition of a loop's tiles to the count of those that came before."""
         low, high = order.low, order.high
         # Spelled as a number where it is one, so that the compiler need not find that out.
         if low.isdigit() and high.isdigit():
@@ -244,7 +245,8 @@ class Loader(GluonPrinter):
         return before, [f"{INDENT}visit += 1", f"{INDENT}program = following", *queue.hand_on([])]
 
     def _needed(self) -> list[Value]:
-        """Numbers that bound loops, and others that are handed on; in order."""
+        """The values that the loading group evaluates, in order: numbers that bound loops or are handed on in the
+        queue."""
         ends = {v for loop in self.plan.loops() for b in loop.ends for v in numbers(b)}
         ends.update(self.queue.numbers if self.queue else ())
         return [v for v in self.plan.root.items if isinstance(v, Value) and v in ends]

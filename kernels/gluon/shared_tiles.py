@@ -45,11 +45,12 @@ class SharedTiles:
 
     @property
     def buffers(self) -> int:
-        """All of them."""
+        """The number of buffers, those of all groups together."""
         return self.depth * (self.groups if self.own else 1)
 
     def resident(self, group: str) -> tuple[str, str]:
-        """Where a group finds a tile that stays, and whether it was filled an odd number of times before."""
+        """The index of a group's buffer for a tile that stays, and the parity of the number of times that it was filled
+        before, as texts."""
         # A tile that stays is filled once a program, so the number of programs that this CTA did before (`visit`)
         # says both which copy it has and, by the parity of the fills of that copy, which phase of the barrier to wait
         # for.
@@ -70,7 +71,7 @@ class SharedTiles:
 
     @property
     def names(self) -> list[str]:
-        """What stands for it in the kernel, but for its descriptor."""
+        """The kernel's variables of the buffers and the two barriers of each."""
         return [self.tiles, self.full, self.empty]
 
     def allocation(self) -> Iterator[str]:
@@ -85,8 +86,8 @@ class SharedTiles:
 
 
 def barriers(full: str, empty: str, buffers: int, readers: int) -> Iterator[str]:
-    """The statements that make two barriers for each of some buffers: it is full when one group says so, and empty when
-    all its readers do."""
+    """The statements that make two barriers for each of so many buffers. `full` ends a phase with one arrival, of who
+    fills the buffer; `empty` with an arrival of each of `readers` groups."""
     for name in (full, empty):
         yield f"{name} = {BARRIER.format(buffers)}"
     yield f"for i in gl.static_range({buffers}):"

@@ -24,13 +24,13 @@ from .shared_tiles import barriers
 COUNTER = "TAKEN"
 """What the counter is called, unless a tensor has that name."""
 PLACES = 2
-"""Programs that are handed on and not yet done with."""
+"""Programs that may be handed on before the first of them is taken: the depth of the queue."""
 LAYOUT = "gl.BlockedLayout([1], [32], [{}], [0])"
-"""Of one number that all threads of so many warps hold."""
+"""The layout of one number that all threads of `{}` warps hold."""
 
 
 def varies(plan: LoopPlan) -> bool:
-    """Whether programs differ in length as data says."""
+    """Whether the length of a program depends on data: some loop of the plan is bounded by a number from memory."""
     return any(True for loop in plan.loops() for end in loop.ends for _ in numbers(end))
 
 
@@ -72,7 +72,7 @@ class WorkQueue:
 
     @property
     def names(self) -> list[str]:
-        """What stands for it in the kernel."""
+        """The kernel's variables of the buffer and its barriers."""
         return [self.tiles, self.full, self.empty]
 
     def allocation(self) -> Iterator[str]:

@@ -10,7 +10,8 @@ from eintune.space.plan.values import Value
 
 @dataclass(frozen=True)
 class Product:
-    """A product to be summed: expressions, and values that are 0 in every invalid lane already."""
+    """A product that is summed over an axis. parts: its factors as expressions. weights: further factors that are
+    values already, and 0 in every invalid lane."""
 
     parts: list[Expr]
     weights: tuple[Value, ...] = ()

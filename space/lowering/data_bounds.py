@@ -27,19 +27,21 @@ from .scope import PlanScope
 LONGEST = 2**13
 """Elements of a rank that a program looks at as one tile before a loop over it: 64 a thread of four warps."""
 STRETCHES = 4
-"""Different numbers in a sequence, where costs must assume some."""
+"""How many different numbers (documents) a sequence is assumed to have when a loop that they bound is priced."""
 
 Computed: TypeAlias = list[tuple[Range, Value | None]]
-"""What each condition says of a loop, and its value where it is asked for on whole tiles."""
+"""For each condition the range that it bounds a loop to, and, where it is asked on which whole tiles it holds, its
+value in the loop's body."""
 
 
 def value_bounds(
     builder: PlanBuilder, rank: Rank, wanted: list[Expr], skips: Callable[[Expr], bool], body: PlanScope, split: bool
 ) -> Computed:
-    """What equalities say of a loop over `rank` with this body, which is complete.
+    """The ranges in which equalities of a loop's body can hold, one for each equality that bounds the loop over `rank`.
 
-    wanted: what the loop computes. skips: whether tiles where an equality is false may be left out. split: whether it
-    matters where they hold on whole tiles, as it does for a `select` whose every condition is such an equality.
+    wanted: the expressions that the loop computes; body: its scope, already filled. skips: whether tiles where an
+    equality is false may be left out. split: whether the loop gets a range in which filters are known to hold, so that
+    it is asked where an equality holds on whole tiles (of a `select` whose conditions are all such equalities).
     """
     around = body.parent
     assert around is not None
@@ -58,7 +60,8 @@ def value_bounds(
 
 
 def _sides(builder: PlanBuilder, rank: Rank, condition: Expr, around: PlanScope) -> tuple[Access, Expr] | None:
-    """What an equality reads along the rank, and what it compares that with."""
+    """The two sides of an equality: the access that runs along the rank, and what it is compared with, which does not
+    vary with the loop. None for other equalities."""
     assert isinstance(condition, Map)
     for row, still in (condition.args, condition.args[::-1]):
         if isinstance(row, Access) and _is_row(builder, row, rank, around) and _is_still(builder, still, rank, around):
@@ -93,12 +96,14 @@ class _Look:
     around: PlanScope
 
     def range(self, row: Access, rows: Expr, still: Value, clear: bool) -> Range:
-        """Where the row lies within the range of a tile, of which `still` holds `rows`. clear: whether it is found too
-        where it equals all of the tile: between the first and the last that do if all do; where not, nobody may rely on
-        that.
+        """The range of indices at which `row` lies between the least and the greatest number of the program's tile.
 
-        Costs assume `STRETCHES` numbers, as many times each, where a sequence is compared with itself; else numbers
-        that are equal everywhere, the longest loop.
+        still: the value of that tile, and rows: its expression. clear: whether to find also the indices at which `row`
+        equals every number of the tile (the range's `all_lo` and `all_hi`): from the first to the last that agree, if
+        all between them do; else an empty range.
+
+        For the cost model a sequence that is compared with itself has `STRETCHES` documents of equal length; any other
+        two agree everywhere, which is the longest loop.
         """
         rank, size = self.rank, self.builder.layout.sizes[self.rank]
         tile = self.builder.layout.roles[rank].tile or 1
@@ -172,7 +177,8 @@ class _Look:
         return self.builder.apply(op, *args, dtype=dtype, name=name)
 
     def reduced(self, name: str, op: str, v: Value, keep: Rank | None = None) -> Value:
-        """Along all axes of a tile, or all but one; lanes beyond its end hold 0 and can only widen a range."""
+        """Reduce a tile along all of its axes, or all but `keep`. Lanes beyond the end hold 0, which can only widen a
+        range."""
         for axis in [q for q in reversed(v.axes) if q != keep]:
             left = tuple(q for q in v.axes if q != axis)
             tile = TileReduce(reduction=op, axis=axis, args=(v,), dtype=v.dtype)

@@ -1,4 +1,4 @@
-"""What a pass keeps of each tile for what runs between the loops, where that saves a pass over the rank.
+"""Statistics of tiles that are held in registers between two loops, where that saves a pass over the rank.
 
     LM_{m1,p}, SLD_{m1,p} of each tile; GM = max over m1 of LM; GD = sum over m1 of SLD * exp(LM - GM)
 
@@ -84,7 +84,8 @@ class _Late:
 
 
 def _late(x: Reduce, rank: Rank, levels: Mapping[Expr, int], layout: Layout) -> _Late | None:
-    """The largest such parts, or None where it needs more of a tile than that."""
+    """How the argument of a reduction over tiles is made of parts that are known by the end of an earlier loop, each as
+    large as possible. None where it needs the elements of a tile."""
     axis, parts, between, todo = layout.axis_of(rank), dict[Expr, None](), set[Expr](), [x.arg]
     one = Shape(frozenset((rank,)), frozenset((rank,)))
     while todo:
@@ -110,7 +111,7 @@ def _new_rank(like: Rank, layout: Layout) -> Rank:
 
 
 def _rebuilt(roots: Sequence[Expr], late: Mapping[Expr, _Late], kept: Mapping[Expr, Expr], place: Rank) -> list[Expr]:
-    """The roots with late reductions over the axis of what is held."""
+    """The roots with `late` reductions over the axis `place`. kept: for each of their parts, the held tile."""
     new: dict[Expr, Expr] = {}
 
     def again(x: Expr) -> Expr:

@@ -26,14 +26,17 @@ class Pass:
     around: PlanScope
     carries: list[Carry] = field(default_factory=list)
     results: dict[Expr, tuple[Value, list[Expr]]] = field(default_factory=dict)
-    """What a work is after the loop: a carry, times what does not vary with the loop."""
+    """For each reduction or fold of the loop: its carry, and the factors that do not vary with the loop, by which it is
+    multiplied after it."""
     references: dict[tuple[str, Rank, Expr], tuple[TileFold, Running]] = field(default_factory=dict)
     weights: dict[tuple[object, ...], Weights] = field(default_factory=dict)
     means: dict[tuple[object, ...], Carry] = field(default_factory=dict)
-    """Sums of weights, and the means that they weigh."""
+    """By rank, score and factors: running sums of weights; and with one more score, the running means that they
+    weigh."""
 
     def carry(self, name: str, axes: frozenset[Rank], init: float) -> Carry:
-        """A running value. Raises IllegalPlan for one of each lane of a tile where some tile has fewer."""
+        """A new running value of the loop, `init` before it; whoever asks sets its `next`. Raises IllegalPlan for a
+        value with the loop's own axis where the last tile is not full: its lanes would keep what earlier tiles left."""
         layout = self.builder.layout
         # A running value for each lane (a maximum over tiles, say): in the last tile some lanes are no elements, and
         # would keep what earlier tiles left as if it were theirs.
@@ -112,8 +115,9 @@ class TileFold(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of one loop's items. old: their sum before this tile, relative to this tile's reference. share: this
-    tile's part of the sum after it. per_tile: this tile's sum."""
+    """The weights of one loop's items. inside: their factors as expressions; relative: those that are values already,
+    the weights of a `scale` fold. axis: the tile axis. old: the sum of weights before this tile, relative to the
+    reference after it. share: the tile's sum over that after it. per_tile: the tile's sum."""
 
     inside: tuple[Expr, ...]
     relative: tuple[Value, ...]

@@ -252,7 +252,8 @@ def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], h
 
 
 def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Mapping[Rank, int]) -> list[Expr]:
-    """The graph as it is laid out: folds over whole tiles expanded, normal form, guards, masks, what tiles leave."""
+    """The graph in the form that is laid out: folds over whole tiles expanded, in normal form, with guards and masks,
+    and with what tiles leave held between loops."""
     # The order matters. Folds over whole tiles are plain reductions, which the normal form then sees. Guards come
     # after it, as it moves factors through differences; masks after guards, as they look at what guards leave.
     roots = rewrite(roots, lambda x: _expanded(x, layout))

@@ -51,7 +51,8 @@ class Packing:
     count: int
 
     def part(self, rank: Rank) -> Rank | Part:
-        """What a rank's index is of the packed rank's."""
+        """What addresses an axis of `rank`: the quotient or the remainder of the packed rank's index; other ranks
+        stay."""
         return {self.slow: Part("//", self.axis, self.count), self.fast: Part("%", self.axis, self.count)}.get(
             rank, rank
         )
@@ -88,7 +89,8 @@ def packed(
 
 
 def _packing(expressions: list[Expr], source: Roots, row: Rank, grouped: Rank, sizes: Mapping[Rank, int]) -> Packing:
-    """A rank that filters compare is the quotient, which they can go on comparing."""
+    """Which rank is the quotient and which the remainder, and a free name for the packed rank. A rank that filters
+    compare is the quotient, as filters of that stay affine. Raises IllegalPlan where they compare both."""
     filtered = {r for x in topological(expressions) if isinstance(x, Where) for r in x.predicate.ranks}
     # An affine filter can compare a quotient (multiply both sides by the divisor), but not a remainder.
     slow, fast = (grouped, row) if grouped in filtered else (row, grouped)

@@ -80,8 +80,9 @@ class PlanBuilder(NodeBuilder):
         self._functions = functions
         self.low_precision, self.precise = low_precision, precise
         self.references: dict[Carry, tuple[float, bool]] = {}
-        """Running maxima, what scores are multiplied by, and whether the scores are given and not sums: the products
-        of these are rounded, which nothing that the plan stores may depend on."""
+        """Each running maximum that is multiplied before it is subtracted, with the number by which, and whether its
+        scores are inputs (and not sums, which are rounded anyway). The product is rounded, so nothing that the plan
+        stores may depend on it."""
         self._levels: dict[Rank, dict[Expr, int]] = {}
 
     # ---- scopes
@@ -150,7 +151,8 @@ class PlanBuilder(NodeBuilder):
         return found
 
     def _asked(self, x: Expr, scope: PlanScope, waiting: list[tuple[Expr, PlanScope, Iterator[Expr]]]) -> Value | None:
-        """The value where it is there or a loop gives it; else it waits, with the operands that it is made of."""
+        """The value of an expression, if it is there or a loop can give it now; else None, and the expression is put on
+        `waiting` with the operands to ask for first."""
         # From the inside out. A value of an enclosing scope is reused; one of a sibling loop is out of reach, and is
         # computed again.
         for s in scope.chain():

@@ -17,8 +17,8 @@ from .split_reduction import KernelStage
 
 @dataclass(frozen=True)
 class Placed:
-    """One stage with everything that a plan takes. parts: of the loops that it runs a part of. stored: what addresses
-    the axes of outputs, where that is more than a rank each."""
+    """One stage with everything that a plan takes. splits: of the ranks that it runs a part of, what says which part.
+    stored: what addresses the axes of outputs, where that is more than a rank each."""
 
     roots: Roots
     roles: Mapping[Rank, Role]

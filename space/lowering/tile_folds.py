@@ -1,5 +1,4 @@
-"""How a composite fold runs over tiles: the plan's side of the rows of `folds.ACTIONS` that have one score (of others,
-`tile_moments`).
+"""How composite folds with one score run over tiles (those with several: `tile_moments`).
 
 A tile is folded at once: the running reference is combined with the tile's own, the accumulator is transported
 to the new reference, and the tile's items are weighted relative to it. All folds of one score share this.
@@ -141,9 +140,9 @@ def elements_of(this: Pass, axis: Rank | None) -> Value:
 
 
 TILE_FOLDS: dict[str, TileFold] = {"scale": ScaleFold(), "translate": Translate()}
-"""By action: one row for every row of `folds.ACTIONS`."""
+"""By action: a row for each action of `folds.ACTIONS` that has one score."""
 
 
 def expand(x: Fold) -> Expr:
-    """A fold over a rank that is a whole tile, at once: the sum of weighted arguments, by the law itself."""
+    """A fold over a rank that is one tile as a whole, without running values: the reductions that it stands for."""
     return ACTIONS[x.action].written(x.rank, x.scores, x.arg)

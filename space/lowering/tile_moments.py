@@ -25,7 +25,9 @@ from .tile_folds import elements_of
 
 
 def weights_of(this: Pass, score: Expr | None, running: Running | None, inside: Sequence[Expr], rank: Rank) -> Weights:
-    """The running sum of weights. score: what they are relative to, and running its fold's state in this loop."""
+    """Add the running sum of weights to a loop. inside: the factors of a weight that vary with `rank`. score: what
+    weights are relative to the maximum of, and running: the state of that score's fold in this loop; both None for
+    weights that are relative to nothing."""
     builder, apply = this.builder, this.builder.apply
     layout = builder.layout
     axis, taken = layout.axis_of(rank), layout.of_rank(rank)
@@ -46,7 +48,7 @@ def weights_of(this: Pass, score: Expr | None, running: Running | None, inside: 
 
 
 def mean_of(this: Pass, x: Expr, weights: Weights, rank: Rank) -> Carry:
-    """The running mean of x."""
+    """Add the running mean of x, weighed by `weights`, to a loop; `next` is the mean after the tile at hand."""
     builder, apply = this.builder, this.builder.apply
     taken = builder.layout.of_rank(rank)
     axes = frozenset(weights.share.axes) | (_shape(this, [x]) - taken).axes
@@ -62,7 +64,9 @@ def mean_of(this: Pass, x: Expr, weights: Weights, rank: Rank) -> Carry:
 def comoment(
     this: Pass, work: Fold, weights: Weights, means: Sequence[Carry], running: Running | None, axes: frozenset[Rank]
 ) -> Value:
-    """The running sum of products of distances; means: of the fold's last two scores."""
+    """Add the running sum of weighed products of distances from two means to a loop, and return its carry's value.
+
+    work: the fold. means: of its last two scores. running: as in `weights_of`. axes: of the result."""
     builder, apply = this.builder, this.builder.apply
     carry = this.carry("acc", axes, 0.0)
     shifts = [apply("sub", m.value, m.next) for m in means]

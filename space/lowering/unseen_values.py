@@ -73,7 +73,8 @@ def _filtered(x: Expr, rank: Rank, rules: Iterable[Predicate], layout: Layout) -
 
 
 def _weaker(p: Predicate, ranks: frozenset[Rank], layout: Layout) -> Predicate | None:
-    """What a filter says of some ranks alone, wherever it holds; None where that is nothing."""
+    """A filter on `ranks` alone that holds wherever `p` holds, the best that can be said without the other ranks. None
+    where that is true everywhere."""
     terms: list[Term] = []
     const = p.const
     for t in p.terms:
