@@ -163,8 +163,8 @@ class RegisterDivision:
 
 
 def division(need: ResourceNeeds, warps: int, stages: int) -> RegisterDivision:
-    """How the warps of a program divide its registers, of which `warps` compute: for as many programs as shared memory
-    holds and registers allow."""
+    """How a program of specialised warps divides the registers, for as many programs on a multiprocessor as shared
+    memory holds and registers allow. warps: those that compute. stages: buffers of each ring."""
     threads = warps * 32
     computing, all_groups = groups(warps), groups(warps) + 1
     wanted = round(REGISTER_OVERHEAD + need.registers / 4 / threads)

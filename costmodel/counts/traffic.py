@@ -40,7 +40,8 @@ def hbm_bytes(counted: Work, cache_bytes: int, running: int) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _hbm_bytes(programs: int, grid: Grid, streams: tuple[TensorTraffic, ...], cache_bytes: int, smallest: int) -> float:
-    """Of a plan, whatever its schedule says besides."""
+    """As `hbm_bytes`, by what it depends on alone, so that schedules of one plan share an answer. smallest: the
+    programs that run at a time."""
     # All tiles together fit: each tensor is read once.
     if _window_bytes(grid, streams, programs) <= cache_bytes:
         return sum(s.total_bytes for s in streams)

@@ -353,14 +353,15 @@ class _Counter:
     # ---- global memory
 
     def _valid(self, axes: tuple[Rank, ...]) -> float:
-        """The mean share of a tile that lies inside the tensor."""
+        """The share of a tile's elements (0 to 1) that lies inside the tensor, as a mean over all tiles."""
         return prod(self.plan.sizes[a] / (tiles(self.plan, a) * self.plan.length(a)) for a in axes)
 
     def _width(self, v: Load | Store) -> int:
         return DTYPES[self.plan.dtypes.get(v.tensor, v.dtype)].bytes
 
     def _scattered(self, v: Load | Store) -> float:
-        """Bytes that move for one that is read, where elements do not lie side by side: the last axis is looked up."""
+        """How many bytes move for each that is read: 1, or a sector's for one element where the last axis is looked up,
+        so that elements do not lie side by side."""
         return max(1.0, SECTOR_BYTES / self._width(v)) if v.index and v.index[-1] is None else 1.0
 
     def _request(self, v: Load | Store, executions: float) -> None:
@@ -393,7 +394,7 @@ class _Counter:
                     yield i, self._visited(i)
 
     def _looked_up(self, number: Value) -> Iterator[tuple[Rank, float]]:
-        """As `_places`, of a number that elements are part of."""
+        """As `_places`, for an axis that is addressed by a value: the ranks that the value varies with."""
         if isinstance(number, Load):
             yield from self._places(number)
             return

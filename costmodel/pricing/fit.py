@@ -109,10 +109,12 @@ def _robust(r: Floats) -> Floats:
 
 
 def least(residuals: Callable[[Floats], Floats], centre: Floats, width: Floats, high: Floats) -> Floats:
-    """Where the residuals, with Huber's loss, and the prior's squares add up to least.
+    """The parameters at which the samples' residuals, under Huber's loss, and the prior's squares have the least sum.
 
-    high: beyond these nothing changes any more. What an outlier is depends on the other residuals, so the fit is made
-    again with the scale that they have, until it moves nothing.
+    residuals: log(predicted / measured) of each sample, by parameters (in logarithms or logits). centre, width: the
+    prior's mean and standard deviation. high: upper bounds. Which residuals are outliers depends on the scale of all,
+    so the fit is repeated with the scale that it left until nothing moves (iterated scale: Huber, Robust Statistics,
+    1981, chapter 7).
     """
     from scipy.optimize import least_squares
 

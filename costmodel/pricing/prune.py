@@ -96,5 +96,6 @@ def _dominated(members: Sequence[int], estimates: Sequence[Estimate], band: floa
 
 
 def _needs(e: Estimate) -> list[float]:
-    """Of what less is better, for one candidate: time first, then every unit and resource."""
+    """One candidate's quantities of which less is better: seconds first, then each unit's seconds, spills, and programs
+    on an SM (negative)."""
     return [e.seconds, *(seconds for _, seconds in e.unit_seconds), e.resources.spill_bytes, -e.programs_per_sm]

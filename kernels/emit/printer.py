@@ -25,7 +25,8 @@ from .value_printer import Affine, Fact, ValuePrinter, affine, constant
 
 @dataclass(frozen=True)
 class Branch:
-    """The branch of the loop over `rank` with the filters and selections which `known` says are void elsewhere."""
+    """The branch of a joined loop that evaluates filters. known: what holds in all tiles in which it is not taken.
+    condition: the text under which it is taken; empty where it never is."""
 
     rank: Rank
     known: frozenset[Fact]
@@ -61,7 +62,7 @@ class Printer(ValuePrinter):
         """Filters that were asked for, with numbers for sizes."""
         self._optional: Branch | None = None
         self._unneeded: dict[Value, None] = {}
-        """Values of the current body that are not needed, or in its branch only; in order."""
+        """Values of the current body that nothing needs, or only its branch, in order (a dict as an ordered set)."""
 
     @abstractmethod
     def header(self, loop: Loop, low: str, high: str) -> str:
@@ -133,7 +134,8 @@ class Printer(ValuePrinter):
                     pipelined.finish()
 
     def pipelined(self, loop: Loop, segment: Segment, ends: tuple[str, str]) -> LoopIterations | None:
-        """How the iterations of a segment between `ends` are printed where not as the plan has them."""
+        """How the iterations of a segment are printed, if in another order than the plan's. ends: the texts of its
+        first index and the one after its last."""
         return None
 
     def outside(self, loop: Loop, below: bool = True, beyond: bool = True) -> Branch | None:
@@ -163,11 +165,12 @@ class Printer(ValuePrinter):
         return self._passes(item, self._optional.known)
 
     def _source(self, v: Value) -> Value | None:
-        """What a filter or a selection is where it is not evaluated; None for any other value."""
+        """The value that stands for a filter or a selection outside of the branch; None for any other value."""
         return source(v, self.passes) or source(v, lambda x: self.passes(x) or self._is_optional(x))
 
     def _branch(self, filters: Sequence[Value]) -> None:
-        """Filters, each what it passes on but for a branch that evaluates it and what only they need."""
+        """Print filters: each as an alias of what it passes on, then a branch that evaluates them, with the values that
+        only they need."""
         assert self._optional is not None
         optional = self._optional
         # Outside the branch a mask is what it passes on; the branch then assigns it once more. So the common path has

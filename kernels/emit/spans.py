@@ -48,7 +48,7 @@ def too_wide(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> str | None:
 
 
 def fits(reaches: Sequence[Reach], arguments: Sequence[Argument]) -> bool:
-    """Whether 32 bits are enough where all tensors are contiguous."""
+    """Whether offsets of 32 bits are enough for contiguous tensors: all tiles span at most FARTHEST elements."""
     return all(span(r, _contiguous(arguments[r.argument].shape)) <= FARTHEST for r in reaches)
 
 

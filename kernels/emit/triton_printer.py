@@ -331,7 +331,8 @@ class TritonPrinter(Printer):
         return block_of(read, self.plan.sizes, lambda r: self.plan.roles[r].tile)
 
     def _described(self, tensor: str, index: tuple[Rank, ...], block: tuple[int, ...]) -> str:
-        """A block by descriptor, without the axes of length 1 that the tile does not have."""
+        """The load of a block by descriptor, reshaped to the tile's axes: a block has one for every axis of the
+        tensor."""
         key = tensor, block
         if key not in self._descriptors:
             self._descriptors[key] = self.names.fresh(f"{self.tensor[tensor]}_descriptor")

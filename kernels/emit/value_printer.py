@@ -45,7 +45,7 @@ from .source_lines import SourceLines
 Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]
 """A filter with numbers for sizes: sum(coefficient * index) + constant >= 0, elements of tensors after the indices."""
 Fact = Affine | Value
-"""What is known to hold: a filter, or a boolean value."""
+"""A filter or a boolean value that is known to hold."""
 
 
 def literal(x: float) -> str:
@@ -85,7 +85,7 @@ class ValuePrinter(SourceLines, ABC):
         self.beyond: Rank | None = None
         """A rank whose current tile may lie beyond its end as a whole."""
         self.text = self._value_names()
-        """What a use of a value prints: its name, a number, or what it is an alias of."""
+        """The text of each value where it is used: its variable, a number, or another value's variable."""
 
     # ---- the target language
 

@@ -1,4 +1,4 @@
-"""What may be empty: where -inf meets -inf and 0 meets 0, and the guards that keep NaN out there.
+"""Rows that may be empty: where -inf meets -inf and 0 meets 0, and the guards that keep NaN out there.
 
 A filter may leave a row without elements: its maximum is -inf and its sum 0. The language says that such
 differences are -inf and such quotients 0 (see `pointwise`); plain subtraction and division say NaN. A guard is
@@ -52,7 +52,7 @@ class Empties:
     # ---- -inf
 
     def reaches_neg_inf(self, x: Expr, inputs: bool = True) -> bool:
-        """Whether an element may be -inf. inputs: whether those of an input may."""
+        """Whether an element of `x` may be -inf. inputs: whether elements of input tensors are taken to be able to."""
         known = self._reaches[inputs]
         for node in topological([x], stop=known):  # operands first, without recursion
             known[node] = self._reach(node, inputs)
@@ -220,7 +220,8 @@ def _varying(x: Expr) -> list[Expr]:
 
 
 def _is_mean_of(b: Expr, a: Expr) -> bool:
-    """Whether b is a number times a sum of what a is an element of: one -inf leaves nothing of such a row anyway."""
+    """Whether b is a number times the sum of the elements of a (a mean, say). One element of -inf makes such a row
+    meaningless anyway, so no guard is needed."""
     match scaled(b)[0]:
         case Reduce("add", _, arg):
             return scaled(arg)[0] is scaled(a)[0]

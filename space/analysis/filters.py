@@ -28,7 +28,8 @@ from eintune.space.ir.expr import (
 
 
 def conditions(wanted: Iterable[Expr]) -> Iterator[tuple[Expr, ...]]:
-    """What must hold, all of it, for each `select` between something and a number to take the former."""
+    """For each `select` between an expression and a number: the conditions that must all hold for it to be the
+    expression."""
     for x in topological(list(wanted)):
         match x:
             case Map("select", (condition, _, Const())):
@@ -36,7 +37,7 @@ def conditions(wanted: Iterable[Expr]) -> Iterator[tuple[Expr, ...]]:
 
 
 def equalities(wanted: Iterable[Expr]) -> list[Expr]:
-    """Those among the conditions that compare two elements, each once."""
+    """The conditions (of `conditions`) that two elements of tensors are equal, each once."""
     found = (c for every in conditions(wanted) for c in every)
     return [c for c in dict.fromkeys(found) if isinstance(c, Map) and _is_equality(c)]
 
@@ -133,10 +134,11 @@ def _affine(x: Expr, more: int) -> Predicate | None:
 
 
 def farthest(p: Predicate, sizes: Mapping[Rank, int]) -> int | None:
-    """How far from 0 the one number of a filter may be, whose sizes are bound, before it decides the filter alone.
+    """The limit to which the one number that a filter reads from memory may be clamped, in magnitude: beyond it the
+    filter is decided by the number alone, and a sum with a number up to it needs no more than the 32 bits of an index.
 
-    What is farther says the same there, and a sum with that needs no more than the 32 bits of an index. None where the
-    number is not added to anything (`m < L[b]`), and where there are none or several.
+    None where the number stands alone (`m < L[b]`), where the filter reads none or several, and where the limit itself
+    would need more bits. The filter's sizes are bound (numbers).
     """
     if len(p.numbers) != 1 or _stands_alone(p):
         return None
@@ -148,8 +150,8 @@ def farthest(p: Predicate, sizes: Mapping[Rank, int]) -> int | None:
 
 
 def is_wide(p: Predicate, sizes: Mapping[Rank, int]) -> bool:
-    """Whether a sum with the numbers of a filter, whose sizes are bound, needs more than 32 bits: there are several, of
-    which none decides it alone, or what is added to one is as large as an index may be."""
+    """Whether a filter that reads numbers from memory must be evaluated in 64 bits: it reads several of them, or what
+    is added to the one is too large for `farthest` to give a limit. The filter's sizes are bound (numbers)."""
     return bool(p.numbers) and not _stands_alone(p) and farthest(p, sizes) is None
 
 

@@ -38,8 +38,8 @@ MOST_ALTERNATIVES = 6
 
 @dataclass(frozen=True)
 class Range:
-    """What one filter or condition says about a loop: the elements outside which it is false, and the tiles wholly
-    inside it."""
+    """What one filter or condition says about a loop's index, as half-open ranges: outside of [any_lo, any_hi) it is
+    false for every element, and on all tiles in [all_lo, all_hi) it holds throughout."""
 
     any_lo: Bound
     any_hi: Bound
@@ -49,7 +49,8 @@ class Range:
 
 @dataclass(frozen=True)
 class Division:
-    """The segments of a loop, and where what one of them knows holds, whatever the loop's own ends are."""
+    """The segments of a loop; and the range on which every filter holds, without regard to where the loop begins and
+    ends (None where no segment is divided off)."""
 
     segments: tuple[Segment, ...]
     clear: tuple[Bound, Bound] | None = None

@@ -1,4 +1,4 @@
-"""What a value is where a filter is false: the interpretation that says which masks a plan needs.
+"""Values where a filter is false: an abstract interpretation, which says which masks a plan needs.
 
 The tail of a tile is the filter `rank <= size - 1`: loads give 0 beyond it, and a reduction must see its own
 identity there. A mask is inserted only where the interpretation does not already give that identity.
@@ -57,8 +57,8 @@ FINITE_MAPS = frozenset({"neg", "abs", "floor", "sin", "cos", "lane", "first"})
 
 
 class Interpretation:
-    """Values where some rules are false, all of them: predicates, and conditions of a `select`. `tail`: one is a
-    tail, so loads along its rank give 0."""
+    """What expressions are where all of some rules are false. rules: predicates of filters, or conditions of a
+    `select`. Where the only rule is the tail of a rank, loads along that rank give 0."""
 
     def __init__(self, layout: Layout, empties: Empties, rules: tuple[Predicate | Expr, ...]) -> None:
         self._layout = layout
@@ -176,7 +176,7 @@ class Interpretation:
         return condition in self._rules
 
     def _divides(self, x: Map, divisor: Outcome) -> bool:
-        """Whether 0 over the divisor is 0: it is not NaN, and not a 0 that plain division would see.
+        """Whether 0 over the divisor of `x` is 0, which it is not for NaN, nor in plain division for 0.
 
         Plain division has a divisor that is proven positive, at every index that is valid.
         """

@@ -1,4 +1,4 @@
-"""What the graph does with each rank: the ground on which a schedule may give it a role."""
+"""What a computation does with each rank, which decides what roles a schedule may give it."""
 
 from __future__ import annotations
 

@@ -125,12 +125,12 @@ class _Parting:
                 return x, None
 
     def _is_kept_whole(self, inside: Expr, other: Expr) -> bool:
-        """Whether their product is the same in every tile but has an element for each of a tile: it would have to be
-        held throughout the loop."""
+        """Whether the product of the two does not vary with the loop and yet has an element for each of a tile: it
+        would be hoisted, and a whole tile of registers held throughout the loop."""
         return not self._layout.shape(inside).loops and bool(self._layout.shape(other).axes)
 
     def _may_lose(self, inside: Expr) -> bool:
-        """Whether a row may leave a sum of which this stays without losing digits.
+        """Whether a row part may be taken out of a sum, of which `inside` stays, without loss of digits.
 
         A difference of two large inputs may be small and exact, and is then left as it is. A computed sum was rounded
         before, and a place in a tile is small.

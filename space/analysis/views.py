@@ -77,7 +77,7 @@ def _whole_index(large: Expr, small: Expr, halves: Halves) -> Expr | None:
 
 
 def whole_ranks(p: Predicate, halves: Mapping[Rank, tuple[Rank, Rank]]) -> Predicate:
-    """The predicate with `c * m1 * |m0| + c * m0` written as `c * m`."""
+    """A predicate on halves as one on whole ranks: `c * m1 * |m0| + c * m0` becomes `c * m`."""
     terms = list(p.terms)
     for rank, (outer, inner) in halves.items():
         for t in [t for t in terms if t.rank == outer]:

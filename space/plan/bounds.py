@@ -67,8 +67,8 @@ class CeilTo:
 
 @dataclass(frozen=True)
 class Number:
-    """A scalar integer that was loaded or computed. assumed: what it is priced as, since it depends on data; least,
-    most: what it can be. limited: whether it stands for the nearest integer within those, whatever was loaded."""
+    """A scalar integer that depends on data: `value` was loaded or computed. assumed: what the cost model takes it for.
+    least, most: the bounds that it is known to have; limited: or that it is clamped to, whatever was loaded."""
 
     value: Value
     assumed: int | Bound
@@ -109,7 +109,7 @@ def bound_value(
 
 
 def numbers(bound: Bound) -> Iterator[Value]:
-    """The values that a bound is made of."""
+    """The loaded or computed numbers that a bound reads."""
     match bound:
         case Number():
             yield bound.value

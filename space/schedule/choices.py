@@ -1,4 +1,4 @@
-"""What a schedule is chosen by: coordinates with their settings, and the facts that decide which there are."""
+"""The coordinates of a space of schedules, and the facts about a cascade that decide which of them it has."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class SpaceFacts:
-    """What the knobs read of one cascade at one size for one emitter."""
+    """All that the knobs know of one cascade at one size for one emitter. uses: what it does with its ranks. sizes: of
+    all ranks, in elements. reads: tensors as they are indexed, each once."""
 
     uses: RankUses
     sizes: Mapping[Rank, int]

@@ -31,7 +31,8 @@ class Knob(Protocol):
         """Its coordinates in a space: none, one, or one for each rank that it applies to."""
 
     def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
-        """Whether a point makes sense as far as this knob is concerned."""
+        """Whether a point is worth trying as far as this knob is concerned. Reads only the coordinates that it
+        needs."""
 
 
 class Tiles:

@@ -119,7 +119,8 @@ class Space(SpaceFacts):
 
 
 def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:
-    """Raises ValueError for an emitter that has no target, IllegalPlan for a cascade that cannot be laid out."""
+    """The schedules of a cascade at a problem's sizes. Raises ValueError for an emitter that has no target and for a
+    rank without a size, IllegalPlan for a cascade that cannot be laid out."""
     if emitter not in TARGETS:
         raise ValueError(f"`emitter` must be one of {sorted(TARGETS)}, but got {emitter!r}")
     target = TARGETS[emitter]
@@ -138,12 +139,13 @@ def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:
 
 
 def schedules(cascade: Cascade, problem: Problem, emitter: str) -> list[Schedule]:
-    """The legal schedules of a cascade at one size, the same one once."""
+    """The legal schedules of a cascade at one size, without duplicates. Raises as `space_of`."""
     space = space_of(cascade, problem, emitter)
     return list(dict.fromkeys(space.schedule(p) for p in space.points()))
 
 
 def default_schedule(cascade: Cascade, problem: Problem, emitter: str) -> Schedule:
-    """One legal schedule, for when nothing is known."""
+    """The legal schedule that is nearest to all knobs' defaults. Raises ValueError where none is legal, and as
+    `space_of`."""
     space = space_of(cascade, problem, emitter)
     return space.schedule(space.default())
