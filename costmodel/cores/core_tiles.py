@@ -102,6 +102,8 @@ class CoreTiles:
             return rows, columns
         most = self.grid.destination_tiles // _WIDE
         every = ((s, t) for s in range(1, rows + 1) for t in range(1, columns + 1))
+        # Each step reads s tiles of one operand and t of the other for s * t products: reads a product are 1/s + 1/t,
+        # least where the sub-block is square.
         return min((x for x in every if prod(x) <= most), key=lambda x: 1 / x[0] + 1 / x[1])
 
     # ---- what must be held
@@ -141,6 +143,7 @@ class CoreTiles:
                 held.update((c.value, self._held(c.value)) for c in item.carries)
                 continue
             # an operation may take its operands' registers; a product's operands are read from L1
+            # As in `resources._peak`: live ranges over program order.
             points.append(live(i + 1) | {item: self._held(item)})
             points += [] if isinstance(item, Dot) else [live(i)]
             held[item] = self._held(item)

@@ -36,6 +36,7 @@ def error(value: Tensor, exact: Tensor) -> Error:
     if exact.numel() == 0:
         return Error(0.0, 0.0)
     wide = value.to(torch.float64)
+    # inf - inf would be NaN where both are right.
     difference = torch.where(wide == exact, 0.0, wide - exact).abs()
     difference = torch.nan_to_num(difference, nan=math.inf, posinf=math.inf)
     return Error(float(difference.square().mean().sqrt()), float(difference.max()))
@@ -45,6 +46,7 @@ def ulp(exact: Tensor, dtype: torch.dtype) -> Tensor:
     """One unit in the last place of `dtype` at each value: eps * 2**floor(log2 |x|), subnormals included."""
     info = torch.finfo(dtype)
     magnitude = exact.abs().clamp(info.tiny, info.max)
+    # frexp gives a mantissa in [0.5, 1), hence half of eps.
     _, exponent = torch.frexp(magnitude)
     return torch.ldexp(torch.full_like(magnitude, info.eps / 2), exponent)
 

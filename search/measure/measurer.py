@@ -111,6 +111,7 @@ class Measurer:
 
         policy: how they are timed, as it is; without one, like the measurer's own with more rounds.
         """
+        # More rounds than in the search, for all alike: here the order of the fastest is decided.
         low, high = self.policy.rounds
         everyone = replace(policy or replace(self.policy, rounds=(low, FINAL * high)), contender=float("inf"))
         return self._measure([*kernels, *peers], everyone)
@@ -131,6 +132,7 @@ class Measurer:
 
     def _measure(self, subjects: list[Kernel | Peer], policy: Policy) -> dict[str, Measurement]:
         distinct = {label_of(s): s for s in subjects}
+        # Outside the lock of the device: compiling needs processors only, and others may time meanwhile.
         found = self._compile(distinct)
         with device_lock(self._lock_name(), lambda line: self.progress(line, 0, 0)):
             self._begin()
@@ -197,6 +199,7 @@ class Measurer:
     def _check(self, subject: Subject, before: Measurement) -> Measurement:
         self._begin()
         label = label_of(subject)
+        # What was compiled ahead is in Triton's cache on disk; the rest is compiled within the check.
         compiling = 0.0 if before.registers is not None else self.policy.compile
         outcome = self._worker.call(Check(subject), compiling + self._run_timeout)
         if outcome.status != "ok":
@@ -229,6 +232,8 @@ class Measurer:
                     found[label] = _timed(found[label], timing)
                 self.progress("time", len(labels), len(labels))
                 return
+            # The worker said whose turn it was before it died. Where it could not, everybody is suspect, or this
+            # would never end.
             blamed = {outcome.at} & set(labels) or set(labels)
             for label in blamed:
                 found[label] = replace(found[label], status=outcome.status, message=outcome.message)
@@ -255,6 +260,7 @@ class Measurer:
             expected += max(least * first, min(policy.effort + first, most * turn))
             expected += min(policy.effort, policy.warmup * first)
             expected += most * (policy.pause + first) if policy.pause else 0.0
+        # Other processes may hold up a host by that much; a kernel that hangs never ends.
         return self._run_timeout + 4 * expected
 
 

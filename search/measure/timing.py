@@ -55,6 +55,8 @@ class Sampler:
             seconds = (time.perf_counter() - started) / repeats
             return lambda: seconds
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        # Writing more than the second-level cache holds evicts the inputs; and it keeps the GPU busy while the host
+        # queues the launch, so that the launch itself is not what is timed.
         self._flush.zero_()
         start.record()
         run()
@@ -92,6 +94,8 @@ def in_turns(
             _warm_up(run, first[label], policy, sampler)
     for turn in range(max(rounds.values(), default=0)):
         playing = [label for label in runs if turn < rounds[label]]
+        # A fixed order would give each candidate the same predecessor, whose heat and cache it would inherit every
+        # time.
         order.shuffle(playing)
         queued: list[Callable[[], float]] = []
         owners: list[str] = []
@@ -100,6 +104,7 @@ def in_turns(
             _prepare(runs[label], first[label], policy, sampler)
             queued += [sampler.sample(runs[label], repeats[label]) for _ in range(bursts[label])]
             owners += [label] * bursts[label]
+        # Synchronised once a round: waiting after each sample would let the clock fall in between.
         for label, seconds in zip(owners, sampler.collect(queued), strict=True):
             samples[label].append(seconds)
     return {label: summary(taken) for label, taken in samples.items()}
@@ -149,5 +154,6 @@ def _repeats(seconds: float, device: torch.device) -> int:
 
 def summary(samples: Sequence[float]) -> Timing:
     """Median, 20th and 80th percentile."""
+    # A median, as interruptions only ever make a sample longer; a minimum would reward the one lucky run.
     low, median, high = (float(x) for x in np.percentile(samples, (20, 50, 80)))
     return Timing(median, low, high, len(samples), "")

@@ -73,6 +73,7 @@ class Bench:
         else:
             take_no_more()
         inputs = draw_inputs(task.problem, device, task.policy.seed)
+        # A kernel that writes to its inputs would spoil those of all after it, and pass its own check.
         untouched = {name: t.clone() for name, t in inputs.items()}
         made = reference(task.problem, inputs, task.policy.seed)
         return cls(task, device, inputs, untouched, made, Sampler(device))
@@ -113,6 +114,7 @@ class Bench:
             run = self.bind(subject)
         except Exception as error:
             raise SubjectError("compile-error", error) from error
+        # An output that is not written must not look right because the kernel before wrote it.
         self.poison()
         self.wait()
         started = time.perf_counter()
@@ -155,6 +157,7 @@ class Bench:
         runs = {label: self.subjects[label] for label in task.labels}
         first = {label: self.first[label] for label in task.labels}
         timings = in_turns(runs, first, task.policy, self.sampler, at)
+        # Checked once more after timing: a race shows in some of many runs, if at all.
         for label, run in runs.items():
             at(label)
             self.poison()

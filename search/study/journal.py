@@ -102,6 +102,7 @@ def repair(path: Path) -> int:
         text = read_whole(path, MAX_BYTES)
     except UnfitFile as error:
         raise JournalError(f"journal {path}: {error.strerror}; {_advice(path)}") from None
+    # Appending is not atomic: what follows the last newline was being written when its writer died.
     whole = text.rfind(b"\n") + 1
     if (lines := text.count(b"\n")) > MAX_LINES:
         raise JournalError(f"journal {path}: must have at most {MAX_LINES} lines, but has {lines}; {_advice(path)}")
@@ -116,6 +117,7 @@ def repair(path: Path) -> int:
                 f"journal {path}: must begin with a study, but its beginning is cut off; {_advice(path)}"
             )
     if whole < len(text):
+        # Cut off, not left: the next record would be appended to the half line and damage both.
         os.truncate(path, whole)
     return len(text) - whole
 

@@ -27,6 +27,7 @@ def corrected(predict: Callable[[P], float], samples: Sequence[tuple[P, float]])
     errors = [(point.knobs, math.log(seconds / predict(point))) for point, seconds in samples if predict(point) > 0]
 
     def moved(point: P) -> float:
+        # The prior is a sample of error 0 at the point itself: without neighbours the prediction stands.
         total, weight = 0.0, PRIOR
         for knobs, error in errors:
             near = math.exp(-difference(knobs, point.knobs) / REACH)

@@ -129,6 +129,7 @@ class Study(Generic[P]):
     ) -> None:
         if not points:
             raise ValueError("a study needs at least one point to measure, but got none")
+        # Optuna knows a trial by its parameters: two points with the same ones would be one trial.
         self._by_knobs = {_frozen(p): p for p in points}
         if len(self._by_knobs) != len(points):
             raise ValueError("every point must differ from the others in a knob, but two have the same knobs")
@@ -170,20 +171,29 @@ class Study(Generic[P]):
         """Ask, measure, tell and re-fit until nothing can win any more, or trials or seconds are used up."""
         started = self._clock()
         earlier = max((t.seconds_in for t in self._trials), default=0.0)
+        # What the model says before anything is measured, kept for every point: it is what later errors are judged
+        # against.
         prior = refit(())
         self._prior = {p.key: prior(p) for p in self._points}
         batch = max((t.batch for t in self._trials), default=-1) + 1
         pace = 0.0
         while True:
             fitted = refit(self._trials) if self._trials else prior
+            # Global errors are the calibration's to learn, local ones (a bank conflict that a few neighbours share)
+            # its residuals'.
             predict = corrected(fitted, self._timed())
             predicted = {p.key: predict(p) for p in self._points}
+            # To stop, the more hopeful of the two is believed: a correction learnt from few neighbours must not end a
+            # search.
             least = {p.key: min(predicted[p.key], fitted(p)) for p in self._points}
             ranked = sorted(self._open(), key=lambda p: predicted[p.key])
             left = limits.seconds - (self._clock() - started)
+            # Half a trial's time is given away: a batch that would probably end late is not begun.
             stopped = self._finished(ranked, least, limits, left - pace / 2)
             if stopped:
                 return self._outcome(stopped, len(ranked))
+            # Compilation runs in parallel, so a batch is cheaper a trial than single ones; near the end it shrinks to
+            # what time is left for.
             affordable = max(int(min(left / pace, limits.batch)), 1) if pace else limits.batch
             count = min(limits.batch, limits.trials - len(self._trials), len(ranked), affordable)
             asked = self._ask(ranked, count, first=batch == 0)
@@ -273,6 +283,8 @@ class Study(Generic[P]):
         if best is None or band is None or not limits.until_sure:
             return None
         hope = min(least[p.key] for p in ranked)
+        # The search ends on what it has not seen: if even a prediction that is wrong by that much would not beat the
+        # best by more than a measurement scatters.
         floor = hope * math.exp(-CONFIDENCE * band)
         target = best.measurement.seconds * (1 - noise(self._trials))
         if floor < target:
@@ -293,6 +305,7 @@ def openers(ranked: Sequence[P], count: int) -> list[P]:
     for point in ranked:
         best_of_group.setdefault(point.group, point)
         best_of_shape.setdefault(point.shape, point)
+    # Half of the first batch at most for one of each form; the fit needs several shapes as well.
     room = max(count // 2, 1)
     wanted = [*list(best_of_group.values())[:room], *best_of_shape.values(), *ranked]
     return list({p.key: p for p in wanted}.values())[:count]
@@ -301,6 +314,7 @@ def openers(ranked: Sequence[P], count: int) -> list[P]:
 def error_band(trials: Sequence[Trial[P]]) -> float | None:
     """The model's error: rms of ln(measured / predicted) over the points it had not seen when it predicted
     them, once it had been fitted (so not the first batch). None where there are fewer than 3."""
+    # Out-of-sample errors only: on points that it was fitted to, a model looks better than it is.
     errors = [math.log(t.measurement.seconds / t.predicted) for t in trials if t.ok and t.batch > 0 and t.predicted > 0]
     if len(errors) < 3:
         return None

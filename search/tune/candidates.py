@@ -167,6 +167,8 @@ def _plans(
     made: dict[Schedule, Program | IllegalPlan] = {}
     counts: dict[Schedule, Work] = {}
     for schedule in every:
+        # Planning takes milliseconds, and most knobs do not change a plan: one is made for all schedules that differ
+        # in those.
         counted = replace(schedule, **WITHOUT)
         planned = replace(counted, rescaling="eager")  # which changes what is counted, and not the plan
         if planned not in made:
@@ -214,6 +216,7 @@ def _worthwhile(
     kept = set(pruned.kept)
     served = {priced[i].group for i in kept}
     for i in sorted(pruned.reasons, key=lambda i: priced[i].estimate.seconds):
+        # A form that pruning leaves nothing of would be judged by a prediction alone.
         if priced[i].group not in served and illegal(priced[i].estimate.resources, machine) is None:
             kept.add(i)
             served.add(priced[i].group)
@@ -227,6 +230,7 @@ def _distinct(ranked: Sequence[Candidate], at_most: int, left_out: Counter[str])
     kept: dict[str, Candidate] = {}
     groups: set[str] = set()
     for candidate in ranked:
+        # Generating source is the dear step, so it is done from the best on, and ends early.
         if len(kept) >= at_most and candidate.group in groups:
             left_out[f"beyond the best {at_most}"] += 1
             continue
@@ -253,6 +257,8 @@ class Model:
     def __call__(self, trials: Sequence[Trial[Candidate]]) -> Callable[[Candidate], float]:
         """Fit to the trials that ran and were right; the prediction of every point after that."""
         right = [(t.point.work, t.measurement.seconds) for t in trials if t.ok]
+        # Always from the machine's own start, not from the last fit: samples that were fitted before would count
+        # twice.
         self.calibration = fit(right, self._machine, self._start)
         priced = estimate_works([p.work for p in self._points], self._machine, self.calibration)
         seconds = {p.key: e.seconds for p, e in zip(self._points, priced, strict=True)}

@@ -60,6 +60,8 @@ def finals(outcome: SearchOutcome[Candidate], measurer: Measurer, peers: Sequenc
     tries, lost = 0, ""
     with progress.stage("finals"):
         while (left := [t for t in right if t.point.key not in wrong]) and tries < TRIES:
+            # Times of different batches were taken minutes apart, at other clocks and temperatures. Only candidates
+            # that were timed in turns can be compared to a percent.
             limit = left[0].measurement.seconds * CONTENDER
             few = [t for t in left if t.measurement.seconds <= limit][:FINALISTS]
             progress.say(f"{plural(len(few), 'finalist')} and {plural(len(peers), 'peer')} timed together")
@@ -79,6 +81,8 @@ def finals(outcome: SearchOutcome[Candidate], measurer: Measurer, peers: Sequenc
             progress.say(f"none of {plural(len(few), 'finalist')} ended well: {lost}")
             again = {t.point.key: m for t, m in zip(few, failed, strict=True) if m.status == "wrong"}
             wrong |= again
+            # A round that found a wrong kernel has made progress, as it is out; any other failure is the machine's,
+            # and counts.
             tries += not again
     if not left:
         raise NothingWorked(f"none of {plural(len(right), 'candidate')} was right when it was timed again: {lost}")
