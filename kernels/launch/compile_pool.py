@@ -102,7 +102,7 @@ class CompilePool:
         return results
 
     def _ready(self, count: int) -> list[Child]:
-        """So many children, new ones where there are fewer."""
+        """The first `count` children, of which missing ones are made (and not started)."""
         self._children += [Child(MODULE, self._environment) for _ in range(count - len(self._children))]
         return self._children[:count]
 

@@ -34,7 +34,7 @@ class LaunchError(RuntimeError):
 
 
 class TileTooWide(LaunchError):
-    """Strides that take a tile beyond what a kernel's offsets hold: a wide one can run on them (`spans`)."""
+    """Strides so large that offsets inside a tile need more than 32 bits; a wide kernel can run on them (`spans`)."""
 
 
 def check(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
@@ -78,7 +78,8 @@ MOST_LAYOUTS = 64
 
 
 def layout_of(tensors: Sequence[torch.Tensor], pointers: list[int]) -> Hashable:
-    """What a compiled kernel was specialised for, and what its source relies on."""
+    """A key for all that a compiled kernel depends on in its tensors: what Triton specialised it for, and what its
+    source relies on."""
     return tuple(
         (t.shape, t.stride(), t.dtype, p % ALIGNMENT, t.get_device()) for t, p in zip(tensors, pointers, strict=True)
     )

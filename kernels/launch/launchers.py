@@ -70,7 +70,8 @@ class TritonLaunch:
             direct(pointers)
 
     def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        """As `Launch.bound`: what is left of a call's cost is the pointers. Does not run anything by itself."""
+        """As `Launch.bound`. The function reads the tensors' addresses and launches, and checks nothing else. It is the
+        launcher itself, with all its checks, before a first call with this layout. Runs nothing."""
         pointers = [t.data_ptr() for t in tensors]
         direct = self._direct.get(layout_of(tensors, pointers))
         if direct is None or any(p % ALIGNMENT for p in pointers):
@@ -172,7 +173,7 @@ class TritonLaunch:
 
 
 def options_of(kernel: Kernel) -> dict[str, int]:
-    """The compiler's options."""
+    """Triton's options for a kernel: warps, and registers of a thread where warps divide them, else pipeline stages."""
     # With warps that divide registers among them the compiler must be told what each has before.
     if kernel.registers is not None:
         return {"num_warps": kernel.warps, "maxnreg": kernel.registers}
@@ -181,8 +182,8 @@ def options_of(kernel: Kernel) -> dict[str, int]:
 
 @functools.cache
 def fusing() -> dict[str, bool]:
-    """The option by which the compiler makes one operation of a product and a sum, where this Triton has it: what
-    kernels are written, priced and measured with, whatever the default is there or the environment says."""
+    """The option that fuses a product and a sum into one multiply-add, for a Triton that has it; else none. Kernels are
+    written, priced and measured with it, so it is set whatever the default or the environment says."""
     try:
         from triton.backends.nvidia.compiler import CUDAOptions
     except ImportError:
@@ -191,7 +192,7 @@ def fusing() -> dict[str, bool]:
 
 
 class EitherLaunch:
-    """A kernel that some tensors do not suit, and one for those: the second runs where the first refuses."""
+    """Two kernels for one problem: `second` runs where `first` refuses tensors (because of strides or addresses)."""
 
     def __init__(self, first: Launch, second: Launch) -> None:
         self._first = first

@@ -30,8 +30,8 @@ _count = itertools.count(1)
 
 
 def module_of(kernel: Kernel) -> ModuleType:
-    """The kernel's source as a module of this process. One module a kernel, however often it is asked for, while
-    anything of it is in use; then it goes, and its lines with it."""
+    """The kernel's source as a module of this process. One kernel has one module as long as anything of that is in use;
+    after that the module and its source lines are dropped."""
     digest = kernel.digest
     module = _modules.get(digest)
     if module is None:

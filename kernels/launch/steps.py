@@ -52,7 +52,8 @@ class StepsLaunch:
         return self._ready.get(layout_of(tensors, [t.data_ptr() for t in tensors])) or self
 
     def _by_address(self, tensors: Sequence[torch.Tensor], given: Sequence[Sequence[torch.Tensor]]) -> Call | None:
-        """All launches for tensors of this layout, which need no more of a workspace than where it lies."""
+        """A function that launches all steps for tensors of this layout, workspaces by their addresses. None where it
+        takes the steps' own checks (no GPU, or tensors that are not aligned)."""
         device = tensors[0].device
         if self.kernel.emitter == "torch" or device.type != "cuda":
             return None

@@ -39,7 +39,7 @@ def fault(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> str | None:
 
 
 def descriptors(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> list[Any]:
-    """Triton's own, one for each of `kernel.descriptors`, of tensors without a fault."""
+    """Triton's descriptor objects, one for each of `kernel.descriptors`, of tensors that have no `fault`."""
     if not kernel.descriptors:
         return []
     given = [(tensors[d.argument], d) for d in kernel.descriptors]
@@ -69,7 +69,8 @@ def layout_of_block(block: Sequence[int], dtype: str) -> Any:
 
 
 def strides(t: torch.Tensor) -> list[int]:
-    """In elements. Where an axis of one element has a stride that descriptors do not take, another stands for it."""
+    """A tensor's strides in elements, as a descriptor takes them: where an axis of one element has a stride that it
+    does not take, UNIT stands for it, since no access depends on it."""
     *outer, last = t.stride()
     given = [(s, s * t.element_size()) for s in outer]
     # The driver refuses a stride of 0, one that is not in whole units, and one that is too large, even for an axis
@@ -86,7 +87,7 @@ class Address:
         self.pointer = pointer
 
     def data_ptr(self) -> int:
-        """As a tensor's."""
+        """The address, as a tensor gives it."""
         return self.pointer
 
 
@@ -115,7 +116,7 @@ class LaunchDescriptors:
         self._made: dict[tuple[int, ...], list[LaunchDescriptor]] = {}
 
     def __call__(self, pointers: Sequence[int]) -> list[LaunchDescriptor]:
-        """For the addresses of all of the kernel's tensors."""
+        """The descriptors, given the addresses of all of the kernel's tensors in order."""
         # Shape and strides are those of the layout, so addresses alone tell descriptors apart; a program's tensors
         # often come back to the same ones.
         key = tuple([pointers[i] for i in self._arguments])

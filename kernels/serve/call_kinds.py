@@ -62,14 +62,14 @@ def kind(name: str, x: Any) -> Any:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a function comes to at one call."""
+    """What tracing a function gives at one call."""
 
     opened: Opened
     trace: Trace
 
     @property
     def kind(self) -> Any:
-        """All of it but the numbers that it captures as such."""
+        """A key for all of the meaning but the plain numbers that the function captures."""
         tensors = ((name, kind_of_tensor(name, t), axes) for name, (t, axes) in self.trace.tensors.items())
         return self.opened.skeleton, self.opened.whole, tuple(tensors), tuple(self.trace.lengths.items())
 

@@ -69,7 +69,7 @@ def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | 
 
 
 def signature(problem: Problem) -> tuple[str, ...]:
-    """Which problem it is, at any size."""
+    """A problem without its sizes: the key under which notices about it are said once."""
     return (problem.workload, problem.cascade, *(f"{n} {d}" for n, d in sorted(problem.dtypes.items())))
 
 
@@ -324,5 +324,5 @@ def _cascades(problem: Problem, directory: Path) -> list[str]:
 
 
 def _spread(every: list[Schedule], at_most: int) -> list[Schedule]:
-    """At most so many, evenly over the list."""
+    """At most `at_most` of a list's items, evenly spread."""
     return every if len(every) <= at_most else [every[i * len(every) // at_most] for i in range(at_most)]

@@ -115,8 +115,8 @@ class Shapes:
         return self.by_head(t, axes.index("h")) if "h" in axes else t
 
     def check(self, name: str, t: object, axes: str, *own: int) -> Tensor:
-        """A tensor over these axes. own: the lengths of those that are none of a call's ("*"). Raises
-        UnsupportedArgument for another."""
+        """`t`, if it is a tensor over these axes (of b, h, p, m, and "*" for one of its own, whose lengths are `own`).
+        Else raises UnsupportedArgument."""
         lengths = iter(own)
         wanted = tuple(next(lengths) if a == "*" else self.full[a] for a in axes)
         if not isinstance(t, Tensor) or tuple(t.shape) != wanted:
@@ -147,7 +147,8 @@ class Shapes:
 
 @dataclass(frozen=True)
 class ModifiedCall:
-    """The first call of a kind. family: its kind but for the numbers that functions capture."""
+    """The first call of a kind. given: its arguments of NAMES. meanings: what tracing its functions gave, by argument.
+    family: a key for the kind of call, without the numbers that functions capture."""
 
     q: Tensor
     k: Tensor
@@ -185,7 +186,8 @@ def _prepared(call: ModifiedCall) -> Callable[[Tensor, Tensor, Tensor, Arguments
 def _modifiers(
     shapes: Shapes, call: ModifiedCall, changing: Mapping[str, frozenset[int]], views: dict[str, View]
 ) -> Sequence[Modifier]:
-    """The modifiers in order; `views` takes how their tensors come from the arguments.
+    """The modifiers in the order of the arguments. For each tensor that they read, `views` is given a function from a
+    call's arguments to it.
 
     A prefix is causal in its own way: beside it, `causal` only says how positions are aligned.
     """

@@ -95,7 +95,7 @@ class Judgement:
         ]
 
     def short(self) -> list[str]:
-        """What falls short, as it is: targets missed, and problems below a target that the median meets."""
+        """What falls short, in words: targets that are missed, and problems below a target that the median meets."""
         lines = [
             f"{t.name}: {value:.2f}, should be at least {t.least:.2f}"
             for t, value in self.reached()
@@ -115,7 +115,7 @@ class Judgement:
 
 
 def median(values: Sequence[float]) -> float:
-    """Of those that are numbers; NaN where none is."""
+    """The median of the values that are numbers; NaN where none is."""
     known = [v for v in values if not math.isnan(v)]
     return float(np.median(known)) if known else math.nan
 

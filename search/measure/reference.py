@@ -207,7 +207,7 @@ def sample_positions(cascade: Cascade, sizes: Mapping[Rank, int], points: float,
 
 
 def sampled_lengths(cascade: Cascade, sizes: Mapping[Rank, int], points: float) -> dict[Rank, int]:
-    """How many positions of each rank are looked at: the longest kept rank is halved again and again."""
+    """How many positions of each rank are sampled: the longest kept rank is halved until the contraction fits."""
     lengths = dict(sizes)
     ranks = kept_ranks(cascade)
     while contraction_points(cascade, lengths) > points:

@@ -34,7 +34,7 @@ OWNER = "owner"
 
 
 class _Line(msgspec.Struct):
-    """What is compared or counted with of a line of the journal, whatever operation it is."""
+    """The fields of a journal's line that are checked, of any operation: those that Optuna compares or counts with."""
 
     op_code: Annotated[int, Meta(ge=0, le=99)]
     study_id: Count | None = None

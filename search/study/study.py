@@ -271,7 +271,8 @@ class Study(Generic[P]):
     # ---- stop
 
     def _finished(self, ranked: Sequence[P], least: dict[str, float], limits: StopRule, left: float) -> str | None:
-        """Why the study ends, if it does; `least`: of what the model says with and without its neighbours."""
+        """Why the study ends, in words; None where it goes on. least: seconds of each point, the lower of the fitted
+        model's prediction and the one that was corrected by measured neighbours. left: seconds."""
         if not ranked:
             return "every candidate was measured"
         if len(self._trials) >= limits.trials:
@@ -358,7 +359,7 @@ def _read(trial: FrozenTrial, point: P) -> Trial[P]:
 
 
 def _positive(value: object, unknown: float = math.nan) -> float:
-    """A positive finite number from a journal; what is none is NaN, a prediction that nobody counts with."""
+    """A number from a journal if it is positive and finite, else `unknown` (NaN marks a prediction as unusable)."""
     return float(value) if isinstance(value, (int, float)) and 0 < value < 1e300 else unknown
 
 

@@ -52,7 +52,7 @@ class SaturationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one saturation.
+    """Limits of one saturation; all must be greater than 0, else ValueError.
 
     steps: rounds of all laws. rows: nodes at which it stops after a step. arranged: laws that only rearrange rest
     where the next step, at the last one's growth, would exceed so many nodes. seconds: processor time after which

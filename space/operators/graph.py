@@ -135,7 +135,7 @@ def choices_text(graph: OperatorGraph) -> str:
 
 
 def _either(choices: Sequence[tuple[Rank, ...]]) -> str:
-    """`e,m or e,p`"""
+    """Alternatives in words: `e,m or e,p`."""
     return " or ".join([*map(",".join, choices[:SHOWN]), *(["…"] if len(choices) > SHOWN else [])])
 
 
@@ -169,12 +169,12 @@ def _check_said(graph: OperatorGraph, spaces: Mapping[str, frozenset[Rank]]) -> 
 
 
 class _Contradiction(Exception):
-    """What a value's bounds cannot both be."""
+    """The bounds of a value exclude each other."""
 
 
 @dataclass
 class _Bounds:
-    """Of each value by name: the ranks that it has at least, and at most (None: any)."""
+    """For each value, by name, the ranks that it certainly has, and those that it may have (None: any rank)."""
 
     least: dict[str, frozenset[Rank]] = field(default_factory=dict)
     most: dict[str, frozenset[Rank]] = field(default_factory=dict)

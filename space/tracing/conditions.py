@@ -88,7 +88,7 @@ def _boolean(clause: Clause) -> Expr:
 
 
 def _value(p: Predicate) -> Expr:
-    """`sum >= 0` as a value."""
+    """The condition `sum >= 0` of an affine filter, as a boolean expression."""
     parts = [_times(_index(t), t.coef) for t in p.terms] + [_times(Size(r), c) for r, c in p.sizes]
     total = _joined("add", parts) if parts else Const(0.0)
     return Map("ge", (total, Const(float(-p.const))))

@@ -37,8 +37,8 @@ from .site import Site
 
 
 class Traced:
-    """A value, a position or a condition that is being recorded. whole: it is a whole number everywhere. integer: what
-    it is as a number that may address an axis, if it is one."""
+    """A value, a position or a condition that is being recorded. whole: whether it is a whole number everywhere.
+    integer: the same as an index that may address an axis, None where it cannot."""
 
     def __init__(self, record: TraceRecord, value: Expr, whole: bool = False, integer: Integer | None = None) -> None:
         self._record, self._value, self._whole, self._integer = record, value, whole, integer
