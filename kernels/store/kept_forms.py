@@ -86,6 +86,8 @@ def read_kept(folder: Path, definition: str) -> Kept | None:
         path = kept_path(folder, definition)
         file = from_json(read_whole(path, MAX_BYTES), _File)
         fits = file.format == FORMAT and file.definition == definition
+        # Forms are run in a definition's stead. A file that another program put in the folder could make them compute
+        # anything, so only what this user's own programs signed is read.
         if not (fits and signing.is_signed(file.message, file.signature)):
             raise BadData("it was not written by this user's programs")
     except (FileNotFoundError, NotADirectoryError):

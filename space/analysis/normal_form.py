@@ -103,6 +103,7 @@ def _near(const: int, coefs: Mapping[Rank, int], sizes: Mapping[Rank, int]) -> i
     """The constant of a filter, or one that says the same of all indices where it is so large (a window that is wider
     than any sequence) that a sum with it might need more than the 32 bits of an index."""
     least, most = (sum(pick(c * (sizes[r] - 1), 0) for r, c in coefs.items() if c) for pick in (min, max))
+    # Clamped to just beyond what the indices can make up for: the filter is true of the same of them.
     return const if abs(const) + most - least < FARTHEST else min(max(const, -most - 1), -least)
 
 
@@ -116,6 +117,8 @@ def _step(x: Expr, layout: Layout) -> Expr | None:
         case Map():
             return _map(x)
         case Where():
+            # -inf times a positive number is -inf, times a negative one it is not: the sign must stay inside. 0 stays
+            # 0 either way.
             core, k = scaled(x.arg) if x.fill == 0.0 else oriented(x.arg)
             return times(Where(x.predicate, core, x.fill), k) if _fill_keeps(x.fill, k) else None
         case Reduce() if not layout.varies(x.arg, x.rank):
@@ -148,6 +151,7 @@ def _exact_step(x: Expr, layout: Layout) -> Expr | None:
             return a
         case Map("mul", (Const() as k, a)):
             return Map("mul", (a, k))
+        # Exact: only the exponent changes.
         case Map("div", (a, Const(k))) if _is_power_of_two(k):
             return Map("mul", (a, Const(1.0 / k)))
         case Map("div", (a, b)):
@@ -210,12 +214,16 @@ def _map(x: Map) -> Expr | None:
             return times(Map(x.op, (core_a, core_b)), k)
         case "neg", (a,):
             return times(a, -1.0)
+        # Here real arithmetic holds, so a division by a number is a multiplication, which is an instruction instead
+        # of many.
         case "div", (a, Const(k)) if k and math.isfinite(1.0 / k):
             return times(a, 1.0 / k)
         case "div", (a, b):
             core, k = scaled(a)
             # nothing by nothing is 0, so a factor of 0 stays where it makes nothing of the dividend
             return times(Map("div", (core, b)), k) if k not in (0.0, 1.0) and not isinstance(core, Const) else None
+        # Hardware has 2^x (ex2.approx); e^x is that after a multiplication, which is merged with the score's own
+        # factor.
         case "exp", (a,):
             return Map("exp2", (_exponent(a),))
         case "log", (a,):
@@ -239,6 +247,7 @@ def _exponent(x: Expr) -> Expr:
         case _:
             return times(x, LOG2_E)
     (core_a, ka), (core_b, kb) = scaled(a), scaled(b)
+    # k a - k b = k (a - b): one multiplication, and none before the difference.
     if ka == kb:
         a, b, k = core_a, core_b, k * ka
     return times(Map("sub", (_rounded(a), _rounded(b))), k * LOG2_E)

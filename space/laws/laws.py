@@ -69,6 +69,8 @@ GENERAL: tuple[Law, ...] = (
     Law("identity", A + 0.0, A),
     Law("identity", A - 0.0, A),
     Law("associate", (A * B) * C, A * (B * C), both_ways=True, arranges=True),
+    # Divisions move outwards always (fewer of them, later), and inwards only where the other factor has ranks that
+    # this one lacks: a form that divides first is another way of computing only then.
     Law("division", (A / D) * V, (A * V) / D),
     Law("division", (A * V) / D, (A / D) * V, (Wider(V, (A, D)),), arranges=True),
     Law("division", (A / D) * (A / D), (A * A) / (D * D), steps=1),
@@ -84,6 +86,7 @@ GENERAL: tuple[Law, ...] = (
         (Absent((R,), (U,)), Unreduced(R, U)),
         arranges=True,
     ),
+    # Sums of sums apart, never together again: what is one pass over a rank need not be one sum.
     Law("linearity", _sum(R, A + B), _sum(R, A) + _sum(R, B)),
     Law("linearity", _sum(R, A - B), _sum(R, A) - _sum(R, B)),
     Law("linearity", _sum(R, U), U * Size(R), (Absent((R,), (U,)),)),
@@ -100,6 +103,8 @@ GENERAL: tuple[Law, ...] = (
         for combined in (_plus, _minus)
         for left in (combined(A, B) * V, V * combined(A, B))
     ),
+    # Products of exponentials as one exponential of a sum, whose exponent can be bounded; the other way round only
+    # where a fold asks for it (`transport`).
     Law("exponential", _exp(A - B) * _exp(B - C), _exp(A - C)),
     Law("exponential", _exp(A) / _exp(C), _exp(A - C)),
     Law("exponential", _exp(A - B) * _exp(A - B), _exp(A * 2.0 - B * 2.0), steps=BACK),
@@ -111,6 +116,7 @@ GENERAL: tuple[Law, ...] = (
     Law("exponential", _exp((A - C) - _log(B)), _exp(A - C) / B, (Positive(B),)),
     Law("base", Map("exp2", (A,)), _exp(A * LN_2)),
     Law("base", Map("log2", (A,)), _log(A) * LOG2_E),
+    # A log-sum-exp of parts: what was scaled by a reference gets it added to its logarithm.
     Law("logarithm", _log(A * _exp(B)), _log(A) + B),
     Law("logarithm", _log(A / _exp(B)), _log(A) - B),
     Law("logarithm", _log(_exp(B) / A), B - _log(A), (Positive(A),)),
@@ -124,6 +130,7 @@ GENERAL: tuple[Law, ...] = (
     Law("cancel", (A + B) - (C + B), A - C, (Finite(B),)),
     Law("cancel", (A / _exp(C)) / (B / _exp(C)), A / B),
     Law("cancel", (A * _exp(C)) / (B * _exp(C)), A / B),
+    # A maximum commutes with what is monotone: positive factors and addends, a negative one by way of a minimum.
     Law("max-scale", _max(R, U * C), U * _max(R, C), (Absent((R,), (U,)), Positive(U))),
     Law("max-scale", _max(R, C / U), _max(R, C) / U, (Absent((R,), (U,)), Positive(U))),
     Law("max-scale", A - U * _max(R, C), A - _max(R, U * C), (Absent((R,), (U,)), Positive(U))),

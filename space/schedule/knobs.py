@@ -43,6 +43,8 @@ class Tiles:
 
     def _choice(self, facts: SpaceFacts, rank: Rank) -> Choice | None:
         values = self._values(facts, rank)
+        # Several streamed ranks make a tile of all their lengths multiplied; the outer ones may then go element by
+        # element.
         if values and rank in facts.uses.of("streamed")[:-1] and self._is_crowded(facts):
             values = [ELEMENT, *values]
         return Choice(f"tile {rank}", tuple(values), values[len(values) // 2]) if values else None
@@ -57,6 +59,7 @@ class Tiles:
             case "streamed":
                 values = _fitting(target.streams, size, target)
                 if rank not in facts.uses.halves and size <= target.longest_axis:
+                    # A rank in one tile needs no loop, and no running values either.
                     values = [v for v in values if v < size] + [WHOLE]
             case "resident" | "contracted":
                 if size <= target.longest_axis:
@@ -130,6 +133,8 @@ class NumSplits:
     def is_legal(self, facts: SpaceFacts, point: Point) -> bool:
         for rank in facts.uses.of("streamed"):
             parts, tile = int(point.get(f"num_splits {rank}", 1)), int(point.get(f"tile {rank}", WHOLE))
+            # Parts are made of whole tiles: a rank that is one tile has none, nor has one that is gone over by
+            # elements.
             if parts > 1 and not (tile > ELEMENT and self._divides(facts, point, -(-facts.sizes[rank] // tile), parts)):
                 return False
         return True
@@ -178,6 +183,7 @@ class Warps:
         for k in ("row", "streamed"):
             for r in facts.uses.of(k):
                 elements *= facts.length(r, point)
+        # Fewer and warps repeat each other's work (`costmodel.pricing.products`).
         return elements >= 512 * int(point["warps"])
 
 

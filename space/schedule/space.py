@@ -74,6 +74,7 @@ class Space(SpaceFacts):
             try:
                 if not knob.is_legal(self, point):
                     return
+            # A knob that reads what is not set yet cannot decide; it is asked again further in.
             except _Unset:
                 still.append(knob)
         if not left:
