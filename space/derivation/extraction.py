@@ -63,13 +63,16 @@ class ExtractionProblem:
         self.used = {c: self.model.add_variable(f"y{i}", 0, 1) for i, c in enumerate(graph.classes)}
         self.trait: dict[Trait, Any] = {}
         total = pulp.lpSum(self.work(c, n) * self.scale * x for (c, n), x in self.node.items())
+        self.fewest, self.most = 0, 0
         self.counts = [self._levels(i, s, passes_) for i, s in enumerate(self.streams)]
         # Where the number is known nothing has to be proven about any other.
         if passes_ is not None:
-            self.model += pulp.lpSum(self.counts) == passes_
+            self.fewest = self.most = passes_
+        self.passes = self.model.add_variable("passes", 0, self.most, cat="Integer")
+        self.model += pulp.lpSum(self.counts) == self.passes
         # Lexicographic by weight: one pass counts for more than all the work that `WORK_LIMIT` allows. A pass is
         # another read of the stream from memory, which no saving of arithmetic makes up for.
-        self.model += PASS_WEIGHT * pulp.lpSum(self.counts) + total
+        self.model += PASS_WEIGHT * self.passes + total
         # Forms that recompute without end are in the graph too; they would be answers, once all others are cut.
         self.model += total <= WORK_LIMIT
         self._choices()
@@ -112,6 +115,8 @@ class ExtractionProblem:
             most = min(most, of)
         level = _Levels(self, f"l{i}", s, most)
         count = self.model.add_variable(f"p{i}", 0, most, cat="Integer")
+        self.fewest += max(level.least[r] + int(s.element(self.graph.free[r])) for r in self.graph.roots)
+        self.most += most
         for r in self.graph.roots:
             # Levels as indicators sum up to the level. An output that varies with the stream has to be written in a
             # pass of its own after the last barrier.
@@ -174,14 +179,25 @@ class ExtractionProblem:
         return True
 
     def solve(self, seconds: float) -> Form | None:
-        """The best form that no cut forbids; None if there is none. Raises OutOfTime if none was proven the best."""
-        match solve(self.model, solver(seconds)):
-            case "infeasible":
-                return None
-            case "unproven":
-                raise OutOfTime(f"a form must be proven the best within {seconds:.3g} s")
-            case "optimal":
-                pass
+        """The best form that no cut forbids; None if there is none. Raises OutOfTime if none was proven the best.
+
+        Of as few passes as there may be, then of one more, and so on: that there is none is proven at once, and among
+        forms of as many passes the best is found in a quarter of the time.
+        """
+        end = time.monotonic() + seconds
+        while self.fewest <= self.most:
+            self.passes.lowBound = self.passes.upBound = self.fewest
+            match solve(self.model, solver(end - time.monotonic())):
+                case "infeasible":
+                    self.fewest += 1
+                case "unproven":
+                    raise OutOfTime(f"a form must be proven the best within {seconds:.3g} s")
+                case "optimal":
+                    return self._form()
+        return None
+
+    def _form(self) -> Form:
+        """What the solver found."""
         # A solver's integers are floats within its tolerance.
         picked = {c: n for (c, n), x in self.node.items() if (x.value() or 0) > 0.5}
         # Passes, traits and work are counted anew on what the roots need: an answer may carry more than that where

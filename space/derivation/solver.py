@@ -25,6 +25,9 @@ SOLVERS = ("HiGHS", "COIN_CMD", "PULP_CBC_CMD")
 """PuLP's names, the preferred first: HiGHS, CBC as installed, CBC as older PuLPs bring it."""
 
 
+HIGHS: Mapping[str, bool] = {"mip_heuristic_run_rens": False}
+"""HiGHS's options: programs of some hundred nodes are proven at the root or a few nodes below it, where another within
+takes a quarter of the time and finds nothing. (A version that knows no such option goes on without it.)"""
 MAX_CONSTRAINTS = 20_000
 """Of one program: the solver looks at no clock within a step, and a step of a larger one takes minutes and memory. (The
 largest measured, of a chain of 48 products, has 1,316.)"""
@@ -32,10 +35,13 @@ largest measured, of a chain of 48 products, has 1,316.)"""
 
 def solver(seconds: float) -> Any:
     """HiGHS, or CBC where HiGHS is missing. Raises ExtractionError where there is neither."""
-    for kind in filter(None, (getattr(pulp, name, None) for name in SOLVERS)):
+    for name in SOLVERS:
+        if (kind := getattr(pulp, name, None)) is None:
+            continue
         # One thread, so that answers do not depend on how threads interleave; and hardly any gap, as answers must
         # come in order.
-        choice = kind(msg=False, threads=1, gapRel=1e-6, timeLimit=max(seconds, 0.1))
+        more = HIGHS if name == "HiGHS" else {}
+        choice = kind(msg=False, threads=1, gapRel=1e-6, timeLimit=max(seconds, 0.1), **more)
         if choice.available():
             return choice
     raise ExtractionError("extraction needs an integer solver: install one of highspy (HiGHS) or CBC for PuLP")

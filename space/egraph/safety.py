@@ -16,7 +16,7 @@ from eintune.space.ir.expr import Access, Const, Expr, Fold, Gather, Iota, Map, 
 from eintune.space.ir.folds import ACTIONS
 
 from .graph import ClassId, EGraph, Node, label
-from .zero_rows import may_be_empty, vanishing
+from .zero_rows import ZeroRows, may_be_empty
 
 EXP_LIMIT = 64.0
 """An exponent up to this cannot overflow in fp32, nor can a sum of 2**30 such (e^64 is about 6e27)."""
@@ -225,10 +225,8 @@ def unsafe(graph: EGraph) -> Iterator[Unsafe]:
     dividing = {n.children[1] for _, n in graph.original if _op(n) == "div"}
     divisors = {n.children[1] for _, n in graph.nodes() if _op(n) == "div"}
 
-    @cache
-    def zero_with(d: ClassId) -> set[ClassId]:
-        return vanishing(graph, d, lambda k: bounds.of[k][0] >= 0, bounds.at_least)
-
+    rows = ZeroRows(graph, lambda k: bounds.of[k][0] >= 0, bounds.at_least)
+    zero_with = cache(rows.with_divisor)
     empty = {d for d in divisors if may_be_empty(graph, d)}
     for c, n in graph.nodes():
         original = (c, n) in graph.original

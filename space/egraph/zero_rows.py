@@ -57,34 +57,43 @@ def _filters(head: Expr) -> bool:
     return (isinstance(head, Where) and head.fill == NEG_INF) or (isinstance(head, Const) and head.value == NEG_INF)
 
 
-def vanishing(
-    graph: EGraph,
-    divisor: ClassId,
-    never_negative: Callable[[ClassId], bool],
-    at_least: Callable[[ClassId, ClassId], bool],
-) -> set[ClassId]:
-    """The classes that are proven to be 0 where the divisor is, as its row is empty.
+class ZeroRows:
+    """The classes that are proven to be 0 where a divisor is, as its row is empty.
 
     at_least(a, b): whether a >= b is proven. A sum of what is never negative is 0 only where all of it is; a sum
     of exponentials relative to a reference g only where g is -inf, and there the exponential of all that is at most
     g, relative to g, is 0 too.
     """
-    found = _addends(graph, divisor, never_negative)
-    # The references of the divisor's own exponentials: where their row is empty they are -inf.
-    references = {g for c in found for n in graph.classes.get(c, ()) for _, g in _exponents(graph, n)}
 
-    def relative(n: Node) -> bool:
-        return any(g in references and at_least(g, x) for x, g in _exponents(graph, n))
-
-    # A least fixed point: what is not proven to vanish does not.
-    changed = True
-    while changed:
-        changed = False
+    def __init__(
+        self,
+        graph: EGraph,
+        never_negative: Callable[[ClassId], bool],
+        at_least: Callable[[ClassId, ClassId], bool],
+    ) -> None:
+        self.graph, self.never_negative, self.at_least = graph, never_negative, at_least
+        self.users: dict[ClassId, list[tuple[ClassId, Node]]] = {}
+        self.relative: dict[ClassId, list[tuple[ClassId, ClassId]]] = {}  # g -> the (exp(x - g), x) of it
         for c, n in graph.nodes():
-            if c not in found and (_keeps(n, found) or relative(n)):
-                found.add(c)
-                changed = True
-    return found
+            for k in dict.fromkeys(n.children):
+                self.users.setdefault(k, []).append((c, n))
+            for x, g in _exponents(graph, n):
+                self.relative.setdefault(g, []).append((c, x))
+
+    def with_divisor(self, divisor: ClassId) -> set[ClassId]:
+        """Those of one divisor."""
+        graph = self.graph
+        found = _addends(graph, divisor, self.never_negative)
+        # The references of the divisor's own exponentials: where their row is empty they are -inf.
+        references = {g for c in found for n in graph.classes.get(c, ()) for _, g in _exponents(graph, n)}
+        found |= {c for g in references for c, x in self.relative[g] if self.at_least(g, x)}
+        todo = list(found)
+        while todo:
+            for c, n in self.users.get(todo.pop(), ()):
+                if c not in found and _keeps(n, found):
+                    found.add(c)
+                    todo.append(c)
+        return found
 
 
 def _addends(graph: EGraph, total: ClassId, never_negative: Callable[[ClassId], bool]) -> set[ClassId]:
