@@ -68,7 +68,7 @@ def undone(roots: Sequence[Expr], limits: Limits) -> dict[Expr, Expr]:
     parts = frozenset(r for s in splits for r in (s.outer, s.inner))
     # A graph of its own and before the other: these laws read from right to left what others there read from left to
     # right, and both together would never rest.
-    graph = saturate(roots, tuple(unsplit_laws(splits, nodes)), splits, limits)
+    graph = saturate([*roots, *_whole(nodes, splits)], tuple(unsplit_laws(splits, nodes)), splits, limits)
     plainest = _plainest(graph, parts, ranks)
     written: set[Expr] = set()
     made: dict[ClassId, Expr] = {}
@@ -81,6 +81,15 @@ def undone(roots: Sequence[Expr], limits: Limits) -> dict[Expr, Expr]:
             if c in plainest and not free(x) & parts:
                 found[x] = _built(c, plainest, made)
     return found
+
+
+def _whole(nodes: Sequence[Expr], splits: Sequence[SplitOf]) -> Iterator[Expr]:
+    """The references over a whole rank of what is relative to tiles' own: a merge may be relative to another one (the
+    largest log-sum-exp of a tile), and the laws change to a reference that is there."""
+    for s in splits:
+        for x in nodes:
+            if isinstance(x, Reduce) and (x.op, x.rank) == ("max", s.inner) and s.outer in free(x):
+                yield Reduce("max", s.outer, x)
 
 
 def _late(x: Expr) -> frozenset[Rank]:
@@ -131,6 +140,20 @@ def _references() -> Iterator[Law]:
         relative = rewrite([weighed], {_U: own}.get)[0]
         yield Law(UNSPLIT, Reduce("add", _R, weighed), Reduce("add", _R, relative) * _exp(own - _U), other)
     yield Law(UNSPLIT, (_A * _exp(_C)) / (_B * _exp(_C)), _A / _B)
+    yield from _means()
+
+
+def _means() -> Iterator[Law]:
+    """Products of distances from means, and of these from another reference, are distances from it (parallel axes)."""
+    size = Size(_R)
+    own = [Reduce("add", _R, x) / size for x in (_A, _B)]
+    absent = (Absent((_R,), (_C, _U)),)
+    for (x, y), (m, n), (c, u) in (((_A, _B), own, (_C, _U)), ((_A, _A), (own[0], own[0]), (_C, _C))):
+        spread = Reduce("add", _R, (x - m) * (y - n))
+        for other in ((m - c) * (n - u), (c - m) * (u - n)):
+            yield Law(UNSPLIT, spread + other * size, Reduce("add", _R, (x - c) * (y - u)), absent)
+            yield Law(UNSPLIT, spread + size * other, Reduce("add", _R, (x - c) * (y - u)), absent)
+    yield Law(UNSPLIT, (_A / _B) / _C, _A / (_B * _C))
 
 
 def _exp(x: Expr) -> Expr:
@@ -174,8 +197,10 @@ def _reductions(s: SplitOf) -> Iterator[Law]:
     for action in ACTIONS.values():
         scores = (_C, _A, _B)[: action.references]
         yield from _out_of(s, Fold(action.name, _R, _C, _Y, scores[1:]), others)
-    within, once = Reduce("add", s.inner, _Y), (Absent((s.inner,), (_U,)),)
-    yield Law(UNSPLIT, within * _U, Reduce("add", s.inner, _Y * _U), once)
+    tiles = [Reduce("add", s.outer, x) for x in (_A, _B, _A + _B)]
+    yield Law(UNSPLIT, tiles[0] + tiles[1], tiles[2])
+    for part in (s.inner, s.outer):
+        yield Law(UNSPLIT, Reduce("add", part, _Y) * _U, Reduce("add", part, _Y * _U), (Absent((part,), (_U,)),))
 
 
 def _indices(s: SplitOf, filters: Iterable[tuple[Predicate, float]]) -> Iterator[Law]:
