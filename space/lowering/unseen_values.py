@@ -2,20 +2,27 @@
 
 A filter gives such an element the weight 0, and 0 times NaN is NaN: in a product of tiles it would reach every row of
 the tile. So what is weighted is filtered too, by as much of the filter as depends on nothing else: `m < L[b]` as it is,
-`m <= p` as `m <= |p| - 1`, which is more than every row sees. A filter that holds for all elements is none, and one
-that a loop knows to hold costs nothing.
+`m <= p` as `m <= |p| - 1`, which is more than every row sees, and of a condition those of its parts that do (a mask of
+padded keys, beside whatever else a query does not see). A filter that holds for all elements is none, and one that a
+loop knows to hold costs nothing.
+
+What only the queries of a tile together decide (documents, a mask over queries and keys) is not known for a key alone:
+there a value that is weighted by 0 has to be finite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 from eintune.space.analysis.layout import Layout
 from eintune.space.analysis.masks import Masks
 from eintune.space.ir.expr import (
     NEG_INF,
+    Const,
     Expr,
     Fold,
+    Map,
     Predicate,
     Rank,
     Reduce,
@@ -28,6 +35,9 @@ from eintune.space.ir.expr import (
 )
 from eintune.space.ir.products import factors, product
 
+Rule: TypeAlias = Predicate | Expr
+"""A filter on positions, or a condition of a `select`."""
+
 
 def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks) -> list[Expr]:
     """The roots with filters on what is weighted by 0 wherever a filter is false."""
@@ -36,11 +46,11 @@ def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks) -> list[
         match x:
             case Fold("scale" | "softcomoment", rank, ref) if any(rank in free(a) for a in (x.arg, *x.others)):
                 # Only filters that make the weight exactly 0: behind any other the argument is really used.
-                rules = [p for p in filters_below(ref, rank) if masks.where_false(p).of(ref) == NEG_INF]
+                rules = [p for p in rules_below(ref, rank) if masks.where_false(p).of(ref) == NEG_INF]
                 kept, *others = (_filtered(a, rank, rules, layout) for a in (x.arg, *x.others))
                 return Fold(x.action, rank, ref, kept, tuple(others))
             case Reduce("add", rank, arg) if len(parts := factors(arg)) > 1:
-                rules = list(filters_below(arg, rank))
+                rules = list(rules_below(arg, rank))
                 changed = list(parts)
                 for p in rules:
                     outcomes = [masks.where_false(p).of(f) for f in parts]
@@ -64,10 +74,32 @@ def filters_below(x: Expr, rank: Rank) -> Iterator[Predicate]:
     yield from dict.fromkeys(found)
 
 
-def _filtered(x: Expr, rank: Rank, rules: Iterable[Predicate], layout: Layout) -> Expr:
+def rules_below(x: Expr, rank: Rank) -> Iterator[Rule]:
+    """The filters of an expression that concern a rank, and those conditions, each once."""
+    yield from filters_below(x, rank)
+    found = (c for node in topological([x]) if isinstance(node, Map) and node.op == "select" for c in parts_of(node))
+    yield from dict.fromkeys(c for c in found if rank in free(c))
+
+
+def parts_of(select: Map) -> Iterator[Expr]:
+    """What has to hold, all of it, where a `select` takes its first value."""
+    todo = [select.args[0]]
+    while todo:
+        match todo.pop():
+            case Map("and", args):
+                todo += args[::-1]
+            case condition:
+                yield condition
+
+
+def _filtered(x: Expr, rank: Rank, rules: Iterable[Rule], layout: Layout) -> Expr:
+    ranks = free(x)
     for p in rules:
-        weaker = _weaker(p, free(x), layout)
-        if rank in free(x) and weaker is not None and not layout.is_tail(weaker):
+        if rank not in ranks:
+            continue
+        if not isinstance(p, Predicate):
+            x = Map("select", (p, x, Const(0.0))) if free(p) <= ranks else x
+        elif (weaker := _weaker(p, ranks, layout)) is not None and not layout.is_tail(weaker):
             x = Where(weaker, x, 0.0)
     return x
 

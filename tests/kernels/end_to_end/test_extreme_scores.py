@@ -28,7 +28,7 @@ from eintune.space.plan.values import RowScale
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import Attention, posed
-from eintune.space.workloads.modifiers import Bias, Causal
+from eintune.space.workloads.modifiers import Bias, Causal, Mask, Softcap
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
 LOWEST = torch.finfo(torch.float32).min
@@ -293,6 +293,50 @@ def test_the_padding_of_keys_does_not_reach_a_sum(passes: int, emitter: str, exe
     known["K"][:, :, SIZES["p"] :], known["V"][:, :, SIZES["p"] :] = math.nan, math.nan
     execute(case.kernel, tensors)
     assert torch.equal(known["AV"], clean)
+
+
+SEEN_KEYS = {
+    "a mask of keys": Attention((Mask("bm"),)),
+    "a mask of keys, causal": Attention((Mask("bm"), Causal())),
+    "a mask of keys and heads": Attention((Mask("bhm"),)),
+    "a mask beside a softcap": Attention((Softcap(5.0), Mask("bm")), lse=True),
+    "weights by sigmoid": Attention((Mask("bm"),), "sigmoid"),
+}
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("name", SEEN_KEYS)
+def test_keys_that_a_tensor_hides_may_be_anything(name: str, passes: int, emitter: str, execute) -> None:
+    """The padding of a batch, which a boolean mask says where it is."""
+    case = case_of(emitter, "fp32", passes, SEEN_KEYS[name])
+    tensors = tensors_of(case, torch.zeros(0))
+    known = dict(zip((a.name for a in case.kernel.arguments), tensors, strict=True))
+    known["MASK"].fill_(True)[..., 33:] = False
+    known["K"][:, :, 33:], known["V"][:, :, 33:] = 0.0, 0.0
+    execute(case.kernel, tensors)
+    clean = known["AV"].clone()
+    assert clean.isfinite().all() and clean.any()
+    known["K"][:, :, 33:], known["V"][:, :, 33:] = math.nan, math.inf
+    execute(case.kernel, tensors)
+    assert torch.equal(known["AV"], clean)
+
+
+@pytest.mark.parametrize("which", ["mask", "mask_mod", "score_mod", "ids"])
+def test_padding_that_a_program_masks_may_be_anything(which: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(2, 2, n, 16, generator=generator) for n in (30, 40, 40))
+    seen = torch.arange(40) < torch.tensor([[17], [40]])
+    ids = seen.long() - 1
+    given = {
+        "mask": {"mask": seen[:, None, None]},
+        "mask_mod": {"mask_mod": lambda b, h, p, m: seen[b, m] & (m <= p + 10)},
+        "score_mod": {"score_mod": lambda s, b, h, p, m: torch.where(seen[b, m], s * 2, -math.inf)},
+        "ids": {"mask_mod": lambda b, h, p, m: ids[b, m] >= 0},
+    }[which]
+    clean = attention(q, k, v, **given)
+    k[0, :, 17:], v[0, :, 17:] = math.nan, math.inf
+    assert torch.equal(attention(q, k, v, **given), clean)
 
 
 def test_the_hot_loop_keeps_one_fused_operation() -> None:
