@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from eintune.host.forks import importing
 from eintune.host.notices import logger, one_line, say_once
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.launch.launch import Launch, TileTooWide
@@ -55,7 +56,7 @@ def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor])
     """
     definition = problem.definition
     names = (*definition.inputs, *definition.outputs)
-    with _first_calls:
+    with _first_calls, importing():
         for choice in _guarded(choices(problem, inputs[0].device, layout_of(inputs)), problem):
             fill = _try(choice, names, inputs, outputs, signature(problem))
             if fill is not None:

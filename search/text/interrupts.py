@@ -10,8 +10,11 @@ import os
 import signal
 import sys
 import time
-from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
 
 CODE = 130
 """The exit code of a program that Ctrl-C ended: 128 and the signal's number."""

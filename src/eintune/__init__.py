@@ -5,9 +5,10 @@ Names are imported when they are first used, so that `import eintune` costs noth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` takes longer to load than this, and a Ctrl-C meanwhile is nobody's yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from eintune.kernels.generate.generate import generate_kernel
     from eintune.kernels.serve.attention import attention, scaled_dot_product_attention
     from eintune.kernels.serve.compiled import compile
@@ -46,6 +47,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'eintune' has no attribute {name!r} (it has: {', '.join(sorted(__all__))})")
     from importlib import import_module
 
+    import_module(".host.forks", __name__)  # before what takes long: a fork meanwhile waits
     value = getattr(import_module(_HOMES[name], __name__), name)
     globals()[name] = value
     return value

@@ -126,6 +126,62 @@ for n in range(7, 12):
 """
 
 
+IMPORTS = """
+import os, sys, threading, time, eintune
+
+class Slow:
+    \"\"\"A finder that takes a moment for each module of this package, as a busy disk does.\"\"\"
+
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("eintune", "importlib")):
+            importing.set()
+            time.sleep(0.01)
+
+importing = threading.Event()
+
+def right(n):
+    attention = eintune.attention
+    import torch
+    q = torch.randn(1, 1, n, 8)
+    assert torch.allclose(attention(q, q, q), torch.softmax(q @ q.mT / 8**0.5, -1) @ q, atol=1e-5)
+
+if sys.argv[1] == "first call":
+    eintune.attention
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=right, args=(5,))
+thread.start()
+importing.wait()
+time.sleep(0.05)
+children = []
+for _ in range(3):
+    child = os.fork()  # while another thread imports
+    if not child:
+        right(6)
+        os._exit(0)
+    children.append(child)
+    time.sleep(0.05)
+thread.join()
+right(7)
+end = time.monotonic() + 30
+while children and time.monotonic() < end:
+    done, code = os.waitpid(-1, os.WNOHANG)
+    assert code == 0
+    children = [c for c in children if c != done]
+    time.sleep(0.01)
+for child in children:
+    os.kill(child, 9)
+assert not children, "children that hang"
+"""
+
+
+@pytest.mark.parametrize("when", ["first name", "first call"])
+def test_a_child_does_not_wait_for_what_a_thread_of_its_parent_imports(tmp_path: Path, when: str) -> None:
+    env: dict[str, Any] = {**os.environ, "EINTUNE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-c", IMPORTS, when]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_children_of_a_fork_and_their_parent_go_on(tmp_path: Path) -> None:
     """A child that ends as usual takes nothing of its parent's, and waits for no thread that it does not have."""
     env: dict[str, Any] = {**os.environ, "EINTUNE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -131,6 +131,23 @@ def test_ctrl_c_while_modules_are_imported() -> None:
         assert done.stderr.splitlines()[-1].startswith("eintune: interrupted")
 
 
+def test_little_is_imported_before_a_ctrl_c_is_one_line() -> None:
+    """What a command loads until it watches for one: an interrupt before that is a traceback of Python's own."""
+    program = (
+        "import sys; before = set(sys.modules); import eintune.__main__; from eintune.search.text import interrupts; "
+        "print([m for m in ('typing', 'threading', 'pathlib', 'argparse') if m in set(sys.modules) - before])"
+    )
+    command = [
+        sys.executable,
+        "-S",
+        "-E",
+        "-c",
+        f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; {program}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
 def test_ctrl_c_twice(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*MODULE, "tune", "--seq", "512", "--heads", "8", "--device", "cpu"],
