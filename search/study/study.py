@@ -134,6 +134,7 @@ class Study(Generic[P]):
         if len(self._by_knobs) != len(points):
             raise ValueError("every point must differ from the others in a knob, but two have the same knobs")
         self._points = list(points)
+        self._journal = journal
         self._opening = opening
         self._clock = clock
         self._space = distributions(points)
@@ -196,15 +197,25 @@ class Study(Generic[P]):
             # what time is left for.
             affordable = max(int(min(left / pace, limits.batch)), 1) if pace else limits.batch
             count = min(limits.batch, limits.trials - len(self._trials), len(ranked), affordable)
-            asked = self._ask(ranked, count, first=batch == 0)
+            try:
+                asked = self._ask(ranked, count, first=batch == 0)
+            except OSError as error:
+                return self._unwritten(error)
             begun = self._clock()
             results = measure([point for _, point, _ in asked])
             pace = (self._clock() - begun) / count
+            lost: OSError | None = None
             for (trial, point, source), result in zip(asked, results, strict=True):
                 seconds_in = earlier + self._clock() - started
                 told = Trial(point, result, predicted[point.key], self._prior[point.key], source, batch, seconds_in)
-                self._tell(trial, told)
+                self._trials.append(told)
+                try:
+                    self._tell(trial, told)
+                except OSError as error:  # the others of this batch were measured, too
+                    lost = lost or error
                 progress(told, self._outcome("", len(ranked)))
+            if lost is not None:
+                return self._unwritten(lost)
             batch += 1
 
     def _timed(self) -> list[tuple[P, float]]:
@@ -247,7 +258,14 @@ class Study(Generic[P]):
         except UpdateFinishedTrialError:  # somebody closed it; what was measured is kept all the same, in another
             self._sampler.ranked, self._sampler.chosen = [told.point], told.point
             self._write(self._study.ask(self._space), told)
-        self._trials.append(told)
+
+    def _unwritten(self, error: OSError) -> SearchOutcome[P]:
+        """The study ends where its journal takes no more (a full disk): with what it has, if anything is right."""
+        said = f"journal {self._journal}: {error.strerror or error}"
+        outcome = self.so_far(f"no more trials could be kept: {said}")
+        if outcome.best is None:
+            raise JournalError(said) from None
+        return outcome
 
     def _write(self, trial: optuna.Trial, told: Trial[P]) -> None:
         for name, value in _record(told).items():

@@ -73,6 +73,18 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == ["record"] and path.read_bytes() == b"old"
 
 
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for write in (write_whole, write_named):
+        with pytest.raises(OSError) as error:
+            write(tmp_path / "file" / "made", b"data")
+        assert error.value.filename == str(tmp_path / "file" / "made")
+    if Path("/dev/full").exists():
+        with pytest.raises(OSError) as error:
+            write_named(Path("/dev/full"), b"data")
+        assert error.value.filename == "/dev/full"
+
+
 def test_what_a_user_names_may_be_a_pipe_or_a_link(tmp_path: Path) -> None:
     real, link, null = tmp_path / "real", tmp_path / "link", tmp_path / "null"
     real.write_bytes(b"old")

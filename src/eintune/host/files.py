@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 ATTEMPTS = 5
@@ -81,11 +82,22 @@ def write_whole(path: Path, data: bytes) -> None:
     Readers see what was there or all of `data`; whatever fails leaves nothing behind. The umask says who may read it,
     as for any file. Raises OSError.
     """
-    for _ in range(ATTEMPTS - 1):
-        with contextlib.suppress(FileNotFoundError):  # another process has removed what it took for a leftover
-            _write_once(path, data)
-            return
-    _write_once(path, data)
+    with _named(path):
+        for _ in range(ATTEMPTS - 1):
+            with contextlib.suppress(FileNotFoundError):  # another process has removed what it took for a leftover
+                _write_once(path, data)
+                return
+        _write_once(path, data)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors name the file that was to be written: a write that fails names none, a temporary file is nobody's."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _write_once(path: Path, data: bytes) -> None:
@@ -119,7 +131,7 @@ def write_named(path: Path, data: bytes) -> None:
     """Write what somebody asked for under a name of theirs: whole or not at all, but into what is no regular file (a
     terminal, a pipe) as it comes; a link stays a link. Raises OSError."""
     if path.exists() and not path.is_file():
-        with path.open("wb") as file:
+        with _named(path), path.open("wb") as file:
             file.write(data)
         return
     write_whole(Path(os.path.realpath(path)), data)

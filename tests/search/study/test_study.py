@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import random
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from eintune.host.processes import identity
@@ -256,6 +259,42 @@ def test_a_journal_that_is_a_folder_or_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="file"):
         open_storage(tmp_path / "file" / "journal")
+
+
+@pytest.mark.parametrize("fails", ["ask", "set_user_attr", "tell"])
+def test_what_is_right_is_not_lost_to_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """A journal that takes no more lines ends the search, with the best that it has."""
+    study = new_study(tmp_path)
+    written: list[MadeUp] = []
+
+    def fill(points: Sequence[MadeUp]) -> list[Measurement]:
+        if written:
+            monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+        written.extend(points)
+        if fails == "ask":
+            monkeypatch.setattr(optuna.Study, "ask", full)
+        elif fails == "tell":
+            monkeypatch.setattr(optuna.Study, "tell", full)
+        return measure(points)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    outcome = study.run(fill, refit, StopRule(trials=24, batch=4, until_sure=False))
+    assert "journal: No space left on device" in outcome.stopped
+    assert len(outcome.trials) == len(written) and outcome.best is not None
+    assert outcome.best.measurement.seconds == min(TIMES[p.key] for p in written)
+
+
+def test_a_full_disk_before_anything_is_right_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = new_study(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(JournalError, match=r"journal .*journal: No space left on device"):
+        study.run(measure, refit, StopRule(trials=8))
 
 
 def test_points_must_differ_and_exist(tmp_path: Path) -> None:
