@@ -8,6 +8,7 @@ traced at each call, and known by what it comes to.
 from __future__ import annotations
 
 import builtins
+import math
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ STEADY = frozenset(
     | {"bfloat16", "to", "type_as", "tensor", "torch", "eintune", "math"}
 )
 """What PyTorch and this package mean by these names does not change, and no other is taken for that."""
+OF_MATH = frozenset(dir(math))
 CALCULATE = frozenset(
     {"abs", "all", "any", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max"}
     | {"min", "pow", "range", "reversed", "round", "sorted", "str", "sum", "tuple", "zip"}
@@ -160,13 +162,14 @@ def _is_ours(x: Any) -> bool:
 
 
 def _from_packages(seen: dict[str, Any]) -> bool:
-    return any(isinstance(x, types.ModuleType) and x.__name__ != "math" for x in seen.values())
+    return any(isinstance(x, types.ModuleType) for x in seen.values())
 
 
 @lru_cache(maxsize=1024)
 def _is_unsteady(code: types.CodeType, seen: tuple[str, ...]) -> bool:
-    """Whether a function asks a module for what may change: `torch.rand`, say."""
-    return any(n.rstrip("_") not in STEADY and n not in seen and n not in CALCULATE for n in names_in(code))
+    """Whether a function asks a module for what may change: `torch.rand`, or what somebody has put there."""
+    steady = STEADY | OF_MATH | CALCULATE
+    return any(n.rstrip("_") not in steady and n not in seen for n in names_in(code))
 
 
 @lru_cache(maxsize=1024)

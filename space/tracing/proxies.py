@@ -40,6 +40,8 @@ class Traced:
     """A value, a position or a condition that is being recorded. whole: whether it is a whole number everywhere.
     integer: the same as an index that may address an axis, None where it cannot."""
 
+    __array_ufunc__ = None  # NumPy's numbers leave operators to what is on their right
+
     def __init__(self, record: TraceRecord, value: Expr, whole: bool = False, integer: Integer | None = None) -> None:
         self._record, self._value, self._whole, self._integer = record, value, whole, integer
 

@@ -6,6 +6,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Number
 from typing import Any
 
 from eintune.space.ir.expr import Expr, Rank
@@ -91,7 +92,8 @@ def names_in(code: types.CodeType) -> tuple[str, ...]:
 
 
 def is_tensor(x: Any) -> bool:
-    return all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__", "__array__"))
+    looks = all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__", "__array__"))
+    return looks and not isinstance(x, Number)  # NumPy's numbers look like its arrays
 
 
 def is_entered(x: Any, by: Callable[..., Any]) -> bool:
@@ -111,6 +113,8 @@ def _wrapped(function: Callable[..., Any], record: TraceRecord, done: dict[Any, 
     def proxy(name: str, x: Any) -> Any:
         if is_tensor(x):
             return Captured(record, name, x)
+        if isinstance(x, Number) and hasattr(x, "item"):
+            return x.item()  # NumPy's, as Python's
         return _wrapped(x, record, done) if is_entered(x, function) else x
 
     proxies = {name: proxy(name, x) for name, x in seen.items()}

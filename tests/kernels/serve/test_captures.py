@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -183,10 +184,31 @@ def _by_globals(x: float) -> Callable[..., Any]:
     return lambda s, b, h, p, m: s * globals()["HELD"]["factor"]
 
 
+def _in_a_number_of_numpys(x: float) -> Callable[..., Any]:
+    factor = np.float64(x)
+    return lambda s, b, h, p, m: s * factor
+
+
+def _in_a_short_number_of_numpys(x: float) -> Callable[..., Any]:
+    factor = np.float32(x)
+    return lambda s, b, h, p, m: factor * s
+
+
+def _in_a_whole_number_of_numpys(x: float) -> Callable[..., Any]:
+    holder = types.SimpleNamespace(factor=np.int64(x))
+    return lambda s, b, h, p, m: holder.factor * s + np.float32(0.0)
+
+
+def _in_an_attribute_of_math(x: float) -> Callable[..., Any]:
+    math.factor = x  # type: ignore[attr-defined]
+    return lambda s, b, h, p, m: s * math.factor  # type: ignore[attr-defined]
+
+
 HOLDERS = [
     _in_a_module_of_torch, _in_a_parameterless_layer, _by_a_method_of_a_dict, _in_an_attribute_of_a_number,
     _in_an_attribute_of_the_function, _in_a_module_that_is_imported, _in_a_named_tuple, _in_a_tensor_of_a_tuple,
-    _in_a_tensor_by_default, _in_a_tensor, _by_eval, _by_pytorchs_state, _by_globals,
+    _in_a_tensor_by_default, _in_a_tensor, _by_eval, _by_pytorchs_state, _by_globals, _in_a_number_of_numpys,
+    _in_a_short_number_of_numpys, _in_a_whole_number_of_numpys, _in_an_attribute_of_math,
 ]  # fmt: skip
 
 
@@ -197,6 +219,7 @@ def test_a_number_is_read_at_each_call(made: Callable[[float], Callable[..., Any
             close(eintune.attention(Q, K, V, score_mod=made(x)), attend(SCORES * x))
     finally:
         torch.set_printoptions(precision=4)
+        vars(math).pop("factor", None)
 
 
 def test_a_function_is_run_once_a_call() -> None:
