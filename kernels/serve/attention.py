@@ -176,6 +176,8 @@ def _as_pytorch(
         raise UnsupportedArgument(f"`dropout_p` must be 0.0, but got {got!r}")
     if not isinstance(is_causal, bool):
         raise UnsupportedArgument(f"`is_causal` must be True or False, but got {type(is_causal).__name__}")
+    if not isinstance(enable_gqa, bool):
+        raise UnsupportedArgument(f"`enable_gqa` must be True or False, but got {type(enable_gqa).__name__}")
     if min(query.ndim, key.ndim, value.ndim) < 2:
         raise UnsupportedArgument(f"`query` must have at least 2 axes, but its shape is {tuple(query.shape)}")
     if not enable_gqa and not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
@@ -280,7 +282,7 @@ def _scale(scale: object) -> float | None:
         number = math.inf
     except Exception:
         number = math.nan
-    if not math.isfinite(number) or isinstance(scale, bool):
+    if not math.isfinite(number) or isinstance(scale, (bool, str, bytes, bytearray)):  # Python reads texts as numbers
         raise UnsupportedArgument(f"`scale` must be a finite number or None, but got {_short(scale)}")
     return number
 

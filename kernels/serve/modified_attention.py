@@ -320,10 +320,15 @@ def _check_given(call: ModifiedCall) -> None:
                 check_plain(f"captured {name[2:].lower()}", t)
 
 
+def _label(name: str) -> str:
+    """What a caller calls an input."""
+    return LABELS.get(name, f"captured {name[2:].lower()}")
+
+
 def _narrowed(name: str, view: View, t: Tensor, q: Tensor) -> View:
     """A view that gives float32 where a tensor is float64 and `q` is not: nothing else would run as fast. Raises
     UnsupportedArgument for a tensor that no kernel reads beside `q`."""
-    label = LABELS.get(name, f"captured {name[2:].lower()}")
+    label = _label(name)
     if t.device != q.device:
         raise UnsupportedArgument(f"`{label}` must be on the device of `q` ({q.device}), but is on {t.device}")
     if t.dtype != torch.float64 or q.dtype == torch.float64:
@@ -378,7 +383,7 @@ def _posed(call: ModifiedCall, shapes: Shapes, variant: Attention, views: Mappin
     outputs = [
         ((*rows, *((call.v.shape[3],) if n == "AV" else ())), DTYPES[problem.dtypes[n]]) for n in cascade.outputs
     ]
-    problem.dtypes.update({name: dtype_name(view(call.given), name) for name, view in views.items()})
+    problem.dtypes.update({name: dtype_name(view(call.given), _label(name)) for name, view in views.items()})
     return Served(problem, tuple(cascade.inputs), outputs)
 
 
