@@ -1,4 +1,4 @@
-"""Cascades written in the EDGE notation; `notation_reader` reads the text back, node for node."""
+"""Cascades written in the EDGE notation; `reader` reads the text back, node for node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EDGE notation, read; `notation_printer` writes it, and what one writes the other reads.
+"""EDGE notation, read; `printer` writes it, and what one writes the other reads.
 
     QKm,p = Qp,e * Ke,m * scale          # a name in capitals, then its ranks; sums over ranks absent on the left
     GMp = QKm,p :: \\/m max               # a reduce action; EDGE's own ∨m max(∪) is read as well
