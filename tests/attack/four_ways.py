@@ -24,7 +24,7 @@ from drawn_cascades import Case
 
 from eintune.host import notices
 from eintune.kernels.reference.eager import run_eager
-from eintune.kernels.serve import choices
+from eintune.kernels.serve import priced
 from eintune.kernels.serve.compiled import compile
 from eintune.kernels.store import kept_forms
 from eintune.space.cascade.cascade import Cascade
@@ -205,7 +205,8 @@ def _compiled(case: Case, forms: Sequence[str], cache: Path, served: list[str]) 
         with (
             mock.patch.dict(os.environ, EINTUNE_CACHE=str(cache)),
             mock.patch.dict(kept_forms._derived, known),
-            mock.patch.object(choices, "SCHEDULES", 4),
+            mock.patch.object(priced, "SCHEDULES", 4),
+            mock.patch.object(priced, "CLIMBS", 0),
         ):
             given = {r: n for r, n in case.given.items() if r in case.cascade.ranks()}
             made = compile(case.cascade, params=case.params, sizes=given, dtype="fp64")(**_tensors(case))

@@ -29,7 +29,7 @@ from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
 from eintune.kernels.reference.eager import DTYPES
 from eintune.kernels.serve import choices
-from eintune.kernels.serve.choices import nearest_schedule, plain_schedule
+from eintune.kernels.serve.adapted import nearest_schedule, plain_schedule
 from eintune.kernels.store.cache import Entry, Key, Record
 from eintune.kernels.store.platform import Platform, triton_version
 from eintune.space.lowering.lower import build_program

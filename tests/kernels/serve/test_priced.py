@@ -1,0 +1,137 @@
+"""What serves sizes that nothing is stored for: priced for the H200, which need not be here."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from eintune.costmodel.machines.machine import load_machine
+from eintune.kernels.serve import priced as module
+from eintune.kernels.serve.priced import Priced, priced, ranked
+from eintune.kernels.store.cache import Cache, Entry, Key, Record
+from eintune.kernels.store.platform import Platform
+from eintune.space.cascade.problem import Problem
+from eintune.space.schedule.schedule import Schedule
+from eintune.space.workloads.builtin import attention_problem
+
+H200 = Platform("NVIDIA H200", 132, "0", "2.11.0", "3.6.0", "cuda13.0")
+DEVICE = torch.device("cuda")
+DECODE = {"batch": 16, "heads": 32, "kv_heads": 8, "seq": 1, "kv_seq": 8192}
+PREFILL = {"batch": 2, "heads": 32, "kv_heads": 8, "seq": 1500, "kv_seq": 1500}
+NEAR_BY_SIZES = {"batch": 16, "heads": 32, "kv_heads": 8, "seq": 512, "kv_seq": 8192}
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "machine_of", lambda device: load_machine("h200"))
+
+
+def grouped(**sizes: int) -> Problem:
+    return attention_problem(head_dim=128, dtype="bf16", **sizes)
+
+
+def entry_of(problem: Problem, chosen: Priced, seconds: float, machine: str = "NVIDIA H200") -> Entry:
+    platform = Platform(machine, 132, "0", "2.11.0", "3.6.0", "cuda13.0")
+    record = Record(chosen.text, chosen.schedule, "0" * 64, seconds, seconds, seconds)
+    return Entry(Key.of(problem, platform), record, Path("x.json"), shipped=True)
+
+
+def choose(problem: Problem, entries: list[Entry], folder: Path) -> list[Priced]:
+    return priced(problem, Key.of(problem, H200), entries, DEVICE, "triton", folder)
+
+
+@pytest.fixture(scope="module")
+def best_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Priced]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(module, "machine_of", lambda device: load_machine("h200"))
+    folder = tmp_path_factory.mktemp("cache")
+    sizes = {"decode": DECODE, "prefill": PREFILL, "near": NEAR_BY_SIZES}
+    found = {name: ranked(grouped(**s), DEVICE, "triton", folder)[0] for name, s in sizes.items()}
+    patch.undo()
+    return found
+
+
+def test_the_model_picks_all_that_the_machine_has(best_of: dict[str, Priced]) -> None:
+    assert best_of["prefill"].schedule.is_specialised and best_of["prefill"].schedule.loads == "descriptor"
+    assert best_of["decode"].schedule.role("m").num_splits > 1 or best_of["decode"].schedule.role("g").tile == 16
+
+
+@pytest.mark.parametrize("name", ["near", "prefill"])
+def test_a_winner_for_one_query_serves_no_prefill(name: str, best_of: dict[str, Priced], tmp_path: Path) -> None:
+    """However near its sizes are: at these it is predicted to be slow."""
+    wanted = grouped(**{"near": NEAR_BY_SIZES, "prefill": PREFILL}[name])
+    decode = best_of["decode"]
+    first, *others = choose(wanted, [entry_of(grouped(**DECODE), decode, decode.seconds)], tmp_path)
+    assert first.entry is None and first.seconds < 1.3 * best_of[name].seconds
+    (stored,) = (p for p in others if p.entry)
+    assert stored.seconds > 2 * first.seconds
+
+
+def test_a_stored_winner_is_preferred_where_it_is_as_fast(best_of: dict[str, Priced], tmp_path: Path) -> None:
+    wanted, stored = grouped(**(PREFILL | {"seq": 1000, "kv_seq": 1700})), best_of["prefill"]
+    first, *_ = choose(wanted, [entry_of(grouped(**PREFILL), stored, stored.seconds)], tmp_path)
+    assert first.entry is not None and first.schedule.is_specialised
+
+
+@pytest.mark.parametrize("off", [0.5, 1.0, 3.0])
+def test_what_the_model_is_off_by_everywhere_changes_no_choice(
+    off: float, best_of: dict[str, Priced], tmp_path: Path
+) -> None:
+    wanted, stored = grouped(**(PREFILL | {"seq": 777})), best_of["prefill"]
+    found = choose(wanted, [entry_of(grouped(**PREFILL), stored, off * stored.seconds)], tmp_path)
+    plain = choose(wanted, [entry_of(grouped(**PREFILL), stored, stored.seconds)], tmp_path)
+    assert [(p.text, p.schedule) for p in found[:5]] == [(p.text, p.schedule) for p in plain[:5]]
+    assert found[0].seconds == pytest.approx(off * plain[0].seconds)
+
+
+def test_a_winner_that_was_slow_where_it_was_measured_is_slow_here(best_of: dict[str, Priced], tmp_path: Path) -> None:
+    """Of two stored winners the one that measured worse than predicted is corrected by itself."""
+    good, other = best_of["prefill"], best_of["decode"]
+    entries = [
+        entry_of(grouped(**PREFILL), good, 4 * good.seconds),
+        entry_of(grouped(**DECODE), other, other.seconds),
+    ]
+    found = choose(grouped(**(PREFILL | {"seq": 1400})), entries, tmp_path)
+    slow = next(p for p in found if p.entry is entries[0])
+    alone = choose(grouped(**(PREFILL | {"seq": 1400})), entries[1:], tmp_path)
+    same = next(p for p in alone if p.schedule == slow.schedule)
+    assert slow.seconds == pytest.approx(4 * same.seconds / module.UNCONFIRMED, rel=1e-6)
+
+
+def test_another_machines_winner_comes_in_its_plain_form(best_of: dict[str, Priced], tmp_path: Path) -> None:
+    stored = best_of["prefill"]
+    found = choose(grouped(**PREFILL), [entry_of(grouped(**PREFILL), stored, 1.0, "NVIDIA B200")], tmp_path)
+    (theirs,) = (p for p in found if p.entry)
+    assert not theirs.schedule.is_specialised and theirs.schedule.loads == "pointer"
+    assert math.isfinite(theirs.seconds) and theirs.seconds < 0.1  # the time of another machine says nothing here
+
+
+def test_the_same_choice_every_time(best_of: dict[str, Priced], tmp_path: Path) -> None:
+    """A function of the problem, the machine and what is stored: the same on every rank of a distributed job."""
+    wanted, stored = grouped(**(PREFILL | {"seq": 321})), best_of["prefill"]
+    entries = [entry_of(grouped(**PREFILL), stored, stored.seconds)]
+    first, second = (choose(wanted, entries, tmp_path / n) for n in "ab")
+    assert [(p.text, p.schedule, p.seconds) for p in first] == [(p.text, p.schedule, p.seconds) for p in second]
+
+
+def test_what_a_record_asks_for_is_a_schedule_that_is_legal_here(best_of: dict[str, Priced], tmp_path: Path) -> None:
+    odd: list[Schedule] = [
+        p.schedule
+        for p in choose(
+            grouped(**(PREFILL | {"seq": 7, "kv_seq": 5})),
+            [entry_of(grouped(**PREFILL), best_of["prefill"], 1e-3)],
+            tmp_path,
+        )
+        if p.entry
+    ]
+    assert odd and all(s.role("m").num_splits == 1 for s in odd)
+
+
+def test_nothing_stored_and_nothing_derived(tmp_path: Path) -> None:
+    assert Cache(tmp_path, shipped=None).neighbours(Key.of(grouped(**PREFILL), H200)) == []
+    assert choose(grouped(**PREFILL), [], tmp_path)[0].seconds == pytest.approx(
+        ranked(grouped(**PREFILL), DEVICE, "triton", tmp_path)[0].seconds
+    )
