@@ -127,10 +127,10 @@ def _unseen(
     problem: Problem, key: Key, entries: Sequence[Entry], device: torch.device, emitter: str, directory: Path
 ) -> Iterator[KernelChoice]:
     """What serves sizes that nothing is stored for, the fastest by prediction first (see `priced`)."""
-    from .priced import priced
+    from .priced import priced_near
 
     found = 0
-    for p in priced(problem, key, entries, device, emitter, directory):
+    for p in priced_near(problem, key, entries, device, emitter, directory):
         if p.entry is None:
             choice = _pick(problem, p.text, p.schedule)
         else:
@@ -197,7 +197,7 @@ def _scheduled(record: Record, cascade: Cascade, problem: Problem, exact: bool) 
     where that has no kernel here (fp32 is not divided among warps), by the one that is nearest to its plain form."""
     if exact:
         return record.schedule, make_kernel(record.cascade, problem, record.schedule)
-    schedule = nearest_schedule(record.schedule, cascade, problem)
+    schedule = _at_these_sizes(record.schedule, cascade, problem)
     plain = plain_schedule(record.schedule)
     try:
         return schedule, make_kernel(record.cascade, problem, schedule)
@@ -207,6 +207,18 @@ def _scheduled(record: Record, cascade: Cascade, problem: Problem, exact: bool) 
             raise
         schedule = nearest_schedule(plain, cascade, problem)
         return schedule, make_kernel(record.cascade, problem, schedule)
+
+
+def _at_these_sizes(schedule: Schedule, cascade: Cascade, problem: Problem) -> Schedule:
+    """A schedule as it is where it can be laid out at a problem's sizes, else the legal one that is nearest to it: all
+    that are legal are hundreds, and listing them takes longer than one plan."""
+    from eintune.space.lowering.lower import build_program
+
+    try:
+        build_program(cascade, problem, schedule)
+    except ValueError:
+        return nearest_schedule(schedule, cascade, problem)
+    return schedule
 
 
 def _is_as_good(key: Key, other: Key) -> bool:
@@ -233,6 +245,10 @@ def _shape(problem: Problem) -> str:
 
 def _pick(problem: Problem, text: str, schedule: Schedule) -> KernelChoice | None:
     """The kernel of a pick of the cost model; None (said once) where it has none after all."""
+    try:
+        schedule = _at_these_sizes(schedule, _parsed(text), problem)
+    except ValueError:
+        return None
     notice = (
         f"eintune: {problem.workload} {_shape(problem)} was never tuned on this machine; it runs what the cost "
         "model picks (run `tune` to search)"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,7 @@ from eintune.costmodel.machines.detect import cuda_machine
 from eintune.costmodel.machines.machine import Machine, load_machine, machine_for_device
 from eintune.costmodel.pricing.time import estimate_works
 from eintune.host.notices import say_once
-from eintune.kernels.store.cache import Entry, Key
+from eintune.kernels.store.cache import Entry, Key, distance
 from eintune.kernels.store.kept_forms import follows, forms_of
 from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade.canonical import digest
@@ -44,6 +44,8 @@ CLIMBS = 48
 of planning."""
 CASCADES = 2
 """How many derived cascades of different plans it looks at, those with the fewest passes first."""
+KEPT = 16
+"""How many of the fastest are kept of an answer: more than are tried."""
 STORED = 8
 """How many different stored winners are priced, those of the nearest sizes first."""
 UNCONFIRMED = 1.15
@@ -59,6 +61,48 @@ class Priced:
     schedule: Schedule
     seconds: float
     entry: Entry | None = None
+
+
+STEPS = 4
+"""To which sizes are rounded before they are priced: so many in each doubling."""
+EXACT = 256
+"""Sizes up to here are priced as they are: head dims, groups, few queries, pages."""
+REMEMBERED = 256
+"""How many answers a process keeps."""
+
+
+def priced_near(
+    problem: Problem, key: Key, entries: Sequence[Entry], device: torch.device, emitter: str, directory: Path
+) -> list[Priced]:
+    """As `priced`, at sizes rounded up to steps of a quarter of a doubling, and remembered: a program whose lengths
+    grow waits for planning once a step, and what serves a size does not depend on which came before it."""
+    near = replace(problem, sizes={r: _rounded(n) for r, n in problem.sizes.items()})
+    key = replace(key, sizes=tuple(sorted(near.sizes.items())))
+    # In the order of the rounded sizes, so that all sizes of a step have one question.
+    nearest = sorted(entries, key=lambda e: (distance(key, e.key), e.path.name))
+    asked = (key, tuple((e.path, e.record.digest) for e in nearest), str(device), emitter, directory)
+    if (known := _remembered.get(asked)) is not None:
+        return known
+    try:
+        found = priced(near, key, nearest, device, emitter, directory)
+    except ValueError:
+        # Sizes that follow from each other (pages and the keys in them) may not be rounded apart.
+        return priced(problem, key, nearest, device, emitter, directory)
+    # Without a lock, which a fork might find taken: of two threads that ask at once both find the same.
+    if len(_remembered) >= REMEMBERED:
+        _remembered.clear()
+    _remembered[asked] = found[:KEPT]
+    return found[:KEPT]
+
+
+_remembered: dict[Hashable, list[Priced]] = {}
+
+
+def _rounded(size: int) -> int:
+    if size <= EXACT:
+        return size
+    step = 1 << max(0, (size - 1).bit_length() - 1 - (STEPS.bit_length() - 1))
+    return -(-size // step) * step
 
 
 def priced(

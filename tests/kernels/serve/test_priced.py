@@ -10,7 +10,7 @@ import torch
 
 from eintune.costmodel.machines.machine import load_machine
 from eintune.kernels.serve import priced as module
-from eintune.kernels.serve.priced import Priced, priced, ranked
+from eintune.kernels.serve.priced import Priced, priced, priced_near, ranked
 from eintune.kernels.store.cache import Cache, Entry, Key, Record
 from eintune.kernels.store.platform import Platform
 from eintune.space.cascade.problem import Problem
@@ -135,3 +135,31 @@ def test_nothing_stored_and_nothing_derived(tmp_path: Path) -> None:
     assert choose(grouped(**PREFILL), [], tmp_path)[0].seconds == pytest.approx(
         ranked(grouped(**PREFILL), DEVICE, "triton", tmp_path)[0].seconds
     )
+
+
+def near(problem: Problem, entries: list[Entry], folder: Path) -> list[Priced]:
+    return priced_near(problem, Key.of(problem, H200), entries, DEVICE, "triton", folder)
+
+
+def test_sizes_of_one_step_are_planned_once_whichever_comes_first(
+    best_of: dict[str, Priced], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, int]] = []
+    monkeypatch.setattr(module, "_remembered", {})
+    monkeypatch.setattr(module, "priced", lambda problem, *rest: asked.append(problem.sizes) or priced(problem, *rest))
+    entries = [entry_of(grouped(**s), best_of[n], 1e-4) for n, s in (("prefill", PREFILL), ("decode", DECODE))]
+    lengths = (5000, 4700, 5120)
+    found = [near(grouped(**(DECODE | {"kv_seq": m})), entries, tmp_path) for m in lengths]
+    assert found[0] == found[1] == found[2] and len(asked) == 1
+    assert asked[0]["m"] == 5120 and asked[0]["e"] == 128 and asked[0]["p"] == 1
+    monkeypatch.setattr(module, "_remembered", {})
+    assert near(grouped(**(DECODE | {"kv_seq": 4700})), entries[::-1], tmp_path) == found[0]
+    near(grouped(**(DECODE | {"kv_seq": 5121})), entries, tmp_path)
+    assert len(asked) == 3
+
+
+def test_what_is_stored_meanwhile_is_asked_for(best_of: dict[str, Priced], tmp_path: Path) -> None:
+    wanted = grouped(**(PREFILL | {"seq": 900, "kv_seq": 900}))
+    assert all(p.entry is None for p in near(wanted, [], tmp_path))
+    stored = entry_of(grouped(**PREFILL), best_of["prefill"], 1e-6)
+    assert any(p.entry for p in near(wanted, [stored], tmp_path))
