@@ -127,7 +127,7 @@ def entries_of(
     order: dict[str, int] = {}
     for c in chosen:
         order.setdefault(c.variant.text, len(order))
-        cascades[c.variant.text] = asdict(c.variant)
+        cascades[c.variant.text] = {**vars(c.variant), "signature": str(c.variant.signature)}
     for start in range(0, len(chosen), batch):
         asked = chosen[start : start + batch]
         between()

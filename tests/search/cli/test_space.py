@@ -9,6 +9,7 @@ import pytest
 
 from eintune.search.cli.main import main
 from eintune.search.tune.derivations import short_label
+from eintune.space.cascade.signature import Feature, Signature, StreamSignature
 
 
 @pytest.fixture(autouse=True)
@@ -127,5 +128,9 @@ def test_sizes_that_are_none(sizes: str, says: str, capsys: pytest.CaptureFixtur
 
 
 def test_labels_of_forms_with_several_streams() -> None:
-    assert short_label(2, "2:fold.scale.whole*2|2:division.inside") == "2-pass, 2 folds"
-    assert short_label(1, "1:division.after+fold.scale.whole*2") == "1-pass, deferred division"
+    folds, inside = Feature("fold", "scale", "whole", 2), Feature("division", "", "inside", 1)
+    after = Feature("division", "", "after", 1)
+    several = Signature((StreamSignature(2, (folds,)), StreamSignature(2, (inside,))))
+    assert short_label(2, several) == "2-pass, 2 folds"
+    assert str(several) == "2:fold.scale.whole*2|2:division.inside"
+    assert short_label(1, Signature((StreamSignature(1, (after, folds)),))) == "1-pass, deferred division"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import eintune
 from eintune.search.text import streams
 from eintune.search.text.progress import Progress
 
@@ -137,12 +138,14 @@ def test_little_is_imported_before_a_ctrl_c_is_one_line() -> None:
         "import sys; before = set(sys.modules); import eintune.__main__; from eintune.search.text import interrupts; "
         "print([m for m in ('typing', 'threading', 'pathlib', 'argparse') if m in set(sys.modules) - before])"
     )
+    # Without `site` an editable installation is not found: where the package lies is said.
+    places = [str(Path(p).parent) for p in eintune.__path__]
     command = [
         sys.executable,
         "-S",
         "-E",
         "-c",
-        f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; {program}",
+        f"import sys; sys.path[:0] = {[*places, *filter(None, sys.path)]!r}; {program}",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stdout + done.stderr
