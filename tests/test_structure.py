@@ -156,7 +156,7 @@ def test_the_front_package_links_every_layer() -> None:
 FRONTS = (
     "space.workloads", "space.tile_ir.text", "kernels.serve", "kernels.store.shipped_forms", "search.peers",
     "search.options", "search.bench", "search.cli", "search.evaluation.growth", "search.evaluation.definitions",
-    "search.evaluation.exercises",
+    "search.evaluation.exercises", "search.suites.unseen",
 )  # fmt: skip
 GENERIC = re.compile(r"attention|softmax|flash|causal|alibi|softcap|sliding|layer_?norm|rms_?norm", re.IGNORECASE)
 

@@ -24,7 +24,7 @@ from eintune.search.text.progress import Progress
 from eintune.search.tune.tune import MEASURING, Effort
 from eintune.space.cascade.problem import Problem
 
-from .variants import Chosen, Picks, picks, winner
+from .variants import Chosen, Picks, picks, served, winner
 
 TURNS = 5
 """Turns of each kernel where the device is brought into a state before each, unless said otherwise."""
@@ -53,8 +53,9 @@ def usual_states(device: str) -> tuple[State, ...]:
 @dataclass(frozen=True)
 class Options:
     """How: the states, the peers by name, untimed calls and samples of each variant, candidates measured to choose
-    each kind's schedule (0: the winner only), the effort for a winner where none is stored (None: do without), and
-    into how many turns the samples are divided where the device is brought into a state before each."""
+    each kind's schedule (0: the winner only), the effort for a winner where none is stored (None: do without),
+    into how many turns the samples are divided where the device is brought into a state before each, and whether ours
+    is what a program is served (the stored winner, else what is predicted to be fastest) in place of a winner."""
 
     states: tuple[State, ...]
     peers: tuple[str, ...]
@@ -63,6 +64,7 @@ class Options:
     handful: int
     effort: Effort | None
     turns: int = TURNS
+    served: bool = False
 
     def policy(self, state: State) -> Policy:
         """How one state is timed."""
@@ -123,7 +125,10 @@ class Found:
 
 def measure_case(case: Case, options: Options, machine: Machine, device: str, cache: Path, progress: Progress) -> Found:
     """Check and time all variants of a case. Raises MeasureError where nothing can be measured at all."""
-    tuned = winner(case.problem, device, machine, cache, options.effort, progress)
+    if options.served:
+        tuned = served(case.problem, device, cache)
+    else:
+        tuned = winner(case.problem, device, machine, cache, options.effort, progress)
     asked = Picks({}, {})
     if options.handful:
         with progress.stage("price"):

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from eintune.costmodel.counts.resources import illegal
 from eintune.costmodel.machines.machine import Machine
 from eintune.host.notices import one_line
 from eintune.kernels.emit.kernel import Kernel
-from eintune.kernels.serve.choices import make_kernel
-from eintune.kernels.store.cache import Record
+from eintune.kernels.serve.choices import choices, make_kernel
+from eintune.kernels.store.cache import ROWS, Cache, Record
 from eintune.search.measure.measurer import Measurer
 from eintune.search.text.formatting import plural
 from eintune.search.text.progress import Progress
@@ -119,6 +121,13 @@ def winner(
     point = result.finals.winner.point
     measured = plural(len(result.outcome.trials), "candidate")
     return Winner(_chosen(point), f"a small search, {measured} measured (`tune` searches further)")
+
+
+def served(problem: Problem, device: str, cache: Path) -> Winner:
+    """What a program is served that calls for this problem, the first of `choices`."""
+    for choice in choices(problem, torch.device(device), ROWS, Cache(cache)):
+        return Winner(Chosen(choice.kernel, choice.notice.removeprefix("eintune: ")), choice.notice)
+    return Winner(None, "nothing but plain operators serves it")
 
 
 def _kept(problem: Problem, device: str, cache: Path) -> Winner | None:

@@ -48,6 +48,7 @@ examples:
   eintune bench --num-heads 4 --seq-lengths 128,256 --device cpu --peers sdpa --no-tune
   eintune bench --suite attention --limit 500        nine cases in one table; --resume goes on with what is left
   eintune bench --variants                           what libraries do not ship as it stands
+  eintune bench --unseen 100 --seed 1                what is served where nothing was tuned
   eintune bench --case "--heads 8 --seq 512" --case "--heads 8 --seq 512 --causal" --peers sdpa
 The device's state: with --cool it idles for 0.25 s before each turn of a variant, with --hot it runs the same kernel
 for 0.5 s; each has tables of its own. Without either, a GPU is timed in both; on a CPU all variants take turns.
@@ -101,6 +102,13 @@ def _add_suites(suites: argparse._ArgumentGroup) -> None:
     suites.add_argument(
         "--variants", action="store_true", help=f"the same as {' '.join(f'--suite {n}' for n in VARIANTS)}"
     )
+    suites.add_argument(
+        "--unseen",
+        type=positive,
+        metavar="N",
+        help="N drawn shapes of attention, each by what a program gets that never called `tune`",
+    )
+    suites.add_argument("--seed", type=_count, default=0, metavar="N", help="of that draw; default: 0")
     suites.add_argument("--kinds", action="store_true", help="each derived kind of kernel too, not the winner only")
     suites.add_argument(
         "--limit", type=seconds, metavar="SECONDS", help="after which no new case starts; default: none"
@@ -146,7 +154,7 @@ def action(chosen: argparse.Namespace) -> int:
 
     progress = Progress(None if chosen.quiet else sys.stderr)
     device = device_of(chosen)
-    if chosen.suite or chosen.case or chosen.variants:
+    if chosen.suite or chosen.case or chosen.variants or chosen.unseen:
         from .suite import run_suites
 
         return run_suites(chosen, device, progress)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from eintune.search.suites.suite import Stated, Suite
     from eintune.search.text.progress import Progress
 
+UNSEEN = "unseen_"
+"""How the names of drawn suites begin."""
 CASES = "cases"
 """What a suite of --case options is called."""
 
@@ -41,11 +43,14 @@ def run_suites(chosen: argparse.Namespace, device: str, progress: Progress) -> i
 
 def _suites(chosen: argparse.Namespace) -> list[Suite]:
     from eintune.search.suites.suite import Suite, load_suite
+    from eintune.search.suites.unseen import unseen
 
     names = [*chosen.suite, *(VARIANTS if chosen.variants else ())]
     suites = [load_suite(name) for name in dict.fromkeys(names)]
     if chosen.case:
         suites.append(Suite(CASES, "Cases", tuple(chosen.case), ()))
+    if chosen.unseen:
+        suites.append(unseen(chosen.unseen, chosen.seed))
     if chosen.json and len(suites) > 1:
         raise Usage(f"--json needs one suite, but got {len(suites)}")
     return suites
@@ -62,7 +67,8 @@ def _options(chosen: argparse.Namespace, suite: Suite, device: str) -> Options:
     peers = how.peers if chosen.peers is not None or not suite.peers else suite.peers
     asked = chosen.cool or chosen.hot
     states = suite.states if suite.states and device == "cuda" and not asked else how.states
-    return replace(how, peers=peers, states=states, handful=HANDFUL[device] if chosen.kinds else 0)
+    handful, drawn = HANDFUL[device] if chosen.kinds else 0, suite.name.startswith(UNSEEN)
+    return replace(how, peers=peers, states=states, handful=handful, served=drawn)
 
 
 def _run(

@@ -92,12 +92,15 @@ def _state_text(result: SuiteResult, state: str, table: pd.DataFrame) -> str:
     end = [MEAN, "", "", "", _times(average["ratio"])]
     end += ["", _times(average["against_ratio"])] if named else []
     end += [_share(average["share_of_copy"])] if copied else []
+    least = ["least", "", "", "", _times(float(table["ratio"].min()))]
+    least += ["", _times(float(table["against_ratio"].min()))] if named else []
+    least += [_share(float(table["share_of_copy"].min()))] if copied else []
     header = ["case", "ours, ms", "best peer", "its ms", "we are"]
     header += ["or", "we are"] if named else []
     header += ["of the copy"] if copied else []
     right = [1, 3, 4] + ([6] if named else []) + ([len(header) - 1] if copied else [])
     title = f"{state}: {STATES[state]}" if state in STATES else state
-    return f"{title}\n" + text_table(header, [*rows, end], right=right, widest={2: 18, 5: 18})
+    return f"{title}\n" + text_table(header, [*rows, end, least], right=right, widest={2: 18, 5: 18})
 
 
 def _cells(row: Mapping[str, Any], named: bool, copied: bool) -> list[str]:
