@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 
 import eintune
-from eintune.kernels.serve.choices import make_kernel, ranked
+from eintune.kernels.serve.choices import make_kernel
+from eintune.kernels.serve.priced import ranked
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade.cascade import Cascade
@@ -66,7 +67,7 @@ def main() -> None:
         made = call()
         errors[name] = float((made.double() - exact(q, k, v, change)).abs().max())
         log[name] = list(heard.lines)
-    first, _ = ranked(causal, torch.device("cpu"), "torch", Cache().directory)[0]
+    first = ranked(causal, torch.device("cpu"), "torch", Cache().directory)[0].text
     found = passes(Cascade.parse(first).roots().values())
     loaded = sorted(ABSENT & set(sys.modules))
     json.dump({"errors": errors, "log": log, "passes": found, "loaded": loaded}, sys.stdout)

@@ -28,6 +28,7 @@ from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel, contiguous, specialise
 from eintune.kernels.launch.tensor_descriptors import LaunchDescriptors, fault
 from eintune.kernels.serve import choices as choices_module
+from eintune.kernels.serve import priced as priced_module
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade.cascade import Cascade
@@ -36,7 +37,6 @@ from eintune.space.ir.einsum import Einsum
 from eintune.space.ir.expr import Access, Reduce, Tensor
 from eintune.space.plan.roles import Role
 from eintune.space.schedule.schedule import Schedule
-from eintune.space.schedule.space import schedules
 
 COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
 
@@ -247,13 +247,17 @@ def test_a_stored_winner_brings_its_form_by_pointer(
         assert not first.kernel.descriptors and first.plain is None
 
 
-def test_what_was_never_measured_is_laid_out_for_any_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_never_measured_has_a_form_for_any_tensors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A pick may load by descriptors and divide its warps; beside it stands what serves tensors that lie elsewhere."""
     problem = described(1, dtype="bf16", seq=2048, head_dim=128).problem
-    offered = schedules(problem.definition, problem, "triton")
-    assert any(s.loads == "descriptor" for s in offered)
-    monkeypatch.setattr(choices_module, "_machine", lambda device: load_machine("h200"))
-    picks = choices_module.ranked(problem, torch.device("cpu"), "triton")
-    assert picks and all(schedule.loads == "pointer" for _, schedule in picks)
+    monkeypatch.setattr(priced_module, "machine_of", lambda device: load_machine("h200"))
+    monkeypatch.setattr(choices_module, "emitter_for", lambda problem, device: "triton")
+    picks = list(choices_module.choices(problem, torch.device("cpu"), "rows", Cache(tmp_path, shipped=None)))
+    assert picks and picks[0].kernel.uses_descriptors
+    for pick in picks:
+        assert pick.plain is not None or not pick.kernel.uses_descriptors
+        assert pick.plain is None or not pick.plain.uses_descriptors
+        assert pick.wide is not None and not pick.wide().reaches
 
 
 @pytest.mark.parametrize(("machine", "offered"), [("h200", True), ("b200", True), ("a100", False), ("mi300x", False)])
