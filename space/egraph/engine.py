@@ -21,7 +21,7 @@ MEMORY_BYTES = 3 * 2**29
 """Memory of this process: a graph that needs more ends it, not the machine. (The largest measured needs 200 MB.)"""
 ADDRESS_BYTES = 8 * 2**30
 """Address space, of which threads reserve much that they never use."""
-MOST_ROWS = 10
+MOST_ROWS = 4
 """Times the limit of rows that one step may reach: beyond, the graph is not worth handing over."""
 
 ANALYSES = ("free", "reduced", "sums", "positive", "negative", "finite")
