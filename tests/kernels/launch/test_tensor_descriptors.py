@@ -295,10 +295,14 @@ def test_a_direct_launch_hands_over_descriptors(monkeypatch: pytest.MonkeyPatch)
     call([64, 128, 256, 512])
     (args,) = compiled.direct
     assert args[9:15] == (64, 128, 256, 512, 8, 1) and [d.base.data_ptr() for d in args[15:]] == [64, 128, 256]
-    started = time.perf_counter()
-    for _ in range(1000):
-        call([64, 128, 256, 512])
-    assert time.perf_counter() - started < 0.05  # 2 microseconds a call where nobody else runs
+    # The quickest of many rounds: others run on this machine, too.
+    rounds = []
+    for _ in range(50):
+        started = time.perf_counter()
+        for _ in range(50):
+            call([64, 128, 256, 512])
+        rounds.append(time.perf_counter() - started)
+    assert min(rounds) < 50 * 50e-6  # 2 microseconds a call where nobody else runs
 
 
 # ---- compiling
