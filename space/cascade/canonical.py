@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -51,8 +51,10 @@ from .cascade import Cascade
 from .one_pass import written_out
 
 
-def lowered(cascade: Cascade) -> dict[str, tuple[Expr, tuple[Rank, ...]]]:
-    """Each output's canonical expression, and its ranks in order. A split is left only where it matters."""
+@lru_cache(maxsize=256)
+def lowered(cascade: Cascade) -> Mapping[str, tuple[Expr, tuple[Rank, ...]]]:
+    """Each output's canonical expression, and its ranks in order, once a cascade: a form's digest and its plans are
+    made of the same. A split is left only where it matters."""
     roots = cascade.roots()
     exprs = canonical(rewrite(roots.values(), written_out), output_ranks(cascade))
     return {name: (x, cascade.outputs[name].ranks) for name, x in zip(roots, exprs, strict=True)}

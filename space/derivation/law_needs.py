@@ -28,10 +28,10 @@ def needs_of(roots: Sequence[Expr]) -> Needs:
 def _has_distances(x: Expr) -> bool:
     if isinstance(x, Fold):
         return ACTIONS[x.action].references > 1
-    return isinstance(x, Map) and x.op in ("mul", "div") and sum(map(_is_sub, _factors(x))) > 1
+    return isinstance(x, Map) and x.op in ("mul", "div") and sum(map(_is_sub, _multiplied(x))) > 1
 
 
-def _factors(x: Expr) -> Iterator[Expr]:
+def _multiplied(x: Expr) -> Iterator[Expr]:
     """What a product is made of, divided or not."""
     stack = [x]
     while stack:

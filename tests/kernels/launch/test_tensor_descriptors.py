@@ -302,7 +302,7 @@ def test_a_direct_launch_hands_over_descriptors(monkeypatch: pytest.MonkeyPatch)
         for _ in range(50):
             call([64, 128, 256, 512])
         rounds.append(time.perf_counter() - started)
-    assert min(rounds) < 50 * 50e-6  # 2 microseconds a call where nobody else runs
+    assert min(rounds) < 50 * 25e-6  # 2 microseconds a call where nobody else runs
 
 
 # ---- compiling
