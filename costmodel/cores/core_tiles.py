@@ -8,11 +8,23 @@ from eintune.costmodel.counts.operations import element_cost
 from eintune.costmodel.machines.machine import CoreGrid
 from eintune.space.ir.dtypes import DTYPES
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
-from eintune.space.plan.values import Carried, Constant, Dot, Index, Lane, Load, Store, TileReduce, TileStart, Value
+from eintune.space.plan.values import (
+    Carried,
+    Constant,
+    Dot,
+    Index,
+    Lane,
+    Load,
+    SizeOf,
+    Store,
+    TileReduce,
+    TileStart,
+    Value,
+)
 
 _WIDE = 2
 """Destination slots of a tile of 32-bit elements, in which products accumulate; one of 16 bits takes one."""
-_SOURCES = (Load, Constant, Carried, Index, Lane, TileStart)
+_SOURCES = (Load, Constant, Carried, Index, Lane, TileStart, SizeOf)
 """What computes nothing: a product reads a transposed tile as it is."""
 
 

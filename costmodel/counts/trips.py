@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from eintune.space.ir.expr import Rank
-from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Sum
+from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Size, Sum
 from eintune.space.plan.plan import Block, Loop, LoopPlan
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -42,7 +42,7 @@ SAMPLED_PROGRAMS = 4096
 def mentioned(bound: Bound) -> frozenset[Rank]:
     """The ranks whose tiles a bound depends on."""
     match bound:
-        case Lit():
+        case Lit() | Size():
             return frozenset()
         case First() | Last():
             return frozenset((bound.rank,))
@@ -56,7 +56,9 @@ def mentioned(bound: Bound) -> frozenset[Rank]:
             return frozenset() if isinstance(bound.assumed, int) else mentioned(bound.assumed)
 
 
-def bound_values(bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, Ints]) -> Ints:
+def bound_values(
+    bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, Ints], sizes: Mapping[Rank, int]
+) -> Ints:
     """`bounds.bound_value` over arrays: for each program, the first and last index of its tile of each rank."""
     match bound:
         case Lit():
@@ -65,25 +67,27 @@ def bound_values(bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, I
             return first[bound.rank]
         case Last():
             return last[bound.rank]
+        case Size():
+            return np.asarray(sizes[bound.rank], np.int64)
         case Sum():
             total = np.asarray(0, np.int64)
             for coefficient, term in bound.terms:
-                total = total + coefficient * bound_values(term, first, last)
+                total = total + coefficient * bound_values(term, first, last, sizes)
             return total
         case Least() | Greatest():
             choose = np.minimum if isinstance(bound, Least) else np.maximum
-            values = [bound_values(b, first, last) for b in bound.args]
+            values = [bound_values(b, first, last, sizes) for b in bound.args]
             result = values[0]
             for v in values[1:]:
                 result = choose(result, v)
             return result
         case FloorTo():
-            return np.maximum(bound_values(bound.arg, first, last), 0) // bound.step * bound.step
+            return np.maximum(bound_values(bound.arg, first, last, sizes), 0) // bound.step * bound.step
         case CeilTo():
-            return -(-np.maximum(bound_values(bound.arg, first, last), 0) // bound.step) * bound.step
+            return -(-np.maximum(bound_values(bound.arg, first, last, sizes), 0) // bound.step) * bound.step
         case Number():  # data, of which nothing is known
             known = bound.assumed
-            return np.asarray(known, np.int64) if isinstance(known, int) else bound_values(known, first, last)
+            return np.asarray(known, np.int64) if isinstance(known, int) else bound_values(known, first, last, sizes)
 
 
 @dataclass(frozen=True)
@@ -185,8 +189,8 @@ def _walk(plan: LoopPlan, block: Block, path: Path, scope: _Scope, found: Segmen
         inner = frozenset[Rank]().union(*(mentioned(b) for b in all_bounds(item.body)))
         entered = np.zeros(scope.owner.shape, bool)
         for number, segment in enumerate(item.segments):
-            lo = bound_values(segment.lo, scope.first, scope.last)
-            hi = bound_values(segment.hi, scope.first, scope.last)
+            lo = bound_values(segment.lo, scope.first, scope.last, plan.sizes)
+            hi = bound_values(segment.hi, scope.first, scope.last, plan.sizes)
             # Bounds may cross (a segment that is empty for some programs): that is no iteration, not a negative one.
             steps = np.broadcast_to(np.maximum(-(-(hi - lo) // item.tile), 0), scope.owner.shape)
             here = (*path, (id(item), number))

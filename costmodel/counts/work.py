@@ -28,6 +28,7 @@ from eintune.space.plan.values import (
     Load,
     Store,
     TileReduce,
+    SizeOf,
     TileStart,
     Value,
     Within,
@@ -279,7 +280,7 @@ class _Counter:
         traffic = as_traffic(transfers) + Traffic(
             tensor_flops=sum(p.flops for p in products), fma_flops=slots * FLOPS_PER_SLOT, special_ops=special
         )
-        run = [v for v in values if not isinstance(v, Constant | Carried | Index | Lane | TileStart | Load)]
+        run = [v for v in values if not isinstance(v, Constant | Carried | Index | Lane | TileStart | SizeOf | Load)]
         operand_bytes = tuple(self._operand_bytes(v) for v in run if not isinstance(v, Dot))
         loads = sum(isinstance(v, Load) for v in values)
         return Phase(

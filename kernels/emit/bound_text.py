@@ -1,6 +1,6 @@
 """Integer bounds as source text, with everything that is known when the code is printed folded away.
 
-Sizes are numbers, so most bounds are: a `Least` of a loop variable and something it never reaches is that loop
+Where sizes are numbers most bounds are: a `Least` of a loop variable and something it never reaches is that loop
 variable, a floor of a multiple is itself. What is left is what a person would have written.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from eintune.space.ir.expr import Rank
-from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Sum
+from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Size, Sum
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.values import Value
 
@@ -37,12 +37,13 @@ class BoundText:
 
     scalar, start: the variable that holds a rank's index, or the first index of its tile.
     least, greatest: how the target spells the minimum and the maximum of two integers. number: the variable that
-    holds an integer that was loaded.
+    holds an integer that was loaded. size: the text of a rank's size.
     """
 
     plan: LoopPlan
     scalar: dict[Rank, str]
     start: dict[Rank, str]
+    size: Callable[[Rank], str]
     least: Join = _min
     greatest: Join = _max
     number: Callable[[Value], str] = _name
@@ -55,7 +56,9 @@ class BoundText:
             case First():
                 return 0, self._greatest_first(b.rank)
             case Last():
-                return self._least_last(b.rank), self.plan.sizes[b.rank] - 1
+                return self._least_last(b.rank), self.plan.sizes.most(b.rank) - 1
+            case Size():
+                return self.plan.sizes.least(b.rank), self.plan.sizes.most(b.rank)
             case Sum():
                 ends = [sorted(c * x for x in self.span(t)) for c, t in b.terms]
                 return sum(low for low, _ in ends), sum(high for _, high in ends)
@@ -74,14 +77,14 @@ class BoundText:
                 assert_never(b)
 
     def _greatest_first(self, rank: Rank) -> int:
-        size = self.plan.sizes[rank]
+        size = self.plan.sizes.most(rank)
         role = self.plan.roles[rank]
         if role.tile is None:
             return max(size - 1, 0)
         return (size - 1) // role.tile * role.tile if role.outer else 0
 
     def _least_last(self, rank: Rank) -> int:
-        role, end = self.plan.roles[rank], self.plan.sizes[rank] - 1
+        role, end = self.plan.roles[rank], self.plan.sizes.least(rank) - 1
         return min((role.tile or 1) - 1, end) if role.outer else end
 
     def text(self, b: Bound) -> str:
@@ -96,6 +99,8 @@ class BoundText:
                 return self.first(b.rank)
             case Last():
                 return self.last(b.rank)
+            case Size():
+                return self.size(b.rank)
             case Sum():
                 return self._sum(b)
             case Least():
@@ -131,7 +136,7 @@ class BoundText:
         if low == high:
             return Lit(low)
         match b:
-            case Lit() | First() | Last():
+            case Lit() | First() | Last() | Size():
                 return self._exact(b)
             case Sum():
                 return self._flat(b)
@@ -149,11 +154,11 @@ class BoundText:
             case _:
                 assert_never(b)
 
-    def _exact(self, b: Lit | First | Last) -> Bound:
+    def _exact(self, b: Lit | First | Last | Size) -> Bound:
         """The last index as first + tile - 1 where the rank's tiles fit exactly."""
         if isinstance(b, Last):
             role = self.plan.roles[b.rank]
-            if role.tile and role.outer and self.plan.sizes[b.rank] % role.tile == 0:
+            if role.tile and role.outer and self.plan.sizes.is_multiple(b.rank, role.tile):
                 return Sum(((1, First(b.rank)), (1, Lit(role.tile - 1))))
         return b
 
@@ -208,6 +213,8 @@ class BoundText:
                 return step == 1 or (tile is not None and tile % step == 0)
             case Last():
                 return step == 1
+            case Size():
+                return self.plan.sizes.is_multiple(b.rank, step)
             case Sum():
                 return all(c % step == 0 or self._aligned(t, step) for c, t in b.terms)
             case Least() | Greatest():
@@ -229,14 +236,14 @@ class BoundText:
     def last(self, rank: Rank) -> str:
         """The last valid index of a rank's tile; its index if it has no tile."""
         plan = self.plan
-        role, size = plan.roles[rank], plan.sizes[rank]
+        role = plan.roles[rank]
         if role.tile is None:
             return self.scalar[rank]
         if role.outer is None:
-            return str(size - 1)
+            return shifted(self.size(rank), -1)
         # The last tile may be cut off by the rank's end.
         end = f"{self.start[rank]} + {role.tile - 1}"
-        return end if size % role.tile == 0 else self.least(end, str(size - 1))
+        return end if plan.sizes.is_multiple(rank, role.tile) else self.least(end, shifted(self.size(rank), -1))
 
     def _sum(self, b: Sum) -> str:
         text = ""
@@ -283,6 +290,8 @@ def _is_call(text: str) -> bool:
 
 def shifted(text: str, const: int) -> str:
     """`text + const`, merged with a number that `text` ends in (`a + 127` and 1 give `a + 128`)."""
+    if text.isdigit():
+        return str(int(text) + const)
     if tail := re.fullmatch(r"(\w+) ([+-]) (\d+)", text):
         const += int(tail[3]) if tail[2] == "+" else -int(tail[3])
         text = tail[1]

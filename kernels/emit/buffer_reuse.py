@@ -24,11 +24,12 @@ from eintune.space.plan.values import (
     Mask,
     RowScale,
     Scale,
+    SizeOf,
     TileStart,
     Value,
 )
 
-SHARED = (Load, Constant, Index, Lane, TileStart, IndexPart, Cast)
+SHARED = (Load, Constant, Index, Lane, TileStart, SizeOf, IndexPart, Cast)
 """Nodes whose result may be a view of a tensor, a number, or another value's storage."""
 
 MayShare = Callable[[Value], bool]

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+from eintune.space.plan.refusals import RuleError
+from eintune.space.plan.sizes import Derived, SizeRange
 
 EMITTER_VERSION = 8
 """Part of every cache key: raise it when an emitter prints other source for the same plan."""
 
+MOST_PROGRAMS = 2**31
+"""A grid of a CUDA kernel has fewer along its first axis."""
 ON_GPU = ("triton", "gluon")
 """Emitters whose kernels a GPU runs."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """A tensor argument: name, shape in elements, dtype ("fp32", "bf16", …), and whether it is written."""
+    """A tensor argument: name, shape in elements, dtype ("fp32", "bf16", …), and whether it is written.
+
+    axes: of a kernel that is made for any size of some ranks, the rank of each axis whose length is 0 in the shape; ""
+    for the others. No tensor fits such a shape: `Kernel.at` says what the lengths are.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     output: bool
+    axes: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, name: str, shape: Sequence[int | str], dtype: str, output: bool) -> Argument:
+        """An argument with the names of ranks where lengths are not known."""
+        axes = tuple("" if isinstance(n, int) else n for n in shape)
+        lengths = tuple(n if isinstance(n, int) else 0 for n in shape)
+        return cls(name, lengths, dtype, output, axes if any(axes) else ())
+
+    def at(self, sizes: Mapping[str, int]) -> Argument:
+        """With a number for each length."""
+        lengths = (
+            (sizes[r] if r else n for n, r in zip(self.shape, self.axes, strict=True)) if self.axes else self.shape
+        )
+        return Argument(self.name, tuple(lengths), self.dtype, self.output)
 
 
 @dataclass(frozen=True)
@@ -58,6 +84,11 @@ class Kernel:
 
     reaches: of the tiles whose offsets are 32 bits wide: what the tensors' strides must allow (`spans`).
 
+    sizes: of a kernel that is made for any size of some ranks, those that a Triton or Gluon entry takes as numbers after
+    the strides (a torch entry reads them off its tensors). derived: how sizes follow from those of arguments. counts: the
+    grid is `grid` times ceil(size / number) for each of these. ranges, ordered: what it relies on of the sizes of
+    arguments. `at` gives the kernel at sizes that are numbers, of the same source; values: the numbers for `sizes` there.
+
     steps: where several are launched one after the other, each as a kernel of its own: they share the source, and
     name as arguments what they take of the program's arguments and `workspaces`. What is said above of one entry is
     then said of the first.
@@ -76,6 +107,46 @@ class Kernel:
     reaches: tuple[Reach, ...] = ()
     workspaces: tuple[Argument, ...] = ()
     steps: tuple[Kernel, ...] = ()
+    sizes: tuple[str, ...] = ()
+    derived: tuple[tuple[str, Derived], ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+    ranges: tuple[tuple[str, SizeRange], ...] = ()
+    ordered: tuple[tuple[str, str], ...] = ()
+    values: tuple[int, ...] = ()
+
+    def at(self, sizes: Mapping[str, int]) -> Kernel:
+        """The kernel at sizes that are numbers. Raises RuleError for sizes that it was not made for, and for more
+        programs than a grid has."""
+        self._check(sizes)
+        known = dict(sizes)
+        for name, derived in self.derived:
+            known[name] = derived.of(known[derived.rank])
+        programs = self.grid[0] * prod(-(-known[r] // n) for r, n in self.counts)
+        if programs >= MOST_PROGRAMS:
+            raise RuleError(f"a grid has at most {MOST_PROGRAMS - 1} programs", f"got {programs}")
+        return replace(
+            self,
+            arguments=tuple(a.at(known) for a in self.arguments),
+            workspaces=tuple(a.at(known) for a in self.workspaces),
+            grid=(programs, *self.grid[1:]),
+            counts=(),
+            ranges=(),
+            ordered=(),
+            values=tuple(known[r] for r in self.sizes),
+            steps=tuple(step.at(known) for step in self.steps),
+        )
+
+    def _check(self, sizes: Mapping[str, int]) -> None:
+        for r, known in self.ranges:
+            if not known.least <= sizes[r] <= known.most or sizes[r] % known.multiple:
+                multiples = "" if known.multiple == 1 else f"multiples of {known.multiple} "
+                rule = f"this kernel was made for {multiples}from {known.least} to {known.most} elements of {r}"
+                raise RuleError(rule, f"got {sizes[r]}")
+        for a, b in self.ordered:
+            if sizes[a] > sizes[b]:
+                raise RuleError(
+                    f"this kernel was made for no more of {a} than of {b}", f"got {sizes[a]} and {sizes[b]}"
+                )
 
     @property
     def launches(self) -> tuple[Kernel, ...]:
@@ -93,5 +164,6 @@ class Kernel:
         parts = (self.emitter, self.source, self.entry, self.arguments, self.grid, self.warps, self.stages)
         text = repr((*parts, self.descriptors) if self.descriptors else parts)  # records from before stay valid
         text += "" if self.registers is None else f" {self.registers} registers, {self.resident} resident"
+        text += f" {self.sizes} {self.derived} {self.counts}" if self.counts or self.sizes else ""
         text += "".join(step.digest for step in self.steps)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -37,7 +37,7 @@ class PipelinedLoop:
         first = printer.start[rank]
         # Before the first iteration there is no tile; one beyond the rank's end is masked to zeros, where a tile
         # before its start would be a wrong address.
-        text = printer.choose(f"{first} > {self._low}", f"{first} - {self._loop.tile}", str(printer.plan.sizes[rank]))
+        text = printer.choose(f"{first} > {self._low}", f"{first} - {self._loop.tile}", printer.size(rank))
         before = printer.define(f"{rank}_before", text, rank)
         in_time = [x for x in printer.ordered(self._loop.body.items) if x not in pipelined]
         loads = next(i for i, x in enumerate(in_time) if not isinstance(x, Load))

@@ -18,14 +18,14 @@ def items(block: Block) -> Iterator[Value | Loop]:
             yield from items(item.body)
 
 
-def shapes_of(plan: LoopPlan) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor argument, from the ranks that index it."""
+def shapes_of(plan: LoopPlan) -> dict[str, tuple[int | Rank, ...]]:
+    """The shape of every tensor argument, from the ranks that index it; the rank where a size is not known."""
     ranks: dict[str, tuple[Rank, ...]] = {n: t.ranks for n, t in plan.inputs.items()} | plan.outputs
     for x in items(plan.root):
         if isinstance(x, Load | Store):
             own = ranks[x.tensor]
             ranks[x.tensor] = tuple(i if isinstance(i, str) else r for i, r in zip(x.index, own, strict=True))
-    return {name: tuple(plan.sizes[r] for r in index) for name, index in ranks.items()}
+    return {name: tuple(plan.sizes.get(r, r) for r in index) for name, index in ranks.items()}
 
 
 def is_integer(v: Value) -> bool:
@@ -57,7 +57,7 @@ def summary(plan: LoopPlan, emitter: str) -> list[str]:
     for title, names in (("in", plan.inputs), ("out", plan.outputs)):
         lines += [f"{title:4}{n}[{', '.join(map(str, shapes[n]))}] {plan.dtypes[n]}" for n in names]
     lines.append("")
-    lines += [f"rank {r}: {plan.sizes[r]}{_role(plan, r)}" for r in plan.order if r in plan.roles]
+    lines += [f"rank {r}: {plan.sizes.get(r, 'any size')}{_role(plan, r)}" for r in plan.order if r in plan.roles]
     for item in items(plan.root):
         if isinstance(item, Loop):
             carries = ", ".join(f"{c.value.name}[{', '.join(c.value.axes)}]" for c in item.carries)

@@ -10,11 +10,13 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from math import prod
+from typing import Any, Protocol
 
 from eintune.space.ir.expr import Predicate, Rank
 from eintune.space.plan.plan import Block, Known, Loop, LoopPlan, Segment
 from eintune.space.plan.predication import is_true, passed, source, unneeded
+from eintune.space.plan.sizes import tail_predicate
 from eintune.space.plan.values import Constant, Mask, Store, Value
 from eintune.space.schedule.schedule import Schedule
 
@@ -54,7 +56,7 @@ class Printer(ValuePrinter):
 
     def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
         super().__init__(plan, schedule, entry)
-        self.bounds = BoundText(plan, self.scalar, self.start, self.least, self.greatest, self.name)
+        self.bounds = BoundText(plan, self.scalar, self.start, self.size, self.least, self.greatest, self.name)
         self.known: frozenset[Fact] = self.always()
         """What holds on the whole of the current tile."""
         # Whether a filter is known to hold is asked many times for each value.
@@ -71,10 +73,26 @@ class Printer(ValuePrinter):
     def always(self) -> frozenset[Fact]:
         """Filters that hold everywhere in this target: by default the tails of tiles that fit exactly."""
         # A tile that fits exactly has no tail, however the plan may ask for it.
-        fitting = (r for r, role in self.plan.roles.items() if not role.tile or self.plan.sizes[r] % role.tile == 0)
-        return frozenset((((r, -1),), self.plan.sizes[r] - 1) for r in fitting if r in self.plan.sizes)
+        sizes, roles = self.plan.sizes, self.plan.roles
+        fitting = (r for r in roles if sizes.has(r) and sizes.is_multiple(r, roles[r].tile or 1))
+        return frozenset(affine(tail_predicate(r, sizes), sizes) for r in fitting)
 
     # ---- what is known
+
+    def geometry(self) -> dict[str, Any]:
+        """The fields of a `Kernel` that say how many programs it has and what sizes it is given; complete once the source
+        is printed."""
+        sizes, one = self.plan.sizes, self.plan
+        known = prod(-(-sizes[r] // (one.roles[r].tile or 1)) for r in one.grid if r not in sizes.ranges)
+        counts = tuple((r, one.roles[r].tile or 1) for r in one.grid if r in sizes.ranges)
+        return {
+            "grid": (known,),
+            "sizes": tuple(self.size_names),
+            "derived": tuple(sizes.derived.items()),
+            "counts": counts,
+            "ranges": tuple((r, known) for r, known in sizes.ranges.items() if r not in sizes.derived),
+            "ordered": tuple(sorted(pair for pair in sizes.ordered if set(pair) <= sizes.ranges.keys())),
+        }
 
     def passes(self, v: Value) -> bool:
         """Whether a value is a filter or a selection that is known to hold on the whole of the current tile."""

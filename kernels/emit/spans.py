@@ -49,7 +49,10 @@ def too_wide(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> str | None:
 
 def fits(reaches: Sequence[Reach], arguments: Sequence[Argument]) -> bool:
     """Whether offsets of 32 bits are enough for contiguous tensors: all tiles span at most FARTHEST elements."""
-    return all(span(r, _contiguous(arguments[r.argument].shape)) <= FARTHEST for r in reaches)
+    shapes = (arguments[r.argument].shape for r in reaches)
+    # Where a size is not known, strides are: they are looked at in every call (`too_wide`).
+    known = ((r, [n for n in shape if isinstance(n, int)]) for r, shape in zip(reaches, shapes, strict=True))
+    return all(span(r, _contiguous(shape)) <= FARTHEST for r, shape in known if len(shape) == len(r.steps))
 
 
 def _contiguous(shape: Sequence[int]) -> list[int]:
@@ -65,7 +68,5 @@ def counted(plan: LoopPlan) -> set[Rank]:
 def check_ranks(plan: LoopPlan, ranks: Iterable[Rank]) -> None:
     """Raises RuleError for one of these ranks whose indices 32 bits do not count."""
     for rank in ranks:
-        if plan.sizes[rank] > LONGEST:
-            raise RuleError(
-                f"a kernel counts a rank's elements in 32 bits, at most {LONGEST}", f"{rank} has {plan.sizes[rank]}"
-            )
+        if (most := plan.sizes.most(rank)) > LONGEST:
+            raise RuleError(f"a kernel counts a rank's elements in 32 bits, at most {LONGEST}", f"{rank} has {most}")

@@ -7,7 +7,7 @@ With float64 tensors everything is float64, which is how plans are checked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias, TypeGuard
 
 from eintune.host.quoting import python_comment
@@ -16,6 +16,7 @@ from eintune.space.ir.approximations import APPROXIMATIONS
 from eintune.space.ir.expr import Part, Rank
 from eintune.space.ir.row_factor import RowFactor
 from eintune.space.plan.plan import Loop, LoopPlan
+from eintune.space.plan.sizes import tail_predicate
 from eintune.space.plan.values import (
     Addressed,
     Constant,
@@ -27,6 +28,7 @@ from eintune.space.plan.values import (
     Load,
     Mask,
     Scale,
+    SizeOf,
     Store,
     TileStart,
     Value,
@@ -41,7 +43,7 @@ from .plan_facts import is_integer, summary
 from .printer import Printer
 from .source_lines import INDENT
 from .spans import check_ranks, counted
-from .value_printer import Fact, literal
+from .value_printer import Fact, affine, literal
 
 DTYPES = {name: f"torch.{d.torch}" for name, d in dtypes.DTYPES.items()}
 
@@ -92,8 +94,8 @@ def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> Kernel:
         emitter="torch",
         source=printer.source(),
         entry=entry,
-        arguments=tuple(Argument(n, printer.shapes[n], plan.dtypes[n], n in plan.outputs) for n in printer.tensor),
-        grid=(plan.programs(),),
+        arguments=tuple(Argument.of(n, printer.shapes[n], plan.dtypes[n], n in plan.outputs) for n in printer.tensor),
+        **printer.geometry(),
     )
 
 
@@ -115,6 +117,7 @@ class TorchPrinter(Printer):
     def source(self) -> str:
         """The whole module."""
         self.block(self.plan.root)
+        loops, body = self._programs(), self.finish()
         return "\n".join(
             [
                 *(python_comment(line) for line in summary(self.plan, self.schedule.emitter)),
@@ -122,17 +125,25 @@ class TorchPrinter(Printer):
                 "\n",
                 "@torch.inference_mode()",
                 f"def {self.entry}({', '.join(self.tensor.values())}):",
-                *self._programs(),
-                *self.finish(),
+                *(f"{INDENT}{line}" for line in self._sizes()),
+                *loops,
+                *body,
                 "",
             ]
         )
+
+    def _sizes(self) -> Iterator[str]:
+        """Where each size that the text mentions is found."""
+        for r, name in self.size_names.items():
+            places = ((n, i) for n, shape in self.shapes.items() for i, length in enumerate(shape) if length == r)
+            tensor, axis = next(places)
+            yield f"{name} = {self.tensor[tensor]}.shape[{axis}]"
 
     def _programs(self) -> list[str]:
         """One `for` a grid rank, the slowest outermost."""
         lines = []
         for depth, r in enumerate(self._iterated):
-            size, tile = self.plan.sizes[r], self.plan.roles[r].tile
+            size, tile = self.size(r), self.plan.roles[r].tile
             text = f"{self.start[r]} in range(0, {size}, {tile})" if tile else f"{self.scalar[r]} in range({size})"
             lines.append(f"{INDENT * (depth + 1)}for {text}:")
         return lines
@@ -141,17 +152,18 @@ class TorchPrinter(Printer):
         return f"{number}.clamp({-most}, {most})"
 
     def always(self) -> frozenset[Fact]:
-        return frozenset((((r, -1),), n - 1) for r, n in self.plan.sizes.items())
+        sizes = self.plan.sizes
+        return frozenset(affine(tail_predicate(r, sizes), sizes) for r in (*sizes, *sizes.ranges))
 
     # ---- indices
 
     def _span(self, rank: Rank) -> tuple[str, str]:
         """The first index of a rank's tile and the one after its last."""
-        role, size, start = self.plan.roles[rank], self.plan.sizes[rank], self.start[rank]
+        role, size, start = self.plan.roles[rank], self.size(rank), self.start[rank]
         if start == "0":
-            return "0", str(size)
+            return "0", size
         end = f"{start} + {role.tile}"
-        end = end if size % (role.tile or 1) == 0 else f"min({end}, {size})"
+        end = end if self.plan.sizes.is_multiple(rank, role.tile or 1) else f"min({end}, {size})"
         return start, self.define(f"{rank}_end", end, rank if role.outer == "loop" else None)
 
     def _slice(self, rank: Rank) -> str:
@@ -173,6 +185,9 @@ class TorchPrinter(Printer):
     def part(self, v: IndexPart) -> str:
         return super().part(v) if v.axes else f"torch.tensor({super().part(v)})"
 
+    def size_of(self, v: SizeOf) -> str:
+        return f"torch.tensor({self.size(v.rank)}, dtype={DTYPES[v.dtype]})"
+
     def lane(self, v: Lane) -> str:
         return f"torch.arange({self.plan.length(v.rank)}, dtype={DTYPES[v.dtype]})"
 
@@ -183,7 +198,8 @@ class TorchPrinter(Printer):
         """A value; of one that stands outside the loop over its axis, the part that the current tile is as long as."""
         text = super().name(v)
         for q in v.axes:
-            if self._storage.is_around(v, q) and self.plan.sizes[q] % self.plan.length(q) and self._is_inside(q):
+            full = self.plan.sizes.is_multiple(q, self.plan.length(q)) if self._storage.is_around(v, q) else True
+            if not full and self._is_inside(q):
                 text = self.define(f"{text}_part", f"{text}[{self._cut(v, q)}]", q)
         return text
 
@@ -215,16 +231,20 @@ class TorchPrinter(Printer):
         lengths = ", ".join(self._length(q) for q in v.axes)
         return f"{loaded}{self.broadcast(tuple(q for q in v.axes if q in axes), v.axes)}.expand({lengths})"
 
-    def _item(self, i: Addressed, length: int, number: Value | None) -> Item:
+    def _item(self, i: Addressed, length: int | Rank, number: Value | None) -> Item:
         """One axis of a tensor, of some length. A number that was looked up is never trusted: PyTorch counts a negative
         one from the end."""
         match i:
             case None | Within():
                 assert number is not None
-                if isinstance(number, Constant):
+                last = str(length - 1) if isinstance(length, int) else f"{self.size(length)} - 1"
+                least = length if isinstance(length, int) else self.plan.sizes.least(length)
+                if isinstance(number, Constant) and isinstance(length, int):
                     return str(min(max(int(number.number), 0), length - 1)), (), False
-                text, safe = self.name(number), i is not None and i.inside(length)
-                return text if safe else f"{text}.clamp(0, {length - 1})", number.axes, bool(number.axes)
+                if isinstance(number, Constant):
+                    return f"min({max(int(number.number), 0)}, {last})", (), False
+                text, safe = self.name(number), i is not None and i.inside(least)
+                return text if safe else f"{text}.clamp(0, {last})", number.axes, bool(number.axes)
             case Part() if self.tiled(i.rank) and not self.within(i):
                 return self.part_at(i, (i.rank,)), (i.rank,), True
             case Part() if i.op == "%" and self.tiled(i.rank):

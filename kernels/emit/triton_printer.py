@@ -13,7 +13,8 @@ only, and lanes beyond the end read as 0 without a mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import prod
 
 from eintune.host.quoting import python_comment
 from eintune.space.ir.expr import Part, Rank
@@ -21,16 +22,18 @@ from eintune.space.plan.descriptor_blocks import Read, block_of
 from eintune.space.plan.pipelined_product import pipelined_product
 from eintune.space.plan.plan import Loop, LoopPlan, Segment
 from eintune.space.plan.refusals import RuleError
+from eintune.space.plan.sizes import tail_predicate
 from eintune.space.plan.values import Addressed, Dot, Index, Lane, Load, Store, TileStart, Value, Within
 from eintune.space.schedule.schedule import Schedule
 
-from .kernel import Argument, Descriptor, Kernel, Reach
+from .bound_text import shifted
+from .kernel import MOST_PROGRAMS, Argument, Descriptor, Kernel, Reach
 from .pipelined_loop import PipelinedLoop
 from .plan_facts import summary
 from .printer import LoopIterations, Printer
 from .spans import FARTHEST, check_ranks, fits
 from .triton_dialect import DTYPES, FUNCTIONS, HELPERS, REDUCTIONS
-from .value_printer import Affine, literal
+from .value_printer import affine, literal
 
 
 def emit(
@@ -58,12 +61,19 @@ def emit(
         source=source,
         entry=entry,
         arguments=printer.arguments(),
-        grid=(plan.programs(),),
+        **printer.geometry(),
         warps=schedule.warps,
         stages=schedule.stages,
         descriptors=printer.descriptors(),
         reaches=printer.reaches(),
     )
+
+
+def jit(sizes: Iterable[str]) -> str:
+    """The decorator of an entry. Sizes are of one class, whatever they are: else Triton would compile anew for those that
+    are 1, and those that 16 divides."""
+    names = ", ".join(repr(name) for name in sizes)
+    return f"@triton.jit(do_not_specialize=[{names}])" if names else "@triton.jit"
 
 
 def check_tiles(plan: LoopPlan) -> None:
@@ -73,8 +83,16 @@ def check_tiles(plan: LoopPlan) -> None:
     for rank, role in plan.roles.items():
         if role.tile is not None and role.tile & (role.tile - 1):
             raise RuleError("a tile of a Triton kernel is a power of two", f"rank {rank} has {role.tile}")
-    if plan.programs() >= 2**31:
+    if not plan.sizes.ranges and plan.programs() >= MOST_PROGRAMS:
         raise RuleError("a Triton grid has at most 2**31 - 1 programs", f"got {plan.programs()}")
+
+
+def _product(counts: Sequence[str]) -> str:
+    """A product of numbers and variables as an operand."""
+    number = prod(int(n) for n in counts if n.isdigit())
+    names = [n for n in counts if not n.isdigit()]
+    factors = [*([str(number)] if number > 1 or not names else []), *names]
+    return factors[0] if len(factors) == 1 else f"({' * '.join(factors)})"
 
 
 class TritonPrinter(Printer):
@@ -132,7 +150,7 @@ class TritonPrinter(Printer):
                 "import triton.language as tl",
                 "\n",
                 *helpers,
-                "@triton.jit",
+                jit(self.size_names.values()),
                 f"def {self.entry}(",
                 *(f"    {', '.join(line)}," for line in parameters),
                 "):",
@@ -143,16 +161,18 @@ class TritonPrinter(Printer):
 
     def parameters(self) -> list[list[str]]:
         """The strides of each tensor, as they are declared; complete once the source is printed."""
-        return [
+        strides = [
             [f"{s}: tl.constexpr" if s in self._static else s for s in strides] for strides in self._strides.values()
         ]
+        return [*strides, list(self.size_names.values())]
 
     def arguments(self) -> tuple[Argument, ...]:
         """The tensors in the order of the parameters."""
-        shapes, dtypes = self.shapes | dict.fromkeys(self.counters, (1,)), dict.fromkeys(self.counters, "int32")
+        shapes: dict[str, tuple[int | Rank, ...]] = self.shapes | dict.fromkeys(self.counters, (1,))
+        dtypes = dict.fromkeys(self.counters, "int32")
         dtypes |= self.plan.dtypes
         written = {*self.plan.outputs, *self.counters}
-        return tuple(Argument(n, shapes[n], dtypes[n], n in written) for n in self._strides)
+        return tuple(Argument.of(n, shapes[n], dtypes[n], n in written) for n in self._strides)
 
     def descriptors(self) -> tuple[Descriptor, ...]:
         """The descriptors in the order of the parameters; complete once the source is printed."""
@@ -170,29 +190,34 @@ class TritonPrinter(Printer):
 
     def _program(self) -> None:
         """The indices of this program, from its number."""
-        if self.plan.programs() == 1:
+        if not self.plan.sizes.ranges and self.plan.programs() == 1:
             return
         self._program_number()
         slowest = next((r for r in reversed(self.plan.grid) if self.plan.roles[r].tile), None)
         # Mixed radix, fastest rank first. The last digit needs no remainder: the quotient is below its count.
-        below = 1
-        for r in self.plan.grid:
-            tile = self.plan.roles[r].tile
-            count = -(-self.plan.sizes[r] // (tile or 1))
-            last = below * count == self.plan.programs()
-            text = f"program // {below}" if below > 1 else "program"
-            text = text if last else f"{text} % {count}"
-            below *= count
-            if count == 1:
-                continue
+        counts = {r: self._count(r) for r in self.plan.grid}
+        several = [r for r, count in counts.items() if count != "1"]
+        below: list[str] = []
+        for r in several:
+            tile, count = self.plan.roles[r].tile, counts[r]
+            text = f"program // {_product(below)}" if below else "program"
+            text = text if r == several[-1] else f"{text} % {count}"
+            below.append(count)
             if r == slowest and self.schedule.order == "reverse":
                 # Longest first: under a causal mask the last rows have the most keys, and a long program that starts
                 # last would end alone.
-                text = f"({count - 1} - {text})"
+                text = f"({shifted(count, -1)} - {text})"
             self.prologue(f"{self.start[r]} = {text} * {tile}" if tile else f"{self.scalar[r]} = {text}")
 
     def _program_number(self) -> None:
         self.prologue("program = tl.program_id(0)")
+
+    def _count(self, rank: Rank) -> str:
+        """How many tiles of a rank there are, or indices where it has no tile: a number or a variable."""
+        size, tile = self.size(rank), self.plan.roles[rank].tile or 1
+        if size.isdigit():
+            return str(-(-int(size) // tile))
+        return size if tile == 1 else self.define(f"{rank}_tiles", f"({size} + {tile - 1}) // {tile}", None)
 
     # ---- indices and addresses
 
@@ -212,7 +237,7 @@ class TritonPrinter(Printer):
 
     def _steps(self, axis: Rank) -> int:
         """How many indices a tile goes along an axis. At least one: a stride by itself has 32 bits too."""
-        return max(min(self.plan.length(axis), self.plan.sizes[axis]) - 1, 1)
+        return max(min(self.plan.length(axis), self.plan.sizes.most(axis)) - 1, 1)
 
     def _home(self, rank: Rank) -> Rank | None:
         """The loop rank in whose scope the rank's index is known; None for the program."""
@@ -282,25 +307,27 @@ class TritonPrinter(Printer):
         """The mask of a tile's valid lanes; empty where all are. A number that was looked up is never trusted."""
         ranks = [i.rank if isinstance(i, Part) else i for i in index if isinstance(i, (str, Part))]
         lanes = [r for r in dict.fromkeys([*ranks, *v.axes]) if r in v.axes and not self._fits(r)]
-        conditions = [f"({self.at(r, v.axes)} < {self.plan.sizes[r]})" for r in lanes]
+        conditions = [f"({self.at(r, v.axes)} < {self.size(r)})" for r in lanes]
         numbers = iter(v.args)
         for i, size in zip(index, self.shapes[tensor], strict=True):
             if isinstance(i, (str, Part)):
                 continue
             number = next(numbers)
             text = self.use(number, v.axes)
-            if i is None or not i.inside(size):
+            least, most = (size, size) if isinstance(size, int) else (self.plan.sizes.least(size), FARTHEST)
+            if i is None or not i.inside(least):
                 # A number of 32 bits cannot be beyond a longer axis, and the literal would not fit.
-                below = [f"({text} < {size})"] if number.dtype == "int64" or size <= FARTHEST else []
+                end = str(size) if isinstance(size, int) else self.size(size)
+                below = [f"({text} < {end})"] if number.dtype == "int64" or most <= FARTHEST else []
                 conditions.append(" & ".join([f"({text} >= 0)", *below]))
         return " & ".join(conditions)
 
     def _fits(self, rank: Rank) -> bool:
         """Whether no lane of the current tile lies beyond the rank's end."""
-        size, tile = self.plan.sizes[rank], self.plan.roles[rank].tile
-        tail: Affine = ((rank, -1),), size - 1
+        sizes, tile = self.plan.sizes, self.plan.roles[rank].tile
+        tail = affine(tail_predicate(rank, sizes), sizes)
         # While a pipelined product is printed for the tile before, its rank may be one past the end as a whole.
-        return rank != self.beyond and (tile is None or size % tile == 0 or tail in self.known)
+        return rank != self.beyond and (tile is None or sizes.is_multiple(rank, tile) or tail in self.known)
 
     # ---- the dialect
 

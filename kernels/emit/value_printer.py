@@ -17,7 +17,9 @@ from eintune.space.ir.approximations import APPROXIMATE_OPS
 from eintune.space.ir.expr import Access, Gather, Part, Predicate, Rank
 from eintune.space.ir.pointwise import POINTWISE
 from eintune.space.ir.row_factor import RowFactor
+from eintune.space.plan.bounds import Size
 from eintune.space.plan.plan import Loop, LoopPlan
+from eintune.space.plan.sizes import Sizes
 from eintune.space.plan.values import (
     Carried,
     Cast,
@@ -31,6 +33,7 @@ from eintune.space.plan.values import (
     Mask,
     RowScale,
     Scale,
+    SizeOf,
     Store,
     TileReduce,
     TileStart,
@@ -42,8 +45,9 @@ from .bound_text import parenthesised
 from .plan_facts import inline_constants, is_integer, items, shapes_of
 from .source_lines import SourceLines
 
-Affine = tuple[tuple[tuple[Rank | Access | Gather, int], ...], int]
-"""A filter with numbers for sizes: sum(coefficient * index) + constant >= 0, elements of tensors after the indices."""
+Affine = tuple[tuple[tuple[Rank | Size | Access | Gather, int], ...], int]
+"""A filter with numbers for sizes that are known: sum(coefficient * index) + constant >= 0, other sizes after the
+indices, elements of tensors last."""
 Fact = Affine | Value
 """A filter or a boolean value that is known to hold."""
 
@@ -58,13 +62,14 @@ def constant(v: Constant) -> str:
     return str(int(v.number)) if is_integer(v) else literal(v.number)
 
 
-def affine(p: Predicate, sizes: dict[Rank, int]) -> Affine:
-    """A predicate with every size bound; equal filters become equal whatever way they were written."""
+def affine(p: Predicate, sizes: Sizes) -> Affine:
+    """A predicate with every known size bound; equal filters become equal whatever way they were written."""
     total: dict[Rank, int] = {}
     for t in p.terms:
         total[t.rank] = total.get(t.rank, 0) + t.coef * (sizes[t.stride] if t.stride else 1)
-    const = p.const + sum(c * sizes[r] for r, c in p.sizes)
-    return (*sorted((r, c) for r, c in total.items() if c), *p.numbers), const
+    const = p.const + sum(c * sizes[r] for r, c in p.sizes if r not in sizes.ranges)
+    unknown = [(Size(r), c) for r, c in sorted(p.sizes) if r in sizes.ranges]
+    return (*sorted((r, c) for r, c in total.items() if c), *unknown, *p.numbers), const
 
 
 class ValuePrinter(SourceLines, ABC):
@@ -82,6 +87,8 @@ class ValuePrinter(SourceLines, ABC):
         self.scalar = {r: self._rank_name(r, r) for r in plan.order if not self.tiled(r)}
         self.start = {r: self._rank_name(r, f"{r}_first") for r in plan.order if self.tiled(r)}
         self.shapes = shapes_of(plan)
+        self.size_names: dict[Rank, str] = {}
+        """The variables of the sizes that are not known, of those that the text mentions."""
         self.beyond: Rank | None = None
         """A rank whose current tile may lie beyond its end as a whole."""
         self.text = self._value_names()
@@ -153,6 +160,20 @@ class ValuePrinter(SourceLines, ABC):
         """The nearest integer that is at most so far from 0, elementwise."""
         return self.least(self.greatest(number, str(-most)), str(most))
 
+    def size_of(self, v: SizeOf) -> str:
+        """The number of elements of `v.rank`, as a number of `v.dtype`."""
+        return self.cast(self.size(v.rank), v.dtype)
+
+    # ---- sizes
+
+    def size(self, rank: Rank) -> str:
+        """The number of elements of a rank: a number, or the variable that holds it."""
+        if rank not in self.plan.sizes.ranges:
+            return str(self.plan.sizes[rank])
+        if rank not in self.size_names:
+            self.size_names[rank] = self.names.fresh(f"{rank}_size")
+        return self.size_names[rank]
+
     # ---- values
 
     def name(self, v: Value) -> str:
@@ -173,7 +194,7 @@ class ValuePrinter(SourceLines, ABC):
     def _rank_name(self, rank: Rank, wanted: str) -> str:
         """The variable of a rank's index or first index; "0" where the rank has one tile only."""
         role = self.plan.roles[rank]
-        whole = role.outer is None or self.plan.sizes[rank] <= (role.tile or 1)
+        whole = role.outer is None or self.plan.sizes.most(rank) <= (role.tile or 1)
         return "0" if whole and role.outer != "loop" else self.names.fresh(wanted)
 
     def use(self, v: Value, axes: tuple[Rank, ...]) -> str:
@@ -201,11 +222,11 @@ class ValuePrinter(SourceLines, ABC):
 
     def within(self, part: Part) -> bool:
         """Whether a tile lies within one stretch of `part.by` elements."""
-        return within_part(part, self.plan.roles[part.rank].tile or 1, self.plan.sizes[part.rank])
+        return within_part(part, self.plan.roles[part.rank].tile or 1, self.plan.sizes.most(part.rank))
 
     def part_of_first(self, part: Part) -> str:
         """The part of the first index of a rank's tile (of its index, if it has no tile); "0" where it is that."""
-        rank, size = part.rank, self.plan.sizes[part.rank]
+        rank, size = part.rank, self.plan.sizes.most(part.rank)
         first = self.start[rank] if self.tiled(rank) else self.scalar[rank]
         if size <= part.by:
             return "0" if part.op == "//" else first
@@ -239,6 +260,10 @@ class ValuePrinter(SourceLines, ABC):
         for r, c in sorted(terms, key=lambda term: self.plan.order.index(term[0])):
             text = self.at(r, axes)
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {parenthesised(text)}")
+        unknown = [(key, c) for key, c in every if isinstance(key, Size)]
+        for key, c in unknown:
+            text = self.size(key.rank)
+            (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {text}")
         limit, wide = farthest(p, self.plan.sizes), is_wide(p, self.plan.sizes)
         for number, (_, c) in zip(v.args[1:], p.numbers, strict=True):
             text = self.use(number, axes)
@@ -247,7 +272,7 @@ class ValuePrinter(SourceLines, ABC):
             text = self.cast(text, "int64") if wide and number.dtype != "int64" else text
             (left if c > 0 else right).append(text if abs(c) == 1 else f"{abs(c)} * {text}")
         # a - b - 1 >= 0 is printed as b < a, as it was written.
-        if p.numbers and const == -1:
+        if (p.numbers or unknown) and const == -1:
             return f"{' + '.join(right) or '0'} < {' + '.join(left) or '0'}"
         if not left and len(right) == 1 and const > 0:
             return f"{right[0]} < {const + 1}"
@@ -273,6 +298,8 @@ class ValuePrinter(SourceLines, ABC):
                 return self.lane(v)
             case TileStart():
                 return self.first(v)
+            case SizeOf():
+                return self.size_of(v)
             case IndexPart():
                 return self.part(v)
             case Cast():

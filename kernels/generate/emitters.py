@@ -82,6 +82,7 @@ def _joined(program: Program, kernels: Sequence[Kernel], counters: Sequence[str]
         kernels[0],
         source=source,
         arguments=tuple(replace(known[n], output=n in program.outputs) for n in names),
+        derived=tuple({name: d for k in kernels for name, d in k.derived}.items()),
         workspaces=tuple(known[n] for n in (*program.workspaces, *counters)),
         steps=tuple(replace(k, source=source) for k in kernels),
     )

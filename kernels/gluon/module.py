@@ -62,7 +62,7 @@ def emit(plan: LoopPlan, schedule: Schedule, entry: str = "kernel", counter: str
         source=source,
         entry=entry,
         arguments=module.compute.arguments(),
-        grid=(plan.programs(),),
+        **module.compute.geometry(),
         warps=GROUP_WARPS,
         stages=schedule.stages,
         descriptors=module.descriptors(),

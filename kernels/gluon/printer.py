@@ -117,7 +117,7 @@ class GluonPrinter(TritonPrinter):
         """How many tiles of each loop came before this program's."""
         self._program()
         # After `_program`, which names what bounds are made of.
-        self.bounds = BoundText(plan, self.scalar, dict(self.start), self.least, self.greatest, self.name)
+        self.bounds = BoundText(plan, self.scalar, dict(self.start), self.size, self.least, self.greatest, self.name)
 
     def finish(self) -> list[str]:
         """All lines: what is counted, and the loop over programs."""

@@ -111,14 +111,14 @@ class TritonLaunch:
         # A kernel is loaded into the context of the current device, whatever device its tensors are on.
         with torch.cuda.device(device):
             compiled = self._jit(tensors)
-        strides = [s for t in tensors for s in t.stride()]
+        strides = [*(s for t in tensors for s in t.stride()), *self.kernel.values]
         described = LaunchDescriptors(self.kernel, tensors) if self.kernel.descriptors else None
         # Strides of this layout are constants from here on; only addresses change.
         self._direct[layout] = self._bind(compiled, device.index, strides, described)
 
     def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
         strides = [s for t in tensors for s in t.stride()]
-        given = (*tensors, *strides, *descriptors(self.kernel, tensors))
+        given = (*tensors, *strides, *self.kernel.values, *descriptors(self.kernel, tensors))
         options = options_of(self.kernel) | ({} if interpreted() else fusing())
         return self.function[self._grid(tensors[0].device)](*given, **options)
 

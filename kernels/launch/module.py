@@ -5,6 +5,7 @@ file is written, so none is lost when a forked child ends, and none is left."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import linecache
 import os
@@ -32,7 +33,8 @@ _count = itertools.count(1)
 def module_of(kernel: Kernel) -> ModuleType:
     """The kernel's source as a module of this process. One kernel has one module as long as anything of that is in use;
     after that the module and its source lines are dropped."""
-    digest = kernel.digest
+    # A kernel for any size has one source at all of them, and so one compiled form.
+    digest = hashlib.sha256(f"{kernel.emitter} {kernel.source}".encode()).hexdigest()
     module = _modules.get(digest)
     if module is None:
         module = _modules[digest] = _made(f"eintune_{kernel.emitter}_{digest[:20]}", kernel.source)

@@ -156,12 +156,13 @@ def specialise(
     multiple: list[list[Any]] = [["tt.divisibility", 16]]
     names: list[str] = list(function.arg_names)
     taken = len(names) - len(kernel.descriptors)
+    sized = taken - len(kernel.values)
     signature = {n: DTYPES[a.dtype].pointer for n, a in zip(names, kernel.arguments, strict=False)}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {(i,): multiple for i in range(len(kernel.arguments))}
     constants: dict[tuple[int, ...], int] = {}
     flat = [s for tensor in strides for s in tensor]
     for i, (name, value) in enumerate(
-        zip(names[len(kernel.arguments) : taken], flat, strict=True), len(kernel.arguments)
+        zip(names[len(kernel.arguments) : sized], flat, strict=True), len(kernel.arguments)
     ):
         # The JIT makes a constant of every argument that is 1, which is what lets the compiler see rows that lie side
         # by side.
@@ -172,6 +173,7 @@ def specialise(
         signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
         if value % 16 == 0:
             attributes[i,] = multiple
+    signature |= dict.fromkeys(names[sized:taken], "i32")  # of one class, whatever they are
     for name, d in zip(names[taken:], kernel.descriptors, strict=True):
         element = DTYPES[kernel.arguments[d.argument].dtype].pointer.removeprefix("*")
         layout = f",{layout_of_block(d.block, element)!r}" if kernel.emitter == "gluon" else ""

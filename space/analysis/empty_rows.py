@@ -124,8 +124,8 @@ class Empties:
 
         (bare,) = rewrite([x], step)
         # "After the first tile" is proven with the first element of the rank alone: a tile has that at least.
-        sizes = self._layout.sizes | ({rank: 1} if at_start else {})
-        return bare if rank in sizes and leaves_an_element(rank, filters, sizes) else None
+        sizes = self._layout.sizes
+        return bare if sizes.has(rank) and leaves_an_element(rank, filters, sizes, first=at_start) else None
 
     # ---- sign
 
@@ -216,7 +216,7 @@ class Empties:
 
 
 def _varying(x: Expr) -> list[Expr]:
-    return [f for f in factors(x) if not isinstance(f, Const)]
+    return [f for f in factors(x) if not isinstance(f, (Const, Size))]
 
 
 def _is_mean_of(b: Expr, a: Expr) -> bool:

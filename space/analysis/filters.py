@@ -7,7 +7,7 @@ from it, and ranges where it need not be looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import reduce
 
 from eintune.space.ir.expr import (
@@ -25,6 +25,7 @@ from eintune.space.ir.expr import (
     rewrite,
     topological,
 )
+from eintune.space.plan.sizes import Sizes
 
 
 def conditions(wanted: Iterable[Expr]) -> Iterator[tuple[Expr, ...]]:
@@ -133,29 +134,30 @@ def _affine(x: Expr, more: int) -> Predicate | None:
     )
 
 
-def farthest(p: Predicate, sizes: Mapping[Rank, int]) -> int | None:
+def farthest(p: Predicate, sizes: Sizes) -> int | None:
     """The limit to which the one number that a filter reads from memory may be clamped, in magnitude: beyond it the
     filter is decided by the number alone, and a sum with a number up to it needs no more than the 32 bits of an index.
 
     None where the number stands alone (`m < L[b]`), where the filter reads none or several, and where the limit itself
-    would need more bits. The filter's sizes are bound (numbers).
+    would need more bits. What sizes of the filter are known are bound (numbers).
     """
     if len(p.numbers) != 1 or _stands_alone(p):
         return None
     ((_, coef),) = p.numbers
     # The rest of the sum lies within [-reach, reach]: a number beyond that has the last word, and so has the nearest
     # number that is just beyond it.
-    reach = abs(p.const) + sum(abs(t.coef) * (sizes[t.rank] - 1) for t in p.terms)
+    reach = abs(p.const) + sum(abs(t.coef) * (sizes.most(t.rank) - 1) for t in p.terms)
+    reach += sum(abs(c) * sizes.most(r) for r, c in p.sizes)
     return reach // abs(coef) + 1 if 2 * reach + abs(coef) < MOST else None
 
 
-def is_wide(p: Predicate, sizes: Mapping[Rank, int]) -> bool:
+def is_wide(p: Predicate, sizes: Sizes) -> bool:
     """Whether a filter that reads numbers from memory must be evaluated in 64 bits: it reads several of them, or what
-    is added to the one is too large for `farthest` to give a limit. The filter's sizes are bound (numbers)."""
+    is added to the one is too large for `farthest` to give a limit. What sizes of it are known are bound."""
     return bool(p.numbers) and not _stands_alone(p) and farthest(p, sizes) is None
 
 
 def _stands_alone(p: Predicate) -> bool:
     """Whether nothing is added to the one number of a filter: `m < L[b]`."""
     one = len(p.numbers) == len(p.terms) == 1
-    return one and p.numbers[0][1] == 1 and p.const == -1 and p.terms[0].coef == -1
+    return one and not p.sizes and p.numbers[0][1] == 1 and p.const == -1 and p.terms[0].coef == -1

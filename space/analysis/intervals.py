@@ -18,6 +18,7 @@ from eintune.space.plan.bounds import (
     Last,
     Lit,
     Number,
+    Size,
     ceil_to,
     floor_to,
     greatest,
@@ -27,10 +28,11 @@ from eintune.space.plan.bounds import (
     total,
 )
 from eintune.space.plan.plan import Known, Segment
+from eintune.space.plan.sizes import Affine, Sizes, tail_predicate
 from eintune.space.plan.values import Value
 
 from .filters import farthest, is_wide
-from .layout import Layout, tail_predicate
+from .layout import Layout
 
 MOST_ALTERNATIVES = 6
 """Of so many filters that do not bound a loop alone, some together may."""
@@ -74,10 +76,10 @@ def divided(
     scalar that is known before the loop, if it is one. computed: what conditions on values say of the loop, and the
     value that then holds on whole tiles (`value_bounds`).
     """
-    size, tile = layout.sizes[rank], layout.roles[rank].tile or 1
+    tile = layout.roles[rank].tile or 1
     # Each filter is solved for the loop's index: a half-line in which something passes, and a smaller one in which
     # everything does. The loop runs over the intersection of the former, without masks over that of the latter.
-    filtered = {p: r for p in filters if (r := _range(layout, p, rank, size, tile, around, number))}
+    filtered = {p: r for p in filters if (r := _range(layout, p, rank, tile, around, number))}
     start, stop = _span(layout, rank)
     # Tiles where a filter is false may be left out only if every reduction of the loop sees its identity there: a sum
     # that counts filtered elements as 1, say, may not skip them.
@@ -87,11 +89,12 @@ def divided(
     high: list[Bound] = [*stop, *(greatest([r.any_hi for r in group]) for group in skipped)]
     ranges: dict[Known, Range] = {v: r for r, v in computed if v}
     ranges |= dict(filtered.items())
-    whole = _range(layout, tail_predicate(rank, size), rank, size, tile, around, number)
+    tail = tail_predicate(rank, layout.sizes)
+    whole = _range(layout, tail, rank, tile, around, number)
     # The tail is a filter like any other, false in the last tile only. Otherwise every iteration would compare
     # indices with the size.
-    if size % tile and whole:
-        ranges[tail_predicate(rank, size)] = whole
+    if not layout.sizes.is_multiple(rank, tile) and whole:
+        ranges[tail] = whole
     lo, hi = greatest(low), least(high)
     if not split or not ranges:
         return Division((Segment(lo, hi, frozenset()),))
@@ -126,10 +129,10 @@ def _skipped(ranges: Mapping[Predicate, Range], skips: Callable[..., bool]) -> I
 
 def _span(layout: Layout, rank: Rank) -> tuple[list[Bound], list[Bound]]:
     """Where a loop starts (the greatest of these) and stops (the least): of its rank, or of the program's part."""
-    size, part = layout.sizes[rank], layout.splits.get(rank)
+    size, part = layout.sizes.bound(rank), layout.splits.get(rank)
     if part is None:
-        return [Lit(0)], [Lit(size)]
-    ends: list[Bound] = [Lit(size)] if size % part.length else []
+        return [Lit(0)], [size]
+    ends: list[Bound] = [] if layout.sizes.is_multiple(rank, part.length) else [size]
     return [total([(part.length, First(part.rank))], 0)], [total([(part.length, First(part.rank))], part.length), *ends]
 
 
@@ -137,7 +140,6 @@ def _range(
     layout: Layout,
     p: Predicate,
     rank: Rank,
-    size: int,
     tile: int,
     around: frozenset[Rank],
     number: Callable[[Access | Gather], Value | None],
@@ -154,21 +156,24 @@ def _range(
     # with it stay within 32 bits.
     limit = farthest(p, layout.sizes)
     ends = (-limit, limit, True) if limit is not None else ()
-    known: list[tuple[int, Bound]] = [(c, Number(v, size, *ends)) for c, v in loaded if v]
+    size = layout.sizes.bound(rank)
+    assumed = size.value if isinstance(size, Lit) else size
+    known: list[tuple[int, Bound]] = [(c, Number(v, assumed, *ends)) for c, v in loaded if v]
     # It is read in the loop itself, so it cannot say where the loop ends.
     if len(known) < len(loaded):
         return None
+    unknown: list[tuple[int, Bound]] = [(c, Size(r)) for r, c in p.sizes]
     smallest, largest = (
         # Over the tiles of all other ranks, which a program (or an outer iteration) has whole: each term is extreme
         # at one end of its rank's tile, by the sign of its coefficient.
-        total([*((c, extreme(layout, q, (c > 0) == up, around)) for q, c in coefs.items()), *known], p.const)
+        total([*((c, extreme(layout, q, (c > 0) == up, around)) for q, c in coefs.items()), *known, *unknown], p.const)
         for up in (False, True)
     )
     # i <= rest: something passes up to the largest rest, everything up to the smallest. `all_hi` is rounded down to
     # whole tiles, since a tile without masks must lie within it. For i >= -rest it is the other way round.
     if a == -1:
         return Range(Lit(0), plus(largest, 1), Lit(0), floor_to(plus(smallest, 1), tile))
-    return Range(floor_to(negated(largest), tile), Lit(size), ceil_to(negated(smallest), tile), Lit(size))
+    return Range(floor_to(negated(largest), tile), size, ceil_to(negated(smallest), tile), size)
 
 
 def extreme(layout: Layout, rank: Rank, last: bool, around: frozenset[Rank]) -> Bound:
@@ -176,33 +181,29 @@ def extreme(layout: Layout, rank: Rank, last: bool, around: frozenset[Rank]) -> 
     role = layout.roles[rank]
     # A loop that is not open yet stands for all of its indices: the bound must hold in each iteration of it.
     if role.outer is None or (role.outer == "loop" and rank not in around):
-        return Lit(layout.sizes[rank] - 1 if last else 0)
+        return plus(layout.sizes.bound(rank), -1) if last else Lit(0)
     return Last(rank) if last else First(rank)
 
 
-def leaves_an_element(rank: Rank, filters: Iterable[Predicate], sizes: Mapping[Rank, int]) -> bool:
-    """Whether some index of `rank` passes all filters, whatever the other ranks' indices are.
+def leaves_an_element(rank: Rank, filters: Iterable[Predicate], sizes: Sizes, *, first: bool = False) -> bool:
+    """Whether some index of `rank` (the first one, if so asked) passes all filters, whatever the other ranks' indices
+    are, and whatever the sizes that are not known.
 
     Every lower bound must be at most every upper bound, the rank's own ends included; each difference is affine
     in the other ranks, so its least value is at a corner of the box.
     """
     # Fourier and Motzkin's elimination of the one variable: with coefficients of 1 the integers between two bounds
     # are not empty if the lower is at most the upper, so no rounding is lost.
-    lower: list[tuple[dict[Rank, int], int]] = [({}, 0)]
-    upper: list[tuple[dict[Rank, int], int]] = [({}, sizes[rank] - 1)]
+    lower: list[Affine] = [Affine({}, {}, 0)]
+    upper: list[Affine] = [Affine({}, {}, 0) if first else Affine({}, {}, 0).plus_last(rank, 1, sizes)]
     for p in filters:
-        rest = {t.rank: t.coef for t in p.terms}
-        a = 0 if p.numbers else rest.pop(rank, 0)
+        rest = Affine.of(p)
+        a = 0 if p.numbers else rest.indices.get(rank, 0)
+        bound = Affine({q: c for q, c in rest.indices.items() if q != rank}, rest.sizes, rest.const)
         if a == 1:
-            lower.append(({q: -c for q, c in rest.items()}, -p.const))
+            lower.append(Affine({}, {}, 0) - bound)
         elif a == -1:
-            upper.append((rest, p.const))
+            upper.append(bound)
         else:
             return False
-    for low, low_const in lower:
-        for high, high_const in upper:
-            slack = {q: high.get(q, 0) - low.get(q, 0) for q in {*low, *high}}
-            least_slack = sum(min(c * (sizes[q] - 1), 0) for q, c in slack.items())
-            if high_const - low_const + least_slack < 0:
-                return False
-    return True
+    return all((high - low).least(sizes) >= 0 for low in lower for high in upper)

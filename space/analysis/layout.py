@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from eintune.space.ir.expr import (
     Access,
     Computed,
+    Const,
     Expr,
     Fold,
     Gather,
@@ -19,13 +20,13 @@ from eintune.space.ir.expr import (
     Rank,
     Reduce,
     Size,
-    Term,
     Where,
     children,
     indexing_ranks,
     topological,
 )
 from eintune.space.plan.roles import IllegalPlan, LoopSplit, Role
+from eintune.space.plan.sizes import Sizes, tail_predicate
 
 from .views import Halves
 
@@ -63,7 +64,7 @@ class Layout:
         splits: Mapping[Rank, LoopSplit] | None = None,
         infinite: frozenset[str] = frozenset(),
     ) -> None:
-        self.roles, self.sizes, self.order = dict(roles), dict(sizes), order
+        self.roles, self.sizes, self.order = dict(roles), Sizes.of(sizes), order
         self.splits, self.infinite = dict(splits or {}), infinite
         self._reduced = {r: _shape_of_role(r, role) for r, role in roles.items()}
         for rank, (outer, inner) in halves.items():
@@ -83,11 +84,11 @@ class Layout:
 
     def knows(self, rank: Rank) -> bool:
         """Whether some rank or axis of the plan has this name."""
-        return rank in self.sizes or rank in self.roles or rank in self._reduced or rank in self.order
+        return self.sizes.has(rank) or rank in self.roles or rank in self._reduced or rank in self.order
 
     def tiles(self, rank: Rank) -> int:
-        """The number of tiles of a rank."""
-        return -(-self.sizes[rank] // (self.roles[rank].tile or 1))
+        """The most tiles that a rank may have."""
+        return -(-self.sizes.most(rank) // (self.roles[rank].tile or 1))
 
     def of_rank(self, rank: Rank) -> Shape:
         """What a value that is indexed by `rank` varies with, and what a reduction over `rank` takes away."""
@@ -149,7 +150,7 @@ class Layout:
 
     def within(self, part: Part) -> bool:
         """Whether each tile of the rank lies within one stretch of `part.by` elements."""
-        return within_part(part, self.roles[part.rank].tile or 1, self.sizes[part.rank])
+        return within_part(part, self.roles[part.rank].tile or 1, self.sizes.most(part.rank))
 
     def varies(self, x: Expr, rank: Rank) -> bool:
         """Whether a reduction of `x` over `rank` reduces anything."""
@@ -165,6 +166,10 @@ class Layout:
                     raise IllegalPlan(f"elements of {rank} are counted, so {tile} must divide |{whole}| = {size}")
                 return tile if rank == inner else size // tile
         return self.sizes[rank]
+
+    def number_of(self, rank: Rank) -> Const | Size:
+        """`count` as an expression, also of a size that is not known."""
+        return Size(rank) if rank in self.sizes.ranges else Const(float(self.count(rank)))
 
     def loop_of(self, rank: Rank) -> Rank | None:
         """The loop that a reduction over `rank` runs in, if it needs one."""
@@ -184,20 +189,16 @@ class Layout:
             return None
         tile = self.roles[axis].tile
         assert tile is not None
-        return None if self.sizes[axis] % tile == 0 else tail_predicate(axis, self.sizes[axis])
+        return None if self.sizes.is_multiple(axis, tile) else tail_predicate(axis, self.sizes)
 
     def is_tail(self, p: Predicate) -> bool:
-        return any(p == tail_predicate(r, n) for r, n in self.sizes.items())
+        return any(p == tail_predicate(t.rank, self.sizes) for t in p.terms if self.sizes.has(t.rank))
 
 
 def within_part(part: Part, tile: int, size: int) -> bool:
-    """Whether tiles, which start at multiples of their length, lie within a stretch of `part.by` elements each."""
+    """Whether tiles, which start at multiples of their length, lie within a stretch of `part.by` elements each. size:
+    the most elements that the rank may have."""
     return part.by % tile == 0 or size <= part.by
-
-
-def tail_predicate(rank: Rank, size: int) -> Predicate:
-    """`rank <= size - 1`."""
-    return Predicate((Term(rank, -1),), (), size - 1)
 
 
 def _shape_of_role(rank: Rank, role: Role) -> Shape:

@@ -21,6 +21,7 @@ from eintune.space.ir.expr import (
     Predicate,
     Rank,
     Reduce,
+    Size,
     Where,
     children,
     topological,
@@ -94,7 +95,7 @@ class Interpretation:
                 # load is in range and gives what is there.
                 beyond = self._tail and inside
                 return 0.0 if beyond else "bounded" if self._empties.reaches_neg_inf(x, False) else "finite"
-            case Iota():
+            case Iota() | Size():
                 return "finite"
             case Where():
                 return _either(self._memo[x.arg], x.fill)

@@ -29,6 +29,7 @@ from eintune.space.ir.expr import (
 from eintune.space.ir.folds import LN_2, LOG2_E
 from eintune.space.ir.products import product
 from eintune.space.plan.roles import IllegalPlan
+from eintune.space.plan.sizes import Sizes
 
 from .layout import Layout
 
@@ -73,14 +74,16 @@ def oriented(x: Expr) -> tuple[Expr, float]:
 
 
 def bind_sizes(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> list[Expr]:
-    """Sizes as numbers, in expressions and in filters; a filter that holds everywhere or nowhere goes."""
+    """Sizes as numbers where they are known, in expressions and in filters; a filter that holds everywhere or nowhere
+    goes."""
+    known = Sizes.of(sizes)
 
     def step(x: Expr) -> Expr | None:
         match x:
             case Size():
-                return Const(float(sizes[x.rank]))
+                return None if x.rank in known.ranges else Const(float(known[x.rank]))
             case Where():
-                bound = _bind_predicate(x.predicate, sizes)
+                bound = _bind_predicate(x.predicate, known)
                 if not bound.terms and not bound.numbers:
                     return x.arg if bound.const >= 0 else Const(x.fill)
                 return Where(bound, x.arg, x.fill)
@@ -90,19 +93,30 @@ def bind_sizes(roots: Iterable[Expr], sizes: Mapping[Rank, int]) -> list[Expr]:
     return rewrite(roots, step)
 
 
-def _bind_predicate(p: Predicate, sizes: Mapping[Rank, int]) -> Predicate:
+def _bind_predicate(p: Predicate, sizes: Sizes) -> Predicate:
     total: dict[Rank, int] = {}
     for t in p.terms:
         total[t.rank] = total.get(t.rank, 0) + t.coef * (sizes[t.stride] if t.stride else 1)
-    const = p.const + sum(c * sizes[r] for r, c in p.sizes)
-    const = const if p.numbers else _near(const, total, sizes)
-    return Predicate(tuple(Term(r, c) for r, c in total.items() if c), (), const, p.numbers)
+    terms = tuple(Term(r, c) for r, c in total.items() if c)
+    const, unknown = p.const, dict[Rank, int]()
+    for r, c in p.sizes:
+        # Of sizes alone, without an index, a filter is true or false as a whole, which takes numbers.
+        if r in sizes.ranges and (terms or p.numbers):
+            unknown[r] = unknown.get(r, 0) + c
+        else:
+            const += c * sizes[r]
+    const = const if p.numbers else _near(const, total, unknown, sizes)
+    return Predicate(terms, tuple((r, c) for r, c in unknown.items() if c), const, p.numbers)
 
 
-def _near(const: int, coefs: Mapping[Rank, int], sizes: Mapping[Rank, int]) -> int:
+def _near(const: int, coefs: Mapping[Rank, int], unknown: Mapping[Rank, int], sizes: Sizes) -> int:
     """The constant of a filter, or one that says the same of all indices where it is so large (a window that is wider
     than any sequence) that a sum with it might need more than the 32 bits of an index."""
-    least, most = (sum(pick(c * (sizes[r] - 1), 0) for r, c in coefs.items() if c) for pick in (min, max))
+    least, most = (
+        sum(pick(c * (sizes.most(r) - 1), 0) for r, c in coefs.items() if c)
+        + sum(pick(c * sizes.least(r), c * sizes.most(r)) for r, c in unknown.items())
+        for pick in (min, max)
+    )
     # Clamped to just beyond what the indices can make up for: the filter is true of the same of them.
     return const if abs(const) + most - least < FARTHEST else min(max(const, -most - 1), -least)
 
@@ -122,7 +136,7 @@ def _step(x: Expr, layout: Layout) -> Expr | None:
             core, k = scaled(x.arg) if x.fill == 0.0 else oriented(x.arg)
             return times(Where(x.predicate, core, x.fill), k) if _fill_keeps(x.fill, k) else None
         case Reduce() if not layout.varies(x.arg, x.rank):
-            return _repeated(x.op, x.arg, layout.count(x.rank))
+            return _repeated(x.op, x.arg, x.rank, layout)
         case Reduce("add", rank, arg):
             core, k = scaled(arg)
             return times(Reduce("add", rank, core), k) if k != 1.0 else None
@@ -159,9 +173,9 @@ def _exact_step(x: Expr, layout: Layout) -> Expr | None:
         case Map("recip", (a,)):
             return Map(QUOTIENT, (Const(1.0), a))
         case Reduce("add") if not layout.varies(x.arg, x.rank):
-            return Map("mul", (x.arg, Const(float(layout.count(x.rank)))))
+            return Map("mul", (x.arg, layout.number_of(x.rank)))
         case Reduce() if not layout.varies(x.arg, x.rank):
-            return _repeated(x.op, x.arg, layout.count(x.rank))
+            return _repeated(x.op, x.arg, x.rank, layout)
         case _:
             return None
 
@@ -176,13 +190,14 @@ def _fill_keeps(fill: float, k: float) -> bool:
     return k != 1.0 and (fill == 0.0 or (math.isinf(fill) and k > 0))
 
 
-def _repeated(op: str, x: Expr, count: int) -> Expr:
+def _repeated(op: str, x: Expr, rank: Rank, layout: Layout) -> Expr:
     """A reduction over a rank that `x` does not vary with."""
     match op:
         case "add":
-            return times(x, float(count))
+            count = layout.number_of(rank)
+            return times(x, count.value) if isinstance(count, Const) else Map("mul", (x, count))
         case "mul":
-            return _power(x, count)
+            return _power(x, layout.count(rank))
         case _:
             return x
 

@@ -7,11 +7,12 @@ products; masks are inserted where an interpretation of the graph says that a re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
+from eintune.host.recent import Recent
 from eintune.space.analysis.empty_rows import Empties
 from eintune.space.analysis.layout import Layout
 from eintune.space.analysis.masks import Masks
@@ -23,7 +24,7 @@ from eintune.space.analysis.views import Halves
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.ir.dtypes import SIXTEEN_BIT
-from eintune.space.ir.expr import Expr, Fold, Rank, Reduce, bind, params, rewrite, tensors, topological
+from eintune.space.ir.expr import Expr, Fold, Rank, Reduce, Where, bind, params, rewrite, tensors, topological
 from eintune.space.ir.gathers import check_indices
 from eintune.space.ir.index_arithmetic import with_sizes
 from eintune.space.plan.bounds_prepass import with_early_bounds
@@ -31,6 +32,7 @@ from eintune.space.plan.check import check
 from eintune.space.plan.plan import Carry, LoopPlan, Program
 from eintune.space.plan.reference_invariance import is_invariant, references, stored_moves
 from eintune.space.plan.roles import IllegalPlan, Role
+from eintune.space.plan.sizes import MOST, SizeRange, Sizes, UnknownSize
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.targets import TARGETS, merged_elements
 
@@ -46,12 +48,18 @@ from .unseen_values import without_unseen
 
 __all__ = ["IllegalPlan", "build_plan", "build_program"]
 
+ALIGNED = 16
+"""Elements: what the length of rows is a multiple of, or not (`build_for_any_size`)."""
+
 T = TypeVar("T")
 Outputs = Mapping[str, tuple[Rank, ...]]
 
 
-def build_program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
+def build_program(cascade: Cascade, problem: Problem, schedule: Schedule, unknown: Sizes | None = None) -> Program:
     """The kernels of the cascade's outputs under the schedule's roles.
+
+    unknown: sizes that are not to be numbers of the plan, with what it may rely on instead; by default every size is
+    the problem's. Raises UnknownSize where one has to be a number.
 
     The schedule gives every rank a role; a rank that stays split has one role as a whole (a tiled loop). A loop in
     parts is cut (`split_reduction`), all else is one kernel. Raises IllegalPlan for a cascade that these roles cannot
@@ -60,7 +68,8 @@ def build_program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Pro
     roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
     style = schedule.filters, schedule.functions
     early = schedule.bounds == "kernel" and TARGETS[schedule.emitter].data_dependent_bounds
-    return _planned(cascade, _Sized.of(problem), roles, style, merged_elements(schedule.emitter), early)
+    sized = _Sized.of(problem, Sizes() if unknown is None else unknown)
+    return _planned(cascade, sized, roles, style, merged_elements(schedule.emitter), early)
 
 
 def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPlan:
@@ -71,6 +80,44 @@ def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPl
     return program.kernels[0]
 
 
+def build_for_any_size(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
+    """As `build_program`, for any size of the ranks that programs or loops iterate, as far as the plan can do without
+    it as a number; of two that a filter compares it relies on which is at most the other."""
+    roles = dict(schedule.roles)
+    whole = {r for r, role in roles.items() if role.outer is None and not role.pack}
+    # Numbers that index no argument (how wide a window is) are not found in the tensors of a call.
+    found = {r for t in (*cascade.inputs.values(), *cascade.outputs.values()) for r in t.ranks} - whole
+    # Rows of whole units of 16 elements are loaded by other means than ragged ones.
+    rows = {t.ranks[-1] for t in cascade.inputs.values() if t.ranks}
+    ranges = {
+        r: SizeRange(multiple=ALIGNED) if r in rows and n % ALIGNED == 0 else SizeRange()
+        for r, n in problem.sizes.items()
+        if r in found and n <= MOST
+    }
+    unknown = Sizes({}, ranges, ordered=_ordered(cascade, problem.sizes, ranges))
+    key = cascade, _items(problem.dtypes), schedule, unknown.ordered, _items(ranges)
+    for rank in _needed.get(key) or ():
+        unknown = unknown.without(rank)
+    while True:
+        try:
+            return build_program(cascade, problem, schedule, unknown)
+        except UnknownSize as error:
+            _needed[key] = (*(_needed.get(key) or ()), error.rank)
+            unknown = unknown.without(error.rank)
+
+
+_needed: Recent[Hashable, tuple[Rank, ...]] = Recent(512)
+"""The ranks that a plan needed the sizes of, so that each is found out once."""
+
+
+def _ordered(cascade: Cascade, sizes: Mapping[Rank, int], unknown: Container[Rank]) -> Iterator[tuple[Rank, Rank]]:
+    """Of ranks that a filter compares, those whose first size is at most the second."""
+    for x in topological(list(roots_of(cascade).expressions)):
+        if isinstance(x, Where):
+            compared = sorted(r for r in x.predicate.ranks if r in unknown)
+            yield from ((a, b) for a in compared for b in compared if a != b and sizes[a] <= sizes[b])
+
+
 @dataclass(frozen=True)
 class _Sized:
     """What a plan takes from a problem, hashable: many schedules differ in nothing that a plan sees."""
@@ -78,10 +125,14 @@ class _Sized:
     sizes: tuple[tuple[Rank, int], ...]
     dtypes: tuple[tuple[str, str], ...]
     params: tuple[tuple[str, float], ...]
+    ranges: tuple[tuple[Rank, SizeRange], ...]
+    ordered: frozenset[tuple[Rank, Rank]]
 
     @classmethod
-    def of(cls, problem: Problem) -> _Sized:
-        return cls(_items(problem.sizes), _items(problem.dtypes), _items(problem.params))
+    def of(cls, problem: Problem, unknown: Sizes) -> _Sized:
+        known = {r: n for r, n in problem.sizes.items() if r not in unknown.ranges}
+        ranges = _items(unknown.ranges)
+        return cls(_items(known), _items(problem.dtypes), _items(problem.params), ranges, unknown.ordered)
 
 
 def _items(mapping: Mapping[str, T]) -> tuple[tuple[str, T], ...]:
@@ -98,7 +149,8 @@ def _planned(
     early: bool,
 ) -> Program:
     source = roots_of(cascade)
-    dtypes, sizes, roles = dict(sized.dtypes), dict(sized.sizes), dict(given)
+    dtypes, roles = dict(sized.dtypes), dict(given)
+    sizes = Sizes(sized.sizes, dict(sized.ranges), ordered=sized.ordered)
     # Parameters and sizes become numbers before anything else, so that folding of constants, filters and bounds all
     # work on numbers.
     expressions = with_sizes(_bound(source.expressions, source.outputs, dtypes, dict(sized.params)), sizes)
@@ -140,7 +192,7 @@ class _Lowering:
         own = {n: self._outputs.get(n, index) for n, index in outputs.items()}
         indices = [*ranks, *kernel.roots.axes(), *(r for index in own.values() for r in index)]
         numbers = _sizes([*indices, *kernel.roots.numbers()], kernel.sizes)
-        sizes = {r: numbers[r] for r in indices}
+        sizes = numbers.only([*indices, *(r for r in kernel.roots.numbers() if r in numbers.ranges)])
         try:
             check_indices(source, sizes)
         except ValueError as error:
@@ -152,7 +204,7 @@ class _Lowering:
         # Twice at most: the fast way of weighing first, and again without it if what is stored would show its
         # rounding.
         def layout() -> Layout:  # building a plan may add axes to it
-            return Layout(dict(roles), dict(sizes), halves, order, kernel.splits, self._infinite)
+            return Layout(dict(roles), sizes, halves, order, kernel.splits, self._infinite)
 
         plan, infinite = self._built(kernel, layout(), own, numbers)
         if plan is None:
@@ -163,7 +215,7 @@ class _Lowering:
         return plan
 
     def _built(
-        self, kernel: Placed, layout: Layout, own: Outputs, numbers: Mapping[Rank, int], *, precise: bool = False
+        self, kernel: Placed, layout: Layout, own: Outputs, numbers: Sizes, *, precise: bool = False
     ) -> tuple[LoopPlan | None, frozenset[str]]:
         """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `PlanBuilder`)."""
         masks, outputs = Masks(layout), kernel.roots.outputs
@@ -234,11 +286,12 @@ def _roles(ranks: Sequence[Rank], halves: Halves, given: Mapping[Rank, Role]) ->
     return roles
 
 
-def _sizes(ranks: Sequence[Rank], given: Mapping[Rank, int]) -> dict[Rank, int]:
-    missing = [r for r in dict.fromkeys(ranks) if given.get(r, 0) < 1]
+def _sizes(ranks: Sequence[Rank], given: Mapping[Rank, int]) -> Sizes:
+    sizes = Sizes.of(given)
+    missing = [r for r in dict.fromkeys(ranks) if not sizes.has(r) or sizes.least(r) < 1]
     if missing:
         raise IllegalPlan("every rank has a size of at least 1", f"{missing} have none (given: {dict(given)})")
-    return {r: given[r] for r in ranks}
+    return sizes.only(ranks)
 
 
 def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], halves: Halves) -> None:
@@ -251,7 +304,7 @@ def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], h
             )
 
 
-def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Mapping[Rank, int]) -> list[Expr]:
+def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Sizes) -> list[Expr]:
     """The graph in the form that is laid out: folds over whole tiles expanded, in normal form, with guards and masks,
     and with what tiles leave held between loops."""
     # The order matters. Folds over whole tiles are plain reductions, which the normal form then sees. Guards come

@@ -36,6 +36,7 @@ from eintune.space.ir.expr import (
     with_leaves,
 )
 from eintune.space.plan.roles import IllegalPlan, Role
+from eintune.space.plan.sizes import Derived, Sizes
 
 Stored = dict[str, tuple["Rank | Part", ...]]
 """By output: what addresses each of its axes."""
@@ -61,16 +62,14 @@ class Packing:
         return rank in (self.slow, self.fast)
 
 
-def packed(
-    source: Roots, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int]
-) -> tuple[Roots, dict[Rank, Role], dict[Rank, int], Stored]:
+def packed(source: Roots, roles: Mapping[Rank, Role], sizes: Sizes) -> tuple[Roots, dict[Rank, Role], Sizes, Stored]:
     """The computation over packed ranks where a role asks for it (`Role.pack`), with roles and sizes of those.
 
     Raises IllegalPlan where two ranks cannot lie along one axis.
     """
     grouped_ranks = {r: role.pack for r, role in roles.items() if role.pack}
     if not grouped_ranks:
-        return source, dict(roles), dict(sizes), {}
+        return source, dict(roles), sizes, {}
     # An axis that is three ranks at once would need quotients of quotients in each address.
     if len(grouped_ranks) > 1:
         raise IllegalPlan("one rank is packed beside another", f"{sorted(grouped_ranks)} are")
@@ -84,11 +83,11 @@ def packed(
     outputs = {n: _joined(n, ranks, packing) for n, ranks in source.outputs.items()}
     stored: Stored = {n: tuple(packing.part(r) for r in ranks) for n, ranks in source.outputs.items()}
     given = {r: role for r, role in roles.items() if not packing.packs(r)} | {packing.axis: roles[row]}
-    counted = {**sizes, packing.axis: sizes[row] * sizes[grouped]}
+    counted = sizes.deriving(packing.axis, Derived(packing.slow, times=packing.count))
     return Roots(tuple(new), outputs, source.halves), given, counted, stored
 
 
-def _packing(expressions: list[Expr], source: Roots, row: Rank, grouped: Rank, sizes: Mapping[Rank, int]) -> Packing:
+def _packing(expressions: list[Expr], source: Roots, row: Rank, grouped: Rank, sizes: Sizes) -> Packing:
     """Which rank is the quotient and which the remainder, and a free name for the packed rank. A rank that filters
     compare is the quotient, as filters of that stay affine. Raises IllegalPlan where they compare both."""
     filtered = {r for x in topological(expressions) if isinstance(x, Where) for r in x.predicate.ranks}
@@ -169,4 +168,5 @@ def _filter(p: Predicate, packing: Packing) -> Predicate:
     # All is multiplied by n: n * (r // n) is r less a remainder between 0 and n - 1, of which the constant takes in
     # as much as keeps the same indices.
     terms = [Term(packing.axis, coef) if t.rank == packing.slow else replace(t, coef=n * t.coef) for t in p.terms]
-    return Predicate(tuple(terms), (), n * p.const + (n - 1 if coef < 0 else 0))
+    sizes = tuple((r, n * c) for r, c in p.sizes)
+    return Predicate(tuple(terms), sizes, n * p.const + (n - 1 if coef < 0 else 0))

@@ -26,6 +26,7 @@ from eintune.space.ir.expr import (
     Part,
     Rank,
     Reduce,
+    Size,
     Where,
     children,
     is_padded,
@@ -46,6 +47,7 @@ from eintune.space.plan.values import (
     Load,
     Mask,
     Scale,
+    SizeOf,
     TileStart,
     Value,
     Within,
@@ -188,6 +190,8 @@ class PlanBuilder(NodeBuilder):
                 return self.emit(Constant(number=x.value), home)
             case Iota():
                 return self.emit(Index(rank=x.rank), home, axes=axes)
+            case Size():
+                return self.emit(SizeOf(rank=x.rank), home)
             case Map("lane", (Iota(rank),)):
                 return self.emit(Lane(rank=rank), home, axes=axes)
             case Map("first", (Iota(rank),)):

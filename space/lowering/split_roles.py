@@ -10,6 +10,7 @@ from eintune.space.analysis.roots import Roots
 from eintune.space.analysis.views import erase_views
 from eintune.space.ir.expr import Fold, Rank, Reduce, topological
 from eintune.space.plan.roles import IllegalPlan, LoopSplit, Role, split_length
+from eintune.space.plan.sizes import Sizes
 
 from .packing import Stored
 from .split_reduction import KernelStage
@@ -22,7 +23,7 @@ class Placed:
 
     roots: Roots
     roles: Mapping[Rank, Role]
-    sizes: Mapping[Rank, int]
+    sizes: Sizes
     splits: Mapping[Rank, LoopSplit]
     stored: Stored = field(default_factory=dict)
 
@@ -31,7 +32,7 @@ def placed(
     found: Sequence[KernelStage],
     rank: Rank,
     roles: Mapping[Rank, Role],
-    sizes: Mapping[Rank, int],
+    sizes: Sizes,
     merged: int,
     stored: Stored,
 ) -> Iterator[Placed]:
@@ -48,7 +49,7 @@ def placed(
     # The merging kernel has all parts of a row at hand: a whole axis, rounded up to a power of two.
     axis = Role(None, 1 << (count - 1).bit_length())
     given = {**roles, rank: replace(role, num_splits=1)}
-    known = dict(sizes)
+    known = sizes
     for stage in found:
         here = given | dict.fromkeys(stage.over, axis)
         if stage.halves is None:
@@ -56,13 +57,13 @@ def placed(
             yield Placed(source, here | _merging(source, here, sizes, merged // (axis.tile or 1)), known, {}, stored)
             continue
         outer, inner = stage.halves
-        known |= {outer: count, inner: length}
+        known = known.plus({outer: count, inner: length})
         expressions, halves = erase_views(stage.expressions)
         source = Roots(tuple(bind_sizes(expressions, known)), stage.outputs, halves)
-        yield Placed(source, here | {outer: Role("grid", None)}, dict(known), {rank: LoopSplit(outer, length)})
+        yield Placed(source, here | {outer: Role("grid", None)}, known, {rank: LoopSplit(outer, length)})
 
 
-def _merging(source: Roots, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int], most: int) -> dict[Rank, Role]:
+def _merging(source: Roots, roles: Mapping[Rank, Role], sizes: Sizes, most: int) -> dict[Rank, Role]:
     """Roles of the last stage: as many of the largest output's inner ranks are axes as `most` elements allow, the
     others are iterated by programs."""
     reduced = {x.rank for x in topological(source.expressions) if isinstance(x, (Reduce, Fold))}
@@ -75,10 +76,10 @@ def _merging(source: Roots, roles: Mapping[Rank, Role], sizes: Mapping[Rank, int
         tile = roles[r].tile
         # Rows from the innermost outwards, as long as a program's tile has room: merging only streams, so what counts
         # is that loads lie side by side.
-        fits = tile is not None and tile <= most and tile <= sizes[r]
+        fits = tile is not None and tile <= most and tile <= sizes.most(r)
         if tile is not None and (fits or r == largest[-1]):
             tile = min(tile, max(most, 1))
-            found[r] = Role("grid" if tile < sizes[r] else None, tile)
+            found[r] = Role("grid" if tile < sizes.most(r) else None, tile)
             most //= tile
         else:
             found[r] = Role("grid", None)

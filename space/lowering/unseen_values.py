@@ -13,6 +13,7 @@ there a value that is weighted by 0 has to be finite.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TypeAlias
 
 from eintune.space.analysis.layout import Layout
@@ -34,6 +35,7 @@ from eintune.space.ir.expr import (
     topological,
 )
 from eintune.space.ir.products import factors, product
+from eintune.space.plan.sizes import Affine
 
 Rule: TypeAlias = Predicate | Expr
 """A filter on positions, or a condition of a `select`."""
@@ -108,16 +110,16 @@ def _weaker(p: Predicate, ranks: frozenset[Rank], layout: Layout) -> Predicate |
     """A filter on `ranks` alone that holds wherever `p` holds, the best that can be said without the other ranks. None
     where that is true everywhere."""
     terms: list[Term] = []
-    const = p.const
+    weaker = replace(Affine.of(p), indices={})
     for t in p.terms:
         if t.rank in ranks:
             terms.append(t)
-        else:
+        elif t.coef > 0:
             # A rank that the value lacks is replaced by whichever of its indices makes the filter hold most often.
-            const += max(0, t.coef * (layout.sizes[t.rank] - 1))
+            weaker = weaker.plus_last(t.rank, t.coef, layout.sizes)
     looked_up = frozenset[Rank]().union(*(indexing_ranks(x) for x, _ in p.numbers))
     if not terms or not looked_up <= ranks:
         return None
+    found = Predicate(tuple(terms), tuple((r, c) for r, c in weaker.sizes.items() if c), weaker.const, p.numbers)
     # It holds everywhere then, and would be no filter.
-    least = const + sum(min(0, t.coef * (layout.sizes[t.rank] - 1)) for t in terms)
-    return None if least >= 0 and not p.numbers else Predicate(tuple(terms), (), const, p.numbers)
+    return None if Affine.of(found).least(layout.sizes) >= 0 and not p.numbers else found

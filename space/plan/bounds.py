@@ -33,6 +33,13 @@ class Last:
 
 
 @dataclass(frozen=True)
+class Size:
+    """The number of elements of a rank, where that is known only when a kernel runs."""
+
+    rank: Rank
+
+
+@dataclass(frozen=True)
 class Sum:
     """sum(coefficient * bound)."""
 
@@ -77,7 +84,7 @@ class Number:
     limited: bool = False
 
 
-Bound: TypeAlias = Lit | First | Last | Sum | Least | Greatest | FloorTo | CeilTo | Number
+Bound: TypeAlias = Lit | First | Last | Size | Sum | Least | Greatest | FloorTo | CeilTo | Number
 
 
 def bound_value(
@@ -85,8 +92,10 @@ def bound_value(
     first: Mapping[Rank, int],
     last: Mapping[Rank, int],
     number: Callable[[Value], int] = lambda v: 0,
+    sizes: Mapping[Rank, int] | None = None,
 ) -> int:
-    """The number a bound stands for, given the tile's first and last index of each rank, and what was loaded."""
+    """The number a bound stands for, given the tile's first and last index of each rank, what was loaded, and the sizes
+    that it mentions."""
     match b:
         case Lit():
             return b.value
@@ -94,16 +103,18 @@ def bound_value(
             return first[b.rank]
         case Last():
             return last[b.rank]
+        case Size():
+            return (sizes or {})[b.rank]
         case Sum():
-            return sum(c * bound_value(t, first, last, number) for c, t in b.terms)
+            return sum(c * bound_value(t, first, last, number, sizes) for c, t in b.terms)
         case Least():
-            return min(bound_value(a, first, last, number) for a in b.args)
+            return min(bound_value(a, first, last, number, sizes) for a in b.args)
         case Greatest():
-            return max(bound_value(a, first, last, number) for a in b.args)
+            return max(bound_value(a, first, last, number, sizes) for a in b.args)
         case FloorTo():
-            return max(bound_value(b.arg, first, last, number), 0) // b.step * b.step
+            return max(bound_value(b.arg, first, last, number, sizes), 0) // b.step * b.step
         case CeilTo():
-            return -(-max(bound_value(b.arg, first, last, number), 0) // b.step) * b.step
+            return -(-max(bound_value(b.arg, first, last, number, sizes), 0) // b.step) * b.step
         case Number():
             return min(max(number(b.value), b.least), b.most) if b.limited else number(b.value)
 
@@ -170,6 +181,9 @@ def _extremum(args: list[Bound], node: type[Least] | type[Greatest], pick: Calla
     flat = [b for a in args for b in (a.args if isinstance(a, node) else (a,))]
     numbers = [b.value for b in flat if isinstance(b, Lit)]
     kept: list[Bound] = list(dict.fromkeys(b for b in flat if not isinstance(b, Lit)))
+    if node is Least:  # a size is never less than what it is rounded down to
+        lower = [b.arg for b in kept if isinstance(b, FloorTo)]
+        kept = [b for b in kept if not (isinstance(b, Size) and b in lower)]
     if numbers:
         number = pick(numbers)
         # The other bounds are at least 0, so none of them can be the least.
@@ -192,7 +206,7 @@ def is_natural(b: Bound) -> bool:
             return all(map(is_natural, b.args))
         case Greatest():
             return any(map(is_natural, b.args))
-        case First() | Last() | FloorTo() | CeilTo():
+        case First() | Last() | Size() | FloorTo() | CeilTo():
             return True
         case Number():
             return b.least >= 0

@@ -77,7 +77,7 @@ def _ranks(plan: LoopPlan, cone: Iterable[Value]) -> frozenset[Rank] | None:
 
 def _is_shared(plan: LoopPlan, ranks: frozenset[Rank]) -> bool:
     """Whether several programs would find the same."""
-    return prod(-(-plan.sizes[r] // (plan.roles[r].tile or 1)) for r in plan.grid if r not in ranks) > 1
+    return prod(-(-plan.sizes.most(r) // (plan.roles[r].tile or 1)) for r in plan.grid if r not in ranks) > 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _look(plan: LoopPlan, cone: list[Value], ranks: frozenset[Rank], found: _Fou
     return replace(
         plan,
         roles={r: role for r, role in plan.roles.items() if r in ranks},
-        sizes={r: n for r, n in plan.sizes.items() if r in ranks} | dict(found.ranks),
+        sizes=plan.sizes.only(ranks).plus(found.ranks),
         order=tuple(r for r in plan.order if r in ranks),
         grid=tuple(r for r in plan.grid if r in ranks),
         root=Block(frozenset(), [*cone, *found.stores()]),
@@ -169,7 +169,7 @@ def _rest(plan: LoopPlan, found: _Found) -> LoopPlan:
     return replace(
         plan,
         roles={r: role for r, role in plan.roles.items() if r not in gone},
-        sizes={r: n for r, n in plan.sizes.items() if r not in gone} | dict(found.ranks),
+        sizes=plan.sizes.only(r for r in (*plan.sizes, *plan.sizes.ranges) if r not in gone).plus(found.ranks),
         order=tuple(r for r in plan.order if r not in gone),
         root=root,
         inputs={n: t for n, t in plan.inputs.items() if n in used} | found.tensors(),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from eintune.space.ir.dtypes import DTYPES, SIXTEEN_BIT
 from eintune.space.ir.expr import Access, Expr, Rank, indexing_ranks, reads
 
+from .sizes import Sizes
+
 UNIT = 16
 """Bytes: what addresses, strides and innermost blocks are multiples of."""
 LONGEST = 256
@@ -41,7 +43,9 @@ def block_of(read: Read, sizes: Mapping[Rank, int], tile: Callable[[Rank], int |
     block, width = tuple(t or 1 for t in tiles), DTYPES[read.dtype].bytes
     if not 2 <= len(block) <= 5 or sum(t is not None for t in tiles) < 2 or tiles[-1] is None:
         return None
-    rows_fit = sizes[read.index[-1]] * width % UNIT == 0
+    last = read.index[-1]
+    unknown = sizes.ranges.get(last) if isinstance(sizes, Sizes) else None
+    rows_fit = (unknown.multiple if unknown else sizes[last]) * width % UNIT == 0
     return block if rows_fit and block[-1] * width >= UNIT and max(block) <= LONGEST else None
 
 

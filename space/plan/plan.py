@@ -8,14 +8,15 @@ runs over a rank whose role is "grid" (it is cut there: a `Program` has a plan f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, assert_never
 
 from eintune.space.ir.expr import Part, Predicate, Rank, Tensor
 
-from .bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Sum
+from .bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Size, Sum
 from .roles import LoopSplit, Role
+from .sizes import Sizes
 from .values import (
     Addressed,
     Carried,
@@ -30,6 +31,7 @@ from .values import (
     Mask,
     RowScale,
     Scale,
+    SizeOf,
     Store,
     TileReduce,
     TileStart,
@@ -113,11 +115,12 @@ class LoopPlan:
 
     order: the global order of ranks; a value's axes follow it. grid: ranks that programs iterate, fastest
     varying first. dtypes: by tensor name. sizes: of the ranks, and of the axes of inputs that are addressed by other
-    numbers than a rank's index, by their own names. splits: of the loops that run over a part of their rank.
+    numbers than a rank's index, by their own names; those that are not known are numbers in what `at` gives. splits:
+    of the loops that run over a part of their rank.
     """
 
     roles: dict[Rank, Role]
-    sizes: dict[Rank, int]
+    sizes: Sizes
     order: tuple[Rank, ...]
     grid: tuple[Rank, ...]
     root: Block
@@ -128,6 +131,13 @@ class LoopPlan:
 
     def __str__(self) -> str:
         return format_plan(self)
+
+    def at(self, sizes: Mapping[Rank, int]) -> LoopPlan:
+        """The plan at sizes that are numbers, to be priced: it shares its values and loops with this one."""
+        if not self.sizes.ranges:
+            return self
+        known = self.sizes.at(sizes)
+        return replace(self, sizes=known)
 
     def programs(self) -> int:
         """The number of programs in the grid."""
@@ -164,6 +174,10 @@ class Program:
     def __str__(self) -> str:
         return format_program(self)
 
+    def at(self, sizes: Mapping[Rank, int]) -> Program:
+        """As `LoopPlan.at`."""
+        return Program(tuple(k.at(sizes) for k in self.kernels))
+
     @property
     def inputs(self) -> dict[str, Tensor]:
         """What the kernels read and none of them writes."""
@@ -191,7 +205,7 @@ class Program:
 
 def format_plan(plan: LoopPlan) -> str:
     """The grid, then one line a value, loops indented."""
-    roles = ", ".join(f"{r}={plan.sizes[r]}:{_role(plan, r)}" for r in plan.order)
+    roles = ", ".join(f"{r}={plan.sizes.get(r, 'any')}:{_role(plan, r)}" for r in plan.order)
     return "\n".join([f"ranks {roles}", f"grid {' '.join(plan.grid) or '-'}", *_block(plan.root, "")])
 
 
@@ -252,7 +266,7 @@ def format_value(v: Value) -> str:
             return f"{head}part {v.part.rank}{v.part.op}{v.part.by}"
         case Constant():
             return f"{head}{v.op} {v.number}"
-        case Index() | Lane() | TileStart():
+        case Index() | Lane() | TileStart() | SizeOf():
             return f"{head}{v.op} {v.rank}"
         case Cast() | Elementwise() | Carried():
             return f"{head}{v.op}({args})"
@@ -298,6 +312,8 @@ def format_bound(b: Bound) -> str:
             return f"first({b.rank})"
         case Last():
             return f"last({b.rank})"
+        case Size():
+            return f"|{b.rank}|"
         case Sum():
             return " + ".join(format_bound(t) if c == 1 else f"{c} * {format_bound(t)}" for c, t in b.terms)
         case Least():

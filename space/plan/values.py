@@ -115,6 +115,14 @@ class TileStart(_Node):
 
 
 @dataclass(eq=False, kw_only=True)
+class SizeOf(_Node):
+    """The number of elements of a rank, where that is known only when the kernel runs."""
+
+    mnemonic = "size"
+    rank: Rank
+
+
+@dataclass(eq=False, kw_only=True)
 class IndexPart(_Node):
     """A quotient or remainder of a rank's indices, whole numbers."""
 
@@ -200,6 +208,7 @@ Value: TypeAlias = (
     | Index
     | Lane
     | TileStart
+    | SizeOf
     | IndexPart
     | Carried
     | Cast

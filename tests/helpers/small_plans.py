@@ -12,6 +12,7 @@ from eintune.space.lowering.lower import build_plan
 from eintune.space.plan.bounds import Lit
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, Segment
 from eintune.space.plan.roles import Role
+from eintune.space.plan.sizes import Sizes
 from eintune.space.plan.values import Carried, Dot, Load, Scale, Store, Value
 from eintune.space.schedule.schedule import Schedule
 
@@ -37,7 +38,7 @@ def chained_products(*, store_each_iteration: bool, scaled: bool = True) -> Loop
     root = Block(frozenset(), [q, loop, *([] if store_each_iteration else [store])])
     return LoopPlan(
         roles={"p": Role(None, 128), "m": Role("loop", 128), "e": Role(None, 64), "f": Role(None, 64)},
-        sizes={"p": 128, "m": 1024, "e": 64, "f": 64},
+        sizes=Sizes({"p": 128, "m": 1024, "e": 64, "f": 64}),
         order=("p", "m", "e", "f"),
         grid=(),
         root=root,

@@ -15,6 +15,7 @@ from eintune.costmodel.counts.trips import bound_values, launch_order, tiles, tr
 from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Sum, bound_value
 from eintune.space.plan.plan import Block, Loop, LoopPlan, Segment
 from eintune.space.plan.roles import Role
+from eintune.space.plan.sizes import Sizes
 
 RANKS = ("p", "m")
 bounds: st.SearchStrategy[Bound] = st.recursive(
@@ -35,7 +36,7 @@ bounds: st.SearchStrategy[Bound] = st.recursive(
 def test_vectorised_bounds_are_the_scalar_ones(bound: Bound, tile: int) -> None:
     first = {"p": np.arange(0, 200, tile), "m": np.full(len(range(0, 200, tile)), 3)}
     last = {"p": first["p"] + tile - 1, "m": first["m"] + 9}
-    got = np.broadcast_to(bound_values(bound, first, last), first["p"].shape)
+    got = np.broadcast_to(bound_values(bound, first, last, {}), first["p"].shape)
     for i in range(len(got)):
         one = {r: int(first[r][i]) for r in RANKS}, {r: int(last[r][i]) for r in RANKS}
         assert got[i] == bound_value(bound, *one)
@@ -46,7 +47,7 @@ def nested(outer: Segment, inner: Segment, size: int, p_tile: int) -> LoopPlan:
     innermost = Loop("n", 8, (inner,), (), Block(frozenset("mn")))
     loop = Loop("m", 16, (outer,), (), Block(frozenset("m"), [innermost]))
     roles = {"p": Role("grid", p_tile), "m": Role("loop", 16), "n": Role("loop", 8)}
-    sizes = {"p": size, "m": size, "n": size}
+    sizes = Sizes({"p": size, "m": size, "n": size})
     return LoopPlan(roles, sizes, RANKS, ("p",), Block(frozenset(), [loop]), {}, {}, {})
 
 

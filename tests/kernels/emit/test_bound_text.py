@@ -12,11 +12,12 @@ from eintune.kernels.emit.bound_text import BoundText, parenthesised, shifted
 from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Sum, bound_value
 from eintune.space.plan.plan import Block, LoopPlan
 from eintune.space.plan.roles import Role
+from eintune.space.plan.sizes import Sizes
 
-SIZES = {"p": 48, "m": 40, "h": 3, "e": 20}
+SIZES = Sizes({"p": 48, "m": 40, "h": 3, "e": 20})
 ROLES = {"p": Role("grid", 16), "m": Role("loop", 16), "h": Role("grid", None), "e": Role(None, 32)}
 PLAN = LoopPlan(ROLES, SIZES, tuple("hpme"), ("p", "h"), Block(frozenset()), {}, {}, {})
-PRINTED = BoundText(PLAN, {"h": "h"}, {"p": "p_first", "m": "m_first", "e": "0"})
+PRINTED = BoundText(PLAN, {"h": "h"}, {"p": "p_first", "m": "m_first", "e": "0"}, lambda rank: str(SIZES[rank]))
 
 leaves = st.one_of(st.integers(-40, 60).map(Lit), st.sampled_from("pmhe").map(First), st.sampled_from("pmhe").map(Last))
 

@@ -12,8 +12,9 @@ from eintune.space.analysis.layout import Layout
 from eintune.space.ir.expr import Predicate, Term
 from eintune.space.plan.bounds import bound_value
 from eintune.space.plan.roles import Role
+from eintune.space.plan.sizes import Sizes
 
-SIZES = {"p": 13, "m": 22, "h": 3}
+SIZES = Sizes({"p": 13, "m": 22, "h": 3})
 TILES = {"p": 4, "m": 5}
 LAYOUT = Layout({"p": Role("grid", 4), "m": Role("loop", 5), "h": Role("grid", None)}, SIZES, {}, ("h", "p", "m"))
 
@@ -96,7 +97,7 @@ def test_leaves_an_element_sees_the_usual_filters() -> None:
     window = Predicate((Term("m", 1), Term("p", -1)), (), 3)
     assert leaves_an_element("m", [triangle], SIZES)
     assert leaves_an_element("m", [triangle, window], SIZES)
-    assert not leaves_an_element("m", [window], {**SIZES, "p": 40})
+    assert not leaves_an_element("m", [window], SIZES.plus({"p": 40}))
 
 
 def test_a_triangle_has_two_segments_and_an_even_loop_one() -> None:

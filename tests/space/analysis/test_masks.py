@@ -8,12 +8,13 @@ import pytest
 from plan_cases import SCORE, K, V, cascade, exp, f, keep, t, three, top
 from plan_checks import SIZES, problem_of
 
-from eintune.space.analysis.layout import Layout, tail_predicate
+from eintune.space.analysis.layout import Layout
 from eintune.space.analysis.masks import Masks, Outcome
 from eintune.space.ir.expr import NEG_INF, Const, Expr, Fold, Map, Predicate, Reduce, Term, Where
 from eintune.space.lowering.lower import build_plan
 from eintune.space.plan.plan import Block, Loop, LoopPlan
 from eintune.space.plan.roles import Role
+from eintune.space.plan.sizes import Sizes, tail_predicate
 from eintune.space.plan.values import Mask
 from eintune.space.schedule.schedule import Schedule
 
@@ -27,7 +28,7 @@ ROLES = {
     "f": Role(None, 64),
 }
 LAYOUT = Layout(ROLES, ODD, {}, tuple(ROLES))
-TAIL = tail_predicate("m", ODD["m"])
+TAIL = tail_predicate("m", Sizes(ODD))
 TRIANGLE = Predicate((Term("m", -1), Term("p", 1)), (), 0)
 X, Y = t("X", "pm"), t("Y", "p")
 SCORED = Where(TRIANGLE, X, NEG_INF)

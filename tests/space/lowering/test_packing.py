@@ -20,6 +20,7 @@ from eintune.space.ir.expr import Access, Part, Predicate, Reduce, Tensor, Term,
 from eintune.space.lowering.lower import IllegalPlan, build_program
 from eintune.space.lowering.packing import packed
 from eintune.space.plan.roles import Role
+from eintune.space.plan.sizes import Sizes
 from eintune.space.schedule.schedule import Schedule, check_schedule
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.builtin import attention_problem
@@ -65,7 +66,7 @@ def test_filters_say_the_same_of_the_packed_rank(coef: int, other: int, const: i
     x = Where(p, Access(Tensor("S", ("g", "p", "m")), ("g", "p", "m")), 0.0)
     source = Roots((x,), {"O": ("g", "p", "m")}, {})
     roles = {"p": Role("grid", 16), "g": Role(None, None, pack="p"), "m": Role("grid", None)}
-    new, roles, sizes, stored = packed(source, roles, {"p": 4, "g": count, "m": 6})
+    new, roles, sizes, stored = packed(source, roles, Sizes({"p": 4, "g": count, "m": 6}))
     (found,) = new.expressions
     assert isinstance(found, Where) and sizes["p0"] == 4 * count and roles["p0"] == Role("grid", 16)
     assert stored == {"O": (Part("%", "p0", count), Part("//", "p0", count), "m")} and new.outputs == {"O": ("p0", "m")}
@@ -109,7 +110,7 @@ def test_what_cannot_be_packed_is_refused() -> None:
     def refusal(x: Reduce | Where | Access, ranks: str, **roles: Role) -> str:
         given = {"g": Role(None, None, pack="p"), "p": Role("grid", 16), "m": Role("loop", 16)} | roles
         with pytest.raises(IllegalPlan) as caught:
-            packed(Roots((x,), {"O": tuple(ranks)}, {}), given, {"g": 2, "p": 5, "m": 7})
+            packed(Roots((x,), {"O": tuple(ranks)}, {}), given, Sizes({"g": 2, "p": 5, "m": 7}))
         return str(caught.value)
 
     s = Access(Tensor("S", ("g", "p", "m")), ("g", "p", "m"))
