@@ -14,7 +14,20 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from eintune.space.ir.expr import Rank
-from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Size, Sum
+from eintune.space.plan.bounds import (
+    Bound,
+    CeilTo,
+    First,
+    FloorTo,
+    Greatest,
+    Last,
+    Least,
+    Lit,
+    Number,
+    PartStart,
+    Size,
+    Sum,
+)
 from eintune.space.plan.plan import Block, Loop, LoopPlan
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -44,7 +57,7 @@ def mentioned(bound: Bound) -> frozenset[Rank]:
     match bound:
         case Lit() | Size():
             return frozenset()
-        case First() | Last():
+        case First() | Last() | PartStart():
             return frozenset((bound.rank,))
         case Sum():
             return frozenset[Rank]().union(*(mentioned(b) for _, b in bound.terms))
@@ -69,6 +82,8 @@ def bound_values(
             return last[bound.rank]
         case Size():
             return np.asarray(sizes[bound.rank], np.int64)
+        case PartStart():
+            return first[bound.rank] * sizes[bound.length]
         case Sum():
             total = np.asarray(0, np.int64)
             for coefficient, term in bound.terms:

@@ -26,9 +26,9 @@ from eintune.space.plan.values import (
     IndexPart,
     Lane,
     Load,
+    SizeOf,
     Store,
     TileReduce,
-    SizeOf,
     TileStart,
     Value,
     Within,
@@ -411,7 +411,7 @@ class _Counter:
         """How many indices of a rank a program visits, on average."""
         tile = self.plan.roles[rank].tile
         if rank in self.plan.splits:
-            return min(self.plan.splits[rank].length, self.plan.sizes[rank])
+            return min(int(self.plan.splits[rank].length), self.plan.sizes[rank])
         if rank not in self.plan.grid:
             return self.plan.sizes[rank]
         return tile * self._valid((rank,)) if tile else 1

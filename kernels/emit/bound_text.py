@@ -12,7 +12,20 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from eintune.space.ir.expr import Rank
-from eintune.space.plan.bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Size, Sum
+from eintune.space.plan.bounds import (
+    Bound,
+    CeilTo,
+    First,
+    FloorTo,
+    Greatest,
+    Last,
+    Least,
+    Lit,
+    Number,
+    PartStart,
+    Size,
+    Sum,
+)
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.values import Value
 
@@ -59,6 +72,8 @@ class BoundText:
                 return self._least_last(b.rank), self.plan.sizes.most(b.rank) - 1
             case Size():
                 return self.plan.sizes.least(b.rank), self.plan.sizes.most(b.rank)
+            case PartStart():
+                return 0, self._greatest_first(b.rank) * self.plan.sizes.most(b.length)
             case Sum():
                 ends = [sorted(c * x for x in self.span(t)) for c, t in b.terms]
                 return sum(low for low, _ in ends), sum(high for _, high in ends)
@@ -101,6 +116,8 @@ class BoundText:
                 return self.last(b.rank)
             case Size():
                 return self.size(b.rank)
+            case PartStart():
+                return f"{self.first(b.rank)} * {self.size(b.length)}"
             case Sum():
                 return self._sum(b)
             case Least():
@@ -136,7 +153,7 @@ class BoundText:
         if low == high:
             return Lit(low)
         match b:
-            case Lit() | First() | Last() | Size():
+            case Lit() | First() | Last() | Size() | PartStart():
                 return self._exact(b)
             case Sum():
                 return self._flat(b)
@@ -154,7 +171,7 @@ class BoundText:
             case _:
                 assert_never(b)
 
-    def _exact(self, b: Lit | First | Last | Size) -> Bound:
+    def _exact(self, b: Lit | First | Last | Size | PartStart) -> Bound:
         """The last index as first + tile - 1 where the rank's tiles fit exactly."""
         if isinstance(b, Last):
             role = self.plan.roles[b.rank]
@@ -215,6 +232,8 @@ class BoundText:
                 return step == 1
             case Size():
                 return self.plan.sizes.is_multiple(b.rank, step)
+            case PartStart():
+                return self.plan.sizes.is_multiple(b.length, step)
             case Sum():
                 return all(c % step == 0 or self._aligned(t, step) for c, t in b.terms)
             case Least() | Greatest():

@@ -84,10 +84,11 @@ class Kernel:
 
     reaches: of the tiles whose offsets are 32 bits wide: what the tensors' strides must allow (`spans`).
 
-    sizes: of a kernel that is made for any size of some ranks, those that a Triton or Gluon entry takes as numbers after
-    the strides (a torch entry reads them off its tensors). derived: how sizes follow from those of arguments. counts: the
-    grid is `grid` times ceil(size / number) for each of these. ranges, ordered: what it relies on of the sizes of
-    arguments. `at` gives the kernel at sizes that are numbers, of the same source; values: the numbers for `sizes` there.
+    sizes: of a kernel that is made for any size of some ranks, those that a Triton or Gluon entry takes as numbers
+    after the strides (a torch entry reads them off its tensors). derived: how sizes follow from those of arguments.
+    counts: the grid is `grid` times ceil(size / number) for each of these. ranges, ordered: what it relies on of the
+    sizes of arguments. `at` gives the kernel at sizes that are numbers, of the same source; values: the numbers for
+    `sizes` there.
 
     steps: where several are launched one after the other, each as a kernel of its own: they share the source, and
     name as arguments what they take of the program's arguments and `workspaces`. What is said above of one entry is

@@ -80,11 +80,11 @@ class Printer(ValuePrinter):
     # ---- what is known
 
     def geometry(self) -> dict[str, Any]:
-        """The fields of a `Kernel` that say how many programs it has and what sizes it is given; complete once the source
-        is printed."""
-        sizes, one = self.plan.sizes, self.plan
-        known = prod(-(-sizes[r] // (one.roles[r].tile or 1)) for r in one.grid if r not in sizes.ranges)
-        counts = tuple((r, one.roles[r].tile or 1) for r in one.grid if r in sizes.ranges)
+        """The fields of a `Kernel` that say how many programs it has and what sizes it is given; complete once the
+        source is printed."""
+        sizes, tiles = self.plan.sizes, {r: self.plan.roles[r].tile or 1 for r in self.plan.grid}
+        known = prod(-(-sizes[r] // tile) for r, tile in tiles.items() if r not in sizes.ranges)
+        counts = tuple((r, tile) for r, tile in tiles.items() if r in sizes.ranges)
         return {
             "grid": (known,),
             "sizes": tuple(self.size_names),

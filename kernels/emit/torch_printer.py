@@ -134,7 +134,14 @@ class TorchPrinter(Printer):
 
     def _sizes(self) -> Iterator[str]:
         """Where each size that the text mentions is found."""
-        for r, name in self.size_names.items():
+        derived = self.plan.sizes.derived
+        for r in [derived[r].rank for r in self.size_names if r in derived]:
+            self.size(r)  # what a size follows from is found first
+        for r, name in sorted(self.size_names.items(), key=lambda item: item[0] in derived):
+            if r in derived:
+                d = derived[r]
+                yield f"{name} = -(-{self.size(d.rank)} * {d.times} // {d.by}) * {d.step}"
+                continue
             places = ((n, i) for n, shape in self.shapes.items() for i, length in enumerate(shape) if length == r)
             tensor, axis = next(places)
             yield f"{name} = {self.tensor[tensor]}.shape[{axis}]"

@@ -23,7 +23,7 @@ from eintune.space.plan.pipelined_product import pipelined_product
 from eintune.space.plan.plan import Loop, LoopPlan, Segment
 from eintune.space.plan.refusals import RuleError
 from eintune.space.plan.sizes import tail_predicate
-from eintune.space.plan.values import Addressed, Dot, Index, Lane, Load, Store, TileStart, Value, Within
+from eintune.space.plan.values import Addressed, Dot, Index, Lane, Load, SizeOf, Store, TileStart, Value, Within
 from eintune.space.schedule.schedule import Schedule
 
 from .bound_text import shifted
@@ -69,11 +69,11 @@ def emit(
     )
 
 
-def jit(sizes: Iterable[str]) -> str:
-    """The decorator of an entry. Sizes are of one class, whatever they are: else Triton would compile anew for those that
-    are 1, and those that 16 divides."""
-    names = ", ".join(repr(name) for name in sizes)
-    return f"@triton.jit(do_not_specialize=[{names}])" if names else "@triton.jit"
+def jit(sizes: Iterable[str], language: str = "triton") -> str:
+    """The decorator of an entry. Sizes are of one class, whatever they are: else Triton would compile anew for those
+    that are 1, and for those that 16 divides."""
+    names = ", ".join(f'"{name}"' for name in sizes)
+    return f"@{language}.jit(do_not_specialize=[{names}])" if names else f"@{language}.jit"
 
 
 def check_tiles(plan: LoopPlan) -> None:
@@ -426,6 +426,9 @@ class TritonPrinter(Printer):
 
     def lane(self, v: Lane) -> str:
         return f"tl.cast({self._lanes(v.rank)}, {DTYPES[v.dtype]})"
+
+    def size_of(self, v: SizeOf) -> str:
+        return f"tl.cast({self.size(v.rank)}, {DTYPES[v.dtype]})"
 
     def first(self, v: TileStart) -> str:
         return f"tl.cast({self.start[v.rank]}, {DTYPES[v.dtype]})"

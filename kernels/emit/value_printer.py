@@ -160,9 +160,9 @@ class ValuePrinter(SourceLines, ABC):
         """The nearest integer that is at most so far from 0, elementwise."""
         return self.least(self.greatest(number, str(-most)), str(most))
 
+    @abstractmethod
     def size_of(self, v: SizeOf) -> str:
         """The number of elements of `v.rank`, as a number of `v.dtype`."""
-        return self.cast(self.size(v.rank), v.dtype)
 
     # ---- sizes
 

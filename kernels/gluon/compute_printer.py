@@ -195,7 +195,8 @@ class ComputePrinter(GluonPrinter):
 
     def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
         take = list(queue.take([self.name(v) for v in queue.numbers]))
-        before = ["visit = 0", *take, f"while program < {queue.programs}:"]
+        lines, every = self.programs()
+        before = [*lines, "visit = 0", *take, f"while program < {every}:"]
         return before, [INDENT + line for line in ("visit += 1", *take)]
 
     def finish(self) -> list[str]:

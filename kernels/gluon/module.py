@@ -26,6 +26,7 @@ from eintune.kernels.emit.plan_facts import summary
 from eintune.kernels.emit.source_lines import INDENT, Names
 from eintune.kernels.emit.spans import fits
 from eintune.kernels.emit.triton_dialect import DTYPES, HELPERS
+from eintune.kernels.emit.triton_printer import jit
 from eintune.space.plan.lazy_rescaling import fault as no_lazy_rescaling
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.refusals import RuleError
@@ -132,7 +133,8 @@ class _Module:
         for name, body in works.items():
             first = ["group: gl.constexpr"] if name == self._compute else []
             lines += ["", "@gluon.jit", f"def {name}({', '.join([*first, *given[name]])}):", *body, ""]
-        lines += ["", "@gluon.jit", f"def {self.entry}(", *(f"    {', '.join(line)}," for line in signature), "):"]
+        head = jit(self.compute.size_names.values(), "gluon")
+        lines += ["", head, f"def {self.entry}(", *(f"    {', '.join(line)}," for line in signature), "):"]
         # Barriers are made by the whole CTA before it divides, so that no group waits for one that is not there yet.
         lines += [INDENT + line for line in self._start(given)]
         return re.sub(r"\btl\.", "gl.", "\n".join([*lines, ""]))

@@ -28,7 +28,7 @@ RESERVED = (
     *("range", "str", "getattr"),
     *("load_block", "store_block", "group_barrier", *HELPERS),
     *(name for text in GLUON_HELPERS.values() for name in re.findall(r"^def (\w+)", text, re.MULTILINE)),
-    *("program", "here", "launched", "backwards", "rows", "visit", "group", "following"),
+    *("program", "programs", "here", "launched", "backwards", "rows", "visit", "group", "following"),
 )
 """Names that the generated module uses itself."""
 
@@ -104,6 +104,9 @@ class GluonPrinter(TritonPrinter):
         own = [f"{entry}_load", f"{entry}_compute", *(queue.names if queue else ())]
         self.reserved = (*RESERVED, *own, *(name for t in tiles for name in (*t.names, t.descriptor)))
         super().__init__(plan, schedule, entry, [queue.counter] if queue else [])
+        # All sizes, in one order, whether this group mentions them or not: both groups name them alike.
+        for r in plan.sizes.ranges:
+            self.size(r)
         self.queue = queue
         self.lazy = lazy_rescalings(plan) if schedule.rescaling == "lazy" else {}
         """The loops that keep a reference (lazy rescaling), with the parts of their folds."""
@@ -134,10 +137,11 @@ class GluonPrinter(TritonPrinter):
         """The head of a loop over the programs of one CTA that are fixed beforehand. Programs lie in rows of as many as
         are launched, every other row backwards, and a CTA has one column: so long and short programs add up to about
         the same in each column where lengths rise or fall along the grid."""
-        every = self.plan.programs()
+        lines, every = self.programs()
         # A snake: position k of an even row is k, of an odd row the last but k. The last row may be short; the fourth
         # line counts it in only where this CTA's place in its direction exists.
         return [
+            *lines,
             "here, launched = gl.program_id(0), gl.num_programs(0)",
             "backwards = launched - 1 - 2 * here",
             f"rows = {every} // launched",
@@ -145,6 +149,14 @@ class GluonPrinter(TritonPrinter):
             "for visit in range(0, rows):",
             f"{INDENT}program = visit * launched + here + visit % 2 * backwards",
         ]
+
+    def programs(self) -> tuple[list[str], str]:
+        """How many programs there are: lines that find it, and its text."""
+        if not self.plan.sizes.ranges:
+            return [], str(self.plan.programs())
+        tiles = ((self.size(r), self.plan.roles[r].tile or 1) for r in self.plan.grid)
+        counts = (f"(({size} + {tile - 1}) // {tile})" if tile > 1 else size for size, tile in tiles)
+        return [f"programs = {' * '.join(counts)}"], "programs"
 
     def _program_number(self) -> None:
         """Nothing to print: `program` is the variable of the loop over programs."""
@@ -240,7 +252,8 @@ class Loader(GluonPrinter):
         return self.finish()
 
     def taken(self, queue: WorkQueue) -> tuple[list[str], list[str]]:
-        before = ["visit = 0", "program = gl.program_id(0)", f"while program < {queue.programs}:"]
+        lines, every = self.programs()
+        before = [*lines, "visit = 0", "program = gl.program_id(0)", f"while program < {every}:"]
         # A number beyond the last program is handed on too: it is what ends the loops of those that compute.
         return before, [f"{INDENT}visit += 1", f"{INDENT}program = following", *queue.hand_on([])]
 

@@ -49,13 +49,12 @@ def counters(program: Program, schedule: Schedule) -> tuple[str | None, ...]:
 class WorkQueue:
     """The programs of one kernel as they are taken.
 
-    counter: the variable of the tensor that counts. programs: how many there are. numbers: what else is handed on,
-    integers that the group that loads has read. groups: that compute, of `warps` warps each; loader_warps: of the one
-    that loads. Then the names of the buffer and of its barriers.
+    counter: the variable of the tensor that counts. numbers: what else is handed on, integers that the group that loads
+    has read. groups: that compute, of `warps` warps each; loader_warps: of the one that loads. Then the names of the
+    buffer and of its barriers.
     """
 
     counter: str
-    programs: int
     numbers: tuple[Value, ...]
     groups: int
     warps: int
@@ -68,7 +67,7 @@ class WorkQueue:
     def of(cls, plan: LoopPlan, counter: str, groups: int, warps: int, loader_warps: int, names: Names) -> WorkQueue:
         """The queue of a plan; `names` gives out what its parts are called."""
         found = [names.fresh(f"work{part}") for part in ("", "_full", "_empty")]
-        return cls(counter, plan.programs(), handed_on(plan), groups, warps, loader_warps, *found)
+        return cls(counter, handed_on(plan), groups, warps, loader_warps, *found)
 
     @property
     def names(self) -> list[str]:

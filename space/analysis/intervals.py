@@ -18,6 +18,7 @@ from eintune.space.plan.bounds import (
     Last,
     Lit,
     Number,
+    PartStart,
     Size,
     ceil_to,
     floor_to,
@@ -132,6 +133,9 @@ def _span(layout: Layout, rank: Rank) -> tuple[list[Bound], list[Bound]]:
     size, part = layout.sizes.bound(rank), layout.splits.get(rank)
     if part is None:
         return [Lit(0)], [size]
+    if not isinstance(part.length, int):
+        start = PartStart(part.rank, part.length)
+        return [start], [total([(1, start), (1, Size(part.length))], 0), size]
     ends: list[Bound] = [] if layout.sizes.is_multiple(rank, part.length) else [size]
     return [total([(part.length, First(part.rank))], 0)], [total([(part.length, First(part.rank))], part.length), *ends]
 

@@ -161,7 +161,7 @@ class Layout:
         for whole, (outer, inner) in self.halves.items():
             if rank in (outer, inner):
                 part, size = self.splits.get(whole), self.sizes[whole]
-                tile = part.length if part else self.roles[whole].tile or 1
+                tile = part.length if part and isinstance(part.length, int) else self.roles[whole].tile or 1
                 if size % tile:
                     raise IllegalPlan(f"elements of {rank} are counted, so {tile} must divide |{whole}| = {size}")
                 return tile if rank == inner else size // tile
@@ -169,7 +169,8 @@ class Layout:
 
     def number_of(self, rank: Rank) -> Const | Size:
         """`count` as an expression, also of a size that is not known."""
-        return Size(rank) if rank in self.sizes.ranges else Const(float(self.count(rank)))
+        is_half = any(rank in pair for pair in self.halves.values())
+        return Size(rank) if rank in self.sizes.ranges and not is_half else Const(float(self.count(rank)))
 
     def loop_of(self, rank: Rank) -> Rank | None:
         """The loop that a reduction over `rank` runs in, if it needs one."""

@@ -165,7 +165,11 @@ def _planned(
     kernels = [Placed(source, roles, sizes, {}, stored)]
     if divided:
         _sizes([*source.ranks(), *source.numbers(), *source.axes()], sizes)
-        kernels = list(placed(stages(source, divided[0]), divided[0], roles, sizes, merged, stored))
+        kernels = list(
+            placed(
+                stages(source, divided[0], uneven=divided[0] in sizes.ranges), divided[0], roles, sizes, merged, stored
+            )
+        )
     # In order, since a kernel must know whether workspaces that it reads may hold -inf.
     plans = tuple(lowering.plan(k) for k in kernels)
     return Program(with_early_bounds(plans[0]) if early and len(plans) == 1 else plans)
@@ -191,8 +195,9 @@ class _Lowering:
         roles = _roles(ranks, halves, kernel.roles)
         own = {n: self._outputs.get(n, index) for n, index in outputs.items()}
         indices = [*ranks, *kernel.roots.axes(), *(r for index in own.values() for r in index)]
-        numbers = _sizes([*indices, *kernel.roots.numbers()], kernel.sizes)
-        sizes = numbers.only([*indices, *(r for r in kernel.roots.numbers() if r in numbers.ranges)])
+        lengths = [s.length for s in kernel.splits.values() if isinstance(s.length, str)]
+        numbers = _sizes([*indices, *kernel.roots.numbers(), *lengths], kernel.sizes)
+        sizes = numbers.only([*indices, *(r for r in (*kernel.roots.numbers(), *lengths) if r in numbers.ranges)])
         try:
             check_indices(source, sizes)
         except ValueError as error:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from eintune.space.analysis.roots import Roots
 from eintune.space.ir.expr import (
     Access,
+    Const,
     Expr,
     Fold,
     Iota,
@@ -49,8 +50,8 @@ class KernelStage:
     over: tuple[Rank, ...]
 
 
-def stages(source: Roots, rank: Rank) -> list[KernelStage]:
-    """The stages of a computation whose reductions over `rank` run in parts, in order.
+def stages(source: Roots, rank: Rank, *, uneven: bool = False) -> list[KernelStage]:
+    """The stages of a computation whose reductions over `rank` run in parts, in order. uneven: some parts may be empty.
 
     Raises IllegalPlan where nothing is reduced over the rank, or where another split stands in the way.
     """
@@ -61,7 +62,7 @@ def stages(source: Roots, rank: Rank) -> list[KernelStage]:
     # From the leaves up, a stage for each level of reductions over the rank: those of one level are independent, and
     # one kernel makes all of them in one go over its part.
     while nodes := _lowest(left, rank):
-        cut = _Cut(names.fresh_rank(), names.fresh_rank(), names, rank)
+        cut = _Cut(names.fresh_rank(), names.fresh_rank(), names, rank, uneven)
         merged = {x: cut.merged(x) for x in nodes}
         found.append(KernelStage(tuple(cut.partials), cut.outputs, (cut.outer, cut.inner), _over(cut.partials, found)))
         left = _replaced(left, merged)
@@ -108,6 +109,7 @@ class _Cut:
     outer: Rank
     names: _Names
     rank: Rank
+    uneven: bool
     outputs: Outputs = field(default_factory=dict)
     partials: dict[Expr, Tensor] = field(default_factory=dict)
 
@@ -125,6 +127,7 @@ class _Cut:
         size = Size(self.inner)
         # The last part may be shorter than the others.
         count = Map("min", (size, Size(self.rank) - Iota(self.outer) * size))
+        count = Map("max", (count, Const(0.0))) if self.uneven else count
         return action.merged(self.outer, count, kept, x.arg, total)
 
     def _split(self, x: Expr) -> Expr:

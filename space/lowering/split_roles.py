@@ -10,7 +10,7 @@ from eintune.space.analysis.roots import Roots
 from eintune.space.analysis.views import erase_views
 from eintune.space.ir.expr import Fold, Rank, Reduce, topological
 from eintune.space.plan.roles import IllegalPlan, LoopSplit, Role, split_length
-from eintune.space.plan.sizes import Sizes
+from eintune.space.plan.sizes import Derived, Sizes
 
 from .packing import Stored
 from .split_reduction import KernelStage
@@ -43,9 +43,11 @@ def placed(
     role = roles[rank]
     if role.outer != "loop":
         raise IllegalPlan("a rank in parts is a loop", f"{rank} is {role}")
-    # In whole tiles, so the last part may be shorter and there may be fewer parts than asked for.
-    length = split_length(sizes[rank], role.tile or 1, role.num_splits)
-    count = -(-sizes[rank] // length)
+    # In whole tiles, so the last part may be shorter and there may be fewer parts than asked for. Where the size is not
+    # known there are as many as asked for, of which the last ones may be empty.
+    tile, unknown = role.tile or 1, rank in sizes.ranges
+    length = 0 if unknown else split_length(sizes[rank], tile, role.num_splits)
+    count = role.num_splits if unknown else -(-sizes[rank] // length)
     # The merging kernel has all parts of a row at hand: a whole axis, rounded up to a power of two.
     axis = Role(None, 1 << (count - 1).bit_length())
     given = {**roles, rank: replace(role, num_splits=1)}
@@ -57,10 +59,14 @@ def placed(
             yield Placed(source, here | _merging(source, here, sizes, merged // (axis.tile or 1)), known, {}, stored)
             continue
         outer, inner = stage.halves
-        known = known.plus({outer: count, inner: length})
+        known = known.plus({outer: count})
+        if unknown:
+            known = known.deriving(inner, Derived(rank, by=tile * role.num_splits, step=tile))
+        else:
+            known = known.plus({inner: length})
         expressions, halves = erase_views(stage.expressions)
         source = Roots(tuple(bind_sizes(expressions, known)), stage.outputs, halves)
-        yield Placed(source, here | {outer: Role("grid", None)}, known, {rank: LoopSplit(outer, length)})
+        yield Placed(source, here | {outer: Role("grid", None)}, known, {rank: LoopSplit(outer, length or inner)})
 
 
 def _merging(source: Roots, roles: Mapping[Rank, Role], sizes: Sizes, most: int) -> dict[Rank, Role]:

@@ -40,6 +40,14 @@ class Size:
 
 
 @dataclass(frozen=True)
+class PartStart:
+    """Where a part of a rank begins: the index of `rank`, which says which part, times the size `length`."""
+
+    rank: Rank
+    length: Rank
+
+
+@dataclass(frozen=True)
 class Sum:
     """sum(coefficient * bound)."""
 
@@ -84,7 +92,7 @@ class Number:
     limited: bool = False
 
 
-Bound: TypeAlias = Lit | First | Last | Size | Sum | Least | Greatest | FloorTo | CeilTo | Number
+Bound: TypeAlias = Lit | First | Last | Size | PartStart | Sum | Least | Greatest | FloorTo | CeilTo | Number
 
 
 def bound_value(
@@ -105,6 +113,8 @@ def bound_value(
             return last[b.rank]
         case Size():
             return (sizes or {})[b.rank]
+        case PartStart():
+            return first[b.rank] * (sizes or {})[b.length]
         case Sum():
             return sum(c * bound_value(t, first, last, number, sizes) for c, t in b.terms)
         case Least():
@@ -206,7 +216,7 @@ def is_natural(b: Bound) -> bool:
             return all(map(is_natural, b.args))
         case Greatest():
             return any(map(is_natural, b.args))
-        case First() | Last() | Size() | FloorTo() | CeilTo():
+        case First() | Last() | Size() | PartStart() | FloorTo() | CeilTo():
             return True
         case Number():
             return b.least >= 0

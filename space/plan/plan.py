@@ -14,7 +14,7 @@ from typing import TypeAlias, assert_never
 
 from eintune.space.ir.expr import Part, Predicate, Rank, Tensor
 
-from .bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, Size, Sum
+from .bounds import Bound, CeilTo, First, FloorTo, Greatest, Last, Least, Lit, Number, PartStart, Size, Sum
 from .roles import LoopSplit, Role
 from .sizes import Sizes
 from .values import (
@@ -137,7 +137,10 @@ class LoopPlan:
         if not self.sizes.ranges:
             return self
         known = self.sizes.at(sizes)
-        return replace(self, sizes=known)
+        splits = {
+            r: s if isinstance(s.length, int) else replace(s, length=known[s.length]) for r, s in self.splits.items()
+        }
+        return replace(self, sizes=known, splits=splits)
 
     def programs(self) -> int:
         """The number of programs in the grid."""
@@ -314,6 +317,8 @@ def format_bound(b: Bound) -> str:
             return f"last({b.rank})"
         case Size():
             return f"|{b.rank}|"
+        case PartStart():
+            return f"{b.rank} * |{b.length}|"
         case Sum():
             return " + ".join(format_bound(t) if c == 1 else f"{c} * {format_bound(t)}" for c, t in b.terms)
         case Least():

@@ -40,10 +40,11 @@ class Role:
 
 @dataclass(frozen=True)
 class LoopSplit:
-    """The part of a loop that a program runs: [rank * length, (rank + 1) * length), `rank` being a grid rank."""
+    """The part of a loop that a program runs: [rank * length, (rank + 1) * length), `rank` being a grid rank. length:
+    elements, or the name of the size that says how many, where that is not known."""
 
     rank: Rank
-    length: int
+    length: int | Rank
 
 
 def split_length(size: int, tile: int, num_splits: int) -> int:

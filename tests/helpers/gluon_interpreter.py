@@ -44,7 +44,12 @@ def run(kernel: Kernel, tensors: Sequence[Tensor], programs: int) -> None:
         exec(compile(_without_triton(kernel.source), "<gluon kernel>", "exec"), space)
         strides = [s for t in tensors for s in t.stride()]
         described = [_Descriptor(tensors[d.argument], d.block) for d in kernel.descriptors]
-        space[kernel.entry](*(_Pointer.to(t) for t in tensors), *strides, *described)
+        space[kernel.entry](*(_Pointer.to(t) for t in tensors), *strides, *kernel.values, *described)
+
+
+def _jit(function: Any = None, **options: object) -> Any:
+    """The decorator, with options or without."""
+    return function or _jit
 
 
 def _without_triton(source: str) -> str:
@@ -258,7 +263,7 @@ def _namespace(program: _Program) -> dict[str, Any]:
         inline_asm_elementwise=_assembly(program.running),
     )
     return {
-        "gluon": SimpleNamespace(jit=lambda f: f, constexpr_function=lambda f: f),
+        "gluon": SimpleNamespace(jit=_jit, constexpr_function=lambda f: f),
         "gl": gl,
         "warpgroup_mma": multiply,
         "warpgroup_mma_wait": wait,
