@@ -146,6 +146,42 @@ class BoundText:
             case _:
                 return self.span(self.simple(Sum(((1, b), (-1, a)))))[0] > 0
 
+    def most_over(self, a: Bound, b: Bound) -> int:
+        """A number that `a - b` is at most in every program and iteration, as far as their forms show."""
+        a, b = self.simple(a), self.simple(b)
+        shown = self.span(self.simple(Sum(((1, a), (-1, b)))))[1]
+        match a, b:
+            case _, Least():
+                by_form = max(self.most_over(a, x) for x in b.args)
+            case Least(), _:
+                by_form = min(self.most_over(x, b) for x in a.args)
+            case Greatest(), _:
+                by_form = max(self.most_over(x, b) for x in a.args)
+            case _, Greatest():
+                by_form = min(self.most_over(a, x) for x in b.args)
+            case FloorTo(), _:  # of what is at least 0
+                by_form = max(self.most_over(a.arg, b), self.most_over(Lit(0), b))
+            case _, FloorTo():
+                by_form = self.most_over(a, b.arg) + b.step - 1
+            case _, CeilTo():
+                by_form = self.most_over(a, b.arg)
+            case _:
+                by_form = self._most(self.simple(Sum(((1, a), (-1, b)))))
+        return min(shown, by_form)
+
+    def _most(self, b: Bound) -> int:
+        """The greatest number that a sum can be, where it has the last index of a tile less the first one."""
+        terms = {t: c for c, t in b.terms} if isinstance(b, Sum) else {b: 1}
+        within = 0
+        for t in list(terms):
+            if isinstance(t, Last) and (tile := self.plan.roles[t.rank].tile):
+                both = min(terms[t], -terms.get(First(t.rank), 0))
+                if both > 0:
+                    within += both * (tile - 1)
+                    terms[t] -= both
+                    terms[First(t.rank)] += both
+        return within + self.span(Sum(tuple((c, t) for t, c in terms.items())))[1]
+
     def simple(self, b: Bound) -> Bound:
         """An equal bound without what is known when the code is printed; the argument of a rounding is >= 0."""
         # Interval arithmetic over all programs: a bound that can be one number only is that number.

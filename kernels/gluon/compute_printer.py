@@ -10,7 +10,6 @@ from eintune.kernels.emit.source_lines import INDENT
 from eintune.kernels.emit.triton_dialect import DTYPES
 from eintune.kernels.emit.value_printer import literal
 from eintune.space.ir.expr import Rank
-from eintune.space.plan.bounds import Sum
 from eintune.space.plan.plan import Loop, LoopPlan
 from eintune.space.plan.predication import source, unneeded
 from eintune.space.plan.values import Dot, Load, Store, TileReduce, Value
@@ -292,8 +291,7 @@ class ComputePrinter(GluonPrinter):
         # peeled off.
         low, high = loop.mask_free or (loop.segments[n].lo, loop.segments[n].hi)
         ends = loop.whole()
-        outside = (((1, low), (-1, ends.lo)), ((1, ends.hi), (-1, high)))
-        below, beyond = (self.bounds.span(self.bounds.simple(Sum(terms)))[1] > loop.tile for terms in outside)
+        below, beyond = (self.bounds.most_over(*ends) > loop.tile for ends in ((low, ends.lo), (ends.hi, high)))
         return (True, beyond) if peeled and order.top else (below, True) if peeled else (True, True)
 
     def _early(self, loop: Loop) -> set[Value]:
