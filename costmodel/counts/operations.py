@@ -36,6 +36,8 @@ ELEMENT_COST: dict[str, ElementCost] = {
     "where": ElementCost(2.0),  # compare the indices, select
     "guard": ElementCost(2.0),
     "row_factor": ElementCost(2.0),  # compare, select
+    "tile_reference": ElementCost(2.0),
+    "row_reference": ElementCost(3.0),
     "rounded": FREE,  # a product becomes a multiply-add of 0
     "exp": ElementCost(1.0, 1.0),  # ex2.approx after a multiply
     "exp2": ElementCost(0.0, 1.0),

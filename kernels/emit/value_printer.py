@@ -31,6 +31,7 @@ from eintune.space.plan.values import (
     Lane,
     Load,
     Mask,
+    RowReference,
     RowScale,
     Scale,
     SizeOf,
@@ -314,6 +315,8 @@ class ValuePrinter(SourceLines, ABC):
                 return f"{self.use(v.args[0], v.axes)} * {literal(v.factor)}"
             case RowScale():
                 return self.row_factor(self.use(v.args[0], v.axes), v.factors)
+            case RowReference():
+                return self.row_reference(v)
             case Elementwise():
                 return self.pointwise(v.operator, [self.use(a, v.axes) for a in v.args], v)
             case Store() | Carried():
@@ -328,6 +331,10 @@ class ValuePrinter(SourceLines, ABC):
                 return f"{args[0]} + 0.0"  # a multiply-add of 0, with which nothing is fused
             case "guard":
                 return self.choose(f"{args[0]} == {literal(-math.inf)}", "0.0", args[0])
+            # What is left of a maximum without its row part, but the tile's own where the maximum is the tile's.
+            case "tile_reference":
+                rest, top, reference, total = args
+                return self.choose(f"{reference} == {total}", top, rest)
             case "quotient":
                 a, b = args
                 return self.choose(f"({a} == 0.0) & ({b} == 0.0)", "0.0", f"{a} / {b}")
@@ -353,6 +360,12 @@ class ValuePrinter(SourceLines, ABC):
         if factors.far_limit is not None:
             beyond = self.choose(f"{magnitude} < {literal(factors.far_limit)}", beyond, literal(factors.far))
         return self.choose(f"{magnitude} < {literal(factors.limit)}", literal(factors.factor), beyond)
+
+    def row_reference(self, v: RowReference) -> str:
+        """What the scores of a row are relative to without their row part."""
+        near, far, reference = (self.use(a, v.axes) for a in v.args)
+        ordinary = (f"({self.function('abs', [x])} < {literal(v.limit)})" for x in (far, reference))
+        return self.choose(" & ".join(ordinary), near, far)
 
     def quotient(self, a: str, b: str, v: Value) -> str:
         """A correctly rounded quotient: by default what `/` gives."""

@@ -10,7 +10,7 @@ from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.plan.lazy_rescaling import LazyRescaling
 from eintune.space.plan.pipelined_product import PipelinedProduct
 from eintune.space.plan.plan import Block, Loop
-from eintune.space.plan.values import Cast, Dot, Scale, Value
+from eintune.space.plan.values import Cast, Dot, RowReference, RowScale, Scale, Value
 from eintune.space.plan.warp_specialisation import sides
 
 from .compute_printer import ComputePrinter
@@ -220,12 +220,14 @@ class Iterations:
         printer.write(f"{printer.name(kept)} = {printer.full(kept.axes, 1.0, kept.dtype)}")
         # A factor of each row would take a register a row and a multiplication more; as a number it is folded into
         # the multiply-add of the weights.
-        numbers: dict[Value, float] = {lazy.factor: lazy.factor.factors.factor}
+        numbers: dict[Value, float] = {v: v.factors.factor for v in lazy.weights if isinstance(v, RowScale)}
         # Nothing of the update is printed here, so whatever weights read of it must be found under the name of the
         # old reference.
         as_it_is = dict.fromkeys(lazy.max_update, printer.name(lazy.carry.value))
         with printer.renamed(as_it_is | {lazy.reference: self._serving}):
             for v in lazy.weights:
+                if v in lazy.unread:
+                    continue
                 if isinstance(v, Scale) and v.args[0] in numbers:
                     numbers[v] = numbers[v.args[0]] * v.factor
                 elif v.op == "mul" and v.args[1] in numbers and v is not lazy.reference:
@@ -235,5 +237,10 @@ class Iterations:
                 # that may replace the weights, and carry them through it in twice the registers.
                 elif isinstance(v, Cast) and v.dtype in SIXTEEN_BIT:
                     printer.narrow(v)
-                elif v not in (lazy.factor, lazy.reference):
+                elif isinstance(v, RowReference):
+                    # A row whose reference is found in another way is weighed again each time: relative to -inf.
+                    near = printer.use(v.args[0], v.axes)
+                    ordinary = f"{printer.function('abs', [near])} < {literal(v.limit)}"
+                    printer.write(f"{printer.name(v)} = {printer.choose(ordinary, near, literal(-math.inf))}")
+                elif v not in numbers and v is not lazy.reference:
                     self._print([v])

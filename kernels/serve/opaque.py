@@ -1,4 +1,5 @@
-"""Calls that `torch.compile` does not look into: it breaks its graph there, and what is served runs as ever.
+"""Calls that `torch.compile` does not look into: it breaks its graph there, and what is served runs as ever. Other
+tools that record programs are told, or record one call (`recorders`).
 
 PyTorch's own way, `torch.compiler.disable`, imports the compiler, which takes longer than PyTorch itself; so it is
 taken once something else has imported that.
@@ -14,6 +15,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from .errors import UnsupportedArgument
+from .recorders import WAY_OUT, check_recorders, recorded_call, refuse_scripting
+
 F = TypeVar("F", bound=Callable[..., Any])
 COMPILER = "torch._dynamo"
 
@@ -22,14 +26,24 @@ _disabled: dict[Any, Callable[..., Any]] = {}
 
 def opaque(function: F) -> F:
     """The function, as one that PyTorch's compiler calls and does not trace."""
+    name = f"eintune.{function.__qualname__.removesuffix('.__call__')}"
 
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
-        if COMPILER in sys.modules:
-            return _without_compiler(function)(*args, **named)
-        return function(*args, **named)
+        check_recorders(name)
+        try:
+            if COMPILER in sys.modules:
+                return _without_compiler(function)(*args, **named)
+            return function(*args, **named)
+        except UnsupportedArgument:
+            if (made := recorded_call(call, args, named)) is None:
+                raise
+            return made
 
-    call._torchdynamo_disable = True  # type: ignore[attr-defined]  # as `disable` marks it: it is not inlined
+    marked: Any = call
+    marked._torchdynamo_disable = True  # as `disable` marks it: it is not inlined
+    marked._torchdynamo_disable_msg = f"{name} runs kernels of its own: {WAY_OUT}"
+    marked.__prepare_scriptable__ = refuse_scripting(name)
     _skip(call)
     return call  # type: ignore[return-value]
 

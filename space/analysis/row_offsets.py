@@ -55,7 +55,9 @@ def addends(
 
     low_precision: whether results are rounded to 16 bits, so that indices may be taken apart too: where two positions
     are near each other their difference is small and exact, and its parts are as large as a tile is long. That is a
-    tile's length of units in the last place of fp32, and little beside one of a narrow number.
+    tile's length of units in the last place of fp32, and little beside one of a narrow number. Where positions are
+    multiplied by large numbers it is much, which whoever takes weights relative to such a maximum has to bear in mind
+    (`tile_folds.ScaleFold`).
     """
     if axis is None or axis not in layout.shape(x).axes:
         return Addends(x, 1.0, None)

@@ -225,8 +225,10 @@ class _Lowering:
         """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `PlanBuilder`)."""
         masks, outputs = Masks(layout), kernel.roots.outputs
         roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers)
-        # Of outputs of 16 bits, errors of fp32 in positions do not show (`row_offsets`).
-        run, low_precision = RunLoop(self._filters), all(self._dtypes[n] in SIXTEEN_BIT for n in self._outputs)
+        # Of outputs of 16 bits, errors of fp32 in positions do not show (`row_offsets`), unless a maximum is met again:
+        # beside scores that were not taken apart, or as a result.
+        narrow = all(self._dtypes[n] in SIXTEEN_BIT for n in self._outputs)
+        run, low_precision = RunLoop(self._filters), narrow and not _has_maximum(roots)
         builder = PlanBuilder(
             layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, low_precision, precise
         )
@@ -247,6 +249,10 @@ class _Lowering:
         if builder.references and not _is_invariant(plan, builder.references):
             return None, frozenset()
         return plan, frozenset(n for n, x in zip(outputs, roots, strict=True) if masks.reaches_neg_inf(x))
+
+
+def _has_maximum(roots: Sequence[Expr]) -> bool:
+    return any(isinstance(x, Reduce) and x.op in ("max", "min") for x in topological(roots))
 
 
 def _is_invariant(plan: LoopPlan, factors: Mapping[Carry, tuple[float, bool]]) -> bool:

@@ -10,7 +10,7 @@ from eintune.space.analysis.normal_form import oriented
 from eintune.space.ir.expr import Const, Expr, Fold, Rank, Reduce, Where, topological
 from eintune.space.ir.folds import ACTIONS, LOG2_E
 from eintune.space.ir.row_factor import RowFactor
-from eintune.space.plan.values import Mask, RowScale, Value
+from eintune.space.plan.values import Mask, RowReference, RowScale, Value
 
 from .contraction import Product
 from .loop_pass import Pass, Running, ScoreTile, TileFold, scaled
@@ -62,7 +62,7 @@ class ScaleFold:
     def _fused(self, builder: PlanBuilder, tile: ScoreTile, old: Value, new: Value, k: float) -> Running:
         """Weights and transport by products with a row's factor, the same on both sides of each difference."""
         apply = builder.apply
-        factors = RowFactor.of(k, builder.compute, fp16="fp16" in builder.dtypes.values())
+        factors = self._factors(builder, k)
         # Of the new maximum for the weights, of the old for what it was: each reference is the very product that its
         # weights were taken relative to, so that the factor between the two matches them to the last bit.
         factor = builder.emit(RowScale(factors=factors, args=(new,)))
@@ -75,13 +75,36 @@ class ScaleFold:
         # itself (both are at most 0).
         if not factors.grows:
             step = apply("min", step, scaled(builder, apply("sub", old, new), k / 2))
-        # score * k = inside * factor * k + row * k, of which the latter is taken off the reference, once a row.
+        # score = inside * tile.factor + row, of which the latter is taken off the reference, once a row.
         if tile.row is not None:
-            reference = apply("sub", reference, apply("mul", tile.row, factor))
-            factor = scaled(builder, factor, tile.factor)
+            reference, factor = self._without_row(builder, tile, new, reference, factor)
         # One multiply-add an element, then one exp2: the inner loop of attention.
         relative = apply("sub", apply("mul", tile.inside, factor, name="scaled"), reference)
         return Running(tile, apply("exp2", relative), (apply("exp2", step),))
+
+    def _without_row(
+        self, builder: PlanBuilder, tile: ScoreTile, new: Value, reference: Value, factor: Value
+    ) -> tuple[Value, Value]:
+        """The reference without the row part of a tile's scores, and the factor of what is left of them.
+
+        Both parts may be far larger than their sum (a position times a steep slope). So the factor is that of what is
+        left, and where that is large what it is relative to is found without a difference of two rounded products: it
+        is the tile's own maximum where that is the row's, so that the largest weight is exactly 1.
+        """
+        assert tile.row is not None and isinstance(factor, RowScale)
+        apply, k = builder.apply, factor.factors.factor
+        near = apply("sub", reference, apply("mul", tile.row, factor))
+        rest = scaled(builder, apply("sub", new, tile.row), 1 / tile.factor)
+        own = apply("tile_reference", rest, tile.top, new, tile.reduced(builder))
+        factors = self._factors(builder, k * tile.factor)
+        own_factor = builder.emit(RowScale(factors=factors, args=(own,)))
+        far = apply("mul", own, own_factor, name="reference")
+        limit = factors.limit * min(factors.factor, factors.beyond)
+        return builder.emit(RowReference(limit=limit, args=(near, far, reference))), own_factor
+
+    @staticmethod
+    def _factors(builder: PlanBuilder, k: float) -> RowFactor:
+        return RowFactor.of(k, builder.compute, fp16="fp16" in builder.dtypes.values())
 
     def transport(self, builder: PlanBuilder, accumulator: Value, running: Running) -> Value:
         return builder.apply("mul", accumulator, running.transport[0])

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from .plan import Carry, Loop, LoopPlan
 from .reference_invariance import is_invariant, ratio, references
 from .refusals import Refusal
-from .values import Dot, Load, RowScale, TileReduce, Value
+from .values import Dot, Load, RowReference, RowScale, Store, TileReduce, Value
 
 Rescaling = Literal["eager", "lazy"]
 """The settings of `Schedule.rescaling`."""
@@ -35,8 +35,8 @@ class LazyRescaling:
     `carry` among them. max_update: the values that find the next reference, and bring `carries` to it. rescale: the
     one of these that accumulators are multiplied by (2 to the old reference less the new). weights: the values that
     are computed relative to the reference: among them `factor`, which a row's scores are multiplied by, `reference`,
-    the carry times `factor`, and `row_sum`, the sum of a row's weights. recomputed: `max_update` and `weights`, which
-    are evaluated again where the kept reference does not serve.
+    the carry times `factor`, and `row_sum`, the sum of a row's weights. unread: those of them that nothing reads while
+    a reference is kept. recomputed: `max_update` and `weights`, which are evaluated again where it does not serve.
     """
 
     carry: Carry
@@ -47,6 +47,7 @@ class LazyRescaling:
     factor: RowScale
     reference: Value
     row_sum: TileReduce
+    unread: frozenset[Value]
     recomputed: tuple[Value, ...]
 
     @property
@@ -88,9 +89,9 @@ def _of(plan: LoopPlan, loop: Loop) -> LazyRescaling | None:
 def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> LazyRescaling | None:
     """The parts of the fold whose reference is `carry`. None where nothing is weighed relative to it, and where a value
     outside of those parts reads one of them: that value would see a reference which is out of date."""
-    users = {v: [u for u in values if v in u.args] for v in values} | {
-        c.value: [u for u in values if c.value in u.args] for c in loop.carries
-    }
+    read = _read_where_kept(values, [c.next for c in loop.carries])
+    every = [*values, *(c.value for c in loop.carries)]
+    users = {v: [u for u in read if v in read[u]] for v in every}
     # The pattern that `tile_folds.ScaleFold` leaves: old and new reference times the row's factor, their difference
     # (bounded, where a factor may change between the two), and 2 to that, by which accumulators move.
     new = [carry.next, *(u for u in users[carry.next] if u.op == "guard")]
@@ -122,15 +123,28 @@ def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> LazyRescaling | No
     inside = update | weights
     # Nothing outside may read a reference that is perhaps not the newest: not its update, not its old value, and no
     # other carry may take it over.
-    read = {u for v in update - {rescale} for u in users[v]} - inside
-    read |= {u for c in carries for u in users[c.value]} - update
-    read |= update & {c.next for c in loop.carries if c not in carries}
+    stale = {u for v in update - {rescale} for u in users[v]} - inside
+    stale |= {u for c in carries for u in users[c.value]} - update
+    stale |= update & {c.next for c in loop.carries if c not in carries}
     # The factor of a row is needed as a number where the reference is kept (`iterations`), so it must be one.
     factor = reference.args[1]
-    if read or total is None or not isinstance(factor, RowScale):
+    if stale or total is None or not isinstance(factor, RowScale):
         return None
     found, weighed, again = (tuple(v for v in values if v in part) for part in (update, weights, inside))
-    return LazyRescaling(carry, carries, found, rescale, weighed, factor, reference, total, again)
+    unread = frozenset(weights - read.keys())
+    return LazyRescaling(carry, carries, found, rescale, weighed, factor, reference, total, unread, again)
+
+
+def _read_where_kept(values: Sequence[Value], results: Collection[Value]) -> dict[Value, tuple[Value, ...]]:
+    """The values that are needed while a reference is kept, each with what it reads then: a row's factor is a number,
+    and where a row part is taken off it is taken off the kept reference. results: what is needed in any case."""
+    read: dict[Value, tuple[Value, ...]] = {}
+    needed = set(results)
+    for v in reversed(values):
+        if v in needed or isinstance(v, Store):
+            read[v] = () if isinstance(v, RowScale) else v.args[:1] if isinstance(v, RowReference) else v.args
+            needed.update(read[v])
+    return read
 
 
 def _products(references: Sequence[Value], users: Mapping[Value, Sequence[Value]]) -> list[Value]:

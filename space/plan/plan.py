@@ -29,6 +29,7 @@ from .values import (
     Lane,
     Load,
     Mask,
+    RowReference,
     RowScale,
     Scale,
     SizeOf,
@@ -265,6 +266,8 @@ def format_value(v: Value) -> str:
             return f"{head}{args} * {v.factor!r}"
         case RowScale():
             return f"{head}{v.factors}({args})"
+        case RowReference():
+            return f"{head}{v.op}[below {v.limit:g}]({args})"
         case IndexPart():
             return f"{head}part {v.part.rank}{v.part.op}{v.part.by}"
         case Constant():

@@ -18,7 +18,7 @@ from eintune.space.ir.expr import Rank
 from eintune.space.ir.folds import LOG2_E
 
 from .plan import Carry, LoopPlan, all_values
-from .values import Cast, Dot, Elementwise, Mask, RowScale, Scale, Store, TileReduce, Value
+from .values import Cast, Dot, Elementwise, Mask, RowReference, RowScale, Scale, Store, TileReduce, Value
 
 NEGLIGIBLE = 1e-9
 """Coefficients that differ by less are the same number, rounded differently."""
@@ -105,6 +105,11 @@ class Shifts:
             case Elementwise(operator="guard"), [a] if not a.factor:
                 return a
             case Elementwise(operator="rounded"), [a]:
+                return a
+            # A tile's own maximum serves only where it is the reference, so it is the same number.
+            case Elementwise(operator="tile_reference"), [a, *_] if not a.factor:
+                return a
+            case RowReference(), [a, b, _] if same(a, b):
                 return a
             case Scale(), [a]:
                 return Move(a.factor, _times(a.addend, v.factor))

@@ -173,6 +173,19 @@ class RowScale(_Node):
 
 
 @dataclass(eq=False, kw_only=True)
+class RowReference(_Node):
+    """What the weights of a tile are relative to, where a row part was taken off its scores (`tile_folds.ScaleFold`).
+
+    args: the reference of the scores less the row part, all times a row's factor; the reference of what is left of the
+    scores, found by itself; and the reference of the scores. The first where the other two are below `limit`, else the
+    second: beyond, the two parts of the first are rounded by more than is between them.
+    """
+
+    mnemonic = "row_reference"
+    limit: float
+
+
+@dataclass(eq=False, kw_only=True)
 class Mask(_Node):
     """Its first argument where a filter on the tile's indices holds, else `fill`. The other arguments are the numbers
     that the filter reads."""
@@ -215,6 +228,7 @@ Value: TypeAlias = (
     | Elementwise
     | Scale
     | RowScale
+    | RowReference
     | Mask
     | TileReduce
     | Dot

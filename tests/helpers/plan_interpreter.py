@@ -25,6 +25,7 @@ from eintune.space.plan.values import (
     Lane,
     Load,
     Mask,
+    RowReference,
     RowScale,
     Scale,
     Store,
@@ -51,6 +52,8 @@ class Program:
     lazy: Mapping[Loop, LazyRescaling] = field(default_factory=dict)
     """References that loops keep until a row's weights add up to more than `limit`."""
     limit: float = LIMIT
+    kept: bool = False
+    """Whether what is computed is relative to a reference that is kept."""
 
     # ---- indices
 
@@ -93,7 +96,9 @@ class Program:
         self.values.update(dict.fromkeys(lazy.max_update, old))
         self.values.update({c.next: self.values[c.value] for c in lazy.carries})
         self.values[lazy.rescale] = np.ones_like(old)
+        self.kept = True
         run(lazy.weights)
+        self.kept = False
         if not (self.values[lazy.row_sum] <= self.limit).all():
             run(lazy.recomputed)
         run(after)
@@ -147,6 +152,12 @@ class Program:
                 return np.vectorize(v.factors, otypes=[np.float64])(args[0])
             case Elementwise(operator="guard"):
                 return np.where(np.isneginf(args[0]), 0.0, args[0])
+            case Elementwise(operator="tile_reference"):
+                return np.where(args[2] == args[3], args[1], args[0])
+            case RowReference():
+                judged = args[:1] if self.kept else args[1:]
+                ordinary = np.all([np.abs(x) < v.limit for x in judged], axis=0)
+                return np.where(ordinary, args[0], -np.inf if self.kept else args[1])
             case Elementwise(operator="quotient"):
                 return POINTWISE["div"].numpy(*args)
             case TileReduce():

@@ -22,7 +22,7 @@ from eintune.space.plan.lazy_rescaling import fault, lazy_rescalings
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.reference_invariance import STAYS, Dependent, Move, Shifts, addend, factor, linear, same
 from eintune.space.plan.roles import Role
-from eintune.space.plan.values import Cast, Dot, Elementwise, Load, Scale, TileReduce, Value
+from eintune.space.plan.values import Cast, Dot, Elementwise, Load, RowReference, Scale, TileReduce, Value
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import posed
@@ -134,6 +134,8 @@ def moved(v: Value) -> Move:
         (apply("max", X, X), addend(0, 1.0)),
         (apply("max", X, CONST), addend(2, 1.0)),
         (apply("guard", X), addend(0, 1.0)),
+        (apply("tile_reference", X, CONST, X, CONST), addend(0, 1.0)),
+        (RowReference(limit=1.0, args=(X, X, CONST), name="relative"), addend(0, 1.0)),
         (apply("exp", CONST), STAYS),
     ],
 )
@@ -164,6 +166,8 @@ def test_a_logarithm_undoes_an_exponential() -> None:
         apply("tanh", Y),
         apply("sqrt", Y),
         apply("guard", Y),
+        apply("tile_reference", Y, CONST, X, CONST),
+        RowReference(limit=1.0, args=(X, CONST, X), name="relative"),
         TileReduce(reduction="add", axis="p", args=(Y,), dtype="fp32", name="reduce_value"),
         TileReduce(reduction="add", axis="m", args=(X,), dtype="fp32", name="reduce_value"),
         Dot(contracted="p", args=(Y, CONST), dtype="fp32", name="dot_value"),

@@ -1,0 +1,63 @@
+"""Tools of PyTorch's that record a program to run it later: what a call says to each.
+
+What Eintune runs is no operator of PyTorch's, so whoever records operators would leave it out, in silence. `torch.fx`
+records calls of functions, and has it as one; `torch.compile` breaks its graph there (`opaque`); the others are told.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any, NoReturn
+
+import torch
+
+from .errors import UnsupportedArgument
+
+WAY_OUT = "it is no operator of PyTorch's; record what is around it, or use torch.compile, which breaks its graph there"
+_PROXIES = "torch.fx.experimental.proxy_tensor"
+
+_tracing: Callable[[], object] = torch._C._get_tracing_state
+_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_included: Callable[[Any], bool] = torch._C._dispatch_tls_is_dispatch_key_included
+_EARLY = torch._C.DispatchKey.PreDispatch
+
+
+def check_recorders(name: str) -> None:
+    """Raise UnsupportedArgument where a call of what is named would be recorded operator by operator."""
+    if _tracing() is not None:
+        _refuse(name, "torch.jit.trace")
+    if (_modes() or _included(_EARLY)) and _has_proxies():
+        _refuse(name, "make_fx or torch.export")
+
+
+def refuse_scripting(name: str) -> Callable[[], NoReturn]:
+    """What TorchScript asks of a function before it compiles it."""
+    return lambda: _refuse(name, "torch.jit.script")
+
+
+def _refuse(name: str, tool: str) -> NoReturn:
+    raise UnsupportedArgument(f"a call of {name} cannot be recorded by {tool}: {WAY_OUT}")
+
+
+def _has_proxies() -> bool:
+    """Whether operators on tensors are recorded as a graph."""
+    proxies: Any = sys.modules.get(_PROXIES)
+    return proxies is not None and proxies.get_proxy_mode() is not None
+
+
+def recorded_call(function: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """The call as one node of a graph of `torch.fx`, where an argument is of one; else None."""
+    proxy = next((x for x in _every(chain(args, named.values())) if isinstance(x, torch.fx.Proxy)), None)
+    if proxy is None:
+        return None
+    try:
+        return proxy.tracer.create_proxy("call_function", function, args, named)
+    except NotImplementedError as error:
+        raise UnsupportedArgument(f"torch.fx cannot record a call with this argument: {error}") from error
+
+
+def _every(args: Iterable[Any]) -> Iterable[Any]:
+    for x in args:
+        yield from x if isinstance(x, (tuple, list)) else (x,)

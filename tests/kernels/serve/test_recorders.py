@@ -1,0 +1,119 @@
+"""Tools that record or transform programs: each has a call as it is, or is told in one line that it cannot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
+
+import eintune
+
+norm = eintune.compile("Nb,h,p = Qb,h,p,e * Kb,h,p,e * Vb,h,p,e")
+
+
+def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return eintune.attention(q, k, v, causal=True)
+
+
+def modified(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return eintune.attention(q, k, v, window=9, alibi=True)
+
+
+def pytorchs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return eintune.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def cascade(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return norm(q, k, v)
+
+
+class Program(torch.nn.Module):
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return self.function(q * 2, k, v) + 1
+
+
+PROGRAMS = (plain, modified, pytorchs, cascade)
+Q, K, V = (torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(n)) for n in range(3))
+TOOLS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "trace": (lambda f: torch.jit.trace(f, (Q, K, V)), "torch.jit.trace"),
+    "trace of a module": (lambda f: torch.jit.trace(Program(f), (Q, K, V)), "torch.jit.trace"),
+    **{
+        f"make_fx, {mode}{', early' if early else ''}": (
+            lambda f, mode=mode, early=early: make_fx(f, tracing_mode=mode, pre_dispatch=early)(Q, K, V),
+            "make_fx or torch.export",
+        )
+        for mode in ("real", "fake", "symbolic")
+        for early in (False, True)
+    },
+    "export": (lambda f: torch.export.export(Program(f), (Q, K, V), strict=False), "make_fx or torch.export"),
+    "vmap": (lambda f: torch.func.vmap(f)(Q[None], K[None], V[None]), "transformed"),
+    "grad": (lambda f: torch.func.grad(lambda q: f(q, K, V).sum())(Q), "transformed"),
+    "jvp": (lambda f: torch.func.jvp(lambda q: f(q, K, V), (Q,), (Q,)), "transformed"),
+    "functionalize": (lambda f: torch.func.functionalize(lambda q: f(q, K, V))(Q), "transformed"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ran_before", [False, True])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_what_would_leave_it_out_is_told(tool: str, ran_before: bool) -> None:
+    """A call that ran before has its launcher at hand, and must be looked at all the same."""
+    use, named = TOOLS[tool]
+    for program in PROGRAMS:
+        if ran_before:
+            program(Q, K, V)
+        with pytest.raises(eintune.UnsupportedArgument, match=named) as refused:
+            use(program)
+        assert "\n" not in str(refused.value)
+    assert plain(Q, K, V).isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("program", [plain, pytorchs])
+def test_torchscript_is_told(program: Callable[..., torch.Tensor]) -> None:
+    for use in (lambda: torch.jit.script(program), lambda: torch.jit.script(eintune.attention)):
+        with pytest.raises(eintune.UnsupportedArgument, match=r"torch\.jit\.script"):
+            use()
+
+
+@pytest.mark.parametrize("program", [plain, modified, pytorchs])
+def test_a_symbolic_trace_has_one_call(program: Callable[..., torch.Tensor]) -> None:
+    traced = torch.fx.symbolic_trace(Program(program))
+    called = [n.target for n in traced.graph.nodes if getattr(n.target, "__module__", "").startswith("eintune")]
+    assert called == [eintune.scaled_dot_product_attention if program is pytorchs else eintune.attention]
+    assert torch.equal(traced(Q, K, V), Program(program)(Q, K, V))
+
+
+def test_what_a_symbolic_trace_cannot_hold_is_named() -> None:
+    with pytest.raises(eintune.UnsupportedArgument, match=r"torch\.fx cannot record .*CompiledCascade"):
+        torch.fx.symbolic_trace(Program(cascade))
+    with pytest.raises(eintune.UnsupportedArgument, match=r"must be a torch\.Tensor, but got list"):
+        eintune.attention([1.0], K, V)
+
+
+def test_what_only_watches_is_let_by() -> None:
+    with FlopCounterMode(display=False):
+        watched = plain(Q, K, V)
+    assert torch.equal(watched, plain(Q, K, V))
+
+
+def test_the_compiler_is_given_the_reason() -> None:
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="it is no operator of PyTorch's"):
+        torch.compile(lambda q: plain(q, q, q) + 1, backend="eager", fullgraph=True)(Q)
+    assert torch.randn(2).shape == (2,)
