@@ -170,16 +170,19 @@ class BoundText:
         return min(shown, by_form)
 
     def _most(self, b: Bound) -> int:
-        """The greatest number that a sum can be, where it has the last index of a tile less the first one."""
+        """The greatest number that a sum can be, where it has the last index of a tile less the first one, or less the
+        size of a rank that is no shorter."""
         terms = {t: c for c, t in b.terms} if isinstance(b, Sum) else {b: 1}
         within = 0
-        for t in list(terms):
-            if isinstance(t, Last) and (tile := self.plan.roles[t.rank].tile):
-                both = min(terms[t], -terms.get(First(t.rank), 0))
+        for t in [t for t in terms if isinstance(t, Last)]:
+            less: list[tuple[Bound, int]] = [(x, -1) for x in terms if isinstance(x, Size) and self._within(t, x.rank)]
+            less += [(First(t.rank), tile - 1) for tile in (self.plan.roles[t.rank].tile,) if tile]
+            for x, most in less:
+                both = min(terms[t], -terms.get(x, 0))
                 if both > 0:
-                    within += both * (tile - 1)
+                    within += both * most
                     terms[t] -= both
-                    terms[First(t.rank)] += both
+                    terms[x] += both
         return within + self.span(Sum(tuple((c, t) for t, c in terms.items())))[1]
 
     def simple(self, b: Bound) -> Bound:
@@ -195,7 +198,9 @@ class BoundText:
                 return self._flat(b)
             case Least():
                 # An argument whose largest value is below another's smallest decides every time.
-                kept = self._undominated([self.simple(a) for a in b.args], lambda x, y: x[1] <= y[0])
+                args = [self.simple(a) for a in b.args]
+                args = [a for a in args if not (isinstance(a, Size) and any(self._within(x, a.rank) for x in args))]
+                kept = self._undominated(args, lambda x, y: x[1] <= y[0])
                 return kept[0] if len(kept) == 1 else Least(kept)
             case Greatest():
                 kept = self._undominated([self.simple(a) for a in b.args], lambda x, y: x[0] >= y[1])
@@ -231,6 +236,15 @@ class BoundText:
         if not const and len(rest) == 1 and rest[0][0] == 1:
             return rest[0][1]
         return Sum((*rest, *([(1, Lit(const))] if const else [])))
+
+    def _within(self, b: Bound, rank: Rank) -> bool:
+        """Whether a bound is at most a size by its form: the last index of a rank that is no longer, and one more."""
+        terms = b.terms if isinstance(b, Sum) else ((1, b),)
+        last = [t.rank for c, t in terms if isinstance(t, Last) and c == 1]
+        const = sum(c * t.value for c, t in terms if isinstance(t, Lit))
+        if len(last) != 1 or const > 1 or any(not isinstance(t, Last | Lit) for _, t in terms):
+            return False
+        return last[0] == rank or (last[0], rank) in self.plan.sizes.ordered
 
     def _undominated(
         self, args: Sequence[Bound], decides: Callable[[tuple[int, int], tuple[int, int]], bool]

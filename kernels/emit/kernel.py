@@ -70,6 +70,13 @@ class Reach:
     steps: tuple[int, ...]
 
 
+def divisor(count: int) -> int:
+    """What takes the place of a division by `count`: n // count is n * (divisor // 64) >> divisor % 64 for natural n
+    below 2**31 (Granlund and Montgomery, "Division by invariant integers using multiplication", 1994)."""
+    shift = 31 + (count - 1).bit_length()
+    return -(-(1 << shift) // count) * 64 + shift
+
+
 @dataclass(frozen=True)
 class Kernel:
     """Generated code.
@@ -86,9 +93,10 @@ class Kernel:
 
     sizes: of a kernel that is made for any size of some ranks, those that a Triton or Gluon entry takes as numbers
     after the strides (a torch entry reads them off its tensors). derived: how sizes follow from those of arguments.
-    counts: the grid is `grid` times ceil(size / number) for each of these. ranges, ordered: what it relies on of the
-    sizes of arguments. `at` gives the kernel at sizes that are numbers, of the same source; values: the numbers for
-    `sizes` there.
+    counts: the grid is `grid` times ceil(size / number) for each of these. divisors: such counts that the entry divides
+    by, and takes as a `divisor` each after the sizes. ranges, ordered: what it relies on of the sizes of arguments.
+    `at` gives the kernel at sizes that are numbers, of the same source; values: the numbers for `sizes` and `divisors`
+    there.
 
     steps: where several are launched one after the other, each as a kernel of its own: they share the source, and
     name as arguments what they take of the program's arguments and `workspaces`. What is said above of one entry is
@@ -111,6 +119,7 @@ class Kernel:
     sizes: tuple[str, ...] = ()
     derived: tuple[tuple[str, Derived], ...] = ()
     counts: tuple[tuple[str, int], ...] = ()
+    divisors: tuple[tuple[str, int], ...] = ()
     ranges: tuple[tuple[str, SizeRange], ...] = ()
     ordered: tuple[tuple[str, str], ...] = ()
     values: tuple[int, ...] = ()
@@ -133,7 +142,7 @@ class Kernel:
             counts=(),
             ranges=(),
             ordered=(),
-            values=tuple(known[r] for r in self.sizes),
+            values=(*(known[r] for r in self.sizes), *(divisor(-(-known[r] // n)) for r, n in self.divisors)),
             steps=tuple(step.at(known) for step in self.steps),
         )
 

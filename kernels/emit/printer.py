@@ -90,6 +90,7 @@ class Printer(ValuePrinter):
             "sizes": tuple(self.size_names),
             "derived": tuple(sizes.derived.items()),
             "counts": counts,
+            "divisors": tuple(self.divisors),
             "ranges": tuple((r, known) for r, known in sizes.ranges.items() if r not in sizes.derived),
             "ordered": tuple(sorted(pair for pair in sizes.ordered if set(pair) <= sizes.ranges.keys())),
         }

@@ -29,6 +29,13 @@ FUNCTIONS = {
 compiler's own are in a device library that the interpreter cannot call."""
 
 HELPERS = {
+    "count_quotient": '''\
+@triton.jit
+def count_quotient(n, divisor):
+    """n // count, of which `divisor` holds the reciprocal in fixed point and, in its lowest six bits, how far that is
+    shifted to the left."""
+    return tl.cast(tl.cast(n, tl.int64) * (divisor >> 6) >> (divisor & 63), tl.int32)
+''',
     "sigmoid": """\
 @triton.jit
 def sigmoid(x):

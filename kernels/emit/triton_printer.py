@@ -13,8 +13,7 @@ only, and lanes beyond the end read as 0 without a mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import prod
+from collections.abc import Iterable, Iterator, Sequence
 
 from eintune.host.quoting import python_comment
 from eintune.space.ir.expr import Part, Rank
@@ -87,14 +86,6 @@ def check_tiles(plan: LoopPlan) -> None:
         raise RuleError("a Triton grid has at most 2**31 - 1 programs", f"got {plan.programs()}")
 
 
-def _product(counts: Sequence[str]) -> str:
-    """A product of numbers and variables as an operand."""
-    number = prod(int(n) for n in counts if n.isdigit())
-    names = [n for n in counts if not n.isdigit()]
-    factors = [*([str(number)] if number > 1 or not names else []), *names]
-    return factors[0] if len(factors) == 1 else f"({' * '.join(factors)})"
-
-
 class TritonPrinter(Printer):
     """The Triton dialect."""
 
@@ -150,7 +141,7 @@ class TritonPrinter(Printer):
                 "import triton.language as tl",
                 "\n",
                 *helpers,
-                jit(self.size_names.values()),
+                jit([*self.size_names.values(), *self.divisors.values()]),
                 f"def {self.entry}(",
                 *(f"    {', '.join(line)}," for line in parameters),
                 "):",
@@ -164,7 +155,7 @@ class TritonPrinter(Printer):
         strides = [
             [f"{s}: tl.constexpr" if s in self._static else s for s in strides] for strides in self._strides.values()
         ]
-        return [*strides, list(self.size_names.values())]
+        return [*strides, list(self.size_names.values()), list(self.divisors.values())]
 
     def arguments(self) -> tuple[Argument, ...]:
         """The tensors in the order of the parameters."""
@@ -194,20 +185,41 @@ class TritonPrinter(Printer):
             return
         self._program_number()
         slowest = next((r for r in reversed(self.plan.grid) if self.plan.roles[r].tile), None)
-        # Mixed radix, fastest rank first. The last digit needs no remainder: the quotient is below its count.
-        counts = {r: self._count(r) for r in self.plan.grid}
-        several = [r for r, count in counts.items() if count != "1"]
-        below: list[str] = []
-        for r in several:
-            tile, count = self.plan.roles[r].tile, counts[r]
-            text = f"program // {_product(below)}" if below else "program"
-            text = text if r == several[-1] else f"{text} % {count}"
-            below.append(count)
+        for r, text in self._digits():
+            tile = self.plan.roles[r].tile
             if r == slowest and self.schedule.order == "reverse":
                 # Longest first: under a causal mask the last rows have the most keys, and a long program that starts
                 # last would end alone.
-                text = f"({shifted(count, -1)} - {text})"
+                text = f"({shifted(self._count(r), -1)} - {text})"
             self.prologue(f"{self.start[r]} = {text} * {tile}" if tile else f"{self.scalar[r]} = {text}")
+
+    def _digits(self) -> Iterator[tuple[Rank, str]]:
+        """The digits of the program's number in mixed radix, fastest rank first, of ranks with more than one tile."""
+        counts = {r: self._count(r) for r in self.plan.grid}
+        several = [r for r, count in counts.items() if count != "1"]
+        # The last digit needs no remainder: the quotient is below its count.
+        if all(count.isdigit() for count in counts.values()):
+            below = 1
+            for r in several:
+                text = f"program // {below}" if below > 1 else "program"
+                yield r, text if r == several[-1] else f"{text} % {counts[r]}"
+                below *= int(counts[r])
+            return
+        # Digit by digit: a division by a variable takes a hundred cycles where nothing else of a program can begin, and
+        # by a multiplication with a reciprocal a few.
+        left = "program"
+        for r in several[:-1]:
+            above, count = self.names.fresh(f"above_{r}"), counts[r]
+            text = f"{left} // {count}" if count.isdigit() else f"count_quotient({left}, {self._divisor(r)})"
+            self.prologue(f"{above} = {text}")
+            yield r, f"({left} - {above} * {count})"
+            left = above
+        yield from ((r, left) for r in several[-1:])
+
+    def _divisor(self, rank: Rank) -> str:
+        """The argument for divisions by the count of a rank's tiles."""
+        self.helpers.add("count_quotient")
+        return self.divisors.setdefault((rank, self.plan.roles[rank].tile or 1), self.names.fresh(f"{rank}_divisor"))
 
     def _program_number(self) -> None:
         self.prologue("program = tl.program_id(0)")

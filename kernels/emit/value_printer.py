@@ -90,6 +90,8 @@ class ValuePrinter(SourceLines, ABC):
         self.shapes = shapes_of(plan)
         self.size_names: dict[Rank, str] = {}
         """The variables of the sizes that are not known, of those that the text mentions."""
+        self.divisors: dict[tuple[Rank, int], str] = {}
+        """The variables by which is divided by how many tiles of so many elements a rank has (`kernel.divisor`)."""
         self.beyond: Rank | None = None
         """A rank whose current tile may lie beyond its end as a whole."""
         self.text = self._value_names()

@@ -133,7 +133,7 @@ class _Module:
         for name, body in works.items():
             first = ["group: gl.constexpr"] if name == self._compute else []
             lines += ["", "@gluon.jit", f"def {name}({', '.join([*first, *given[name]])}):", *body, ""]
-        head = jit(self.compute.size_names.values(), "gluon")
+        head = jit([*self.compute.size_names.values(), *self.compute.divisors.values()], "gluon")
         lines += ["", head, f"def {self.entry}(", *(f"    {', '.join(line)}," for line in signature), "):"]
         # Barriers are made by the whole CTA before it divides, so that no group waits for one that is not there yet.
         lines += [INDENT + line for line in self._start(given)]

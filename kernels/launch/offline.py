@@ -170,15 +170,20 @@ def specialise(
             signature[name], constants[i,] = "constexpr", value
             continue
         # Integers are typed by their value.
-        signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+        signature[name] = _integer(value)
         if value % 16 == 0:
             attributes[i,] = multiple
-    signature |= dict.fromkeys(names[sized:taken], "i32")  # of one class, whatever they are
+    numbers = zip(names[sized:taken], kernel.values, strict=True)
+    signature |= {name: _integer(value) for name, value in numbers}  # of one class, whatever they are
     for name, d in zip(names[taken:], kernel.descriptors, strict=True):
         element = DTYPES[kernel.arguments[d.argument].dtype].pointer.removeprefix("*")
         layout = f",{layout_of_block(d.block, element)!r}" if kernel.emitter == "gluon" else ""
         signature[name] = f"tensordesc<{element}{list(d.block)}{layout}>"
     return signature, constants, attributes
+
+
+def _integer(value: int) -> str:
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
 # ---- resources

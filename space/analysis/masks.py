@@ -29,6 +29,7 @@ from eintune.space.ir.expr import (
 )
 from eintune.space.ir.pointwise import REDUCTIONS
 from eintune.space.ir.products import factors, product
+from eintune.space.plan.sizes import Affine
 
 from .empty_rows import Empties
 from .layout import Layout, Shape
@@ -88,7 +89,7 @@ class Interpretation:
         match x:
             case Const():
                 return x.value
-            case Where() if x.predicate in self._rules:
+            case Where() if x.predicate in self._rules or self._fails_beyond(x.predicate):
                 return x.fill
             case Access() | Gather():
                 # Loads beyond the end of a rank are masked and give 0, in every target. Behind any other filter a
@@ -105,6 +106,23 @@ class Interpretation:
                 return self._reduced(x)
             case _:
                 return "any"
+
+    def _fails_beyond(self, p: Predicate) -> bool:
+        """Whether a filter is false beyond the tail at hand, at whatever valid indices of other ranks: `m <= p` where m
+        is no index any more, and there are no more p than m. Rows that are none are never stored."""
+        if not self._tail or p.numbers:
+            return False
+        (tail,) = self._rules
+        assert isinstance(tail, Predicate)
+        ((rank, sizes),) = ((t.rank, self._layout.sizes) for t in tail.terms)
+        rest = Affine.of(p)
+        coef = rest.indices.get(rank, 0)
+        if rank not in sizes.ranges or coef >= 0:
+            return False
+        # It falls with the index, so that the first one beyond the end is where it could hold.
+        others = {r: c for r, c in rest.indices.items() if r != rank}
+        first = Affine(others, {**rest.sizes, rank: rest.sizes.get(rank, 0) + coef}, rest.const)
+        return (Affine({}, {}, -1) - first).least(sizes) >= 0
 
     def _reduced(self, x: Reduce | Fold) -> Outcome:
         # A row sum over the very rank that is filtered mixes filtered and other elements, so that nothing follows

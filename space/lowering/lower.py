@@ -8,7 +8,7 @@ products; masks are inserted where an interpretation of the graph says that a re
 from __future__ import annotations
 
 from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -83,12 +83,15 @@ def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPl
 def build_for_any_size(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
     """As `build_program`, for any size of the ranks that programs or loops iterate, as far as the plan can do without
     it as a number; of two that a filter compares it relies on which is at most the other."""
+    # Where all tiles were full no loop had a filter, and so nothing said where one is evaluated: it has a tail now.
+    if schedule.is_specialised and schedule.filters == "every":
+        schedule = replace(schedule, filters="branch")
     roles = dict(schedule.roles)
     whole = {r for r, role in roles.items() if role.outer is None and not role.pack}
     # Numbers that index no argument (how wide a window is) are not found in the tensors of a call.
     found = {r for t in (*cascade.inputs.values(), *cascade.outputs.values()) for r in t.ranks} - whole
     # Rows of whole units of 16 elements are loaded by other means than ragged ones.
-    rows = {t.ranks[-1] for t in cascade.inputs.values() if t.ranks}
+    rows = {t.ranks[-1] for t in cascade.inputs.values() if len(t.ranks) > 1}
     ranges = {
         r: SizeRange(multiple=ALIGNED) if r in rows and n % ALIGNED == 0 else SizeRange()
         for r, n in problem.sizes.items()
