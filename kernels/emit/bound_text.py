@@ -172,7 +172,7 @@ class BoundText:
     def _most(self, b: Bound) -> int:
         """The greatest number that a sum can be, where it has the last index of a tile less the first one, or less the
         size of a rank that is no shorter."""
-        terms = {t: c for c, t in b.terms} if isinstance(b, Sum) else {b: 1}
+        terms: dict[Bound, int] = {t: c for c, t in b.terms} if isinstance(b, Sum) else {b: 1}
         within = 0
         for t in [t for t in terms if isinstance(t, Last)]:
             less: list[tuple[Bound, int]] = [(x, -1) for x in terms if isinstance(x, Size) and self._within(t, x.rank)]

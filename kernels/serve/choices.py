@@ -26,6 +26,7 @@ from eintune.space.cascade.problem import Problem
 from eintune.space.schedule.schedule import Schedule
 
 from .adapted import nearest_schedule, plain_schedule
+from .any_size import kernel_at, parsed
 
 TRIED = 8
 """How many kernels are tried at sizes that nothing is stored for, before plain operators serve."""
@@ -82,12 +83,7 @@ def make_kernel(text: str, problem: Problem, schedule: Schedule, wide: bool = Fa
     """
     from eintune.space.lowering.lower import build_program
 
-    return emit(build_program(_parsed(text), problem, schedule), schedule, wide)
-
-
-@functools.lru_cache(maxsize=64)
-def _parsed(text: str) -> Cascade:
-    return Cascade.parse(text)
+    return emit(build_program(parsed(text), problem, schedule), schedule, wide)
 
 
 # ---- records
@@ -166,7 +162,7 @@ def _from_record(
         # as a form of the definition.
         if not follows(entry, problem.cascade, directory):
             return None
-        cascade = _parsed(record.cascade)
+        cascade = parsed(record.cascade)
         # And checked in numbers all the same, on random data in float64.
         if not agrees(cascade, problem.definition, problem.params):
             say_once(f"eintune: the record {name} is not used: its cascade does not compute the definition")
@@ -178,8 +174,9 @@ def _from_record(
             return None
         schedule, kernel = _scheduled(record, cascade, problem, exact)
         pointers = plain_schedule(schedule)
-        wide = functools.partial(make_kernel, record.cascade, problem, pointers, wide=True)
-        return kernel, make_kernel(record.cascade, problem, pointers) if kernel.uses_descriptors else None, wide
+        make = make_kernel if exact else kernel_at
+        wide = functools.partial(make, record.cascade, problem, pointers, wide=True)
+        return kernel, make(record.cascade, problem, pointers) if kernel.uses_descriptors else None, wide
     except (ValueError, KeyError, RecursionError) as error:
         level = logging.WARNING if exact else logging.INFO
         say_once(f"eintune: the record {name} is not used: {error}", level, about=("record", name, type(error), level))
@@ -197,28 +194,20 @@ def _scheduled(record: Record, cascade: Cascade, problem: Problem, exact: bool) 
     where that has no kernel here (fp32 is not divided among warps), by the one that is nearest to its plain form."""
     if exact:
         return record.schedule, make_kernel(record.cascade, problem, record.schedule)
-    schedule = _at_these_sizes(record.schedule, cascade, problem)
+    try:
+        return record.schedule, kernel_at(record.cascade, problem, record.schedule)
+    except ValueError:
+        pass
+    schedule = nearest_schedule(record.schedule, cascade, problem)
     plain = plain_schedule(record.schedule)
     try:
-        return schedule, make_kernel(record.cascade, problem, schedule)
+        return schedule, kernel_at(record.cascade, problem, schedule)
     except ValueError:
         # There is no plainer form to try: the reason is the caller's to hear.
         if record.schedule == plain:
             raise
         schedule = nearest_schedule(plain, cascade, problem)
-        return schedule, make_kernel(record.cascade, problem, schedule)
-
-
-def _at_these_sizes(schedule: Schedule, cascade: Cascade, problem: Problem) -> Schedule:
-    """A schedule as it is where it can be laid out at a problem's sizes, else the legal one that is nearest to it: all
-    that are legal are hundreds, and listing them takes longer than one plan."""
-    from eintune.space.lowering.lower import build_program
-
-    try:
-        build_program(cascade, problem, schedule)
-    except ValueError:
-        return nearest_schedule(schedule, cascade, problem)
-    return schedule
+        return schedule, kernel_at(record.cascade, problem, schedule)
 
 
 def _is_as_good(key: Key, other: Key) -> bool:
@@ -245,21 +234,17 @@ def _shape(problem: Problem) -> str:
 
 def _pick(problem: Problem, text: str, schedule: Schedule) -> KernelChoice | None:
     """The kernel of a pick of the cost model; None (said once) where it has none after all."""
-    try:
-        schedule = _at_these_sizes(schedule, _parsed(text), problem)
-    except ValueError:
-        return None
     notice = (
         f"eintune: {problem.workload} {_shape(problem)} was never tuned on this machine; it runs what the cost "
         "model picks (run `tune` to search)"
     )
     try:
-        kernel, pointers = make_kernel(text, problem, schedule), plain_schedule(schedule)
+        kernel, pointers = kernel_at(text, problem, schedule), plain_schedule(schedule)
         # Where tensors lie is known only at the call: those that no descriptor takes get the plain form.
-        plain = make_kernel(text, problem, pointers) if kernel.uses_descriptors else None
+        plain = kernel_at(text, problem, pointers) if kernel.uses_descriptors else None
     except ValueError as error:
         about = ("no pick", *signature(problem))
         say_once(f"eintune: a pick of the cost model is not used: {error}", logging.INFO, about=about)
         return None
-    wide = functools.partial(make_kernel, text, problem, pointers, wide=True)
+    wide = functools.partial(kernel_at, text, problem, pointers, wide=True)
     return KernelChoice(kernel, notice, plain=plain, wide=wide, about=("pick", *signature(problem)), form=text)

@@ -7,7 +7,7 @@ products; masks are inserted where an interpretation of the graph says that a re
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
@@ -81,44 +81,49 @@ def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPl
 
 
 def build_for_any_size(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
-    """As `build_program`, for any size of the ranks that programs or loops iterate, as far as the plan can do without
-    it as a number; of two that a filter compares it relies on which is at most the other."""
+    """As `build_program`, for any size of the ranks that programs or loops iterate (`unknown_sizes`)."""
     # Where all tiles were full no loop had a filter, and so nothing said where one is evaluated: it has a tail now.
     if schedule.is_specialised and schedule.filters == "every":
         schedule = replace(schedule, filters="branch")
-    roles = dict(schedule.roles)
-    whole = {r for r, role in roles.items() if role.outer is None and not role.pack}
-    # Numbers that index no argument (how wide a window is) are not found in the tensors of a call.
-    found = {r for t in (*cascade.inputs.values(), *cascade.outputs.values()) for r in t.ranks} - whole
-    # Rows of whole units of 16 elements are loaded by other means than ragged ones.
-    rows = {t.ranks[-1] for t in cascade.inputs.values() if len(t.ranks) > 1}
-    ranges = {
-        r: SizeRange(multiple=ALIGNED) if r in rows and n % ALIGNED == 0 else SizeRange()
-        for r, n in problem.sizes.items()
-        if r in found and n <= MOST
-    }
-    unknown = Sizes({}, ranges, ordered=_ordered(cascade, problem.sizes, ranges))
-    key = cascade, _items(problem.dtypes), schedule, unknown.ordered, _items(ranges)
-    for rank in _needed.get(key) or ():
-        unknown = unknown.without(rank)
     while True:
+        unknown = unknown_sizes(cascade, problem, schedule)
         try:
             return build_program(cascade, problem, schedule, unknown)
         except UnknownSize as error:
-            _needed[key] = (*(_needed.get(key) or ()), error.rank)
-            unknown = unknown.without(error.rank)
+            key = cascade, schedule.roles, schedule.emitter, _items(problem.dtypes)
+            _needed[key] = (_needed.get(key) or frozenset()) | {error.rank}
 
 
-_needed: Recent[Hashable, tuple[Rank, ...]] = Recent(512)
+def unknown_sizes(cascade: Cascade, problem: Problem, schedule: Schedule) -> Sizes:
+    """What a plan for any size may know of a problem's sizes: those of ranks that the schedule holds whole are numbers,
+    those that index no argument (how wide a window is) too, and what a plan is known to need as a number. Of two that a
+    filter compares it may rely on which is at most the other; of the length of rows, on whether ALIGNED divides it."""
+    key = cascade, schedule.roles, schedule.emitter, _items(problem.dtypes)
+    whole = {r for r, role in schedule.roles if role.outer is None and not role.pack}
+    fixed = whole | (_needed.get(key) or frozenset())
+    arguments, rows, compared = _mentioned(cascade)
+    sizes = problem.sizes
+    ranges = {
+        r: SizeRange(multiple=ALIGNED if r in rows and sizes[r] % ALIGNED == 0 else 1)
+        for r in arguments
+        if r not in fixed and sizes[r] <= MOST
+    }
+    pairs = ((a, b) for a, b in compared if a in ranges and b in ranges and sizes[a] <= sizes[b])
+    return Sizes({}, ranges, ordered=pairs)
+
+
+_needed: Recent[Hashable, frozenset[Rank]] = Recent(512)
 """The ranks that a plan needed the sizes of, so that each is found out once."""
 
 
-def _ordered(cascade: Cascade, sizes: Mapping[Rank, int], unknown: Container[Rank]) -> Iterator[tuple[Rank, Rank]]:
-    """Of ranks that a filter compares, those whose first size is at most the second."""
-    for x in topological(list(roots_of(cascade).expressions)):
-        if isinstance(x, Where):
-            compared = sorted(r for r in x.predicate.ranks if r in unknown)
-            yield from ((a, b) for a in compared for b in compared if a != b and sizes[a] <= sizes[b])
+@lru_cache(maxsize=512)
+def _mentioned(cascade: Cascade) -> tuple[tuple[Rank, ...], frozenset[Rank], tuple[tuple[Rank, Rank], ...]]:
+    """The ranks that index arguments, those that are rows of inputs, and pairs that a filter compares."""
+    every = [t.ranks for t in (*cascade.inputs.values(), *cascade.outputs.values())]
+    rows = frozenset(t.ranks[-1] for t in cascade.inputs.values() if len(t.ranks) > 1)
+    filters = (x.predicate for x in topological(list(roots_of(cascade).expressions)) if isinstance(x, Where))
+    pairs = ((a, b) for p in filters for a in sorted(p.ranks) for b in sorted(p.ranks) if a != b)
+    return tuple(dict.fromkeys(r for ranks in every for r in ranks)), rows, tuple(dict.fromkeys(pairs))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""Kernels that serve any size: made once for a form under a schedule, whatever lengths a program comes with.
+
+What differs between two such kernels of one form and schedule is what `unknown_sizes` could not leave open, and on
+which side of a comparison the sizes are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable
+
+from eintune.host.recent import Recent
+from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.generate.emitters import emit
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.schedule.schedule import Schedule
+
+_kernels: Recent[Hashable, Kernel] = Recent(512)
+_refusals: Recent[Hashable, ValueError] = Recent(512)
+
+
+def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = False) -> Kernel:
+    """The kernel of a cascade's text under a schedule at a problem's sizes: one that is made for any size where there
+    is such a one, else one for these sizes alone. wide: for tensors of any strides (`spans`).
+
+    Raises ValueError (CascadeError, IllegalPlan) where the text, the plan or the target does not allow it.
+    """
+    from eintune.space.lowering.lower import build_for_any_size, build_program
+
+    cascade = parsed(text)
+    key = _key(cascade, problem, schedule, wide)
+    found = _kernels.get(key)
+    if found is None and _refusals.get(key) is None:
+        try:
+            found = emit(build_for_any_size(cascade, problem, schedule), schedule, wide)
+            # Only now is it known which sizes it needs as numbers.
+            _kernels[_key(cascade, problem, schedule, wide)] = found
+        except ValueError as error:
+            _refusals[key] = error
+    return found.at(problem.sizes) if found else emit(build_program(cascade, problem, schedule), schedule, wide)
+
+
+def _key(cascade: Cascade, problem: Problem, schedule: Schedule, wide: bool) -> Hashable:
+    from eintune.space.lowering.lower import unknown_sizes
+
+    unknown = unknown_sizes(cascade, problem, schedule)
+    numbers = tuple(sorted((r, n) for r, n in problem.sizes.items() if r not in unknown.ranges))
+    dtypes, params = tuple(sorted(problem.dtypes.items())), tuple(sorted(problem.params.items()))
+    return cascade, schedule, dtypes, params, numbers, tuple(unknown.ranges.items()), unknown.ordered, wide
+
+
+@functools.lru_cache(maxsize=64)
+def parsed(text: str) -> Cascade:
+    """The cascade of a text, read once."""
+    return Cascade.parse(text)
