@@ -122,6 +122,9 @@ class Layout:
                 return Shape(axes=below.axes)
             case Map("first"):
                 return Shape(loops=below.loops)
+            case Map("tile_least" | "tile_greatest", (of, beside)):
+                shape, other = self._shapes[of], self._shapes[beside]
+                return Shape(loops=shape.loops, axes=shape.axes & other.axes)
             case Reduce() | Fold():
                 return below - self.of_rank(x.rank)
             case _:

@@ -54,7 +54,7 @@ EXACT: dict[str, Callable[[float], float]] = {
 SATURATING = frozenset({"tanh", "erf", "sigmoid", "guard"})
 """Unary operators that give a finite number for any number below +inf."""
 
-FINITE_MAPS = frozenset({"neg", "abs", "floor", "sin", "cos", "lane", "first"})
+FINITE_MAPS = frozenset({"neg", "abs", "floor", "sin", "cos", "lane", "first", "tile_least", "tile_greatest"})
 """Operators that give a finite number for finite numbers (overflow apart)."""
 
 

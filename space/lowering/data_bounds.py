@@ -19,7 +19,7 @@ from eintune.space.ir.dtypes import INTEGERS
 from eintune.space.ir.expr import Access, Expr, Map, Rank, indexing_ranks
 from eintune.space.ir.pointwise import POINTWISE
 from eintune.space.plan.bounds import Bound, First, Least, Lit, Number, ceil_to, floor_to, plus
-from eintune.space.plan.values import Cast, Constant, Index, TileReduce, Value
+from eintune.space.plan.values import Cast, Constant, Index, Value
 
 from .plan_builder import PlanBuilder
 from .scope import PlanScope
@@ -107,8 +107,8 @@ class _Look:
         """
         rank, size = self.rank, self.builder.layout.sizes[self.rank]
         tile = self.builder.layout.roles[rank].tile or 1
-        least = self.reduced(f"{still.name}_least", "min", still)
-        greatest = self.reduced(f"{still.name}_greatest", "max", still)
+        # Lanes beyond the end hold 0, which can only widen the range.
+        least, greatest = self.builder.least(still), self.builder.greatest(still)
         # A superset of what agrees with some row of the tile: within the range of the tile's numbers. Exact for
         # sorted sequences, as documents packed one after another are; for others merely fewer tiles are skipped.
         index, agrees = self.agreement(row, least, greatest)
@@ -116,8 +116,8 @@ class _Look:
         # give the first and the last. With none the range is empty.
         after = self.apply(f"{rank}_agree", "select", agrees, index, self.integer(size))
         before = self.apply(f"{rank}_agree", "select", agrees, index, self.integer(-1))
-        first = self.reduced(f"{rank}_agree_first", "min", after)
-        last = self.reduced(f"{rank}_agree_last", "max", before)
+        first = self.builder.of_tile("min", after, f"{rank}_agree_first")
+        last = self.builder.of_tile("max", before, f"{rank}_agree_last")
         low, high = self.stretch(rows)
         start, end = Number(first, low, 0, size), plus(Number(last, plus(high, -1), -1, size - 1), 1)
         if not clear:
@@ -161,8 +161,8 @@ class _Look:
         are, if the last one is among them, else 0."""
         (whole,) = index.axes
         each = self.builder.emit(Cast(args=(agrees,), dtype="int32"))
-        each = self.reduced("agrees", "min", each, keep=whole)  # an index agrees where every row does
-        count = self.reduced(f"{self.rank}_agree_count", "add", each)
+        each = self.builder.of_tile("min", each, "agrees", keep=(whole,))  # an index agrees where every row does
+        count = self.builder.of_tile("add", each, f"{self.rank}_agree_count")
         end = self.apply(f"{self.rank}_agree_end", "add", first, count)
         clear = self.apply("unbroken", "lt", last, end)
         for condition in is_one:
@@ -175,12 +175,3 @@ class _Look:
     def apply(self, name: str, op: str, *args: Value) -> Value:
         dtype = "bool" if POINTWISE[op].boolean else "int32"
         return self.builder.apply(op, *args, dtype=dtype, name=name)
-
-    def reduced(self, name: str, op: str, v: Value, keep: Rank | None = None) -> Value:
-        """Reduce a tile along all of its axes, or all but `keep`. Lanes beyond the end hold 0, which can only widen a
-        range."""
-        for axis in [q for q in reversed(v.axes) if q != keep]:
-            left = tuple(q for q in v.axes if q != axis)
-            tile = TileReduce(reduction=op, axis=axis, args=(v,), dtype=v.dtype)
-            v = self.builder.emit(tile, axes=left, name=name)
-        return v

@@ -66,7 +66,7 @@ def build_program(cascade: Cascade, problem: Problem, schedule: Schedule, unknow
     lay out, with the rule and the value. Plans are shared between callers and not to be changed.
     """
     roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
-    style = schedule.filters, schedule.functions
+    style = schedule.filters, schedule.functions, not schedule.is_specialised
     early = schedule.bounds == "kernel" and TARGETS[schedule.emitter].data_dependent_bounds
     sized = _Sized.of(problem, Sizes() if unknown is None else unknown)
     return _planned(cascade, sized, roles, style, merged_elements(schedule.emitter), early)
@@ -152,7 +152,7 @@ def _planned(
     cascade: Cascade,
     sized: _Sized,
     given: tuple[tuple[Rank, Role], ...],
-    style: tuple[str, str],
+    style: tuple[str, str, bool],
     merged: int,
     early: bool,
 ) -> Program:
@@ -185,13 +185,19 @@ def _planned(
 
 class _Lowering:
     """Plans the kernels of one program in order. inputs: the program's, in order; outputs: its own. filters,
-    functions: as in `Schedule`."""
+    functions: as in `Schedule`. by_tile: as for `without_unseen`."""
 
     def __init__(
-        self, dtypes: Mapping[str, str], inputs: Sequence[str], outputs: Outputs, filters: str, functions: str
+        self,
+        dtypes: Mapping[str, str],
+        inputs: Sequence[str],
+        outputs: Outputs,
+        filters: str,
+        functions: str,
+        by_tile: bool,
     ) -> None:
         self._dtypes, self._inputs, self._outputs = dict(dtypes), list(inputs), dict(outputs)
-        self._filters, self._functions = filters, functions
+        self._filters, self._functions, self._by_tile = filters, functions, by_tile
         self._compute = "fp64" if "fp64" in dtypes.values() else "fp32"
         self._infinite: frozenset[str] = frozenset()
         """Workspaces that may hold -inf."""
@@ -232,7 +238,7 @@ class _Lowering:
     ) -> tuple[LoopPlan | None, frozenset[str]]:
         """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `PlanBuilder`)."""
         masks, outputs = Masks(layout), kernel.roots.outputs
-        roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers)
+        roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers, by_tile=self._by_tile)
         # Of outputs of 16 bits, errors of fp32 in positions do not show (`row_offsets`), unless a maximum is met again:
         # beside scores that were not taken apart, or as a result.
         narrow = all(self._dtypes[n] in SIXTEEN_BIT for n in self._outputs)
@@ -323,14 +329,15 @@ def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], h
             )
 
 
-def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Sizes) -> list[Expr]:
+def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Sizes, *, by_tile: bool) -> list[Expr]:
     """The graph in the form that is laid out: folds over whole tiles expanded, in normal form, with guards and masks,
     and with what tiles leave held between loops."""
     # The order matters. Folds over whole tiles are plain reductions, which the normal form then sees. Guards come
     # after it, as it moves factors through differences; masks after guards, as they look at what guards leave.
     roots = rewrite(roots, lambda x: _expanded(x, layout))
     roots = normalise(bind_sizes(roots, sizes), layout)
-    return hold_tiles(masks.hoisted(without_unseen(Empties(layout).guarded(roots), layout, masks)), layout)
+    filtered = without_unseen(Empties(layout).guarded(roots), layout, masks, by_tile=by_tile)
+    return hold_tiles(masks.hoisted(filtered), layout)
 
 
 def _expanded(x: Expr, layout: Layout) -> Expr | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from eintune.space.analysis.layout import Layout
 from eintune.space.ir.dtypes import FLOATS
@@ -113,6 +113,22 @@ class NodeBuilder:
             raise IllegalPlan(f"a reduction of {v.name} over the tile axis {axis} needs that axis", f"it has {v.axes}")
         left = tuple(q for q in v.axes if q != axis)
         return self.emit(TileReduce(reduction=op, axis=axis, args=(v,)), axes=left)
+
+    def of_tile(self, op: str, v: Value, name: str, keep: Collection[Rank] = ()) -> Value:
+        """A tile of whole numbers reduced along all of its axes but those to `keep`. Lanes beyond the end hold 0."""
+        for axis in [q for q in reversed(v.axes) if q not in keep]:
+            left = tuple(q for q in v.axes if q != axis)
+            v = self.emit(TileReduce(reduction=op, axis=axis, args=(v,), dtype=v.dtype), axes=left, name=name)
+        return v
+
+    def least(self, v: Value, keep: Collection[Rank] = ()) -> Value:
+        """Of all numbers of a tile, or of those along the axes that are not kept; lanes beyond the end may make it
+        smaller."""
+        return self.of_tile("min", v, f"{v.name}_least", keep)
+
+    def greatest(self, v: Value, keep: Collection[Rank] = ()) -> Value:
+        """As `least`."""
+        return self.of_tile("max", v, f"{v.name}_greatest", keep)
 
     def carry(self, name: str, axes: Iterable[Rank], scope: PlanScope) -> Value:
         """A fresh running value of the loop whose body is `scope`."""

@@ -196,6 +196,23 @@ class PlanBuilder(NodeBuilder):
                 return self.emit(Lane(rank=rank), home, axes=axes)
             case Map("first", (Iota(rank),)):
                 return self.emit(TileStart(rank=rank), home, axes=axes)
+            # In the tensor's own dtype, as an operand of a matrix product is: where the condition is known to hold the
+            # tile is the one that was loaded.
+            case Map("select", (condition, Access() as a, Const(0.0))):
+                kept = self.value(a, home)
+                zero = self.emit(Constant(number=0.0, dtype=kept.dtype), home)
+                return self.apply(
+                    "select",
+                    self._condition(self.value(condition, home), home),
+                    kept,
+                    zero,
+                    scope=home,
+                    dtype=kept.dtype,
+                )
+            case Map("tile_least", (a, _)):
+                return self.least(self.value(a, home), axes)
+            case Map("tile_greatest", (a, _)):
+                return self.greatest(self.value(a, home), axes)
             case Where():
                 numbers = [self.value(n, home) for n, _ in x.predicate.numbers]
                 arg = self.number(x.arg, home)
@@ -405,8 +422,12 @@ def _operands(x: Expr) -> tuple[Expr, ...]:
     match x:
         case Map("lane" | "first"):
             return ()
+        case Map("tile_least" | "tile_greatest", (a, _)):
+            return (a,)
         case Map("mul", (a, Const())):
             return (a,)
+        case Map("select", (condition, Access() as a, Const(0.0))):
+            return condition, a
         case Map():
             return x.args
         case Where() if not x.predicate.numbers:

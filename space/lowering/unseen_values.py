@@ -6,8 +6,11 @@ the tile. So what is weighted is filtered too, by as much of the filter as depen
 padded keys, beside whatever else a query does not see). A filter that holds for all elements is none, and one that a
 loop knows to hold costs nothing.
 
-What only the queries of a tile together decide (documents, a mask over queries and keys) is not known for a key alone:
-there a value that is weighted by 0 has to be finite.
+Documents, whose numbers must agree, only the queries of a tile decide together: a key whose number lies outside of
+the range of theirs is seen by none of them (the padding of a packed batch), and its value is made 0 in tiles where
+documents are compared anyway. A key within that range whose number no query of the tile has, and one that a mask over
+queries and keys hides from all, must still have a finite value; so must each where warps are specialised, as those
+multiply tiles that never were in registers.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from eintune.space.analysis.layout import Layout
 from eintune.space.analysis.masks import Masks
 from eintune.space.ir.expr import (
     NEG_INF,
+    Access,
     Const,
     Expr,
     Fold,
@@ -41,17 +45,27 @@ Rule: TypeAlias = Predicate | Expr
 """A filter on positions, or a condition of a `select`."""
 
 
-def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks) -> list[Expr]:
-    """The roots with filters on what is weighted by 0 wherever a filter is false."""
+LEAST, GREATEST = "tile_least", "tile_greatest"
+"""The least and the greatest number of a tile along the axes that something else lacks: operators on the two. Plans
+have them, no definition does."""
+
+
+def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks, *, by_tile: bool = True) -> list[Expr]:
+    """The roots with filters on what is weighted by 0 wherever a filter is false. by_tile: also by what a tile's rows
+    decide together."""
 
     def step(x: Expr) -> Expr | None:
         match x:
-            case Fold("scale" | "softcomoment", rank, ref) if any(rank in free(a) for a in (x.arg, *x.others)):
+            case Fold("scale" | "softcomoment", summed, ref) if any(
+                whole_of(summed, layout) in free(a) for a in (x.arg, *x.others)
+            ):
+                rank = whole_of(summed, layout)
                 # Only filters that make the weight exactly 0: behind any other the argument is really used.
                 rules = [p for p in rules_below(ref, rank) if masks.where_false(p).of(ref) == NEG_INF]
-                kept, *others = (_filtered(a, rank, rules, layout) for a in (x.arg, *x.others))
-                return Fold(x.action, rank, ref, kept, tuple(others))
-            case Reduce("add", rank, arg) if len(parts := factors(arg)) > 1:
+                kept, *others = (_filtered(a, rank, rules, layout, by_tile) for a in (x.arg, *x.others))
+                return Fold(x.action, summed, ref, kept, tuple(others))
+            case Reduce("add", summed, arg) if len(parts := factors(arg)) > 1:
+                rank = whole_of(summed, layout)
                 rules = list(rules_below(arg, rank))
                 changed = list(parts)
                 for p in rules:
@@ -60,14 +74,20 @@ def without_unseen(roots: Iterable[Expr], layout: Layout, masks: Masks) -> list[
                     # changing the sum.
                     if 0.0 in outcomes:
                         changed = [
-                            f if outcome == 0.0 else _filtered(f, rank, [p], layout)
+                            f if outcome == 0.0 else _filtered(f, rank, [p], layout, by_tile)
                             for f, outcome in zip(changed, outcomes, strict=True)
                         ]
-                return None if changed == parts else Reduce("add", rank, product(changed))
+                return None if changed == parts else Reduce("add", summed, product(changed))
             case _:
                 return None
 
     return rewrite(roots, step)
+
+
+def whole_of(rank: Rank, layout: Layout) -> Rank:
+    """The rank whose tiles or parts `rank` runs along, which is what indices and filters name; itself where it is no
+    such half."""
+    return next((whole for whole, (_, inner) in layout.halves.items() if rank == inner), rank)
 
 
 def filters_below(x: Expr, rank: Rank) -> Iterator[Predicate]:
@@ -94,16 +114,32 @@ def parts_of(select: Map) -> Iterator[Expr]:
                 yield condition
 
 
-def _filtered(x: Expr, rank: Rank, rules: Iterable[Rule], layout: Layout) -> Expr:
+def _filtered(x: Expr, rank: Rank, rules: Iterable[Rule], layout: Layout, by_tile: bool) -> Expr:
     ranks = free(x)
     for p in rules:
         if rank not in ranks:
             continue
         if not isinstance(p, Predicate):
-            x = Map("select", (p, x, Const(0.0))) if free(p) <= ranks else x
+            condition = p if free(p) <= ranks else seen_by_tile(p, rank, layout, ranks) if by_tile else None
+            x = x if condition is None else Map("select", (condition, x, Const(0.0)))
         elif (weaker := _weaker(p, ranks, layout)) is not None and not layout.is_tail(weaker):
             x = Where(weaker, x, 0.0)
     return x
+
+
+def seen_by_tile(condition: Expr, rank: Rank, layout: Layout, ranks: frozenset[Rank] | None = None) -> Expr | None:
+    """Of an equality of an integer along `rank` with one that does not vary with it: that the former lies within the
+    range of the latter's tile, which holds wherever the equality does for some row of it. None for another condition,
+    and for an integer that varies with others than `ranks`.
+    """
+    match condition:
+        case Map("eq", (Access() as a, Access() as b)) if a.tensor.kind == b.tensor.kind == "int":
+            for own, still in ((a, b), (b, a)):
+                allowed = ranks is None or free(own) <= ranks
+                if allowed and layout.varies(own, rank) and not layout.varies(still, rank):
+                    ends = (("ge", Map(LEAST, (still, own))), ("le", Map(GREATEST, (still, own))))
+                    return Map("and", tuple(Map(op, (own, end)) for op, end in ends))
+    return None
 
 
 def _weaker(p: Predicate, ranks: frozenset[Rank], layout: Layout) -> Predicate | None:

@@ -16,6 +16,7 @@ PLAN_OPERATORS = {
     "guard": "-inf becomes 0: the reference of a fold whose rows may be empty",
     "rounded": "a product that is rounded before it is subtracted, so never fused with the difference",
     "div_rn": "division, correctly rounded in any dialect: what a floor or a comparison depends on",
+    "tile_reference": "a reference less a row part; but the tile's own maximum where the reference is the tile's",
     "quotient": "division with 0/0 = 0, where a divisor may be 0; plain division elsewhere",
 }
 """Elementwise operators that no definition writes, with what they mean."""

@@ -17,10 +17,14 @@ from kernel_forms import DTYPES, Case, derived, errors
 from eintune.costmodel.counts.work import work
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
+from eintune.kernels.serve.attention import attention
 from eintune.search.measure.inputs import draw_inputs
 from eintune.space.plan.bounds_prepass import BOUNDS
 from eintune.space.plan.roles import Role
+from eintune.space.plan.values import Load
+from eintune.space.plan.warp_specialisation import products_of
 from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import Attention, posed
 from eintune.space.workloads.modifiers import Causal, Documents, Modifier, Prefix, Window
 
@@ -124,6 +128,86 @@ def test_many_numbers(emitter: str, execute, packed: Packed) -> None:
     check(execute, packed, emitter, times=2.0)
 
 
+PADDED = {"end": [0, 0, 1, 1, 2, -1], "start": [-1, 0, 0, 1, 1, 2], "between": [0, -1, 1, 1, 9, 2], "all": [-1] * 6}
+"""Documents of stretches of keys, of which -1 and 9 are those of no query."""
+
+
+def padded(case: Case, where: str, value: float) -> dict[str, torch.Tensor]:
+    """Inputs of one batch, in which keys and values of such stretches are `value`."""
+    data, count = draw_inputs(case.problem, "cpu", 0), case.problem.sizes["m"]
+    stretches = torch.tensor(PADDED[where])[torch.arange(count) * 6 // count]
+    data["DOCK"][:] = stretches
+    data["DOCQ"][:] = torch.arange(data["DOCQ"].shape[1]) * 3 // data["DOCQ"].shape[1]
+    data["K"][:, :, (stretches < 0) | (stretches > 2)] = value
+    data["V"][:, :, (stretches < 0) | (stretches > 2)] = value
+    return data
+
+
+def output(execute: Callable[..., None], case: Case, data: dict[str, torch.Tensor]) -> torch.Tensor:
+    kernel = case.kernel
+    known = data | {a.name: torch.full(a.shape, 77, dtype=DTYPES[a.dtype]) for a in kernel.workspaces}
+    known |= {a.name: torch.full(a.shape, torch.nan, dtype=DTYPES[a.dtype]) for a in kernel.arguments if a.output}
+    for step in kernel.launches:
+        tensors = [known[a.name].to(DTYPES[a.dtype]) for a in step.arguments]
+        execute(step, tensors)
+        known |= dict(zip((a.name for a in step.arguments), tensors, strict=True))
+    return known["AV"]
+
+
+def check_padding(execute: Callable[..., None], case: Case) -> None:
+    for where in PADDED:
+        clean = output(execute, case, padded(case, where, 0.0))
+        assert clean.isfinite().all() and (where == "all" or clean.any())
+        for value in (torch.nan, -torch.inf):
+            assert torch.equal(output(execute, case, padded(case, where, value)), clean), (where, value)
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("filters", ["every", "segments", "branch"])
+@pytest.mark.parametrize(("beside", "dtype"), [("alone", "bf16"), ("window to both sides", "fp32")])
+def test_the_padding_of_a_packed_batch_may_be_anything(
+    beside: str, dtype: str, filters: str, emitter: str, execute
+) -> None:
+    bounds = BOUNDS[filters == "segments"]
+    packed = Packed(beside, (37, 48), (16, 16), "packed", "packed", False, filters, 0, bounds)
+    case = case_of(packed, emitter, dtype)
+    check_padding(execute, case)
+    if emitter == "torch":
+        for form in derived(case.problem.cascade)[1:]:
+            check_padding(execute, replace(case, cascade=form))
+        roles = tuple((r, Role("loop", 16, 2) if r == "m" else role) for r, role in case.schedule.roles)
+        check_padding(execute, replace(case, schedule=replace(case.schedule, roles=roles, bounds="program")))
+
+
+def test_numbers_that_a_function_compares_hide_padding_too() -> None:
+    data = padded(
+        case_of(Packed("alone", (37, 48), (16, 16), "", "", False, "every", 0), "torch"), "between", torch.nan
+    )
+    queries, keys = data["DOCQ"], data["DOCK"]
+    made = attention(*(data[n] for n in "QKV"), mask_mod=lambda b, h, p, m: queries[b, p] == keys[b, m])
+    assert torch.equal(made, attention(*(data[n] for n in "QKV"), documents=(queries, keys)))
+    assert made.isfinite().all()
+
+
+def test_whole_tiles_of_one_document_are_multiplied_as_they_were_loaded() -> None:
+    source = case_of(Packed("alone", (256, 256), (64, 64), "", "", True, "segments", 0), "triton", "bf16").kernel.source
+    first, inside, last = source.split("for m_first")[1:]
+    for loop in (first, last):
+        assert re.search(r"select\w* = tl\.where\(and\w*\[:, None\], v, ", loop)
+    assert "select" not in inside and re.search(r"tl\.dot\(power_bf16, v, ", inside)
+
+
+def test_specialised_warps_multiply_what_was_loaded() -> None:
+    """They never have values in registers, so there the padding has to be finite (`unseen_values`)."""
+    sizes = {"b": 1, "h": 1, "p": 256, "m": 256, "e": 64, "f": 64}
+    problem = posed(Attention((Documents(),)), sizes, "bf16", {"scale": 0.3})
+    form = derived(problem.cascade)[0]
+    special = next(s for s in schedules(form, problem, "triton") if s.is_specialised)
+    for schedule, loaded in ((special, True), (replace(special, warp_specialisation="none", rescaling="eager"), False)):
+        plan = Case(form, problem, schedule).program.kernels[-1]
+        assert isinstance(products_of(plan)[-1].args[1], Load) == loaded
+
+
 @functools.cache
 def printed(beside: str, filters: str) -> str:
     packed = Packed(beside, (256, 256), (64, 64), "packed", "packed", True, filters, 0)
@@ -133,13 +217,14 @@ def printed(beside: str, filters: str) -> str:
 @pytest.mark.parametrize("beside", ["alone", "causal", "causal window"])
 def test_the_branch_holds_what_only_the_selection_needs(beside: str) -> None:
     """In a tile of one document nothing of the keys' documents is loaded or compared."""
-    before, inside = printed(beside, "branch").split("        if m_first", 1)
-    branch, after = inside.split("        tile_max", 1)
-    loop = before.split("for m_first", 1)[1] + after
+    loop = printed(beside, "branch").split("for m_first", 1)[1]
+    branch, of_values = re.findall(r"\n {8}if m_first.*((?:\n {12}.*)+)", loop)
+    common = loop.replace(branch, "").replace(of_values, "")
     assert re.search(r"\n {12}dock = tl\.load\(", branch) and " == dock[None, :]" in branch
     assert re.search(r"\n {12}select = tl\.where\(eq, ", branch)
     assert branch.count("tl.where") == {"alone": 1, "causal": 2, "causal window": 3}[beside]
-    assert "dock" not in loop and "select = tl.where" not in loop
+    assert re.search(r"\n {12}select_2 = tl\.where\(and_2\[:, None\], v, ", of_values)
+    assert "dock" not in common and "select = tl.where" not in common
 
 
 def test_every_tile_compares_where_the_schedule_says_so() -> None:
@@ -185,4 +270,5 @@ def test_tiles_of_one_document_are_priced_without_its_numbers(filters: str) -> N
     assert (every.executions, clear.executions, last.executions) == (0.0, 1.5, 1.0)
     assert (clear.loads, last.loads) == (2, 3)  # keys and values, and the keys' documents
     compared = 64 * 64 * (2 + 1 + 1)  # slots: filter, comparison, selection
+    compared += 64 * (1 + 1 + 1) + 64 * 16  # numbers within the tile's range, and the values of those
     assert last.traffic.fma_flops - clear.traffic.fma_flops == 2 * compared
