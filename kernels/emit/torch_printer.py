@@ -16,7 +16,7 @@ from eintune.space.ir.approximations import APPROXIMATIONS
 from eintune.space.ir.expr import Part, Rank
 from eintune.space.ir.row_factor import RowFactor
 from eintune.space.plan.plan import Loop, LoopPlan
-from eintune.space.plan.sizes import tail_predicate
+from eintune.space.plan.sizes import MOST, tail_predicate
 from eintune.space.plan.values import (
     Addressed,
     Constant,
@@ -196,7 +196,9 @@ class TorchPrinter(Printer):
         return f"torch.tensor({self.size(v.rank)}, dtype={DTYPES[v.dtype]})"
 
     def lane(self, v: Lane) -> str:
-        return f"torch.arange({self.plan.length(v.rank)}, dtype={DTYPES[v.dtype]})"
+        length = self.plan.length(v.rank)
+        text = self._length(v.rank) if length == MOST else str(length)
+        return f"torch.arange({text}, dtype={DTYPES[v.dtype]})"
 
     def first(self, v: TileStart) -> str:
         return f"torch.tensor({self.start[v.rank]}, dtype={DTYPES[v.dtype]})"

@@ -14,6 +14,7 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import emit
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
+from eintune.space.schedule.any_size import for_any_size
 from eintune.space.schedule.schedule import Schedule
 
 _kernels: Recent[Hashable, Kernel] = Recent(512)
@@ -28,7 +29,8 @@ def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = Fals
     """
     from eintune.space.lowering.lower import build_for_any_size, build_program
 
-    cascade = parsed(text)
+    cascade, exact = parsed(text), schedule
+    schedule = for_any_size(schedule)
     key = _key(cascade, problem, schedule, wide)
     found = _kernels.get(key)
     if found is None and _refusals.get(key) is None:
@@ -38,7 +40,7 @@ def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = Fals
             _kernels[_key(cascade, problem, schedule, wide)] = found
         except ValueError as error:
             _refusals[key] = error
-    return found.at(problem.sizes) if found else emit(build_program(cascade, problem, schedule), schedule, wide)
+    return found.at(problem.sizes) if found else emit(build_program(cascade, problem, exact), exact, wide)
 
 
 def _key(cascade: Cascade, problem: Problem, schedule: Schedule, wide: bool) -> Hashable:

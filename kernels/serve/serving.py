@@ -6,6 +6,7 @@ tried, down to plain PyTorch, which always runs. Nothing is thrown into a progra
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -77,13 +78,18 @@ def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor])
 def _warn_of_hazards(form: str, problem: Problem) -> None:
     """Say, once, what of the form that runs can overflow or cancel: its definition has no safe form, or none was
     looked for."""
-    roots = bind(list(Cascade.parse(form).roots().values()), problem.params)
-    found = hazards(Hidden.of(roots).hide(roots))
+    found = _hazards(form, tuple(sorted(problem.params.items())))
     if found:
         say_once(
             f"eintune: {problem.workload} runs a form that may give inf or NaN, or lose its digits: {'; '.join(found)}",
             about=("hazards", *signature(problem)),
         )
+
+
+@functools.lru_cache(maxsize=256)
+def _hazards(form: str, params: tuple[tuple[str, float], ...]) -> tuple[str, ...]:
+    roots = bind(list(Cascade.parse(form).roots().values()), dict(params))
+    return tuple(hazards(Hidden.of(roots).hide(roots)))
 
 
 def layout_of(inputs: Iterable[Tensor]) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -287,22 +288,20 @@ class Cache:
 
     def entries(self) -> list[Entry]:
         """All usable entries, the user's first, each key once."""
+        return self._found(lambda index: index.entries)
+
+    def _found(self, of: Callable[[_Index], Sequence[Entry]]) -> list[Entry]:
+        """Entries of all folders' indices, the user's first, each key once."""
         found: dict[Key, Entry] = {}
         for folder in self._folders():
-            left = MAX_TOTAL
-            for path in _files(folder):
-                entry = read_entry(path, shipped=folder == self.shipped)
-                if entry:
-                    found.setdefault(entry.key, entry)
-                left -= _length(path)
-                if left < 0:
-                    say_once(f"of the cache {folder} only the first {MAX_TOTAL >> 20} MiB of records are looked at")
-                    break
+            for entry in of(_index(folder, shipped=folder == self.shipped)):
+                found.setdefault(entry.key, entry)
         return list(found.values())
 
     def neighbours(self, key: Key) -> list[Entry]:
         """Entries for the same definition and element widths at any size, the nearest first."""
-        near = [(distance(key, e.key), e.path.name, e) for e in self.entries()]
+        same = self._found(lambda index: index.of_definition.get(key.cascade, ()))
+        near = [(distance(key, e.key), e.path.name, e) for e in same]
         return [e for d, _, e in sorted(near, key=lambda item: item[:2]) if math.isfinite(d[0])]
 
     def nearest(self, key: Key) -> Entry | None:
@@ -361,6 +360,53 @@ def distance(wanted: Key, stored: Key) -> tuple[float, ...]:
     software = sum(getattr(wanted, n) != getattr(stored, n) for n in names)
     rest = sum(getattr(wanted, n) != getattr(stored, n) for n in ("dtypes", "params", "layout", "policy"))
     return (float(machine), apart, float(software), float(rest))
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The entries of a folder. stamp: what the folder was like when they were read, None if that is not sure."""
+
+    stamp: tuple[int, int] | None
+    entries: list[Entry]
+    of_definition: dict[str, list[Entry]]
+
+
+SETTLED_NS = 2 * 10**9
+"""A folder that was written to more lately may be written to again without another time of its last change."""
+_indices: dict[Path, _Index] = {}
+
+
+def _index(folder: Path, shipped: bool) -> _Index:
+    """The entries of a folder, read once and again when it has changed: a program asks at each size that is new."""
+    stamp = _stamp(folder)
+    known = _indices.get(folder)
+    if known is not None and known.stamp is not None and known.stamp == stamp:
+        return known
+    entries = list(_read(folder, shipped))
+    of_definition: dict[str, list[Entry]] = {}
+    for e in entries:
+        of_definition.setdefault(e.key.cascade, []).append(e)
+    found = _indices[folder] = _Index(stamp, entries, of_definition)
+    return found
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_mtime_ns) if time.time_ns() - status.st_mtime_ns > SETTLED_NS else None
+
+
+def _read(folder: Path, shipped: bool) -> Iterator[Entry]:
+    left = MAX_TOTAL
+    for path in _files(folder):
+        if entry := read_entry(path, shipped):
+            yield entry
+        left -= _length(path)
+        if left < 0:
+            say_once(f"of the cache {folder} only the first {MAX_TOTAL >> 20} MiB of records are looked at")
+            return
 
 
 def _width(dtype: str) -> str:

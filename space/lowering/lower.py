@@ -8,7 +8,7 @@ products; masks are inserted where an interpretation of the graph says that a re
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
@@ -81,10 +81,8 @@ def build_plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> LoopPl
 
 
 def build_for_any_size(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
-    """As `build_program`, for any size of the ranks that programs or loops iterate (`unknown_sizes`)."""
-    # Where all tiles were full no loop had a filter, and so nothing said where one is evaluated: it has a tail now.
-    if schedule.is_specialised and schedule.filters == "every":
-        schedule = replace(schedule, filters="branch")
+    """As `build_program`, for any size of the ranks that programs or loops iterate (`unknown_sizes`), under a schedule
+    `for_any_size`."""
     while True:
         unknown = unknown_sizes(cascade, problem, schedule)
         try:
@@ -95,11 +93,12 @@ def build_for_any_size(cascade: Cascade, problem: Problem, schedule: Schedule) -
 
 
 def unknown_sizes(cascade: Cascade, problem: Problem, schedule: Schedule) -> Sizes:
-    """What a plan for any size may know of a problem's sizes: those of ranks that the schedule holds whole are numbers,
-    those that index no argument (how wide a window is) too, and what a plan is known to need as a number. Of two that a
+    """What a plan for any size may know of a problem's sizes: those of ranks that the schedule holds in a tile of some
+    length are numbers, those that index no argument (how wide a window is) too, and what a plan is known to need as a
+    number. Of two that a
     filter compares it may rely on which is at most the other; of the length of rows, on whether ALIGNED divides it."""
     key = cascade, schedule.roles, schedule.emitter, _items(problem.dtypes)
-    whole = {r for r, role in schedule.roles if role.outer is None and not role.pack}
+    whole = {r for r, role in schedule.roles if role.outer is None and not role.pack and (role.tile or 0) < MOST}
     fixed = whole | (_needed.get(key) or frozenset())
     arguments, rows, compared = _mentioned(cascade)
     sizes = problem.sizes

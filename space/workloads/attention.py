@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
 
     Raises ValueError where these take a computed index beyond its axis.
     """
-    cascade = variant.cascade(grouped="g" in sizes)
+    cascade, text = _cascade(variant, "g" in sizes)
     wide = {"L": "fp64" if dtype == "fp64" else WIDE}
     sink = {"SINK": WIDE} if variant.sinks else {}
     special = {n: d for m in variant.modifiers for n, d in m.dtypes.items()} | sink | wide
@@ -171,7 +172,14 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
         numbers |= m.params
         values |= m.values
     check_indices((e.expr for e in cascade.einsums), bound, padded=True)
-    return Problem("attention", str(cascade), bound, dtypes, numbers, values)
+    return Problem("attention", text, bound, dtypes, numbers, values)
+
+
+@functools.lru_cache(maxsize=256)
+def _cascade(variant: Attention, grouped: bool) -> tuple[Cascade, str]:
+    """A variant's cascade and its text, made once: a program poses it at ever new lengths."""
+    cascade = variant.cascade(grouped=grouped)
+    return cascade, str(cascade)
 
 
 def check_sizes(numbers: Mapping[str, int]) -> None:
