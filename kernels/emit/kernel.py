@@ -91,8 +91,8 @@ class Kernel:
 
     reaches: of the tiles whose offsets are 32 bits wide: what the tensors' strides must allow (`spans`).
 
-    sizes: of a kernel that is made for any size of some ranks, those that a Triton or Gluon entry takes as numbers
-    after the strides (a torch entry reads them off its tensors). derived: how sizes follow from those of arguments.
+    sizes: of a kernel that is made for any size of some ranks, those that its entry takes as numbers, after the strides
+    where it takes those. derived: how sizes follow from those of arguments.
     counts: the grid is `grid` times ceil(size / number) for each of these. divisors: such counts that the entry divides
     by, and takes as a `divisor` each after the sizes. ranges, ordered: what it relies on of the sizes of arguments.
     `at` gives the kernel at sizes that are numbers, of the same source; values: the numbers for `sizes` and `divisors`

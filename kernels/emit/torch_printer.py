@@ -7,7 +7,7 @@ With float64 tensors everything is float64, which is how plans are checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias, TypeGuard
 
 from eintune.host.quoting import python_comment
@@ -124,27 +124,12 @@ class TorchPrinter(Printer):
                 "import torch",
                 "\n",
                 "@torch.inference_mode()",
-                f"def {self.entry}({', '.join(self.tensor.values())}):",
-                *(f"{INDENT}{line}" for line in self._sizes()),
+                f"def {self.entry}({', '.join([*self.tensor.values(), *self.size_names.values()])}):",
                 *loops,
                 *body,
                 "",
             ]
         )
-
-    def _sizes(self) -> Iterator[str]:
-        """Where each size that the text mentions is found."""
-        derived = self.plan.sizes.derived
-        for r in [derived[r].rank for r in self.size_names if r in derived]:
-            self.size(r)  # what a size follows from is found first
-        for r, name in sorted(self.size_names.items(), key=lambda item: item[0] in derived):
-            if r in derived:
-                d = derived[r]
-                yield f"{name} = -(-{self.size(d.rank)} * {d.times} // {d.by}) * {d.step}"
-                continue
-            places = ((n, i) for n, shape in self.shapes.items() for i, length in enumerate(shape) if length == r)
-            tensor, axis = next(places)
-            yield f"{name} = {self.tensor[tensor]}.shape[{axis}]"
 
     def _programs(self) -> list[str]:
         """One `for` a grid rank, the slowest outermost."""

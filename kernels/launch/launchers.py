@@ -43,7 +43,7 @@ class TorchLaunch:
 
     def _run(self, tensors: Sequence[torch.Tensor]) -> None:
         with plain_surroundings(tensors[0].device):
-            self._entry(*tensors)
+            self._entry(*tensors, *self.kernel.values)
 
 
 class TritonLaunch:

@@ -187,7 +187,7 @@ def _reduced_tile(this: Pass, work: Reduce, group: list[Work]) -> Value:
 def _tile_reference(this: Pass, work: Reduce, group: list[Work]) -> ScoreTile | None:
     """What a fold of the same score in this loop has already reduced of the tile, if one has."""
     for other in group:
-        if isinstance(other, Fold) and TILE_FOLDS[other.action].is_reference(work):
+        if isinstance(other, Fold) and other.action in TILE_FOLDS and TILE_FOLDS[other.action].is_reference(work):
             core, k = oriented(other.ref)
             # A result that is the row's maximum (log-sum-exp beside attention): the fold has reduced this tile
             # already. Only the tile's, as the running one may be guarded.

@@ -158,7 +158,10 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
 
     Raises ValueError where these take a computed index beyond its axis.
     """
-    cascade, text = _cascade(variant, "g" in sizes)
+    try:
+        cascade, text = _known(variant, "g" in sizes)
+    except TypeError:  # what a function computes has no hash
+        cascade, text = _written(variant, "g" in sizes)
     wide = {"L": "fp64" if dtype == "fp64" else WIDE}
     sink = {"SINK": WIDE} if variant.sinks else {}
     special = {n: d for m in variant.modifiers for n, d in m.dtypes.items()} | sink | wide
@@ -175,11 +178,14 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
     return Problem("attention", text, bound, dtypes, numbers, values)
 
 
-@functools.lru_cache(maxsize=256)
-def _cascade(variant: Attention, grouped: bool) -> tuple[Cascade, str]:
-    """A variant's cascade and its text, made once: a program poses it at ever new lengths."""
+def _written(variant: Attention, grouped: bool) -> tuple[Cascade, str]:
+    """A variant's cascade and its text."""
     cascade = variant.cascade(grouped=grouped)
     return cascade, str(cascade)
+
+
+_known = functools.lru_cache(maxsize=256)(_written)
+"""Made once: a program poses a variant at ever new lengths."""
 
 
 def check_sizes(numbers: Mapping[str, int]) -> None:

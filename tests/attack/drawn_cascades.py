@@ -379,12 +379,12 @@ def draw(seed: int) -> Case:
             continue
         if not cascade.inputs:
             continue
-        case = _with_data(seed, rng, cascade)
+        case = with_data(seed, rng, cascade)
         if case is not None:
             return case
 
 
-def _with_data(seed: int, rng: random.Random, cascade: Cascade) -> Case | None:
+def with_data(seed: int, rng: random.Random, cascade: Cascade) -> Case | None:
     """Sizes that fit, and random data."""
     bodies = [*(e.expr for e in cascade.einsums), *cascade.roots().values()]
     sizes = {r: rng.choice(LENGTHS) for r in sorted({*cascade.ranks(), *RANKS})}
