@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from eintune.costmodel.machines.detect import detect_machine
 from eintune.costmodel.machines.machine import Machine, load_machine
 from eintune.costmodel.machines.probe import cuda_is_available
 from eintune.costmodel.pricing.time import estimate_works
+from eintune.host.forks import cached_property
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
 from eintune.kernels.launch.launch import Launch
 from eintune.kernels.launch.load import load

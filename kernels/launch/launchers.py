@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from eintune.host.forks import cached_property
 from eintune.host.recent import Recent
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.reference.surroundings import plain_surroundings
@@ -54,7 +55,7 @@ class TritonLaunch:
         # Bounded, as a program may call with ever new shapes.
         self._direct: Recent[Hashable, Callable[[list[int]], None]] = Recent(MOST_LAYOUTS)
 
-    @functools.cached_property
+    @cached_property
     def function(self) -> Any:
         """The `@triton.jit` function."""
         return getattr(module_of(self.kernel), self.kernel.entry)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
+from eintune.host.forks import cached_property
 from eintune.space.ir.einsum import CascadeError, Einsum, TooLarge
 from eintune.space.ir.expr import (
     Access,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
+from eintune.host.forks import cached_property
 from eintune.space.ir.expr import Rank
 
 from .cascade import Cascade

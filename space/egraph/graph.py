@@ -8,9 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, assert_never
 
+from eintune.host.forks import cached_property
 from eintune.host.parts import require
 from eintune.space.ir.expr import (
     Access,

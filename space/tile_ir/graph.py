@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, assert_never
 
+from eintune.host.forks import cached_property
 from eintune.host.quoting import egglog
 
 from .tiles import (

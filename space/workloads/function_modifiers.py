@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
+from eintune.host.forks import cached_property
 from eintune.space.ir.dtypes import DTYPES
 from eintune.space.ir.expr import NEG_INF, Const, Expr, Param, Rank, rewrite
 from eintune.space.tracing.site import Site
