@@ -179,6 +179,18 @@ def test_the_padding_of_a_packed_batch_may_be_anything(
         check_padding(execute, replace(case, schedule=replace(case.schedule, roles=roles, bounds="program")))
 
 
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("by", [1, -9])
+def test_lanes_beyond_the_end_are_of_no_document(by: int, emitter: str, execute) -> None:
+    """Their number reads as 0, as that of padding may be: beside documents from 1 on, or up to -1."""
+    case = case_of(Packed("alone", (37, 48), (16, 16), "packed", "packed", False, "every", 0), emitter)
+    data = padded(case, "end" if by > 0 else "between", torch.nan)
+    data["DOCK"] += by
+    data["DOCQ"] += by
+    assert (data["DOCK"] == 0).any() and not (data["DOCQ"] == 0).any()
+    assert output(execute, case, data).isfinite().all()
+
+
 def test_numbers_that_a_function_compares_hide_padding_too() -> None:
     data = padded(
         case_of(Packed("alone", (37, 48), (16, 16), "", "", False, "every", 0), "torch"), "between", torch.nan
