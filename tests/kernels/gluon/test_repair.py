@@ -147,6 +147,25 @@ def test_other_schedules_and_forms(options: dict, execute) -> None:
 
 
 @pytest.mark.interpreter
+@pytest.mark.parametrize("splits", [1, 2])
+def test_sequences_too_long_for_a_look(splits: int, execute) -> None:
+    """No kernel finds bounds before, so the one that takes notes is the first; where keys are in parts, what merges
+    them comes after the repair."""
+    case = case_of("alone", count=64, m=8320, h=1, columns=128)
+    roles = tuple((r, Role("loop", 128, splits) if r == "m" else role) for r, role in case.schedule.roles)
+    case = replace(case, schedule=replace(case.schedule, roles=roles))
+    kernel, data = case.kernel, draw_inputs(case.problem, "cpu", 0)
+    assert [step.emitter for step in kernel.steps] == ["gluon", "triton", *["triton"] * (splits - 1)]
+    data["DOCQ"][:], data["DOCK"][:] = torch.arange(64) // 40, torch.arange(8320) // 5000
+    padding = (torch.arange(8320) % 1000 < 9) | (torch.arange(8320) > 8000)
+    data["DOCK"][:, padding] = PADDING
+    known = perform(kernel, tensors_of(kernel, spoilt(data, padding, torch.nan)), execute)
+    clean = tensors_of(kernel, spoilt(data, padding, 0.0))
+    clean[-1] = known["AV"]
+    assert known[NOTES].all() and not errors(case, kernel, clean, times=2.0)
+
+
+@pytest.mark.interpreter
 @pytest.mark.parametrize("beside", BESIDE)
 @pytest.mark.parametrize("value", VALUES)
 def test_what_is_seen_stays_what_it_is_in_the_rows_that_see_it(beside: str, value: str, execute) -> None:
