@@ -18,6 +18,7 @@ from eintune.space.ir.expr import Part, Rank
 from eintune.space.plan.lazy_rescaling import lazy_rescalings
 from eintune.space.plan.plan import Block, Known, Loop, LoopPlan, Program
 from eintune.space.plan.predication import passes, source, unneeded
+from eintune.space.plan.repair import usually
 from eintune.space.plan.values import (
     Carried,
     Constant,
@@ -171,6 +172,8 @@ def work(plan: LoopPlan | Program, schedule: Schedule) -> Work:
 
 
 def _counted(plan: LoopPlan, schedule: Schedule) -> Work:
+    if plan.repairs:  # what it does where there is nothing to repair
+        plan = usually(plan)
     every = trips(plan, whole_grid(plan))
     counter = _Counter(plan, schedule, regions(plan))
     phases = tuple(counter.phases(every))

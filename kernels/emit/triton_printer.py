@@ -41,20 +41,22 @@ def emit(
     entry: str = "kernel",
     clears: Sequence[str] = (),
     wide: bool = False,
+    printing: type[TritonPrinter] | None = None,
 ) -> Kernel:
     """The kernel of a plan, a function `entry`. clears: the workspaces that count the programs of kernels that run
     after it. wide: offsets inside a tile have 64 bits; they have too where tiles of contiguous tensors need it.
+    printing: what prints it, if another than `TritonPrinter`.
 
     Raises ValueError for a tile that is not a power of two or a product of too many axes, which Triton cannot express,
     and for a rank of too many elements.
     """
     check_tiles(plan)
-    printer = TritonPrinter(plan, schedule, entry, clears, wide)
+    printer = (printing or TritonPrinter)(plan, schedule, entry, clears, wide)
     source = printer.source()
     # Reaches are known once the kernel is printed. 64-bit offsets take twice the registers, so only where even
     # contiguous tensors need them.
     if not fits(printer.reaches(), printer.arguments()):
-        return emit(plan, schedule, entry, clears, wide=True)
+        return emit(plan, schedule, entry, clears, True, printing)
     return Kernel(
         emitter="triton",
         source=source,

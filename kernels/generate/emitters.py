@@ -12,7 +12,7 @@ from typing import Any
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.gluon.work_queue import counters
 from eintune.space.plan.plan import LoopPlan, Program
-from eintune.space.plan.warp_specialisation import products_of
+from eintune.space.plan.warp_specialisation import is_divided
 from eintune.space.schedule.schedule import Schedule
 
 
@@ -48,7 +48,9 @@ class Emitter:
     def _emit(self, plan: LoopPlan, schedule: Schedule, entry: str, given: dict[str, Any]) -> Kernel:
         """One plan's kernel; specialised warps have a printer of their own, where there are products to divide."""
         module = importlib.import_module(self.module)
-        if schedule.is_specialised and products_of(plan):
+        if plan.repairs:
+            module = importlib.import_module("eintune.kernels.emit.repair_printer")
+        elif schedule.is_specialised and is_divided(plan):
             module.check_tiles(plan)
             module = importlib.import_module("eintune.kernels.gluon.module")
             given = {k: v for k, v in given.items() if k == "counter"}

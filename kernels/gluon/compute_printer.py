@@ -12,6 +12,7 @@ from eintune.kernels.emit.value_printer import literal
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import Loop, LoopPlan
 from eintune.space.plan.predication import source, unneeded
+from eintune.space.plan.repair import GROUPS
 from eintune.space.plan.values import Dot, Load, Store, TileReduce, Value
 from eintune.space.plan.warp_specialisation import GROUP_ROWS, GROUP_WARPS, groups, length, products_of, sides, tile_of
 from eintune.space.schedule.schedule import Schedule
@@ -197,6 +198,15 @@ class ComputePrinter(GluonPrinter):
         lines, every = self.programs()
         before = [*lines, "visit = 0", *take, f"while program < {every}:"]
         return before, [INDENT + line for line in ("visit += 1", *take)]
+
+    def note(self) -> None:
+        """Print what the group notes of its rows (`space/plan/repair.py`), once all else is printed."""
+        if (notes := self.plan.notes) is None:
+            return
+        count = self.plan.sizes[GROUPS]
+        place = "tl.cast(program, tl.int64)" + (f" * {count} + group" if count > 1 else "")
+        some = self.reduce("max", self.cast(self.name(notes.value), "int32"), 0)
+        self.write(f"tl.store({self.tensor[notes.tensor]} + {place}, {some})")
 
     def finish(self) -> list[str]:
         # At the end of each program: a CTA that ended before its last store was read would free the shared memory

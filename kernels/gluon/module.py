@@ -105,6 +105,7 @@ class _Module:
         # Computing is printed first: layouts, staging buffers and parameters become known on the way, and the entry
         # function lists them.
         self.compute.block(self.plan.root)
+        self.compute.note()
         works = {self._load: self.loader.lines(), self._compute: self.compute.finish()}
         strides = self.compute.parameters()
         described = [name for *_, name in self._described()]

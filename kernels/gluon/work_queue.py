@@ -16,7 +16,7 @@ from eintune.kernels.emit.source_lines import Names
 from eintune.space.plan.bounds import numbers
 from eintune.space.plan.plan import LoopPlan, Program
 from eintune.space.plan.values import Load, Value
-from eintune.space.plan.warp_specialisation import products_of
+from eintune.space.plan.warp_specialisation import is_divided
 from eintune.space.schedule.schedule import Schedule
 
 from .shared_tiles import barriers
@@ -40,7 +40,7 @@ def counters(program: Program, schedule: Schedule) -> tuple[str | None, ...]:
     taken = Names({*program.inputs, *program.outputs, *program.workspaces})
     # Something must clear a counter before each launch. Kernels of a sequence run in order, so the first one can, if
     # it is an ordinary one: one with a queue of its own has begun to count when its first programs run.
-    divided = [schedule.is_specialised and bool(products_of(k)) for k in program.kernels]
+    divided = [schedule.is_specialised and is_divided(k) for k in program.kernels]
     queued = (own and not divided[0] and varies(k) for own, k in zip(divided, program.kernels, strict=True))
     return tuple(taken.fresh(COUNTER) if wanted else None for wanted in queued)
 

@@ -25,7 +25,7 @@ from eintune.space.lowering.lower import IllegalPlan, build_program
 from eintune.space.plan.lazy_rescaling import fault as no_lazy_rescaling
 from eintune.space.plan.plan import Program
 from eintune.space.plan.refusals import Refusal, RuleError
-from eintune.space.plan.warp_specialisation import KIND, fault, products_of
+from eintune.space.plan.warp_specialisation import KIND, fault, is_divided
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
 
@@ -190,7 +190,7 @@ def _unsuited(program: Program, schedule: Schedule) -> Refusal | None:
     where they can, and where it asks for none."""
     if not schedule.is_specialised:
         return None
-    divided = [plan for plan in program.kernels if products_of(plan)]
+    divided = [plan for plan in program.kernels if is_divided(plan)]
     rules = (fault, no_lazy_rescaling) if schedule.rescaling == "lazy" else (fault,)
     found = next(filter(None, (rule(plan) for rule in rules for plan in divided)), None)
     return found if divided else Refusal(KIND, "nothing is multiplied")

@@ -107,7 +107,6 @@ class _Look:
         """
         rank, size = self.rank, self.builder.layout.sizes[self.rank]
         tile = self.builder.layout.roles[rank].tile or 1
-        # Lanes beyond the end hold 0, which can only widen the range.
         least, greatest = self.builder.least(still), self.builder.greatest(still)
         # A superset of what agrees with some row of the tile: within the range of the tile's numbers. Exact for
         # sorted sequences, as documents packed one after another are; for others merely fewer tiles are skipped.

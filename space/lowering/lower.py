@@ -8,7 +8,7 @@ products; masks are inserted where an interpretation of the graph says that a re
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from eintune.space.plan.bounds_prepass import with_early_bounds
 from eintune.space.plan.check import check
 from eintune.space.plan.plan import Carry, LoopPlan, Program
 from eintune.space.plan.reference_invariance import is_invariant, references, stored_moves
+from eintune.space.plan.repair import with_repair
 from eintune.space.plan.roles import IllegalPlan, Role
 from eintune.space.plan.sizes import MOST, SizeRange, Sizes, UnknownSize
 from eintune.space.schedule.schedule import Schedule
@@ -44,10 +45,12 @@ from .scope import PlanScope, Sink
 from .split_reduction import stages
 from .split_roles import Placed, placed
 from .tile_folds import expand
-from .unseen_values import without_unseen
+from .unseen_values import Beside, without_unseen
 
 __all__ = ["IllegalPlan", "build_plan", "build_program"]
 
+PLAIN_TILE = 32
+"""Elements of a loop's tiles, at most, in a kernel that repairs: it sums twice, and is to spill nothing."""
 ALIGNED = 16
 """Elements: what the length of rows is a multiple of, or not (`build_for_any_size`)."""
 
@@ -177,14 +180,18 @@ def _planned(
                 stages(source, divided[0], uneven=divided[0] in sizes.ranges), divided[0], roles, sizes, merged, stored
             )
         )
+    plans: list[LoopPlan] = []
     # In order, since a kernel must know whether workspaces that it reads may hold -inf.
-    plans = tuple(lowering.plan(k) for k in kernels)
-    return Program(with_early_bounds(plans[0]) if early and len(plans) == 1 else plans)
+    for k in kernels:
+        plan = lowering.plan(k)
+        *before, main = with_early_bounds(plan) if early and len(kernels) == 1 else (plan,)
+        plans += [*before, *(with_repair(main, lowering.plan(k, plain=True)) if main.unfiltered else (main,))]
+    return Program(tuple(plans))
 
 
 class _Lowering:
     """Plans the kernels of one program in order. inputs: the program's, in order; outputs: its own. filters,
-    functions: as in `Schedule`. by_tile: as for `without_unseen`."""
+    functions: as in `Schedule`. by_tile: whether values are filtered by what a tile's rows decide (`unseen_values`)."""
 
     def __init__(
         self,
@@ -201,11 +208,14 @@ class _Lowering:
         self._infinite: frozenset[str] = frozenset()
         """Workspaces that may hold -inf."""
 
-    def plan(self, kernel: Placed) -> LoopPlan:
-        """One kernel. What it writes and has no dtype is a workspace in the compute dtype."""
+    def plan(self, kernel: Placed, *, plain: bool = False) -> LoopPlan:
+        """One kernel. What it writes and has no dtype is a workspace in the compute dtype. plain: with values
+        filtered by each row, and all filters in every tile."""
         source, outputs, halves = kernel.roots.expressions, kernel.roots.outputs, kernel.roots.halves
         ranks = kernel.roots.ranks()
         roles = _roles(ranks, halves, kernel.roles)
+        if plain:
+            roles = {r: _narrowed(role) for r, role in roles.items()}
         own = {n: self._outputs.get(n, index) for n, index in outputs.items()}
         indices = [*ranks, *kernel.roots.axes(), *(r for index in own.values() for r in index)]
         lengths = [s.length for s in kernel.splits.values() if isinstance(s.length, str)]
@@ -224,24 +234,26 @@ class _Lowering:
         def layout() -> Layout:  # building a plan may add axes to it
             return Layout(dict(roles), sizes, halves, order, kernel.splits, self._infinite)
 
-        plan, infinite = self._built(kernel, layout(), own, numbers)
+        plan, infinite = self._built(kernel, layout(), own, numbers, plain)
         if plan is None:
-            plan, infinite = self._built(kernel, layout(), own, numbers, precise=True)
+            plan, infinite = self._built(kernel, layout(), own, numbers, plain, precise=True)
         assert plan is not None
         check(plan)
         self._infinite |= infinite
         return plan
 
     def _built(
-        self, kernel: Placed, layout: Layout, own: Outputs, numbers: Sizes, *, precise: bool = False
+        self, kernel: Placed, layout: Layout, own: Outputs, numbers: Sizes, plain: bool, *, precise: bool = False
     ) -> tuple[LoopPlan | None, frozenset[str]]:
         """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `PlanBuilder`)."""
         masks, outputs = Masks(layout), kernel.roots.outputs
-        roots = _prepared(list(kernel.roots.expressions), layout, masks, numbers, by_tile=self._by_tile)
+        beside: Beside = "row" if plain else "tile" if self._by_tile else "nothing"
+        roots, left = _prepared(list(kernel.roots.expressions), layout, masks, numbers, beside)
         # Of outputs of 16 bits, errors of fp32 in positions do not show (`row_offsets`), unless a maximum is met again:
         # beside scores that were not taken apart, or as a result.
         narrow = all(self._dtypes[n] in SIXTEEN_BIT for n in self._outputs)
-        run, low_precision = RunLoop(self._filters), narrow and not _has_maximum(roots)
+        filters = "every" if plain else self._filters
+        run, low_precision = RunLoop(filters), narrow and not _has_maximum(roots)
         builder = PlanBuilder(
             layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, low_precision, precise
         )
@@ -257,11 +269,16 @@ class _Lowering:
             outputs=dict(own),
             dtypes={n: self._dtypes[n] for n in (*used, *outputs)},
             splits=dict(kernel.splits),
+            unfiltered=left if beside == "nothing" else frozenset(),
         )
         # Only now is there a plan that can be asked.
         if builder.references and not _is_invariant(plan, builder.references):
             return None, frozenset()
         return plan, frozenset(n for n, x in zip(outputs, roots, strict=True) if masks.reaches_neg_inf(x))
+
+
+def _narrowed(role: Role) -> Role:
+    return replace(role, tile=min(role.tile, PLAIN_TILE)) if role.outer == "loop" and role.tile else role
 
 
 def _has_maximum(roots: Sequence[Expr]) -> bool:
@@ -328,15 +345,17 @@ def _refuse_grid_reductions(roots: Sequence[Expr], roles: Mapping[Rank, Role], h
             )
 
 
-def _prepared(roots: list[Expr], layout: Layout, masks: Masks, sizes: Sizes, *, by_tile: bool) -> list[Expr]:
+def _prepared(
+    roots: list[Expr], layout: Layout, masks: Masks, sizes: Sizes, beside: Beside
+) -> tuple[list[Expr], frozenset[Rank]]:
     """The graph in the form that is laid out: folds over whole tiles expanded, in normal form, with guards and masks,
-    and with what tiles leave held between loops."""
+    and with what tiles leave held between loops. Then the ranks that `without_unseen` gives."""
     # The order matters. Folds over whole tiles are plain reductions, which the normal form then sees. Guards come
     # after it, as it moves factors through differences; masks after guards, as they look at what guards leave.
     roots = rewrite(roots, lambda x: _expanded(x, layout))
     roots = normalise(bind_sizes(roots, sizes), layout)
-    filtered = without_unseen(Empties(layout).guarded(roots), layout, masks, by_tile=by_tile)
-    return hold_tiles(masks.hoisted(filtered), layout)
+    filtered, left = without_unseen(Empties(layout).guarded(roots), layout, masks, beside)
+    return hold_tiles(masks.hoisted(filtered), layout), left
 
 
 def _expanded(x: Expr, layout: Layout) -> Expr | None:

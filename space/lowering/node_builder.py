@@ -9,7 +9,18 @@ from eintune.space.ir.dtypes import FLOATS
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import Carry
 from eintune.space.plan.roles import IllegalPlan
-from eintune.space.plan.values import Carried, Cast, Elementwise, Load, TileReduce, Value, is_product
+from eintune.space.plan.values import (
+    Carried,
+    Cast,
+    Constant,
+    Elementwise,
+    Index,
+    Load,
+    SizeOf,
+    TileReduce,
+    Value,
+    is_product,
+)
 
 from .scope import PlanScope
 
@@ -30,6 +41,10 @@ STEMS = {
     "rounded": "rounded",
 }
 """What a value of an operation is called in the text of a plan and in generated code."""
+
+
+FARTHEST = {"int8": 2**7 - 1, "int32": 2**31 - 1, "int64": 2**62}
+"""Whole numbers that a float holds exactly, and that nothing which counts documents is beyond."""
 
 
 class NodeBuilder:
@@ -122,13 +137,26 @@ class NodeBuilder:
         return v
 
     def least(self, v: Value, keep: Collection[Rank] = ()) -> Value:
-        """Of all numbers of a tile, or of those along the axes that are not kept; lanes beyond the end may make it
-        smaller."""
-        return self.of_tile("min", v, f"{v.name}_least", keep)
+        """Of all numbers of a tile, or of those along the axes that are not kept."""
+        return self.of_tile("min", self._valid(v, keep, 1), f"{v.name}_least", keep)
 
     def greatest(self, v: Value, keep: Collection[Rank] = ()) -> Value:
         """As `least`."""
-        return self.of_tile("max", v, f"{v.name}_greatest", keep)
+        return self.of_tile("max", self._valid(v, keep, -1), f"{v.name}_greatest", keep)
+
+    def _valid(self, v: Value, keep: Collection[Rank], sign: int) -> Value:
+        """Whole numbers, with one of this sign that is beyond all of them in lanes beyond the end of an axis that is
+        not kept: those hold 0, which may be none of the numbers."""
+        if v.dtype not in FARTHEST:
+            return v
+        for q in [q for q in v.axes if q not in keep and self.layout.tail(q)]:
+            home, sizes = self.home[v], self.layout.sizes
+            size = Constant(number=float(sizes[q]), dtype="int32") if q in sizes else SizeOf(rank=q, dtype="int32")
+            index = self.emit(Index(rank=q, dtype="int32"), home, axes=(q,))
+            inside = self.apply("lt", index, self.emit(size, home), dtype="bool")
+            far = self.emit(Constant(number=float(sign * FARTHEST[v.dtype]), dtype=v.dtype), home)
+            v = self.apply("select", inside, v, far, dtype=v.dtype)
+        return v
 
     def carry(self, name: str, axes: Iterable[Rank], scope: PlanScope) -> Value:
         """A fresh running value of the loop whose body is `scope`."""

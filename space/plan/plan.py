@@ -110,6 +110,16 @@ def all_values(block: Block) -> list[Value]:
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Notes:
+    """What programs of specialised warps note of themselves: each of their groups stores in `tensor` (int32; programs,
+    groups of a program) 1 where `value`, a condition of the root block for each row, holds for one of its rows, else
+    0."""
+
+    tensor: str
+    value: Value
+
+
 @dataclass(eq=False)
 class LoopPlan:
     """One kernel.
@@ -117,7 +127,10 @@ class LoopPlan:
     order: the global order of ranks; a value's axes follow it. grid: ranks that programs iterate, fastest
     varying first. dtypes: by tensor name. sizes: of the ranks, and of the axes of inputs that are addressed by other
     numbers than a rank's index, by their own names; those that are not known are numbers in what `at` gives. splits:
-    of the loops that run over a part of their rank.
+    of the loops that run over a part of their rank. unfiltered: ranks along which values are weighted by 0 that only a
+    tile's rows together hide, and that are multiplied as they are (`unseen_values`). notes, repairs: of two kernels
+    with the same programs, the first notes which of its tiles may have to be computed again, in the tensor that the
+    second is said to repair by (`repair`).
     """
 
     roles: dict[Rank, Role]
@@ -129,6 +142,9 @@ class LoopPlan:
     outputs: dict[str, tuple[Rank, ...]]
     dtypes: dict[str, str]
     splits: dict[Rank, LoopSplit] = field(default_factory=dict)
+    unfiltered: frozenset[Rank] = frozenset()
+    notes: Notes | None = None
+    repairs: str | None = None
 
     def __str__(self) -> str:
         return format_plan(self)
@@ -170,8 +186,8 @@ class LoopPlan:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Kernels that run one after the other. An output of any but the last is a workspace, which later ones read; the
-    last one writes the program's outputs."""
+    """Kernels that run one after the other. The last one writes the program's outputs, or repairs what one before it
+    wrote; any other output is a workspace, which later ones read."""
 
     kernels: tuple[LoopPlan, ...]
 
@@ -185,7 +201,8 @@ class Program:
     @property
     def inputs(self) -> dict[str, Tensor]:
         """What the kernels read and none of them writes."""
-        return {n: t for k in self.kernels for n, t in k.inputs.items() if n not in self.workspaces}
+        workspaces = self.workspaces
+        return {n: t for k in self.kernels for n, t in k.inputs.items() if n not in workspaces}
 
     @property
     def outputs(self) -> dict[str, tuple[Rank, ...]]:
@@ -194,7 +211,7 @@ class Program:
     @property
     def workspaces(self) -> dict[str, LoopPlan]:
         """What is written for a later kernel, with the plan that writes it."""
-        return {n: k for k in self.kernels[:-1] for n in k.outputs}
+        return {n: k for k in self.kernels[:-1] for n in k.outputs if n not in self.outputs}
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -210,7 +227,10 @@ class Program:
 def format_plan(plan: LoopPlan) -> str:
     """The grid, then one line a value, loops indented."""
     roles = ", ".join(f"{r}={plan.sizes.get(r, 'any')}:{_role(plan, r)}" for r in plan.order)
-    return "\n".join([f"ranks {roles}", f"grid {' '.join(plan.grid) or '-'}", *_block(plan.root, "")])
+    lines = [f"ranks {roles}", f"grid {' '.join(plan.grid) or '-'}"]
+    lines += [f"only where {plan.repairs} is not 0"] if plan.repairs else []
+    lines += _block(plan.root, "")
+    return "\n".join([*lines, *([f"note {plan.notes.value.name} in {plan.notes.tensor}"] if plan.notes else [])])
 
 
 def format_program(program: Program) -> str:

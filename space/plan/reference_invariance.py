@@ -95,6 +95,8 @@ class Shifts:
             return STAYS
         match v, args:
             # A factor changes only where a row's scores pass a limit, and then for all that stands relative to them.
+            case Elementwise(operator="ne"), _ if v.args[0] is v.args[1]:
+                return STAYS  # whether it is no number (`repair`)
             case RowScale(), _:
                 return STAYS  # a number for each row, nearly always the same: whoever multiplies by it asks for it
             case Cast(), [a]:

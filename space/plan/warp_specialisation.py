@@ -48,6 +48,12 @@ def products_of(plan: LoopPlan) -> list[Dot]:
     return [v for v in all_values(plan.root) if isinstance(v, Dot)]
 
 
+def is_divided(plan: LoopPlan) -> bool:
+    """Whether specialised warps divide the work of a kernel: it has products, and repairs no other kernel's tiles,
+    which plain warps do."""
+    return plan.repairs is None and bool(products_of(plan))
+
+
 def row_of(plan: LoopPlan) -> Rank:
     """The rank whose tiles the groups divide among them, of a plan without a `fault`: the rows of every product."""
     return products_of(plan)[0].axes[0]

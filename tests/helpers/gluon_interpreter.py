@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.reference.eager import DTYPES
 
 PATIENCE = 30.0
 """Seconds after which a wait counts as endless."""
@@ -45,6 +46,20 @@ def run(kernel: Kernel, tensors: Sequence[Tensor], programs: int) -> None:
         strides = [s for t in tensors for s in t.stride()]
         described = [_Descriptor(tensors[d.argument], d.block) for d in kernel.descriptors]
         space[kernel.entry](*(_Pointer.to(t) for t in tensors), *strides, *kernel.values, *described)
+
+
+def perform(kernel: Kernel, tensors: Sequence[Tensor], execute: Any, programs: int = 3) -> dict[str, Tensor]:
+    """Run a kernel or its steps; those without specialised warps by Triton's own interpreter. Workspaces hold anything
+    at first. Returns all tensors by name."""
+    known = dict(zip((a.name for a in kernel.arguments), tensors, strict=True))
+    known |= {a.name: torch.full(a.shape, 77, dtype=DTYPES[a.dtype]) for a in kernel.workspaces}
+    for step in kernel.launches:
+        given = [known[a.name] for a in step.arguments]
+        if step.emitter == "gluon":
+            run(step, given, programs)
+        else:
+            execute(step, given)
+    return known
 
 
 def _jit(function: Any = None, **options: object) -> Any:

@@ -179,6 +179,18 @@ def test_the_padding_of_a_packed_batch_may_be_anything(
         check_padding(execute, replace(case, schedule=replace(case.schedule, roles=roles, bounds="program")))
 
 
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("by", [1, -9])
+def test_lanes_beyond_the_end_are_of_no_document(by: int, emitter: str, execute) -> None:
+    """Their number reads as 0, as that of padding may be: beside documents from 1 on, or up to -1."""
+    case = case_of(Packed("alone", (37, 48), (16, 16), "packed", "packed", False, "every", 0), emitter)
+    data = padded(case, "end" if by > 0 else "between", torch.nan)
+    data["DOCK"] += by
+    data["DOCQ"] += by
+    assert (data["DOCK"] == 0).any() and not (data["DOCQ"] == 0).any()
+    assert output(execute, case, data).isfinite().all()
+
+
 def test_numbers_that_a_function_compares_hide_padding_too() -> None:
     data = padded(
         case_of(Packed("alone", (37, 48), (16, 16), "", "", False, "every", 0), "torch"), "between", torch.nan
@@ -198,14 +210,16 @@ def test_whole_tiles_of_one_document_are_multiplied_as_they_were_loaded() -> Non
 
 
 def test_specialised_warps_multiply_what_was_loaded() -> None:
-    """They never have values in registers, so there the padding has to be finite (`unseen_values`)."""
-    sizes = {"b": 1, "h": 1, "p": 256, "m": 256, "e": 64, "f": 64}
+    """They never have values in registers: there a kernel after it repairs what padding spoils (`test_repair`)."""
+    sizes = {"b": 1, "h": 2, "p": 256, "m": 256, "e": 64, "f": 64}
     problem = posed(Attention((Documents(),)), sizes, "bf16", {"scale": 0.3})
     form = derived(problem.cascade)[0]
     special = next(s for s in schedules(form, problem, "triton") if s.is_specialised)
     for schedule, loaded in ((special, True), (replace(special, warp_specialisation="none", rescaling="eager"), False)):
-        plan = Case(form, problem, schedule).program.kernels[-1]
+        kernels = Case(form, problem, schedule).program.kernels
+        (plan,) = (k for k in kernels if products_of(k) and not k.repairs)
         assert isinstance(products_of(plan)[-1].args[1], Load) == loaded
+        assert bool(kernels[-1].repairs) == loaded
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from attention_variants import ALONE, combinations
-from gluon_interpreter import run
+from gluon_interpreter import perform, run
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from kernel_forms import Case, attention_case, derived, errors, inputs
@@ -20,14 +20,13 @@ from kernel_forms import Case, attention_case, derived, errors, inputs
 from eintune.costmodel.counts.resources import programs_per_sm, resources, unsupported
 from eintune.costmodel.machines.machine import load_machine
 from eintune.costmodel.pricing.time import estimate
-from eintune.kernels.emit.kernel import Argument, Kernel
+from eintune.kernels.emit.kernel import Argument
 from eintune.kernels.gluon.module import emit
 from eintune.kernels.launch.compile_pool import CompileFailure, compile_many
 from eintune.kernels.launch.launch import LaunchError
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
 from eintune.kernels.launch.offline import compile_kernel
-from eintune.kernels.reference.eager import DTYPES
 from eintune.kernels.serve import choices
 from eintune.kernels.serve.adapted import nearest_schedule, plain_schedule
 from eintune.kernels.store.cache import Entry, Key, Record
@@ -36,7 +35,7 @@ from eintune.space.lowering.lower import build_program
 from eintune.space.plan import lazy_rescaling as lazy_rescaling
 from eintune.space.plan.lazy_rescaling import RESCALING
 from eintune.space.plan.plan import LoopPlan
-from eintune.space.plan.warp_specialisation import fault, products_of
+from eintune.space.plan.warp_specialisation import fault, is_divided
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import Attention, posed
 from eintune.space.workloads.modifiers import Documents, Window
@@ -136,19 +135,6 @@ def test_the_interpreter_sees_a_tile_that_nobody_waited_for(line: str, monkeypat
         assert errors(case, kernel, tensors)
 
 
-def perform(kernel: Kernel, tensors: list[torch.Tensor], execute: Any) -> None:
-    """Run a kernel or its steps; those without specialised warps by Triton's own interpreter. Workspaces hold anything
-    at first."""
-    known = dict(zip((a.name for a in kernel.arguments), tensors, strict=True))
-    known |= {a.name: torch.full(a.shape, 77, dtype=DTYPES[a.dtype]) for a in kernel.workspaces}
-    for step in kernel.launches:
-        given = [known[a.name] for a in step.arguments]
-        if step.emitter == "gluon":
-            run(step, given, 3)
-        else:
-            execute(step, given)
-
-
 SIZES = {"b": 2, "h": 2, "g": 1, "p": 130, "m": 130, "e": 64, "f": 32}
 
 
@@ -163,7 +149,7 @@ def legal(variant: Attention, sizes: dict[str, int], which: int = 0) -> list[Cas
 def divided(cases: Iterable[Case]) -> Iterator[Case]:
     """Those whose plans can be divided."""
     return (
-        c for c in cases if not any(fault(k) or no_lazy_rescaling(c, k) for k in c.program.kernels if products_of(k))
+        c for c in cases if not any(fault(k) or no_lazy_rescaling(c, k) for k in c.program.kernels if is_divided(k))
     )
 
 
@@ -402,12 +388,12 @@ def test_loops_whose_ends_are_computed_are_not_divided() -> None:
     case = modified(variant)
     (look,) = build_program(case.cascade, case.problem, replace(case.schedule, bounds="program")).kernels
     assert "where loops of specialised warps end" in str(fault(look))
-    assert [fault(plan) for plan in case.program.kernels if products_of(plan)] == [None]
+    assert [fault(plan) for plan in case.program.kernels if is_divided(plan)] == [None]
 
 
 def test_programs_whose_length_data_says_are_taken_from_a_queue() -> None:
     packed = modified(ALONE["documents, causal"])
-    assert [step.emitter for step in packed.kernel.steps] == ["triton", "gluon"]
+    assert [step.emitter for step in packed.kernel.steps] == ["triton", "gluon", "triton"]
     assert packed.kernel.steps[1].resident is not None and "atomic_add" in packed.kernel.source
     assert packed.kernel.workspaces[-1] == Argument("TAKEN", (1,), "int32", True)
     assert "atomic_add" not in modified(ALONE["causal"]).kernel.source

@@ -89,8 +89,8 @@ def test_tiles_of_other_documents_are_not_visited() -> None:
     bounded = visited(planned(selected(DOCUMENTS))[0], given_)
     every = visited(planned(SCORE)[0], given_)
     assert every == 2 * 3 * 5
-    # documents of 30 keys in tiles of 32, two a tile of queries; the last tile of queries is not full
-    assert bounded == 2 * (2 + 3 + 5)
+    # documents of 30 keys in tiles of 32, two a tile of queries; but one in the last, which is not full
+    assert bounded == 2 * (2 + 3 + 2)
 
 
 def cleared(plan: LoopPlan, given_: dict[str, np.ndarray]) -> int:
@@ -110,14 +110,14 @@ def cleared(plan: LoopPlan, given_: dict[str, np.ndarray]) -> int:
 @pytest.mark.parametrize(
     ("queries", "keys", "tiles"),
     [
-        ([7] * 40, [7] * 150, 4 + 4),  # all but the last tile, which is not full; nor is the last of queries
-        ([7] * 40, [7] * 100 + [8] * 50, 3 + 3),
-        ([7] * 40, [3] * 30 + [7] * 100 + [-5] * 20, 3 + 3),
+        ([7] * 40, [7] * 150, 4 + 4 + 4),  # all but the last tile, which is not full; the last of queries is not either
+        ([7] * 40, [7] * 100 + [8] * 50, 3 + 3 + 3),
+        ([7] * 40, [3] * 30 + [7] * 100 + [-5] * 20, 3 + 3 + 3),
         ([7] * 40, [7] * 70 + [8] * 10 + [7] * 70, 0),  # none where those that agree are not side by side
-        ([7] * 16 + [8] * 24, [7] * 64 + [8] * 86, 2 + 2),
-        ([7] * 15 + [8] * 25, [7] * 64 + [8] * 86, 0 + 2),  # two documents in one tile of queries
+        ([7] * 16 + [8] * 24, [7] * 64 + [8] * 86, 2 + 2 + 2),
+        ([7] * 15 + [8] * 25, [7] * 64 + [8] * 86, 0 + 2 + 2),  # two documents in one tile of queries
         ([9] * 40, [7] * 150, 0),
-        ([0] * 40, [0] * 150, 4 + 4 + 4),  # lanes beyond the end hold 0
+        ([0] * 40, [0] * 150, 4 + 4 + 4),
     ],
 )
 def test_tiles_of_one_document_are_known(queries: list[int], keys: list[int], tiles: int) -> None:
