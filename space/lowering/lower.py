@@ -108,7 +108,7 @@ def unknown_sizes(cascade: Cascade, problem: Problem, schedule: Schedule) -> Siz
     ranges = {
         r: SizeRange(multiple=ALIGNED if r in rows and sizes[r] % ALIGNED == 0 else 1)
         for r in arguments
-        if r not in fixed and sizes[r] <= MOST
+        if r not in fixed and 0 < sizes.get(r, 0) <= MOST  # an axis may have the size of another rank
     }
     pairs = ((a, b) for a, b in compared if a in ranges and b in ranges and sizes[a] <= sizes[b])
     return Sizes({}, ranges, ordered=pairs)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from drawn_cascades import draw
 from four_ways import Fault, budgets, compare, forked_saturation, verdict
+from other_sizes import run_elsewhere
 
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.run import run_cascade
@@ -25,6 +27,24 @@ def check(seeds: range, cache: Path) -> None:
 @pytest.mark.parametrize("batch", range(6))
 def test_drawn_programs_agree_in_all_ways(batch: int, tmp_path: Path) -> None:
     check(range(BATCH * batch, BATCH * (batch + 1)), tmp_path)
+
+
+@pytest.mark.parametrize("seed", [495, 1848, 2315])
+def test_an_axis_may_have_the_size_of_another_rank(seed: int, tmp_path: Path) -> None:
+    check(range(seed, seed + 1), tmp_path)
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_kernels_for_any_size_agree_at_other_sizes(batch: int) -> None:
+    agreed = sum((run_elsewhere(seed) for seed in range(BATCH * batch, BATCH * (batch + 1))), Counter[str]())["agreed"]
+    assert agreed >= 5
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("batch", range(2, 100))
+def test_all_kernels_for_any_size_agree_at_other_sizes(batch: int) -> None:
+    for seed in range(BATCH * batch, BATCH * (batch + 1)):
+        run_elsewhere(seed)
 
 
 @pytest.mark.soak
