@@ -18,7 +18,8 @@ from eintune.space.schedule.any_size import for_any_size
 from eintune.space.schedule.schedule import Schedule
 
 _kernels: Recent[Hashable, Kernel] = Recent(512)
-_refusals: Recent[Hashable, ValueError] = Recent(512)
+_refused: Recent[Hashable, bool] = Recent(512)
+"""What has no kernel for any size. Not the errors: those would keep all that was in use when they were raised."""
 
 
 def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = False) -> Kernel:
@@ -33,13 +34,13 @@ def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = Fals
     schedule = for_any_size(schedule)
     key = _key(cascade, problem, schedule, wide)
     found = _kernels.get(key)
-    if found is None and _refusals.get(key) is None:
+    if found is None and not _refused.get(key):
         try:
             found = emit(build_for_any_size(cascade, problem, schedule), schedule, wide)
             # Only now is it known which sizes it needs as numbers.
             _kernels[_key(cascade, problem, schedule, wide)] = found
-        except ValueError as error:
-            _refusals[key] = error
+        except ValueError:
+            _refused[key] = True
     return found.at(problem.sizes) if found else emit(build_program(cascade, problem, exact), exact, wide)
 
 

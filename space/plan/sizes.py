@@ -171,7 +171,7 @@ class Affine:
             corner = corner.plus_last(r, c, known) if c < 0 else corner
         left = dict(corner.sizes)
         # What one size is certainly at least of another one is no less than 0.
-        for small, large in known.ordered:
+        for small, large in sorted(known.ordered):  # in one order in every process
             both = min(left.get(large, 0), -left.get(small, 0))
             if both > 0:
                 left[large] -= both

@@ -19,6 +19,7 @@ import torch
 from drawn_cascades import Case, draw, with_data
 from four_ways import Fault, budgets, compare, is_defined
 
+from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import emit
 from eintune.kernels.launch.load import load
 from eintune.kernels.reference.eager import DTYPES
@@ -58,7 +59,7 @@ def run_elsewhere(seed: int) -> Counter[str]:
         others = (with_data(seed, random.Random(f"{seed} {n}"), case.cascade) for n in range(DRAWS))
         for other in itertools.chain([case], filter(None, others)):
             other = replace(other, params=case.params)
-            same = all(other.sizes[r] == case.sizes[r] for r in _numbers(kernel.arguments, case))
+            same = all(other.sizes[r] == case.sizes[r] for r in _numbers(kernel, case))
             if 0 in other.sizes.values() or not same:
                 found["elsewhere refused"] += 1
                 continue
@@ -83,13 +84,13 @@ def _shorter(schedule: Schedule, rng: random.Random) -> Schedule:
     return replace(schedule, roles=tuple((r, shorter(role)) for r, role in schedule.roles))
 
 
-def _numbers(arguments: object, case: Case) -> list[str]:
+def _numbers(kernel: Kernel, case: Case) -> list[str]:
     """The ranks whose sizes the kernel has as numbers."""
-    open_ = {r for a in arguments for r in a.axes}  # type: ignore[attr-defined]
-    return [r for r in case.sizes if r not in open_]
+    free = {r for a in kernel.arguments for r in a.axes}
+    return [r for r in case.sizes if r not in free]
 
 
-def _run(kernel, case: Case) -> str:  # type: ignore[no-untyped-def]
+def _run(kernel: Kernel, case: Case) -> str:
     try:
         here = kernel.at(case.sizes)
     except ValueError:

@@ -10,6 +10,7 @@ import torch
 
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import emit
+from eintune.kernels.launch.load import load
 from eintune.kernels.reference.eager import DTYPES, run_eager
 from eintune.search.measure.error_budget import budget, error
 from eintune.space.cascade.cascade import Cascade, from_roots
@@ -55,6 +56,15 @@ class Case:
 
     def on(self, emitter: str) -> Case:
         return replace(self, schedule=replace(self.schedule, emitter=emitter))
+
+
+def run_on_gpu(kernel: Kernel, tensors: list[torch.Tensor]) -> None:
+    """Run a kernel on copies of CPU tensors on a GPU: its outputs are filled."""
+    there = [t.cuda() for t in tensors]
+    load(kernel)(there)
+    for t, a, result in zip(tensors, kernel.arguments, there, strict=True):
+        if a.output:
+            t.copy_(result)
 
 
 def power(n: int) -> int:

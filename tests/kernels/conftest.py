@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_forms import Execute
+from kernel_forms import Execute, run_on_gpu
 
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.launch.load import load
@@ -67,11 +67,7 @@ def execute(interpreter: Interpreter) -> Execute:
         if kernel.emitter == "torch":
             load(kernel)(tensors)
         elif torch.cuda.is_available():
-            there = [t.cuda() for t in tensors]
-            load(kernel)(there)
-            for t, a, result in zip(tensors, kernel.arguments, there, strict=True):
-                if a.output:
-                    t.copy_(result)
+            run_on_gpu(kernel, tensors)
         else:
             interpreter(kernel, tensors)
 

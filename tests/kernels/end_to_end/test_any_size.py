@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 import torch
 from attention_variants import ALONE
 from gluon_interpreter import run as interpret_gluon
-from kernel_forms import derived
+from kernel_forms import Execute, derived, run_on_gpu
 
+from eintune.costmodel.counts.work import work
 from eintune.kernels.emit.kernel import Kernel, divisor
 from eintune.kernels.generate.emitters import emit
 from eintune.kernels.launch.load import load
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
 from eintune.kernels.reference.eager import DTYPES, run_eager
 from eintune.search.measure.inputs import draw_inputs
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
-from eintune.space.lowering.lower import build_for_any_size, unknown_sizes
+from eintune.space.lowering.lower import build_for_any_size, build_program, unknown_sizes
 from eintune.space.plan.refusals import RuleError
 from eintune.space.plan.roles import Role
 from eintune.space.plan.sizes import MOST
@@ -33,9 +36,6 @@ EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
 VARIANTS = {n: v for n, v in ALONE.items() if not any(isinstance(m, RelativeBias) for m in v.modifiers)}
 """A table of biases by distance has to be as long as the distances of the sizes that are given."""
 BUDGET = {"fp32": 2e-4, "bf16": 4e-2}
-
-
-Execute = Callable[[Kernel, list[torch.Tensor]], None]
 
 
 def in_process(kernel: Kernel, tensors: list[torch.Tensor]) -> None:
@@ -101,14 +101,10 @@ def test_lengths_batch_and_heads_are_open_and_head_dims_are_not() -> None:
 
 def specialised(kernel: Kernel, tensors: list[torch.Tensor]) -> None:
     """By threads that stand for groups of warps, or on the GPU that is there."""
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        run_on_gpu(kernel, tensors)
+    else:
         interpret_gluon(kernel, tensors, 3)
-        return
-    there = [t.cuda() for t in tensors]
-    load(kernel)(there)
-    for t, a, result in zip(tensors, kernel.arguments, there, strict=True):
-        if a.output:
-            t.copy_(result)
 
 
 @pytest.mark.parametrize("name", ["plain", "causal", "slopes, lower right", "window, causal", "sinks"])
@@ -140,6 +136,33 @@ def test_chains_over_rows_take_any_number_of_rows_and_columns(name: str, emitter
         except RuleError:  # rows of other units
             continue
         check(kernel, other, execute)
+
+
+@pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
+def test_one_kernel_compiles_without_a_gpu_to_the_same_code_at_every_length() -> None:
+    problem = at(Attention((Causal(),)), 1, 2, 1, 300, 300, 64, "bf16")
+    cascade = derived(problem.cascade)[0]
+    schedule = looped(cascade, problem, "triton", "compiled")
+    kernel = emit(build_for_any_size(cascade, problem, schedule), schedule)
+    one, other = (compile_kernel(kernel.at(problem.sizes | {"p": n, "m": n}), "sm_90a") for n in (300, 77))
+    assert one.resources == other.resources and one.assembly == other.assembly
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("name", ["plain", "causal", "window, causal"])
+def test_a_plan_for_any_size_is_priced_at_sizes_as_one_for_these_is(name: str, splits: int) -> None:
+    made_at = at(VARIANTS[name], 2, 2, 2, 300, 340)
+    cascade = derived(made_at.cascade)[0]
+    schedule = looped(cascade, made_at, "triton", f"{name} priced", splits)
+    plan = build_for_any_size(cascade, made_at, schedule)
+    for p, m in [(300, 340), (77, 1000)]:
+        sizes = made_at.sizes | {"p": p, "m": m}
+        exact = work(build_program(cascade, at(VARIANTS[name], 2, 2, 2, p, m), schedule), schedule)
+        anyhow = work(plan.at(sizes), schedule)
+        assert anyhow.traffic.tensor_flops == pytest.approx(exact.traffic.tensor_flops)
+        if splits == 1:  # in parts there may be fewer of those for an exact size, and so less to merge
+            assert anyhow.programs == exact.programs
+            assert anyhow.traffic.special_ops == pytest.approx(exact.traffic.special_ops)
 
 
 # ---- what they rely on

@@ -11,9 +11,8 @@ import math
 import pytest
 import torch
 from gluon_interpreter import run as interpret_gluon
-from kernel_forms import Case, derived, power
+from kernel_forms import Case, derived, power, run_on_gpu
 
-from eintune.kernels.launch.load import load
 from eintune.kernels.reference.eager import DTYPES, run_eager
 from eintune.space.cascade.problem import Problem
 from eintune.space.lowering.lower import build_program
@@ -128,11 +127,7 @@ def specialised(name: str, dtype: str, rescaling: str) -> Case:
 def test_specialised_warps(name: str, dtype: str, rescaling: str) -> None:
     def execute(kernel, tensors: list[torch.Tensor]) -> None:
         if torch.cuda.is_available():
-            there = [t.cuda() for t in tensors]
-            load(kernel)(there)
-            for t, a, result in zip(tensors, kernel.arguments, there, strict=True):
-                if a.output:
-                    t.copy_(result)
+            run_on_gpu(kernel, tensors)
         else:
             interpret_gluon(kernel, tensors, 3)
 

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 import eintune
+from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.serve import any_size
 from eintune.kernels.store.cache import Cache
+from eintune.space.plan.plan import LoopPlan, Program
+from eintune.space.schedule.schedule import Schedule
 
 
 @pytest.fixture
@@ -19,9 +22,10 @@ def generated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     sources: list[str] = []
     emit = any_size.emit
 
-    def listed(*given: object) -> object:
-        sources.append(emit(*given).source)  # type: ignore[arg-type]
-        return emit(*given)  # type: ignore[arg-type]
+    def listed(plan: LoopPlan | Program, schedule: Schedule, wide: bool = False) -> Kernel:
+        kernel = emit(plan, schedule, wide)
+        sources.append(kernel.source)
+        return kernel
 
     monkeypatch.setattr(any_size, "emit", listed)
     any_size._kernels.clear()
