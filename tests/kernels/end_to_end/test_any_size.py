@@ -67,6 +67,7 @@ def looped(cascade: Cascade, problem: Problem, emitter: str, seed: str, splits: 
         s
         for s in schedules(cascade, problem, emitter)
         if not s.is_specialised
+        and s.stages == 1  # which fits into the shared memory of any GPU
         and dict(s.roles)["m"].outer == "loop"
         and all(r.num_splits == 1 and not (r.pack and emitter == "triton") for _, r in s.roles)
     ]
