@@ -179,7 +179,8 @@ def _reduced_tile(this: Pass, work: Reduce, group: list[Work]) -> Value:
     if tile := _tile_reference(this, work, group):
         return tile.reduced(builder)
     if work.op in ("max", "min"):
-        return ScoreTile.of(this, work.op, work.arg, axis).reduced(builder)
+        # As a whole: what another pass subtracts it from is computed as a whole there, and rounded like it.
+        return ScoreTile.of(this, work.op, work.arg, axis, whole=True).reduced(builder)
     arg = builder.number(builder.masks.masked(work.arg, axis, REDUCTIONS[work.op].identity), this.body)
     return builder.reduce(work.op, arg, axis) if axis else arg
 

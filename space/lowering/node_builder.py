@@ -91,6 +91,11 @@ class NodeBuilder:
         self, op: str, *args: Value, scope: PlanScope | None = None, dtype: str = "", name: str | None = None
     ) -> Value:
         """An elementwise operator."""
+        # A compiler fuses one of two products with their sum, and which one may differ from pass to pass: a score and
+        # its maximum would then be rounded differently. To round one of them costs nothing: its product becomes a
+        # multiply-add of 0.
+        if op in ("add", "sub") and all(is_product(a) for a in args):
+            args = (args[0], self.rounded(args[1]))
         return self.emit(Elementwise(operator=op, args=args, dtype=dtype), scope, name=name)
 
     def all_sources(self, values: Iterable[Value]) -> set[str]:
@@ -118,10 +123,10 @@ class NodeBuilder:
             return v
         return self.cast(v, self.compute)
 
-    def rounded(self, v: Value) -> Value:
-        """A product that no compiler fuses with the difference that it stands in: the reference that it is relative to
-        is a maximum of products that were rounded."""
-        return self.apply("rounded", v) if is_product(v) else v
+    def rounded(self, v: Value, name: str | None = None) -> Value:
+        """A product that no compiler fuses with a difference or a sum that it stands in, where it stands in several (or
+        others like it do): they would see different numbers."""
+        return self.apply("rounded", v, name=name) if is_product(v) else v
 
     def reduce(self, op: str, v: Value, axis: Rank) -> Value:
         if axis not in v.axes:

@@ -66,9 +66,9 @@ class ScaleFold:
         # Of the new maximum for the weights, of the old for what it was: each reference is the very product that its
         # weights were taken relative to, so that the factor between the two matches them to the last bit.
         factor = builder.emit(RowScale(factors=factors, args=(new,)))
-        reference = apply("mul", new, factor, name="reference")
+        reference = builder.rounded(apply("mul", new, factor), name="reference")
         old_factor = builder.emit(RowScale(factors=factors, args=(old,)))
-        before = apply("mul", old, old_factor, name="reference")
+        before = builder.rounded(apply("mul", old, old_factor), name="reference")
         step = apply("sub", before, reference)
         # Where a row passes from one factor to a smaller one, its reference may shrink though its maximum grew, and
         # the accumulator would grow without bound. The bound is harmless elsewhere, as a true step is below half of
@@ -98,7 +98,7 @@ class ScaleFold:
         own = apply("tile_reference", rest, tile.top, new, tile.reduced(builder))
         factors = self._factors(builder, k * tile.factor)
         own_factor = builder.emit(RowScale(factors=factors, args=(own,)))
-        far = apply("mul", own, own_factor, name="reference")
+        far = builder.rounded(apply("mul", own, own_factor), name="reference")
         limit = factors.limit * min(factors.factor, factors.beyond)
         return builder.emit(RowReference(limit=limit, args=(near, far, reference))), own_factor
 

@@ -127,7 +127,7 @@ def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> LazyRescaling | No
     stale |= {u for c in carries for u in users[c.value]} - update
     stale |= update & {c.next for c in loop.carries if c not in carries}
     # The factor of a row is needed as a number where the reference is kept (`iterations`), so it must be one.
-    factor = reference.args[1]
+    factor = reference.args[0].args[1]
     if stale or total is None or not isinstance(factor, RowScale):
         return None
     found, weighed, again = (tuple(v for v in values if v in part) for part in (update, weights, inside))
@@ -148,9 +148,9 @@ def _read_where_kept(values: Sequence[Value], results: Collection[Value]) -> dic
 
 
 def _products(references: Sequence[Value], users: Mapping[Value, Sequence[Value]]) -> list[Value]:
-    """The products of `references` with a row's factor, as scores are multiplied by it too."""
+    """The (rounded) products of `references` with a row's factor, as scores are multiplied by it too."""
     every = [u for v in references for u in users[v] if u.op == "mul" and u.args[0] is v]
-    return [u for u in every if isinstance(u.args[1], RowScale)]
+    return [r for u in every if isinstance(u.args[1], RowScale) for r in users[u] if r.op == "rounded"]
 
 
 def _total(relative: Collection[Value]) -> TileReduce | None:

@@ -134,6 +134,20 @@ def unfused(emitter: str, value: float) -> float:
     return abs(value) * 2.0**-22 if interpreted and abs(value) < 1e6 else 0.0
 
 
+@pytest.mark.parametrize("emitter", EMITTERS)
+def test_equal_scores_weigh_the_same(emitter: str, execute) -> None:
+    """From tile to tile too: a compiler that fuses one of two products of a difference makes it the other's rounding,
+    by which an accumulator would shrink in each tile."""
+    case = case_of(emitter, "fp32")
+    for step in range(0, 24, 1 if torch.cuda.is_available() or emitter == "torch" else 8):
+        value = (-1) ** step * 100 * 1.87**step
+        tensors = tensors_of(case, torch.full((SIZES["p"], SIZES["m"]), value))
+        next(t for a, t in zip(case.kernel.arguments, tensors, strict=True) if a.name == "Q").zero_()
+        execute(case.kernel, tensors)
+        off = (output_of(case, tensors).double() - expected(case, tensors)).abs().max()
+        assert off <= BUDGET["fp32"], f"{value}: {off}"
+
+
 @pytest.mark.parametrize("every", EVERY)
 @pytest.mark.parametrize("emitter", EMITTERS)
 def test_keys_in_parts(emitter: str, every: str | None, execute) -> None:

@@ -69,8 +69,8 @@ def test_one_pass_is_as_lean_as_by_hand() -> None:
     # load K, QK, tile max, new max, its factor and product, those of the old one, their difference, weights, rescale,
     # row sum, V, PV, and two rescalings
     assert [v.op for v in own(loop.body)] == [
-        *("load", "dot", "reduce", "max", "row_factor", "mul", "row_factor", "mul", "sub", "mul", "sub"),
-        *("exp2", "exp2", "mul", "reduce", "add", "mul", "load", "cast", "dot"),
+        *("load", "dot", "reduce", "max", "row_factor", "mul", "rounded", "row_factor", "mul", "rounded", "sub"),
+        *("mul", "sub", "exp2", "exp2", "mul", "reduce", "add", "mul", "load", "cast", "dot"),
     ]
     assert [v.op for v in own(loop.body) if len(v.axes) == 2 and v.op not in ("load", "dot", "cast")] == [
         *("mul", "sub", "exp2"),  # of an element: one multiply-add and the exponential

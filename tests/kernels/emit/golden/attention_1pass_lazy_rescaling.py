@@ -164,17 +164,19 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
         new_max = gl.maximum(running_max, tile_max)
         new_max_finite = gl.where(new_max == float('-inf'), 0.0, new_max)
         factor = gl.where(gl.abs(new_max_finite) < 4294967296.0, 0.12751743082459868, 0.25)
-        reference = new_max_finite * factor
+        times = new_max_finite * factor
+        reference = times + 0.0
         factor_2 = gl.where(gl.abs(running_max) < 4294967296.0, 0.12751743082459868, 0.25)
-        reference_2 = running_max * factor_2
+        times_2 = running_max * factor_2
+        reference_2 = times_2 + 0.0
         difference = reference_2 - reference
         scaled = masked * factor[:, None]
         difference_2 = scaled - reference[:, None]
         power = gl.exp2(difference_2)
         power_2 = gl.exp2(difference)
-        times = acc * power_2
+        times_3 = acc * power_2
         tile_add = gl.sum(power, 1)
-        total = times + tile_add
+        total = times_3 + tile_add
         power_bf16 = power.to(gl.bfloat16)
         serving = gl.where(gl.abs(new_max) < 4294967296.0, reference, float('-inf'))
         running_max, acc, power_2_before, power_bf16_before = new_max, total, power_2, gl.convert_layout(power_bf16, P_F_LEFT)
@@ -187,13 +189,14 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
             m_before = m_turn - 1
             m_slot_3 = m_before % 2
             phase_3 = m_before // 2 & 1
-            times_2 = rescaled(acc_2, gl.convert_layout(power_2_before, P_F_ROWS, assert_trivial=True)[:, None], 64)
+            times_4 = rescaled(acc_2, gl.convert_layout(power_2_before, P_F_ROWS, assert_trivial=True)[:, None], 64)
             mbarrier.wait(v_full.index(m_slot_3), phase_3)
-            product_2 = warpgroup_mma(power_bf16_before, v_tiles.index(m_slot_3).reshape([128, 128]), times_2, is_async=True)
+            product_2 = warpgroup_mma(power_bf16_before, v_tiles.index(m_slot_3).reshape([128, 128]), times_4, is_async=True)
             product = warpgroup_mma_wait(1, [product])
             mbarrier.arrive(k_empty.index(m_slot_2), count=1)
             new_max = running_max
             power_2 = gl.full([64], 1.0, gl.float32, P_M_ROWS)
+            times = running_max * 0.12751743082459868
             scaled = product * 0.12751743082459868
             difference_2 = scaled - serving[:, None]
             power = gl.exp2(difference_2)
@@ -205,9 +208,11 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
                 new_max = gl.maximum(running_max, tile_max)
                 new_max_finite = gl.where(new_max == float('-inf'), 0.0, new_max)
                 factor = gl.where(gl.abs(new_max_finite) < 4294967296.0, 0.12751743082459868, 0.25)
-                reference = new_max_finite * factor
+                times = new_max_finite * factor
+                reference = times + 0.0
                 factor_2 = gl.where(gl.abs(running_max) < 4294967296.0, 0.12751743082459868, 0.25)
-                reference_2 = running_max * factor_2
+                times_2 = running_max * factor_2
+                reference_2 = times_2 + 0.0
                 difference = reference_2 - reference
                 scaled = product * factor[:, None]
                 difference_2 = scaled - reference[:, None]
@@ -216,8 +221,8 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
                 tile_add = gl.sum(power, 1)
                 power_bf16 = power.to(gl.bfloat16)
                 serving = gl.where(gl.abs(new_max) < 4294967296.0, reference, float('-inf'))
-            times = acc * power_2
-            total = times + tile_add
+            times_3 = acc * power_2
+            total = times_3 + tile_add
             product_2, power_bf16_before = warpgroup_mma_wait(0, [product_2, power_bf16_before])
             mbarrier.arrive(v_empty.index(m_slot_3), count=1)
             running_max, acc, acc_2, power_2_before, power_bf16_before = new_max, total, product_2, power_2, gl.convert_layout(power_bf16, P_F_LEFT)
@@ -225,9 +230,9 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
         m_turn_2 = m_passed + p_first // 128
         m_slot_4 = m_turn_2 % 2
         phase_4 = m_turn_2 // 2 & 1
-        times_2 = rescaled(acc_2, gl.convert_layout(power_2_before, P_F_ROWS, assert_trivial=True)[:, None], 64)
+        times_4 = rescaled(acc_2, gl.convert_layout(power_2_before, P_F_ROWS, assert_trivial=True)[:, None], 64)
         mbarrier.wait(v_full.index(m_slot_4), phase_4)
-        product_2 = warpgroup_mma(power_bf16_before, v_tiles.index(m_slot_4).reshape([128, 128]), times_2, is_async=True)
+        product_2 = warpgroup_mma(power_bf16_before, v_tiles.index(m_slot_4).reshape([128, 128]), times_4, is_async=True)
         product_2, power_bf16_before = warpgroup_mma_wait(0, [product_2, power_bf16_before])
         mbarrier.arrive(v_empty.index(m_slot_4), count=1)
         acc_2 = product_2

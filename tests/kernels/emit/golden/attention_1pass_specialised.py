@@ -120,17 +120,19 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
         tile_max = gl.max(masked, 1)
         new_max = gl.maximum(running_max, tile_max)
         factor = gl.where(gl.abs(new_max) < 4294967296.0, 0.12751743082459868, 0.25)
-        reference = new_max * factor
+        times = new_max * factor
+        reference = times + 0.0
         factor_2 = gl.where(gl.abs(running_max) < 4294967296.0, 0.12751743082459868, 0.25)
-        reference_2 = running_max * factor_2
+        times_2 = running_max * factor_2
+        reference_2 = times_2 + 0.0
         difference = reference_2 - reference
         scaled = masked * factor[:, None]
         difference_2 = scaled - reference[:, None]
         power = gl.exp2(difference_2)
         power_2 = gl.exp2(difference)
-        times = acc * power_2
+        times_3 = acc * power_2
         tile_add = gl.sum(power, 1)
-        total = times + tile_add
+        total = times_3 + tile_add
         power_bf16 = power.to(gl.bfloat16)
         running_max, acc, power_2_before, power_bf16_before = new_max, total, power_2, gl.convert_layout(power_bf16, P_F_LEFT)
         for m_first in range(128, m_to, 128):
@@ -142,9 +144,9 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
             m_before = m_turn - 1
             m_slot_3 = m_before % 2
             phase_3 = m_before // 2 & 1
-            times_2 = rescaled(acc_2, gl.convert_layout(power_2_before, P_F_ROWS, assert_trivial=True)[:, None], 64)
+            times_4 = rescaled(acc_2, gl.convert_layout(power_2_before, P_F_ROWS, assert_trivial=True)[:, None], 64)
             mbarrier.wait(v_full.index(m_slot_3), phase_3)
-            product_2 = warpgroup_mma(power_bf16_before, v_tiles.index(m_slot_3).reshape([128, 128]), times_2, is_async=True)
+            product_2 = warpgroup_mma(power_bf16_before, v_tiles.index(m_slot_3).reshape([128, 128]), times_4, is_async=True)
             product = warpgroup_mma_wait(1, [product])
             mbarrier.arrive(k_empty.index(m_slot_2), count=1)
             masked = product
@@ -154,17 +156,19 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
             tile_max = gl.max(masked, 1)
             new_max = gl.maximum(running_max, tile_max)
             factor = gl.where(gl.abs(new_max) < 4294967296.0, 0.12751743082459868, 0.25)
-            reference = new_max * factor
+            times = new_max * factor
+            reference = times + 0.0
             factor_2 = gl.where(gl.abs(running_max) < 4294967296.0, 0.12751743082459868, 0.25)
-            reference_2 = running_max * factor_2
+            times_2 = running_max * factor_2
+            reference_2 = times_2 + 0.0
             difference = reference_2 - reference
             scaled = masked * factor[:, None]
             difference_2 = scaled - reference[:, None]
             power = gl.exp2(difference_2)
             power_2 = gl.exp2(difference)
-            times = acc * power_2
+            times_3 = acc * power_2
             tile_add = gl.sum(power, 1)
-            total = times + tile_add
+            total = times_3 + tile_add
             power_bf16 = power.to(gl.bfloat16)
             product_2, power_bf16_before = warpgroup_mma_wait(0, [product_2, power_bf16_before])
             mbarrier.arrive(v_empty.index(m_slot_3), count=1)
@@ -173,9 +177,9 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
         m_turn_2 = m_passed + (m_to - 1) // 128
         m_slot_4 = m_turn_2 % 2
         phase_4 = m_turn_2 // 2 & 1
-        times_2 = rescaled(acc_2, gl.convert_layout(power_2_before, P_F_ROWS, assert_trivial=True)[:, None], 64)
+        times_4 = rescaled(acc_2, gl.convert_layout(power_2_before, P_F_ROWS, assert_trivial=True)[:, None], 64)
         mbarrier.wait(v_full.index(m_slot_4), phase_4)
-        product_2 = warpgroup_mma(power_bf16_before, v_tiles.index(m_slot_4).reshape([128, 128]), times_2, is_async=True)
+        product_2 = warpgroup_mma(power_bf16_before, v_tiles.index(m_slot_4).reshape([128, 128]), times_4, is_async=True)
         product_2, power_bf16_before = warpgroup_mma_wait(0, [product_2, power_bf16_before])
         mbarrier.arrive(v_empty.index(m_slot_4), count=1)
         acc_2 = product_2
