@@ -230,7 +230,7 @@ class Iterations:
                     continue
                 if isinstance(v, Scale) and v.args[0] in numbers:
                     numbers[v] = numbers[v.args[0]] * v.factor
-                elif v.op == "mul" and v.args[1] in numbers and v is not lazy.reference:
+                elif v.op == "mul" and v.args[1] in numbers:
                     text = f"{printer.use(v.args[0], v.axes)} * {literal(numbers[v.args[1]])}"
                     printer.write(f"{printer.name(v)} = {text}")
                 # By an instruction that stays put: the compiler would otherwise sink the conversion below the branch

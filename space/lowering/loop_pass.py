@@ -70,8 +70,8 @@ class ScoreTile:
         if not whole:
             parts = addends(masked, axis, identity, builder.layout, builder.masks, low_precision=builder.low_precision)
         inside = builder.number(parts.inside, this.body)
-        # It is added to a maximum and taken off it again: the same number in both, so no compiler fuses its product with
-        # one of the two.
+        # It is added to a maximum and taken off it again: the same number in both, so no compiler fuses its product
+        # with one of the two.
         row = None if parts.row is None else builder.rounded(builder.number(parts.row, this.body))
         # Reduced without factor and row: both are monotone (the factor is positive), so they wait for the one number
         # that is left of a row.

@@ -131,7 +131,8 @@ def _at(values: Sequence[Value], loop: Loop, carry: Carry) -> LazyRescaling | No
     if stale or total is None or not isinstance(factor, RowScale):
         return None
     found, weighed, again = (tuple(v for v in values if v in part) for part in (update, weights, inside))
-    unread = frozenset(weights - read.keys())
+    # The reference that is kept is a number already, so nothing reads the product that it is made of.
+    unread = frozenset(v for v in weights if v not in read or users[v] == [reference])
     return LazyRescaling(carry, carries, found, rescale, weighed, factor, reference, total, unread, again)
 
 

@@ -196,7 +196,6 @@ def kernel_compute(group: gl.constexpr, AV_descriptor, q_tiles, q_full, q_empty,
             mbarrier.arrive(k_empty.index(m_slot_2), count=1)
             new_max = running_max
             power_2 = gl.full([64], 1.0, gl.float32, P_M_ROWS)
-            times = running_max * 0.12751743082459868
             scaled = product * 0.12751743082459868
             difference_2 = scaled - serving[:, None]
             power = gl.exp2(difference_2)
