@@ -14,12 +14,17 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import emit
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.plan import Program
+from eintune.space.plan.sizes import MOST
 from eintune.space.schedule.any_size import for_any_size
 from eintune.space.schedule.schedule import Schedule
 
+_programs: Recent[Hashable, Program] = Recent(512)
 _kernels: Recent[Hashable, Kernel] = Recent(512)
 _refused: Recent[Hashable, bool] = Recent(512)
-"""What has no kernel for any size. Not the errors: those would keep all that was in use when they were raised."""
+"""What has no plan, or no kernel, for any size. Not the errors: those would keep all that was in use when they were
+raised."""
 
 
 def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = False) -> Kernel:
@@ -28,29 +33,68 @@ def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = Fals
 
     Raises ValueError (CascadeError, IllegalPlan) where the text, the plan or the target does not allow it.
     """
-    from eintune.space.lowering.lower import build_for_any_size, build_program
+    from eintune.space.lowering.lower import build_program
 
     cascade, exact = parsed(text), schedule
     schedule = for_any_size(schedule)
-    key = _key(cascade, problem, schedule, wide)
+    key = _key(cascade, problem, schedule), wide
     found = _kernels.get(key)
     if found is None and not _refused.get(key):
         try:
-            found = emit(build_for_any_size(cascade, problem, schedule), schedule, wide)
-            # Only now is it known which sizes it needs as numbers.
-            _kernels[_key(cascade, problem, schedule, wide)] = found
+            if (program := _program(cascade, problem, schedule)) is not None:
+                found = emit(program, schedule, wide)
+                # Only now is it known which sizes it needs as numbers.
+                _kernels[_key(cascade, problem, schedule), wide] = found
         except ValueError:
             _refused[key] = True
     return found.at(problem.sizes) if found else emit(build_program(cascade, problem, exact), exact, wide)
 
 
-def _key(cascade: Cascade, problem: Problem, schedule: Schedule, wide: bool) -> Hashable:
+def plan_at(text: str, problem: Problem, schedule: Schedule) -> tuple[Program, Schedule]:
+    """The plan of what `kernel_at` gives, at the problem's sizes and to be priced, and the schedule that it is under.
+
+    Raises as `kernel_at`.
+    """
+    from eintune.space.lowering.lower import build_program
+
+    cascade, open_schedule = parsed(text), for_any_size(schedule)
+    # A tile that is as long as its rank, whatever that is, has a length to be priced with only at these sizes.
+    endless = any((role.tile or 0) >= MOST for _, role in open_schedule.roles)
+    program = None if endless else _program(cascade, problem, open_schedule)
+    if program is None:
+        return build_program(cascade, problem, schedule), schedule
+    return program.at(problem.sizes), open_schedule
+
+
+def open_ranks(text: str, problem: Problem, schedule: Schedule) -> frozenset[Rank]:
+    """The ranks whose sizes a kernel for any size leaves open."""
+    from eintune.space.lowering.lower import unknown_sizes
+
+    return frozenset(unknown_sizes(parsed(text), problem, for_any_size(schedule)).ranges)
+
+
+def _program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program | None:
+    """A form's plan for any size, made once; None where there is none."""
+    from eintune.space.lowering.lower import build_for_any_size
+
+    key = _key(cascade, problem, schedule)
+    found = _programs.get(key)
+    if found is None and not _refused.get(key):
+        try:
+            found = build_for_any_size(cascade, problem, schedule)
+            _programs[_key(cascade, problem, schedule)] = found
+        except ValueError:
+            _refused[key] = True
+    return found
+
+
+def _key(cascade: Cascade, problem: Problem, schedule: Schedule) -> Hashable:
     from eintune.space.lowering.lower import unknown_sizes
 
     unknown = unknown_sizes(cascade, problem, schedule)
     numbers = tuple(sorted((r, n) for r, n in problem.sizes.items() if r not in unknown.ranges))
     dtypes, params = tuple(sorted(problem.dtypes.items())), tuple(sorted(problem.params.items()))
-    return cascade, schedule, dtypes, params, numbers, tuple(unknown.ranges.items()), unknown.ordered, wide
+    return cascade, schedule, dtypes, params, numbers, tuple(unknown.ranges.items()), unknown.ordered
 
 
 @functools.lru_cache(maxsize=64)

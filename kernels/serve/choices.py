@@ -21,6 +21,7 @@ from eintune.kernels.reference.agreement import agrees
 from eintune.kernels.store.cache import Cache, Entry, Key, Record
 from eintune.kernels.store.kept_forms import follows
 from eintune.kernels.store.platform import platform_of
+from eintune.kernels.store.portfolio import portfolio_entries
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.schedule.schedule import Schedule
@@ -62,7 +63,7 @@ def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | 
     yield from _recorded(problem, key, cache, emitter)
     entries = cache.neighbours(key)[:LOOKED_AT]
     yield from _same_size(problem, key, entries, cache, emitter)
-    yield from _unseen(problem, key, entries, device, emitter, cache.directory)
+    yield from _unseen(problem, key, [*entries, *portfolio_entries(cache, key)], device, emitter, cache.directory)
 
 
 def signature(problem: Problem) -> tuple[str, ...]:
@@ -132,7 +133,8 @@ def _unseen(
         else:
             adapted = replace(p.entry, record=replace(p.entry.record, schedule=p.schedule))
             made = _from_record(adapted, problem, emitter, directory, exact=False)
-            choice = _of_entry(problem, key, p.entry, made, logging.WARNING) if made else None
+            level = logging.INFO if p.entry.any_size else logging.WARNING
+            choice = _of_entry(problem, key, p.entry, made, level) if made else None
         if choice is not None:
             yield choice
             found += 1
@@ -222,6 +224,9 @@ def _is_as_good(key: Key, other: Key) -> bool:
 
 def _neighbour_notice(problem: Problem, key: Key, entry: Entry) -> str:
     differences = "; ".join(key.differences(entry.key)[:6])
+    if entry.any_size:
+        served = f"eintune: {problem.workload} {_shape(problem)} is served by a kernel of a portfolio"
+        return f"{served}, {entry.path.name} ({differences})"
     return (
         f"eintune: {problem.workload} {_shape(problem)} was not tuned here; it runs the winner of a similar "
         f"problem ({differences})"

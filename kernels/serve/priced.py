@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -24,18 +24,19 @@ from eintune.costmodel.machines.detect import cuda_machine
 from eintune.costmodel.machines.machine import Machine, load_machine, machine_for_device
 from eintune.costmodel.pricing.time import estimate_works
 from eintune.host.notices import say_once
+from eintune.host.recent import Recent
 from eintune.kernels.store.cache import Entry, Key, distance
 from eintune.kernels.store.kept_forms import follows, forms_of
 from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade.canonical import digest
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
-from eintune.space.lowering.lower import build_program
 from eintune.space.schedule.choices import Point
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import Space, space_of
 
-from .adapted import nearest_schedule, plain_schedule
+from .adapted import plain_schedule
+from .any_size import open_ranks, plan_at
 
 SCHEDULES = 32
 """How many schedules of one cascade the cost model looks at without tuning, spread over all."""
@@ -46,7 +47,7 @@ CASCADES = 2
 """How many derived cascades of different plans it looks at, those with the fewest passes first."""
 KEPT = 16
 """How many of the fastest are kept of an answer: more than are tried."""
-STORED = 8
+STORED = 16
 """How many different stored winners are priced, those of the nearest sizes first."""
 UNCONFIRMED = 1.15
 """What a pick's predicted time is multiplied by beside those of stored winners: the error of the model on the H200 in
@@ -67,35 +68,66 @@ STEPS = 4
 """To which sizes are rounded before they are priced: so many in each doubling."""
 EXACT = 256
 """Sizes up to here are priced as they are: head dims, groups, few queries, pages."""
-REMEMBERED = 256
+REMEMBERED = 4096
 """How many answers a process keeps."""
+LOOKED_AT = 256
+"""How many points, the nearest, are looked at: a cache from elsewhere may be full of what cannot be used."""
+CLOSE = 2.5
+"""Doublings of sizes, all ranks together, within which what was measured is trusted to hold the best."""
+POINTS = 4
+"""From how many of the nearest points it is learnt what the model is off by."""
+NEAREST = 0.1
+"""Doublings that are added to how far a point is: beside one at the very sizes others hardly count."""
 
 
 def priced_near(
     problem: Problem, key: Key, entries: Sequence[Entry], device: torch.device, emitter: str, directory: Path
 ) -> list[Priced]:
-    """As `priced`, at sizes rounded up to steps of a quarter of a doubling, and remembered: a program whose lengths
-    grow waits for planning once a step, and what serves a size does not depend on which came before it."""
+    """As `priced`, and remembered. Where something was measured close by, at the very sizes; elsewhere at sizes rounded
+    up to steps of a quarter of a doubling, since there picks are planned: a program whose lengths grow waits for that
+    once a step. What serves a size does not depend on which came before it."""
+    nearest = sorted(entries, key=lambda e: _order(key, e))[:LOOKED_AT]
+    known = tuple((e.path, e.record.digest, e.record.seconds) for e in nearest)
+    asked = (key, known, str(device), emitter, directory)
+    if (found := _remembered.get(asked)) is not None:
+        return found
+    machine = machine_of(device)
+    members = _members(problem, key, nearest, machine, emitter, directory)
+    if _is_covered(problem, members):
+        found = confirmed(problem, members, machine)[0][:KEPT]
+    if not found:
+        found = _with_picks(problem, key, members, machine, emitter, directory)[:KEPT]
+    _remembered[asked] = found
+    return found
+
+
+def _with_picks(
+    problem: Problem, key: Key, members: Sequence[_Member], machine: Machine, emitter: str, directory: Path
+) -> list[Priced]:
     near = replace(problem, sizes={r: _rounded(n) for r, n in problem.sizes.items()})
-    key = replace(key, sizes=tuple(sorted(near.sizes.items())))
-    # In the order of the rounded sizes, so that all sizes of a step have one question.
-    nearest = sorted(entries, key=lambda e: (distance(key, e.key), e.path.name))
-    asked = (key, tuple((e.path, e.record.digest) for e in nearest), str(device), emitter, directory)
-    if (known := _remembered.get(asked)) is not None:
-        return known
+    asked = (
+        replace(key, sizes=tuple(sorted(near.sizes.items()))),
+        tuple((m.text, m.schedule, *(e.path for e in m.entries)) for m in members),
+        machine.name,
+        emitter,
+        directory,
+    )
+    if (found := _remembered.get(asked)) is not None:
+        return found
     try:
-        found = priced(near, key, nearest, device, emitter, directory)
+        found = among(near, members, machine, emitter, directory)
     except ValueError:
         # Sizes that follow from each other (pages and the keys in them) may not be rounded apart.
-        return priced(problem, key, nearest, device, emitter, directory)
-    # Without a lock, which a fork might find taken: of two threads that ask at once both find the same.
-    if len(_remembered) >= REMEMBERED:
-        _remembered.clear()
-    _remembered[asked] = found[:KEPT]
-    return found[:KEPT]
+        return among(problem, members, machine, emitter, directory)
+    _remembered[asked] = found
+    return found
 
 
-_remembered: dict[Hashable, list[Priced]] = {}
+def _order(key: Key, entry: Entry) -> tuple[object, ...]:
+    return distance(key, entry.key), not entry.any_size, entry.path.name
+
+
+_remembered: Recent[Hashable, list[Priced]] = Recent(REMEMBERED)
 
 
 def _rounded(size: int) -> int:
@@ -110,20 +142,43 @@ def priced(
 ) -> list[Priced]:
     """What could serve a problem, the fastest by prediction first; what cannot run is left out.
 
-    entries: records of the same definition, the nearest first. directory: the cache that keeps derived forms.
+    entries: records and points of the same definition, the nearest first. directory: the cache that keeps derived
+    forms.
     """
-    machine, options = machine_of(device), _Options(problem, emitter)
-    stored = _stored(problem, key, entries, machine, options, directory)
-    # The mean by which the model is off for this definition holds for its picks, too: else a model that is too slow
-    # everywhere would never pick, and one that is too fast always.
-    factors = [factor for _, factor in stored if factor is not None]
-    usual = math.exp(sum(map(math.log, factors)) / len(factors)) if factors else 1.0
-    confirmed = [replace(p, seconds=p.seconds * (usual if f is None else f)) for p, f in stored]
+    machine = machine_of(device)
+    return among(problem, _members(problem, key, entries, machine, emitter, directory), machine, emitter, directory)
+
+
+def among(
+    problem: Problem, members: Sequence[_Member], machine: Machine, emitter: str, directory: Path
+) -> list[Priced]:
+    """As `priced`, of members and of the model's own picks."""
+    stored, usual = confirmed(problem, members, machine)
     picks = [
         replace(p, seconds=p.seconds * usual * (UNCONFIRMED if stored else 1.0))
-        for p in _picks(problem, machine, options, directory)
+        for p in _picks(problem, machine, _Options(problem, emitter), directory)
     ]
-    return sorted([*confirmed, *picks], key=lambda p: p.seconds)
+    return sorted([*stored, *picks], key=lambda p: p.seconds)
+
+
+def confirmed(problem: Problem, members: Sequence[_Member], machine: Machine) -> tuple[list[Priced], float]:
+    """The members at the problem's sizes, corrected by what the model was off by where each was measured, and the mean
+    of that."""
+    found: list[tuple[Priced, float | None]] = []
+    for m in members:
+        try:
+            at = _at(problem, [(m.text, m.schedule)], machine)
+            if at:
+                found.append((replace(at[0], entry=m.entries[0]), _factor(problem, m, machine)))
+        except (ValueError, KeyError, RecursionError) as error:
+            name = m.entries[0].path.name
+            say_once(f"eintune: the record {name} is not used: {error}", logging.INFO, about=("record", name))
+    # The mean by which the model is off for this definition holds for its picks, too: else a model that is too slow
+    # everywhere would never pick, and one that is too fast always.
+    factors = [factor for _, factor in found if factor is not None]
+    usual = math.exp(sum(map(math.log, factors)) / len(factors)) if factors else 1.0
+    corrected = [replace(p, seconds=p.seconds * (usual if f is None else f)) for p, f in found]
+    return sorted(corrected, key=lambda p: p.seconds), usual
 
 
 def ranked(problem: Problem, device: torch.device, emitter: str, directory: Path) -> list[Priced]:
@@ -187,38 +242,66 @@ def machine_of(device: torch.device) -> Machine:
     return load_machine(name) if name else cuda_machine(str(device))
 
 
-def _stored(
-    problem: Problem, key: Key, entries: Sequence[Entry], machine: Machine, options: _Options, directory: Path
-) -> list[tuple[Priced, float | None]]:
-    """Stored winners at this problem's sizes, uncorrected, and what the model was off by where each was measured; None
-    for one of another machine, whose time says nothing of this one's."""
-    found: dict[tuple[str, Schedule], tuple[Priced, float | None]] = {}
+@dataclass(frozen=True)
+class _Member:
+    """A form under a schedule that was measured at some sizes. entries: where, the nearest first; here: on this
+    machine."""
+
+    text: str
+    schedule: Schedule
+    entries: tuple[Entry, ...]
+    here: bool
+
+
+def _members(
+    problem: Problem, key: Key, entries: Sequence[Entry], machine: Machine, emitter: str, directory: Path
+) -> list[_Member]:
+    """What was measured, by form and schedule, at most STORED. entries: the nearest sizes first, as is what comes of
+    them."""
+    found: dict[tuple[str, Schedule, bool], list[Entry]] = {}
     for entry in entries:
         record, here = entry.record, entry.key.machine == key.machine
-        if record.schedule.emitter != options.emitter or record.schedule.precision != "ieee":
+        if record.schedule.emitter != emitter or record.schedule.precision != "ieee":
             continue
         # This machine may lack another's descriptors or specialised warps; the plain form runs anywhere.
-        wanted = record.schedule if here else plain_schedule(record.schedule)
+        schedule = record.schedule if here else plain_schedule(record.schedule)
+        if unsupported(schedule, machine):
+            continue
+        known = record.cascade, schedule, here
+        if known not in found and len(found) == STORED:
+            continue
         try:
             # A record is data from a file. Nothing is made of its cascade unless this user's own derivation, or what
             # ships, has it as a form of the definition.
-            if not follows(entry, problem.cascade, directory):
-                continue
-            schedule = nearest_schedule(wanted, Cascade.parse(record.cascade), problem, options.of(record.cascade))
-            if (record.cascade, schedule) in found:
-                continue
-            at = _at(problem, [(record.cascade, schedule)], machine)
-            if not at:
-                continue
-            factor = _factor(problem, entry, machine) if here else None
+            if known in found or follows(entry, problem.cascade, directory):
+                found.setdefault(known, []).append(entry)
         except (ValueError, KeyError, RecursionError) as error:
             name = entry.path.name
             say_once(f"eintune: the record {name} is not used: {error}", logging.INFO, about=("record", name))
+    return [_Member(text, s, tuple(every), here) for (text, s, here), every in found.items()]
+
+
+def _is_covered(problem: Problem, members: Sequence[_Member]) -> bool:
+    """Whether something was measured so near to a problem's sizes, on this machine, that what was measured is trusted
+    to hold the best: what a kernel needs as numbers is equal, and the rest is at most CLOSE doublings away in all."""
+    for m in members:
+        if not m.here:
             continue
-        found[record.cascade, schedule] = replace(at[0], entry=entry), factor
-        if len(found) == STORED:
-            break
-    return list(found.values())
+        try:
+            free = open_ranks(m.text, problem, m.schedule)
+        except (ValueError, KeyError, RecursionError):
+            continue
+        if any(_doublings(problem, dict(e.key.sizes), free) <= CLOSE for e in m.entries):
+            return True
+    return False
+
+
+def _doublings(problem: Problem, sizes: Mapping[str, int], free: Collection[str]) -> float:
+    """How far sizes are from a problem's: the sum of |log2| of their ratios; infinite where one that is not free
+    differs."""
+    if any(sizes.get(r) != n for r, n in problem.sizes.items() if r not in free):
+        return math.inf
+    return sum(abs(math.log2(n / sizes[r])) for r, n in problem.sizes.items() if r in free and r in sizes)
 
 
 class _Options:
@@ -248,20 +331,44 @@ class _Options:
         return self._found[text]
 
 
-def _factor(problem: Problem, entry: Entry, machine: Machine) -> float | None:
-    """The measured over the predicted seconds of a record; None where its own sizes have no plan now."""
-    key, record = entry.key, entry.record
-    own = replace(problem, sizes=dict(key.sizes), dtypes=dict(key.dtypes), params=dict(key.params))
-    at = _at(own, [(record.cascade, record.schedule)], machine)
-    return record.seconds / at[0].seconds if at and at[0].seconds > 0 else None
+def _factor(problem: Problem, member: _Member, machine: Machine) -> float | None:
+    """The measured over the predicted seconds of a member: the geometric mean over the POINTS nearest sizes, the nearer
+    the heavier. None where none was measured here, or none has a plan now."""
+    logs: list[tuple[float, float]] = []
+    for entry in member.entries if member.here else ():
+        sizes = dict(entry.key.sizes)
+        predicted = _predicted(member.text, member.schedule, replace(problem, sizes=sizes), machine)
+        if predicted is not None:
+            apart = sum(abs(math.log2(n / sizes.get(r, n))) for r, n in problem.sizes.items())
+            logs.append((1 / (NEAREST + apart) ** 2, math.log(entry.record.seconds / predicted)))
+        if len(logs) == POINTS:
+            break
+    weight = sum(w for w, _ in logs)
+    return math.exp(sum(w * x for w, x in logs) / weight) if logs else None
+
+
+def _predicted(text: str, schedule: Schedule, problem: Problem, machine: Machine) -> float | None:
+    """What the model says of a kernel at the sizes at which it was measured; None where it has no plan there now."""
+    sizes, dtypes = tuple(sorted(problem.sizes.items())), tuple(sorted(problem.dtypes.items()))
+    asked = (text, schedule, sizes, dtypes, machine.name)
+    found = _at_points.get(asked)
+    if found is None:
+        at = _at(problem, [(text, schedule)], machine)
+        found = _at_points[asked] = at[0].seconds if at and at[0].seconds > 0 else math.nan
+    return None if math.isnan(found) else found
+
+
+_at_points: Recent[Hashable, float] = Recent(4096)
 
 
 def _at(problem: Problem, found: Sequence[tuple[str, Schedule]], machine: Machine) -> list[Priced]:
-    """Forms under schedules at a problem's sizes, priced; those left out that have no plan or do not fit."""
+    """Forms under schedules at a problem's sizes, priced as the kernels for any size that serve there; those left out
+    that have no plan or do not fit."""
     counted: list[tuple[str, Schedule, Work]] = []
     for text, schedule in found:
         try:
-            counted.append((text, schedule, work(build_program(Cascade.parse(text), problem, schedule), schedule)))
+            program, under = plan_at(text, problem, schedule)
+            counted.append((text, schedule, work(program, under)))
         except ValueError:
             continue
     estimates = estimate_works([w for *_, w in counted], machine) if counted else []

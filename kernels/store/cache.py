@@ -119,7 +119,7 @@ class Key:
     @classmethod
     def from_json(cls, data: object) -> Key:
         """Raises BadRecord for anything that is not a key."""
-        return _keyed(_converted(data, _KeyFile))
+        return key_from(_converted(data, KeyFile))
 
     def differences(self, other: Key) -> list[str]:
         """One phrase a field that differs: `sizes.m 2048, stored 4096`."""
@@ -173,7 +173,9 @@ class Record:
 # ---- the file
 
 
-class _KeyFile(Strict):
+class KeyFile(Strict):
+    """A key as a file holds it."""
+
     workload: Name
     cascade: Digest
     sizes: Annotated[dict[Rank, Size], Meta(max_length=64)]
@@ -204,7 +206,7 @@ class _RecordFile(Strict):
 
 class _File(Strict):
     format: Count
-    key: _KeyFile
+    key: KeyFile
     record: _RecordFile
 
 
@@ -215,7 +217,8 @@ def _converted(data: object, kind: type[T]) -> T:
         raise BadRecord(str(error)) from None
 
 
-def _keyed(file: _KeyFile) -> Key:
+def key_from(file: KeyFile) -> Key:
+    """The key that a file holds."""
     values: dict[str, Any] = {name: getattr(file, name) for name in file.__struct_fields__}
     values |= {name: tuple(sorted(values[name].items())) for name in _PAIRS}
     return Key(**values)
@@ -234,12 +237,14 @@ def _recorded(file: _RecordFile) -> Record:
 
 @dataclass(frozen=True)
 class Entry:
-    """A record with its key and its file. `shipped` entries are read-only."""
+    """A record with its key and its file. `shipped` entries are read-only. any_size: what was measured was made for any
+    sizes (one point of a portfolio), so there is no digest of a kernel for these."""
 
     key: Key
     record: Record
     path: Path
     shipped: bool
+    any_size: bool = False
 
 
 class Cache:
@@ -344,6 +349,13 @@ class Cache:
         return key.machine == platform.machine and versions != current
 
 
+def same_definition(wanted: Key, stored: Key) -> bool:
+    """Whether two keys are of one definition over elements as wide, at whatever sizes."""
+    widths = [{n: _width(d) for n, d in k.dtypes} for k in (wanted, stored)]
+    ranks = [{r for r, _ in k.sizes} for k in (wanted, stored)]
+    return wanted.cascade == stored.cascade and widths[0] == widths[1] and ranks[0] == ranks[1]
+
+
 def distance(wanted: Key, stored: Key) -> tuple[float, ...]:
     """How far a stored key is from the wanted one, most important first; infinite where it cannot serve.
 
@@ -351,8 +363,7 @@ def distance(wanted: Key, stored: Key) -> tuple[float, ...]:
     |log2| of their ratios), other software, and the rest (scalars, layout, policy).
     """
     sizes, other = dict(wanted.sizes), dict(stored.sizes)
-    widths = [{n: _width(d) for n, d in k.dtypes} for k in (wanted, stored)]
-    if wanted.cascade != stored.cascade or set(sizes) != set(other) or widths[0] != widths[1]:
+    if not same_definition(wanted, stored):
         return (math.inf,)
     apart = sum(abs(math.log2(max(n, 1) / max(other[r], 1))) for r, n in sizes.items())
     machine = (wanted.machine, wanted.processors) != (stored.machine, stored.processors)
@@ -378,7 +389,7 @@ _indices: dict[Path, _Index] = {}
 
 def _index(folder: Path, shipped: bool) -> _Index:
     """The entries of a folder, read once and again when it has changed: a program asks at each size that is new."""
-    stamp = _stamp(folder)
+    stamp = folder_stamp(folder)
     known = _indices.get(folder)
     if known is not None and known.stamp is not None and known.stamp == stamp:
         return known
@@ -390,7 +401,8 @@ def _index(folder: Path, shipped: bool) -> _Index:
     return found
 
 
-def _stamp(folder: Path) -> tuple[int, int] | None:
+def folder_stamp(folder: Path) -> tuple[int, int] | None:
+    """What changes when a folder does; None where it was written to so lately that it may change without."""
     try:
         status = folder.stat()
     except OSError:
@@ -435,7 +447,7 @@ def decode(raw: bytes) -> tuple[Key, Record]:
         file = from_json(raw, _File)
     except BadData as error:
         raise BadRecord(f"{error}; the file may be truncated or edited") from None
-    return _keyed(file.key), _recorded(file.record)
+    return key_from(file.key), _recorded(file.record)
 
 
 def _length(path: Path) -> int:

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from eintune.costmodel.machines.machine import load_machine
+from eintune.host.recent import Recent
 from eintune.kernels.serve import priced as module
-from eintune.kernels.serve.priced import Priced, priced, priced_near, ranked
+from eintune.kernels.serve.priced import Priced, among, priced, priced_near, ranked
 from eintune.kernels.store.cache import Cache, Entry, Key, Record
 from eintune.kernels.store.platform import Platform
+from eintune.kernels.store.portfolio import MeasuredPoint, Portfolio, PortfolioKernel, portfolio_key
 from eintune.space.cascade.problem import Problem
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.workloads.builtin import attention_problem
@@ -141,21 +143,50 @@ def near(problem: Problem, entries: list[Entry], folder: Path) -> list[Priced]:
     return priced_near(problem, Key.of(problem, H200), entries, DEVICE, "triton", folder)
 
 
+FAR = DECODE | {"batch": 1, "heads": 8}
+"""More doublings away from what is stored than is trusted."""
+
+
 def test_sizes_of_one_step_are_planned_once_whichever_comes_first(
     best_of: dict[str, Priced], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, int]] = []
-    monkeypatch.setattr(module, "_remembered", {})
-    monkeypatch.setattr(module, "priced", lambda problem, *rest: asked.append(problem.sizes) or priced(problem, *rest))
+    monkeypatch.setattr(module, "_remembered", Recent(64))
+    monkeypatch.setattr(module, "among", lambda problem, *rest: asked.append(problem.sizes) or among(problem, *rest))
     entries = [entry_of(grouped(**s), best_of[n], 1e-4) for n, s in (("prefill", PREFILL), ("decode", DECODE))]
     lengths = (5000, 4700, 5120)
-    found = [near(grouped(**(DECODE | {"kv_seq": m})), entries, tmp_path) for m in lengths]
+    found = [near(grouped(**(FAR | {"kv_seq": m})), entries, tmp_path) for m in lengths]
     assert found[0] == found[1] == found[2] and len(asked) == 1
     assert asked[0]["m"] == 5120 and asked[0]["e"] == 128 and asked[0]["p"] == 1
-    monkeypatch.setattr(module, "_remembered", {})
-    assert near(grouped(**(DECODE | {"kv_seq": 4700})), entries[::-1], tmp_path) == found[0]
-    near(grouped(**(DECODE | {"kv_seq": 5121})), entries, tmp_path)
+    monkeypatch.setattr(module, "_remembered", Recent(64))
+    assert near(grouped(**(FAR | {"kv_seq": 4700})), entries[::-1], tmp_path) == found[0]
+    near(grouped(**(FAR | {"kv_seq": 5121})), entries, tmp_path)
     assert len(asked) == 3
+
+
+def test_close_to_what_was_measured_nothing_is_planned(
+    best_of: dict[str, Priced], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels that were measured are priced at the sizes themselves, whatever length a program comes with."""
+    monkeypatch.setattr(module, "_remembered", Recent(64))
+    monkeypatch.setattr(module, "_picks", lambda *_: pytest.fail("close to a point the model picked"))
+    entries = [entry_of(grouped(**DECODE), best_of[n], s) for n, s in (("near", 1e-3), ("decode", 1e-4))]
+    for m in (4700, 4701, 20000):
+        first, *others = near(grouped(**(DECODE | {"kv_seq": m})), entries, tmp_path)
+        assert first.entry is entries[1] and len(others) == 1
+    assert [p.seconds for p in near(grouped(**DECODE), entries, tmp_path)] == pytest.approx([1e-4, 1e-3])
+
+
+def test_at_a_point_the_best_of_a_portfolio_is_what_was_measured(best_of: dict[str, Priced], tmp_path: Path) -> None:
+    """Whatever the model says of the two."""
+    kernels = tuple(PortfolioKernel(best_of[n].text, best_of[n].schedule) for n in ("near", "decode"))
+    keys = [Key.of(grouped(**s), H200) for s in (DECODE, NEAR_BY_SIZES)]
+    times = {keys[0]: {0: 1e-4, 1: 2e-4}, keys[1]: {0: 3e-4, 1: 1e-4}}
+    points = tuple(MeasuredPoint(k.sizes, seconds) for k, seconds in times.items())
+    entries = Portfolio(portfolio_key(keys[0]), kernels, points).entries(tmp_path / "x.json", shipped=True)
+    chosen = [near(grouped(**s), entries, tmp_path)[0] for s in (DECODE, NEAR_BY_SIZES)]
+    assert [c.schedule for c in chosen] == [k.schedule for k in kernels]
+    assert [c.seconds for c in chosen] == pytest.approx([1e-4, 1e-4], rel=0.02)
 
 
 def test_what_is_stored_meanwhile_is_asked_for(best_of: dict[str, Priced], tmp_path: Path) -> None:

@@ -1,0 +1,259 @@
+"""Portfolios: the few kernels that serve a computation at any sizes, and where each of them was measured.
+
+A file holds what a search over a set of sizes found: kernels (a form under a schedule, made for any sizes when it is
+served) and points (sizes, and what each kernel took there). Nothing of it is trusted more than a record: a form must
+follow from the definition, and a file that cannot be used is a miss, said once. A record is a point of one kernel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from eintune.host.data import (
+    BadData,
+    Count,
+    Lines,
+    Name,
+    Plain,
+    Rank,
+    Seconds,
+    Size,
+    Strict,
+    check_format,
+    fault,
+    from_json,
+)
+from eintune.host.files import names_in, read_whole, write_whole
+from eintune.host.notices import say_once
+from eintune.space.ir.expr import Rank as RankName
+from eintune.space.schedule.schedule import Schedule
+
+from .cache import Cache, CacheWriteError, Entry, Key, KeyFile, Record, folder_stamp, key_from, same_definition
+
+FORMAT = 1
+FOLDER = "portfolios"
+SHIPPED = Path(__file__).with_name("shipped_portfolios")
+MAX_BYTES = 2**20
+MAX_FILES = 4096
+MAX_KERNELS = 32
+MAX_POINTS = 512
+
+
+@dataclass(frozen=True)
+class PortfolioKernel:
+    """A form, as text, under a schedule."""
+
+    cascade: str
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class MeasuredPoint:
+    """Sizes at which kernels were measured. seconds: by the kernel's number; peers: by name, in the same run."""
+
+    sizes: tuple[tuple[RankName, int], ...]
+    seconds: Mapping[int, float]
+    peers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Portfolio:
+    """What serves one computation on one platform. key: without sizes."""
+
+    key: Key
+    kernels: tuple[PortfolioKernel, ...]
+    points: tuple[MeasuredPoint, ...]
+
+    def entries(self, path: Path, shipped: bool) -> list[Entry]:
+        """Each kernel at each of its points, as the record that it would be."""
+        return [
+            Entry(
+                replace(self.key, sizes=point.sizes),
+                Record(
+                    self.kernels[n].cascade,
+                    self.kernels[n].schedule,
+                    digest="",
+                    seconds=s,
+                    low=s,
+                    high=s,
+                    peers=dict(point.peers),
+                    created="",
+                ),
+                path,
+                shipped,
+                any_size=True,
+            )
+            for point in self.points
+            for n, s in point.seconds.items()
+        ]
+
+    def with_points(self, kernels: Sequence[PortfolioKernel], points: Sequence[MeasuredPoint]) -> Portfolio:
+        """This one with more kernels and points; what was measured again at a point replaces what was there. Kernels
+        that are left without a point are dropped."""
+        every = list(dict.fromkeys([*self.kernels, *kernels]))
+        number = {k: n for n, k in enumerate(every)}
+        found: dict[tuple[tuple[RankName, int], ...], MeasuredPoint] = {}
+        for owned, added in ((self.kernels, self.points), (tuple(kernels), tuple(points))):
+            for p in added:
+                found[p.sizes] = replace(p, seconds={number[owned[n]]: s for n, s in p.seconds.items()})
+        used = sorted({n for p in found.values() for n in p.seconds})
+        place = {n: i for i, n in enumerate(used)}
+        kept = tuple(replace(p, seconds={place[n]: s for n, s in p.seconds.items()}) for p in found.values())
+        return Portfolio(self.key, tuple(every[n] for n in used), tuple(sorted(kept, key=lambda p: p.sizes)))
+
+    def to_text(self) -> str:
+        """The file's text."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "key": self.key.to_json(),
+                "kernels": [{"cascade": k.cascade, "schedule": k.schedule.to_json()} for k in self.kernels],
+                "points": [
+                    {
+                        "sizes": dict(p.sizes),
+                        "seconds": {str(n): s for n, s in p.seconds.items()},
+                        "peers": dict(p.peers),
+                    }
+                    for p in self.points
+                ],
+            },
+            indent=1,
+        )
+
+
+def portfolio_key(key: Key) -> Key:
+    """The key of the portfolio that a problem's key belongs to."""
+    return replace(key, sizes=())
+
+
+# ---- the file
+
+
+class _KernelFile(Strict):
+    cascade: Lines
+    schedule: Plain
+
+
+class _PointFile(Strict):
+    sizes: Annotated[dict[Rank, Size], Meta(max_length=64)]
+    seconds: Annotated[dict[Name, Seconds], Meta(max_length=MAX_KERNELS)]
+    peers: Annotated[dict[Name, Seconds], Meta(max_length=256)]
+
+
+class _File(Strict):
+    format: Count
+    key: KeyFile
+    kernels: Annotated[list[_KernelFile], Meta(min_length=1, max_length=MAX_KERNELS)]
+    points: Annotated[list[_PointFile], Meta(min_length=1, max_length=MAX_POINTS)]
+
+
+def decode(raw: bytes) -> Portfolio:
+    """Read a file's bytes. Raises BadData for anything but one whole, valid portfolio."""
+    if len(raw) > MAX_BYTES:
+        raise BadData(f"a portfolio has at most {MAX_BYTES} bytes")
+    check_format(raw, FORMAT)
+    file = from_json(raw, _File)
+    key = key_from(file.key)
+    if key.sizes:
+        raise BadData("`key.sizes`: a portfolio is of any sizes")
+    try:
+        kernels = tuple(PortfolioKernel(k.cascade, Schedule.from_json(k.schedule)) for k in file.kernels)
+    except (ValueError, TypeError) as error:
+        raise BadData(f"`kernels`: {fault(error)}") from None
+    points = tuple(_point(p, len(kernels)) for p in file.points)
+    if len({p.sizes for p in points}) < len(points):
+        raise BadData("`points`: two have the same sizes")
+    return Portfolio(key, kernels, points)
+
+
+def _point(file: _PointFile, kernels: int) -> MeasuredPoint:
+    seconds: dict[int, float] = {}
+    for text, s in file.seconds.items():
+        if not text.isascii() or not text.isdigit() or len(text) > 4 or int(text) >= kernels:
+            raise BadData(f"`points.seconds`: must be by numbers below {kernels}, but got {text[:20]!r}")
+        seconds[int(text)] = s
+    if not seconds:
+        raise BadData("`points.seconds`: at least one kernel was measured at each")
+    return MeasuredPoint(tuple(sorted(file.sizes.items())), seconds, file.peers)
+
+
+def load_portfolio(cache: Cache, key: Key) -> Portfolio | None:
+    """The user's own portfolio under a key without sizes; None (said once where a file cannot be used) without one."""
+    found = _read(cache.directory / FOLDER / key.file_name)
+    return found if found is not None and found.key == key else None
+
+
+def store_portfolio(cache: Cache, portfolio: Portfolio) -> Path:
+    """Keep a portfolio under its key, replacing what was there in one step.
+
+    Raises CacheWriteError where the directory cannot be written (what was there stays), BadData beyond the limits.
+    """
+    raw = portfolio.to_text().encode()
+    decode(raw)
+    path = cache.directory / FOLDER / portfolio.key.file_name
+    try:
+        write_whole(path, raw)
+    except OSError as error:
+        raise CacheWriteError(
+            error.errno,
+            f"cannot store the portfolio in {path}: {error.strerror or error}; what was stored is untouched",
+        ) from error
+    return path
+
+
+def portfolio_entries(cache: Cache, key: Key) -> list[Entry]:
+    """What portfolios hold for a definition on a machine, in element widths as those of `key`: the user's before the
+    shipped, each kernel at each point once."""
+    found: dict[tuple[object, ...], Entry] = {}
+    for folder, shipped in ((cache.directory / FOLDER, False), (SHIPPED, True)):
+        if shipped and cache.shipped is None:
+            continue
+        for e in _index(folder, shipped).get(key.cascade, ()):
+            if same_definition(key, e.key) and (key.machine, key.processors) == (e.key.machine, e.key.processors):
+                found.setdefault((e.key.sizes, e.record.cascade, e.record.schedule), e)
+    return list(found.values())
+
+
+def read_portfolios(folder: Path) -> dict[Path, Portfolio]:
+    """All usable portfolios of a folder."""
+    try:
+        names = names_in(folder, ".json", MAX_FILES)
+    except OSError as error:
+        say_once(f"the cache {folder} cannot be read, so it has no portfolios: {error.strerror or error}")
+        return {}
+    every = ((folder / name, _read(folder / name)) for name in names)
+    return {path: found for path, found in every if found is not None}
+
+
+def _read(path: Path) -> Portfolio | None:
+    try:
+        return decode(read_whole(path, MAX_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, BadData) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        say_once(f"cache file {path} is not used: {reason}")
+        return None
+
+
+_indices: dict[Path, tuple[tuple[int, int] | None, dict[str, list[Entry]]]] = {}
+"""By folder: what it was like when it was read (None if that is not sure), and its entries by definition."""
+
+
+def _index(folder: Path, shipped: bool) -> dict[str, list[Entry]]:
+    """The entries of a folder, read once and again when it has changed."""
+    stamp = folder_stamp(folder)
+    known = _indices.get(folder)
+    if known is not None and known[0] is not None and known[0] == stamp:
+        return known[1]
+    found: dict[str, list[Entry]] = {}
+    for path, portfolio in sorted(read_portfolios(folder).items()):
+        found.setdefault(portfolio.key.cascade, []).extend(portfolio.entries(path, shipped))
+    _indices[folder] = stamp, found
+    return found
