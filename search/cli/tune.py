@@ -26,7 +26,7 @@ from eintune.search.options.command import (
     positive,
     seconds,
 )
-from eintune.search.options.problem import add_problem, emitter_of, posed_of
+from eintune.search.options.problem import add_problem, emitter_of, flag_of, given_of, posed_of
 from eintune.search.text import streams
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ examples:
   tune --seq 2048 --heads 32                       head dim 128, batch 1, bf16 on a GPU and fp32 on a CPU
   tune --seq 4096 --heads 32 --kv-heads 8 --causal
   tune --seq 1 --kv-seq 8192 --heads 32 --kv-heads 8 --batch 16
+  tune --seq 512,2048,8192 --heads 32        one portfolio for several sizes; --seq 128:16384 is each doubling
   tune --seq 2048 --heads 32 --causal --window 256 --softcap 30 --alibi      modifiers combine freely
   tune --workload layernorm --rows 8192 --cols 4096                            --list-workloads has them all
   tune --cascade mine.edge --sizes p=4096,m=1024 --params eps=1e-5              a definition of your own
@@ -62,8 +63,13 @@ exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C (the same comm
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The options of `tune`."""
-    add_problem(parser)
+    add_problem(parser, several=True)
     group = parser.add_argument_group("the search")
+    group.add_argument(
+        "--set",
+        metavar="FILE",
+        help="tune every case of a suite (a TOML file with `cases`, or a built-in one's name) into portfolios",
+    )
     add_device(group)
     group.add_argument(
         "--trials", type=positive, metavar="N", help="candidates to measure; default: 64 on a GPU, 24 on a CPU"
@@ -102,10 +108,13 @@ def action(chosen: argparse.Namespace) -> int:
     progress = Progress(None if chosen.quiet else sys.stderr)
     _check_sampler(chosen)
     machine_kind = _named_kind(chosen)
+    several = _several(chosen)
     if chosen.plan_only:
         device = device_of(chosen) if chosen.machine is None else "cpu"
         return _plan_only(chosen, posed_of(chosen, _dtype(machine_kind or _kind(device))), device, progress)
     cache = cache_of(chosen)
+    if several:
+        return _tune_sets(chosen, machine_kind, cache, progress)
     definition = posed_of(chosen, "fp32").problem.cascade
     from eintune.search.tune.deriver import Deriver
 
@@ -113,16 +122,48 @@ def action(chosen: argparse.Namespace) -> int:
         if _any_device_will_do(chosen):
             deriver.start()
         device = device_of(chosen)  # loads PyTorch
-        if machine_kind not in (None, _kind(device)):
-            raise Usage(
-                f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a "
-                f"{machine_kind}; add --plan-only to price for a machine that is not here"
-            )
+        _check_kind(chosen, machine_kind, device)
         posed = posed_of(chosen, _dtype(_kind(device)))
         emitter_of(posed.problem, _kind(device))
         if not chosen.retune and _answered(chosen, posed, device, cache):
             return 0
         return _search_alone(chosen, posed, device, deriver, cache, progress)
+
+
+def _several(chosen: argparse.Namespace) -> bool:
+    """Whether more than one point is stated. Raises Usage where that cannot be."""
+    several = _stated_several(chosen)
+    if several and chosen.plan_only:
+        raise Usage(f"--plan-only ranks plans at one size, but got {several[0]}")
+    if chosen.set is not None and len(several) > 1:
+        raise Usage(f"--set states its cases itself, but got {several[1]} too")
+    return bool(several)
+
+
+def _stated_several(chosen: argparse.Namespace) -> list[str]:
+    """The options that state more than one point; beside --set, all that state a problem."""
+    given = given_of(chosen)
+    if chosen.set is not None:
+        others = {**given, **({"workload": 1} if chosen.workload else {}), **({"cascade": 1} if chosen.cascade else {})}
+        return ["--set", *map(flag_of, others)]
+    return [f"{flag_of(n)} with {len(v)} sizes" for n, v in given.items() if isinstance(v, tuple)]
+
+
+def _tune_sets(chosen: argparse.Namespace, machine_kind: str | None, cache: Path, progress: Progress) -> int:
+    from eintune.search.sets.command import points_of, tune_sets
+
+    points_of(chosen, "fp32")  # wrong usage is said at once
+    device = device_of(chosen)
+    _check_kind(chosen, machine_kind, device)
+    return tune_sets(chosen, device, _machine(chosen, device, progress), cache, progress, _dtype(_kind(device)))
+
+
+def _check_kind(chosen: argparse.Namespace, machine_kind: str | None, device: str) -> None:
+    if machine_kind not in (None, _kind(device)):
+        raise Usage(
+            f"--machine must be of the measured device's kind ({device}), but {chosen.machine} is a "
+            f"{machine_kind}; add --plan-only to price for a machine that is not here"
+        )
 
 
 def _kind(device: str) -> str:

@@ -68,8 +68,7 @@ class Measurer:
         self.policy = policy or Policy()
         self.progress = progress
         self._meanwhile = meanwhile
-        points = contraction_points(problem.definition, problem.sizes)
-        self._run_timeout = self.policy.run + points / SLOW[torch.device(device).type]
+        self._run_timeout = self._longest_run()
         self._worker = Child("eintune.search.measure.worker")
         self._compilers = CompilePool(self.policy.compilers, self.policy.compile)
         self._preparing = False
@@ -93,6 +92,23 @@ class Measurer:
     ) -> None:
         self._worker.stop()
         self._compilers.stop()
+
+    def turn_to(self, problem: Problem) -> None:
+        """Measure another problem from now on, in the same processes.
+
+        Raises MeasureError for one that does not fit into memory.
+        """
+        if why := does_not_fit(problem, self.device):
+            raise MeasureError(why)
+        if self._preparing:  # nobody asked for what it got ready for
+            self._worker.receive(self.policy.startup)
+        self.problem, self._estimated = problem, {}
+        self._run_timeout = self._longest_run()
+        self._prepare()
+
+    def _longest_run(self) -> float:
+        points = contraction_points(self.problem.definition, self.problem.sizes)
+        return self.policy.run + points / SLOW[torch.device(self.device).type]
 
     # ---- what callers use
 

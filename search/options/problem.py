@@ -6,6 +6,8 @@ import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from eintune.space.ir.dtypes import FLOATS
 
 from .command import Options, Usage, as_usage, number, path, positive
 from .functions import function_in
-from .sizes import add_sizes
+from .sizes import SEVERAL, add_sizes, several_sizes
 
 if TYPE_CHECKING:
     from eintune.space.cascade.problem import Problem
@@ -57,9 +59,9 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def add_problem(parser: argparse.ArgumentParser) -> None:
-    """All that states a problem at one size."""
-    add_computation(parser, sizes=True)
+def add_problem(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """All that states a problem at one size; several: a workload's sizes may be lists and ranges (`each_of`)."""
+    add_computation(parser, sizes=True, several=several)
     group = parser.add_argument_group("the problem")
     group.add_argument("--dtype", choices=FLOATS, help="default: bf16 on a GPU, fp32 on a CPU")
     group.add_argument(
@@ -67,7 +69,7 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_computation(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
+def add_computation(parser: argparse.ArgumentParser, *, sizes: bool, several: bool = False) -> None:
     """What is computed; with `sizes` also how large it is."""
     from eintune.space.workloads.builtin import WORKLOADS
 
@@ -77,10 +79,10 @@ def add_computation(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
     if sizes:
         group.add_argument("--cascade", type=path, metavar="FILE", help="a definition of your own, with --sizes")
         add_sizes(group, "sizes of the ranks of --cascade")
-    add_workload_options(parser, sizes=sizes)
+    add_workload_options(parser, sizes=sizes, several=several)
 
 
-def add_workload_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
+def add_workload_options(parser: argparse.ArgumentParser, *, sizes: bool, several: bool = False) -> None:
     """The options of every workload, those of the first one on top."""
     from eintune.space.workloads.builtin import WORKLOADS
 
@@ -92,10 +94,11 @@ def add_workload_options(parser: argparse.ArgumentParser, *, sizes: bool) -> Non
             for option in row.options:
                 if option.name not in known and (sizes or option.kind != "size"):
                     known.add(option.name)
-                    _add(group, option, [r.name for r in chosen if option.name in {o.name for o in r.options}])
+                    users = [r.name for r in chosen if option.name in {o.name for o in r.options}]
+                    _add(group, option, users, several)
 
 
-def _add(group: Options, option: Option, users: list[str]) -> None:
+def _add(group: Options, option: Option, users: list[str], several: bool) -> None:
     help_text = option.help if users == [FIRST] else f"of {', '.join(users)}"
     settings: dict[str, Any] = {"help": help_text, "dest": f"of_{option.name}"}
     match option.kind:
@@ -110,6 +113,8 @@ def _add(group: Options, option: Option, users: list[str]) -> None:
             settings |= {"metavar": "TEXT"}
         case "function":
             settings |= {"type": function_in, "metavar": "FILE.py:NAME"}
+        case "size" if several:
+            settings |= {"type": several_sizes, "metavar": "N"}
         case _:
             settings |= {"type": positive, "metavar": "N"}
     if option.bare:
@@ -181,6 +186,23 @@ def posed_of(options: argparse.Namespace, dtype: str) -> Posed:
         with as_usage():
             posed = row.posed(given, dtype)
     return replace(posed, problem=_with_parameters(posed.problem, options.params))
+
+
+def each_of(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options once for each combination of sizes that lists and ranges stand for.
+
+    Raises Usage for more than SEVERAL.
+    """
+    given = {n: v for n, v in vars(options).items() if n.startswith("of_") and isinstance(v, tuple)}
+    count = prod(map(len, given.values()))
+    if count > SEVERAL:
+        raise Usage(f"a set has at most {SEVERAL} points, but {_flags(_plain(given))} make {count:,}")
+    combined = (dict(zip(given, values, strict=True)) for values in product(*given.values()))
+    return [argparse.Namespace(**(vars(options) | chosen)) for chosen in combined]
+
+
+def _plain(names: Mapping[str, object]) -> dict[str, object]:
+    return {n.removeprefix("of_"): v for n, v in names.items()}
 
 
 def _flags(names: Mapping[str, object]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,8 +16,9 @@ from eintune.host.data import BadData, Text, from_toml
 from eintune.host.files import read_whole
 from eintune.search.bench.case import State
 from eintune.search.options.command import Parser, Usage
-from eintune.search.options.problem import add_problem, posed_of
+from eintune.search.options.problem import add_problem, each_of, posed_of
 from eintune.space.cascade.problem import Problem
+from eintune.space.workloads.workload import Posed
 
 MAX_BYTES = 2**20
 KEYS = ("title", "peers", "against", "copy", "states", "cases")
@@ -59,14 +60,14 @@ def built_in() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
 
 
-def load_suite(named: str) -> Suite:
+def load_suite(named: str, option: str = "--suite") -> Suite:
     """A suite by name, or from a TOML file. Raises Usage."""
     if named in built_in():
         raw = (resources.files(__package__) / f"{named}.toml").read_bytes()
         return parse_suite(named, raw)
     path = Path(named)
     if not path.exists():
-        raise Usage(f"--suite must be a TOML file or one of {', '.join(built_in())}, but got {named!r}")
+        raise Usage(f"{option} must be a TOML file or one of {', '.join(built_in())}, but got {named!r}")
     return parse_suite(path.stem, read_whole(path, MAX_BYTES), f"{path}: ")
 
 
@@ -108,11 +109,21 @@ def stated(texts: Sequence[str], dtype: str) -> tuple[Stated, ...]:
     return tuple(found.values())
 
 
+def posed_cases(texts: Sequence[str], dtype: str) -> Iterator[Posed]:
+    """The problems that texts state, where a size may be a list or a range. Raises Usage, naming the case."""
+    for text in texts:
+        yield from _posed(text, dtype, several=True)
+
+
 def _stated(text: str, dtype: str) -> Stated:
+    (posed,) = _posed(text, dtype)
+    return Stated(text, posed.folder, posed.title, posed.problem, posed.about)
+
+
+def _posed(text: str, dtype: str, *, several: bool = False) -> list[Posed]:
     parser = Parser(prog="eintune tune", add_help=False)
-    add_problem(parser)
+    add_problem(parser, several=several)
     try:
-        posed = posed_of(parser.parse_args(shlex.split(text)), dtype)
+        return [posed_of(one, dtype) for one in each_of(parser.parse_args(shlex.split(text)))]
     except (Usage, ValueError) as error:
         raise Usage(f"case {text!r}: {error}") from None
-    return Stated(text, posed.folder, posed.title, posed.problem, posed.about)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from eintune.costmodel.counts.estimate import Estimate
 from eintune.costmodel.counts.resources import illegal, unsupported
@@ -46,6 +46,29 @@ REASONS = {
 """What the kinds of reason that pruning counts by mean, in words."""
 
 
+class Planner(Protocol):
+    """How a cascade under a schedule becomes a plan to be priced and a kernel to be measured at a problem's sizes."""
+
+    def plan(self, cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
+        """Raises IllegalPlan."""
+
+    def kernel(self, candidate: Candidate) -> Kernel:
+        """The candidate's kernel. Raises RuleError."""
+
+
+class Exactly:
+    """For the problem's sizes alone."""
+
+    def plan(self, cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
+        return build_program(cascade, problem, schedule)
+
+    def kernel(self, candidate: Candidate) -> Kernel:
+        return EMITTERS[candidate.schedule.emitter](candidate.plan, candidate.schedule)
+
+
+EXACTLY = Exactly()
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to compute the problem: a derived cascade under a schedule, its counted work and what it should
@@ -56,10 +79,12 @@ class Candidate:
     plan: Program
     work: Work
     estimate: Estimate
+    problem: Problem
+    planner: Planner = EXACTLY
 
     @cached_property
     def kernel(self) -> Kernel:
-        return EMITTERS[self.schedule.emitter](self.plan, self.schedule)
+        return self.planner.kernel(self)
 
     @cached_property
     def key(self) -> str:
@@ -103,13 +128,17 @@ def candidates(
     calibration: Calibration | None = None,
     at_most: int = 256,
     log: Callable[[str], None] = lambda text: None,
+    planner: Planner = EXACTLY,
 ) -> Candidates:
     """Every cascade under every schedule of `emitter`, priced on `machine`; the worthwhile ones best first.
 
-    at_most: how many to keep. Raises MachineError where the machine has no unit for a product's dtype.
+    at_most: how many to keep. planner: how plans and kernels are made. Raises MachineError where the machine has no
+    unit for a product's dtype.
     """
     left_out: Counter[str] = Counter()
-    every = everything(variants, problem, machine, emitter, calibration=calibration, left_out=left_out, log=log)
+    every = everything(
+        variants, problem, machine, emitter, calibration=calibration, left_out=left_out, log=log, planner=planner
+    )
     considered = len(every) + sum(left_out.values())
     seen = {c.schedule for c in every}
     worthwhile = _worthwhile(every, machine, calibration, left_out)
@@ -127,6 +156,7 @@ def everything(
     calibration: Calibration | None = None,
     left_out: Counter[str] | None = None,
     log: Callable[[str], None] = lambda text: None,
+    planner: Planner = EXACTLY,
 ) -> list[Candidate]:
     """Every cascade under every schedule that has a plan, priced; those without one are counted in `left_out`."""
     lost: Counter[str] = Counter() if left_out is None else left_out
@@ -134,10 +164,10 @@ def everything(
     for variant in variants:
         cascade = Cascade.parse(variant.text)
         every = _supported(schedules(cascade, problem, emitter), machine, lost)
-        planned += _plans(variant, cascade, problem, every, lost)
+        planned += _plans(variant, cascade, problem, every, lost, planner)
         log(f"{variant.label}: {len(planned):,} candidates so far")
     estimates = estimate_works([w for *_, w in planned], machine, calibration) if planned else []
-    return [Candidate(*parts, estimate) for parts, estimate in zip(planned, estimates, strict=True)]
+    return [Candidate(*parts, e, problem, planner) for parts, e in zip(planned, estimates, strict=True)]
 
 
 def _supported(every: Sequence[Schedule], machine: Machine, left_out: Counter[str]) -> list[Schedule]:
@@ -161,7 +191,12 @@ _Planned = tuple[Variant, Schedule, Program, Work]
 
 
 def _plans(
-    variant: Variant, cascade: Cascade, problem: Problem, every: Sequence[Schedule], left_out: Counter[str]
+    variant: Variant,
+    cascade: Cascade,
+    problem: Problem,
+    every: Sequence[Schedule],
+    left_out: Counter[str],
+    planner: Planner,
 ) -> Iterator[_Planned]:
     """The plans of one cascade, counted. Schedules that differ in `WITHOUT` only share one."""
     made: dict[Schedule, Program | IllegalPlan] = {}
@@ -172,7 +207,7 @@ def _plans(
         counted = replace(schedule, **WITHOUT)
         planned = replace(counted, rescaling="eager")  # which changes what is counted, and not the plan
         if planned not in made:
-            made[planned] = _plan(cascade, problem, planned)
+            made[planned] = _plan(planner, cascade, problem, planned)
         match made[planned]:
             case IllegalPlan() as error:
                 left_out[f"no plan: {error.rule}"] += 1
@@ -196,9 +231,9 @@ def _unsuited(program: Program, schedule: Schedule) -> Refusal | None:
     return found if divided else Refusal(KIND, "nothing is multiplied")
 
 
-def _plan(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program | IllegalPlan:
+def _plan(planner: Planner, cascade: Cascade, problem: Problem, schedule: Schedule) -> Program | IllegalPlan:
     try:
-        return build_program(cascade, problem, schedule)
+        return planner.plan(cascade, problem, schedule)
     except IllegalPlan as error:
         return error
 
@@ -247,16 +282,20 @@ def _distinct(ranked: Sequence[Candidate], at_most: int, left_out: Counter[str])
 
 
 class Model:
-    """The cost model of one machine over candidates: prices them, and is fitted again to what was measured."""
+    """The cost model of one machine over candidates: prices them, and is fitted again to what was measured.
 
-    def __init__(self, points: Sequence[Candidate], machine: Machine) -> None:
+    known: work that was measured elsewhere (the same computation at other sizes), with its seconds.
+    """
+
+    def __init__(self, points: Sequence[Candidate], machine: Machine, known: Sequence[tuple[Work, float]] = ()) -> None:
         self._points = points
+        self._known = known
         self._machine = machine
         self.calibration = self._start = Calibration.of(machine)
 
     def __call__(self, trials: Sequence[Trial[Candidate]]) -> Callable[[Candidate], float]:
         """Fit to the trials that ran and were right; the prediction of every point after that."""
-        right = [(t.point.work, t.measurement.seconds) for t in trials if t.ok]
+        right = [*self._known, *((t.point.work, t.measurement.seconds) for t in trials if t.ok)]
         # Always from the machine's own start, not from the last fit: samples that were fitted before would count
         # twice.
         self.calibration = fit(right, self._machine, self._start)

@@ -198,7 +198,7 @@ def _search(
     points = planned.space.kept
     model = Model(points, planned.machine)
     with progress.stage("search"):
-        study = Study(points, journal=journal, name=_study_name(points), strategy=chosen)
+        study = Study(points, journal=journal, name=study_name(points), strategy=chosen)
         if study.cut_bytes:
             progress.say(f"the journal's last line was half-written; {study.cut_bytes} bytes were cut off")
         if study.resumed or study.reaped:
@@ -305,8 +305,8 @@ def space_json(planned: Planned) -> dict[str, Any]:
     }
 
 
-def _study_name(points: Sequence[Candidate]) -> str:
-    """Trials of another set of candidates are not comparable: their knobs have other values."""
+def study_name(points: Sequence[Candidate]) -> str:
+    """Of a study over these. Trials of another set of candidates are not comparable: their knobs have other values."""
     return sha256(json.dumps(sorted(p.key for p in points)).encode()).hexdigest()[:24]
 
 

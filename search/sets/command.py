@@ -1,0 +1,132 @@
+"""`tune` with lists, ranges or a file of sizes: the points that they state, by definition, each set tuned as one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eintune.host.files import write_named
+from eintune.kernels.store.cache import Cache, CacheWriteError, Key
+from eintune.kernels.store.platform import platform_of
+from eintune.kernels.store.portfolio import load_portfolio, portfolio_key
+from eintune.search.measure.measurer import MeasureError
+from eintune.search.options.command import Failure
+from eintune.search.options.problem import each_of, emitter_of, posed_of
+from eintune.search.peers.tuning import tuning_peers
+from eintune.search.text.formatting import plural
+from eintune.search.text.plain_json import finite
+from eintune.search.text.progress import Progress
+from eintune.search.tune.finals import NothingWorked
+from eintune.search.tune.one_search import only_search
+from eintune.search.tune.tune import EFFORT, Effort
+
+from .set_search import SetResult, Wanted, tune_set
+from .text import set_json, set_text
+
+if TYPE_CHECKING:
+    from eintune.costmodel.machines.machine import Machine
+    from eintune.space.workloads.workload import Posed
+
+TRIALS = {"cuda": 16, "cpu": 8}
+"""Candidates that are measured at each point, by default."""
+SECONDS = {"cuda": 15.0, "cpu": 30.0}
+"""... and the budget of each, of which a set has that of all its points."""
+
+
+def is_set(chosen: argparse.Namespace) -> bool:
+    """Whether the options of `tune` state more than one point."""
+    return chosen.set is not None or any(isinstance(v, tuple) for n, v in vars(chosen).items() if n.startswith("of_"))
+
+
+def points_of(chosen: argparse.Namespace, dtype: str) -> list[Posed]:
+    """The points that the options state, each once. Raises Usage."""
+    if chosen.set is None:
+        every = [posed_of(one, dtype) for one in each_of(chosen)]
+    else:
+        from eintune.search.suites.suite import load_suite, posed_cases
+
+        every = list(posed_cases(load_suite(chosen.set, "--set").cases, chosen.dtype or dtype))
+    return list({p.folder: p for p in every}.values())
+
+
+def tune_sets(
+    chosen: argparse.Namespace, device: str, machine: Machine, cache: Path, progress: Progress, dtype: str
+) -> int:
+    """Tune the points by definition; prints a table of each, and returns the exit code."""
+    sets: dict[tuple[Any, ...], list[Posed]] = {}
+    for posed in points_of(chosen, dtype):
+        emitter_of(posed.problem, "gpu" if device == "cuda" else "cpu")
+        problem = posed.problem
+        of = (problem.cascade, tuple(sorted(problem.dtypes.items())), tuple(sorted(problem.params.items())))
+        sets.setdefault(of, []).append(posed)
+    count = sum(map(len, sets.values()))
+    answers: list[Mapping[str, Any]] = []
+    failed = []
+    for number, points in enumerate(sets.values(), 1):
+        title = _title(points) + (f" (set {number} of {len(sets)})" if len(sets) > 1 else "")
+        left = [p for p in points if chosen.retune or not _is_stored(p, device, cache)]
+        if not left:
+            print(f"{title}\n\n  all {plural(len(points), 'point')} are stored already; --retune measures anew\n")
+            continue
+        try:
+            result = _tuned(chosen, left, count, device, machine, cache, progress)
+        except (NothingWorked, MeasureError) as error:
+            failed.append(f"{title}: {error}")
+            progress.say(failed[-1])
+            continue
+        except CacheWriteError as error:
+            raise Failure(str(error.strerror)) from error
+        print(set_text(title, result), flush=True)
+        answers.append(set_json(title, result))
+    if chosen.json:
+        text = json.dumps(finite({"sets": answers}), indent=1, allow_nan=False) + "\n"
+        write_named(chosen.json, text.encode())
+    if failed:
+        raise Failure("; ".join(failed))
+    return 0
+
+
+def _title(points: Sequence[Posed]) -> str:
+    return points[0].title if len(points) == 1 else f"{points[0].title}, and {plural(len(points) - 1, 'other')}"
+
+
+def _is_stored(posed: Posed, device: str, cache: Path) -> bool:
+    """Whether the user's own portfolio has been measured at a point."""
+    key = Key.of(posed.problem, platform_of(device))
+    found = load_portfolio(Cache(cache), portfolio_key(key))
+    return found is not None and any(p.sizes == key.sizes for p in found.points)
+
+
+def _tuned(
+    chosen: argparse.Namespace,
+    points: Sequence[Posed],
+    count: int,
+    device: str,
+    machine: Machine,
+    cache: Path,
+    progress: Progress,
+) -> SetResult:
+    wanted = [Wanted(p.problem, p.title, tuple(tuning_peers(p, device))) for p in points]
+    whole = EFFORT[device]
+    share = len(points) / count
+    effort = Effort(
+        trials=round(chosen.trials * share) if chosen.trials else TRIALS[device] * len(points),
+        seconds=progress.elapsed + (chosen.budget * share if chosen.budget else SECONDS[device] * len(points)),
+        batch=whole.batch,
+        kept=96,
+    )
+    place = portfolio_key(Key.of(points[0].problem, platform_of(device)))
+    with only_search(cache, place, progress.say):
+        return tune_set(
+            wanted,
+            device,
+            machine,
+            cache,
+            effort=effort,
+            fresh=chosen.retune,
+            sampler=chosen.sampler,
+            progress=progress,
+        )
