@@ -20,6 +20,7 @@ from eintune.host.recent import Recent
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.reference.surroundings import plain_surroundings
 
+from .compiled_cache import compiled_folder, triton_cache
 from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, LaunchError, check, layout_of, refuse
 from .module import interpreted, module_of
 from .tensor_descriptors import LaunchDescriptors, descriptors
@@ -120,8 +121,11 @@ class TritonLaunch:
     def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
         strides = [s for t in tensors for s in t.stride()]
         given = (*tensors, *strides, *self.kernel.values, *descriptors(self.kernel, tensors))
-        options = options_of(self.kernel) | ({} if interpreted() else fusing())
-        return self.function[self._grid(tensors[0].device)](*given, **options)
+        grid = self._grid(tensors[0].device)
+        if interpreted():
+            return self.function[grid](*given, **options_of(self.kernel))
+        with triton_cache(compiled_folder()):
+            return self.function[grid](*given, **(options_of(self.kernel) | fusing()))
 
     def _grid(self, device: torch.device) -> tuple[int, ...]:
         """As many programs as the kernel has, or as the device holds where each does the work of several."""

@@ -7,13 +7,12 @@ killable child processes, so that a compiler that hangs or dies is one failed re
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from eintune.costmodel.counts.estimate import Resources, most
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
 from eintune.space.ir.dtypes import DTYPES
 
+from .compiled_cache import TRITON_VARIABLE, compiled_folder, triton_cache
 from .launchers import fusing, options_of
 from .module import interpreted, module_of
 from .tensor_descriptors import layout_of_block
@@ -49,7 +49,7 @@ def compile_offline(
     """Exact resources of a Triton kernel on an architecture ("sm_90", "gfx942"), compiled in this process.
 
     strides: one tuple a tensor, in elements (default: contiguous). cache_dir: Triton's compile cache (default:
-    its own). Raises CompileError.
+    the one that programs use). Raises CompileError.
     """
     return compile_kernel(kernel, architecture, strides=strides, cache_dir=cache_dir).resources
 
@@ -78,7 +78,7 @@ def compile_kernel(
     signature, constants, attributes = specialise(kernel, function, strides or contiguous(kernel))
     started = time.perf_counter()
     try:
-        with _cache(cache_dir):
+        with triton_cache(cache_dir or compiled_folder()):
             # The same specialisation as the JIT would choose at a call, since registers and vector widths follow from
             # it.
             source = _source_class(kernel)(function, signature, constants, attributes)
@@ -121,17 +121,6 @@ def _target(architecture: str) -> Any:
     if re.fullmatch(r"gfx\w+", architecture):
         return GPUTarget("hip", architecture, 64 if architecture.startswith("gfx9") else 32)
     raise CompileError(f"`architecture` must be sm_<number> or gfx<name>, but got {architecture!r}")
-
-
-@contextlib.contextmanager
-def _cache(directory: Path | None) -> Iterator[None]:
-    from triton import knobs
-
-    # Put back at the end: another directory is this compile's alone.
-    with knobs.cache.scope():
-        if directory is not None:
-            knobs.cache.dir = str(directory)
-        yield
 
 
 # ---- specialisation
@@ -182,6 +171,14 @@ def specialise(
     return signature, constants, attributes
 
 
+def specialisation_of(kernel: Kernel) -> Hashable:
+    """What the compiler sees of a kernel that is given contiguous tensors: of two that agree in it one is compiled."""
+    function = getattr(module_of(kernel), kernel.entry)
+    signature, constants, attributes = specialise(kernel, function, contiguous(kernel))
+    options = (kernel.warps, kernel.stages, kernel.registers)
+    return kernel.source, options, tuple(signature.items()), tuple(constants.items()), tuple(attributes)
+
+
 def _integer(value: int) -> str:
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
@@ -217,4 +214,5 @@ def _hip_resources(made: Any, warps: int) -> Resources:
 def environment(cache_dir: Path | None) -> dict[str, str]:
     """This process's environment for a child that compiles: no interpreter, the given cache."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    return env if cache_dir is None else {**env, "TRITON_CACHE_DIR": str(cache_dir)}
+    folder = cache_dir or compiled_folder()
+    return env if folder is None else {**env, TRITON_VARIABLE: str(folder)}

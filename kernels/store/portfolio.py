@@ -220,6 +220,15 @@ def portfolio_entries(cache: Cache, key: Key) -> list[Entry]:
     return list(found.values())
 
 
+def every_entry(cache: Cache) -> list[Entry]:
+    """What all portfolios hold, the user's first."""
+    found = [*read_portfolios(cache.directory / FOLDER).items()]
+    shipped = [] if cache.shipped is None else [*read_portfolios(SHIPPED).items()]
+    return [
+        e for every, ships in ((found, False), (shipped, True)) for path, p in every for e in p.entries(path, ships)
+    ]
+
+
 def read_portfolios(folder: Path) -> dict[Path, Portfolio]:
     """All usable portfolios of a folder."""
     try:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from eintune.host.printable import printable
 from eintune.host.quoting import shell
 from eintune.search.options.command import Command, Failure, Parser, Usage, add_version
+from eintune.search.sets.warm_command import WARM
 from eintune.search.text import interrupts, streams
 
 from .bench import BENCH
@@ -34,7 +35,7 @@ from .tune import TUNE
 
 COMMANDS: tuple[Command, ...] = (
     *(TUNE, BENCH, SPACE, PASSES, GRAPH, TILES, PLAN, KERNEL),
-    *(REPORT, REPLAY, RECORD, JUDGE, GROWTH, DEFINITIONS, CACHE, DOCTOR),
+    *(REPORT, REPLAY, RECORD, JUDGE, GROWTH, DEFINITIONS, CACHE, WARM, DOCTOR),
 )
 OVERVIEW = """\
 examples:

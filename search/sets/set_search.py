@@ -57,7 +57,7 @@ CONTENDER = 1.06
 """What was within this factor of a point's best is timed at every point in the end..."""
 FINALISTS = 3
 """... at most so many of each point."""
-MOST_FINALISTS = 20
+MOST_FINALISTS = 12
 """... and so many in all, those that are the best at most points first."""
 
 

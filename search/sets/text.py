@@ -62,7 +62,7 @@ def set_json(title: str, result: SetResult) -> dict[str, Any]:
     """As plain data: all kernels that were timed, which are kept, and what each took at each point."""
     return {
         "title": title,
-        "portfolio": str(result.path),
+        "portfolio": result.path.name,
         "kernels": [{"cascade": k.cascade, "schedule": k.schedule.to_json()} for k in result.kernels],
         "kept": list(result.chosen),
         "points": [

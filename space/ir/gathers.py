@@ -3,7 +3,7 @@ them, and which an index tensor may hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .expr import Access, Computed, Expr, Gather, Iota, Map, Part, Rank, Split, Unsplit, is_padded, reads, topological
 from .index_arithmetic import is_of_elements, span
@@ -80,9 +80,12 @@ def numbers(roots: Iterable[Expr]) -> Iterator[tuple[Access | Gather, Computed, 
                 yield x, i, own
 
 
-def check_indices(roots: Iterable[Expr], sizes: Mapping[Rank, int], padded: bool = False) -> None:
+def check_indices(
+    roots: Iterable[Expr], sizes: Mapping[Rank, int], padded: bool = False, fitting: Collection[tuple[Part, Rank]] = ()
+) -> None:
     """Raises ValueError where a quotient, a remainder or a computed number goes beyond the axis that it addresses,
-    unless the access is 0 there. padded: for those, too.
+    unless the access is 0 there. padded: for those, too. fitting: parts that are as long as the axis is, with the axis,
+    whatever the sizes are.
 
     A rank without a size is not looked at.
     """
@@ -99,6 +102,8 @@ def check_indices(roots: Iterable[Expr], sizes: Mapping[Rank, int], padded: bool
             )
     for axis, found in parts(wanted).items():
         for p in found:
+            if (p, axis) in fitting:
+                continue
             needed = length(p, sizes.get(p.rank, 1))
             if needed > sizes[axis]:
                 raise ValueError(

@@ -24,7 +24,7 @@ from eintune.space.analysis.views import Halves
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.ir.dtypes import SIXTEEN_BIT
-from eintune.space.ir.expr import Expr, Fold, Rank, Reduce, Where, bind, params, rewrite, tensors, topological
+from eintune.space.ir.expr import Expr, Fold, Part, Rank, Reduce, Where, bind, params, rewrite, tensors, topological
 from eintune.space.ir.gathers import check_indices
 from eintune.space.ir.index_arithmetic import with_sizes
 from eintune.space.plan.bounds_prepass import with_early_bounds
@@ -221,8 +221,12 @@ class _Lowering:
         lengths = [s.length for s in kernel.splits.values() if isinstance(s.length, str)]
         numbers = _sizes([*indices, *kernel.roots.numbers(), *lengths], kernel.sizes)
         sizes = numbers.only([*indices, *(r for r in (*kernel.roots.numbers(), *lengths) if r in numbers.ranges)])
+        # A packed rank is as long as its two parts together, by construction.
+        fitting = {(Part("//", r, d.times), d.rank) for r, d in sizes.derived.items() if d.by == d.step == 1}
         try:
-            check_indices(source, sizes)
+            check_indices(source, sizes, fitting=fitting)
+        except UnknownSize:
+            raise
         except ValueError as error:
             raise IllegalPlan(str(error)) from None
         order = rank_order(source, outputs, ranks, batch_ranks(source, halves))

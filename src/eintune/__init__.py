@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from eintune.kernels.serve.attention import attention, scaled_dot_product_attention
     from eintune.kernels.serve.compiled import compile
     from eintune.kernels.serve.errors import UnsupportedArgument
+    from eintune.kernels.serve.warm import warm
     from eintune.space.cascade.cascade import Cascade
     from eintune.space.operators.formats import read
     from eintune.space.operators.passes import analyse
@@ -28,6 +29,7 @@ __all__ = [
     "generate_kernel",
     "read",
     "scaled_dot_product_attention",
+    "warm",
 ]
 
 _HOMES = {
@@ -39,6 +41,7 @@ _HOMES = {
     "generate_kernel": ".kernels.generate.generate",
     "read": ".space.operators.formats",
     "scaled_dot_product_attention": ".kernels.serve.attention",
+    "warm": ".kernels.serve.warm",
 }
 
 

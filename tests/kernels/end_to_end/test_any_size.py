@@ -69,7 +69,7 @@ def looped(cascade: Cascade, problem: Problem, emitter: str, seed: str, splits: 
         if not s.is_specialised
         and s.stages == 1  # which fits into the shared memory of any GPU
         and dict(s.roles)["m"].outer == "loop"
-        and all(r.num_splits == 1 and not (r.pack and emitter == "triton") for _, r in s.roles)
+        and all(r.num_splits == 1 for _, r in s.roles)
     ]
     chosen = random.Random(seed).choice(every)
     parts = {r: Role("loop", role.tile, splits) for r, role in chosen.roles if r == "m"}
@@ -90,6 +90,23 @@ def test_one_kernel_is_right_at_every_length(name: str, splits: int, emitter: st
         problem = at(variant, b, h, g, p, m)
         if all(problem.sizes[r] == made_at.sizes[r] for r in problem.sizes if r not in open_):
             check(kernel, problem, execute)
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("name", ["plain", "causal"])
+def test_packed_heads_take_any_length(name: str, splits: int, execute: Execute) -> None:
+    """Queries and the heads of a group as rows of one tile: how many rows there are follows from how many queries."""
+    made_at = at(VARIANTS[name], 2, 2, 4, 2, 340)
+    cascade = derived(made_at.cascade)[0]
+    every = (s for s in schedules(cascade, made_at, "triton") if not s.is_specialised and s.stages == 1)
+    packed = (s for s in every if dict(s.roles)["g"].pack == "p" and dict(s.roles)["m"].outer == "loop")
+    chosen = next(packed)
+    parts = {r: Role("loop", role.tile, splits) for r, role in chosen.roles if r == "m"}
+    schedule = Schedule(**{**vars(chosen), "roles": tuple((r, parts.get(r, role)) for r, role in chosen.roles)})
+    kernel = emit(build_for_any_size(cascade, made_at, schedule), schedule)
+    assert {"b", "h", "p", "m"} <= {r for k in kernel.launches for a in k.arguments for r in a.axes if r}
+    for b, h, p, m in [(1, 3, 1, 64), (2, 2, 5, 70), (1, 1, 40, 40)]:
+        check(kernel, at(VARIANTS[name], b, h, 4, p, m), execute)
 
 
 def test_lengths_batch_and_heads_are_open_and_head_dims_are_not() -> None:

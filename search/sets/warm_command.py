@@ -1,0 +1,66 @@
+"""`warm`: compile what portfolios hold, ahead of the programs that need it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from eintune.host.files import write_named
+from eintune.search.options.command import Command, Failure, add_cache, add_version, as_usage, cache_of, path
+from eintune.search.text.formatting import plural
+
+DESCRIPTION = """\
+Compiles the kernels of all portfolios that `tune` stored or that come with Eintune, so that no program waits for a
+compiler. They are kept in the cache directory, which may be copied to other machines with the same GPU and versions.
+"""
+EXAMPLES = """\
+examples:
+  eintune warm                       for the GPU of this machine
+  eintune warm --machine h200        for one that need not be here
+exit codes: 0, 1 where a kernel does not compile, 2 for wrong usage
+"""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of `warm`."""
+    parser.add_argument(
+        "--machine", metavar="NAME", help="compile for this machine (h200, h100, …); default: this one's"
+    )
+    parser.add_argument("--workload", metavar="NAME", help="portfolios of this workload only; default: all")
+    parser.add_argument("--json", type=path, metavar="FILE", help="also write the outcome as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_cache(parser)
+    add_version(parser)
+
+
+def action(chosen: argparse.Namespace) -> int:
+    """Compile, and say what there is."""
+    from eintune.kernels.serve.warm import warm
+    from eintune.search.text.progress import Progress
+    from eintune.space.workloads.builtin import WORKLOADS
+
+    if chosen.workload is not None and chosen.workload not in WORKLOADS:
+        names = ", ".join(WORKLOADS)
+        raise Failure(f"--workload must be one of {names}, but got {chosen.workload!r}")
+    progress = Progress(None if chosen.quiet else sys.stderr)
+    with progress.stage("compile"), as_usage():
+        made = warm(chosen.workload, machine=chosen.machine, cache=cache_of(chosen), progress=progress.say)
+    where = f" in {made.folder}" if made.folder else ""
+    print(f"{plural(made.compiled, 'kernel')} compiled for {made.architecture}{where} ({made.seconds:.1f} s)")
+    if chosen.json:
+        data = {
+            "architecture": made.architecture,
+            "compiled": made.compiled,
+            "failed": list(made.failed),
+            "folder": None if made.folder is None else str(Path(made.folder)),
+            "seconds": made.seconds,
+        }
+        write_named(chosen.json, (json.dumps(data, indent=1) + "\n").encode())
+    if made.failed:
+        raise Failure(f"{plural(len(made.failed), 'kernel')} did not compile: {made.failed[0]}")
+    return 0
+
+
+WARM = Command("warm", "compile what portfolios hold ahead of programs", options, action, DESCRIPTION, EXAMPLES)
