@@ -96,7 +96,7 @@ def test_one_kernel_is_right_at_every_length(name: str, splits: int, emitter: st
 @pytest.mark.parametrize("name", ["plain", "causal"])
 def test_packed_heads_take_any_length(name: str, splits: int, execute: Execute) -> None:
     """Queries and the heads of a group as rows of one tile: how many rows there are follows from how many queries."""
-    made_at = at(VARIANTS[name], 2, 2, 4, 2, 340)
+    made_at = at(VARIANTS[name], 2, 2, 4, 8, 340)
     cascade = derived(made_at.cascade)[0]
     every = (s for s in schedules(cascade, made_at, "triton") if not s.is_specialised and s.stages == 1)
     packed = (s for s in every if dict(s.roles)["g"].pack == "p" and dict(s.roles)["m"].outer == "loop")
