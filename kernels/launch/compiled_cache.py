@@ -1,17 +1,20 @@
 """Where compiled kernels are kept: beside the records, so that a copied cache directory has them too.
 
-They are native code. A folder is used only if nobody but this user can write to it; and where the environment names a
-folder for all of Triton (`TRITON_CACHE_DIR`), that is used.
+They are native code, and Triton runs what it finds. So they lie in a folder that nobody else can look into or write to,
+under a name that follows from the user's key: what comes with a cache from elsewhere is under another name, and never
+looked at. Where the environment names a folder for all of Triton (`TRITON_CACHE_DIR`), that is used.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from eintune.host import signing
 from eintune.host.directories import cache_directory
 
 FOLDER = "compiled"
@@ -20,16 +23,20 @@ TRITON_VARIABLE = "TRITON_CACHE_DIR"
 
 def compiled_folder() -> Path | None:
     """The folder, made if need be; None where Triton's own is to be used."""
-    if os.environ.get(TRITON_VARIABLE):
-        return None
-    folder = cache_directory() / FOLDER
+    return None if os.environ.get(TRITON_VARIABLE) else _folder(cache_directory())
+
+
+@functools.lru_cache(maxsize=16)
+def _folder(cache: Path) -> Path | None:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Whoever may write there may have this process run what they like: `folder` itself, and what is in it is made
-        # by this user.
-        status = folder.stat()
-        mine = status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        return folder if mine and os.access(folder, os.W_OK | os.X_OK) else None
+        around = cache / FOLDER
+        folder = around / signing.signature(b"compiled kernels")[:32]
+        for made in (around, folder):
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = made.stat()
+            if status.st_uid != os.getuid() or status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                return None
+        return folder if os.access(folder, os.W_OK | os.X_OK) else None
     except OSError:
         return None
 

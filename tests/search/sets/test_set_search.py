@@ -1,0 +1,123 @@
+"""Tuning a set on this CPU, from the command line to a program that is served by what was found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import eintune
+from eintune.host.notices import logger
+from eintune.kernels.launch.compiled_cache import TRITON_VARIABLE, compiled_folder
+from eintune.kernels.serve import priced
+from eintune.kernels.store.portfolio import read_portfolios
+from eintune.search.cli.main import main
+
+COMMON = ("tune", "--heads", "2", "--head-dim", "16", "--device", "cpu", "--quiet")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EINTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+def test_a_range_becomes_a_portfolio_that_serves(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = (*COMMON, "--seq", "48,64:160", "--trials", "12", "--budget", "90", "--json", "out.json")
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    ((path, portfolio),) = read_portfolios(cache / "portfolios").items()
+    assert [dict(p.sizes)["m"] for p in portfolio.points] == [48, 64, 128, 160]
+    (found,) = json.loads(Path("out.json").read_text())["sets"]
+    assert found["portfolio"] == path.name and len(found["kept"]) == len(portfolio.kernels) <= 4
+    for p in found["points"]:
+        kept = [s for n, s in p["seconds"].items() if int(n) in found["kept"]]
+        assert min(kept) <= 1.0301 * min(p["seconds"].values()) and p["peers"]["sdpa"]["status"] == "ok"
+    assert "against it" in out and path.name in out
+    # again: nothing is measured
+    assert main(command) == 0
+    assert "all 4 points are stored already" in capsys.readouterr().out
+    # a length that was not measured is served by a kernel that was, and nothing is planned for it
+    monkeypatch.setattr(priced, "_picks", lambda *_: pytest.fail("the model was asked for a pick"))
+    caplog.set_level("INFO", logger.name)
+    q, k, v = (torch.randn(1, 2, 100, 16) for _ in range(3))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(eintune.attention(q, k, v), wanted, rtol=1e-4, atol=1e-5)
+    assert any("is served by a kernel of a portfolio" in r.getMessage() for r in caplog.records)
+
+
+def test_a_suites_cases_are_tuned_by_definition(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = ["--seq 32,64 --heads 2 --head-dim 16", "--seq 32 --heads 2 --head-dim 16 --causal"]
+    Path("mine.toml").write_text(f"cases = {json.dumps(cases)}\n")
+    assert main(("tune", "--set", "mine.toml", "--device", "cpu", "--quiet", "--trials", "6", "--budget", "60")) == 0
+    assert len(read_portfolios(cache / "portfolios")) == 2 and "set 2 of 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--seq", "64:32"), "begins with its least size"),
+        (("--seq", "64,x"), "whole number"),
+        (("--seq", "64,,128"), "whole number"),
+        (("--seq", "64:"), "whole number"),
+        (("--seq", ",".join(map(str, range(1, 300)))), "at most 256 sizes"),
+        (("--seq", "1:65536", "--batch", "1:65536"), "at most 256 points"),
+        (("--seq", "64,128", "--plan-only"), "--plan-only"),
+        (("--seq", "64", "--set", "attention"), "--set states its cases itself"),
+        (("--set", "nowhere.toml"), "--set states its cases itself"),
+    ],
+)
+def test_wrong_usage(options: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main((*COMMON, *options)) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_other_commands_take_one_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(("plan", "--seq", "64,128", "--heads", "2", "--machine", "h200")) == 2
+    assert "whole number" in capsys.readouterr().err
+
+
+# ---- warm
+
+
+def test_shipped_portfolios_are_compiled_for_a_machine_that_is_not_here(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(TRITON_VARIABLE, raising=False)
+    first = eintune.warm(machine="h200")
+    assert first.compiled > 0 and not first.failed and first.architecture == "sm_90"
+    folder = compiled_folder()
+    assert folder is not None and folder == first.folder and folder.parent == cache / "compiled"
+    made = sorted(folder.rglob("*.cubin"))
+    assert len(made) >= first.compiled
+    # a later process finds all of it: nothing is compiled again
+    assert main(("warm", "--machine", "h200", "--quiet")) == 0
+    assert f"{first.compiled} kernels compiled for sm_90" in capsys.readouterr().out
+    assert sorted(folder.rglob("*.cubin")) == made
+
+
+def test_warm_without_a_gpu_or_a_machine_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for options in ((), ("--machine", "cpu"), ("--machine", "h201")):
+        if options or not torch.cuda.is_available():
+            assert main(("warm", *options)) == 2
+            assert "machine" in capsys.readouterr().err
+    assert eintune.warm("softmax", machine="h200").compiled == 0
+
+
+def test_compiled_kernels_are_nobody_elses(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that others may write to, or that another user's key named, is not used."""
+    monkeypatch.delenv(TRITON_VARIABLE, raising=False)
+    folder = compiled_folder()
+    assert folder is not None and folder.stat().st_mode & 0o077 == 0 and folder.parent.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("EINTUNE_CACHE", str(cache / "open"))
+    (cache / "open" / "compiled").mkdir(parents=True)
+    (cache / "open" / "compiled").chmod(0o777)
+    assert compiled_folder() is None
+    monkeypatch.setenv(TRITON_VARIABLE, "elsewhere")
+    monkeypatch.setenv("EINTUNE_CACHE", str(cache))
+    assert compiled_folder() is None
