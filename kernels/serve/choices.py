@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from eintune.host.notices import say_once
+from eintune.host.notices import say_once, was_said
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import EMITTERS, emit
 from eintune.kernels.reference.agreement import agrees
@@ -148,7 +148,8 @@ def _of_entry(
     kernel, plain, wide = made
     # Said once for a problem at whatever sizes: a program with growing sequences would say it at each step.
     about = ("neighbour", level, *signature(problem))
-    return KernelChoice(kernel, _neighbour_notice(problem, key, entry), level, plain, wide, about, entry.record.cascade)
+    notice = "" if was_said(about) else _neighbour_notice(problem, key, entry)
+    return KernelChoice(kernel, notice, level, plain, wide, about, entry.record.cascade)
 
 
 def _from_record(
@@ -166,7 +167,7 @@ def _from_record(
             return None
         cascade = parsed(record.cascade)
         # And checked in numbers all the same, on random data in float64.
-        if not agrees(cascade, problem.definition, problem.params):
+        if not _agrees(record.cascade, problem.cascade, tuple(sorted(problem.params.items()))):
             say_once(f"eintune: the record {name} is not used: its cascade does not compute the definition")
             return None
         # A record that did not ship is data from a file: its schedule must be one that the space has, or it could ask
@@ -183,6 +184,12 @@ def _from_record(
         level = logging.WARNING if exact else logging.INFO
         say_once(f"eintune: the record {name} is not used: {error}", level, about=("record", name, type(error), level))
         return None
+
+
+@functools.lru_cache(maxsize=256)
+def _agrees(form: str, definition: str, params: tuple[tuple[str, float], ...]) -> bool:
+    """`agrees` of texts, asked once: a program whose lengths grow asks at each of them."""
+    return agrees(parsed(form), parsed(definition), dict(params))
 
 
 def _legal(schedule: Schedule, cascade: Cascade, problem: Problem) -> bool:

@@ -83,9 +83,9 @@ NEAREST = 0.1
 def priced_near(
     problem: Problem, key: Key, entries: Sequence[Entry], device: torch.device, emitter: str, directory: Path
 ) -> list[Priced]:
-    """As `priced`, and remembered. Where something was measured close by, at the very sizes; elsewhere at sizes rounded
-    up to steps of a quarter of a doubling, since there picks are planned: a program whose lengths grow waits for that
-    once a step. What serves a size does not depend on which came before it."""
+    """As `priced`, and remembered. Where something was measured close by, at the very sizes of a call on a GPU, as its
+    last wave counts; elsewhere at sizes rounded up to steps of a quarter of a doubling, since there picks are planned:
+    a program whose lengths grow waits for that once a step. What serves a size does not depend on which came before."""
     nearest = sorted(entries, key=lambda e: _order(key, e))[:LOOKED_AT]
     known = tuple((e.path, e.record.digest, e.record.seconds) for e in nearest)
     asked = (key, known, str(device), emitter, directory)
@@ -94,24 +94,36 @@ def priced_near(
     machine = machine_of(device)
     members = _members(problem, key, nearest, machine, emitter, directory)
     if _is_covered(problem, members):
-        found = confirmed(problem, members, machine)[0][:KEPT]
+        found = _among_members(problem, key, members, machine)[:KEPT]
     if not found:
         found = _with_picks(problem, key, members, machine, emitter, directory)[:KEPT]
     _remembered[asked] = found
     return found
 
 
+def _among_members(problem: Problem, key: Key, members: Sequence[_Member], machine: Machine) -> list[Priced]:
+    if machine.kind == "gpu":
+        return confirmed(problem, members, machine)[0]
+    near = _rounded_up(problem)
+    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), _names(members), machine.name)
+    if (found := _remembered.get(asked)) is None:
+        found = _remembered[asked] = confirmed(near, members, machine)[0]
+    return found
+
+
+def _names(members: Sequence[_Member]) -> Hashable:
+    return tuple((m.text, m.schedule, *((e.path, e.record.seconds) for e in m.entries)) for m in members)
+
+
+def _rounded_up(problem: Problem) -> Problem:
+    return replace(problem, sizes={r: _rounded(n) for r, n in problem.sizes.items()})
+
+
 def _with_picks(
     problem: Problem, key: Key, members: Sequence[_Member], machine: Machine, emitter: str, directory: Path
 ) -> list[Priced]:
-    near = replace(problem, sizes={r: _rounded(n) for r, n in problem.sizes.items()})
-    asked = (
-        replace(key, sizes=tuple(sorted(near.sizes.items()))),
-        tuple((m.text, m.schedule, *(e.path for e in m.entries)) for m in members),
-        machine.name,
-        emitter,
-        directory,
-    )
+    near = _rounded_up(problem)
+    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), _names(members), machine.name, emitter, directory)
     if (found := _remembered.get(asked)) is not None:
         return found
     try:

@@ -113,8 +113,7 @@ class Key:
         return f"{label}-{sha256(json.dumps(self.to_json()).encode()).hexdigest()[:32]}.json"
 
     def to_json(self) -> dict[str, Any]:
-        data = asdict(self)
-        return data | {name: dict(getattr(self, name)) for name in _PAIRS}
+        return {f.name: dict(v) if (v := getattr(self, f.name)).__class__ is tuple else v for f in fields(self)}
 
     @classmethod
     def from_json(cls, data: object) -> Key:

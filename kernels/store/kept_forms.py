@@ -22,6 +22,7 @@ from eintune.host.data import BadData, Lines, Strict, from_json
 from eintune.host.files import read_whole, write_whole
 from eintune.host.notices import one_line, say_once
 from eintune.host.parts import MissingPart, require
+from eintune.host.recent import Recent
 from eintune.space.cascade.cascade import Cascade
 
 from .cache import Entry
@@ -148,8 +149,15 @@ def forms_of(definition: str, directory: Path) -> tuple[str, ...]:
 def is_form(text: str, definition: str, directory: Path) -> bool:
     """Whether a cascade (as text) is among the forms that follow from a definition, letter by letter; for a definition
     that cannot be derived, whether it is the definition."""
-    known = list(_known(definition, directory / FOLDER)) or [forms_of(definition, directory)]
-    return any(text in (forms or (definition,)) for forms in known)
+    asked = text, definition, directory
+    if not _follow.get(asked):
+        known = list(_known(definition, directory / FOLDER)) or [forms_of(definition, directory)]
+        _follow[asked] = any(text in (forms or (definition,)) for forms in known)
+    return bool(_follow.get(asked))
+
+
+_follow: Recent[tuple[str, str, Path], bool] = Recent(1024)
+"""What was found to follow from what, with the cache that was looked into: what follows once follows for ever."""
 
 
 def follows(entry: Entry, definition: str, directory: Path) -> bool:

@@ -23,6 +23,11 @@ def say_once(message: str, level: int = logging.WARNING, *, about: Hashable = No
         logger.log(level, printable(message))
 
 
+def was_said(about: Hashable) -> bool:
+    """Whether something was said about it lately, so that nobody needs to find the words."""
+    return _said.get(about) is not None
+
+
 def forget() -> None:
     """Say everything again (for tests, and for programs that rotate their logs)."""
     _said.clear()
