@@ -460,8 +460,14 @@ def _files(folder: Path) -> list[Path]:
     try:
         return [folder / name for name in names_in(folder, ".json", MAX_FILES)]
     except OSError as error:
-        say_once(f"the cache {folder} cannot be read, so it has no records: {error.strerror or error}")
+        unreadable(folder, "records", error)
         return []
+
+
+def unreadable(folder: Path, what: str, error: OSError) -> None:
+    """Say that a folder of a cache cannot be read; once for a cache that has several."""
+    line = f"the cache {folder} cannot be read, so it has no {what}: {error.strerror or error}"
+    say_once(line, about=("unreadable", folder.parent, error.errno))
 
 
 def _removed(path: Path) -> bool:

@@ -34,7 +34,18 @@ from eintune.host.notices import say_once
 from eintune.space.ir.expr import Rank as RankName
 from eintune.space.schedule.schedule import Schedule
 
-from .cache import Cache, CacheWriteError, Entry, Key, KeyFile, Record, folder_stamp, key_from, same_definition
+from .cache import (
+    Cache,
+    CacheWriteError,
+    Entry,
+    Key,
+    KeyFile,
+    Record,
+    folder_stamp,
+    key_from,
+    same_definition,
+    unreadable,
+)
 
 FORMAT = 1
 FOLDER = "portfolios"
@@ -222,11 +233,14 @@ def portfolio_entries(cache: Cache, key: Key) -> list[Entry]:
 
 def every_entry(cache: Cache) -> list[Entry]:
     """What all portfolios hold, the user's first."""
-    found = [*read_portfolios(cache.directory / FOLDER).items()]
-    shipped = [] if cache.shipped is None else [*read_portfolios(SHIPPED).items()]
-    return [
-        e for every, ships in ((found, False), (shipped, True)) for path, p in every for e in p.entries(path, ships)
-    ]
+    return [e for path, portfolio, shipped in every_portfolio(cache) for e in portfolio.entries(path, shipped)]
+
+
+def every_portfolio(cache: Cache) -> list[tuple[Path, Portfolio, bool]]:
+    """All usable portfolios with their files, the user's first, and whether they are shipped."""
+    own = [(path, p, False) for path, p in read_portfolios(cache.directory / FOLDER).items()]
+    shipped = {} if cache.shipped is None else read_portfolios(SHIPPED)
+    return [*own, *((path, p, True) for path, p in shipped.items())]
 
 
 def read_portfolios(folder: Path) -> dict[Path, Portfolio]:
@@ -234,7 +248,7 @@ def read_portfolios(folder: Path) -> dict[Path, Portfolio]:
     try:
         names = names_in(folder, ".json", MAX_FILES)
     except OSError as error:
-        say_once(f"the cache {folder} cannot be read, so it has no portfolios: {error.strerror or error}")
+        unreadable(folder, "portfolios", error)
         return {}
     every = ((folder / name, _read(folder / name)) for name in names)
     return {path: found for path, found in every if found is not None}

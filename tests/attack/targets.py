@@ -25,6 +25,13 @@ from eintune.kernels.serve.choices import choices, make_kernel
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.kept_forms import FOLDER, Kept, forms_of, keep, kept_path, read_kept
 from eintune.kernels.store.platform import platform_of
+from eintune.kernels.store.portfolio import (
+    MeasuredPoint,
+    Portfolio,
+    PortfolioKernel,
+    portfolio_key,
+    store_portfolio,
+)
 from eintune.search.evaluation.recorded_space import SpaceError, load
 from eintune.search.measure.measurement import Measurement
 from eintune.search.options.command import Usage
@@ -124,6 +131,42 @@ def cascade(folder: Path) -> Target:
             fields = {"cascade": str(made), "schedule": schedule.to_json(), "digest": digest}
             return json.dumps({**base.data, "record": {**base.data["record"], **fields}}).encode()
         raise AssertionError("no wrong cascade has a kernel")
+
+    return Target(base.path, base.data, base.use, craft=craft)
+
+
+def portfolio(folder: Path) -> Target:
+    """A user's portfolio: a call at sizes that nothing is stored for is right, whatever serves it."""
+    problem = posed(Attention(), {"b": 1, "h": 2, "p": 64, "m": 96, "e": 16, "f": 16}, "fp32", {"scale": 0.25})
+    text = forms_of(problem.cascade, folder)[0]
+    schedule = default_schedule(Cascade.parse(text), problem, "torch")
+    key = Key.of(problem, platform_of(CPU))
+    found = Portfolio(
+        portfolio_key(key), (PortfolioKernel(text, schedule),), (MeasuredPoint(key.sizes, {0: 1e-3}, {"sdpa": 1e-3}),)
+    )
+    path = store_portfolio(Cache(folder / "own", None), found)
+    q, k, v = torch.randn(1, 2, 70, 16), torch.randn(1, 2, 90, 16), torch.randn(1, 2, 90, 16)
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=0.25)
+    there = posed(Attention(), {"b": 1, "h": 2, "p": 70, "m": 90, "e": 16, "f": 16}, "fp32", {"scale": 0.25})
+
+    def use() -> None:
+        choice = next(choices(there, CPU, "rows", Cache(folder / "own", None)))
+        tensors = {"Q": q, "K": k, "V": v, "AV": torch.full_like(want, math.nan)}
+        load_kernel(choice.kernel)([tensors[a.name] for a in choice.kernel.arguments])
+        torch.testing.assert_close(tensors["AV"], want)
+
+    return Target(path, json.loads(path.read_bytes()), use)
+
+
+def portfolio_cascade(folder: Path) -> Target:
+    """A portfolio with a form that is a wrong one, and faster than anything."""
+    base = portfolio(folder)
+    text = base.data["kernels"][0]["cascade"]
+
+    def craft(draw: random.Random) -> bytes:
+        kernels = [{**base.data["kernels"][0], "cascade": wrong(text, draw)}]
+        points = [{**base.data["points"][0], "seconds": {"0": 1e-12}}]
+        return json.dumps({**base.data, "kernels": kernels, "points": points}).encode()
 
     return Target(base.path, base.data, base.use, craft=craft)
 
@@ -307,6 +350,8 @@ def graph(folder: Path) -> Target:
 TARGETS: dict[str, tuple[Callable[[Path], Target], int]] = {
     "record": (record, 800),
     "record's cascade": (cascade, 300),
+    "portfolio": (portfolio, 300),
+    "portfolio's cascade": (portfolio_cascade, 100),
     "journal": (journal, 300),
     "recorded space": (space, 300),
     "summary": (results(SUMMARY), 300),

@@ -138,7 +138,7 @@ def test_a_valid_file_is_an_answer(tmp_path: Path) -> None:
 def test_a_cache_full_of_hostile_things_is_looked_at(
     verb: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for folder in ("records", "derived", "journals", "machines"):
+    for folder in ("records", "portfolios", "derived", "journals", "machines"):
         (tmp_path / folder).mkdir()
         for i, make in enumerate(THINGS):
             make(tmp_path / folder / f"thing-{i}.json")
