@@ -19,11 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, prod
 
-import numpy as np
-
+from eintune.costmodel.counts.memory_accesses import TensorTraffic
 from eintune.costmodel.counts.operations import FLOPS_PER_SLOT
-from eintune.costmodel.counts.trips import trips, uneven_ranks, whole_grid
-from eintune.costmodel.counts.work import TensorTraffic, work
+from eintune.costmodel.counts.work import work
 from eintune.costmodel.machines.machine import CoreGrid, Machine
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import LoopPlan
@@ -85,18 +83,16 @@ class CoreEstimate:
 def core_work(plan: LoopPlan, schedule: Schedule, machine: Machine, *, blocked: bool) -> CoreWork:
     """Count a plan. `blocked`: intermediates are worked through in sub-blocks."""
     held = CoreTiles(plan, grid_of(machine), blocked)
-    runs = trips(plan, whole_grid(plan))
     counted = work(plan, schedule)
-    loops = {id(loop): loop for loop in plan.loops()}
-    blocks = [(plan.root, 1.0)]
-    blocks += [(loops[path[-1][0]].body, float(r.iterations.mean())) for path, r in runs.items()]
+    trips = counted.lengths.trips
+    blocks = [plan.root, *(path.loop.body for path in trips.paths)]
     parts = []
-    for block, executions in blocks:
+    for block, executions in zip(blocks, counted.executions, strict=True):
         slots, special = held.operations(block)
         parts.append(CountedPart(executions, tuple(held.flops(block).items()), slots, special, held.moved(block)))
     lengths: tuple[float, ...] = ()
-    if plan.grid and uneven_ranks(plan) == plan.grid[:1]:
-        total = np.sum([r.iterations for r in runs.values()], axis=0)
+    if plan.grid and trips.uneven == plan.grid[:1]:
+        total = sum(r.iterations for r in counted.lengths.runs)
         lengths = tuple(float(x) for x in total / (total.mean() or 1.0))
     return CoreWork(
         parts=tuple(parts),

@@ -6,19 +6,16 @@ of a given size leaves of that when programs start in grid order.
 
 from __future__ import annotations
 
-import functools
-from math import prod
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.schedule.schedule import Schedule
 
 from .estimate import Traffic
-from .work import TensorTraffic, Work, work
-
-Grid: TypeAlias = tuple[tuple[Rank, int], ...]
-"""As `Work.grid`."""
+from .memory_accesses import TensorTraffic
+from .work import Work, work
 
 
 def traffic(plan: LoopPlan, schedule: Schedule) -> Traffic:
@@ -33,43 +30,74 @@ def hbm_bytes(counted: Work, cache_bytes: int, running: int) -> float:
     loads each tile once; the windows load again. Where not even the running programs' tiles fit, they still share
     what they read at the same time, but each pass over a tensor is a load.
     """
-    return _hbm_bytes(
-        counted.programs, counted.grid, counted.streams, cache_bytes, max(1, min(running, counted.programs))
-    )
+    smallest = max(1, min(running, counted.programs))
+    # Schedules of one plan share the answer.
+    key = cache_bytes, smallest
+    if key not in counted.hbm_bytes:
+        counted.hbm_bytes[key] = _hbm_bytes(counted, cache_bytes, smallest)
+    return counted.hbm_bytes[key]
 
 
-@functools.lru_cache(maxsize=4096)
-def _hbm_bytes(programs: int, grid: Grid, streams: tuple[TensorTraffic, ...], cache_bytes: int, smallest: int) -> float:
-    """As `hbm_bytes`, by what it depends on alone, so that schedules of one plan share an answer. smallest: the
-    programs that run at a time."""
+def _hbm_bytes(counted: Work, cache_bytes: int, smallest: int) -> float:
+    """As `hbm_bytes`. smallest: the programs that run at a time."""
+    programs = counted.programs
     # All tiles together fit: each tensor is read once.
-    if _window_bytes(grid, streams, programs) <= cache_bytes:
-        return sum(s.total_bytes for s in streams)
-    if _window_bytes(grid, streams, smallest) > cache_bytes:
+    once = sum(s.total_bytes for s in counted.streams)
+    if once <= cache_bytes:
+        return once
+    windows = _windows(counted)
+    if _window_bytes(windows, smallest) > cache_bytes:
         # Not even what runs at one time fits: programs side by side still read the same tile at about the same time,
         # but nothing is left of a pass for the next pass.
-        again = sum(_touched(grid, s, smallest) * s.requested_bytes / s.distinct_bytes for s in streams)
+        again = sum(w.requested * _tiles(w, smallest) for w in windows)
         return again * programs / smallest
     low, high = smallest, programs
     # In between: the largest window that fits, by bisection, as bytes only grow with the window. To a sixteenth,
     # which is well within the model's error.
     while high - low > max(1, low // 16):
         middle = (low + high) // 2
-        low, high = (middle, high) if _window_bytes(grid, streams, middle) <= cache_bytes else (low, middle)
-    return _window_bytes(grid, streams, low) * programs / low
+        low, high = (middle, high) if _window_bytes(windows, middle) <= cache_bytes else (low, middle)
+    return _window_bytes(windows, low) * programs / low
 
 
-def _window_bytes(grid: Grid, streams: tuple[TensorTraffic, ...], window: int) -> float:
-    return sum(_touched(grid, s, window) for s in streams)
+class _Window(NamedTuple):
+    """Tensors whose tiles depend on the same grid ranks: distinct and requested bytes of a program, and for each of the
+    ranks the programs that go by before it moves on, and its tiles."""
+
+    distinct: float
+    requested: float
+    ranks: Sequence[tuple[int, int]]
 
 
-def _touched(grid: Grid, stream: TensorTraffic, window: int) -> float:
-    """Distinct bytes of one tensor that `window` consecutive programs touch."""
-    before, indices = 1, []
-    for rank, count in grid:
-        if rank in stream.ranks:
-            # Consecutive programs run through the faster ranks first; a slower one has moved on as often as those
-            # were gone through.
-            indices.append(min(count, -(-window // before)))
+def _windows(counted: Work) -> list[_Window]:
+    found: dict[frozenset[Rank], list[TensorTraffic]] = {}
+    for stream in counted.streams:
+        found.setdefault(stream.ranks, []).append(stream)
+    steps, before = [], 1
+    for rank, count in counted.grid:
+        # Consecutive programs run through the faster ranks first; a slower one has moved on as often as those were
+        # gone through.
+        steps.append((rank, (before, count)))
         before *= count
-    return stream.distinct_bytes * min(prod(indices), window)
+    return [
+        _Window(
+            sum([s.distinct_bytes for s in streams]),
+            sum([s.requested_bytes for s in streams]),
+            [step for rank, step in steps if rank in ranks],
+        )
+        for ranks, streams in found.items()
+    ]
+
+
+def _tiles(group: _Window, window: int) -> int:
+    """How many different tiles of a tensor `window` consecutive programs touch."""
+    indices = 1
+    for before, count in group.ranks:
+        if window > before:
+            indices *= min(count, -(-window // before))
+    return min(indices, window)
+
+
+def _window_bytes(windows: Sequence[_Window], window: int) -> float:
+    """Distinct bytes that `window` consecutive programs touch."""
+    return sum([w.distinct * _tiles(w, window) for w in windows])

@@ -6,124 +6,65 @@ enumerated; the others cannot change a trip count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from eintune.space.ir.expr import Rank
-from eintune.space.plan.bounds import (
-    Bound,
-    CeilTo,
-    First,
-    FloorTo,
-    Greatest,
-    Last,
-    Least,
-    Lit,
-    Number,
-    PartStart,
-    Size,
-    Sum,
-)
-from eintune.space.plan.plan import Block, Loop, LoopPlan
+from eintune.space.plan.bounds import Bound
+from eintune.space.plan.plan import Block, Loop, LoopPlan, Segment
 
-Ints: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from .bound_code import BoundCode, Indices, Ints, PerProgram, mentioned
+
 Floats: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Path: TypeAlias = tuple[tuple[int, int], ...]
-"""(id of a loop, number of a segment), outermost first: one place where a loop's body runs."""
-
-
-@dataclass(frozen=True)
-class Runs:
-    """One segment, per program, for each sampled program: how often it is entered (with at least one iteration to
-    do), and how many iterations it does in all."""
-
-    entries: Floats
-    iterations: Floats
-
-
-Segments: TypeAlias = dict[Path, Runs]
-"""By path: the innermost segment's runs."""
 
 SAMPLED_PROGRAMS = 4096
 """Beyond this many different programs an even sample stands for the grid."""
 
 
-def mentioned(bound: Bound) -> frozenset[Rank]:
-    """The ranks whose tiles a bound depends on."""
-    match bound:
-        case Lit() | Size():
-            return frozenset()
-        case First() | Last() | PartStart():
-            return frozenset((bound.rank,))
-        case Sum():
-            return frozenset[Rank]().union(*(mentioned(b) for _, b in bound.terms))
-        case Least() | Greatest():
-            return frozenset[Rank]().union(*(mentioned(b) for b in bound.args))
-        case FloorTo() | CeilTo():
-            return mentioned(bound.arg)
-        case Number():
-            return frozenset() if isinstance(bound.assumed, int) else mentioned(bound.assumed)
+@dataclass(frozen=True)
+class LoopPath:
+    """One place where a loop's body runs: segments, each of a loop inside the one before, outermost first."""
 
+    segments: tuple[tuple[Loop, Segment], ...]
 
-def bound_values(
-    bound: Bound, first: Mapping[Rank, Ints], last: Mapping[Rank, Ints], sizes: Mapping[Rank, int]
-) -> Ints:
-    """`bounds.bound_value` over arrays: for each program, the first and last index of its tile of each rank."""
-    match bound:
-        case Lit():
-            return np.asarray(bound.value, np.int64)
-        case First():
-            return first[bound.rank]
-        case Last():
-            return last[bound.rank]
-        case Size():
-            return np.asarray(sizes[bound.rank], np.int64)
-        case PartStart():
-            return first[bound.rank] * sizes[bound.length]
-        case Sum():
-            total = np.asarray(0, np.int64)
-            for coefficient, term in bound.terms:
-                total = total + coefficient * bound_values(term, first, last, sizes)
-            return total
-        case Least() | Greatest():
-            choose = np.minimum if isinstance(bound, Least) else np.maximum
-            values = [bound_values(b, first, last, sizes) for b in bound.args]
-            result = values[0]
-            for v in values[1:]:
-                result = choose(result, v)
-            return result
-        case FloorTo():
-            return np.maximum(bound_values(bound.arg, first, last, sizes), 0) // bound.step * bound.step
-        case CeilTo():
-            return -(-np.maximum(bound_values(bound.arg, first, last, sizes), 0) // bound.step) * bound.step
-        case Number():  # data, of which nothing is known
-            known = bound.assumed
-            return np.asarray(known, np.int64) if isinstance(known, int) else bound_values(known, first, last, sizes)
+    @property
+    def loop(self) -> Loop:
+        """The innermost one."""
+        return self.segments[-1][0]
 
 
 @dataclass(frozen=True)
-class _Scope:
-    """Sampled places inside loops: tiles by rank, the program each belongs to, and how many places it stands for."""
+class Runs:
+    """One segment. iterations: how many each program does in all. entries: how often a program enters it (with at
+    least one iteration to do), on average."""
 
-    programs: int
-    first: dict[Rank, Ints]
-    last: dict[Rank, Ints]
-    owner: Ints
-    weight: Floats
+    iterations: PerProgram
+    entries: float
 
-    def total(self, values: Ints) -> Floats:
-        """The sum over places of a value each, by program."""
-        found: Floats = np.bincount(self.owner, weights=self.weight * values, minlength=self.programs)
-        return found
+    @cached_property
+    def mean(self) -> float:
+        """Iterations of a program, on average."""
+        return mean(self.iterations)
+
+
+def mean(values: PerProgram) -> float:
+    """Of a number for each program, or of one for all."""
+    return float(np.add.reduce(values)) / len(values) if isinstance(values, np.ndarray) else float(values)
+
+
+def tile_step(plan: LoopPlan, rank: Rank) -> int:
+    """The length of a rank's tiles (1 where it has none)."""
+    return plan.roles[rank].tile or 1
 
 
 def tiles(plan: LoopPlan, rank: Rank) -> int:
     """The number of tiles of a rank (of indices, where it has no tile)."""
-    return -(-plan.sizes[rank] // (plan.roles[rank].tile or 1))
+    return -(-plan.sizes[rank] // tile_step(plan, rank))
 
 
 def all_bounds(block: Block) -> list[Bound]:
@@ -136,104 +77,169 @@ def all_bounds(block: Block) -> list[Bound]:
     return found
 
 
-def uneven_ranks(plan: LoopPlan) -> tuple[Rank, ...]:
-    """The grid ranks that programs' trip counts depend on, in grid order."""
-    names = frozenset[Rank]().union(*(mentioned(b) for b in all_bounds(plan.root)))
-    return tuple(r for r in plan.grid if r in names)
+def mentioned_in(block: Block) -> frozenset[Rank]:
+    """The ranks whose tiles some bound of a block's loops depends on."""
+    return frozenset[Rank]().union(*map(mentioned, dict.fromkeys(all_bounds(block))))
 
 
-def whole_grid(plan: LoopPlan) -> dict[Rank, Ints]:
-    """Tile indices of every different program, by the ranks that matter (an even sample of a large grid)."""
-    ranks = uneven_ranks(plan)
-    counts = [tiles(plan, r) for r in ranks]
-    # Grid ranks that no bound mentions are left out: programs that differ in those alone are equally long, so the
-    # product of the others is small.
-    flat = even_sample(prod(counts), SAMPLED_PROGRAMS)
-    strides = [prod(counts[:i]) for i in range(len(counts))]
-    return {r: flat // s % n for r, s, n in zip(ranks, strides, counts, strict=True)}
-
-
-def launch_order(plan: LoopPlan, reverse: bool, samples: int) -> dict[Rank, Ints]:
-    """Tile indices of an even sample of programs in the order in which they start (grid ranks fastest first).
-
-    reverse: the slowest tiled grid rank runs backwards.
-    """
-    counts = [tiles(plan, r) for r in plan.grid]
-    flat = even_sample(prod(counts), samples)
-    index = {r: flat // prod(counts[:i]) % n for i, (r, n) in enumerate(zip(plan.grid, counts, strict=True))}
-    tiled = [r for r in plan.grid if plan.roles[r].tile]
-    # As printed: the slowest tiled rank counts down, so that under a causal mask the longest rows start first.
-    if reverse and tiled:
-        index[tiled[-1]] = tiles(plan, tiled[-1]) - 1 - index[tiled[-1]]
-    return {r: index[r] for r in uneven_ranks(plan)}
-
-
+@lru_cache(maxsize=256)
 def even_sample(count: int, limit: int) -> Ints:
-    """0..count-1, or `limit` of them evenly spaced (each at the middle of its share)."""
+    """0..count-1, or `limit` of them evenly spaced (each at the middle of its share). Not to be written to."""
+    return sample_from(0, count, limit)
+
+
+def sample_from(start: int, count: int, limit: int) -> Ints:
+    """As `even_sample`, without the first `start` of them."""
     if count <= limit:
-        return np.arange(count, dtype=np.int64)
-    edges = np.linspace(0, count, limit + 1)
+        return np.arange(start, count, dtype=np.int64)
+    edges = np.arange(start, limit + 1) * (count / limit)
+    edges[-1] = count
     middles: Ints = ((edges[:-1] + edges[1:]) / 2).astype(np.int64)
     return middles
 
 
-def trips(plan: LoopPlan, programs: Mapping[Rank, Ints]) -> Segments:
-    """Iterations of every segment of every loop, per program, for each of the given programs.
+@dataclass(frozen=True)
+class _Scope:
+    """Sampled places inside loops: first and last index of their tiles by rank, how many programs there are, the one
+    that each place belongs to (None: they are the programs), and how many places it stands for (None: one)."""
 
-    programs: tile indices by grid rank, arrays of one length (none of them: one program stands for all).
-    """
-    count = max((len(v) for v in programs.values()), default=1)
-    first: dict[Rank, Ints] = {}
-    last: dict[Rank, Ints] = {}
-    zero = np.zeros(count, np.int64)
-    for rank, size in plan.sizes.items():
-        step = (plan.roles[rank].tile or 1) if rank in plan.roles else 1
-        # A rank that is not fixed yet spans all of its indices, as in `intervals.extreme`.
-        first[rank] = programs[rank] * step if rank in programs else zero
-        last[rank] = np.minimum(first[rank] + step, size) - 1 if rank in programs else zero + size - 1
-    found: Segments = {}
-    scope = _Scope(count, first, last, np.arange(count, dtype=np.int64), np.ones(count))
-    _walk(plan, plan.root, (), scope, found)
-    return found
+    programs: int
+    first: Indices
+    last: Indices
+    owner: Ints | None = None
+    weight: PerProgram | None = None
+
+    def total(self, values: PerProgram) -> PerProgram:
+        """The sum over places of a value each, by program."""
+        weighed = values if self.weight is None else self.weight * values
+        if self.owner is None:
+            return weighed
+        weights = np.broadcast_to(weighed, self.owner.shape)
+        return np.bincount(self.owner, weights=weights, minlength=self.programs)
 
 
-def _walk(plan: LoopPlan, block: Block, path: Path, scope: _Scope, found: Segments) -> None:
-    for item in block.items:
-        if not isinstance(item, Loop):
-            continue
-        inner = frozenset[Rank]().union(*(mentioned(b) for b in all_bounds(item.body)))
-        entered = np.zeros(scope.owner.shape, bool)
-        for number, segment in enumerate(item.segments):
-            lo = bound_values(segment.lo, scope.first, scope.last, plan.sizes)
-            hi = bound_values(segment.hi, scope.first, scope.last, plan.sizes)
-            # Bounds may cross (a segment that is empty for some programs): that is no iteration, not a negative one.
-            steps = np.broadcast_to(np.maximum(-(-(hi - lo) // item.tile), 0), scope.owner.shape)
-            here = (*path, (id(item), number))
-            # A loop that is entered fills its software pipeline anew, which costs a wait; segments printed as one
-            # loop fill it once.
-            found[here] = Runs(scope.total((steps > 0) & ~entered), scope.total(steps))
-            if item.joined:  # one loop, entered once
-                entered |= steps > 0
-            if any(isinstance(x, Loop) for x in item.body.items):
+@dataclass(frozen=True)
+class _LoopCode:
+    """A loop among those of its block. starts, trips: of each segment, places in the block's code. inner: of its body,
+    None where it has no loop. enters: whether an inner bound depends on this loop's index."""
+
+    loop: Loop
+    starts: tuple[int, ...]
+    trips: tuple[int, ...]
+    inner: _BlockCode | None
+    enters: bool
+
+
+class _BlockCode:
+    """The bounds of a block's loops, as one list of operations, and those of inner blocks. varying: the ranks of which
+    the places where the block runs have different tiles."""
+
+    def __init__(self, block: Block, varying: frozenset[Rank]) -> None:
+        self.code = BoundCode(varying)
+        self.loops = [self._loop(x, varying) for x in block.items if isinstance(x, Loop)]
+
+    def _loop(self, loop: Loop, varying: frozenset[Rank]) -> _LoopCode:
+        starts = tuple(self.code.bound(s.lo) for s in loop.segments)
+        trips = tuple(self.code.trips(s.lo, s.hi, loop.tile) for s in loop.segments)
+        enters = loop.rank in mentioned_in(loop.body)
+        inner = None
+        if any(isinstance(x, Loop) for x in loop.body.items):
+            inner = _BlockCode(loop.body, varying | {loop.rank} if enters else varying)
+        return _LoopCode(loop, starts, trips, inner, enters)
+
+
+class TripCounts:
+    """The trip counts of a plan's loops, for any sizes of its ranks. uneven: the grid ranks that programs' trip counts
+    depend on, in grid order. paths: all places where a loop's body runs, in the order of `at`."""
+
+    def __init__(self, plan: LoopPlan) -> None:
+        names = mentioned_in(plan.root)
+        self.uneven = tuple(r for r in plan.grid if r in names)
+        self.paths = tuple(_paths(plan.root, ()))
+        self._steps = {r: tile_step(plan, r) for r in self.uneven}
+        self._code = _BlockCode(plan.root, frozenset(self.uneven))
+
+    def whole_grid(self, counts: Mapping[Rank, int]) -> dict[Rank, Ints]:
+        """Tile indices of every different program, by uneven rank (an even sample of a large grid). counts: tiles of
+        the grid's ranks."""
+        # Grid ranks that no bound mentions are left out: programs that differ in those alone are equally long, so the
+        # product of the others is small.
+        own = [counts[r] for r in self.uneven]
+        if not own:
+            return {}
+        flat = even_sample(prod(own), SAMPLED_PROGRAMS)
+        if len(own) == 1:
+            return {self.uneven[0]: flat}
+        return {r: flat // prod(own[:i]) % n for i, (r, n) in enumerate(zip(self.uneven, own, strict=True))}
+
+    def at(self, sizes: Mapping[Rank, int], programs: Mapping[Rank, Ints]) -> list[Runs]:
+        """The runs of every path. sizes: of all ranks. programs: tile indices by uneven rank, arrays of one length."""
+        first = {r: programs[r] * step for r, step in self._steps.items()}
+        last = {r: np.minimum(first[r] + (step - 1), sizes[r] - 1) for r, step in self._steps.items()}
+        count = len(programs[self.uneven[0]]) if self.uneven else 1
+        return list(_walk(self._code, _Scope(count, first, last), sizes))
+
+
+def _paths(block: Block, outside: tuple[tuple[Loop, Segment], ...]) -> Iterator[LoopPath]:
+    for loop in block.items:
+        if isinstance(loop, Loop):
+            for segment in loop.segments:
+                path = (*outside, (loop, segment))
+                yield LoopPath(path)
+                yield from _paths(loop.body, path)
+
+
+def _walk(block: _BlockCode, scope: _Scope, sizes: Mapping[Rank, int]) -> Iterator[Runs]:
+    values = block.code.run(scope.first, scope.last, sizes)
+    for x in block.loops:
+        all_steps = [values[place] for place in x.trips]
+        entries = _entries(all_steps, x.loop.joined, scope)
+        for start, steps, entered in zip(x.starts, all_steps, entries, strict=True):
+            yield Runs(scope.total(steps), entered)
+            if x.inner:
                 # Only where an inner bound depends on this loop's index are its iterations told apart. Otherwise one
                 # stands for all, with their number for its weight: the arrays stay as long as the grid's sample.
-                below = _enter(plan, item, scope, lo, steps) if item.rank in inner else _repeat(scope, steps)
-                _walk(plan, item.body, here, below, found)
+                below = _enter(x.loop, scope, values[start], steps, sizes) if x.enters else _repeat(scope, steps)
+                yield from _walk(x.inner, below, sizes)
 
 
-def _repeat(scope: _Scope, steps: Ints) -> _Scope:
+def _entries(steps: Sequence[PerProgram], joined: bool, scope: _Scope) -> Iterator[float]:
+    """How often a program enters each of a loop's segments, on average."""
+    # A loop that is entered fills its software pipeline anew, which costs a wait; segments printed as one loop fill it
+    # once: in the first that has something to do.
+    before: PerProgram = 0
+    begun = 0.0
+    for own in steps:
+        before = before + own if joined else own
+        known = _share(before, scope)
+        yield known - begun
+        begun = known if joined else 0.0
+
+
+def _share(steps: PerProgram, scope: _Scope) -> float:
+    """How often a program has anything to do, on average."""
+    if scope.owner is None and scope.weight is None:
+        return np.count_nonzero(steps) / scope.programs if isinstance(steps, np.ndarray) else float(steps > 0)
+    return mean(scope.total(steps > 0))
+
+
+def _repeat(scope: _Scope, steps: PerProgram) -> _Scope:
     """Inside a loop whose rank no inner bound mentions: every iteration is like the others."""
-    return _Scope(scope.programs, scope.first, scope.last, scope.owner, scope.weight * steps)
+    weight = steps if scope.weight is None else scope.weight * steps
+    return _Scope(scope.programs, scope.first, scope.last, scope.owner, weight)
 
 
-def _enter(plan: LoopPlan, loop: Loop, scope: _Scope, lo: Ints, steps: Ints) -> _Scope:
+def _enter(loop: Loop, scope: _Scope, lo: PerProgram, steps: PerProgram, sizes: Mapping[Rank, int]) -> _Scope:
     """Inside a loop, one place for each iteration."""
     # Ragged enumeration without a Python loop: place i is repeated steps[i] times, and `number` counts 0, 1, ...
     # within each.
+    owner = np.arange(scope.programs, dtype=np.int64) if scope.owner is None else scope.owner
+    steps = np.broadcast_to(steps, owner.shape)
     pick = np.repeat(np.arange(len(steps)), steps)
     number = np.arange(len(pick)) - np.repeat(np.cumsum(steps) - steps, steps)
     first = {r: v[pick] for r, v in scope.first.items()}
     last = {r: v[pick] for r, v in scope.last.items()}
     first[loop.rank] = np.broadcast_to(lo, steps.shape)[pick] + number * loop.tile
-    last[loop.rank] = np.minimum(first[loop.rank] + loop.tile, plan.sizes[loop.rank]) - 1
-    return _Scope(scope.programs, first, last, scope.owner[pick], scope.weight[pick])
+    last[loop.rank] = np.minimum(first[loop.rank] + loop.tile, sizes[loop.rank]) - 1
+    weight = np.broadcast_to(1 if scope.weight is None else scope.weight, steps.shape)[pick]
+    return _Scope(scope.programs, first, last, owner[pick], weight)

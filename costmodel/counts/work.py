@@ -1,135 +1,94 @@
 """The work of one kernel, counted from its plan: hardware-free, small, and all that a time estimate needs.
 
-Counting walks the plan once; pricing a `Work` on a machine is arithmetic, so candidates are counted once and
-priced again after every calibration.
+A plan is walked once (`CountedProgram`), whatever its sizes are; its work at some sizes is then arithmetic on a few
+numbers. Pricing a `Work` on a machine is arithmetic too, so candidates are counted once and priced again after every
+calibration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 
-import numpy as np
-
-from eintune.space.ir.dtypes import DTYPES
-from eintune.space.ir.expr import Part, Rank
-from eintune.space.plan.lazy_rescaling import lazy_rescalings
-from eintune.space.plan.plan import Block, Known, Loop, LoopPlan, Program
-from eintune.space.plan.predication import passes, source, unneeded
+from eintune.space.ir.expr import Rank
+from eintune.space.plan.plan import LoopPlan, Program
 from eintune.space.plan.repair import usually
-from eintune.space.plan.values import (
-    Carried,
-    Constant,
-    Dot,
-    Index,
-    IndexPart,
-    Lane,
-    Load,
-    SizeOf,
-    Store,
-    TileReduce,
-    TileStart,
-    Value,
-    Within,
-    is_product,
-)
 from eintune.space.schedule.schedule import Schedule
-from eintune.space.tile_ir.tiles import Region
 
+from .block_work import BlockWork, block_works
 from .estimate import Traffic
-from .operations import FLOPS_PER_SLOT, FREE, ElementCost, element_cost
-from .resources import ResourceNeeds, needs, product_rows, regions, tile_bytes, tile_elements
-from .transfers import PlacedTile, Transfer, as_traffic, move, product
-from .trips import Floats, Runs, Segments, launch_order, mentioned, tiles, trips, uneven_ranks, whole_grid
+from .memory_accesses import MemoryAccesses, TensorTraffic
+from .program_lengths import ProgramLengths
+from .resources import ResourceNeeds, needs, regions
+from .trips import TripCounts, tile_step
 
-PROFILE_BINS = 64
-PROFILE_SAMPLES = 4096
-
-SECTOR_BYTES = 32
-"""What one access moves at the least."""
+HBM_BYTE = Traffic(hbm_bytes=1.0)
 
 
 @dataclass(frozen=True)
-class ProductCost:
-    """One matrix product: operand dtype, rows and columns of its result, FLOP with padding, bytes of its operands.
+class KernelOptions:
+    """What a schedule says of a kernel beside its plan. reverse: the order in which programs start. uses_descriptors:
+    tiles are loaded by tensor descriptor. pipelined: a loop's last product is. specialised: one group of warps loads,
+    `warps` compute."""
 
-    computed: the left operand was computed (it sits in registers), not loaded.
-    """
-
-    dtype: str
-    rows: int
-    columns: int
-    flops: float
-    left_bytes: int
-    right_bytes: int
-    computed: bool
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A block of a program in one segment: what one execution does, and how many executions a program has.
-
-    entries: how often a program enters the segment, each time filling the loop's pipeline anew. traffic: of one
-    execution of one program (HBM is counted by `streams`). steps: length of the longest chain of products and
-    reductions, each of which waits for the one before. loads: of tiles from global memory. operators: tensor
-    operations, were each run by itself; operand_bytes: bytes of operands and result of each elementwise one.
-    divided: the loop runs in segments that may be empty, which hand their accumulators on.
-    """
-
-    executions: float
-    entries: float
-    traffic: Traffic
-    products: tuple[ProductCost, ...]
-    steps: int
-    loads: int
-    operators: int
-    operand_bytes: tuple[int, ...]
-    looped: bool
-    divided: bool
-
-
-@dataclass(frozen=True)
-class TensorTraffic:
-    """Global memory that programs read or write: one tensor.
-
-    ranks: grid ranks that its tile depends on. distinct_bytes: of one tile. requested_bytes: per program, repeats
-    included. total_bytes: the whole tensor's.
-    """
-
-    tensor: str
-    ranks: frozenset[Rank]
-    distinct_bytes: float
-    requested_bytes: float
-    total_bytes: float
-
-
-@dataclass(frozen=True)
-class Work:
-    """All counts of one kernel launch, and of those that follow it (`then`).
-
-    grid: (rank, tiles), fastest varying first. profiles: relative length (mean 1) of the longest program in each of
-    some even bins of the launch order, started forward and in reverse. longest: the longest program over the mean.
-    warps, stages, reverse, uses_descriptors (tiles loaded by tensor descriptor), pipelined (a loop's last product is),
-    specialised (one group of warps loads, `warps` compute): of the schedule; all else depends on the plan alone. then:
-    later launches of one program.
-    """
-
-    programs: int
-    grid: tuple[tuple[Rank, int], ...]
-    phases: tuple[Phase, ...]
-    streams: tuple[TensorTraffic, ...]
-    profiles: tuple[tuple[float, ...], tuple[float, ...]]
-    longest: float
-    needs: ResourceNeeds
     warps: int
     stages: int
     reverse: bool
     uses_descriptors: bool
     pipelined: bool
     specialised: bool
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> KernelOptions:
+        """Those of a schedule."""
+        return cls(
+            warps=schedule.warps,
+            stages=schedule.stages,
+            reverse=schedule.order == "reverse",
+            uses_descriptors=schedule.loads != "pointer" or schedule.is_specialised,
+            pipelined=schedule.pipelined == "product",
+            specialised=schedule.is_specialised,
+        )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A block of a program in one segment, at some sizes.
+
+    executions: that a program has. entries: how often a program enters the segment, each time filling the loop's
+    pipeline anew. traffic: of one execution of one program (HBM is counted by `Work.streams`).
+    """
+
+    block: BlockWork
+    executions: float
+    entries: float
+    traffic: Traffic
+
+
+@dataclass(frozen=True)
+class Work:
+    """All counts of one kernel launch, and of those that follow it (`then`).
+
+    blocks: the root block, then each path of segments. needs: of one program. grid: (rank, tiles), fastest varying
+    first. executions, entries: of each block, as `Phase` has them. moved: bytes of each access of global memory, by one
+    execution. lengths: of programs beside each other. options: of the schedule; all else depends on the plan and its
+    sizes. then: later launches of one program. hbm_bytes: by cache and programs that run at a time, once found.
+    """
+
+    blocks: tuple[BlockWork, ...]
+    needs: ResourceNeeds
+    programs: int
+    grid: tuple[tuple[Rank, int], ...]
+    executions: tuple[float, ...]
+    entries: tuple[float, ...]
+    moved: tuple[float, ...]
+    streams: tuple[TensorTraffic, ...]
+    lengths: ProgramLengths
+    options: KernelOptions
     then: tuple[Work, ...] = ()
+    hbm_bytes: dict[tuple[int, int], float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def launches(self) -> tuple[Work, ...]:
@@ -137,330 +96,110 @@ class Work:
         return (replace(self, then=()), *self.then) if self.then else (self,)
 
     @property
+    def longest(self) -> float:
+        """The longest program over the mean."""
+        return self.lengths.longest
+
+    @property
     def profile(self) -> tuple[float, ...]:
-        """The profile of the order in which programs start."""
-        return self.profiles[self.reverse]
+        """Relative length (mean 1) of the longest program in each of some even bins of the order in which programs
+        start."""
+        return self.lengths.profile(self.options.reverse)
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The blocks at these sizes."""
+        return tuple(
+            Phase(
+                b, n, entries, Traffic.total([(b.traffic, 1.0), *((levels, self.moved[i]) for i, levels in b.accesses)])
+            )
+            for b, n, entries in zip(self.blocks, self.executions, self.entries, strict=True)
+        )
 
     def under(self, schedule: Schedule) -> Work:
         """The same plan's work under a schedule that differs in warps, what they do, stages, order, loads or pipelined
         products only: no counting again."""
-        return replace(
-            self,
-            warps=schedule.warps,
-            stages=schedule.stages,
-            reverse=schedule.order == "reverse",
-            uses_descriptors=_uses_descriptors(schedule),
-            pipelined=schedule.pipelined == "product",
-            specialised=schedule.is_specialised,
-            then=tuple(w.under(schedule) for w in self.then),
-        )
+        return self._under(KernelOptions.of(schedule))
+
+    def _under(self, options: KernelOptions) -> Work:
+        return replace(self, options=options, then=tuple(w._under(options) for w in self.then))
 
     @property
     def traffic(self) -> Traffic:
         """All programs together; HBM at its least, each tensor once."""
-        total = Traffic(hbm_bytes=sum(s.total_bytes for s in self.streams))
-        for phase in self.phases:
-            total = total + phase.traffic * (phase.executions * self.programs)
-        return sum((w.traffic for w in self.then), total)
+        return Traffic.total(self._parts())
+
+    def _parts(self) -> Iterator[tuple[Traffic, float]]:
+        """What the traffic is the sum of, each with how often."""
+        yield HBM_BYTE, sum(s.total_bytes for s in self.streams)
+        for b, executions in zip(self.blocks, self.executions, strict=True):
+            yield b.traffic, executions * self.programs
+            for n, levels in b.accesses:
+                yield levels, executions * self.programs * self.moved[n]
+        for w in self.then:
+            yield from w._parts()
+
+
+class CountedProgram:
+    """A program that is counted once, for any sizes: its plans may have sizes that are no numbers."""
+
+    def __init__(self, program: LoopPlan | Program, schedule: Schedule) -> None:
+        options = KernelOptions.of(schedule)
+        self.kernels = tuple(CountedKernel(plan, schedule, options) for plan in Program.of(program).kernels)
+
+    def at(self, sizes: Mapping[Rank, int]) -> Work:
+        """The work at some sizes, of which those that the program knows need not be given. Raises KeyError for one that
+        is missing."""
+        first, *then = [k.at(sizes) for k in self.kernels]
+        return replace(first, then=tuple(then)) if then else first
+
+
+class CountedKernel:
+    """One kernel of a program. blocks, needs, options: as `Work` has them."""
+
+    def __init__(self, plan: LoopPlan, schedule: Schedule, options: KernelOptions) -> None:
+        if plan.repairs:  # what it does where there is nothing to repair
+            plan = usually(plan)
+        self._sizes = plan.sizes
+        self._trips = TripCounts(plan)
+        self._memory = MemoryAccesses(plan, regions(plan))
+        self.blocks = block_works(plan, schedule, self._memory, self._trips.paths)
+        self.needs = needs(plan)
+        self.options = options
+        self._steps = {r: tile_step(plan, r) for r in plan.grid}
+        tiled = [r for r in plan.grid if plan.roles[r].tile]
+        self._reversible = tiled[-1] if tiled else None
+        count = len(self._memory.accesses)
+        self._users = [[i for i, b in enumerate(self.blocks) if n in dict(b.accesses)] for n in range(count)]
+        """The blocks of each access."""
+        self._efforts = [(b.traffic.effort, [n for n, _ in b.accesses]) for b in self.blocks]
+        """Of each block without global memory, of which each byte counts once; and its accesses."""
+
+    def at(self, sizes: Mapping[Rank, int]) -> Work:
+        """As `CountedProgram.at`."""
+        known = self._sizes.numbers_at(sizes)
+        counts = {r: -(-known[r] // step) for r, step in self._steps.items()}
+        runs = self._trips.at(known, self._trips.whole_grid(counts))
+        executions = (1.0, *[r.mean for r in runs])
+        found = self._memory.at(known)
+        moved = found.moved
+        asked = [sum([executions[i] for i in users]) for users in self._users]
+        efforts = [effort + sum([moved[n] for n in loaded]) for effort, loaded in self._efforts]
+        return Work(
+            blocks=self.blocks,
+            needs=self.needs,
+            programs=prod(counts.values()),
+            grid=tuple(counts.items()),
+            executions=executions,
+            entries=(1.0, *[r.entries for r in runs]),
+            moved=tuple(moved),
+            streams=self._memory.streams_at(found, asked, counts),
+            lengths=ProgramLengths(self._trips, known, efforts, runs, counts, self._reversible),
+            options=self.options,
+        )
 
 
 def work(plan: LoopPlan | Program, schedule: Schedule) -> Work:
-    """Count a plan's or a program's work. Takes about two milliseconds a plan; `Work.under` serves its other
-    schedules."""
-    first, *then = [_counted(p, schedule) for p in Program.of(plan).kernels]
-    return replace(first, then=tuple(then)) if then else first
-
-
-def _counted(plan: LoopPlan, schedule: Schedule) -> Work:
-    if plan.repairs:  # what it does where there is nothing to repair
-        plan = usually(plan)
-    every = trips(plan, whole_grid(plan))
-    counter = _Counter(plan, schedule, regions(plan))
-    phases = tuple(counter.phases(every))
-    lengths = _lengths(phases, every)
-    mean = float(lengths.mean()) or 1.0
-    return Work(
-        programs=plan.programs(),
-        grid=tuple((r, tiles(plan, r)) for r in plan.grid),
-        phases=phases,
-        streams=tuple(counter.streams()),
-        profiles=(_profile(plan, phases, mean, False), _profile(plan, phases, mean, True)),
-        longest=float(lengths.max()) / mean,
-        needs=needs(plan),
-        warps=schedule.warps,
-        stages=schedule.stages,
-        reverse=schedule.order == "reverse",
-        uses_descriptors=_uses_descriptors(schedule),
-        pipelined=schedule.pipelined == "product",
-        specialised=schedule.is_specialised,
-    )
-
-
-def _uses_descriptors(schedule: Schedule) -> bool:
-    return schedule.loads != "pointer" or schedule.is_specialised
-
-
-def _profile(plan: LoopPlan, phases: tuple[Phase, ...], mean: float, reverse: bool) -> tuple[float, ...]:
-    if not uneven_ranks(plan):
-        return (1.0,)
-    return _bins(_lengths(phases, trips(plan, launch_order(plan, reverse, PROFILE_SAMPLES))) / mean)
-
-
-def _effort(t: Traffic) -> float:
-    """One number for how long work takes, near enough to compare programs of one kernel with each other."""
-    # Rates beside each other on a typical GPU: a matrix unit is 16 times the fp32 lanes, those 16 times special
-    # functions.
-    return t.tensor_flops / 16 + t.fma_flops + 16 * t.special_ops + t.l2_bytes
-
-
-def _lengths(phases: tuple[Phase, ...], runs: Segments) -> Floats:
-    """Relative lengths of sampled programs: the root block and every segment, in the order of `phases`."""
-    total: Floats = np.zeros(1)
-    for phase, executions in zip(phases, [np.ones(1), *(r.iterations for r in runs.values())], strict=True):
-        total = total + _effort(phase.traffic) * executions
-    return total
-
-
-def _bins(values: Floats) -> tuple[float, ...]:
-    parts = np.array_split(values, PROFILE_BINS) if len(values) >= PROFILE_BINS else [values]
-    return tuple(float(p.max()) for p in parts)
-
-
-class _Counter:
-    """One walk over a plan. Collects phases, and what each tensor's loads and stores ask for."""
-
-    def __init__(self, plan: LoopPlan, schedule: Schedule, place: Mapping[Value, Region]) -> None:
-        self.plan = plan
-        self.precision = schedule.precision
-        self.place = place
-        self.requested: dict[tuple[str, frozenset[Rank]], float] = {}
-        self.distinct: dict[tuple[str, frozenset[Rank]], float] = {}
-        self.fused = _fused(plan)
-        lazy = lazy_rescalings(plan).values() if schedule.rescaling == "lazy" else ()
-        # With lazy rescaling the maximum and what follows from it are found only where it no longer serves.
-        self.rare = frozenset(v for found in lazy for v in found.max_update)
-        """What is evaluated so seldom that it costs nothing."""
-
-    def phases(self, runs: Segments) -> Iterator[Phase]:
-        """The root block, then every path of segments in the order of `runs`."""
-        yield self._phase(self.plan.root)
-        loops = {id(loop): loop for loop in self.plan.loops()}
-        for path, segment in runs.items():
-            divided = _divided(loops[path[-1][0]])
-            # What the segments around this one know holds inside it too.
-            known = frozenset[Known]().union(*(loops[i].segments[n].known for i, n in path))
-            # As the printers do it: in a segment without masks the indices and bounds that only masks read are not
-            # computed either.
-            idle = unneeded(loops[path[-1][0]], partial(source, is_passed=partial(passes, known=known)))
-            yield self._phase(loops[path[-1][0]].body, idle, known, segment, divided)
-
-    def _phase(
-        self,
-        block: Block,
-        idle: frozenset[Value] = frozenset(),
-        known: frozenset[Known] = frozenset(),
-        segment: Runs | None = None,
-        divided: bool = False,
-    ) -> Phase:
-        """One block, without the filters and selections that hold and what nothing else needs; `segment`: of a loop,
-        None for the root block."""
-        executions = float(segment.iterations.mean()) if segment else 1.0
-        entries = float(segment.entries.mean()) if segment else 1.0
-        present = [v for v in block.items if not isinstance(v, Loop) and v not in self.rare]
-        values = [v for v in present if v not in idle and not passes(v, known)]
-        transfers: list[Transfer] = []
-        products: list[ProductCost] = []
-        slots = special = 0.0
-        for v in values:
-            cost, elements = self._cost(v)
-            slots += cost.slots * elements
-            special += cost.special * elements
-            transfers += self._transfers(v)
-            if isinstance(v, Dot):
-                products.append(self._product(v))
-            if isinstance(v, Load | Store):
-                self._request(v, executions)
-        traffic = as_traffic(transfers) + Traffic(
-            tensor_flops=sum(p.flops for p in products), fma_flops=slots * FLOPS_PER_SLOT, special_ops=special
-        )
-        run = [v for v in values if not isinstance(v, Constant | Carried | Index | Lane | TileStart | SizeOf | Load)]
-        operand_bytes = tuple(self._operand_bytes(v) for v in run if not isinstance(v, Dot))
-        loads = sum(isinstance(v, Load) for v in values)
-        return Phase(
-            executions=executions,
-            entries=entries,
-            traffic=traffic,
-            products=tuple(products),
-            # a filter that holds is no step, but what it would have filtered goes through it
-            steps=_steps(present),
-            loads=loads,
-            operators=len(run),
-            operand_bytes=operand_bytes,
-            looped=segment is not None,
-            divided=divided,
-        )
-
-    def _cost(self, v: Value) -> tuple[ElementCost, float]:
-        elements = tile_elements(self.plan, v.args[0] if isinstance(v, TileReduce) else v)
-        return (FREE if v in self.fused or isinstance(v, Dot) else element_cost(v.op)), elements
-
-    def _transfers(self, v: Value) -> list[Transfer]:
-        match v:
-            case Load():
-                # Padding is masked and moves nothing; scattered elements move a whole sector each.
-                tile = PlacedTile(Region.GLOBAL, tile_bytes(self.plan, v) * self._valid(v.axes) * self._scattered(v))
-                return list(move(tile, self.place[v]))
-            case Store():
-                nbytes = tile_elements(self.plan, v.args[0]) * self._width(v) * self._valid(v.args[0].axes)
-                # A result is spread over threads as products leave it. It goes through shared memory so that
-                # neighbours store neighbouring addresses.
-                staged = PlacedTile(Region.REGISTERS, nbytes), PlacedTile(Region.SHARED, nbytes)
-                return [*move(staged[0], Region.SHARED), *move(staged[1], Region.GLOBAL)]
-            case Dot():
-                left, right = v.args[:2]
-                found: list[Transfer] = []
-                if self.place[right] == Region.REGISTERS:  # a computed right operand goes through shared memory
-                    found += move(PlacedTile(Region.REGISTERS, tile_bytes(self.plan, right)), Region.SHARED)
-                operands = [
-                    PlacedTile(self.place[left], tile_bytes(self.plan, left)),
-                    PlacedTile(Region.SHARED, tile_bytes(self.plan, right)),
-                ]
-                return [*found, *product(operands)]
-            case _:
-                # an elementwise reader of a tile in shared memory loads it first
-                return [
-                    t
-                    for a in v.args
-                    if self.place.get(a) == Region.SHARED
-                    for t in move(PlacedTile(Region.SHARED, tile_bytes(self.plan, a)), Region.REGISTERS)
-                ]
-
-    def _product(self, v: Dot) -> ProductCost:
-        left = v.args[0]
-        # fp32 operands are multiplied as the schedule's precision says, at the rate of that.
-        dtype = self.precision if left.dtype == "fp32" and self.precision != "ieee" else left.dtype
-        flops = 2.0 * tile_elements(self.plan, v) * self.plan.length(v.contracted)
-        rows = product_rows(self.plan, v)
-        return ProductCost(
-            dtype=dtype,
-            rows=rows,
-            columns=tile_elements(self.plan, v) // rows,
-            flops=flops,
-            left_bytes=tile_bytes(self.plan, left),
-            right_bytes=tile_bytes(self.plan, v.args[1]),
-            computed=self.place[left] == Region.REGISTERS,
-        )
-
-    def _operand_bytes(self, v: Value) -> int:
-        return tile_bytes(self.plan, v) + sum(tile_bytes(self.plan, a) for a in v.args)
-
-    # ---- global memory
-
-    def _valid(self, axes: tuple[Rank, ...]) -> float:
-        """The share of a tile's elements (0 to 1) that lies inside the tensor, as a mean over all tiles."""
-        return prod(self.plan.sizes[a] / (tiles(self.plan, a) * self.plan.length(a)) for a in axes)
-
-    def _width(self, v: Load | Store) -> int:
-        return DTYPES[self.plan.dtypes.get(v.tensor, v.dtype)].bytes
-
-    def _scattered(self, v: Load | Store) -> float:
-        """How many bytes move for each that is read: 1, or a sector's for one element where the last axis is looked up,
-        so that elements do not lie side by side."""
-        return max(1.0, SECTOR_BYTES / self._width(v)) if v.index and v.index[-1] is None else 1.0
-
-    def _request(self, v: Load | Store, executions: float) -> None:
-        name = v.tensor
-        tile = v.args[0] if isinstance(v, Store) else v
-        places = list(self._places(v))
-        # A rank in parts varies with the program's part.
-        varies = (self.plan.splits[r].rank if r in self.plan.splits else r for r, _ in places)
-        key = name, frozenset(r for r in varies if r in self.plan.grid)
-        nbytes = tile_elements(self.plan, tile) * self._width(v) * self._valid(tile.axes) * self._scattered(v)
-        self.requested[key] = self.requested.get(key, 0.0) + nbytes * executions
-        # What a program touches at all, repeats counted once: what a cache must hold for them to be hits.
-        span = prod(length for _, length in places) * self._width(v) * self._scattered(v)
-        self.distinct[key] = max(self.distinct.get(key, 0.0), span)
-
-    def _places(self, v: Load | Store) -> Iterator[tuple[Rank, float]]:
-        """The ranks that an access varies with, and how many different places a program visits along each; what is
-        looked up in a table is as different as the table's index."""
-        numbers = iter(v.args)
-        for i in v.index:
-            match i:
-                case None:
-                    yield from self._looked_up(next(numbers))
-                case Within():
-                    next(numbers)
-                case Part():
-                    count = self._visited(i.rank)
-                    yield i.rank, max(count / i.by, 1.0) if i.op == "//" else min(count, i.by)
-                case str():
-                    yield i, self._visited(i)
-
-    def _looked_up(self, number: Value) -> Iterator[tuple[Rank, float]]:
-        """As `_places`, for an axis that is addressed by a value: the ranks that the value varies with."""
-        if isinstance(number, Load):
-            yield from self._places(number)
-            return
-        match number:
-            case Index():
-                yield number.rank, self._visited(number.rank)
-            case IndexPart():
-                yield number.part.rank, self._visited(number.part.rank)
-        for a in number.args:
-            yield from self._looked_up(a)
-
-    def _visited(self, rank: Rank) -> float:
-        """How many indices of a rank a program visits, on average."""
-        tile = self.plan.roles[rank].tile
-        if rank in self.plan.splits:
-            return min(int(self.plan.splits[rank].length), self.plan.sizes[rank])
-        if rank not in self.plan.grid:
-            return self.plan.sizes[rank]
-        return tile * self._valid((rank,)) if tile else 1
-
-    def streams(self) -> Iterator[TensorTraffic]:
-        """One stream a tensor and way of indexing it; call after `phases`."""
-        counts = {r: tiles(self.plan, r) for r in self.plan.grid}
-        for (name, ranks), requested in self.requested.items():
-            distinct = min(self.distinct[name, ranks], requested) or 1.0
-            total = distinct * prod(counts[r] for r in ranks)
-            yield TensorTraffic(name, ranks, distinct, requested, total)
-
-
-def _divided(loop: Loop) -> bool:
-    """Whether a loop runs in segments of which some may be empty for some programs."""
-    bounds = [b for s in loop.segments for b in (s.lo, s.hi)]
-    return len(loop.segments) > 1 and not loop.joined and any(mentioned(b) for b in bounds)
-
-
-def _steps(values: Sequence[Value]) -> int:
-    """The longest chain of products and reductions."""
-    depth: dict[Value, int] = {}
-    for v in values:
-        # Elementwise work is throughput; products and reductions have a latency that the next one in the chain waits
-        # for.
-        depth[v] = isinstance(v, Dot | TileReduce) + max((depth.get(a, 0) for a in v.args), default=0)
-    return max(depth.values(), default=0)
-
-
-def _fused(plan: LoopPlan) -> frozenset[Value]:
-    """Multiplications whose only use is an addition or subtraction of the same tile: one FMA with it, which has room
-    for one of them."""
-    users: dict[Value, list[Value]] = {}
-
-    def visit(block: Block) -> None:
-        for item in block.items:
-            if isinstance(item, Loop):
-                visit(item.body)
-            else:
-                for a in item.args:
-                    users.setdefault(a, []).append(item)
-
-    visit(plan.root)
-    multiplied = (
-        (by[0], v)
-        for v, by in users.items()
-        if is_product(v) and len(by) == 1 and by[0].op in ("add", "sub") and by[0].axes == v.axes
-    )
-    return frozenset(dict(multiplied).values())
+    """Count a plan's or a program's work at its own sizes; `CountedProgram` serves other sizes, `Work.under` other
+    schedules of the plan. Raises KeyError for sizes that are not known."""
+    return CountedProgram(plan, schedule).at({})

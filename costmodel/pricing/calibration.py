@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from eintune.costmodel.machines.machine import Machine
+
+Floats: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 OPERATOR_OVERHEADS = 6.0
 """A tile operator on a CPU (slicing, allocation, starting the threads) in overheads of a bare one; fitted."""
@@ -71,6 +76,12 @@ class Calibration:
     def band(self) -> float:
         """The factor within which a prediction is to be trusted: two standard deviations of its error."""
         return math.exp(2 * self.error)
+
+    @cached_property
+    def efficiencies(self) -> Floats:
+        """Of each of `placed_kernel.UNITS`."""
+        memory = self.memory_efficiency
+        return np.array([self.tensor_efficiency, self.fma_efficiency, self.special_efficiency, 1.0, memory])
 
     @classmethod
     def of(cls, machine: Machine) -> Calibration:

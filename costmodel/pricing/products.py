@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eintune.costmodel.counts.work import ProductCost
+from eintune.costmodel.counts.block_work import ProductCost
 from eintune.costmodel.machines.machine import Machine
 
 FRAGMENT = (16, 8)

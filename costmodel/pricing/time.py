@@ -12,7 +12,8 @@ from eintune.space.plan.plan import LoopPlan, Program
 from eintune.space.schedule.schedule import Schedule
 
 from .calibration import Calibration
-from .terms import FOLLOWING, UNITS, Placement, place, terms
+from .placed_kernel import UNITS, PlacedKernel
+from .terms import FOLLOWING, joined_terms, placed_kernels
 
 
 def estimate(
@@ -44,35 +45,31 @@ def estimate_works(
 ) -> list[Estimate]:
     """Price many candidates at once, in the order given. resources: of a program of several launches, its first's."""
     chosen = calibration or Calibration.of(machine)
-    given = resources or [None] * len(counted)
-    placed = [
-        # A compiler's answer is about one kernel; the launches after it are small, and predicted.
-        [place(step, machine, r if i == 0 else None) for i, step in enumerate(w.launches)]
-        for w, r in zip(counted, given, strict=True)
-    ]
-    rows = terms(counted, machine, placed)
+    placed = placed_kernels(counted, machine, resources)
+    rows = joined_terms(counted, placed, machine)
     seconds, units = rows.seconds(chosen), rows.unit_seconds(chosen)
     # In seconds each unit needs alone, at what it really achieves: the largest of them names the limiter.
     hbm = rows.by_candidate(rows.hbm) / chosen.memory_efficiency
     return [
-        _answer(w, p, float(t), (*map(float, u), float(h)), chosen)
-        for w, p, t, u, h in zip(counted, placed, seconds, units, hbm, strict=True)
+        _answer(w, p, t, (*u, h), chosen)
+        for w, p, t, u, h in zip(counted, placed, seconds.tolist(), units.tolist(), hbm.tolist(), strict=True)
     ]
 
 
 def _answer(
-    counted: Work, placed: Sequence[Placement], seconds: float, by_unit: tuple[float, ...], calibration: Calibration
+    counted: Work, placed: Sequence[PlacedKernel], seconds: float, by_unit: tuple[float, ...], calibration: Calibration
 ) -> Estimate:
     """One candidate's estimate; programs and waves are those of its first launch."""
     launch_seconds = calibration.launch_seconds * (1 + FOLLOWING * (len(placed) - 1))
     named = (*zip((*UNITS, "hbm"), by_unit, strict=True), ("launch", launch_seconds))
+    hbm_bytes = sum(p.hbm_bytes(w) for w, p in zip((counted, *counted.then), placed, strict=True))
     return Estimate(
         seconds=seconds,
-        traffic=replace(counted.traffic, hbm_bytes=sum(p.hbm_bytes for p in placed)),
+        traffic=replace(counted.traffic, hbm_bytes=hbm_bytes),
         resources=most([p.resources for p in placed]),
         programs=counted.programs,
         programs_per_sm=placed[0].per_sm,
-        waves=placed[0].waves,
+        waves=counted.programs / placed[0].slots,
         limiter=max(named, key=lambda pair: pair[1])[0],
         unit_seconds=named,
     )

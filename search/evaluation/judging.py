@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,17 +149,17 @@ def judge(spaces: Sequence[NamedSpace], machine: Machine) -> Judgement:
     works = [_works(s) for s in spaces]
     ran = [[w[i] for i in s.space.ran] for s, w in zip(spaces, works, strict=True)]
     times = [[s.space.entries[i].measurement.seconds for i in s.space.ran] for s in spaces]
-    placed = [_terms(w, machine) for w in ran]
+    placed = [terms(w, machine) for w in ran]
     frames, verdicts = [], []
     for i, named in enumerate(spaces):
         others = [j for j in range(len(spaces)) if j != i]
-        fitted = fit_terms(_joined([placed[j] for j in others]), [t for j in others for t in times[j]], start)
+        fitted = fit_terms(Terms.joined([placed[j] for j in others]), [t for j in others for t in times[j]], start)
         prior = estimate_works(works[i], machine, start)
         after = estimate_works(works[i], machine, fitted)
         frame = _frame(named, prior, after)
         frames.append(frame)
         verdicts.append(_verdict(named.name, frame))
-    together = fit_terms(_joined(placed), [t for ts in times for t in ts], start)
+    together = fit_terms(Terms.joined(placed), [t for ts in times for t in ts], start)
     about = describe(machine, spaces[0].space.problem)
     return Judgement(pd.concat(frames, ignore_index=True), tuple(verdicts), together, about)
 
@@ -169,23 +169,6 @@ def _works(named: NamedSpace) -> list[Work]:
         return named.space.works()
     except SpaceError as error:
         raise SpaceError(f"{named.name}: {error}") from None
-
-
-def _terms(works: Sequence[Work], machine: Machine) -> Terms:
-    return terms(works, machine)
-
-
-def _joined(parts: Sequence[Terms]) -> Terms:
-    """Terms of several spaces as one; fewer phases are padded with idle ones."""
-    width = max(p.executions.shape[1] for p in parts)
-
-    def column(name: str) -> Any:
-        arrays = [getattr(p, name) for p in parts]
-        if arrays[0].ndim > 1:
-            arrays = [np.pad(a, [(0, 0), (0, width - a.shape[1]), *[(0, 0)] * (a.ndim - 2)]) for a in arrays]
-        return np.concatenate(arrays)
-
-    return replace(parts[0], **{f.name: column(f.name) for f in fields(Terms) if f.name != "sms"})
 
 
 def _frame(named: NamedSpace, prior: Sequence[Estimate], after: Sequence[Estimate]) -> pd.DataFrame:

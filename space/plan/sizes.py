@@ -132,10 +132,17 @@ class Sizes(dict[Rank, int]):
 
     def at(self, numbers: Mapping[Rank, int]) -> Sizes:
         """All of them as numbers. Raises KeyError for one that is not given and does not follow."""
-        found: dict[Rank, int] = {**numbers, **self}
+        found = self.numbers_at(numbers)
+        return Sizes({r: found[r] for r in (*self, *self.ranges)})
+
+    def numbers_at(self, numbers: Mapping[Rank, int]) -> dict[Rank, int]:
+        """As `at`; others that are given stay among them."""
+        found = {**numbers, **self}
         for name, derived in self.derived.items():
             found[name] = derived.of(found[derived.rank])
-        return Sizes({r: found[r] for r in (*self, *self.ranges)})
+        if not self.ranges.keys() <= found.keys():
+            raise KeyError(next(r for r in self.ranges if r not in found))
+        return found
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 from small_plans import plan, problem, schedule
 
-from eintune.costmodel.counts.work import ProductCost, work
+from eintune.costmodel.counts.block_work import ProductCost
+from eintune.costmodel.counts.work import work
 from eintune.costmodel.machines.machine import load_machine
+from eintune.costmodel.pricing.placed_kernel import place
 from eintune.costmodel.pricing.products import WarpLayout, layout
-from eintune.costmodel.pricing.terms import place, terms
+from eintune.costmodel.pricing.terms import terms
 
 H200, A100 = load_machine("h200"), load_machine("a100")
 
@@ -62,7 +64,7 @@ def steps_and_waits(stages: int, *, filtered: bool) -> tuple[float, float]:
     """Of the first loop segment of one pass, filtered ones in two segments."""
     s = schedule(64, 64, stages=stages)
     counted = work(plan("one", problem(1, 32, 2048, 128), s, filtered=filtered), s)
-    made = terms([counted], H200, [[place(counted, H200)]])
+    made = terms([counted], H200)
     return float(made.steps[0, 1]), float(made.waits[0, 1] / counted.phases[1].executions)
 
 
@@ -84,5 +86,8 @@ def test_rows_that_groups_share_take_registers_and_so_does_loading_without_a_pip
     shared = place(counted, H200).resources.registers_per_thread
     alone = place(replace(counted, needs=replace(counted.needs, computed=0)), H200).resources.registers_per_thread
     assert shared - alone == 3 * 64 * 128 * 2 / 4 / 256
-    piped, direct = (place(replace(counted, stages=n), H200).resources.registers_per_thread for n in (2, 1))
+    piped, direct = (
+        place(replace(counted, options=replace(counted.options, stages=n)), H200).resources.registers_per_thread
+        for n in (2, 1)
+    )
     assert direct > piped

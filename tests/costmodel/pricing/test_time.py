@@ -130,7 +130,7 @@ def test_a_cpu_counts_operators() -> None:
     s = whole_batch_schedule(1, 8, 64, 64, 64)
     one = plan("one", size, s)
     more = estimate(one, s, cpu, slow).seconds - estimate(one, s, cpu, start).seconds
-    operators = sum(p.operators * p.executions for p in work(one, s).phases) * 16
+    operators = sum(p.block.operators * p.executions for p in work(one, s).phases) * 16
     assert more == pytest.approx(operators * 5e-5, rel=1e-3)
 
 
@@ -167,7 +167,7 @@ def test_a_program_takes_what_its_launches_take() -> None:
     assert whole.seconds == pytest.approx(sum(e.seconds for e in each) - (1 - FOLLOWING) * start.launch_seconds)
     assert whole.traffic.l2_bytes == sum(e.traffic.l2_bytes for e in each)
     assert whole.resources == most([e.resources for e in each]) and whole.programs == first.programs
-    assert counted.under(replace(s, warps=8)).then[0].warps == 8
+    assert counted.under(replace(s, warps=8)).then[0].options.warps == 8
     mixed = estimate_works([first, counted, second], h200)
     assert [e.seconds for e in mixed] == [each[0].seconds, whole.seconds, each[1].seconds]
 

@@ -1,0 +1,117 @@
+"""How long the programs of one kernel are beside each other, and in what order they start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from eintune.space.ir.expr import Rank
+
+from .bound_code import Ints, PerProgram
+from .trips import SAMPLED_PROGRAMS, Floats, Runs, TripCounts, sample_from
+
+PROFILE_BINS = 64
+PROFILE_SAMPLES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramLengths:
+    """Relative lengths (mean 1) of a kernel's programs, by what trip counts say. Two are equal if their profiles are.
+
+    efforts: of the root block and of one iteration of each path (`Traffic.effort`). runs: of the paths, over the whole
+    grid. counts: tiles of the grid's ranks, fastest varying first. reversible: the rank that runs backwards where
+    programs start in reverse, if any does.
+    """
+
+    trips: TripCounts
+    sizes: Mapping[Rank, int]
+    efforts: Sequence[float]
+    runs: Sequence[Runs]
+    counts: Mapping[Rank, int]
+    reversible: Rank | None
+
+    @cached_property
+    def _whole(self) -> PerProgram:
+        return self._total(self.runs)
+
+    @cached_property
+    def _mean(self) -> float:
+        root, *efforts = self.efforts
+        return sum([effort * r.mean for effort, r in zip(efforts, self.runs, strict=True)], root) or 1.0
+
+    def _total(self, runs: Sequence[Runs]) -> PerProgram:
+        """Lengths in the efforts' unit, of the programs that runs are of."""
+        root, *efforts = self.efforts
+        total = root
+        for effort, r in zip(efforts, runs, strict=True):
+            total = total + effort * r.iterations
+        return total
+
+    @cached_property
+    def longest(self) -> float:
+        """The longest program over the mean."""
+        return float(np.maximum.reduce(self._whole)) / self._mean if self.trips.uneven else 1.0
+
+    def profile(self, reverse: bool) -> tuple[float, ...]:
+        """Of the longest program in each of some even bins of the order in which programs start. reverse: the slowest
+        tiled grid rank runs backwards."""
+        return tuple(self._last(reverse, self._bins).tolist())
+
+    def ending(self, reverse: bool, running: float) -> float:
+        """The mean over the last bins of the profile, those of the last `running` programs."""
+        share = min(1.0, running / self._programs)
+        last = self._last(reverse, max(1, math.ceil(share * self._bins)))
+        return float(np.add.reduce(last)) / len(last)
+
+    @cached_property
+    def _programs(self) -> int:
+        return prod(self.counts.values())
+
+    @cached_property
+    def _bins(self) -> int:
+        return PROFILE_BINS if self.trips.uneven and self._programs >= PROFILE_BINS else 1
+
+    def _last(self, reverse: bool, bins: int) -> Floats:
+        """The last bins of the profile: only those programs are looked at."""
+        if not self.trips.uneven:
+            return np.ones(1)
+        each, larger = divmod(min(self._programs, PROFILE_SAMPLES), self._bins)  # the first bins have one more
+        starts = [i * each + min(i, larger) for i in range(self._bins - bins, self._bins)]
+        index = self.launch_order(reverse, PROFILE_SAMPLES, starts[0])
+        own = [self.counts[r] for r in self.trips.uneven]
+        if prod(own) > SAMPLED_PROGRAMS:
+            lengths = self._total(self.trips.at(self.sizes, index))
+        else:  # each different program is among those of the whole grid
+            place = sum([index[r] * prod(own[:i]) for i, r in enumerate(self.trips.uneven)])
+            lengths = self._whole[place]
+        longest: Floats = np.maximum.reduceat(lengths, [s - starts[0] for s in starts]) / self._mean
+        return longest
+
+    def launch_order(self, reverse: bool, samples: int, start: int = 0) -> dict[Rank, Ints]:
+        """Tile indices by uneven rank of an even sample of programs, in the order in which they start (grid ranks
+        fastest first), without the first `start` of them."""
+        flat = sample_from(start, self._programs, samples)
+        return dict(self._indices(flat, reverse))
+
+    def _indices(self, flat: Ints, reverse: bool) -> Iterator[tuple[Rank, Ints]]:
+        before = 1
+        for rank, count in self.counts.items():
+            if rank in self.trips.uneven:
+                index = (flat if before == 1 else flat // before) % count
+                # As printed: the slowest tiled rank counts down, so that under a causal mask the longest rows start
+                # first.
+                yield rank, count - 1 - index if reverse and rank == self.reversible else index
+            before *= count
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ProgramLengths):
+            return NotImplemented
+        return all(self.profile(reverse) == other.profile(reverse) for reverse in (False, True))
+
+    def __hash__(self) -> int:
+        return hash(self.profile(False))
