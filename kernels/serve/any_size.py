@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 from eintune.host.recent import Recent
 from eintune.kernels.emit.kernel import Kernel
@@ -19,6 +20,9 @@ from eintune.space.plan.plan import Program
 from eintune.space.plan.sizes import MOST
 from eintune.space.schedule.any_size import for_any_size
 from eintune.space.schedule.schedule import Schedule
+
+if TYPE_CHECKING:
+    from eintune.costmodel.counts.work import CountedProgram, Work
 
 _programs: Recent[Hashable, Program] = Recent(512)
 _kernels: Recent[Hashable, Kernel] = Recent(512)
@@ -57,13 +61,42 @@ def plan_at(text: str, problem: Problem, schedule: Schedule) -> tuple[Program, S
     """
     from eintune.space.lowering.lower import build_program
 
-    cascade, open_schedule = parsed(text), for_any_size(schedule)
-    # A tile that is as long as its rank, whatever that is, has a length to be priced with only at these sizes.
-    endless = any((role.tile or 0) >= MOST for _, role in open_schedule.roles)
-    program = None if endless else _program(cascade, problem, open_schedule)
+    open_schedule = for_any_size(schedule)
+    program = _open_program(text, problem, open_schedule)
     if program is None:
-        return build_program(cascade, problem, schedule), schedule
+        return build_program(parsed(text), problem, schedule), schedule
     return program.at(problem.sizes), open_schedule
+
+
+def work_at(text: str, problem: Problem, schedule: Schedule) -> Work:
+    """The work of what `kernel_at` gives, at the problem's sizes; a plan for any size is counted once.
+
+    Raises as `kernel_at`.
+    """
+    # Only where something is priced: what runs a stored winner loads no cost model.
+    from eintune.costmodel.counts.work import CountedProgram, KernelOptions, work
+
+    open_schedule = for_any_size(schedule)
+    program = _open_program(text, problem, open_schedule)
+    if program is None:
+        from eintune.space.lowering.lower import build_program
+
+        return work(build_program(parsed(text), problem, schedule), schedule)
+    asked = _key(parsed(text), problem, open_schedule), KernelOptions.of(open_schedule)
+    counted = _counted.get(asked)
+    if counted is None:
+        counted = _counted[asked] = CountedProgram(program, open_schedule)
+    return counted.at(problem.sizes)
+
+
+_counted: Recent[Hashable, CountedProgram] = Recent(2048)
+
+
+def _open_program(text: str, problem: Problem, schedule: Schedule) -> Program | None:
+    """The plan for any size that is priced at sizes, under a schedule for any size; None where there is none."""
+    # A tile that is as long as its rank, whatever that is, has a length to be priced with only at some sizes.
+    endless = any((role.tile or 0) >= MOST for _, role in schedule.roles)
+    return None if endless else _program(parsed(text), problem, schedule)
 
 
 def open_ranks(text: str, problem: Problem, schedule: Schedule) -> frozenset[Rank]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from eintune.costmodel.counts.resources import illegal, unsupported
-from eintune.costmodel.counts.work import Work, work
+from eintune.costmodel.counts.work import Work
 from eintune.costmodel.machines.detect import cuda_machine
 from eintune.costmodel.machines.machine import Machine, load_machine, machine_for_device
 from eintune.costmodel.pricing.time import estimate_works
@@ -36,7 +36,7 @@ from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import Space, space_of
 
 from .adapted import plain_schedule
-from .any_size import open_ranks, plan_at
+from .any_size import open_ranks, work_at
 
 SCHEDULES = 32
 """How many schedules of one cascade the cost model looks at without tuning, spread over all."""
@@ -379,8 +379,7 @@ def _at(problem: Problem, found: Sequence[tuple[str, Schedule]], machine: Machin
     counted: list[tuple[str, Schedule, Work]] = []
     for text, schedule in found:
         try:
-            program, under = plan_at(text, problem, schedule)
-            counted.append((text, schedule, work(program, under)))
+            counted.append((text, schedule, work_at(text, problem, schedule)))
         except ValueError:
             continue
     estimates = estimate_works([w for *_, w in counted], machine) if counted else []

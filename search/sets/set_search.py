@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from eintune.costmodel.counts.work import Work
 from eintune.costmodel.machines.machine import Machine
 from eintune.kernels.emit.kernel import Kernel
-from eintune.kernels.serve.any_size import kernel_at, plan_at
+from eintune.kernels.serve.any_size import kernel_at, plan_at, work_at
 from eintune.kernels.store.cache import Cache, Key
 from eintune.kernels.store.platform import platform_of
 from eintune.kernels.store.portfolio import (
@@ -64,13 +64,24 @@ MOST_FINALISTS = 12
 class AnySize:
     """Plans and kernels that are made for any sizes, priced and measured at a problem's."""
 
+    def __init__(self) -> None:
+        self._texts: dict[Cascade, str] = {}
+
+    def _text(self, cascade: Cascade) -> str:
+        if cascade not in self._texts:
+            self._texts[cascade] = str(cascade)
+        return self._texts[cascade]
+
     def plan(self, cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
         try:
-            return plan_at(str(cascade), problem, schedule)[0]
+            return plan_at(self._text(cascade), problem, schedule)[0]
         except IllegalPlan:
             raise
         except ValueError as error:
             raise IllegalPlan("a plan for any size", str(error)) from error
+
+    def work(self, cascade: Cascade, problem: Problem, schedule: Schedule, plan: Program) -> Work:
+        return work_at(self._text(cascade), problem, schedule)
 
     def kernel(self, candidate: Candidate) -> Kernel:
         return kernel_at(candidate.variant.text, candidate.problem, candidate.schedule)
@@ -143,13 +154,14 @@ def tune_set(
     every = [_Point(w, Key.of(w.problem, platform_of(device))) for w in points]
     derived = derived_forms(problems[0], cache, fresh, progress, deriver)
     known: list[tuple[Work, float]] = []
+    planner = AnySize()
     with _measurer(problems[0], device, progress) as measurer:
         for number, point in enumerate(every, 1):
             with progress.stage("search"):
                 progress.say(f"point {number} of {len(every)}: {point.wanted.title}")
             share = _share(effort, progress.elapsed, number, len(every))
             try:
-                _searched(point, measurer, machine, derived, cache, known, share, fresh, sampler, progress)
+                _searched(point, planner, measurer, machine, derived, cache, known, share, fresh, sampler, progress)
             except (MeasureError, NothingWorked) as error:
                 progress.say(f"nothing at this point: {error}")
         finalists = _finalists(every)
@@ -178,6 +190,7 @@ def _share(effort: Effort, elapsed: float, number: int, points: int) -> Effort:
 
 def _searched(
     point: _Point,
+    planner: AnySize,
     measurer: Measurer,
     machine: Machine,
     derived: Derivations,
@@ -194,7 +207,7 @@ def _searched(
         measurer.turn_to(problem)
     with progress.stage("price"):
         space = candidates(
-            derived.variants, problem, machine, _emitter(measurer.device), at_most=effort.kept, planner=AnySize()
+            derived.variants, problem, machine, _emitter(measurer.device), at_most=effort.kept, planner=planner
         )
         progress.say(f"{plural(space.considered, 'candidate')}; {len(space.kept):,} worth measuring")
     if not space.kept:

@@ -52,6 +52,9 @@ class Planner(Protocol):
     def plan(self, cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
         """Raises IllegalPlan."""
 
+    def work(self, cascade: Cascade, problem: Problem, schedule: Schedule, plan: Program) -> Work:
+        """What `plan` counts."""
+
     def kernel(self, candidate: Candidate) -> Kernel:
         """The candidate's kernel. Raises RuleError."""
 
@@ -61,6 +64,9 @@ class Exactly:
 
     def plan(self, cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
         return build_program(cascade, problem, schedule)
+
+    def work(self, cascade: Cascade, problem: Problem, schedule: Schedule, plan: Program) -> Work:
+        return work(plan, schedule)
 
     def kernel(self, candidate: Candidate) -> Kernel:
         return EMITTERS[candidate.schedule.emitter](candidate.plan, candidate.schedule)
@@ -216,7 +222,7 @@ def _plans(
                     left_out[_words(why)] += 1
                     continue
                 if counted not in counts:
-                    counts[counted] = work(plan, counted)
+                    counts[counted] = planner.work(cascade, problem, counted, plan)
                 yield variant, schedule, plan, counts[counted].under(schedule)
 
 
