@@ -6,8 +6,9 @@ alone is a number; what depends on a program's tiles is an array with an element
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Container, Hashable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -33,8 +34,6 @@ PerProgram: TypeAlias = Any
 """A number that is the same for all programs (int), or one for each of them (int64 array)."""
 Indices: TypeAlias = Mapping[Rank, PerProgram]
 """By rank: an index of each program."""
-Operation: TypeAlias = Callable[[list[PerProgram], Indices, Indices, Mapping[Rank, int]], PerProgram]
-"""From what was found so far, the first and the last index of each program's tile of each rank, and all sizes."""
 
 
 def mentioned(bound: Bound) -> frozenset[Rank]:
@@ -54,149 +53,155 @@ def mentioned(bound: Bound) -> frozenset[Rank]:
             return frozenset() if isinstance(bound.assumed, int) else mentioned(bound.assumed)
 
 
+Input: TypeAlias = Literal["first", "last", "size"]
+Operator: TypeAlias = Literal["+", "-", "*", "//", ">>", "&", "min", "max"]
+NUMBERS: Mapping[Operator, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
+    ">>": operator.rshift,
+    "&": operator.and_,
+    "min": min,
+    "max": max,
+}
+ARRAYS: Mapping[Operator, Callable[[Any, Any], Any]] = {
+    "+": np.add,
+    "-": np.subtract,
+    "*": np.multiply,
+    "//": np.floor_divide,
+    ">>": np.right_shift,
+    "&": np.bitwise_and,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+
 class BoundCode:
-    """Operations that find bounds. varying: the ranks of which programs have different tiles; any other rank spans all
-    of its indices, as in `intervals.extreme`."""
+    """Operations that find bounds, each of two values that stand before it. varying: the ranks of which programs have
+    different tiles; any other rank spans all of its indices, as in `intervals.extreme`."""
 
     def __init__(self, varying: Container[Rank]) -> None:
         self._varying = varying
-        self._operations: list[Operation] = []
         self._places: dict[Hashable, int] = {}
+        self._values: list[PerProgram] = []
+        """By place: constants; None where `run` has to find the value."""
         self._arrays: list[bool] = []
+        self._inputs: dict[Input, list[tuple[int, Rank]]] = {"first": [], "last": [], "size": []}
+        self._operations: list[tuple[int, Callable[[Any, Any], Any], int, int]] = []
+        """Places of a result, what finds it, and of its arguments."""
+
+    def run(self, first: Indices, last: Indices, sizes: Mapping[Rank, int]) -> list[PerProgram]:
+        """All that was asked for, by place. first, last: of each program's tile, by varying rank."""
+        values = self._values.copy()
+        for place, rank in self._inputs["size"]:
+            values[place] = sizes[rank]
+        for place, rank in self._inputs["first"]:
+            values[place] = first[rank]
+        for place, rank in self._inputs["last"]:
+            values[place] = last[rank]
+        for place, operation, a, b in self._operations:
+            values[place] = operation(values[a], values[b])
+        return values
 
     def bound(self, bound: Bound) -> int:
         """Where `run` leaves a bound's value."""
         if bound not in self._places:
-            operation, is_array = self._made(bound)
-            self._add(bound, operation, is_array)
+            self._places[bound] = self._made(bound)
         return self._places[bound]
 
     def trips(self, lo: Bound, hi: Bound, tile: int) -> int:
         """Where `run` leaves the number of steps of `tile` from one bound to another. Bounds may cross (a segment that
         is empty for some programs): that is no iteration, not a negative one."""
-        key = lo, hi, tile
-        if key not in self._places:
-            a, b = self.bound(lo), self.bound(hi)
-            largest, is_array = self._pick(np.maximum, max, a, b)
-            up = 0 if is_multiple(lo, tile) and is_multiple(hi, tile) else tile - 1
-            least = None if _reaches(hi, lo) else 0
-            self._add(key, _steps(a, b, tile, up, largest, least), is_array)
-        return self._places[key]
+        length = self._binary("-", self.bound(hi), self.bound(lo))
+        if not (is_multiple(lo, tile) and is_multiple(hi, tile)):
+            length = self._binary("+", length, self._constant(tile - 1))
+        if tile & (tile - 1):
+            steps = self._binary("//", length, self._constant(tile))
+        else:  # rounds down, too, and takes a fifth of a division's time
+            steps = self._binary(">>", length, self._constant(tile.bit_length() - 1))
+        return steps if _reaches(hi, lo) else self._binary("max", steps, self._constant(0))
 
-    def is_array(self, place: int) -> bool:
-        """Whether what is left there differs from program to program."""
-        return self._arrays[place]
-
-    def run(self, first: Indices, last: Indices, sizes: Mapping[Rank, int]) -> list[PerProgram]:
-        """All that was asked for, by place. first, last: of each program's tile, by varying rank."""
-        found: list[PerProgram] = []
-        for operation in self._operations:
-            found.append(operation(found, first, last, sizes))
-        return found
-
-    def _add(self, key: Hashable, operation: Operation, is_array: bool) -> None:
-        self._places[key] = len(self._operations)
-        self._operations.append(operation)
-        self._arrays.append(is_array)
-
-    def _pick(self, of_arrays: Any, of_numbers: Any, *places: int) -> tuple[Any, bool]:
-        is_array = any(map(self.is_array, places))
-        return (of_arrays if is_array else of_numbers), is_array
-
-    def _made(self, bound: Bound) -> tuple[Operation, bool]:
+    def _made(self, bound: Bound) -> int:
         match bound:
             case Lit():
-                value = bound.value
-                return lambda *_: value, False
-            case First() | Last() | PartStart() if bound.rank in self._varying:
-                return self._of_tile(bound), True
-            case First() | PartStart():
-                return lambda *_: 0, False
+                return self._constant(bound.value)
+            case First():
+                return self._input("first", bound.rank) if bound.rank in self._varying else self._constant(0)
             case Last():
-                rank = bound.rank
-                return lambda v, first, last, sizes: sizes[rank] - 1, False
+                if bound.rank in self._varying:
+                    return self._input("last", bound.rank)
+                return self._binary("-", self._input("size", bound.rank), self._constant(1))
+            case PartStart():
+                if bound.rank not in self._varying:
+                    return self._constant(0)
+                return self._binary("*", self._input("first", bound.rank), self._input("size", bound.length))
             case Size():
-                rank = bound.rank
-                return lambda v, first, last, sizes: sizes[rank], False
+                return self._input("size", bound.rank)
             case Sum():
                 return self._sum(bound)
-            case Least():
-                return self._extremum(bound.args, np.minimum, min)
-            case Greatest():
-                return self._extremum(bound.args, np.maximum, max)
+            case Least() | Greatest():
+                first, *others = map(self.bound, bound.args)
+                for place in others:
+                    first = self._binary("min" if isinstance(bound, Least) else "max", first, place)
+                return first
             case FloorTo() | CeilTo():
                 return self._multiple(bound)
             case Number():  # data, of which nothing is known
                 known = bound.assumed
-                return self._made(Lit(known) if isinstance(known, int) else known)
+                return self._constant(known) if isinstance(known, int) else self.bound(known)
 
-    def _of_tile(self, bound: First | Last | PartStart) -> Operation:
-        rank = bound.rank
-        match bound:
-            case First():
-                return lambda v, first, last, sizes: first[rank]
-            case Last():
-                return lambda v, first, last, sizes: last[rank]
-            case PartStart():
-                length = bound.length
-                return lambda v, first, last, sizes: first[rank] * sizes[length]
+    def _sum(self, bound: Sum) -> int:
+        total: int | None = None
+        for c, term in bound.terms:
+            if not isinstance(term, Lit):
+                place = self.bound(term)
+                place = place if c == 1 else self._binary("*", place, self._constant(c))
+                total = place if total is None else self._binary("+", total, place)
+        const = sum(c * term.value for c, term in bound.terms if isinstance(term, Lit))
+        if total is None:
+            return self._constant(const)
+        return self._binary("+", total, self._constant(const)) if const else total
 
-    def _sum(self, bound: Sum) -> tuple[Operation, bool]:
-        const = sum(c * b.value for c, b in bound.terms if isinstance(b, Lit))
-        terms = [(c, self.bound(b)) for c, b in bound.terms if not isinstance(b, Lit)]
-        is_array = any(self.is_array(place) for _, place in terms)
-        if len(terms) == 1 and terms[0][0] == 1:
-            ((_, only),) = terms
-            return lambda v, *_: v[only] + const, is_array
-
-        def total(v: list[PerProgram], *_: object) -> PerProgram:
-            found = const
-            for c, place in terms:
-                found = found + c * v[place]
-            return found
-
-        return total, is_array
-
-    def _extremum(self, args: tuple[Bound, ...], of_arrays: Any, of_numbers: Any) -> tuple[Operation, bool]:
-        start, *places = map(self.bound, args)
-        choose, is_array = self._pick(of_arrays, of_numbers, start, *places)
-
-        def found(v: list[PerProgram], *_: object) -> PerProgram:
-            best = v[start]
-            for place in places:
-                best = choose(best, v[place])
-            return best
-
-        return found, is_array
-
-    def _multiple(self, bound: FloorTo | CeilTo) -> tuple[Operation, bool]:
+    def _multiple(self, bound: FloorTo | CeilTo) -> int:
         place, step = self.bound(bound.arg), bound.step
-        up = step - 1 if isinstance(bound, CeilTo) else 0
-        largest, is_array = self._pick(np.maximum, max, place)
-        natural = is_natural(bound.arg)
+        if not is_natural(bound.arg):
+            place = self._binary("max", place, self._constant(0))
+        if isinstance(bound, CeilTo):
+            place = self._binary("+", place, self._constant(step - 1))
         if step & (step - 1):
-            if natural:
-                return lambda v, *_: (v[place] + up) // step * step, is_array
-            return lambda v, *_: (largest(v[place], 0) + up) // step * step, is_array
-        if natural:
-            return lambda v, *_: v[place] + up & -step, is_array
-        return lambda v, *_: largest(v[place], 0) + up & -step, is_array
+            return self._binary("*", self._binary("//", place, self._constant(step)), self._constant(step))
+        return self._binary("&", place, self._constant(-step))
 
+    def _constant(self, value: int, *, is_array: bool = False) -> int:
+        # An array is not converted again each time that it meets another one.
+        return self._place(("constant", value, is_array), np.asarray(value, np.int64) if is_array else value, False)
 
-def _steps(a: int, b: int, tile: int, up: int, largest: Any, least: int | None) -> Operation:
-    """The number of steps between the values at two places. up: what is added before it is rounded down. least: None
-    where it is never negative."""
-    shift = tile.bit_length() - 1
+    def _input(self, name: Input, rank: Rank) -> int:
+        key = name, rank
+        if key not in self._places:
+            self._inputs[name].append((self._place(key, None, name != "size"), rank))
+        return self._places[key]
 
-    # A shift rounds down, too, and takes a fifth of a division's time.
-    def steps(v: list[PerProgram], *_: object) -> PerProgram:
-        length = v[b] - v[a]
-        if up:
-            length = length + up
-        count = length // tile if tile & (tile - 1) else length >> shift
-        return count if least is None else largest(count, least)
+    def _binary(self, name: Operator, a: int, b: int) -> int:
+        key = name, a, b
+        if key not in self._places:
+            is_array = self._arrays[a] or self._arrays[b]
+            if is_array:
+                a, b = (
+                    p if self._values[p] is None else self._constant(int(self._values[p]), is_array=True)
+                    for p in (a, b)
+                )
+            place = self._place(key, None, is_array)
+            self._operations.append((place, (ARRAYS if is_array else NUMBERS)[name], a, b))
+        return self._places[key]
 
-    return steps
+    def _place(self, key: Hashable, value: PerProgram, is_array: bool) -> int:
+        if key not in self._places:
+            self._places[key] = len(self._values)
+            self._values.append(value)
+            self._arrays.append(is_array)
+        return self._places[key]
 
 
 def is_multiple(bound: Bound, step: int) -> bool:

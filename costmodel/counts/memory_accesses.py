@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
@@ -24,8 +24,7 @@ Visit: TypeAlias = tuple[Rank, str, int]
 """A rank that an access varies with ("", 1), or a part of one: as `Part` has its operator and number."""
 
 
-@dataclass(frozen=True)
-class TensorTraffic:
+class TensorTraffic(NamedTuple):
     """Global memory that programs read or write: one tensor.
 
     ranks: grid ranks that its tile depends on. distinct_bytes: of one tile. requested_bytes: per program, repeats
@@ -66,6 +65,15 @@ class AccessBytes(NamedTuple):
     span: list[float]
 
 
+class _OpenAccesses(NamedTuple):
+    """Accesses whose sizes are not all known, with what is known of them multiplied out. tiles: lengths of tiles of the
+    ranks that are left. visited: the ranks whose visits are."""
+
+    accesses: list[MemoryAccess]
+    tiles: dict[Rank, int]
+    visited: list[Rank]
+
+
 class MemoryAccesses:
     """All loads and stores of a plan. place: where each value sits. accesses: each once. streams: the tensors and the
     grid ranks that their tiles depend on, one for each tensor and way of indexing it; several accesses may share one.
@@ -86,16 +94,16 @@ class MemoryAccesses:
 
     def at(self, sizes: Mapping[Rank, int]) -> AccessBytes:
         """Every access at some sizes."""
-        shares = {r: size_share(sizes[r], tile) for r, tile in self._tiled.items()}
-        visited = {r: self._visited(r, sizes) for r in self._visits_of}
+        open_ = self._open
+        shares = {r: size_share(sizes[r], tile) for r, tile in open_.tiles.items()}
+        visited = {r: self._visited(r, sizes) for r in open_.visited}
         found = AccessBytes([], [], [])
-        for a in self.accesses:
+        for a in open_.accesses:
             share, span = 1.0, a.element
             for r in a.axes:
                 share *= shares[r]
             for r, op, by in a.visits:
-                n = visited[r]
-                span *= n if not op else max(n / by, 1.0) if op == "//" else min(n, by)
+                span *= visited[r] if not op else _visited_parts(visited[r], op, by)
             found.moved.append(a.moved * share)
             found.requested.append(a.requested * share)
             found.span.append(span)
@@ -120,13 +128,35 @@ class MemoryAccesses:
         return tuple(made)
 
     @cached_property
-    def _tiled(self) -> dict[Rank, int]:
-        """The ranks of tiles that are accessed, with their lengths."""
-        return {r: self.plan.length(r) for a in self.accesses for r in a.axes}
+    def _open(self) -> _OpenAccesses:
+        """What is left to be found where sizes are given: the plan's own are taken into account once."""
+        known = self.plan.sizes
+        accesses = []
+        for a in self.accesses:
+            share, span = 1.0, a.element
+            for r in a.axes:
+                share *= size_share(known[r], self.plan.length(r)) if r in known else 1.0
+            visits = [v for v in a.visits if not self._is_known(v[0])]
+            for r, op, by in (v for v in a.visits if v not in visits):
+                span *= _visited_parts(self._visited(r, known), op, by)
+            axes = tuple(r for r in a.axes if r not in known)
+            accesses.append(
+                replace(
+                    a,
+                    axes=axes,
+                    moved=a.moved * share,
+                    requested=a.requested * share,
+                    visits=tuple(visits),
+                    element=span,
+                )
+            )
+        tiles = {r: self.plan.length(r) for a in accesses for r in a.axes}
+        return _OpenAccesses(accesses, tiles, list(dict.fromkeys(r for a in accesses for r, *_ in a.visits)))
 
-    @cached_property
-    def _visits_of(self) -> list[Rank]:
-        return list(dict.fromkeys(r for a in self.accesses for r, *_ in a.visits))
+    def _is_known(self, rank: Rank) -> bool:
+        """Whether it is known how many indices a program visits."""
+        length = self.plan.splits[rank].length if rank in self.plan.splits else 0
+        return rank in self.plan.sizes and (isinstance(length, int) or length in self.plan.sizes)
 
     def _visited(self, rank: Rank, sizes: Mapping[Rank, int]) -> float:
         """How many indices of a rank a program visits, on average."""
@@ -201,3 +231,8 @@ class MemoryAccesses:
 def size_share(size: int, tile: int) -> float:
     """The share of the elements of a rank's tiles (0 to 1) that lies inside the tensor."""
     return size / (-(-size // tile) * tile)
+
+
+def _visited_parts(count: float, op: str, by: int) -> float:
+    """How many different values a rank, or a part of it, has where so many of its indices are visited."""
+    return count if not op else max(count / by, 1.0) if op == "//" else min(count, by)

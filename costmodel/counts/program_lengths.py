@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -19,30 +17,32 @@ PROFILE_BINS = 64
 PROFILE_SAMPLES = 4096
 
 
-@dataclass(frozen=True, eq=False)
 class ProgramLengths:
     """Relative lengths (mean 1) of a kernel's programs, by what trip counts say. Two are equal if their profiles are.
 
     efforts: of the root block and of one iteration of each path (`Traffic.effort`). runs: of the paths, over the whole
-    grid. counts: tiles of the grid's ranks, fastest varying first. reversible: the rank that runs backwards where
-    programs start in reverse, if any does.
+    grid. counts: tiles of the grid's ranks, fastest varying first. programs: of the grid. reversible: the rank that
+    runs backwards where programs start in reverse, if any does. longest: the longest program over the mean.
     """
 
-    trips: TripCounts
-    sizes: Mapping[Rank, int]
-    efforts: Sequence[float]
-    runs: Sequence[Runs]
-    counts: Mapping[Rank, int]
-    reversible: Rank | None
-
-    @cached_property
-    def _whole(self) -> PerProgram:
-        return self._total(self.runs)
-
-    @cached_property
-    def _mean(self) -> float:
-        root, *efforts = self.efforts
-        return sum([effort * r.mean for effort, r in zip(efforts, self.runs, strict=True)], root) or 1.0
+    def __init__(
+        self,
+        trips: TripCounts,
+        sizes: Mapping[Rank, int],
+        efforts: Sequence[float],
+        runs: Sequence[Runs],
+        counts: Mapping[Rank, int],
+        programs: int,
+        reversible: Rank | None,
+    ) -> None:
+        self.trips, self.efforts, self.runs = trips, efforts, runs
+        self._sizes, self._counts, self._programs, self._reversible = sizes, counts, programs, reversible
+        self.longest = 1.0
+        if trips.uneven:
+            self._whole = self._total(runs)
+            root, *others = efforts
+            self._mean = sum([e * r.mean for e, r in zip(others, runs, strict=True)], root) or 1.0
+            self.longest = float(np.maximum.reduce(self._whole)) / self._mean
 
     def _total(self, runs: Sequence[Runs]) -> PerProgram:
         """Lengths in the efforts' unit, of the programs that runs are of."""
@@ -51,11 +51,6 @@ class ProgramLengths:
         for effort, r in zip(efforts, runs, strict=True):
             total = total + effort * r.iterations
         return total
-
-    @cached_property
-    def longest(self) -> float:
-        """The longest program over the mean."""
-        return float(np.maximum.reduce(self._whole)) / self._mean if self.trips.uneven else 1.0
 
     def profile(self, reverse: bool) -> tuple[float, ...]:
         """Of the longest program in each of some even bins of the order in which programs start. reverse: the slowest
@@ -68,11 +63,7 @@ class ProgramLengths:
         last = self._last(reverse, max(1, math.ceil(share * self._bins)))
         return float(np.add.reduce(last)) / len(last)
 
-    @cached_property
-    def _programs(self) -> int:
-        return prod(self.counts.values())
-
-    @cached_property
+    @property
     def _bins(self) -> int:
         return PROFILE_BINS if self.trips.uneven and self._programs >= PROFILE_BINS else 1
 
@@ -83,14 +74,21 @@ class ProgramLengths:
         each, larger = divmod(min(self._programs, PROFILE_SAMPLES), self._bins)  # the first bins have one more
         starts = [i * each + min(i, larger) for i in range(self._bins - bins, self._bins)]
         index = self.launch_order(reverse, PROFILE_SAMPLES, starts[0])
-        own = [self.counts[r] for r in self.trips.uneven]
-        if prod(own) > SAMPLED_PROGRAMS:
-            lengths = self._total(self.trips.at(self.sizes, index))
+        if prod([self._counts[r] for r in self.trips.uneven]) > SAMPLED_PROGRAMS:
+            lengths = self._total(self.trips.at(self._sizes, index))
         else:  # each different program is among those of the whole grid
-            place = sum([index[r] * prod(own[:i]) for i, r in enumerate(self.trips.uneven)])
-            lengths = self._whole[place]
-        longest: Floats = np.maximum.reduceat(lengths, [s - starts[0] for s in starts]) / self._mean
-        return longest
+            lengths = self._whole[self._among_all(index)]
+        longest: Floats = np.maximum.reduceat(lengths, [s - starts[0] for s in starts])
+        return longest / self._mean
+
+    def _among_all(self, index: Mapping[Rank, Ints]) -> Ints:
+        """Places in `TripCounts.whole_grid` of programs with these tile indices."""
+        first, *others = self.trips.uneven
+        place, before = index[first], self._counts[first]
+        for r in others:
+            place = place + index[r] * before
+            before *= self._counts[r]
+        return place
 
     def launch_order(self, reverse: bool, samples: int, start: int = 0) -> dict[Rank, Ints]:
         """Tile indices by uneven rank of an even sample of programs, in the order in which they start (grid ranks
@@ -100,12 +98,12 @@ class ProgramLengths:
 
     def _indices(self, flat: Ints, reverse: bool) -> Iterator[tuple[Rank, Ints]]:
         before = 1
-        for rank, count in self.counts.items():
+        for rank, count in self._counts.items():
             if rank in self.trips.uneven:
                 index = (flat if before == 1 else flat // before) % count
                 # As printed: the slowest tiled rank counts down, so that under a causal mask the longest rows start
                 # first.
-                yield rank, count - 1 - index if reverse and rank == self.reversible else index
+                yield rank, count - 1 - index if reverse and rank == self._reversible else index
             before *= count
 
     def __eq__(self, other: object) -> bool:

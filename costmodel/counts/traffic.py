@@ -7,14 +7,12 @@ of a given size leaves of that when programs start in grid order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.schedule.schedule import Schedule
 
 from .estimate import Traffic
-from .memory_accesses import TensorTraffic
 from .work import Work, work
 
 
@@ -42,62 +40,53 @@ def _hbm_bytes(counted: Work, cache_bytes: int, smallest: int) -> float:
     """As `hbm_bytes`. smallest: the programs that run at a time."""
     programs = counted.programs
     # All tiles together fit: each tensor is read once.
-    once = sum(s.total_bytes for s in counted.streams)
+    once = sum([s.total_bytes for s in counted.streams])
     if once <= cache_bytes:
         return once
-    windows = _windows(counted)
-    if _window_bytes(windows, smallest) > cache_bytes:
+    groups = _groups(counted)
+    if _window_bytes(groups, smallest) > cache_bytes:
         # Not even what runs at one time fits: programs side by side still read the same tile at about the same time,
         # but nothing is left of a pass for the next pass.
-        again = sum(w.requested * _tiles(w, smallest) for w in windows)
-        return again * programs / smallest
+        requested = [(asked, asked, ranks) for _, asked, ranks in groups]
+        return _window_bytes(requested, smallest) * programs / smallest
     low, high = smallest, programs
     # In between: the largest window that fits, by bisection, as bytes only grow with the window. To a sixteenth,
     # which is well within the model's error.
     while high - low > max(1, low // 16):
         middle = (low + high) // 2
-        low, high = (middle, high) if _window_bytes(windows, middle) <= cache_bytes else (low, middle)
-    return _window_bytes(windows, low) * programs / low
+        if _window_bytes(groups, middle) <= cache_bytes:
+            low = middle
+        else:
+            high = middle
+    return _window_bytes(groups, low) * programs / low
 
 
-class _Window(NamedTuple):
-    """Tensors whose tiles depend on the same grid ranks: distinct and requested bytes of a program, and for each of the
-    ranks the programs that go by before it moves on, and its tiles."""
-
-    distinct: float
-    requested: float
-    ranks: Sequence[tuple[int, int]]
+_Group = tuple[float, float, list[tuple[int, int]]]
+"""Tensors whose tiles depend on the same grid ranks: distinct and requested bytes of a program, and for each of the
+ranks the programs that go by before it moves on, and its tiles."""
 
 
-def _windows(counted: Work) -> list[_Window]:
-    found: dict[frozenset[Rank], list[TensorTraffic]] = {}
-    for stream in counted.streams:
-        found.setdefault(stream.ranks, []).append(stream)
+def _groups(counted: Work) -> list[_Group]:
+    found: dict[frozenset[Rank], tuple[float, float]] = {}
+    for s in counted.streams:
+        distinct, requested = found.get(s.ranks, (0.0, 0.0))
+        found[s.ranks] = distinct + s.distinct_bytes, requested + s.requested_bytes
     steps, before = [], 1
     for rank, count in counted.grid:
         # Consecutive programs run through the faster ranks first; a slower one has moved on as often as those were
         # gone through.
         steps.append((rank, (before, count)))
         before *= count
-    return [
-        _Window(
-            sum([s.distinct_bytes for s in streams]),
-            sum([s.requested_bytes for s in streams]),
-            [step for rank, step in steps if rank in ranks],
-        )
-        for ranks, streams in found.items()
-    ]
+    return [(*nbytes, [step for rank, step in steps if rank in ranks]) for ranks, nbytes in found.items()]
 
 
-def _tiles(group: _Window, window: int) -> int:
-    """How many different tiles of a tensor `window` consecutive programs touch."""
-    indices = 1
-    for before, count in group.ranks:
-        if window > before:
-            indices *= min(count, -(-window // before))
-    return min(indices, window)
-
-
-def _window_bytes(windows: Sequence[_Window], window: int) -> float:
+def _window_bytes(groups: Sequence[_Group], window: int) -> float:
     """Distinct bytes that `window` consecutive programs touch."""
-    return sum([w.distinct * _tiles(w, window) for w in windows])
+    total = 0.0
+    for distinct, _, ranks in groups:
+        tiles = 1
+        for before, count in ranks:
+            moves = -(-window // before)
+            tiles *= moves if moves < count else count
+        total += distinct * (tiles if tiles < window else window)
+    return total

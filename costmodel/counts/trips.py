@@ -6,11 +6,11 @@ enumerated; the others cannot change a trip count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -38,18 +38,13 @@ class LoopPath:
         return self.segments[-1][0]
 
 
-@dataclass(frozen=True)
-class Runs:
-    """One segment. iterations: how many each program does in all. entries: how often a program enters it (with at
-    least one iteration to do), on average."""
+class Runs(NamedTuple):
+    """One segment. iterations: how many each program does in all, mean: on average. entries: how often a program enters
+    it (with at least one iteration to do), on average."""
 
     iterations: PerProgram
+    mean: float
     entries: float
-
-    @cached_property
-    def mean(self) -> float:
-        """Iterations of a program, on average."""
-        return mean(self.iterations)
 
 
 def mean(values: PerProgram) -> float:
@@ -98,8 +93,7 @@ def sample_from(start: int, count: int, limit: int) -> Ints:
     return middles
 
 
-@dataclass(frozen=True)
-class _Scope:
+class _Scope(NamedTuple):
     """Sampled places inside loops: first and last index of their tiles by rank, how many programs there are, the one
     that each place belongs to (None: they are the programs), and how many places it stands for (None: one)."""
 
@@ -174,10 +168,15 @@ class TripCounts:
 
     def at(self, sizes: Mapping[Rank, int], programs: Mapping[Rank, Ints]) -> list[Runs]:
         """The runs of every path. sizes: of all ranks. programs: tile indices by uneven rank, arrays of one length."""
-        first = {r: programs[r] * step for r, step in self._steps.items()}
-        last = {r: np.minimum(first[r] + (step - 1), sizes[r] - 1) for r, step in self._steps.items()}
-        count = len(programs[self.uneven[0]]) if self.uneven else 1
-        return list(_walk(self._code, _Scope(count, first, last), sizes))
+        first, last = {}, {}
+        count = 1
+        for r, step in self._steps.items():
+            first[r] = programs[r] * step
+            last[r] = np.minimum(first[r] + (step - 1), sizes[r] - 1)
+            count = len(first[r])
+        found: list[Runs] = []
+        _walk(self._code, _Scope(count, first, last), sizes, found)
+        return found
 
 
 def _paths(block: Block, outside: tuple[tuple[Loop, Segment], ...]) -> Iterator[LoopPath]:
@@ -189,31 +188,25 @@ def _paths(block: Block, outside: tuple[tuple[Loop, Segment], ...]) -> Iterator[
                 yield from _paths(loop.body, path)
 
 
-def _walk(block: _BlockCode, scope: _Scope, sizes: Mapping[Rank, int]) -> Iterator[Runs]:
+def _walk(block: _BlockCode, scope: _Scope, sizes: Mapping[Rank, int], found: list[Runs]) -> None:
     values = block.code.run(scope.first, scope.last, sizes)
     for x in block.loops:
-        all_steps = [values[place] for place in x.trips]
-        entries = _entries(all_steps, x.loop.joined, scope)
-        for start, steps, entered in zip(x.starts, all_steps, entries, strict=True):
-            yield Runs(scope.total(steps), entered)
+        # A loop that is entered fills its software pipeline anew, which costs a wait; segments printed as one loop fill
+        # it once: in the first that has something to do.
+        before: PerProgram = 0
+        begun = 0.0
+        for start, place in zip(x.starts, x.trips, strict=True):
+            steps = values[place]
+            total = scope.total(steps)
+            before = before + steps if x.loop.joined else steps
+            known = _share(before, scope)
+            found.append(Runs(total, mean(total), known - begun))
+            begun = known if x.loop.joined else 0.0
             if x.inner:
                 # Only where an inner bound depends on this loop's index are its iterations told apart. Otherwise one
                 # stands for all, with their number for its weight: the arrays stay as long as the grid's sample.
                 below = _enter(x.loop, scope, values[start], steps, sizes) if x.enters else _repeat(scope, steps)
-                yield from _walk(x.inner, below, sizes)
-
-
-def _entries(steps: Sequence[PerProgram], joined: bool, scope: _Scope) -> Iterator[float]:
-    """How often a program enters each of a loop's segments, on average."""
-    # A loop that is entered fills its software pipeline anew, which costs a wait; segments printed as one loop fill it
-    # once: in the first that has something to do.
-    before: PerProgram = 0
-    begun = 0.0
-    for own in steps:
-        before = before + own if joined else own
-        known = _share(before, scope)
-        yield known - begun
-        begun = known if joined else 0.0
+                _walk(x.inner, below, sizes, found)
 
 
 def _share(steps: PerProgram, scope: _Scope) -> float:

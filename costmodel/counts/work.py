@@ -179,6 +179,7 @@ class CountedKernel:
         """As `CountedProgram.at`."""
         known = self._sizes.numbers_at(sizes)
         counts = {r: -(-known[r] // step) for r, step in self._steps.items()}
+        programs = prod(counts.values())
         runs = self._trips.at(known, self._trips.whole_grid(counts))
         executions = (1.0, *[r.mean for r in runs])
         found = self._memory.at(known)
@@ -188,13 +189,13 @@ class CountedKernel:
         return Work(
             blocks=self.blocks,
             needs=self.needs,
-            programs=prod(counts.values()),
+            programs=programs,
             grid=tuple(counts.items()),
             executions=executions,
             entries=(1.0, *[r.entries for r in runs]),
             moved=tuple(moved),
             streams=self._memory.streams_at(found, asked, counts),
-            lengths=ProgramLengths(self._trips, known, efforts, runs, counts, self._reversible),
+            lengths=ProgramLengths(self._trips, known, efforts, runs, counts, programs, self._reversible),
             options=self.options,
         )
 
