@@ -37,6 +37,7 @@ class ProgramLengths:
     ) -> None:
         self.trips, self.efforts, self.runs = trips, efforts, runs
         self._sizes, self._counts, self._programs, self._reversible = sizes, counts, programs, reversible
+        self._endings: dict[tuple[bool, int], float] = {}
         self.longest = 1.0
         if trips.uneven:
             self._whole = self._total(runs)
@@ -59,9 +60,12 @@ class ProgramLengths:
 
     def ending(self, reverse: bool, running: float) -> float:
         """The mean over the last bins of the profile, those of the last `running` programs."""
-        share = min(1.0, running / self._programs)
-        last = self._last(reverse, max(1, math.ceil(share * self._bins)))
-        return float(np.add.reduce(last)) / len(last)
+        bins = max(1, math.ceil(min(1.0, running / self._programs) * self._bins))
+        key = reverse, bins
+        if key not in self._endings:
+            last = self._last(reverse, bins)
+            self._endings[key] = float(np.add.reduce(last)) / len(last)
+        return self._endings[key]
 
     @property
     def _bins(self) -> int:

@@ -79,8 +79,8 @@ class _BlockSeconds(NamedTuple):
 
 
 class PlacedKernel:
-    """One kernel under a schedule's options on a machine. blocks, needs, options: as `Work` has them. resources: from a
-    compiler; predicted by default.
+    """One kernel under a schedule's options on a machine, in whatever order its programs start. blocks, needs,
+    options: as `Work` has them. resources: from a compiler; predicted by default.
 
     A kernel that does not fit at all (`resources.illegal`) is placed as if one program fitted. Raises MachineError
     where the machine has no unit for a product's dtype.
@@ -94,7 +94,7 @@ class PlacedKernel:
         machine: Machine,
         resources: Resources | None = None,
     ) -> None:
-        self._machine, self._options = machine, options
+        self.blocks, self.needs, self.machine, self._options = blocks, needs, machine, options
         self.resources = resources or fit_needs(
             needs, options.warps, options.stages, machine, options.pipelined, options.specialised
         )
@@ -117,7 +117,7 @@ class PlacedKernel:
 
     def hbm_bytes(self, counted: Work) -> float:
         """Bytes that reach HBM."""
-        moved = hbm_bytes(counted, self._machine.l2_bytes, self.slots)
+        moved = hbm_bytes(counted, self.machine.l2_bytes, self.slots)
         if any(self._streamed):
             moved += sum(n * b * counted.programs for n, b in zip(counted.executions, self._streamed, strict=True))
         return moved
@@ -150,7 +150,7 @@ class PlacedKernel:
         return found
 
     def _on_cpu(self, b: BlockWork) -> _BlockSeconds:
-        machine = self._machine
+        machine = self.machine
         cached = sum(n for n in b.operand_bytes if n <= machine.l2_bytes)
         return _BlockSeconds(
             tensor=sum(p.flops / _rate(p, machine) for p in b.products),
@@ -167,7 +167,7 @@ class PlacedKernel:
         )
 
     def _on_gpu(self, b: BlockWork) -> _BlockSeconds:
-        machine, options = self._machine, self._options
+        machine, options = self.machine, self._options
         sms = machine.sms
         layouts = [layout(p, options.warps, machine) for p in b.products]
         # Warps that find no rows of their own repeat elementwise work along with products (`WarpLayout.copies`).

@@ -16,7 +16,7 @@ faster than the longest one alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,6 +25,7 @@ import numpy as np
 from eintune.costmodel.counts.estimate import Resources
 from eintune.costmodel.counts.work import Work
 from eintune.costmodel.machines.machine import Machine
+from eintune.host.recent import Recent
 
 from .calibration import Calibration
 from .placed_kernel import COLUMNS, UNITS, PlacedKernel
@@ -168,29 +169,37 @@ def _soft_max(a: Floats, b: Floats) -> Floats:
 
 def terms(candidates: Sequence[Work], machine: Machine, resources: Sequence[Resources | None] | None = None) -> Terms:
     """Candidates on a machine, in the order given. resources: as `placed_kernels`."""
-    return joined_terms(candidates, placed_kernels(candidates, machine, resources), machine)
+    return terms_of(candidates, placed_kernels(candidates, machine, resources), machine)
 
 
 def placed_kernels(
     candidates: Sequence[Work], machine: Machine, resources: Sequence[Resources | None] | None = None
 ) -> list[list[PlacedKernel]]:
     """The launches of each candidate. resources: from a compiler, of a program of several launches its first's."""
-    made: dict[object, PlacedKernel] = {}
-
-    def placed(w: Work, given: Resources | None) -> PlacedKernel:
-        # Of one plan at many sizes and under many schedules there are few different ones.
-        key = id(w.blocks), id(w.needs), w.options, given
-        if key not in made:
-            made[key] = PlacedKernel(w.blocks, w.needs, w.options, machine, given)
-        return made[key]
-
     every = resources or [None] * len(candidates)
     # A compiler's answer is about one kernel; the launches after it are small, and predicted.
-    return [[placed(c, r), *(placed(w, None) for w in c.then)] for c, r in zip(candidates, every, strict=True)]
+    return [
+        [_placed(c, machine, r), *[_placed(w, machine, None) for w in c.then]]
+        for c, r in zip(candidates, every, strict=True)
+    ]
 
 
-def joined_terms(candidates: Sequence[Work], placed: Sequence[Sequence[PlacedKernel]], machine: Machine) -> Terms:
-    """As `terms`, of kernels that were placed before."""
+def _placed(counted: Work, machine: Machine, resources: Resources | None) -> PlacedKernel:
+    # What a kernel that is priced again and again comes to is made once. It keeps what the key has the identity of.
+    o = counted.options
+    of_schedule = o.warps, o.stages, o.uses_descriptors, o.pipelined, o.specialised
+    key = id(counted.blocks), id(counted.needs), id(machine), of_schedule, resources
+    found = _known.get(key)
+    if found is None:
+        found = _known[key] = PlacedKernel(counted.blocks, counted.needs, o, machine, resources)
+    return found
+
+
+_known: Recent[Hashable, PlacedKernel] = Recent(4096)
+
+
+def terms_of(candidates: Sequence[Work], placed: Sequence[Sequence[PlacedKernel]], machine: Machine) -> Terms:
+    """As `terms`, of kernels that are placed."""
     # One array over all launches of all candidates, padded to the most phases: executions of 0 make a padded phase
     # cost nothing.
     launches = [pair for c, ps in zip(candidates, placed, strict=True) for pair in zip((c, *c.then), ps, strict=True)]

@@ -11,11 +11,9 @@ import pytest
 from attention_variants import ALONE
 from kernel_forms import derived
 
-from eintune.costmodel.counts.estimate import most
 from eintune.costmodel.counts.work import CountedProgram, work
 from eintune.costmodel.machines.machine import load_machine
-from eintune.costmodel.pricing.prices import Prices
-from eintune.costmodel.pricing.time import estimate_works
+from eintune.costmodel.pricing.time import estimate, estimate_works, predicted_seconds
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.lowering.lower import IllegalPlan, build_for_any_size, build_program
@@ -89,14 +87,16 @@ def test_work_at_any_sizes_is_that_of_a_plan_at_these(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "causal", "window", "decoding", "softmax"])
 def test_what_is_priced_at_any_sizes_is_what_is_estimated(name: str) -> None:
+    """Several at once and each alone, on a machine that is not the one of the time before."""
     problem, rng = CASES[name](), random.Random(name)
     found = [x for c in derived(problem.cascade)[:2] for x in for_any(c, problem, rng)]
-    prices = Prices([CountedProgram(*x) for x in found], H200)
-    for _ in range(SIZES):
+    counted = [CountedProgram(*x) for x in found]
+    for machine in (H200, load_machine("a100"), replace(H200, sms=7), H200):
         sizes = {r: min(n * rng.randint(1, 5), 20000) if n > 64 else n for r, n in problem.sizes.items()}
-        estimates = estimate_works([work(program.at(sizes), schedule) for program, schedule in found], H200)
-        assert prices.at(sizes) == pytest.approx([e.seconds for e in estimates], rel=1e-12)
-        assert [most([p.resources for p in ps]) for ps in prices.placed] == [e.resources for e in estimates]
+        expected = [estimate(program.at(sizes), schedule, machine) for program, schedule in found]
+        works = [c.at(sizes) for c in counted]
+        assert estimate_works(works, machine) == expected
+        assert predicted_seconds(works, machine) == [e.seconds for e in expected]
 
 
 def test_a_size_that_is_missing_is_named() -> None:
