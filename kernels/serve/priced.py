@@ -64,8 +64,8 @@ class Priced:
     entry: Entry | None = None
 
 
-STEPS = 4
-"""To which sizes are rounded before they are priced: so many in each doubling."""
+STEPS, FINE = 4, 16
+"""To which sizes are rounded before they are priced: so many in each doubling, fewer where picks are planned."""
 EXACT = 256
 """Sizes up to here are priced as they are: head dims, groups, few queries, pages."""
 REMEMBERED = 4096
@@ -83,31 +83,20 @@ NEAREST = 0.1
 def priced_near(
     problem: Problem, key: Key, entries: Sequence[Entry], device: torch.device, emitter: str, directory: Path
 ) -> list[Priced]:
-    """As `priced`, and remembered. Where something was measured close by, at the very sizes of a call on a GPU, as its
-    last wave counts; elsewhere at sizes rounded up to steps of a quarter of a doubling, since there picks are planned:
-    a program whose lengths grow waits for that once a step. What serves a size does not depend on which came before."""
-    nearest = sorted(entries, key=lambda e: _order(key, e))[:LOOKED_AT]
-    known = tuple((e.path, e.record.digest, e.record.seconds) for e in nearest)
-    asked = (key, known, str(device), emitter, directory)
+    """As `priced`, and remembered. Close to what was measured, at sizes rounded up to steps of 1/16 of a doubling;
+    elsewhere to steps of a quarter, since there picks are planned: a program whose lengths grow waits for that once a
+    step. What serves a size does not depend on which came before it."""
+    near = _rounded_up(problem, FINE)
+    known = frozenset((e.path, e.key.sizes, e.record.digest, e.record.schedule, e.record.seconds) for e in entries)
+    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), known, str(device), emitter, directory)
     if (found := _remembered.get(asked)) is not None:
         return found
+    nearest = sorted(entries, key=lambda e: _order(key, e))[:LOOKED_AT]
     machine = machine_of(device)
-    members = _members(problem, key, nearest, machine, emitter, directory)
-    if _is_covered(problem, members):
-        found = _among_members(problem, key, members, machine)[:KEPT]
-    if not found:
-        found = _with_picks(problem, key, members, machine, emitter, directory)[:KEPT]
+    members = _members(near, key, nearest, machine, emitter, directory)
+    found = confirmed(near, members, machine)[0] if _is_covered(near, members) else []
+    found = (found or _with_picks(problem, key, members, machine, emitter, directory))[:KEPT]
     _remembered[asked] = found
-    return found
-
-
-def _among_members(problem: Problem, key: Key, members: Sequence[_Member], machine: Machine) -> list[Priced]:
-    if machine.kind == "gpu":
-        return confirmed(problem, members, machine)[0]
-    near = _rounded_up(problem)
-    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), _names(members), machine.name)
-    if (found := _remembered.get(asked)) is None:
-        found = _remembered[asked] = confirmed(near, members, machine)[0]
     return found
 
 
@@ -115,14 +104,14 @@ def _names(members: Sequence[_Member]) -> Hashable:
     return tuple((m.text, m.schedule, *((e.path, e.record.seconds) for e in m.entries)) for m in members)
 
 
-def _rounded_up(problem: Problem) -> Problem:
-    return replace(problem, sizes={r: _rounded(n) for r, n in problem.sizes.items()})
+def _rounded_up(problem: Problem, steps: int) -> Problem:
+    return replace(problem, sizes={r: _rounded(n, steps) for r, n in problem.sizes.items()})
 
 
 def _with_picks(
     problem: Problem, key: Key, members: Sequence[_Member], machine: Machine, emitter: str, directory: Path
 ) -> list[Priced]:
-    near = _rounded_up(problem)
+    near = _rounded_up(problem, STEPS)
     asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), _names(members), machine.name, emitter, directory)
     if (found := _remembered.get(asked)) is not None:
         return found
@@ -142,10 +131,10 @@ def _order(key: Key, entry: Entry) -> tuple[object, ...]:
 _remembered: Recent[Hashable, list[Priced]] = Recent(REMEMBERED)
 
 
-def _rounded(size: int) -> int:
+def _rounded(size: int, steps: int) -> int:
     if size <= EXACT:
         return size
-    step = 1 << max(0, (size - 1).bit_length() - 1 - (STEPS.bit_length() - 1))
+    step = 1 << max(0, (size - 1).bit_length() - 1 - (steps.bit_length() - 1))
     return -(-size // step) * step
 
 
@@ -295,7 +284,9 @@ def _members(
 
 def _is_covered(problem: Problem, members: Sequence[_Member]) -> bool:
     """Whether something was measured so near to a problem's sizes, on this machine, that what was measured is trusted
-    to hold the best: what a kernel needs as numbers is equal, and the rest is at most CLOSE doublings away in all."""
+    to hold the best: what a kernel needs as numbers is equal, and the rest is at most CLOSE doublings away in all, or
+    between the points of a portfolio, which somebody chose to cover what is between them."""
+    between: dict[Path, list[dict[str, int]]] = {}
     for m in members:
         if not m.here:
             continue
@@ -303,9 +294,20 @@ def _is_covered(problem: Problem, members: Sequence[_Member]) -> bool:
             free = open_ranks(m.text, problem, m.schedule)
         except (ValueError, KeyError, RecursionError):
             continue
-        if any(_doublings(problem, dict(e.key.sizes), free) <= CLOSE for e in m.entries):
-            return True
-    return False
+        for e in m.entries:
+            sizes = dict(e.key.sizes)
+            doublings = _doublings(problem, sizes, free)
+            if doublings <= CLOSE:
+                return True
+            if e.any_size and math.isfinite(doublings):
+                between.setdefault(e.path, []).append(sizes)
+    return any(_is_between(problem, points) for points in between.values())
+
+
+def _is_between(problem: Problem, points: Sequence[Mapping[str, int]]) -> bool:
+    """Whether each size lies within those of some points."""
+    every = {r: [p[r] for p in points] for r in problem.sizes}
+    return all(min(every[r]) <= n <= max(every[r]) for r, n in problem.sizes.items())
 
 
 def _doublings(problem: Problem, sizes: Mapping[str, int], free: Collection[str]) -> float:

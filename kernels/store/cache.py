@@ -39,6 +39,7 @@ from eintune.host.data import (
 )
 from eintune.host.directories import cache_directory
 from eintune.host.files import names_in, read_whole, remove_leftovers, write_whole
+from eintune.host.forks import cached_property
 from eintune.host.notices import say_once
 from eintune.space.cascade.problem import Problem
 from eintune.space.ir.dtypes import SIXTEEN_BIT
@@ -106,11 +107,21 @@ class Key:
             **asdict(platform),
         )
 
-    @property
+    @cached_property
     def file_name(self) -> str:
         """Readable, then unique: the workload and a hash of every field."""
         label = "".join(c if c.isalnum() else "-" for c in self.workload)[:40]
         return f"{label}-{sha256(json.dumps(self.to_json()).encode()).hexdigest()[:32]}.json"
+
+    @cached_property
+    def widths(self) -> dict[str, str]:
+        """How wide the elements of each tensor are."""
+        return {n: _width(d) for n, d in self.dtypes}
+
+    @cached_property
+    def ranks(self) -> frozenset[str]:
+        """The ranks that have a size."""
+        return frozenset(r for r, _ in self.sizes)
 
     def to_json(self) -> dict[str, Any]:
         return {f.name: dict(v) if (v := getattr(self, f.name)).__class__ is tuple else v for f in fields(self)}
@@ -350,9 +361,7 @@ class Cache:
 
 def same_definition(wanted: Key, stored: Key) -> bool:
     """Whether two keys are of one definition over elements as wide, at whatever sizes."""
-    widths = [{n: _width(d) for n, d in k.dtypes} for k in (wanted, stored)]
-    ranks = [{r for r, _ in k.sizes} for k in (wanted, stored)]
-    return wanted.cascade == stored.cascade and widths[0] == widths[1] and ranks[0] == ranks[1]
+    return wanted.cascade == stored.cascade and wanted.widths == stored.widths and wanted.ranks == stored.ranks
 
 
 def distance(wanted: Key, stored: Key) -> tuple[float, ...]:
