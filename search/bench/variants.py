@@ -17,7 +17,8 @@ from eintune.kernels.store.cache import ROWS, Cache, Record
 from eintune.search.measure.measurer import Measurer
 from eintune.search.text.formatting import plural
 from eintune.search.text.progress import Progress
-from eintune.search.tune.candidates import Candidate, everything, schedule_text
+from eintune.search.text.schedules import schedule_text
+from eintune.search.tune.candidates import Candidate, everything
 from eintune.search.tune.derivations import derivations
 from eintune.search.tune.finals import NothingWorked
 from eintune.search.tune.one_search import only_search

@@ -101,7 +101,7 @@ def _problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[str, 
 
 def _plan(chosen: argparse.Namespace) -> int:
     from eintune.search.text.formatting import milliseconds
-    from eintune.search.tune.candidates import schedule_text
+    from eintune.search.text.schedules import schedule_text
 
     title, _, candidate = chosen_candidate(chosen)
     print(f"{title}\n{candidate.variant.label}; {schedule_text(candidate.schedule)}")

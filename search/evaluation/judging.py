@@ -23,7 +23,7 @@ from eintune.costmodel.pricing.fit import fit_terms
 from eintune.costmodel.pricing.terms import Terms, terms
 from eintune.costmodel.pricing.time import estimate_works
 from eintune.search.report.accuracy import Accuracy, accuracy, regret, right, spearman
-from eintune.search.tune.candidates import schedule_text
+from eintune.search.text.schedules import schedule_text
 from eintune.search.tune.provenance import describe
 
 from .recorded_space import RecordedSpace, SpaceError, load

@@ -5,17 +5,20 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eintune.costmodel.counts.estimate import Resources
 from eintune.host.printable import printable
 from eintune.kernels.store.cache import Key, Record
 from eintune.search.measure.measurement import Measurement
-from eintune.search.study.study import Trial
 from eintune.search.text.formatting import against, milliseconds, plural
+from eintune.search.text.schedules import schedule_text
 from eintune.search.text.tables import text_table
-from eintune.search.tune.candidates import Candidate, schedule_text
-from eintune.search.tune.tune import Planned, TuneResult, space_json
+
+if TYPE_CHECKING:
+    from eintune.costmodel.counts.estimate import Resources
+    from eintune.search.study.study import Trial
+    from eintune.search.tune.candidates import Candidate
+    from eintune.search.tune.tune import Planned, TuneResult
 
 WIDTH = 96
 WRAPPED = {0: 28, 1: 34}
@@ -198,6 +201,8 @@ def _resources(need: Resources | str) -> list[str]:
 
 def plan_json(planned: Planned, top: int, exact: Sequence[Resources | str]) -> dict[str, Any]:
     """The ranking as plain data."""
+    from eintune.search.tune.tune import space_json  # which loads all that a search needs
+
     ranking = []
     for i, c in enumerate(planned.space.kept[:top]):
         row: dict[str, Any] = {

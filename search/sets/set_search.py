@@ -37,7 +37,8 @@ from eintune.search.study.samplers import strategy
 from eintune.search.study.study import SearchOutcome, StopRule, Study, Trial
 from eintune.search.text.formatting import milliseconds, plural
 from eintune.search.text.progress import Progress
-from eintune.search.tune.candidates import Candidate, Model, candidates, schedule_text
+from eintune.search.text.schedules import schedule_text
+from eintune.search.tune.candidates import Candidate, Model, candidates
 from eintune.search.tune.derivations import Derivations
 from eintune.search.tune.finals import NothingWorked
 from eintune.search.tune.one_search import journal_of

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from eintune.search.text.formatting import milliseconds, plural
+from eintune.search.text.schedules import schedule_text
 from eintune.search.text.tables import text_table
-from eintune.search.tune.candidates import schedule_text
 
 from .set_search import PointResult, SetResult
 

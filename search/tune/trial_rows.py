@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from eintune.search.study.study import Trial
+from eintune.search.text.schedules import schedule_text
 
-from .candidates import Candidate, schedule_text
+from .candidates import Candidate
 
 
 def row(trial: Trial[Candidate]) -> dict[str, Any]:

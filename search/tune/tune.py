@@ -22,9 +22,10 @@ from eintune.search.study.samplers import Strategy, strategy
 from eintune.search.study.study import Measure, SearchOutcome, StopRule, Study, Trial
 from eintune.search.text.formatting import milliseconds, plural
 from eintune.search.text.progress import Progress
+from eintune.search.text.schedules import schedule_text
 from eintune.space.cascade.problem import Problem
 
-from .candidates import Candidate, Candidates, Model, candidates, schedule_text
+from .candidates import Candidate, Candidates, Model, candidates
 from .derivations import Derivations, derivations
 from .deriver import Deriver
 from .finals import Finals, NothingWorked, finals

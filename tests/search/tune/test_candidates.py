@@ -12,8 +12,9 @@ from eintune.kernels.store.shipped_forms import derived_texts
 from eintune.search.measure.measurement import Measurement
 from eintune.search.study.samplers import distributions
 from eintune.search.study.study import Trial
+from eintune.search.text.schedules import schedule_text
 from eintune.search.tune import derivations as derivations_module
-from eintune.search.tune.candidates import REASONS, Candidate, Candidates, Model, candidates, schedule_text
+from eintune.search.tune.candidates import REASONS, Candidate, Candidates, Model, candidates
 from eintune.search.tune.derivations import Derivations, Variant, derivations, short_label, written
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
