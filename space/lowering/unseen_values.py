@@ -10,7 +10,8 @@ A condition that reads data and that each query decides for itself (documents, w
 queries and keys) is another matter: what one row sees another does not. Such values are multiplied as they are, and
 the rare tiles that they spoil are computed again (`space/plan/repair.py`) from a graph that decides by row and takes
 its time: it sums what is finite, and beside it the weights of what is not, from which follows whether the sum is inf,
--inf or no number. A weight of 0 adds nothing there, whatever it weighs.
+-inf or no number. A weight of 0 adds nothing there, whatever it weighs. (Of a product of several values that no sum is
+to hold, and of moments, a row that sees something that is not finite has the sum of all, and any other the finite one.)
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from kernel_forms import DTYPES, Case, Execute, derived
 
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import emit
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
 from eintune.kernels.serve.attention import attention
 from eintune.search.measure.inputs import draw_inputs
 from eintune.space.cascade.cascade import Cascade
@@ -165,7 +169,8 @@ def test_kernels_for_any_size(emitter: str, execute: Execute) -> None:
 
 LINEAR = """
 input Mp,m : bool
-Sp,m = select(Mp,m, Qp,e * Km,e, 0)
+QKp,m = Qp,e * Km,e
+Sp,m = select(Mp,m, QKp,m, 0)
 AVp,f = Sp,m * Vm,f
 results: AV
 """
@@ -188,6 +193,35 @@ def test_weights_of_either_sign(emitter: str, execute: Execute) -> None:
     torch.testing.assert_close(found, exact, equal_nan=True, rtol=1e-4, atol=1e-4)
 
 
+TWO_VALUES = """
+QKp,m = Qp,e * Km,e
+input Mp,m : bool
+Sp,m = select(Mp,m, QKp,m, -inf)
+GMp = Sp,m :: \\/m max
+Wp,m = e^(Sp,m - GMp)
+AVp,f,g = Wp,m * Am,f * Bm,g
+results: AV
+"""
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+def test_rows_that_see_nothing_of_two_values(emitter: str, execute: Execute) -> None:
+    """Of a product of two no sum of what is not finite is held: a row that sees some is no number in more columns."""
+    sizes = {"p": 20, "m": 40, "e": 16, "f": 16, "g": 16}
+    dtypes = dict.fromkeys(("Q", "K", "A", "B", "AV"), "fp32") | {"M": "bool"}
+    problem = Problem("two", TWO_VALUES, sizes, dtypes, {})
+    roles = {"p": Role("grid", 32), "m": Role("loop", 16), **dict.fromkeys("efg", Role(None, 16))}
+    case = Case(Cascade.parse(TWO_VALUES), problem, Schedule(emitter, tuple(roles.items())))
+    data, random = draw_inputs(problem, "cpu", 0), torch.Generator().manual_seed(2)
+    data["M"] = torch.rand(20, 40, generator=random) < 0.5
+    data["A"][3, 2], data["B"][9, 4] = torch.nan, torch.inf
+    sees = data["M"][:, 3] | data["M"][:, 9]
+    found = output(case.kernel, data, execute)
+    assert 0 < sees.sum() < 20 and not found[sees].flatten(1).isfinite().all(1).any()
+    data["A"][3, 2] = data["B"][9, 4] = 0.0
+    torch.testing.assert_close(found[~sees], output(case.kernel, data, execute)[~sees])
+
+
 def test_nothing_is_looked_at_where_data_hides_nothing() -> None:
     """Filters on positions, and on what belongs to keys alone, are what they were."""
     sizes = {"b": 2, "h": 2, "p": QUERIES, "m": KEYS, "e": 16, "f": 16}
@@ -196,6 +230,34 @@ def test_nothing_is_looked_at_where_data_hides_nothing() -> None:
         roles = case_of("mask", Layout("triton")).schedule.roles
         case = Case(derived(problem.cascade)[0], problem, Schedule("triton", roles))
         assert case.plan.doubt is None and "by_row" not in case.kernel.source
+
+
+@pytest.mark.offline
+@pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process interprets, it cannot compile")
+@pytest.mark.parametrize("variant", ["causal documents", "mask"])
+@pytest.mark.parametrize(("rows", "columns", "warps", "dim"), [(64, 64, 4, 64), (128, 128, 8, 128), (64, 32, 4, 128)])
+def test_it_takes_next_to_nothing(variant: str, rows: int, columns: int, warps: int, dim: int, tmp_path: Path) -> None:
+    """Beside the same kernel that stores whatever it computed: a few registers, and nothing in the loop."""
+    sizes = {"b": 2, "h": 8, "p": 2048, "m": 2048, "e": dim, "f": dim}
+    problem = posed(Attention(VARIANTS[variant]), sizes, "bf16", {"scale": 0.3})
+    roles = {"b": Role("grid", None), "h": Role("grid", None), "p": Role("grid", rows), "m": Role("loop", columns)}
+    roles |= {r: Role(None, dim) for r in "ef"}
+    schedule = Schedule("triton", tuple(roles.items()), warps=warps, stages=2, loads="descriptor", filters="branch")
+    plan = Case(derived(problem.cascade)[0], problem, schedule).plan
+    alone, whole = (
+        compile_kernel(emit(p, schedule), "sm_90", cache_dir=tmp_path) for p in (replace(plan, doubt=None), plan)
+    )
+    assert whole.resources.spill_bytes == 0 and whole.resources.shared_bytes == alone.resources.shared_bytes
+    assert whole.resources.registers_per_thread <= alone.resources.registers_per_thread + 8
+    assert _loop(whole.ttgir) == _loop(alone.ttgir)
+
+
+def _loop(ttgir: str) -> list[str]:
+    """The operations of the loop over keys, by name, in order."""
+    kernel = ttgir[ttgir.index("tt.func public") :]
+    found = re.search(r"\n( *)\S+ = scf\.for.*?\n\1\}", kernel, re.DOTALL)
+    assert found
+    return re.findall(r"(?:= |\n *)\"?([a-z_]+\.[a-z_.]+)", found[0])
 
 
 def test_padding_of_a_batch_that_is_padded_itself() -> None:
