@@ -7,7 +7,8 @@ A target says how its header is spelt. Nothing here knows a workload or a machin
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from math import prod
@@ -82,7 +83,7 @@ class Printer(ValuePrinter):
     def geometry(self) -> dict[str, Any]:
         """The fields of a `Kernel` that say how many programs it has and what sizes it is given; complete once the
         source is printed."""
-        sizes, tiles = self.plan.sizes, {r: self.plan.roles[r].tile or 1 for r in self.plan.grid}
+        sizes, tiles = self.plan.sizes, {r: self.plan.program_tile(r) for r in self.plan.grid}
         known = prod(-(-sizes[r] // tile) for r, tile in tiles.items() if r not in sizes.ranges)
         counts = tuple((r, tile) for r, tile in tiles.items() if r in sizes.ranges)
         return {
@@ -116,6 +117,55 @@ class Printer(ValuePrinter):
         return frozenset(affine(k, self.plan.sizes) if isinstance(k, Predicate) else k for k in known)
 
     # ---- the tree
+
+    def root(self) -> None:
+        """Print the root block. Where a tile may be computed again, what is stored stands in a branch."""
+        if (doubt := self.plan.doubt) is None:
+            self.block(self.plan.root)
+            return
+        stores = [x for x in self.plan.root.items if isinstance(x, Store)]
+        self.block(Block(self.plan.root.ranks, [x for x in self.plan.root.items if x not in stores]))
+        # What a program defines on demand stays at its top, as without the branch.
+        self.write(f"if {self.name(doubt.value)}:")
+        with self.nested(""):
+            self.again()
+        self.write("else:")
+        with self.nested(""):
+            for x in stores:
+                self.value(x)
+
+    def again(self) -> None:
+        """Print what computes the program's tile again, by row (`space/plan/repair.py`)."""
+        raise ValueError("nothing computes a tile again in this target")
+
+    def called(self, rows: Printer, before: Sequence[str], first: Callable[[Rank], str]) -> None:
+        """Print calls of a function that `rows` prints, of a plan of the same grid: one for each of its tiles in this
+        program's. before: the texts of what it takes before sizes. first: the text of where this program begins."""
+        places: list[str] = []
+        with ExitStack() as loops:
+            for r in rows.places():
+                tile, whole, start = rows.plan.roles[r].tile, self.plan.program_tile(r), first(r)
+                if tile and tile < whole:
+                    end = self.least(f"{start} + {whole}" if start != "0" else str(whole), self.size(r))
+                    start, begin = self.names.fresh(f"{r}_piece"), start
+                    self.write(self.counting(start, begin, end, tile))
+                    loops.enter_context(self.nested(""))
+                places.append(start)
+            given = [*before, *(self.size(r) for r in rows.size_names), *places]
+            self.write(f"{rows.entry}({', '.join(given)})")
+
+    def counting(self, variable: str, low: str, high: str, step: int) -> str:
+        """A `for` line over whole numbers."""
+        return f"for {variable} in range({low}, {high}, {step}):"
+
+    def places(self) -> dict[Rank, str]:
+        """The variables that say where in the grid a program is."""
+        named = {r: self.place(r) for r in self.plan.grid}
+        return {r: name for r, name in named.items() if name != "0"}
+
+    def place(self, rank: Rank) -> str:
+        """The text of a program's first index of a rank of its grid."""
+        return self.start[rank] if self.tiled(rank) else self.scalar[rank]
 
     def block(self, b: Block) -> None:
         """Print a block's values and loops in order; filters that stand in a branch, next to each other in one."""

@@ -104,32 +104,47 @@ class TorchPrinter(Printer):
 
     reserved = ("torch", "range", "min", "max", "float")
 
-    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel") -> None:
+    def __init__(self, plan: LoopPlan, schedule: Schedule, entry: str = "kernel", *, called: bool = False) -> None:
+        """called: whether it is a function of the variables that say where in the grid a program is."""
         super().__init__(plan, schedule, entry)
+        self._rows: TorchPrinter | None = None
+        if plan.doubt:
+            self._rows = TorchPrinter(plan.doubt.again, schedule, self.names.fresh(f"{entry}_by_row"), called=True)
         self._compute = "fp64" if "fp64" in plan.dtypes.values() else "fp32"
         self._storage = Storage(plan)
         self._decided: dict[Value, bool] = {}
-        self._iterated = [r for r in reversed(plan.grid) if "0" not in (self.start.get(r), self.scalar.get(r))]
+        self._iterated = [] if called else [r for r in reversed(plan.grid) if r in self.places()]
+        self._called = called
         self.scopes[0].depth += len(self._iterated)
 
     # ---- the module
 
     def source(self) -> str:
         """The whole module."""
-        self.block(self.plan.root)
-        loops, body = self._programs(), self.finish()
+        again = [*self._rows._function(), "\n"] if self._rows else []  # first, as only then its sizes are known
+        function = self._function()
         return "\n".join(
             [
                 *(python_comment(line) for line in summary(self.plan, self.schedule.emitter)),
                 "import torch",
                 "\n",
-                "@torch.inference_mode()",
-                f"def {self.entry}({', '.join([*self.tensor.values(), *self.size_names.values()])}):",
-                *loops,
-                *body,
+                *again,
+                *function,
                 "",
             ]
         )
+
+    def _function(self) -> list[str]:
+        """The lines of the function."""
+        self.root()
+        loops, body = self._programs(), self.finish()
+        places = list(self.places().values()) if self._called else []
+        names = [*self.tensor.values(), *self.size_names.values(), *places]
+        return ["@torch.inference_mode()", f"def {self.entry}({', '.join(names)}):", *loops, *body]
+
+    def again(self) -> None:
+        assert self._rows
+        self.called(self._rows, [self.tensor[n] for n in self._rows.tensor], self.place)
 
     def _programs(self) -> list[str]:
         """One `for` a grid rank, the slowest outermost."""

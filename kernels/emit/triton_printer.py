@@ -104,16 +104,16 @@ class TritonPrinter(Printer):
     ) -> None:
         super().__init__(plan, schedule, entry)
         self._wide_offsets = wide
-        self._reaches: dict[tuple[str, tuple[int, ...]], None] = {}
+        self.found_reaches: dict[tuple[str, tuple[int, ...]], None] = {}
         """(Tensor, how many indices 32-bit offsets go along each of its axes) of every tile that is addressed."""
         self.counters = tuple(counters)
         """Workspaces of one integer each, which no value of the plan reads."""
         self.tensor |= {n: self.names.fresh(n) for n in self.counters}
-        self._strides = {
+        self.strides = {
             name: [self.names.fresh(f"stride_{self.tensor[name]}_{r}") for r in ranks]
             for name, ranks in self._argument_ranks().items()
         }
-        self._static: set[str] = set()
+        self.static: set[str] = set()
         """Strides of tile axes."""
         self.helpers: set[str] = set()
         self._descriptors: dict[tuple[str, tuple[int, ...]], str] = {}
@@ -129,11 +129,11 @@ class TritonPrinter(Printer):
     def source(self) -> str:
         """The whole module."""
         self._program()
-        self.block(self.plan.root)
+        self.root()
         for n in self.counters:
             self.write(f"tl.store({self.tensor[n]}, 0)  # of the programs of a kernel after this one")
         descriptors = list(self._descriptors.values())
-        parameters = [[self.tensor[n] for n in self._strides], *filter(None, [*self.parameters(), descriptors])]
+        parameters = [[self.tensor[n] for n in self.strides], *filter(None, [*self.parameters(), descriptors])]
         body = self.finish()
         helpers = [f"{HELPERS[h]}\n" for h in sorted(self.helpers)]
         return "\n".join(
@@ -143,6 +143,7 @@ class TritonPrinter(Printer):
                 "import triton.language as tl",
                 "\n",
                 *helpers,
+                *self.functions(),
                 jit([*self.size_names.values(), *self.divisors.values()]),
                 f"def {self.entry}(",
                 *(f"    {', '.join(line)}," for line in parameters),
@@ -152,10 +153,14 @@ class TritonPrinter(Printer):
             ]
         )
 
+    def functions(self) -> list[str]:
+        """The lines of what the entry calls, beside helpers."""
+        return []
+
     def parameters(self) -> list[list[str]]:
         """The strides of each tensor, as they are declared; complete once the source is printed."""
         strides = [
-            [f"{s}: tl.constexpr" if s in self._static else s for s in strides] for strides in self._strides.values()
+            [f"{s}: tl.constexpr" if s in self.static else s for s in strides] for strides in self.strides.values()
         ]
         return [*strides, list(self.size_names.values()), list(self.divisors.values())]
 
@@ -165,17 +170,17 @@ class TritonPrinter(Printer):
         dtypes = dict.fromkeys(self.counters, "int32")
         dtypes |= self.plan.dtypes
         written = {*self.plan.outputs, *self.counters}
-        return tuple(Argument.of(n, shapes[n], dtypes[n], n in written) for n in self._strides)
+        return tuple(Argument.of(n, shapes[n], dtypes[n], n in written) for n in self.strides)
 
     def descriptors(self) -> tuple[Descriptor, ...]:
         """The descriptors in the order of the parameters; complete once the source is printed."""
-        position = {n: i for i, n in enumerate(self._strides)}
+        position = {n: i for i, n in enumerate(self.strides)}
         return tuple(Descriptor(position[tensor], block) for tensor, block in self._descriptors)
 
     def reaches(self) -> tuple[Reach, ...]:
         """What strides the kernel's tensors may have; complete once the source is printed."""
-        position = {n: i for i, n in enumerate(self._strides)}
-        return tuple(Reach(position[tensor], steps) for tensor, steps in self._reaches)
+        position = {n: i for i, n in enumerate(self.strides)}
+        return tuple(Reach(position[tensor], steps) for tensor, steps in self.found_reaches)
 
     def _argument_ranks(self) -> dict[str, tuple[Rank, ...]]:
         ranks = {n: t.ranks for n, t in self.plan.inputs.items()} | self.plan.outputs
@@ -188,7 +193,7 @@ class TritonPrinter(Printer):
         self._program_number()
         slowest = next((r for r in reversed(self.plan.grid) if self.plan.roles[r].tile), None)
         for r, text in self._digits():
-            tile = self.plan.roles[r].tile
+            tile = self.plan.roles[r].tile and self.plan.program_tile(r)
             if r == slowest and self.schedule.order == "reverse":
                 # Longest first: under a causal mask the last rows have the most keys, and a long program that starts
                 # last would end alone.
@@ -221,14 +226,14 @@ class TritonPrinter(Printer):
     def _divisor(self, rank: Rank) -> str:
         """The argument for divisions by the count of a rank's tiles."""
         self.helpers.add("count_quotient")
-        return self.divisors.setdefault((rank, self.plan.roles[rank].tile or 1), self.names.fresh(f"{rank}_divisor"))
+        return self.divisors.setdefault((rank, self.plan.program_tile(rank)), self.names.fresh(f"{rank}_divisor"))
 
     def _program_number(self) -> None:
         self.prologue("program = tl.program_id(0)")
 
     def _count(self, rank: Rank) -> str:
         """How many tiles of a rank there are, or indices where it has no tile: a number or a variable."""
-        size, tile = self.size(rank), self.plan.roles[rank].tile or 1
+        size, tile = self.size(rank), self.plan.program_tile(rank)
         if size.isdigit():
             return str(-(-int(size) // tile))
         return size if tile == 1 else self.define(f"{rank}_tiles", f"({size} + {tile - 1}) // {tile}", None)
@@ -268,17 +273,17 @@ class TritonPrinter(Printer):
         looked_up: list[str] = []
         steps = [0] * len(index)
         numbers = iter(v.args)
-        for n, (item, stride) in enumerate(zip(index, self._strides[tensor], strict=True)):
+        for n, (item, stride) in enumerate(zip(index, self.strides[tensor], strict=True)):
             match item:
                 case None | Within():
                     number = next(numbers)
                     if item is not None and number.axes:
-                        self._static.add(stride)
+                        self.static.add(stride)
                     wide = f"tl.cast({self.name(number)}, tl.int64){self.broadcast(number.axes, v.axes)}"
                     looked_up.append(f"{wide} * {stride}")
                     tile |= {q: tile.get(q, "") for q in number.axes}
                 case Part() if self.tiled(item.rank) and not self.within(item):
-                    self._static.add(stride)
+                    self.static.add(stride)
                     at = self.part_at(item, v.axes)
                     narrow = item.op == "%" and not self._wide_offsets
                     looked_up.append(f"{at if narrow else f'tl.cast({at}, tl.int64)'} * {stride}")
@@ -291,14 +296,14 @@ class TritonPrinter(Printer):
                     # The stride of a tile axis is a compile-time constant (see above): offsets of rows are then
                     # immediates of the load.
                     if self.tiled(rank) and not (isinstance(item, Part) and item.op == "//"):
-                        self._static.add(stride)
+                        self.static.add(stride)
                         tile[rank] = f"{self._offsets(rank)}{self.broadcast((rank,), v.axes)} * {stride}"
                         steps[n] = 0 if self._wide_offsets else self._steps(rank)
         for q in v.axes:  # nothing but a quotient that is one number for the whole tile
             # Pointers must have the tile's shape, also along an axis on which the address does not depend.
             tile.setdefault(q, f"{self._lanes(q)}{self.broadcast((q,), v.axes)} * 0")
         if any(steps):
-            self._reaches[tensor, tuple(steps)] = None
+            self.found_reaches[tensor, tuple(steps)] = None
         name = self.tensor[tensor]
         base = name
         if by_home[None]:

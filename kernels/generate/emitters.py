@@ -48,7 +48,7 @@ class Emitter:
     def _emit(self, plan: LoopPlan, schedule: Schedule, entry: str, given: dict[str, Any]) -> Kernel:
         """One plan's kernel; specialised warps have a printer of their own, where there are products to divide."""
         module = importlib.import_module(self.module)
-        if plan.repairs:
+        if plan.repairs or (plan.doubt and self.name == "triton"):
             module = importlib.import_module("eintune.kernels.emit.repair_printer")
         elif schedule.is_specialised and is_divided(plan):
             module.check_tiles(plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from eintune.space.workloads.modifiers import FARTHEST
 from .errors import UnsupportedArgument
 from .opaque import opaque
 from .plain_tensors import check_plain, is_transformed, kind_of_tensor
+from .recorders import called_by_scripts, refuse_scripting
 from .serving import MOST_READY, Fill, dtype_name, serve
 
 
@@ -144,6 +145,7 @@ class CompiledCascade:
         self._ready: Recent[Any, tuple[Fill, list[tuple[tuple[int, ...], torch.dtype]]]] = Recent(MOST_READY)
 
     @opaque
+    @called_by_scripts
     def __call__(self, *tensors: Tensor, **named: Tensor) -> Any:
         """Inputs in the order of `cascade.inputs`, or by name, axes as the cascade indexes them, any strides.
 
@@ -172,6 +174,10 @@ class CompiledCascade:
                 self._check_plain(inputs)
                 raise
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What TorchScript asks of an object before it compiles it."""
+        refuse_scripting(self.name)()
 
     def _bound(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> tuple[Tensor, ...]:
         given = dict(zip(self._inputs, tensors, strict=False)) | named

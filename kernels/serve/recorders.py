@@ -1,7 +1,8 @@
 """Tools of PyTorch's that record a program to run it later: what a call says to each.
 
 What Eintune runs is no operator of PyTorch's, so whoever records operators would leave it out, in silence. `torch.fx`
-records calls of functions, and has it as one; `torch.compile` breaks its graph there (`opaque`); the others are told.
+records calls of functions, and has it as one; `torch.compile` breaks its graph there (`opaque`); TorchScript asks
+functions whether they may be compiled, and is told, and calls objects in Python; the others are told.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
 from .errors import UnsupportedArgument
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 WAY_OUT = "it is no operator of PyTorch's; record what is around it, or use torch.compile, which breaks its graph there"
 _PROXIES = "torch.fx.experimental.proxy_tensor"
@@ -35,6 +38,13 @@ def check_recorders(name: str) -> None:
 def refuse_scripting(name: str) -> Callable[[], NoReturn]:
     """What TorchScript asks of a function before it compiles it."""
     return lambda: _refuse(name, "torch.jit.script")
+
+
+def called_by_scripts(method: F) -> F:
+    """The `__call__` of a class, as one that functions in TorchScript call at run time: with no types to be read, which
+    are texts of this package's that it does not know. It asks an object nothing else before it calls one."""
+    method.__annotations__ = {}
+    return method
 
 
 def _refuse(name: str, tool: str) -> NoReturn:

@@ -122,7 +122,7 @@ class Layout:
                 return Shape(axes=below.axes)
             case Map("first"):
                 return Shape(loops=below.loops)
-            case Map("tile_least" | "tile_greatest", (of, beside)):
+            case Map("tile_greatest", (of, beside)):
                 shape, other = self._shapes[of], self._shapes[beside]
                 return Shape(loops=shape.loops, axes=shape.axes & other.axes)
             case Reduce() | Fold():

@@ -54,7 +54,7 @@ EXACT: dict[str, Callable[[float], float]] = {
 SATURATING = frozenset({"tanh", "erf", "sigmoid", "guard"})
 """Unary operators that give a finite number for any number below +inf."""
 
-FINITE_MAPS = frozenset({"neg", "abs", "floor", "sin", "cos", "lane", "first", "tile_least", "tile_greatest"})
+FINITE_MAPS = frozenset({"neg", "abs", "floor", "sin", "cos", "lane", "first", "tile_greatest"})
 """Operators that give a finite number for finite numbers (overflow apart)."""
 
 
@@ -170,7 +170,7 @@ class Interpretation:
                 return a / b
             # The rules say that a condition fails; then the other branch is it, whatever stands in the first.
             case "select", [_, a, b]:
-                return b if self._fails(x.args[0]) else _either(a, b)
+                return b if self._fails(x.args[0]) else a if self._holds(x.args[0]) else _either(a, b)
             case op, [float() as a] if op in EXACT:
                 return EXACT[op](a)
             case op, [a] if op in SATURATING:
@@ -193,6 +193,13 @@ class Interpretation:
         if isinstance(condition, Map) and condition.op == "and":
             return any(map(self._fails, condition.args))
         return condition in self._rules
+
+    def _holds(self, condition: Expr) -> bool:
+        """Whether a condition is that something equals a number, and it does."""
+        match condition:
+            case Map("eq", (a, Const(number))):
+                return self._memo[a] == number
+        return False
 
     def _divides(self, x: Map, divisor: Outcome) -> bool:
         """Whether 0 over the divisor of `x` is 0, which it is not for NaN, nor in plain division for 0.

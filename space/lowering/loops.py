@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from eintune.space.analysis.filters import equalities
 from eintune.space.analysis.intervals import divided
 from eintune.space.analysis.layout import Layout, Shape
 from eintune.space.analysis.normal_form import oriented
@@ -13,7 +12,7 @@ from eintune.space.ir.expr import Access, Const, Expr, Fold, Gather, Predicate, 
 from eintune.space.ir.folds import ACTIONS
 from eintune.space.ir.pointwise import REDUCTIONS
 from eintune.space.ir.products import factors, product
-from eintune.space.plan.plan import Block, Loop, Segment
+from eintune.space.plan.plan import Block, Loop
 from eintune.space.plan.roles import IllegalPlan
 from eintune.space.plan.values import Mask, Store, Value
 
@@ -24,7 +23,6 @@ from .plan_builder import PlanBuilder
 from .scope import PlanScope, Sink, Work
 from .tile_folds import TILE_FOLDS
 from .tile_moments import comoment, mean_of, weights_of
-from .unseen_values import seen_by_tile
 
 
 @dataclass(frozen=True)
@@ -59,22 +57,11 @@ class RunLoop:
             computed=value_bounds(builder, rank, targets, skips, body, split),
         )
         role = builder.layout.roles[rank]
-        parts = tuple(_with_implied(s, targets, body, rank, builder.layout) for s in division.segments)
+        parts = tuple(division.segments)
         # Printed as one loop with its masks in a branch; the range without masks is then a condition on the index.
         clear = division.clear if self.filters == "branch" and len(parts) > 1 else None
         around.block.items.append(Loop(rank, role.tile or 1, parts, tuple(this.carries), body.block, clear))
         _finish(this)
-
-
-def _with_implied(segment: Segment, targets: list[Expr], body: PlanScope, rank: Rank, layout: Layout) -> Segment:
-    """A segment that knows of each equality which holds throughout it that its range does (`unseen_values`)."""
-    values = {x: v for s in body.chain() for x, v in s.values.items()}
-    implied = {
-        values[seen]
-        for c in equalities(targets)
-        if values.get(c) in segment.known and (seen := seen_by_tile(c, rank, layout)) in values
-    }
-    return replace(segment, known=segment.known | implied) if implied else segment
 
 
 def _scalar(x: Access | Gather, builder: PlanBuilder, around: PlanScope) -> Value | None:

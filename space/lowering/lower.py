@@ -49,8 +49,11 @@ from .unseen_values import Beside, without_unseen
 
 __all__ = ["IllegalPlan", "build_plan", "build_program"]
 
-PLAIN_TILE = 32
-"""Elements of a loop's tiles, at most, in a kernel that repairs: it sums twice, and is to spill nothing."""
+ROW_TILE = 16
+"""Elements of a loop's tiles, at most, where values are filtered by row and tiles are padded: such a plan sums three
+times, and is to take no more registers than the one that it stands for."""
+PIECES = 4
+"""Pieces of a program's tile there, at most: of ALIGNED elements at least."""
 ALIGNED = 16
 """Elements: what the length of rows is a multiple of, or not (`build_for_any_size`)."""
 
@@ -69,7 +72,7 @@ def build_program(cascade: Cascade, problem: Problem, schedule: Schedule, unknow
     lay out, with the rule and the value. Plans are shared between callers and not to be changed.
     """
     roles = tuple(sorted(schedule.roles, key=lambda r: r[0]))
-    style = schedule.filters, schedule.functions, not schedule.is_specialised
+    style = schedule.filters, schedule.functions, schedule.is_specialised, TARGETS[schedule.emitter].padded
     early = schedule.bounds == "kernel" and TARGETS[schedule.emitter].data_dependent_bounds
     sized = _Sized.of(problem, Sizes() if unknown is None else unknown)
     return _planned(cascade, sized, roles, style, merged_elements(schedule.emitter), early)
@@ -154,7 +157,7 @@ def _planned(
     cascade: Cascade,
     sized: _Sized,
     given: tuple[tuple[Rank, Role], ...],
-    style: tuple[str, str, bool],
+    style: tuple[str, str, bool, bool],
     merged: int,
     early: bool,
 ) -> Program:
@@ -168,7 +171,8 @@ def _planned(
     outputs = source.outputs
     # Before a loop is cut: packed ranks are rows, the rank in parts is streamed, and neither knows of the other.
     source, roles, sizes, stored = packed(source, roles, sizes)
-    lowering = _Lowering(dtypes, list(cascade.inputs), outputs, *style)
+    filters, functions, specialised, padded = style
+    lowering = _Lowering(dtypes, list(cascade.inputs), outputs, filters, functions, padded)
     divided = [r for r, role in roles.items() if role.num_splits > 1]
     if len(divided) > 1:
         raise IllegalPlan("one rank of a plan is in parts", f"{divided} are")
@@ -185,13 +189,14 @@ def _planned(
     for k in kernels:
         plan = lowering.plan(k)
         *before, main = with_early_bounds(plan) if early and len(kernels) == 1 else (plan,)
-        plans += [*before, *(with_repair(main, lowering.plan(k, plain=True)) if main.unfiltered else (main,))]
+        repaired = with_repair(main, lowering.plan(k, by_row=True), specialised) if main.unfiltered else (main,)
+        plans += [*before, *repaired]
     return Program(tuple(plans))
 
 
 class _Lowering:
     """Plans the kernels of one program in order. inputs: the program's, in order; outputs: its own. filters,
-    functions: as in `Schedule`. by_tile: whether values are filtered by what a tile's rows decide (`unseen_values`)."""
+    functions: as in `Schedule`. padded: as in `Target`."""
 
     def __init__(
         self,
@@ -200,21 +205,21 @@ class _Lowering:
         outputs: Outputs,
         filters: str,
         functions: str,
-        by_tile: bool,
+        padded: bool,
     ) -> None:
         self._dtypes, self._inputs, self._outputs = dict(dtypes), list(inputs), dict(outputs)
-        self._filters, self._functions, self._by_tile = filters, functions, by_tile
+        self._filters, self._functions, self._padded = filters, functions, padded
         self._compute = "fp64" if "fp64" in dtypes.values() else "fp32"
         self._infinite: frozenset[str] = frozenset()
         """Workspaces that may hold -inf."""
 
-    def plan(self, kernel: Placed, *, plain: bool = False) -> LoopPlan:
-        """One kernel. What it writes and has no dtype is a workspace in the compute dtype. plain: with values
+    def plan(self, kernel: Placed, *, by_row: bool = False) -> LoopPlan:
+        """One kernel. What it writes and has no dtype is a workspace in the compute dtype. by_row: with values
         filtered by each row, and all filters in every tile."""
         source, outputs, halves = kernel.roots.expressions, kernel.roots.outputs, kernel.roots.halves
         ranks = kernel.roots.ranks()
         roles = _roles(ranks, halves, kernel.roles)
-        if plain:
+        if by_row and self._padded:
             roles = {r: _narrowed(role) for r, role in roles.items()}
         own = {n: self._outputs.get(n, index) for n, index in outputs.items()}
         indices = [*ranks, *kernel.roots.axes(), *(r for index in own.values() for r in index)]
@@ -238,25 +243,25 @@ class _Lowering:
         def layout() -> Layout:  # building a plan may add axes to it
             return Layout(dict(roles), sizes, halves, order, kernel.splits, self._infinite)
 
-        plan, infinite = self._built(kernel, layout(), own, numbers, plain)
+        plan, infinite = self._built(kernel, layout(), own, numbers, by_row)
         if plan is None:
-            plan, infinite = self._built(kernel, layout(), own, numbers, plain, precise=True)
+            plan, infinite = self._built(kernel, layout(), own, numbers, by_row, precise=True)
         assert plan is not None
         check(plan)
         self._infinite |= infinite
         return plan
 
     def _built(
-        self, kernel: Placed, layout: Layout, own: Outputs, numbers: Sizes, plain: bool, *, precise: bool = False
+        self, kernel: Placed, layout: Layout, own: Outputs, numbers: Sizes, by_row: bool, *, precise: bool = False
     ) -> tuple[LoopPlan | None, frozenset[str]]:
         """A plan, and which of its outputs may hold -inf; None for one that has to be `precise` (see `PlanBuilder`)."""
         masks, outputs = Masks(layout), kernel.roots.outputs
-        beside: Beside = "row" if plain else "tile" if self._by_tile else "nothing"
+        beside: Beside = "row" if by_row else "nothing"
         roots, left = _prepared(list(kernel.roots.expressions), layout, masks, numbers, beside)
         # Of outputs of 16 bits, errors of fp32 in positions do not show (`row_offsets`), unless a maximum is met again:
         # beside scores that were not taken apart, or as a result.
         narrow = all(self._dtypes[n] in SIXTEEN_BIT for n in self._outputs)
-        filters = "every" if plain else self._filters
+        filters = "every" if by_row else self._filters
         run, low_precision = RunLoop(filters), narrow and not _has_maximum(roots)
         builder = PlanBuilder(
             layout, masks, self._dtypes, self._compute, run, kernel.stored, self._functions, low_precision, precise
@@ -282,7 +287,13 @@ class _Lowering:
 
 
 def _narrowed(role: Role) -> Role:
-    return replace(role, tile=min(role.tile, PLAIN_TILE)) if role.outer == "loop" and role.tile else role
+    match role:
+        case Role("loop", int(tile)):
+            return replace(role, tile=min(tile, ROW_TILE))
+        case Role("grid", int(tile)) if tile > ALIGNED:
+            return replace(role, tile=max(tile // PIECES, ALIGNED))
+        case _:
+            return role
 
 
 def _has_maximum(roots: Sequence[Expr]) -> bool:

@@ -209,8 +209,6 @@ class PlanBuilder(NodeBuilder):
                     scope=home,
                     dtype=kept.dtype,
                 )
-            case Map("tile_least", (a, _)):
-                return self.least(self.value(a, home), axes)
             case Map("tile_greatest", (a, _)):
                 return self.greatest(self.value(a, home), axes)
             case Where():
@@ -422,7 +420,7 @@ def _operands(x: Expr) -> tuple[Expr, ...]:
     match x:
         case Map("lane" | "first"):
             return ()
-        case Map("tile_least" | "tile_greatest", (a, _)):
+        case Map("tile_greatest", (a, _)):
             return (a,)
         case Map("mul", (a, Const())):
             return (a,)

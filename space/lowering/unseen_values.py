@@ -1,4 +1,4 @@
-"""Values that no query sees: what lies beyond a length, in the padding of a cache, may be anything.
+"""Values that a query does not see may be anything: what lies beyond a length, in padding, or behind a mask.
 
 A filter gives such an element the weight 0, and 0 times NaN is NaN: in a product of tiles it would reach every row of
 the tile. So what is weighted is filtered too, by as much of the filter as depends on nothing else: `m < L[b]` as it is,
@@ -6,28 +6,27 @@ the tile. So what is weighted is filtered too, by as much of the filter as depen
 padded keys, beside whatever else a query does not see). A filter that holds for all elements is none, and one that a
 loop knows to hold costs nothing.
 
-Documents, whose numbers must agree, only the queries of a tile decide together: a key whose number lies outside of
-the range of theirs is seen by none of them (the padding of a packed batch), and its value is made 0 in tiles where
-documents are compared anyway. A key within that range whose number no query of the tile has, and one that a mask over
-queries and keys hides from all, must still have a finite value. Where warps are specialised, which multiply tiles that
-never were in registers, what only the queries of a tile decide is left as it is, and another kernel repairs the tiles
-that it spoils (`space/plan/repair.py`). That one decides by row and takes its time: it sums twice, with all values and
-with the finite ones, and a row has the first sum if it sees a value that is not finite.
+A condition that reads data and that each query decides for itself (documents, whose numbers must agree; a mask over
+queries and keys) is another matter: what one row sees another does not. Such values are multiplied as they are, and
+the rare tiles that they spoil are computed again (`space/plan/repair.py`) from a graph that decides by row and takes
+its time: it sums what is finite, and beside it the weights of what is not, from which follows whether the sum is inf,
+-inf or no number. A weight of 0 adds nothing there, whatever it weighs. (Of a product of several values that no sum is
+to hold, and of moments, a row that sees something that is not finite has the sum of all, and any other the finite one.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Literal, TypeAlias
 
+from eintune.space.analysis.empty_rows import Empties
 from eintune.space.analysis.layout import Layout
 from eintune.space.analysis.masks import Masks
 from eintune.space.ir.expr import (
     NEG_INF,
-    Access,
     Const,
     Expr,
     Fold,
@@ -40,6 +39,7 @@ from eintune.space.ir.expr import (
     free,
     indexing_ranks,
     rewrite,
+    tensors,
     topological,
 )
 from eintune.space.ir.products import factors, product
@@ -49,21 +49,20 @@ Rule: TypeAlias = Predicate | Expr
 """A filter on positions, or a condition of a `select`."""
 
 
-LEAST, GREATEST = "tile_least", "tile_greatest"
-"""The least and the greatest number of a tile along the axes that something else lacks: operators on the two. Plans
-have them, no definition does."""
+GREATEST = "tile_greatest"
+"""The greatest number of a tile along the axes that something else lacks: an operator on the two. Plans have it, no
+definition does."""
 
 
-Beside = Literal["nothing", "tile", "row"]
+Beside = Literal["nothing", "row"]
 """What else a value may be filtered by than what depends on nothing but itself."""
 
 
 def without_unseen(
-    roots: Iterable[Expr], layout: Layout, masks: Masks, beside: Beside = "tile"
+    roots: Iterable[Expr], layout: Layout, masks: Masks, beside: Beside = "nothing"
 ) -> tuple[list[Expr], frozenset[Rank]]:
     """The roots with filters on what is weighted by 0 wherever a filter is false; and the ranks along which something
-    is left that only a tile's rows decide together. beside: what is done about that: nothing; filters by `tile`, so
-    that nothing is left but what the module says; or by each `row` exactly."""
+    is left that each row decides. beside: what is done about that: nothing, or filters by each `row` exactly."""
     every: set[Rank] = set()
 
     def step(x: Expr) -> Expr | None:
@@ -74,32 +73,28 @@ def without_unseen(
                 rank = whole_of(summed, layout)
                 # Only filters that make the weight exactly 0: behind any other the argument is really used.
                 rules = [p for p in rules_below(ref, rank) if masks.where_false(p).of(ref) == NEG_INF]
-                filtered = _Filtered(layout, beside == "tile")
+                filtered = _Filtered(layout)
                 kept, *others = (filtered(a, rank, rules) for a in (x.arg, *x.others))
                 every.update(filtered.left)
                 made = Fold(x.action, summed, ref, kept, tuple(others))
-                return _of_row(made, rank) if filtered.left and beside == "row" else made
+                return _of_row(made, rank, layout) if filtered.left and beside == "row" else made
             case Reduce("add", summed, arg) if len(parts := factors(arg)) > 1:
                 rank = whole_of(summed, layout)
                 rules = list(rules_below(arg, rank))
                 changed = list(parts)
-                weights: set[int] = set()
+                unseen: set[int] = set()
                 for p in rules:
-                    filtered = _Filtered(layout, beside == "tile")
                     outcomes = [masks.where_false(p).of(f) for f in parts]
                     # Some factor is 0 where the filter is false, so the others may be made 0 there as well without
                     # changing the sum.
-                    if 0.0 in outcomes:
-                        changed = [
-                            f if outcome == 0.0 else filtered(f, rank, [p])
-                            for f, outcome in zip(changed, outcomes, strict=True)
-                        ]
-                    if filtered.left:
-                        weights.update(i for i, outcome in enumerate(outcomes) if outcome == 0.0)
-                    every.update(filtered.left)
-                if weights and beside == "row":
-                    values = [f for i, f in enumerate(changed) if i not in weights]
-                    return _sum_of_row(summed, rank, [changed[i] for i in sorted(weights)], values)
+                    for i in [i for i, outcome in enumerate(outcomes) if outcome != 0.0 and 0.0 in outcomes]:
+                        filtered = _Filtered(layout)
+                        changed[i] = filtered(changed[i], rank, [p])
+                        every.update(filtered.left)
+                        unseen.update([i] if filtered.left else [])
+                if unseen and beside == "row":
+                    values = [changed[i] for i in sorted(unseen)]
+                    return _sum_of_row(summed, values, [f for i, f in enumerate(changed) if i not in unseen], layout)
                 return None if changed == parts else Reduce("add", summed, product(changed))
             case _:
                 return None
@@ -107,25 +102,76 @@ def without_unseen(
     return rewrite(roots, step), frozenset(every)
 
 
-def _of_row(fold: Fold, rank: Rank) -> Expr:
-    """A fold over a rank of what is finite; but of all where a row's scores see something that is not."""
+def _of_row(fold: Fold, rank: Rank, layout: Layout) -> Expr:
+    """A fold over a rank in which what is weighted by 0 adds nothing, whatever it is."""
+    values, others = _parted(factors(fold.arg), rank, layout)
+    if fold.action == "scale" and values:
+
+        def weighed(x: Expr) -> Expr:
+            return Fold(fold.action, fold.rank, fold.ref, x)
+
+        v = product(values)
+        return product([_total(weighed(_if_finite(v)), [weighed(_beyond(v, 1))], [weighed(_beyond(v, -1))]), *others])
+    # Of what is finite; but of all where a row's scores see something that is not.
     values = [a for a in (fold.arg, *fold.others) if rank in free(a)]
-    kept, *others = (_if_finite(a) if a in values else a for a in (fold.arg, *fold.others))
+    kept, *rest = (_if_finite(a) if a in values else a for a in (fold.arg, *fold.others))
     # A score of what is not finite that is more than -inf: some such value has a weight.
     seen = Reduce("max", fold.rank, Map("select", (_spoils(values, fold.ref), fold.ref, Const(NEG_INF))))
-    finite = Fold(fold.action, fold.rank, fold.ref, kept, tuple(others))
+    finite = Fold(fold.action, fold.rank, fold.ref, kept, tuple(rest))
     return Map("select", (Map("gt", (seen, Const(NEG_INF))), fold, finite))
 
 
-def _sum_of_row(summed: Rank, rank: Rank, weights: list[Expr], values: list[Expr]) -> Expr:
-    """As `_of_row`, of a sum of products."""
+def _sum_of_row(summed: Rank, values: list[Expr], rest: list[Expr], layout: Layout) -> Expr:
+    """As `_of_row`, of a sum of products of values with what weighs them."""
+    rank = whole_of(summed, layout)
+    weights, others = [f for f in rest if layout.varies(f, rank)], [f for f in rest if not layout.varies(f, rank)]
     weight = product(weights)
-    varying = [v for v in values if rank in free(v)]
-    number = Map("select", (_spoils(varying, weight), Const(1.0), Const(0.0)))
+    if _parted(values, rank, layout)[0] == values:
+
+        def weighed(x: Expr, w: Sequence[Expr]) -> Expr:
+            return Reduce("add", summed, product([*w, x]))
+
+        v = product(values)
+        up, down = ([weighed(_beyond(v, sign), [_part(weight, 1)])] for sign in (1, -1))
+        if Empties(layout).sign(weight) == "any":
+            up.append(weighed(_beyond(v, -1), [_part(weight, -1)]))
+            down.append(weighed(_beyond(v, 1), [_part(weight, -1)]))
+        return product([_total(weighed(_if_finite(v), weights), up, down), *others])
+    number = Map("select", (_spoils(values, weight), Const(1.0), Const(0.0)))
     seen = Reduce("add", summed, product([Map("abs", (weight,)), number]))
-    kept = [_if_finite(v) if v in varying else v for v in values]
+    kept = map(_if_finite, values)
     finite, every = (Reduce("add", summed, product([*weights, *these])) for these in (kept, values))
-    return Map("select", (Map("gt", (seen, Const(0.0))), every, finite))
+    return product([Map("select", (Map("gt", (seen, Const(0.0))), every, finite)), *others])
+
+
+def _parted(parts: Sequence[Expr], rank: Rank, layout: Layout) -> tuple[list[Expr], list[Expr]]:
+    """The factors of what is weighted that vary with a rank, and the others. None of the former where their product
+    has more axes than each, which no sum is to hold."""
+    varying = [f for f in parts if layout.varies(f, rank)]
+    axes = layout.shape(product(varying)).axes
+    if not any(layout.shape(f).axes == axes for f in varying):
+        return [], list(parts)
+    return varying, [f for f in parts if f not in varying]
+
+
+def _total(finite: Expr, up: Sequence[Expr], down: Sequence[Expr]) -> Expr:
+    """A sum of what is finite, with inf where some of `up` is more than 0, and -inf where some of `down` is: of both,
+    which is no number, where something that is none has a weight."""
+    for sums, end in ((up, math.inf), (down, -math.inf)):
+        for x in sums:
+            finite = Map("add", (finite, Map("select", (Map("gt", (x, Const(0.0))), Const(end), Const(0.0)))))
+    return finite
+
+
+def _beyond(v: Expr, sign: int) -> Expr:
+    """1 where a value is inf (-inf) or no number, else 0."""
+    inside = Map("lt" if sign > 0 else "gt", (v, Const(sign * math.inf)))
+    return Map("select", (inside, Const(0.0), Const(1.0)))
+
+
+def _part(weight: Expr, sign: int) -> Expr:
+    """A weight where it is positive (negative), else 0."""
+    return Map("max", (weight if sign > 0 else Map("neg", (weight,)), Const(0.0)))
 
 
 def _is_finite(x: Expr) -> Expr:
@@ -175,11 +221,10 @@ def parts_of(select: Map) -> Iterator[Expr]:
 
 @dataclass(frozen=True)
 class _Filtered:
-    """A value with filters by as much of some rules as it can know. left: the ranks along which it knows less than it
-    could, as it is not to be filtered by tile."""
+    """A value with filters by as much of some rules as it can know. left: the ranks along which data decides what it
+    does not know."""
 
     layout: Layout
-    by_tile: bool
     left: set[Rank] = field(default_factory=set)
 
     def __call__(self, x: Expr, rank: Rank, rules: Iterable[Rule]) -> Expr:
@@ -188,33 +233,24 @@ class _Filtered:
             if rank not in ranks:
                 continue
             if not isinstance(p, Predicate):
-                condition = p if free(p) <= ranks else self._of_tile(p, rank, ranks)
-                x = x if condition is None else Map("select", (condition, x, Const(0.0)))
+                if free(p) <= ranks:
+                    x = Map("select", (p, x, Const(0.0)))
+                elif tensors([p]):
+                    self._leave(x, rank)
             elif (weaker := _weaker(p, ranks, self.layout)) is not None and not self.layout.is_tail(weaker):
                 x = Where(weaker, x, 0.0)
+            elif not _looked_up(p) <= ranks:
+                self._leave(x, rank)
         return x
 
-    def _of_tile(self, condition: Expr, rank: Rank, ranks: frozenset[Rank]) -> Expr | None:
-        found = seen_by_tile(condition, rank, self.layout, ranks)
-        if found is None or self.by_tile:
-            return found
-        self.left.add(rank)
-        return None
+    def _leave(self, x: Expr, rank: Rank) -> None:
+        if any(tensor.kind == "float" for tensor in tensors([x]).values()):  # what else there is, is finite
+            self.left.add(rank)
 
 
-def seen_by_tile(condition: Expr, rank: Rank, layout: Layout, ranks: frozenset[Rank] | None = None) -> Expr | None:
-    """Of an equality of an integer along `rank` with one that does not vary with it: that the former lies within the
-    range of the latter's tile, which holds wherever the equality does for some row of it. None for another condition,
-    and for an integer that varies with others than `ranks`.
-    """
-    match condition:
-        case Map("eq", (Access() as a, Access() as b)) if a.tensor.kind == b.tensor.kind == "int":
-            for own, still in ((a, b), (b, a)):
-                allowed = ranks is None or free(own) <= ranks
-                if allowed and layout.varies(own, rank) and not layout.varies(still, rank):
-                    ends = (("ge", Map(LEAST, (still, own))), ("le", Map(GREATEST, (still, own))))
-                    return Map("and", tuple(Map(op, (own, end)) for op, end in ends))
-    return None
+def _looked_up(p: Predicate) -> frozenset[Rank]:
+    """The ranks that index the numbers which a filter reads."""
+    return frozenset[Rank]().union(*(indexing_ranks(x) for x, _ in p.numbers))
 
 
 def _weaker(p: Predicate, ranks: frozenset[Rank], layout: Layout) -> Predicate | None:
@@ -228,8 +264,7 @@ def _weaker(p: Predicate, ranks: frozenset[Rank], layout: Layout) -> Predicate |
         elif t.coef > 0:
             # A rank that the value lacks is replaced by whichever of its indices makes the filter hold most often.
             weaker = weaker.plus_last(t.rank, t.coef, layout.sizes)
-    looked_up = frozenset[Rank]().union(*(indexing_ranks(x) for x, _ in p.numbers))
-    if not terms or not looked_up <= ranks:
+    if not terms or not _looked_up(p) <= ranks:
         return None
     found = Predicate(tuple(terms), tuple((r, c) for r, c in weaker.sizes.items() if c), weaker.const, p.numbers)
     # It holds everywhere then, and would be no filter.

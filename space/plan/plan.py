@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TypeAlias, assert_never
 
 from eintune.space.ir.expr import Part, Predicate, Rank, Tensor
@@ -120,6 +121,15 @@ class Notes:
     value: Value
 
 
+@dataclass(frozen=True, eq=False)
+class Doubt:
+    """What a program does where a number of its root block is true: `again` stores what it would have stored. That plan
+    has the same grid, in tiles of the same length or shorter ones, which the program goes over one after the other."""
+
+    value: Value
+    again: LoopPlan
+
+
 @dataclass(eq=False)
 class LoopPlan:
     """One kernel.
@@ -127,10 +137,11 @@ class LoopPlan:
     order: the global order of ranks; a value's axes follow it. grid: ranks that programs iterate, fastest
     varying first. dtypes: by tensor name. sizes: of the ranks, and of the axes of inputs that are addressed by other
     numbers than a rank's index, by their own names; those that are not known are numbers in what `at` gives. splits:
-    of the loops that run over a part of their rank. unfiltered: ranks along which values are weighted by 0 that only a
-    tile's rows together hide, and that are multiplied as they are (`unseen_values`). notes, repairs: of two kernels
-    with the same programs, the first notes which of its tiles may have to be computed again, in the tensor that the
-    second is said to repair by (`repair`).
+    of the loops that run over a part of their rank. unfiltered: ranks along which values are weighted by 0 that each
+    row hides for itself, and that are multiplied as they are (`unseen_values`). doubt: what is done where they spoilt a
+    tile; all stores of the root block come last then. notes, repairs: where another kernel does it, the first notes
+    which of its tiles may have to be computed again, in the tensor that the second is said to repair by (`repair`).
+    pieces: of the latter, how long the tiles of programs are which it goes over in shorter ones.
     """
 
     roles: dict[Rank, Role]
@@ -143,8 +154,10 @@ class LoopPlan:
     dtypes: dict[str, str]
     splits: dict[Rank, LoopSplit] = field(default_factory=dict)
     unfiltered: frozenset[Rank] = frozenset()
+    doubt: Doubt | None = None
     notes: Notes | None = None
     repairs: str | None = None
+    pieces: dict[Rank, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return format_plan(self)
@@ -161,10 +174,11 @@ class LoopPlan:
 
     def programs(self) -> int:
         """The number of programs in the grid."""
-        n = 1
-        for r in self.grid:
-            n *= -(-self.sizes[r] // (self.roles[r].tile or 1))
-        return n
+        return prod(-(-self.sizes[r] // self.program_tile(r)) for r in self.grid)
+
+    def program_tile(self, rank: Rank) -> int:
+        """How many indices of a rank of the grid a program has."""
+        return self.pieces.get(rank) or self.roles[rank].tile or 1
 
     def loops(self) -> Iterator[Loop]:
         """All loops, outermost first, in order."""
@@ -230,6 +244,9 @@ def format_plan(plan: LoopPlan) -> str:
     lines = [f"ranks {roles}", f"grid {' '.join(plan.grid) or '-'}"]
     lines += [f"only where {plan.repairs} is not 0"] if plan.repairs else []
     lines += _block(plan.root, "")
+    if plan.doubt:
+        lines += [f"where {plan.doubt.value.name}, instead of what it stores:"]
+        lines += [f"  {line}" for line in format_plan(plan.doubt.again).splitlines()]
     return "\n".join([*lines, *([f"note {plan.notes.value.name} in {plan.notes.tensor}"] if plan.notes else [])])
 
 

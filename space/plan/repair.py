@@ -1,27 +1,35 @@
-"""A kernel that takes values for finite, and one after it that computes the tiles again where they were not.
+"""Values that a row does not see are multiplied all the same: what is done about the tiles that they spoil.
 
-What only the rows of a tile together hide (`unseen_values`) is weighted by 0 but multiplied all the same where warps
-are specialised, since those multiply tiles that never were in registers. Where such a value is NaN or infinite, so is
-the sum, in every row: 0 times NaN is NaN. Such values are padding, and mostly zeros. So the kernel runs as if they were
-finite and notes, for each group of rows of each program, whether a sum turned out to be no number. The kernel after
-it, plain and with all filters, has the same programs: it computes those again that are in doubt. A NaN that is real
-comes out again. Usually nothing is in doubt, and all that the second kernel does is read the notes.
+What each row hides for itself (`unseen_values`) is weighted by 0 but multiplied as it is. Where such a value is NaN or
+infinite, so is the sum, in every row of the tile: 0 times NaN is NaN. Such values are padding, and mostly zeros. So a
+program runs as if they were finite, and looks at its sums once, at the end: were they numbers, it stores them. If not,
+it computes its tile again, piece by piece, as a plan of its own says, which decides by row. A NaN that is real comes
+out again. Usually nothing is in doubt, and all that is left is one sum of what a program stores.
+
+Specialised warps cannot compute in another way in between. Their programs note, for each group of rows, whether
+a sum turned out to be no number, and a kernel after theirs, of plain warps, computes those tiles again. It has the
+same programs, and usually only reads the notes.
 
 A rewriting of a plan, as `bounds_prepass` is: what is watched are the sums that a loop leaves over such values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import prod
+from typing import TypeVar
 
 from eintune.space.ir.expr import Rank, Tensor
 
 from .check import check
-from .plan import Block, Loop, LoopPlan, Notes, all_values
-from .roles import IllegalPlan, Role
-from .values import Dot, Elementwise, Load, Store, TileReduce, Value
+from .plan import Block, Doubt, Loop, LoopPlan, Notes, all_values
+from .roles import Role
+from .sizes import Derived, Sizes
+from .values import Cast, Constant, Dot, Elementwise, Load, Store, TileReduce, Value
 from .warp_specialisation import GROUP_ROWS, fault, is_divided, row_of
+
+V = TypeVar("V", Cast, Constant, Elementwise, TileReduce)
 
 NOTES = "DOUBTS"
 """What the notes are called, unless a tensor has that name."""
@@ -30,32 +38,41 @@ PROGRAMS, GROUPS = "doubt_programs", "doubt_groups"
 LAUNCHED = 128
 """Programs of the kernel that repairs, at least, where there are so many tiles: enough that many multiprocessors share
 the work, few enough that they all start at once."""
-MOST_EACH = 512
-"""Tiles of one of them, at most."""
+MOST_EACH, UNKNOWN_EACH = 512, 64
+"""Tiles of one of them, at most; and at once, where it is not known how many tiles there are."""
 
 
-def with_repair(plan: LoopPlan, plain: LoopPlan) -> tuple[LoopPlan, ...]:
-    """A plan with `unfiltered` values and what repairs its tiles. plain: the same with all filters.
+def with_repair(plan: LoopPlan, rows: LoopPlan, specialised: bool) -> tuple[LoopPlan, ...]:
+    """A plan with `unfiltered` values and what computes its tiles again. rows: what decides by row. specialised:
+    whether warps are, where there is work to divide.
 
-    That plan alone where nothing divides its work, and `plan` alone where specialised warps refuse it. Raises
-    UnknownSize where the number of programs is none, IllegalPlan where a loop stores what may be in doubt.
+    `plan` alone where specialised warps refuse it, `rows` alone where a loop stores what may be in doubt, so that
+    nothing is known of it at the end.
     """
-    if not is_divided(plan):
-        return (plain,)
-    if fault(plan):
-        return (plan,)
-    numbers = {PROGRAMS: plan.programs(), GROUPS: -(-plan.length(row_of(plan)) // GROUP_ROWS)}
-    name = NOTES
-    while name in (*plan.dtypes, *plain.dtypes):
-        name += "_"
-    made = _noting(plan, name, numbers), _repairing(plain, name, numbers)
+    try:
+        if not specialised or not is_divided(plan):
+            return (_doubting(plan, rows),)
+        if fault(plan):
+            return (plan,)
+        name = NOTES
+        while name in (*plan.dtypes, *rows.dtypes):
+            name += "_"
+        made = _noting(plan, name), _repairing(rows, plan, name)
+    except _Unwatched:
+        return (rows,)
     for kernel in made:
         check(kernel)
     return made
 
 
+class _Unwatched(Exception):
+    """Nothing says at a program's end whether all of it was a number."""
+
+
 def tiles_each(plan: LoopPlan) -> int:
     """How many tiles, one after the other, each program of a kernel that repairs looks at: a power of two."""
+    if PROGRAMS not in plan.sizes:
+        return UNKNOWN_EACH
     several = max(min(plan.sizes[PROGRAMS] // LAUNCHED, MOST_EACH), 1)
     return 1 << several.bit_length() - 1
 
@@ -63,64 +80,129 @@ def tiles_each(plan: LoopPlan) -> int:
 def usually(plan: LoopPlan) -> LoopPlan:
     """What a kernel that repairs does where nothing is in doubt, as a plan to be priced: it reads the notes."""
     assert plan.repairs
-    each, groups = tiles_each(plan), plan.sizes[GROUPS]
+    *programs, groups = plan.inputs[plan.repairs].ranks
+    sizes = Sizes({PROGRAMS: prod(plan.sizes[r] for r in programs), GROUPS: plan.sizes[groups]})
     axes, dtype = (PROGRAMS, GROUPS), "int32"
     read = Load(tensor=plan.repairs, index=axes, axes=axes, dtype=dtype, name="doubts")
     rows = TileReduce(reduction="max", axis=GROUPS, args=(read,), axes=axes[:1], dtype=dtype, name="doubts_rows")
     some = TileReduce(reduction="max", axis=PROGRAMS, args=(rows,), dtype=dtype, name="doubts_some")
     return LoopPlan(
-        roles={PROGRAMS: Role("grid", each), GROUPS: Role(None, groups)},
-        sizes=plan.sizes.only(axes),
+        roles={PROGRAMS: Role("grid", tiles_each(plan)), GROUPS: Role(None, sizes[GROUPS])},
+        sizes=sizes,
         order=axes,
         grid=axes[:1],
         root=Block(frozenset(), [read, rows, some]),
-        inputs={plan.repairs: plan.inputs[plan.repairs]},
+        inputs={plan.repairs: Tensor(plan.repairs, axes, "int")},
         outputs={},
         dtypes={plan.repairs: dtype},
     )
 
 
-def _noting(plan: LoopPlan, name: str, numbers: dict[Rank, int]) -> LoopPlan:
-    """The plan with a note on each group of its rows: whether what is watched is no number there."""
-    row, names = row_of(plan), {v.name for v in all_values(plan.root)}
-    items: list[Value | Loop] = []
-    doubt: Value | None = None
+def _with_notes(sizes: Sizes, plan: LoopPlan) -> tuple[Sizes, tuple[Rank, ...]]:
+    """Sizes with those of the notes on a plan's programs, and the axes of these."""
+    sizes = sizes.plus({GROUPS: -(-plan.length(row_of(plan)) // GROUP_ROWS)})
+    if not any(r in plan.sizes.ranges for r in plan.grid):
+        return sizes.plus({PROGRAMS: plan.programs()}), (PROGRAMS, GROUPS)
+    axes = {f"{PROGRAMS}_{r}": r for r in reversed(plan.grid)}
+    for name, r in axes.items():
+        sizes = sizes.deriving(name, Derived(r, by=plan.program_tile(r)))
+    return sizes, (*axes, GROUPS)
+
+
+def _doubting(plan: LoopPlan, rows: LoopPlan) -> LoopPlan:
+    """The plan with one condition, that something watched is no number, and then all that it stores."""
+    made = _Appended(plan)
     for x in plan.root.items:
-        items.append(x)
-        # Right after the loop: the sum of a row takes a register, where the row itself would be kept until the end.
-        for v in _watched(x, plan.unfiltered):
-            for axis in v.axes[1:]:
-                # NaN if one element is. Of infinities too, maybe, and then the tile is computed twice.
-                title = _fresh(f"{v.name}_total", names)
-                v = TileReduce(reduction="add", axis=axis, args=(v,), axes=(row,), dtype=v.dtype, name=title)
-                items.append(v)
-            # What is not equal to itself is no number.
-            found = Elementwise(operator="ne", args=(v, v), axes=(row,), dtype="bool", name=_fresh("in_doubt", names))
-            items.append(found)
-            if doubt:
-                both, title = (doubt, found), _fresh("in_doubt", names)
-                found = Elementwise(operator="or", args=both, axes=(row,), dtype="bool", name=title)
-                items.append(found)
-            doubt = found
-    if doubt is None:
-        raise IllegalPlan("what may be in doubt is a sum", f"there is none over {sorted(plan.unfiltered)}")
+        made.items += [] if isinstance(x, Store) else [x]
+        made.watch(x, lambda v: v.axes[:1])
+    if not made.doubts:
+        raise _Unwatched
+    some: Value | None = None
+    for doubt in made.doubts.values():
+        found: Value = made.append(Cast(args=(doubt,), axes=doubt.axes, dtype="int32", name="doubts"))
+        for axis in doubt.axes:
+            found = made.append(TileReduce(reduction="max", axis=axis, args=(found,), dtype="int32", name="doubt"))
+        if some:
+            found = made.append(Elementwise(operator="max", args=(some, found), dtype="int32", name="doubt"))
+        some = found
+    assert some
+    none = made.append(Constant(number=0.0, dtype="int32", name="none"))
+    in_doubt = made.append(Elementwise(operator="gt", args=(some, none), dtype="bool", name="in_doubt"))
+    made.items += [x for x in plan.root.items if isinstance(x, Store)]
+    found_plan = replace(
+        plan,
+        root=Block(plan.root.ranks, made.items),
+        inputs={**plan.inputs, **rows.inputs},
+        dtypes={**plan.dtypes, **rows.dtypes},
+        doubt=Doubt(in_doubt, rows),
+    )
+    check(found_plan)
+    return found_plan
+
+
+def _noting(plan: LoopPlan, name: str) -> LoopPlan:
+    """The plan with a note on each group of its rows: whether what is watched is no number there."""
+    row, made = row_of(plan), _Appended(plan)
+    for x in plan.root.items:
+        made.items.append(x)
+        made.watch(x, lambda _: (row,))
+    if not made.doubts:
+        raise _Unwatched
+    sizes, axes = _with_notes(plan.sizes, plan)
     return replace(
         plan,
-        root=Block(plan.root.ranks, items),
-        sizes=plan.sizes.plus(numbers),
-        outputs={**plan.outputs, name: (PROGRAMS, GROUPS)},
+        root=Block(plan.root.ranks, made.items),
+        sizes=sizes,
+        outputs={**plan.outputs, name: axes},
         dtypes={**plan.dtypes, name: "int32"},
-        notes=Notes(name, doubt),
+        notes=Notes(name, made.doubts[row,]),
     )
 
 
-def _repairing(plain: LoopPlan, name: str, numbers: dict[Rank, int]) -> LoopPlan:
+class _Appended:
+    """The items of a plan's root block with conditions on what is watched. doubts: by axes, whether some of it is no
+    number."""
+
+    def __init__(self, plan: LoopPlan) -> None:
+        self.items: list[Value | Loop] = []
+        self.doubts: dict[tuple[Rank, ...], Value] = {}
+        self._ranks = plan.unfiltered
+        self._names = {v.name for v in all_values(plan.root)}
+
+    def watch(self, item: Value | Loop, axes: Callable[[Value], tuple[Rank, ...]]) -> None:
+        """Add what is known after an item to the condition along some of its axes."""
+        # Right after the loop: the sum of a row takes a register, where the row itself would be kept until the end.
+        for v in _watched(item, self._ranks):
+            kept, title = axes(v), f"{v.name}_total"
+            for axis in reversed([q for q in v.axes if q not in kept]):
+                # NaN if one element is. Of infinities too, maybe, and then the tile is computed twice.
+                left = tuple(q for q in v.axes if q != axis)
+                v = self.append(TileReduce(reduction="add", axis=axis, args=(v,), axes=left, dtype=v.dtype, name=title))
+            # What is not equal to itself is no number.
+            found = self.append(Elementwise(operator="ne", args=(v, v), axes=kept, dtype="bool", name="in_doubt"))
+            if before := self.doubts.get(kept):
+                both = before, found
+                found = self.append(Elementwise(operator="or", args=both, axes=kept, dtype="bool", name="in_doubt"))
+            self.doubts[kept] = found
+
+    def append(self, v: V) -> V:
+        """A value at the end, by a name of its own."""
+        while v.name in self._names:
+            v.name += "_"
+        self._names.add(v.name)
+        self.items.append(v)
+        return v
+
+
+def _repairing(rows: LoopPlan, plan: LoopPlan, name: str) -> LoopPlan:
+    sizes, axes = _with_notes(rows.sizes, plan)
     return replace(
-        plain,
-        sizes=plain.sizes.plus(numbers),
-        inputs={**plain.inputs, name: Tensor(name, (PROGRAMS, GROUPS), "int")},
-        dtypes={**plain.dtypes, name: "int32"},
+        rows,
+        sizes=sizes,
+        inputs={**rows.inputs, name: Tensor(name, axes, "int")},
+        dtypes={**rows.dtypes, name: "int32"},
         repairs=name,
+        pieces={r: plan.program_tile(r) for r in plan.grid if plan.roles[r] != rows.roles[r]},
     )
 
 
@@ -141,7 +223,7 @@ def _watched(item: Value | Loop, ranks: frozenset[Rank]) -> Iterator[Value]:
         found.update(c.value for c in item.carries if c.next in found)
     for v in found:
         if isinstance(v, Store):
-            raise IllegalPlan("what may be in doubt is known after a loop", f"that over {item.rank} stores {v.tensor}")
+            raise _Unwatched
     yield from (c.value for c in item.carries if c.value in found)
 
 
@@ -150,11 +232,3 @@ def _sums(v: Value, ranks: frozenset[Rank]) -> bool:
     return (isinstance(v, Dot) and v.contracted in ranks) or (
         isinstance(v, TileReduce) and v.reduction == "add" and v.axis in ranks
     )
-
-
-def _fresh(wanted: str, names: set[str]) -> str:
-    name = wanted
-    while name in names:
-        name += "_"
-    names.add(name)
-    return name

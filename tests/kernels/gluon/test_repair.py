@@ -22,13 +22,13 @@ from eintune.kernels.reference.eager import DTYPES
 from eintune.search.measure.inputs import draw_inputs
 from eintune.space.lowering.lower import build_for_any_size
 from eintune.space.plan.plan import LoopPlan, Program
-from eintune.space.plan.repair import GROUPS, NOTES, PROGRAMS, tiles_each
+from eintune.space.plan.repair import GROUPS, LAUNCHED, NOTES, PROGRAMS, tiles_each
 from eintune.space.plan.roles import Role
 from eintune.space.plan.warp_specialisation import fault, is_divided
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import Attention, posed
-from eintune.space.workloads.modifiers import Causal, Documents, Modifier
+from eintune.space.workloads.modifiers import Causal, Documents, Mask, Modifier
 
 COMPILES = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
 BESIDE: dict[str, tuple[Modifier, ...]] = {"alone": (), "causal": (Causal(),)}
@@ -65,6 +65,21 @@ def case_of(
         rescaling=rescaling,
     )
     return Case(derived(problem.cascade)[form], problem, schedule)
+
+
+def masked_case(**options: int) -> Case:
+    """The same with a mask in place of documents."""
+    case = case_of("causal", **options)
+    problem = posed(Attention((Causal(), Mask("pm"))), case.problem.sizes, "bf16", {"scale": 0.3})
+    return Case(derived(problem.cascade)[0], problem, replace(case.schedule, bounds="program"))
+
+
+def masked_data(case: Case) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Inputs, and which keys are padding: the mask hides them, and others from some rows."""
+    data, count = draw_inputs(case.problem, "cpu", 0), case.problem.sizes["m"]
+    padding = torch.arange(count) % 50 > 40
+    data["MASK"] = (torch.rand(count, count, generator=torch.Generator().manual_seed(1)) < 0.7) & ~padding
+    return data, padding
 
 
 def main_of(case: Case) -> LoopPlan:
@@ -191,6 +206,24 @@ def test_what_is_seen_stays_what_it_is_in_the_rows_that_see_it(beside: str, valu
 
 
 @pytest.mark.interpreter
+@pytest.mark.parametrize("value", VALUES)
+def test_a_mask_hides_values_from_rows(value: str, execute) -> None:
+    case = masked_case()
+    kernel, (data, _) = case.kernel, masked_data(case)
+    at = 30
+    data["V"][:, :, at, 7], data["V"][:, :, at, 9] = VALUES[value], torch.nan
+    known = perform(kernel, tensors_of(kernel, data), execute)
+    sees = data["MASK"][:, at] & (torch.arange(len(data["MASK"])) >= at)
+    assert known[NOTES].any() and 0 < sees.sum() < len(sees)
+    wanted = torch.where(sees, VALUES[value], 0.0).expand(known["AV"].shape[:3])
+    column = known["AV"][..., 7].float()
+    assert torch.equal(torch.where(sees, column, 0.0).nan_to_num(7.0), wanted.nan_to_num(7.0))
+    assert known["AV"][:, :, sees, 9].isnan().all() and known["AV"][:, :, ~sees].isfinite().all()
+    others = [f for f in range(64) if f not in (7, 9)]
+    assert known["AV"][..., others].isfinite().all()
+
+
+@pytest.mark.interpreter
 @pytest.mark.parametrize("rescaling", ["eager", "lazy"])
 def test_what_is_finite_is_what_it_was(rescaling: str, execute) -> None:
     """To the bit what the kernel without notes stores; the repair touches nothing."""
@@ -226,14 +259,15 @@ def test_only_tiles_in_doubt_are_computed_again(execute) -> None:
 
 
 def test_where_there_is_one() -> None:
-    """Under specialised warps, where values are left that only a tile's rows hide."""
+    """Under specialised warps, where values are left that each row hides for itself."""
     look, main, repair = case_of("causal").program.kernels
     assert [bool(k.unfiltered) for k in (look, main, repair)] == [True, True, False]
     assert main.sizes[PROGRAMS] == main.programs() == repair.programs() and main.grid == repair.grid
     assert main.notes and repair.repairs == main.notes.tensor and "note in_doubt__ in DOUBTS" in str(main)
     assert [is_divided(k) for k in (look, main, repair)] == [False, True, False]
     plain = replace(case_of("causal").schedule, warp_specialisation="none")
-    assert not any(k.notes or k.repairs for k in replace(case_of("causal"), schedule=plain).program.kernels)
+    kernels = replace(case_of("causal"), schedule=plain).program.kernels
+    assert [bool(k.doubt) for k in kernels] == [False, True] and not any(k.notes or k.repairs for k in kernels)
     sizes = {"b": 1, "h": 2, "p": 256, "m": 256, "e": 64, "f": 64}
     causal = posed(Attention((Causal(),)), sizes, "bf16", {"scale": 0.3})
     special = next(s for s in schedules(derived(causal.cascade)[0], causal, "triton") if s.is_specialised)
@@ -259,11 +293,18 @@ def test_a_name_that_is_taken() -> None:
     assert [a.name for a in renamed.kernel.workspaces][-2:] == [f"{NOTES}_", "TAKEN"]
 
 
-def test_kernels_for_any_size_know_how_many_programs_there_are() -> None:
-    case = case_of("causal")
-    program = build_for_any_size(case.cascade, case.problem, case.schedule)
-    assert all(r not in program.kernels[-1].sizes.ranges for r in "bhp")
-    emit(program, case.schedule).at(case.problem.sizes)
+@pytest.mark.interpreter
+@pytest.mark.parametrize("heads", [2, 70])
+def test_kernels_for_any_size_count_their_programs(heads: int, execute) -> None:
+    case = masked_case(h=heads)
+    made = build_for_any_size(case.cascade, case.problem, case.schedule)
+    assert all(r in made.kernels[-1].sizes.ranges for r in "bhp") and made.kernels[-1].repairs
+    kernel, (data, padding) = emit(made, case.schedule).at(case.problem.sizes), masked_data(case)
+    assert kernel.steps[-1].grid == (LAUNCHED,) and kernel.workspaces[0].shape == (1, heads, 4, 1)
+    known = perform(kernel, tensors_of(kernel, spoilt(data, padding, torch.nan)), execute)
+    clean = tensors_of(kernel, spoilt(data, padding, 0.0))
+    clean[-1] = known["AV"]
+    assert known[NOTES].any() and not errors(case, kernel, clean, times=2.0)
 
 
 def test_it_costs_next_to_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import eintune
 
+several = eintune.compile("Nb,h,p = Qb,h,p,e * Kb,h,p,e\nDb,h,p,e = Qb,h,p,e + Qb,h,p,e\nresults: N, D")
 norm = eintune.compile("Nb,h,p = Qb,h,p,e * Kb,h,p,e * Vb,h,p,e")
 
 
@@ -87,9 +89,23 @@ def test_what_would_leave_it_out_is_told(tool: str, ran_before: bool) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("program", [plain, pytorchs])
 def test_torchscript_is_told(program: Callable[..., torch.Tensor]) -> None:
-    for use in (lambda: torch.jit.script(program), lambda: torch.jit.script(eintune.attention)):
-        with pytest.raises(eintune.UnsupportedArgument, match=r"torch\.jit\.script"):
-            use()
+    for scripted in (program, eintune.attention, norm):
+        with pytest.raises(eintune.UnsupportedArgument, match=r"torch\.jit\.script") as refused:
+            torch.jit.script(scripted)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_script_calls_a_compiled_cascade_when_it_runs(tmp_path: Path) -> None:
+    def around(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total, doubled = several(q * 2, k)
+        return total + norm(q, k, v), doubled
+
+    scripted = torch.jit.script(around)
+    for got, wanted in zip(scripted(Q, K, V), around(Q, K, V), strict=True):
+        assert torch.equal(got, wanted)
+    with pytest.raises(RuntimeError, match="Could not export Python function call"):
+        scripted.save(str(tmp_path / "never.pt"))
 
 
 @pytest.mark.parametrize("program", [plain, modified, pytorchs])
