@@ -26,6 +26,18 @@ class Traffic:
     def __mul__(self, times: float) -> Traffic:
         return Traffic.total([(self, times)])
 
+    def with_hbm(self, nbytes: float) -> Traffic:
+        """The same with so many bytes of HBM."""
+        return Traffic(
+            nbytes,
+            self.l2_bytes,
+            self.shared_bytes,
+            self.register_bytes,
+            self.tensor_flops,
+            self.fma_flops,
+            self.special_ops,
+        )
+
     @classmethod
     def total(cls, parts: Iterable[tuple[Traffic, float]]) -> Traffic:
         """The sum of several, each so many times."""

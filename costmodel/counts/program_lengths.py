@@ -40,18 +40,16 @@ class ProgramLengths:
         self._endings: dict[tuple[bool, int], float] = {}
         self.longest = 1.0
         if trips.uneven:
-            self._whole = self._total(runs)
-            root, *others = efforts
-            self._mean = sum([e * r.mean for e, r in zip(others, runs, strict=True)], root) or 1.0
-            self.longest = float(np.maximum.reduce(self._whole)) / self._mean
+            self._whole = self._in_loops(runs)
+            self._mean = sum([e * r.mean for e, r in zip(efforts[1:], runs, strict=True)], efforts[0]) or 1.0
+            self.longest = float(np.maximum.reduce(self._whole) + efforts[0]) / self._mean
 
-    def _total(self, runs: Sequence[Runs]) -> PerProgram:
-        """Lengths in the efforts' unit, of the programs that runs are of."""
-        root, *efforts = self.efforts
-        total = root
-        for effort, r in zip(efforts, runs, strict=True):
-            total = total + effort * r.iterations
-        return total
+    def _in_loops(self, runs: Sequence[Runs]) -> PerProgram:
+        """Lengths in the efforts' unit, of the programs that runs are of, without the root block."""
+        first, *others = [effort * r.iterations for effort, r in zip(self.efforts[1:], runs, strict=True)]
+        for x in others:
+            first = first + x
+        return first
 
     def profile(self, reverse: bool) -> tuple[float, ...]:
         """Of the longest program in each of some even bins of the order in which programs start. reverse: the slowest
@@ -79,11 +77,11 @@ class ProgramLengths:
         starts = [i * each + min(i, larger) for i in range(self._bins - bins, self._bins)]
         index = self.launch_order(reverse, PROFILE_SAMPLES, starts[0])
         if prod([self._counts[r] for r in self.trips.uneven]) > SAMPLED_PROGRAMS:
-            lengths = self._total(self.trips.at(self._sizes, index))
+            lengths = self._in_loops(self.trips.at(self._sizes, index))
         else:  # each different program is among those of the whole grid
             lengths = self._whole[self._among_all(index)]
         longest: Floats = np.maximum.reduceat(lengths, [s - starts[0] for s in starts])
-        return longest / self._mean
+        return (longest + self.efforts[0]) / self._mean
 
     def _among_all(self, index: Mapping[Rank, Ints]) -> Ints:
         """Places in `TripCounts.whole_grid` of programs with these tile indices."""

@@ -148,8 +148,8 @@ class CountedProgram:
         self.kernels = tuple(CountedKernel(plan, schedule, options) for plan in Program.of(program).kernels)
 
     def at(self, sizes: Mapping[Rank, int]) -> Work:
-        """The work at some sizes, of which those that the program knows need not be given. Raises KeyError for one that
-        is missing."""
+        """The work at some sizes, of which those that the program knows need not be given. Raises UnknownSize for one
+        that is missing."""
         first, *then = [k.at(sizes) for k in self.kernels]
         return replace(first, then=tuple(then)) if then else first
 
@@ -202,5 +202,5 @@ class CountedKernel:
 
 def work(plan: LoopPlan | Program, schedule: Schedule) -> Work:
     """Count a plan's or a program's work at its own sizes; `CountedProgram` serves other sizes, `Work.under` other
-    schedules of the plan. Raises KeyError for sizes that are not known."""
+    schedules of the plan. Raises UnknownSize for a plan whose sizes are no numbers."""
     return CountedProgram(plan, schedule).at({})

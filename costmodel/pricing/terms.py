@@ -195,7 +195,7 @@ def _placed(counted: Work, machine: Machine, resources: Resources | None) -> Pla
     return found
 
 
-_known: Recent[Hashable, PlacedKernel] = Recent(4096)
+_known: Recent[Hashable, PlacedKernel] = Recent(1024)
 
 
 def terms_of(candidates: Sequence[Work], placed: Sequence[Sequence[PlacedKernel]], machine: Machine) -> Terms:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from eintune.costmodel.counts.estimate import Estimate, Resources, Traffic, most
 from eintune.costmodel.counts.work import Work, work
@@ -85,7 +84,7 @@ def _answer(
     hbm_bytes = first.hbm_bytes(counted) + sum([p.hbm_bytes(w) for w, p in zip(counted.then, then, strict=True)])
     return Estimate(
         seconds=seconds,
-        traffic=replace(traffic, hbm_bytes=hbm_bytes),
+        traffic=traffic.with_hbm(hbm_bytes),
         resources=most([p.resources for p in placed]) if then else first.resources,
         programs=counted.programs,
         programs_per_sm=first.per_sm,

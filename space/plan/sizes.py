@@ -131,17 +131,18 @@ class Sizes(dict[Rank, int]):
         return Sizes(self, ranges, {**self.derived, name: derived}, self.ordered)
 
     def at(self, numbers: Mapping[Rank, int]) -> Sizes:
-        """All of them as numbers. Raises KeyError for one that is not given and does not follow."""
+        """All of them as numbers. Raises UnknownSize for one that is not given and does not follow."""
         found = self.numbers_at(numbers)
         return Sizes({r: found[r] for r in (*self, *self.ranges)})
 
     def numbers_at(self, numbers: Mapping[Rank, int]) -> dict[Rank, int]:
         """As `at`; others that are given stay among them."""
         found = {**numbers, **self}
+        for name in self.ranges:
+            if name not in found and name not in self.derived:
+                raise UnknownSize(name)
         for name, derived in self.derived.items():
             found[name] = derived.of(found[derived.rank])
-        if not self.ranges.keys() <= found.keys():
-            raise KeyError(next(r for r in self.ranges if r not in found))
         return found
 
 

@@ -18,6 +18,7 @@ from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.lowering.lower import IllegalPlan, build_for_any_size, build_program
 from eintune.space.plan.plan import Program
+from eintune.space.plan.sizes import UnknownSize
 from eintune.space.schedule.any_size import for_any_size
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
@@ -103,8 +104,10 @@ def test_a_size_that_is_missing_is_named() -> None:
     problem = CASES["causal"]()
     cascade = derived(problem.cascade)[0]
     program, schedule = next(for_any(cascade, problem, random.Random(0)))
-    with pytest.raises(KeyError, match="m"):
+    with pytest.raises(UnknownSize, match="that of m is not known"):
         CountedProgram(program, schedule).at({r: n for r, n in problem.sizes.items() if r != "m"})
+    with pytest.raises(UnknownSize, match="is not known"):
+        work(program, schedule)
 
 
 def test_pricing_at_new_sizes_is_far_quicker_than_planning() -> None:

@@ -286,6 +286,6 @@ def test_tiles_of_one_document_are_priced_without_its_numbers(filters: str) -> N
     packed = Packed("causal", (1024, 1024), (64, 64), "one", "one", True, filters, 0)
     every, clear, last = work(case_of(packed, "triton", "bf16").plan, Schedule("triton", ())).phases[1:]
     assert (every.executions, clear.executions, last.executions) == (0.0, 1.5, 1.0)
-    assert (clear.loads, last.loads) == (2, 3)  # keys and values, and the keys' documents
+    assert (clear.block.loads, last.block.loads) == (2, 3)  # keys and values, and the keys' documents
     compared = 64 * 64 * (2 + 1 + 1)  # slots: filter, comparison, selection
     assert last.traffic.fma_flops - clear.traffic.fma_flops == 2 * compared
