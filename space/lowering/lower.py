@@ -172,7 +172,7 @@ def _planned(
     # Before a loop is cut: packed ranks are rows, the rank in parts is streamed, and neither knows of the other.
     source, roles, sizes, stored = packed(source, roles, sizes)
     filters, functions, specialised, padded = style
-    lowering = _Lowering(dtypes, list(cascade.inputs), outputs, filters, functions, padded)
+    lowering = _Lowering(dtypes, list(cascade.inputs), outputs, filters, functions)
     divided = [r for r, role in roles.items() if role.num_splits > 1]
     if len(divided) > 1:
         raise IllegalPlan("one rank of a plan is in parts", f"{divided} are")
@@ -189,14 +189,30 @@ def _planned(
     for k in kernels:
         plan = lowering.plan(k)
         *before, main = with_early_bounds(plan) if early and len(kernels) == 1 else (plan,)
-        repaired = with_repair(main, lowering.plan(k, by_row=True), specialised) if main.unfiltered else (main,)
-        plans += [*before, *repaired]
+        if not main.unfiltered:
+            plans += [*before, main]
+            continue
+        if padded:
+            k = replace(k, roles={r: _narrowed(role) for r, role in k.roles.items()})
+        # Few differ, as their tiles are short. (Of a loop in parts what is cut depends on the tiles that were given.)
+        packs = tuple((r, role.pack) for r, role in given)
+        key = None if divided else (cascade, sized, _items(k.roles), packs, functions)
+        rows = _by_row.get(key) if key else None
+        if rows is None:
+            rows = lowering.plan(k, by_row=True)
+            if key:
+                _by_row[key] = rows
+        plans += [*before, *with_repair(main, rows, specialised)]
     return Program(tuple(plans))
+
+
+_by_row: Recent[Hashable, LoopPlan] = Recent(256)
+"""What computes tiles again, as many schedules have the same."""
 
 
 class _Lowering:
     """Plans the kernels of one program in order. inputs: the program's, in order; outputs: its own. filters,
-    functions: as in `Schedule`. padded: as in `Target`."""
+    functions: as in `Schedule`."""
 
     def __init__(
         self,
@@ -205,10 +221,9 @@ class _Lowering:
         outputs: Outputs,
         filters: str,
         functions: str,
-        padded: bool,
     ) -> None:
         self._dtypes, self._inputs, self._outputs = dict(dtypes), list(inputs), dict(outputs)
-        self._filters, self._functions, self._padded = filters, functions, padded
+        self._filters, self._functions = filters, functions
         self._compute = "fp64" if "fp64" in dtypes.values() else "fp32"
         self._infinite: frozenset[str] = frozenset()
         """Workspaces that may hold -inf."""
@@ -219,8 +234,6 @@ class _Lowering:
         source, outputs, halves = kernel.roots.expressions, kernel.roots.outputs, kernel.roots.halves
         ranks = kernel.roots.ranks()
         roles = _roles(ranks, halves, kernel.roles)
-        if by_row and self._padded:
-            roles = {r: _narrowed(role) for r, role in roles.items()}
         own = {n: self._outputs.get(n, index) for n, index in outputs.items()}
         indices = [*ranks, *kernel.roots.axes(), *(r for index in own.values() for r in index)]
         lengths = [s.length for s in kernel.splits.values() if isinstance(s.length, str)]

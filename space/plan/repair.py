@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from math import prod
 from typing import TypeVar
 
 from eintune.space.ir.expr import Rank, Tensor
@@ -80,19 +79,19 @@ def tiles_each(plan: LoopPlan) -> int:
 def usually(plan: LoopPlan) -> LoopPlan:
     """What a kernel that repairs does where nothing is in doubt, as a plan to be priced: it reads the notes."""
     assert plan.repairs
-    *programs, groups = plan.inputs[plan.repairs].ranks
-    sizes = Sizes({PROGRAMS: prod(plan.sizes[r] for r in programs), GROUPS: plan.sizes[groups]})
-    axes, dtype = (PROGRAMS, GROUPS), "int32"
-    read = Load(tensor=plan.repairs, index=axes, axes=axes, dtype=dtype, name="doubts")
-    rows = TileReduce(reduction="max", axis=GROUPS, args=(read,), axes=axes[:1], dtype=dtype, name="doubts_rows")
-    some = TileReduce(reduction="max", axis=PROGRAMS, args=(rows,), dtype=dtype, name="doubts_some")
+    *outer, programs, groups = axes = plan.inputs[plan.repairs].ranks
+    tile, dtype = (programs, groups), "int32"
+    read = Load(tensor=plan.repairs, index=axes, axes=tile, dtype=dtype, name="doubts")
+    rows = TileReduce(reduction="max", axis=groups, args=(read,), axes=tile[:1], dtype=dtype, name="doubts_rows")
+    some = TileReduce(reduction="max", axis=programs, args=(rows,), dtype=dtype, name="doubts_some")
+    roles = dict.fromkeys(outer, Role("grid", None)) | {programs: Role("grid", tiles_each(plan))}
     return LoopPlan(
-        roles={PROGRAMS: Role("grid", tiles_each(plan)), GROUPS: Role(None, sizes[GROUPS])},
-        sizes=sizes,
+        roles=roles | {groups: Role(None, plan.sizes[groups])},
+        sizes=plan.sizes.only(axes),
         order=axes,
-        grid=axes[:1],
+        grid=(programs, *reversed(outer)),
         root=Block(frozenset(), [read, rows, some]),
-        inputs={plan.repairs: Tensor(plan.repairs, axes, "int")},
+        inputs={plan.repairs: plan.inputs[plan.repairs]},
         outputs={},
         dtypes={plan.repairs: dtype},
     )

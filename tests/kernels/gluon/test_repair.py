@@ -11,7 +11,7 @@ import torch
 from gluon_interpreter import perform
 from kernel_forms import Case, derived, errors
 
-from eintune.costmodel.counts.work import work
+from eintune.costmodel.counts.work import CountedProgram, work
 from eintune.costmodel.machines.machine import load_machine
 from eintune.costmodel.pricing.time import estimate
 from eintune.kernels.emit.kernel import Kernel
@@ -319,6 +319,14 @@ def test_it_costs_next_to_nothing() -> None:
     alone = Program(case.program.kernels[:-1])
     with_it, without = (estimate(p, case.schedule, h200).seconds for p in (case.program, alone))
     assert len(before) == 2 and 0 < with_it - without < 4e-6
+
+
+def test_it_is_priced_where_programs_are_not_counted() -> None:
+    case = masked_case(count=4096, rows=128, columns=128, h=32)
+    counted = CountedProgram(build_for_any_size(case.cascade, case.problem, case.schedule), case.schedule)
+    main, repair = (counted.at(case.problem.sizes), *counted.at(case.problem.sizes).then)
+    assert main.programs == 32 * 32 and repair.traffic.hbm_bytes == 4 * 2 * main.programs
+    assert repair.traffic.tensor_flops == 0 and repair.programs <= LAUNCHED
 
 
 @COMPILES
