@@ -35,7 +35,7 @@ from eintune.space.schedule.choices import Point
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import Space, space_of
 
-from .adapted import plain_schedule
+from .adapted import nearest_schedule, plain_schedule
 from .any_size import open_ranks, work_at
 
 SCHEDULES = 32
@@ -168,7 +168,7 @@ def confirmed(problem: Problem, members: Sequence[_Member], machine: Machine) ->
     found: list[tuple[Priced, float | None]] = []
     for m in members:
         try:
-            at = _at(problem, [(m.text, m.schedule)], machine)
+            at = _at(problem, [(m.text, _fitting(problem, m))], machine)
             if at:
                 found.append((replace(at[0], entry=m.entries[0]), _factor(problem, m, machine)))
         except (ValueError, KeyError, RecursionError) as error:
@@ -280,6 +280,15 @@ def _members(
             name = entry.path.name
             say_once(f"eintune: the record {name} is not used: {error}", logging.INFO, about=("record", name))
     return [_Member(text, s, tuple(every), here) for (text, s, here), every in found.items()]
+
+
+def _fitting(problem: Problem, member: _Member) -> Schedule:
+    """A member's schedule at a problem's sizes: its own where all that it needs as numbers is as it was at one of its
+    points, else (another head dim) the one that is legal here and most like it. Raises ValueError where none is."""
+    free = open_ranks(member.text, problem, member.schedule)
+    if any(math.isfinite(_doublings(problem, dict(e.key.sizes), free)) for e in member.entries):
+        return member.schedule
+    return nearest_schedule(member.schedule, Cascade.parse(member.text), problem)
 
 
 def _is_covered(problem: Problem, members: Sequence[_Member]) -> bool:

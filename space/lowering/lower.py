@@ -238,6 +238,7 @@ class _Lowering:
         indices = [*ranks, *kernel.roots.axes(), *(r for index in own.values() for r in index)]
         lengths = [s.length for s in kernel.splits.values() if isinstance(s.length, str)]
         numbers = _sizes([*indices, *kernel.roots.numbers(), *lengths], kernel.sizes)
+        _check_whole(roles, numbers)
         sizes = numbers.only([*indices, *(r for r in (*kernel.roots.numbers(), *lengths) if r in numbers.ranges)])
         # A packed rank is as long as its two parts together, by construction.
         fitting = {(Part("//", r, d.times), d.rank) for r, d in sizes.derived.items() if d.by == d.step == 1}
@@ -353,6 +354,16 @@ def _roles(ranks: Sequence[Rank], halves: Halves, given: Mapping[Rank, Role]) ->
         if r in halves and not (roles[r].outer == "loop" and roles[r].tile):
             raise IllegalPlan("a rank that stays split is a loop over tiles", f"{r} is {roles[r]}")
     return roles
+
+
+def _check_whole(roles: Mapping[Rank, Role], sizes: Sizes) -> None:
+    """Raises IllegalPlan for a tile that is to hold all of a rank and does not."""
+    short = {r: role.tile for r, role in roles.items() if role.outer is None and role.tile and r in sizes}
+    for r, tile in short.items():
+        if tile < sizes[r]:
+            raise IllegalPlan(
+                "a tile that holds all of a rank is as long as it", f"{r} has {sizes[r]}, its tile {tile}"
+            )
 
 
 def _sizes(ranks: Sequence[Rank], given: Mapping[Rank, int]) -> Sizes:

@@ -11,11 +11,13 @@ import torch
 from eintune.costmodel.machines.machine import load_machine
 from eintune.host.recent import Recent
 from eintune.kernels.serve import priced as module
+from eintune.kernels.serve.any_size import kernel_at
 from eintune.kernels.serve.priced import Priced, among, priced, priced_near, ranked
 from eintune.kernels.store.cache import Cache, Entry, Key, Record
 from eintune.kernels.store.platform import Platform
 from eintune.kernels.store.portfolio import MeasuredPoint, Portfolio, PortfolioKernel, portfolio_key
 from eintune.space.cascade.problem import Problem
+from eintune.space.plan.roles import IllegalPlan
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.workloads.builtin import attention_problem
 
@@ -137,6 +139,23 @@ def test_nothing_stored_and_nothing_derived(tmp_path: Path) -> None:
     assert choose(grouped(**PREFILL), [], tmp_path)[0].seconds == pytest.approx(
         ranked(grouped(**PREFILL), DEVICE, "triton", tmp_path)[0].seconds
     )
+
+
+def test_another_head_dim_gets_a_schedule_of_its_own(best_of: dict[str, Priced], tmp_path: Path) -> None:
+    """A tile that held all of a head dim holds none that is longer; nor would any plan be made of it."""
+    stored = [entry_of(grouped(**s), best_of[n], 1e-4) for n, s in (("prefill", PREFILL), ("decode", DECODE))]
+    for dim in (64, 80, 192, 256):
+        wanted = attention_problem(head_dim=dim, dtype="bf16", **PREFILL)
+        found = priced_near(wanted, Key.of(wanted, H200), stored, DEVICE, "triton", tmp_path)
+        assert found
+        for p in found:
+            assert all((p.schedule.role(r).tile or dim) >= dim for r in "ef")
+    with pytest.raises(IllegalPlan, match="holds all of a rank"):
+        kernel_at(
+            best_of["prefill"].text,
+            attention_problem(head_dim=192, dtype="bf16", **PREFILL),
+            best_of["prefill"].schedule,
+        )
 
 
 def near(problem: Problem, entries: list[Entry], folder: Path) -> list[Priced]:
