@@ -14,7 +14,7 @@ from math import prod
 
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import LoopPlan, Program
-from eintune.space.plan.repair import usually
+from eintune.space.plan.repair import usual_sizes, usually
 from eintune.space.schedule.schedule import Schedule
 
 from .block_work import BlockWork, block_works
@@ -158,9 +158,10 @@ class CountedKernel:
     """One kernel of a program. blocks, needs, options: as `Work` has them."""
 
     def __init__(self, plan: LoopPlan, schedule: Schedule, options: KernelOptions) -> None:
+        self._sizes = plan.sizes
+        self._repairing = plan if plan.repairs else None
         if plan.repairs:  # what it does where there is nothing to repair
             plan = usually(plan)
-        self._sizes = plan.sizes
         self._trips = TripCounts(plan)
         self._memory = MemoryAccesses(plan, regions(plan))
         self.blocks = block_works(plan, schedule, self._memory, self._trips.paths)
@@ -178,6 +179,8 @@ class CountedKernel:
     def at(self, sizes: Mapping[Rank, int]) -> Work:
         """As `CountedProgram.at`."""
         known = self._sizes.numbers_at(sizes)
+        if self._repairing:
+            known = usual_sizes(self._repairing, known)
         counts = {r: -(-known[r] // step) for r, step in self._steps.items()}
         programs = prod(counts.values())
         runs = self._trips.at(known, self._trips.whole_grid(counts))

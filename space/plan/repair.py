@@ -15,7 +15,7 @@ A rewriting of a plan, as `bounds_prepass` is: what is watched are the sums that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from typing import TypeVar
@@ -25,7 +25,7 @@ from eintune.space.ir.expr import Rank, Tensor
 from .check import check
 from .plan import Block, Doubt, Loop, LoopPlan, Notes, all_values
 from .roles import Role
-from .sizes import Derived, Sizes
+from .sizes import Derived, SizeRange, Sizes
 from .values import Cast, Constant, Dot, Elementwise, Load, Store, TileReduce, Value
 from .warp_specialisation import GROUP_ROWS, fault, is_divided, row_of
 
@@ -78,10 +78,13 @@ def tiles_each(plan: LoopPlan) -> int:
 
 
 def usually(plan: LoopPlan) -> LoopPlan:
-    """What a kernel that repairs does where nothing is in doubt, as a plan to be priced: it reads the notes."""
+    """What a kernel that repairs does where nothing is in doubt, as a plan to be priced: it reads the notes. Its sizes
+    are `usual_sizes`."""
     assert plan.repairs
     *programs, groups = plan.inputs[plan.repairs].ranks
-    sizes = Sizes({PROGRAMS: prod(plan.sizes[r] for r in programs), GROUPS: plan.sizes[groups]})
+    sizes = Sizes({GROUPS: plan.sizes[groups]}, {PROGRAMS: SizeRange()})
+    if all(r in plan.sizes for r in programs):
+        sizes = sizes.plus(usual_sizes(plan, plan.sizes))
     axes, dtype = (PROGRAMS, GROUPS), "int32"
     read = Load(tensor=plan.repairs, index=axes, axes=axes, dtype=dtype, name="doubts")
     rows = TileReduce(reduction="max", axis=GROUPS, args=(read,), axes=axes[:1], dtype=dtype, name="doubts_rows")
@@ -96,6 +99,13 @@ def usually(plan: LoopPlan) -> LoopPlan:
         outputs={},
         dtypes={plan.repairs: dtype},
     )
+
+
+def usual_sizes(plan: LoopPlan, sizes: Mapping[Rank, int]) -> dict[Rank, int]:
+    """The sizes of what a kernel that repairs usually does, by those of its own ranks."""
+    assert plan.repairs
+    *programs, groups = plan.inputs[plan.repairs].ranks
+    return {PROGRAMS: prod(sizes[r] for r in programs), GROUPS: sizes[groups]}
 
 
 def _with_notes(sizes: Sizes, plan: LoopPlan) -> tuple[Sizes, tuple[Rank, ...]]:
