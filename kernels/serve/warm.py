@@ -1,4 +1,4 @@
-"""Compile what portfolios hold ahead of a program, on the machine that it will run on or for one that is not there."""
+"""Compile what records and portfolios hold ahead of a program, for the machine that is here or for another one."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from eintune.kernels.store.portfolio import every_entry
 from eintune.space.cascade.problem import Problem
 
 from .any_size import kernel_at
+from .choices import make_kernel
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def warm(
     cache: str | Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Warmed:
-    """Compile the kernels of all portfolios that are stored or shipped for a machine, so that no call waits for it.
+    """Compile the kernels of all records and portfolios that are stored or shipped for a machine, so that no call waits
+    for a compiler.
 
     workload: of this one only ("attention"). machine: one that is described ("h200"), which need not be here; by
     default the GPU that is. cache: the directory of records (default: the user's). progress: hears what goes on. Later
@@ -82,24 +84,26 @@ def _present() -> str:
 
 
 def _kernels(cache: Cache, machine: str, workload: str | None) -> list[Kernel]:
-    """The kernels of a machine's portfolios at their points, each specialisation once: those that differ in nothing
-    that a compiler sees are one."""
+    """The kernels of a machine's portfolios and records, each specialisation once: those that differ in nothing that a
+    compiler sees are one."""
     found: dict[object, Kernel] = {}
-    for entry in every_entry(cache):
+    for entry in [*every_entry(cache), *cache.entries()]:
         if machine_for_device(entry.key.machine) != machine or workload not in (None, entry.key.workload):
             continue
-        for kernel in _kernel(entry):
+        for kernel in _made(entry):
             found.setdefault(specialisation_of(kernel), kernel)
     return list(found.values())
 
 
-def _kernel(entry: Entry) -> Iterator[Kernel]:
+def _made(entry: Entry) -> Iterator[Kernel]:
+    """The kernel for any size of an entry, as it is launched at its sizes; of a record, the one for its sizes too."""
     key, record = entry.key, entry.record
     problem = Problem(key.workload, record.cascade, dict(key.sizes), dict(key.dtypes), dict(key.params))
-    try:
-        kernel = kernel_at(record.cascade, problem, record.schedule)
-    except (ValueError, KeyError, RecursionError) as error:
-        say_once(f"eintune: a kernel of {entry.path.name} is not compiled: {one_line(error)}", logging.WARNING)
-        return
-    if kernel.emitter in ON_GPU:
-        yield from kernel.launches
+    for make in (kernel_at,) if entry.any_size else (kernel_at, make_kernel):
+        try:
+            kernel = make(record.cascade, problem, record.schedule)
+        except (ValueError, KeyError, RecursionError) as error:
+            say_once(f"eintune: a kernel of {entry.path.name} is not compiled: {one_line(error)}", logging.WARNING)
+            continue
+        if kernel.emitter in ON_GPU:
+            yield from kernel.launches

@@ -1,4 +1,4 @@
-"""`warm`: compile what portfolios hold, ahead of the programs that need it."""
+"""`warm`: compile what is stored, ahead of the programs that need it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from eintune.search.options.command import Command, Failure, add_cache, add_vers
 from eintune.search.text.formatting import plural
 
 DESCRIPTION = """\
-Compiles the kernels of all portfolios that `tune` stored or that come with Eintune, so that no program waits for a
-compiler. They are kept in the cache directory, which may be copied to other machines with the same GPU and versions.
+Compiles the kernels of all records and portfolios that `tune` stored or that come with Eintune, so that no program
+waits for a compiler. They are kept in the cache directory, which may be copied, together with the key, to other machines
+with the same GPU and versions.
 """
 EXAMPLES = """\
 examples:
@@ -28,7 +29,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machine", metavar="NAME", help="compile for this machine (h200, h100, …); default: this one's"
     )
-    parser.add_argument("--workload", metavar="NAME", help="portfolios of this workload only; default: all")
+    parser.add_argument("--workload", metavar="NAME", help="of this workload only; default: all")
     parser.add_argument("--json", type=path, metavar="FILE", help="also write the outcome as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_cache(parser)
@@ -63,4 +64,4 @@ def action(chosen: argparse.Namespace) -> int:
     return 0
 
 
-WARM = Command("warm", "compile what portfolios hold ahead of programs", options, action, DESCRIPTION, EXAMPLES)
+WARM = Command("warm", "compile what is stored ahead of programs", options, action, DESCRIPTION, EXAMPLES)

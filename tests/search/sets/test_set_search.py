@@ -85,18 +85,20 @@ def test_other_commands_take_one_size(capsys: pytest.CaptureFixture[str]) -> Non
 # ---- warm
 
 
-def test_shipped_portfolios_are_compiled_for_a_machine_that_is_not_here(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("workload", ["rmsnorm", pytest.param(None, marks=pytest.mark.soak)])
+def test_what_ships_is_compiled_for_a_machine_that_is_not_here(
+    workload: str | None, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(TRITON_VARIABLE, raising=False)
-    first = eintune.warm(machine="h200")
+    first = eintune.warm(workload, machine="h200")
     assert first.compiled > 0 and not first.failed and first.architecture == "sm_90"
     folder = compiled_folder()
     assert folder is not None and folder == first.folder and folder.parent == cache / "compiled"
     made = sorted(folder.rglob("*.cubin"))
     assert len(made) >= first.compiled
     # a later process finds all of it: nothing is compiled again
-    assert main(("warm", "--machine", "h200", "--quiet")) == 0
+    of = ("--workload", workload) if workload else ()
+    assert main(("warm", "--machine", "h200", "--quiet", *of)) == 0
     assert f"{first.compiled} kernels compiled for sm_90" in capsys.readouterr().out
     assert sorted(folder.rglob("*.cubin")) == made
 
@@ -106,7 +108,7 @@ def test_warm_without_a_gpu_or_a_machine_says_what_to_name(capsys: pytest.Captur
         if options or not torch.cuda.is_available():
             assert main(("warm", *options)) == 2
             assert "machine" in capsys.readouterr().err
-    assert eintune.warm("softmax", machine="h200").compiled == 0
+    assert eintune.warm("attention", machine="b200").compiled == 0
 
 
 def test_compiled_kernels_are_nobody_elses(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
