@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,21 +44,22 @@ def program_of(case: Case) -> Program:
 
 
 def test_what_moves() -> None:
-    """The look, with the ranks that documents have; of it stays what values are filtered by, the ends of a tile's
-    numbers, and the heads are left to the other."""
+    """The look, with the ranks that documents have, and nothing of it stays; the heads are left to the other."""
     look, rest = program_of(packed()).kernels
     assert set(look.grid) == {"b", "p"} and set(rest.grid) == {"b", "h", "p"}
     assert set(look.inputs) == {"DOCQ", "DOCK"} and not list(look.loops())
     assert all(ranks == ("b", "p_tiles") for ranks in look.outputs.values()) and look.sizes["p_tiles"] == 4
     assert set(look.outputs) < set(rest.inputs) and {look.dtypes[n] for n in look.outputs} == {"int32"}
     before = [v for v in rest.root.items if not isinstance(v, Loop)]
-    assert [v.name for v in before if v.op == "reduce"] == ["docq_least", "docq_greatest"] and "m_all" not in rest.roles
+    assert "m_all" not in rest.roles
+    reduced = [v.name for v in before if v.op == "reduce"]
+    assert reduced == ["acc_2_total", "doubt"]  # whether what it computed is a number
 
 
 def test_the_source() -> None:
     kernel = packed().kernel
-    first, second = kernel.source.split("def kernel_2(")
-    assert "tl.min(" in first and second.count("tl.min(") == 1 and "tl.dot(" not in first
+    first, again, second = re.split(r"def kernel_2(?:_by_row)?\(", kernel.source)[:3]
+    assert "tl.min(" in first and "tl.min(" not in second and "tl.dot(" not in first and "tl.dot(" in again
     assert [a.shape for a in kernel.workspaces] == [(2, 4)] * len(kernel.workspaces) and kernel.workspaces
 
 
