@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from eintune.host.recent import Recent
@@ -64,6 +65,7 @@ def plan_at(text: str, problem: Problem, schedule: Schedule) -> tuple[Program, S
     open_schedule = for_any_size(schedule)
     program = _open_program(text, problem, open_schedule)
     if program is None:
+        schedule = _ended(schedule, open_schedule, problem)
         return build_program(parsed(text), problem, schedule), schedule
     return program.at(problem.sizes), open_schedule
 
@@ -81,6 +83,7 @@ def work_at(text: str, problem: Problem, schedule: Schedule) -> Work:
     if program is None:
         from eintune.space.lowering.lower import build_program
 
+        schedule = _ended(schedule, open_schedule, problem)
         return work(build_program(parsed(text), problem, schedule), schedule)
     asked = _key(parsed(text), problem, open_schedule), KernelOptions.of(open_schedule)
     counted = _counted.get(asked)
@@ -97,6 +100,17 @@ def _open_program(text: str, problem: Problem, schedule: Schedule) -> Program | 
     # A tile that is as long as its rank, whatever that is, has a length to be priced with only at some sizes.
     endless = any((role.tile or 0) >= MOST for _, role in schedule.roles)
     return None if endless else _program(parsed(text), problem, schedule)
+
+
+def _ended(schedule: Schedule, open_schedule: Schedule, problem: Problem) -> Schedule:
+    """A schedule with no kernel for any size is as it was given; one whose tiles are as long as a rank, whatever that
+    is, has them as long as the problem's are."""
+    if all((role.tile or 0) < MOST for _, role in open_schedule.roles):
+        return schedule
+    roles = (
+        (r, replace(role, tile=problem.sizes[r]) if role.tile == MOST else role) for r, role in open_schedule.roles
+    )
+    return replace(open_schedule, roles=tuple(roles))
 
 
 def open_ranks(text: str, problem: Problem, schedule: Schedule) -> frozenset[Rank]:

@@ -168,7 +168,10 @@ def confirmed(problem: Problem, members: Sequence[_Member], machine: Machine) ->
     found: list[tuple[Priced, float | None]] = []
     for m in members:
         try:
-            at = _at(problem, [(m.text, _fitting(problem, m))], machine)
+            at = _at(problem, [(m.text, m.schedule)], machine) if _fits(problem, m) else []
+            if not at:
+                adapted = nearest_schedule(m.schedule, Cascade.parse(m.text), problem)
+                at = _at(problem, [(m.text, adapted)], machine)
             if at:
                 found.append((replace(at[0], entry=m.entries[0]), _factor(problem, m, machine)))
         except (ValueError, KeyError, RecursionError) as error:
@@ -282,13 +285,11 @@ def _members(
     return [_Member(text, s, tuple(every), here) for (text, s, here), every in found.items()]
 
 
-def _fitting(problem: Problem, member: _Member) -> Schedule:
-    """A member's schedule at a problem's sizes: its own where all that it needs as numbers is as it was at one of its
-    points, else (another head dim) the one that is legal here and most like it. Raises ValueError where none is."""
+def _fits(problem: Problem, member: _Member) -> bool:
+    """Whether all that a member's kernel needs as numbers is as it was at one of its points; else (another head dim) a
+    schedule is to be found that is legal here."""
     free = open_ranks(member.text, problem, member.schedule)
-    if any(math.isfinite(_doublings(problem, dict(e.key.sizes), free)) for e in member.entries):
-        return member.schedule
-    return nearest_schedule(member.schedule, Cascade.parse(member.text), problem)
+    return any(math.isfinite(_doublings(problem, dict(e.key.sizes), free)) for e in member.entries)
 
 
 def _is_covered(problem: Problem, members: Sequence[_Member]) -> bool:

@@ -13,8 +13,8 @@ from eintune.search.text.formatting import plural
 
 DESCRIPTION = """\
 Compiles the kernels of all records and portfolios that `tune` stored or that come with Eintune, so that no program
-waits for a compiler. They are kept in the cache directory, which may be copied, together with the key, to other machines
-with the same GPU and versions.
+waits for a compiler. They are kept in the cache directory, which may be copied, together with the key, to other
+machines with the same GPU and versions.
 """
 EXAMPLES = """\
 examples:

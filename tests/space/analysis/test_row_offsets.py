@@ -68,10 +68,14 @@ FORMS: dict[str, tuple[Expr, list[str]]] = {
     "negative scale": ((SCORE + f("tanh", t("B", "p"))) * -0.3, ["neg", *PLAIN]),
     # one product too many for the addition: the number is taken out, and the slope is divided by it
     "absolute distance": (S + f("abs", M - P) * SLOPE, ["sub", "abs", "mul", "add", *PLAIN]),
-    "scaled bias": (S + t("B", "pm") * 0.5, ["scale", "scale", "add", *PLAIN]),
+    # (of two products that are added one is rounded for itself, by the multiply-add of 0 that it becomes)
+    "scaled bias": (S + t("B", "pm") * 0.5, ["scale", "scale", "rounded", "add", *PLAIN]),
     # two inputs whose difference may be small while they are large
-    "difference of inputs": (S + (t("C", "m") - t("B", "p")) * 0.5, ["scale", "sub", "scale", "add", *PLAIN]),
-    "tiny scale": (SCORE * 1e-30 + f("abs", M - P) * SLOPE, ["scale", "sub", "abs", "mul", "add", *PLAIN]),
+    "difference of inputs": (
+        S + (t("C", "m") - t("B", "p")) * 0.5,
+        ["scale", "sub", "scale", "rounded", "add", *PLAIN],
+    ),
+    "tiny scale": (SCORE * 1e-30 + f("abs", M - P) * SLOPE, ["scale", "sub", "abs", "mul", "rounded", "add", *PLAIN]),
 }
 
 
@@ -96,7 +100,7 @@ def test_what_does_not_vary_stands_before_the_loop() -> None:
     before, loop = source.split("for m_first in", 1)
     assert "times = lane * w" in before and "lane * " not in loop
     assert "iota = tl.cast(i_p, tl.float32)" in before  # the rows' indices too
-    assert "difference = first - iota\n" in loop and "total = scaled + times[None, :]" in loop
+    assert "difference = first - iota\n" in loop and "total = scaled + rounded[None, :]" in loop
     assert "[:, None]" not in loop.split("difference = first - iota")[1].split("tile_max")[0]
 
 
