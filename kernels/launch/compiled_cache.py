@@ -21,9 +21,9 @@ FOLDER = "compiled"
 TRITON_VARIABLE = "TRITON_CACHE_DIR"
 
 
-def compiled_folder() -> Path | None:
-    """The folder, made if need be; None where Triton's own is to be used."""
-    return None if os.environ.get(TRITON_VARIABLE) else _folder(cache_directory())
+def compiled_folder(cache: Path | None = None) -> Path | None:
+    """The folder in a cache directory (default: the user's), made if need be; None where Triton's own is to be used."""
+    return None if os.environ.get(TRITON_VARIABLE) else _folder(cache or cache_directory())
 
 
 @functools.lru_cache(maxsize=16)

@@ -55,8 +55,8 @@ def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = Fals
     return found.at(problem.sizes) if found else emit(build_program(cascade, problem, exact), exact, wide)
 
 
-def plan_at(text: str, problem: Problem, schedule: Schedule) -> tuple[Program, Schedule]:
-    """The plan of what `kernel_at` gives, at the problem's sizes and to be priced, and the schedule that it is under.
+def plan_at(text: str, problem: Problem, schedule: Schedule) -> Program:
+    """The plan of what `kernel_at` gives, at the problem's sizes and to be priced.
 
     Raises as `kernel_at`.
     """
@@ -65,9 +65,8 @@ def plan_at(text: str, problem: Problem, schedule: Schedule) -> tuple[Program, S
     open_schedule = for_any_size(schedule)
     program = _open_program(text, problem, open_schedule)
     if program is None:
-        schedule = _ended(schedule, open_schedule, problem)
-        return build_program(parsed(text), problem, schedule), schedule
-    return program.at(problem.sizes), open_schedule
+        return build_program(parsed(text), problem, _ended(schedule, open_schedule, problem))
+    return program.at(problem.sizes)
 
 
 def work_at(text: str, problem: Problem, schedule: Schedule) -> Work:

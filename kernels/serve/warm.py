@@ -57,13 +57,14 @@ def warm(
     architecture = load_machine(name).architecture
     if not re.fullmatch(r"sm_\d+a?|gfx\w+", architecture):
         raise ValueError(f"`machine` must be one that kernels are compiled for (h200, h100, …), but got {name!r}")
-    kernels = _kernels(Cache(None if cache is None else Path(cache)), name, workload)
+    records = Cache(None if cache is None else Path(cache))
+    kernels, folder = _kernels(records, name, workload), compiled_folder(records.directory)
     progress(f"compiling {len(kernels)} kernels for {architecture}")
-    with CompilePool(max(1, min(len(kernels), os.cpu_count() or 1))) as pool:
+    with CompilePool(max(1, min(len(kernels), os.cpu_count() or 1)), cache_dir=folder) as pool:
         every = pool.compile(kernels, architecture)
     failed = [f"{m.status}: {_first_line(m.message)}" for m in every if isinstance(m, CompileFailure)]
     seconds = time.perf_counter() - started
-    return Warmed(architecture, len(kernels) - len(failed), tuple(failed), compiled_folder(), seconds)
+    return Warmed(architecture, len(kernels) - len(failed), tuple(failed), folder, seconds)
 
 
 def _first_line(message: str) -> str:

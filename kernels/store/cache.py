@@ -291,15 +291,7 @@ class Cache:
         except (TypeError, ValueError) as error:
             raise BadRecord(f"a record is JSON data: {error}") from None
         decode(text.encode())
-        path = self.records / key.file_name
-        try:
-            write_whole(path, text.encode())
-        except OSError as error:
-            raise CacheWriteError(
-                error.errno,
-                f"cannot store the record in {path}: {error.strerror or error}; what was stored is untouched",
-            ) from error
-        return path
+        return write_kept(self.records / key.file_name, text.encode(), "record")
 
     def entries(self) -> list[Entry]:
         """All usable entries, the user's first, each key once."""
@@ -319,10 +311,6 @@ class Cache:
         near = [(distance(key, e.key), e.path.name, e) for e in same]
         return [e for d, _, e in sorted(near, key=lambda item: item[:2]) if math.isfinite(d[0])]
 
-    def nearest(self, key: Key) -> Entry | None:
-        """The first of `neighbours`."""
-        return next(iter(self.neighbours(key)), None)
-
     def explain_miss(self, key: Key) -> str:
         """Which fields keep the nearest entry from being a hit, in one line."""
         entries = self.entries()
@@ -336,12 +324,12 @@ class Cache:
 
     def prune(self, platform: Platform) -> list[Path]:
         """Remove the user's files that cannot be read or belong to other versions on the platform's machine."""
-        return [path for path in _files(self.records) if self._stale(path, platform) and _removed(path)]
+        return [path for path in files_in(self.records, "records") if self._stale(path, platform) and _removed(path)]
 
     def clear(self) -> list[Path]:
         """Remove all the user's records, and what killed writers left of others."""
         remove_leftovers(self.records)
-        return [path for path in _files(self.records) if _removed(path)]
+        return [path for path in files_in(self.records, "records") if _removed(path)]
 
     def _folders(self) -> Iterator[Path]:
         yield self.records
@@ -419,13 +407,17 @@ def folder_stamp(folder: Path) -> tuple[int, int] | None:
 
 
 def _read(folder: Path, shipped: bool) -> Iterator[Entry]:
+    return (e for path in bounded(folder, "records") if (e := read_entry(path, shipped)))
+
+
+def bounded(folder: Path, what: str) -> Iterator[Path]:
+    """The first of a folder's files, MAX_TOTAL bytes of them."""
     left = MAX_TOTAL
-    for path in _files(folder):
-        if entry := read_entry(path, shipped):
-            yield entry
+    for path in files_in(folder, what):
+        yield path
         left -= _length(path)
         if left < 0:
-            say_once(f"of the cache {folder} only the first {MAX_TOTAL >> 20} MiB of records are looked at")
+            say_once(f"of the cache {folder} only the first {MAX_TOTAL >> 20} MiB of {what} are looked at")
             return
 
 
@@ -435,15 +427,30 @@ def _width(dtype: str) -> str:
 
 def read_entry(path: Path, shipped: bool = False) -> Entry | None:
     """The entry in a file, or None: where there is no file, and (said once) where it cannot be used."""
+    found = read_kept(path, decode, MAX_BYTES)
+    return None if found is None else Entry(*found, path, shipped)
+
+
+def read_kept(path: Path, decoded: Callable[[bytes], T], most: int) -> T | None:
+    """What a file of a cache holds; None where there is none, and (said once) where it cannot be used. most: bytes."""
     try:
-        key, record = decode(read_whole(path, MAX_BYTES))
+        return decoded(read_whole(path, most))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, BadRecord) as error:
+    except (OSError, BadRecord, BadData) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         say_once(f"cache file {path} is not used: {reason}")
         return None
-    return Entry(key, record, path, shipped)
+
+
+def write_kept(path: Path, raw: bytes, what: str) -> Path:
+    """Write a file of a cache whole or not at all. Raises CacheWriteError, which says that what was there stays."""
+    try:
+        write_whole(path, raw)
+    except OSError as error:
+        told = f"cannot store the {what} in {path}: {error.strerror or error}; what was stored is untouched"
+        raise CacheWriteError(error.errno, told) from error
+    return path
 
 
 def decode(raw: bytes) -> tuple[Key, Record]:
@@ -465,18 +472,14 @@ def _length(path: Path) -> int:
         return 0
 
 
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path, what: str) -> list[Path]:
+    """A folder's files, none (said once for a cache that has several folders) where it cannot be read."""
     try:
         return [folder / name for name in names_in(folder, ".json", MAX_FILES)]
     except OSError as error:
-        unreadable(folder, "records", error)
+        line = f"the cache {folder} cannot be read, so it has no {what}: {error.strerror or error}"
+        say_once(line, about=("unreadable", folder.parent, error.errno))
         return []
-
-
-def unreadable(folder: Path, what: str, error: OSError) -> None:
-    """Say that a folder of a cache cannot be read; once for a cache that has several."""
-    line = f"the cache {folder} cannot be read, so it has no {what}: {error.strerror or error}"
-    say_once(line, about=("unreadable", folder.parent, error.errno))
 
 
 def _removed(path: Path) -> bool:

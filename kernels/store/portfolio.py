@@ -29,29 +29,30 @@ from eintune.host.data import (
     fault,
     from_json,
 )
-from eintune.host.files import names_in, read_whole, write_whole
 from eintune.host.notices import say_once
 from eintune.space.ir.expr import Rank as RankName
 from eintune.space.schedule.schedule import Schedule
 
 from .cache import (
     Cache,
-    CacheWriteError,
     Entry,
     Key,
     KeyFile,
     Record,
+    bounded,
     folder_stamp,
     key_from,
+    read_kept,
     same_definition,
-    unreadable,
+    write_kept,
 )
 
 FORMAT = 1
 FOLDER = "portfolios"
 SHIPPED = Path(__file__).with_name("shipped_portfolios")
 MAX_BYTES = 2**20
-MAX_FILES = 4096
+MAX_ENTRIES = 2 * 32 * 512
+"""Times, of a kernel at a point, of a folder's portfolios."""
 MAX_KERNELS = 32
 MAX_POINTS = 512
 
@@ -196,7 +197,7 @@ def _point(file: _PointFile, kernels: int) -> MeasuredPoint:
 
 def load_portfolio(cache: Cache, key: Key) -> Portfolio | None:
     """The user's own portfolio under a key without sizes; None (said once where a file cannot be used) without one."""
-    found = _read(cache.directory / FOLDER / key.file_name)
+    found = read_kept(cache.directory / FOLDER / key.file_name, decode, MAX_BYTES)
     return found if found is not None and found.key == key else None
 
 
@@ -207,15 +208,7 @@ def store_portfolio(cache: Cache, portfolio: Portfolio) -> Path:
     """
     raw = portfolio.to_text().encode()
     decode(raw)
-    path = cache.directory / FOLDER / portfolio.key.file_name
-    try:
-        write_whole(path, raw)
-    except OSError as error:
-        raise CacheWriteError(
-            error.errno,
-            f"cannot store the portfolio in {path}: {error.strerror or error}; what was stored is untouched",
-        ) from error
-    return path
+    return write_kept(cache.directory / FOLDER / portfolio.key.file_name, raw, "portfolio")
 
 
 def portfolio_entries(cache: Cache, key: Key) -> list[Entry]:
@@ -245,24 +238,8 @@ def every_portfolio(cache: Cache) -> list[tuple[Path, Portfolio, bool]]:
 
 def read_portfolios(folder: Path) -> dict[Path, Portfolio]:
     """All usable portfolios of a folder."""
-    try:
-        names = names_in(folder, ".json", MAX_FILES)
-    except OSError as error:
-        unreadable(folder, "portfolios", error)
-        return {}
-    every = ((folder / name, _read(folder / name)) for name in names)
+    every = ((path, read_kept(path, decode, MAX_BYTES)) for path in bounded(folder, "portfolios"))
     return {path: found for path, found in every if found is not None}
-
-
-def _read(path: Path) -> Portfolio | None:
-    try:
-        return decode(read_whole(path, MAX_BYTES))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, BadData) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        say_once(f"cache file {path} is not used: {reason}")
-        return None
 
 
 _indices: dict[Path, tuple[tuple[int, int] | None, dict[str, list[Entry]]]] = {}
@@ -276,7 +253,13 @@ def _index(folder: Path, shipped: bool) -> dict[str, list[Entry]]:
     if known is not None and known[0] is not None and known[0] == stamp:
         return known[1]
     found: dict[str, list[Entry]] = {}
+    left = MAX_ENTRIES
     for path, portfolio in sorted(read_portfolios(folder).items()):
-        found.setdefault(portfolio.key.cascade, []).extend(portfolio.entries(path, shipped))
+        made = portfolio.entries(path, shipped)
+        left -= len(made)
+        if left < 0:
+            say_once(f"of the cache {folder} only the first {MAX_ENTRIES:,} times are looked at")
+            break
+        found.setdefault(portfolio.key.cascade, []).extend(made)
     _indices[folder] = stamp, found
     return found

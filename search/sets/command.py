@@ -21,6 +21,7 @@ from eintune.search.text.plain_json import finite
 from eintune.search.text.progress import Progress
 from eintune.search.tune.finals import NothingWorked
 from eintune.search.tune.one_search import only_search
+from eintune.search.tune.provenance import versions
 from eintune.search.tune.tune import EFFORT, Effort
 
 from .set_search import SetResult, Wanted, tune_set
@@ -70,6 +71,8 @@ def tune_sets(
         left = [p for p in points if chosen.retune or not _is_stored(p, device, cache)]
         if not left:
             print(f"{title}\n\n  all {plural(len(points), 'point')} are stored already; --retune measures anew\n")
+            name = portfolio_key(Key.of(points[0].problem, platform_of(device))).file_name
+            answers.append({"title": title, "portfolio": name, "cached": True})
             continue
         try:
             result = _tuned(chosen, left, count, device, machine, cache, progress)
@@ -82,7 +85,8 @@ def tune_sets(
         print(set_text(title, result), flush=True)
         answers.append(set_json(title, result))
     if chosen.json:
-        text = json.dumps(finite({"sets": answers}), indent=1, allow_nan=False) + "\n"
+        ran = {"machine": machine.title, "versions": versions(platform_of(device)), "command": chosen.command_line}
+        text = json.dumps(finite({**ran, "sets": answers}), indent=1, allow_nan=False) + "\n"
         write_named(chosen.json, text.encode())
     if failed:
         raise Failure("; ".join(failed))

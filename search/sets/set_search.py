@@ -75,7 +75,7 @@ class AnySize:
 
     def plan(self, cascade: Cascade, problem: Problem, schedule: Schedule) -> Program:
         try:
-            return plan_at(self._text(cascade), problem, schedule)[0]
+            return plan_at(self._text(cascade), problem, schedule)
         except IllegalPlan:
             raise
         except ValueError as error:

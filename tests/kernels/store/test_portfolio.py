@@ -13,6 +13,8 @@ from eintune.host.data import BadData
 from eintune.kernels.emit.kernel import ON_GPU
 from eintune.kernels.launch.offline import compile_offline
 from eintune.kernels.serve.any_size import kernel_at
+from eintune.kernels.store import cache as cache_module
+from eintune.kernels.store import portfolio as module
 from eintune.kernels.store.cache import Cache, CacheWriteError, Key
 from eintune.kernels.store.platform import Platform
 from eintune.kernels.store.portfolio import (
@@ -145,6 +147,19 @@ def test_what_was_stored_stays_where_it_cannot_be_written(cache: Cache) -> None:
     (cache.directory / FOLDER).write_text("in the way")
     with pytest.raises(CacheWriteError, match="untouched"):
         store_portfolio(cache, made(point(512, 1e-4)))
+
+
+def test_a_folder_full_of_portfolios_is_looked_at_up_to_a_limit(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = store_portfolio(cache, made(point(512, 1e-4, 2e-4), point(2048, 1e-4)))
+    for n in range(4):
+        path.with_name(f"attention-{n}.json").write_bytes(path.read_bytes().replace(b"0.0001", b"0.0003"))
+    monkeypatch.setattr(module, "MAX_ENTRIES", 7)
+    assert sum(map(len, module._index(path.parent, False).values())) == 6
+    assert "only the first 7 times" in caplog.text
+    monkeypatch.setattr(cache_module, "MAX_TOTAL", 2 * path.stat().st_size - 1)
+    assert len(read_portfolios(path.parent)) == 2 and "of portfolios are looked at" in caplog.text
 
 
 SHIPPED_ENTRIES = every_entry(Cache(Path("nowhere")))
