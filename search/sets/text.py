@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from eintune.search.text.formatting import milliseconds, plural
@@ -17,7 +18,9 @@ HEADER = ("", "kept", "of the best", "best peer", "against it")
 def set_text(title: str, result: SetResult) -> str:
     """The table of a set, in a terminal."""
     letters = {n: _letter(i) for i, n in enumerate(result.chosen)}
-    rows = [_row(p, letters) for p in result.points]
+    sizes = [p.problem.sizes for p in result.points]
+    varying = [r for r in sizes[0] if len({s[r] for s in sizes}) > 1]
+    rows = [(_named(p, varying), *_times(p, letters)) for p in result.points]
     lines = [title, "", text_table(HEADER, rows, right=(1, 2, 4)), ""]
     if (mean := _mean(result)) is not None:
         lines += [f"  geometric mean against the best peer of each point: {mean:.2f}x", ""]
@@ -32,15 +35,20 @@ def _letter(n: int) -> str:
     return chr(ord("A") + n) if n < 26 else f"#{n + 1}"
 
 
-def _row(point: PointResult, letters: dict[int, str]) -> tuple[str, ...]:
+def _named(point: PointResult, varying: Sequence[str]) -> str:
+    """A point by the sizes in which it differs from others: the title above has the rest."""
+    return " ".join(f"{r}={point.problem.sizes[r]}" for r in varying)
+
+
+def _times(point: PointResult, letters: dict[int, str]) -> tuple[str, ...]:
     kept = {n: s for n, s in point.seconds.items() if n in letters}
     if not kept:
-        return (point.title, "-", "-", point.note or "-", "-")
+        return ("-", "-", point.note or "-", "-")
     n, seconds = min(kept.items(), key=lambda item: item[1])
     peer = best_peer(point)
     compared = ("-", "-") if peer is None else (f"{peer[0]} {milliseconds(peer[1])}", f"{peer[1] / seconds:.2f}x")
     best = min(point.seconds.values())
-    return (point.title, f"{milliseconds(seconds)} {letters[n]}", f"{best / seconds:.1%}", *compared)
+    return (f"{milliseconds(seconds)} {letters[n]}", f"{best / seconds:.1%}", *compared)
 
 
 def best_peer(point: PointResult) -> tuple[str, float] | None:
