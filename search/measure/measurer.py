@@ -5,7 +5,8 @@ Every candidate ends as a `Measurement`; a failure is one too, with its status a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 
@@ -72,6 +73,7 @@ class Measurer:
         self._worker = Child("eintune.search.measure.worker")
         self._compilers = CompilePool(self.policy.compilers, self.policy.compile)
         self._preparing = False
+        self._locked = False
         self._generation = 0
         self._budget = float("nan")
         self._bound: set[str] = set()
@@ -139,7 +141,7 @@ class Measurer:
         again = {label: replace(m) for label, m in found.items()}
         subjects: list[Subject] = [*kernels, *peers]
         distinct = {label_of(s): s for s in subjects}
-        with device_lock(self._lock_name(), lambda line: self.progress(line, 0, 0)):
+        with self._alone():
             right = [s for label, s in distinct.items() if again[label].status == "ok"]
             self._time(right, again, replace(policy, contender=float("inf")))
         return again
@@ -150,8 +152,8 @@ class Measurer:
         distinct = {label_of(s): s for s in subjects}
         # Outside the lock of the device: compiling needs processors only, and others may time meanwhile.
         found = self._compile(distinct)
-        with device_lock(self._lock_name(), lambda line: self.progress(line, 0, 0)):
-            self._begin()
+        self._begin()
+        with self._alone():
             for number, (label, subject) in enumerate(distinct.items()):
                 if found[label].status == "ok":
                     found[label] = self._check(subject, found[label])
@@ -186,6 +188,16 @@ class Measurer:
         properties = torch.cuda.get_device_properties(self.device)
         return f"cuda-{getattr(properties, 'uuid', self.device)}"
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have the device to itself, among this user's searches."""
+        with device_lock(self._lock_name(), lambda line: self.progress(line, 0, 0)):
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
+
     def _begin(self) -> None:
         """Have a worker with inputs and reference: the first one, or a replacement for one that died. One that dies or
         is late while it prepares is replaced, too."""
@@ -209,7 +221,8 @@ class Measurer:
         raise MeasureError(f"the reference on {self.device} cannot be made: {outcome.message}")
 
     def _prepare(self) -> None:
-        self._worker.send(Prepare(self.problem, self.device, self.policy))
+        lock = "" if self._locked else self._lock_name()
+        self._worker.send(Prepare(self.problem, self.device, self.policy, lock))
         self._preparing = True
 
     def _check(self, subject: Subject, before: Measurement) -> Measurement:

@@ -29,11 +29,16 @@ class Peer:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Draw the inputs, compute the reference and the budget. Answers with `Prepared`."""
+    """Draw the inputs, compute the reference and the budget. Answers with `Prepared`.
+
+    lock: of the device that is computed on, taken by the worker meanwhile, since others may be timing there; "" where
+    whoever asks has it.
+    """
 
     problem: Problem
     device: str
     policy: Policy
+    lock: str = ""
 
 
 Subject: TypeAlias = Kernel | Peer

@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, assert_never
 
@@ -23,6 +24,7 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.launch.load import load
 from eintune.kernels.reference.eager import DTYPES
 
+from .device_lock import device_lock
 from .inputs import draw_inputs
 from .reference import Reference, reference
 from .tasks import Check, Checked, Peer, Prepare, Prepared, Subject, Task, Time, Timing, label_of
@@ -195,7 +197,9 @@ class Worker:
         match task:
             case Prepare():
                 self._bench = None
-                self._bench = Bench.prepare(task)
+                with device_lock(task.lock) if task.lock else nullcontext():
+                    self._bench = Bench.prepare(task)
+                    self._bench.wait()
                 return Prepared(max((b.rms for b in self._bench.reference.budget.values()), default=0.0))
             case Check():
                 self._at(label_of(task.subject))

@@ -28,6 +28,7 @@ from .set_search import SetResult, Wanted, tune_set
 from .text import set_json, set_text
 
 if TYPE_CHECKING:
+    from eintune.costmodel.counts.work import Work
     from eintune.costmodel.machines.machine import Machine
     from eintune.space.workloads.workload import Posed
 
@@ -66,6 +67,7 @@ def tune_sets(
     count = sum(map(len, sets.values()))
     answers: list[Mapping[str, Any]] = []
     failed = []
+    known: list[tuple[Work, float]] = []
     for number, points in enumerate(sets.values(), 1):
         title = _title(points) + (f" (set {number} of {len(sets)})" if len(sets) > 1 else "")
         left = [p for p in points if chosen.retune or not _is_stored(p, device, cache)]
@@ -75,7 +77,7 @@ def tune_sets(
             answers.append({"title": title, "portfolio": name, "cached": True})
             continue
         try:
-            result = _tuned(chosen, left, count, device, machine, cache, progress)
+            result = _tuned(chosen, left, count, device, machine, cache, known, progress)
         except (NothingWorked, MeasureError) as error:
             failed.append(f"{title}: {error}")
             progress.say(failed[-1])
@@ -111,6 +113,7 @@ def _tuned(
     device: str,
     machine: Machine,
     cache: Path,
+    known: list[tuple[Work, float]],
     progress: Progress,
 ) -> SetResult:
     wanted = [Wanted(p.problem, p.title, tuple(tuning_peers(p, device))) for p in points]
@@ -118,7 +121,7 @@ def _tuned(
     share = len(points) / count
     effort = Effort(
         trials=round(chosen.trials * share) if chosen.trials else TRIALS[device] * len(points),
-        seconds=progress.elapsed + (chosen.budget * share if chosen.budget else SECONDS[device] * len(points)),
+        seconds=chosen.budget * share if chosen.budget else SECONDS[device] * len(points),
         batch=whole.batch,
         kept=96,
     )
@@ -132,5 +135,6 @@ def _tuned(
             effort=effort,
             fresh=chosen.retune,
             sampler=chosen.sampler,
+            known=known,
             progress=progress,
         )

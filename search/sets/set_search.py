@@ -58,8 +58,12 @@ CONTENDER = 1.06
 """What was within this factor of a point's best is timed at every point in the end..."""
 FINALISTS = 3
 """... at most so many of each point."""
-MOST_FINALISTS = 12
+MOST_FINALISTS = 10
 """... and so many in all, those that are the best at most points first."""
+FINAL_EFFORT = 0.3
+"""Seconds of samples of each finalist and peer at a point."""
+KNOWN = 384
+"""So many measurements of other points the model is fitted to, the latest ones."""
 
 
 class AnySize:
@@ -142,27 +146,42 @@ def tune_set(
     fresh: bool = False,
     deriver: Deriver | None = None,
     sampler: str = "mixed",
+    known: list[tuple[Work, float]] | None = None,
     progress: Progress,
 ) -> SetResult:
     """Find the smallest portfolio for points of one definition, and add it to what is stored for that.
 
-    effort: trials and seconds are for the whole set, kept for each point. Raises NothingWorked where no kernel was
-    right at any point, JournalError, CacheWriteError, MeasureError where nothing can be measured at all.
+    effort: trials and seconds (from now on) are for the whole set, kept for each point. known: work that was measured
+    on the machine before, in other sets, with its seconds; what is measured here is added. Raises NothingWorked where
+    no kernel was right at any point, JournalError, CacheWriteError, MeasureError where nothing can be measured at all.
     """
     problems = [w.problem for w in points]
     if len({(p.cascade, tuple(sorted(p.dtypes.items()))) for p in problems}) != 1:
         raise ValueError("the points of a set must be of one definition in one dtype")
     every = [_Point(w, Key.of(w.problem, platform_of(device))) for w in points]
     derived = derived_forms(problems[0], cache, fresh, progress, deriver)
-    known: list[tuple[Work, float]] = []
-    planner = AnySize()
+    known = [] if known is None else known
+    planner, begun = AnySize(), progress.elapsed
     with _measurer(problems[0], device, progress) as measurer:
         for number, point in enumerate(every, 1):
             with progress.stage("search"):
                 progress.say(f"point {number} of {len(every)}: {point.wanted.title}")
-            share = _share(effort, progress.elapsed, number, len(every))
+            share = _share(effort, progress.elapsed - begun, number, len(every))
             try:
-                _searched(point, planner, measurer, machine, derived, cache, known, share, fresh, sampler, progress)
+                _searched(
+                    point,
+                    planner,
+                    measurer,
+                    machine,
+                    derived,
+                    cache,
+                    known,
+                    share,
+                    progress,
+                    first=number == 1,
+                    fresh=fresh,
+                    sampler=sampler,
+                )
             except (MeasureError, NothingWorked) as error:
                 progress.say(f"nothing at this point: {error}")
         finalists = _finalists(every)
@@ -198,9 +217,11 @@ def _searched(
     cache: Path,
     known: list[tuple[Work, float]],
     effort: Effort,
+    progress: Progress,
+    *,
+    first: bool,
     fresh: bool,
     sampler: str,
-    progress: Progress,
 ) -> None:
     """Search at one point; what was measured is added to `known`."""
     problem = point.wanted.problem
@@ -222,7 +243,7 @@ def _searched(
             journal=journal,
             name=study_name(space.kept),
             strategy=strategy(sampler),
-            opening=not known,  # the model knows every kind from the points before
+            opening=first,  # after which the model knows every kind
         )
 
         def on_trial(trial: Trial[Candidate], so_far: SearchOutcome[Candidate]) -> None:
@@ -235,7 +256,7 @@ def _searched(
 
         measure = partial(_measure, measurer)
         limits = StopRule(effort.trials, effort.seconds, effort.batch)
-        outcome = study.run(measure, Model(space.kept, machine, tuple(known)), limits, on_trial)
+        outcome = study.run(measure, Model(space.kept, machine, tuple(known[-KNOWN:])), limits, on_trial)
         progress.say(f"stopped: {outcome.stopped}")
     point.outcome = outcome
     point.worth = {c.key: c for c in space.kept}
@@ -287,7 +308,8 @@ def _finals(
             try:
                 if measurer.problem is not problem:
                     measurer.turn_to(problem)
-                measured = measurer.compare(list(kernels.values()), point.wanted.peers)
+                policy = replace(measurer.policy, effort=FINAL_EFFORT)
+                measured = measurer.compare(list(kernels.values()), point.wanted.peers, policy)
             except MeasureError as error:
                 note = str(error)
             right = {n: measured[k.digest].seconds for n, k in kernels.items() if _ok(measured, k.digest)}
