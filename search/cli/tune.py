@@ -91,6 +91,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--retune", "--force", action="store_true", dest="retune", help="search again although a winner is stored"
     )
+    group.add_argument(
+        "--no-peers",
+        action="store_true",
+        help="time no library beside the kernels (FlexAttention compiles for seconds)",
+    )
     output = parser.add_argument_group("what is kept and printed")
     add_cache(output)
     output.add_argument(
@@ -341,7 +346,7 @@ def _tuned(
             machine=machine,
             cache=cache,
             effort=effort,
-            peers=tuning_peers(posed, measurer.device),
+            peers=() if chosen.no_peers else tuning_peers(posed, measurer.device),
             fresh=chosen.retune,
             deriver=deriver,
             sampler=chosen.sampler,

@@ -116,7 +116,8 @@ def _tuned(
     known: list[tuple[Work, float]],
     progress: Progress,
 ) -> SetResult:
-    wanted = [Wanted(p.problem, p.title, tuple(tuning_peers(p, device))) for p in points]
+    peers = [() if chosen.no_peers else tuple(tuning_peers(p, device)) for p in points]
+    wanted = [Wanted(p.problem, p.title, by) for p, by in zip(points, peers, strict=True)]
     whole = EFFORT[device]
     share = len(points) / count
     effort = Effort(
