@@ -294,9 +294,9 @@ def _fits(problem: Problem, member: _Member) -> bool:
 
 def _is_covered(problem: Problem, members: Sequence[_Member]) -> bool:
     """Whether something was measured so near to a problem's sizes, on this machine, that what was measured is trusted
-    to hold the best: what a kernel needs as numbers is equal, and the rest is at most CLOSE doublings away in all, or
-    between the points of a portfolio, which somebody chose to cover what is between them."""
-    between: dict[Path, list[dict[str, int]]] = {}
+    to hold the best: what a kernel needs as numbers is equal, and the rest is at most CLOSE doublings in all away from
+    a point, or from what is between the points of a portfolio, which somebody chose to cover that."""
+    together: dict[Path, list[dict[str, int]]] = {}
     for m in members:
         if not m.here:
             continue
@@ -310,14 +310,14 @@ def _is_covered(problem: Problem, members: Sequence[_Member]) -> bool:
             if doublings <= CLOSE:
                 return True
             if e.any_size and math.isfinite(doublings):
-                between.setdefault(e.path, []).append(sizes)
-    return any(_is_between(problem, points) for points in between.values())
+                together.setdefault(e.path, []).append(sizes)
+    return any(_beyond(problem, points) <= CLOSE for points in together.values())
 
 
-def _is_between(problem: Problem, points: Sequence[Mapping[str, int]]) -> bool:
-    """Whether each size lies within those of some points."""
+def _beyond(problem: Problem, points: Sequence[Mapping[str, int]]) -> float:
+    """How many doublings in all sizes are less than the least, or more than the most, of some points."""
     every = {r: [p[r] for p in points] for r in problem.sizes}
-    return all(min(every[r]) <= n <= max(every[r]) for r, n in problem.sizes.items())
+    return sum(math.log2(max(min(every[r]) / n, n / max(every[r]), 1.0)) for r, n in problem.sizes.items())
 
 
 def _doublings(problem: Problem, sizes: Mapping[str, int], free: Collection[str]) -> float:

@@ -86,13 +86,19 @@ def tune_sets(
             raise Failure(str(error.strerror)) from error
         print(set_text(title, result), flush=True)
         answers.append(set_json(title, result))
+        _write(chosen, machine, device, answers)  # what was measured is not lost if the next set is interrupted
+    _write(chosen, machine, device, answers)
+    if failed:
+        raise Failure("; ".join(failed))
+    return 0
+
+
+def _write(chosen: argparse.Namespace, machine: Machine, device: str, answers: Sequence[Mapping[str, Any]]) -> None:
+    """The sets that are done, for --json."""
     if chosen.json:
         ran = {"machine": machine.title, "versions": versions(platform_of(device)), "command": chosen.command_line}
         text = json.dumps(finite({**ran, "sets": answers}), indent=1, allow_nan=False) + "\n"
         write_named(chosen.json, text.encode())
-    if failed:
-        raise Failure("; ".join(failed))
-    return 0
 
 
 def _title(points: Sequence[Posed]) -> str:
