@@ -94,7 +94,8 @@ class Kernel:
     sizes: of a kernel that is made for any size of some ranks, those that its entry takes as numbers, after the strides
     where it takes those. derived: how sizes follow from those of arguments.
     counts: the grid is `grid` times ceil(size / number) for each of these. divisors: such counts that the entry divides
-    by, and takes as a `divisor` each after the sizes. ranges, ordered: what it relies on of the sizes of arguments.
+    by, and takes as a `divisor` each after the sizes. ranges, ordered, tables: what it relies on of the sizes
+    of arguments: what each lies within, which is at most which, and of which quotient an axis is as long.
     `at` gives the kernel at sizes that are numbers, of the same source; values: the numbers for `sizes` and `divisors`
     there.
 
@@ -122,6 +123,7 @@ class Kernel:
     divisors: tuple[tuple[str, int], ...] = ()
     ranges: tuple[tuple[str, SizeRange], ...] = ()
     ordered: tuple[tuple[str, str], ...] = ()
+    tables: tuple[tuple[str, int, str], ...] = ()
     values: tuple[int, ...] = ()
 
     def at(self, sizes: Mapping[str, int]) -> Kernel:
@@ -142,6 +144,7 @@ class Kernel:
             counts=(),
             ranges=(),
             ordered=(),
+            tables=(),
             values=(*(known[r] for r in self.sizes), *(divisor(-(-known[r] // n)) for r, n in self.divisors)),
             steps=tuple(step.at(known) for step in self.steps),
         )
@@ -156,6 +159,12 @@ class Kernel:
             if sizes[a] > sizes[b]:
                 raise RuleError(
                     f"this kernel was made for no more of {a} than of {b}", f"got {sizes[a]} and {sizes[b]}"
+                )
+        for r, by, axis in self.tables:
+            if (needed := -(-sizes[r] // by)) > sizes[axis]:
+                raise RuleError(
+                    f"{r} // {by} addresses {needed} elements of axis {axis} for |{r}| = {sizes[r]}",
+                    f"the axis has {sizes[axis]}",
                 )
 
     @property

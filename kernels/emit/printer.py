@@ -93,6 +93,7 @@ class Printer(ValuePrinter):
             "counts": counts,
             "divisors": tuple(self.divisors),
             "ranges": tuple((r, known) for r, known in sizes.ranges.items() if r not in sizes.derived),
+            "tables": tuple((p.rank, p.by, axis) for p, axis in self.plan.tables()),
             "ordered": tuple(sorted(pair for pair in sizes.ordered if set(pair) <= sizes.ranges.keys())),
         }
 

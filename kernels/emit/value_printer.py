@@ -171,6 +171,7 @@ class ValuePrinter(SourceLines, ABC):
 
     def size(self, rank: Rank) -> str:
         """The number of elements of a rank: a number, or the variable that holds it."""
+        rank = self.plan.sizes.same(rank)
         if rank not in self.plan.sizes.ranges:
             return str(self.plan.sizes[rank])
         if rank not in self.size_names:

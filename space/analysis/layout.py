@@ -26,7 +26,7 @@ from eintune.space.ir.expr import (
     topological,
 )
 from eintune.space.plan.roles import IllegalPlan, LoopSplit, Role
-from eintune.space.plan.sizes import Sizes, tail_predicate
+from eintune.space.plan.sizes import Derived, Sizes, tail_predicate
 
 from .views import Halves
 
@@ -74,10 +74,11 @@ class Layout:
         self.halves = halves
         self._shapes: dict[Expr, Shape] = {}
 
-    def add_axis(self, name: Rank, size: int, tile: int, *, beside: Rank) -> None:
+    def add_axis(self, name: Rank, size: Derived, tile: int, *, beside: Rank) -> None:
         """A whole axis that no rank of the cascade is: it stands beside one of them in the order."""
         if name not in self.roles:
-            self.roles[name], self.sizes[name] = Role(None, tile), size
+            self.roles[name] = Role(None, tile)
+            self.sizes = self.sizes.deriving(name, size)
             self._reduced[name] = Shape(frozenset((name,)))
             at = self.order.index(beside) + 1
             self.order = (*self.order[:at], name, *self.order[at:])

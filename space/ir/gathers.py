@@ -67,6 +67,12 @@ def parts(roots: Iterable[Expr]) -> dict[Rank, dict[Part, None]]:
     return found
 
 
+def tables(roots: Iterable[Expr]) -> Iterator[tuple[Part, Rank]]:
+    """Quotients of indices, with the axes that they address: those must be long enough."""
+    for axis, found in parts(roots).items():
+        yield from ((p, axis) for p in found if p.op == "//")
+
+
 def length(part: Part, size: int) -> int:
     """How many different numbers a part of the index along a rank of `size` elements takes."""
     return -(-size // part.by) if part.op == "//" else min(part.by, size)
@@ -104,7 +110,7 @@ def check_indices(
         for p in found:
             if (p, axis) in fitting:
                 continue
-            needed = length(p, sizes.get(p.rank, 1))
+            needed = length(p, sizes.get(p.rank, 1 if p.op == "//" else p.by))
             if needed > sizes[axis]:
                 raise ValueError(
                     f"{p.rank} {p.op} {p.by} addresses {needed} elements of axis {axis} for |{p.rank}| = "

@@ -18,7 +18,8 @@ from eintune.space.analysis.intervals import Range
 from eintune.space.ir.dtypes import INTEGERS
 from eintune.space.ir.expr import Access, Expr, Map, Rank, indexing_ranks
 from eintune.space.ir.pointwise import POINTWISE
-from eintune.space.plan.bounds import Bound, First, Least, Lit, Number, ceil_to, floor_to, plus
+from eintune.space.plan.bounds import Bound, First, Lit, Number, ceil_to, floor_to, greatest, least, plus, total
+from eintune.space.plan.sizes import Derived
 from eintune.space.plan.values import Cast, Constant, Index, Value
 
 from .plan_builder import PlanBuilder
@@ -74,7 +75,7 @@ def _is_row(builder: PlanBuilder, x: Access, rank: Rank, around: PlanScope) -> b
     if x.index.count(rank) != 1 or not _is_integer(builder, x):
         return False
     shape = builder.layout.shape(x)
-    return shape.loops - {rank} <= around.ranks and builder.layout.sizes[rank] <= LONGEST
+    return shape.loops - {rank} <= around.ranks and builder.layout.sizes.within(rank, LONGEST)
 
 
 def _is_still(builder: PlanBuilder, x: Expr, rank: Rank, around: PlanScope) -> bool:
@@ -102,10 +103,11 @@ class _Look:
         equals every number of the tile (the range's `all_lo` and `all_hi`): from the first to the last that agree, if
         all between them do; else an empty range.
 
-        For the cost model a sequence that is compared with itself has `STRETCHES` documents of equal length; any other
-        two agree everywhere, which is the longest loop.
+        For the cost model a sequence that is compared with itself has `STRETCHES` documents of equal length, and a tile
+        stands in the middle of one; any other two agree everywhere, which is the longest loop.
         """
-        rank, size = self.rank, self.builder.layout.sizes[self.rank]
+        rank, sizes = self.rank, self.builder.layout.sizes
+        size, most = self.size(), sizes.most(rank)
         tile = self.builder.layout.roles[rank].tile or 1
         least, greatest = self.builder.least(still), self.builder.greatest(still)
         # A superset of what agrees with some row of the tile: within the range of the tile's numbers. Exact for
@@ -113,35 +115,45 @@ class _Look:
         index, agrees = self.agreement(row, least, greatest)
         # An index where there is agreement, else beyond the end (or before the start): a minimum and a maximum then
         # give the first and the last. With none the range is empty.
-        after = self.apply(f"{rank}_agree", "select", agrees, index, self.integer(size))
+        after = self.apply(f"{rank}_agree", "select", agrees, index, size)
         before = self.apply(f"{rank}_agree", "select", agrees, index, self.integer(-1))
         first = self.builder.of_tile("min", after, f"{rank}_agree_first")
         last = self.builder.of_tile("max", before, f"{rank}_agree_last")
         low, high = self.stretch(rows)
-        start, end = Number(first, low, 0, size), plus(Number(last, plus(high, -1), -1, size - 1), 1)
+        start, end = Number(first, low, 0, most), plus(Number(last, plus(high, -1), -1, most - 1), 1)
         if not clear:
-            return Range(floor_to(start, tile), end, Lit(size), Lit(0))
+            return Range(floor_to(start, tile), end, sizes.bound(rank), Lit(0))
         # If the tile's rows have several numbers no element equals all of them.
         is_one = () if least is greatest else (self.apply(f"{still.name}_is_one", "eq", least, greatest),)
         # Unless all between first and last agree there is no mask-free range: a stop of 0 makes it empty.
         stop = self.unbroken(agrees, index, first, last, is_one)
-        return Range(floor_to(start, tile), end, ceil_to(start, tile), floor_to(Number(stop, high, 0, size), tile))
+        return Range(floor_to(start, tile), end, ceil_to(start, tile), floor_to(Number(stop, high, 0, most), tile))
 
     def stretch(self, rows: Expr) -> tuple[Bound, Bound]:
         """The first index of what is assumed to agree with a tile, and the one after its last."""
-        layout, size = self.builder.layout, self.builder.layout.sizes[self.rank]
+        layout, end = self.builder.layout, self.builder.layout.sizes.bound(self.rank)
         ranks = indexing_ranks(rows) if isinstance(rows, Access) else ()
-        along = [r for r in ranks if r != self.rank and layout.sizes[r] == size and layout.roles[r].outer == "grid"]
+        along = [r for r in ranks if r != self.rank and layout.roles[r].outer == "grid" and self.is_as_long(r)]
         if not along:
-            return Lit(0), Lit(size)
-        length = -(-size // STRETCHES)
-        start = floor_to(First(along[-1]), length)
-        return start, Least((plus(start, length), Lit(size)))
+            return Lit(0), end
+        half = f"{self.rank}_stretch"
+        layout.sizes = layout.sizes.deriving(half, Derived(self.rank, by=2 * STRETCHES))
+        length, middle = layout.sizes.bound(half), First(along[-1])
+        return greatest([total([(1, middle), (-1, length)], 0), Lit(0)]), least(
+            [total([(1, middle), (1, length)], 0), end]
+        )
+
+    def is_as_long(self, rank: Rank) -> bool:
+        """Whether a rank may be the one that is looked along: of unknown sizes nothing says that they differ."""
+        sizes = self.builder.layout.sizes
+        return sizes[rank] == sizes[self.rank] if {rank, self.rank} <= sizes.keys() else rank in sizes.ranges
 
     def agreement(self, row: Access, least: Value, greatest: Value) -> tuple[Value, Value]:
         """The rank's indices, and where the row lies within a range; never beyond its end."""
-        layout, size, whole = self.builder.layout, self.builder.layout.sizes[self.rank], f"{self.rank}_all"
-        layout.add_axis(whole, size, 1 << (size - 1).bit_length(), beside=self.rank)
+        layout, whole = self.builder.layout, f"{self.rank}_all"
+        layout.add_axis(
+            whole, Derived(self.rank), 1 << (layout.sizes.most(self.rank) - 1).bit_length(), beside=self.rank
+        )
         numbers = self.builder.value(
             Access(row.tensor, tuple(whole if r == self.rank else r for r in row.index)), self.around
         )
@@ -152,7 +164,7 @@ class _Look:
             "agrees", "and", self.apply("ge", "ge", numbers, least), self.apply("le", "le", numbers, greatest)
         )
         if layout.tail(whole):
-            agrees = self.apply("agrees", "and", agrees, self.apply("lt", "lt", index, self.integer(size)))
+            agrees = self.apply("agrees", "and", agrees, self.apply("lt", "lt", index, self.size()))
         return index, agrees
 
     def unbroken(self, agrees: Value, index: Value, first: Value, last: Value, is_one: tuple[Value, ...]) -> Value:
@@ -167,6 +179,10 @@ class _Look:
         for condition in is_one:
             clear = self.apply("clear", "and", condition, clear)
         return self.apply(f"{self.rank}_agree_to", "select", clear, end, self.integer(0))
+
+    def size(self) -> Value:
+        """The number of elements of the rank."""
+        return self.builder.size_of(self.rank, self.around)
 
     def integer(self, n: int) -> Value:
         return self.builder.emit(Constant(number=float(n), dtype="int32"), self.around)

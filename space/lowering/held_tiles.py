@@ -17,6 +17,7 @@ from itertools import count
 
 from eintune.space.analysis.layout import Layout, Shape
 from eintune.space.ir.expr import Const, Expr, Fold, Iota, Map, Rank, Reduce, children, topological, with_children
+from eintune.space.plan.sizes import Derived
 
 MOST_TILES = 256
 """Beyond these, what a tile gives is computed again: one number a row of each tile no longer fits a program."""
@@ -44,8 +45,8 @@ def _held(roots: list[Expr], rank: Rank, outer: Rank, layout: Layout) -> list[Ex
     place = _new_rank(outer, layout)
     tiles = layout.tiles(rank)
     # Tiles of a Triton kernel are powers of two; the lanes beyond are masked as any tail.
-    layout.add_axis(place, tiles, 1 << (tiles - 1).bit_length(), beside=rank)
     tile = layout.roles[rank].tile or 1
+    layout.add_axis(place, Derived(rank, by=tile), 1 << (tiles - 1).bit_length(), beside=rank)
     # Registers cannot be indexed by a loop variable: each iteration adds to all places, a number to its own and 0 to
     # the others.
     at = Map("eq", (Map("mul", (Iota(place), Const(float(tile)))), Map("first", (Iota(rank),))))

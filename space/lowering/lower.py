@@ -24,8 +24,22 @@ from eintune.space.analysis.views import Halves
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.ir.dtypes import SIXTEEN_BIT
-from eintune.space.ir.expr import Expr, Fold, Part, Rank, Reduce, Where, bind, params, rewrite, tensors, topological
-from eintune.space.ir.gathers import check_indices
+from eintune.space.ir.expr import (
+    Expr,
+    Fold,
+    Part,
+    Rank,
+    Reduce,
+    Where,
+    bind,
+    indexing_ranks,
+    params,
+    reads,
+    rewrite,
+    tensors,
+    topological,
+)
+from eintune.space.ir.gathers import check_indices, tables
 from eintune.space.ir.index_arithmetic import with_sizes
 from eintune.space.plan.bounds_prepass import with_early_bounds
 from eintune.space.plan.check import check
@@ -33,7 +47,7 @@ from eintune.space.plan.plan import Carry, LoopPlan, Program
 from eintune.space.plan.reference_invariance import is_invariant, references, stored_moves
 from eintune.space.plan.repair import with_repair
 from eintune.space.plan.roles import IllegalPlan, Role
-from eintune.space.plan.sizes import MOST, SizeRange, Sizes, UnknownSize
+from eintune.space.plan.sizes import MOST, SizeRange, Sizes, UnknownMost, UnknownSize
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.targets import TARGETS, merged_elements
 
@@ -93,6 +107,9 @@ def build_for_any_size(cascade: Cascade, problem: Problem, schedule: Schedule) -
         unknown = unknown_sizes(cascade, problem, schedule)
         try:
             return build_program(cascade, problem, schedule, unknown)
+        except UnknownMost as error:
+            key = cascade, schedule.roles, schedule.emitter, _items(problem.dtypes)
+            _bounded[key] = {**(_bounded.get(key) or {}), error.rank: error.limit}
         except UnknownSize as error:
             key = cascade, schedule.roles, schedule.emitter, _items(problem.dtypes)
             _needed[key] = (_needed.get(key) or frozenset()) | {error.rank}
@@ -101,9 +118,10 @@ def build_for_any_size(cascade: Cascade, problem: Problem, schedule: Schedule) -
 def unknown_sizes(cascade: Cascade, problem: Problem, schedule: Schedule) -> Sizes:
     """What a plan for any size may know of a problem's sizes: those of ranks that the schedule holds in a tile of some
     length are numbers, those that index no argument (how wide a window is) too, and what a plan is known to need as a
-    number. Of two that a
-    filter compares it may rely on which is at most the other; of the length of rows, on whether ALIGNED divides it."""
+    number. Of two that a filter compares it may rely on which is at most the other; of the length of rows, on whether
+    ALIGNED divides it; of what a program looks at as one tile, on the power of two that the tile is long."""
     key = cascade, schedule.roles, schedule.emitter, _items(problem.dtypes)
+    bounded = _bounded.get(key) or {}
     whole = {r for r, role in schedule.roles if role.outer is None and not role.pack and (role.tile or 0) < MOST}
     fixed = whole | (_needed.get(key) or frozenset())
     arguments, rows, compared = _mentioned(cascade)
@@ -113,12 +131,15 @@ def unknown_sizes(cascade: Cascade, problem: Problem, schedule: Schedule) -> Siz
         for r in arguments
         if r not in fixed and 0 < sizes.get(r, 0) <= MOST  # an axis may have the size of another rank
     }
+    ranges |= {r: ranges[r].around(sizes[r], limit) for r, limit in bounded.items() if r in ranges}
     pairs = ((a, b) for a, b in compared if a in ranges and b in ranges and sizes[a] <= sizes[b])
     return Sizes({}, ranges, ordered=pairs)
 
 
 _needed: Recent[Hashable, frozenset[Rank]] = Recent(512)
 """The ranks that a plan needed the sizes of, so that each is found out once."""
+_bounded: Recent[Hashable, dict[Rank, int]] = Recent(512)
+"""The ranks that a plan needed to know the most of, up to a limit."""
 
 
 @lru_cache(maxsize=512)
@@ -128,7 +149,9 @@ def _mentioned(cascade: Cascade) -> tuple[tuple[Rank, ...], frozenset[Rank], tup
     rows = frozenset(t.ranks[-1] for t in cascade.inputs.values() if len(t.ranks) > 1)
     filters = (x.predicate for x in topological(list(roots_of(cascade).expressions)) if isinstance(x, Where))
     pairs = ((a, b) for p in filters for a in sorted(p.ranks) for b in sorted(p.ranks) if a != b)
-    return tuple(dict.fromkeys(r for ranks in every for r in ranks)), rows, tuple(dict.fromkeys(pairs))
+    addressed = (indexing_ranks(x) for x in reads(roots_of(cascade).expressions))  # a key on its page, too
+    arguments = dict.fromkeys(r for ranks in (*every, *addressed) for r in ranks)
+    return tuple(arguments), rows, tuple(dict.fromkeys(pairs))
 
 
 @dataclass(frozen=True)
@@ -240,8 +263,10 @@ class _Lowering:
         numbers = _sizes([*indices, *kernel.roots.numbers(), *lengths], kernel.sizes)
         _check_whole(roles, numbers)
         sizes = numbers.only([*indices, *(r for r in (*kernel.roots.numbers(), *lengths) if r in numbers.ranges)])
-        # A packed rank is as long as its two parts together, by construction.
+        # A packed rank is as long as its two parts together, by construction; whether a table is long enough is seen
+        # when a kernel gets its sizes (`LoopPlan.tables`).
         fitting = {(Part("//", r, d.times), d.rank) for r, d in sizes.derived.items() if d.by == d.step == 1}
+        fitting |= {(p, axis) for p, axis in tables(source) if {p.rank, axis} & sizes.ranges.keys()}
         try:
             check_indices(source, sizes, fitting=fitting)
         except UnknownSize:

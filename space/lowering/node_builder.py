@@ -155,13 +155,18 @@ class NodeBuilder:
         if v.dtype not in FARTHEST:
             return v
         for q in [q for q in v.axes if q not in keep and self.layout.tail(q)]:
-            home, sizes = self.home[v], self.layout.sizes
-            size = Constant(number=float(sizes[q]), dtype="int32") if q in sizes else SizeOf(rank=q, dtype="int32")
+            home = self.home[v]
             index = self.emit(Index(rank=q, dtype="int32"), home, axes=(q,))
-            inside = self.apply("lt", index, self.emit(size, home), dtype="bool")
+            inside = self.apply("lt", index, self.size_of(q, home), dtype="bool")
             far = self.emit(Constant(number=float(sign * FARTHEST[v.dtype]), dtype=v.dtype), home)
             v = self.apply("select", inside, v, far, dtype=v.dtype)
         return v
+
+    def size_of(self, rank: Rank, home: PlanScope) -> Value:
+        """The number of elements of a rank."""
+        sizes = self.layout.sizes
+        known = Constant(number=float(sizes[rank]), dtype="int32") if rank in sizes else None
+        return self.emit(known or SizeOf(rank=rank, dtype="int32"), home)
 
     def carry(self, name: str, axes: Iterable[Rank], scope: PlanScope) -> Value:
         """A fresh running value of the loop whose body is `scope`."""

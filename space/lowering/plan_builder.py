@@ -240,12 +240,12 @@ class PlanBuilder(NodeBuilder):
             args.append(self._integer(i, home))
             within = Within(*span(i, self.layout.sizes)) if isinstance(i, Computed) else None
             index.append(within)
-            if within is None or not within.inside(self.layout.sizes[own]):
+            if is_padded(x) and (within is None or not within.inside(self.layout.sizes[own])):
                 beyond.append((args[-1], self.layout.sizes[own]))
         name = x.tensor.name
         load = Load(tensor=name, index=tuple(index), args=tuple(args), dtype=self.dtypes[name])
         found = self.emit(load, home, axes=axes)
-        return self._padded(found, beyond, home) if is_padded(x) and beyond else found
+        return self._padded(found, beyond, home) if beyond else found
 
     def _integer(self, i: Integer, home: PlanScope) -> Value:
         """A number that addresses an axis, as wide and as far out as it can be."""

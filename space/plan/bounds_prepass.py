@@ -16,7 +16,8 @@ from eintune.space.ir.expr import Part, Rank, Tensor
 from .bounds import Bound, CeilTo, FloorTo, Greatest, Least, Number, Sum, numbers
 from .check import check
 from .plan import Block, Loop, LoopPlan, Segment
-from .values import Load, Store, Value
+from .sizes import Derived, Sizes
+from .values import Load, SizeOf, Store, Value
 
 BOUNDS = ("program", "kernel")
 """The settings of `Schedule.bounds`."""
@@ -85,24 +86,31 @@ class _Found:
     """The bounds that the first kernel finds, and the workspaces that it leaves them in.
 
     names: by value, the workspace's tensor. index: what addresses a workspace's axes, from a program's indices. ranks:
-    the workspace's own ranks, with their sizes."""
+    the workspace's own ranks, with what their sizes follow from."""
 
     names: Mapping[Value, str]
     index: tuple[Rank | Part, ...]
-    ranks: Mapping[Rank, int]
+    ranks: Mapping[Rank, Derived]
 
     @classmethod
     def of(cls, plan: LoopPlan, wanted: Iterable[Value], ranks: frozenset[Rank]) -> _Found:
         index: list[Rank | Part] = []
-        own: dict[Rank, int] = {}
+        own: dict[Rank, Derived] = {}
         for r in (r for r in plan.order if r in ranks and r in plan.grid):
             tile = plan.roles[r].tile
             # One number for each tile of a rank, so programs of the main kernel, which know their first index, look
             # it up by that index divided by the tile.
             index.append(Part("//", r, tile) if tile else r)
-            own[f"{r}_tiles" if tile else r] = -(-plan.sizes[r] // (tile or 1))
+            own[f"{r}_tiles" if tile else r] = Derived(r, by=tile or 1)
         taken = {*plan.inputs, *plan.outputs}
         return cls({v: _fresh(v.name.upper(), taken) for v in wanted}, tuple(index), own)
+
+    def sizes(self, plan: LoopPlan, ranks: Iterable[Rank]) -> Sizes:
+        """Those of some ranks of a plan, and of the workspace's own."""
+        sizes = plan.sizes.only(ranks)
+        for name, derived in self.ranks.items():
+            sizes = sizes if sizes.has(name) else sizes.deriving(name, derived)
+        return sizes
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -135,7 +143,7 @@ def _look(plan: LoopPlan, cone: list[Value], ranks: frozenset[Rank], found: _Fou
     return replace(
         plan,
         roles={r: role for r, role in plan.roles.items() if r in ranks},
-        sizes=plan.sizes.only(ranks).plus(found.ranks),
+        sizes=found.sizes(plan, [*ranks, *_lengths(plan, cone, ranks)]),
         order=tuple(r for r in plan.order if r in ranks),
         grid=tuple(r for r in plan.grid if r in ranks),
         root=Block(frozenset(), [*cone, *found.stores()]),
@@ -144,6 +152,12 @@ def _look(plan: LoopPlan, cone: list[Value], ranks: frozenset[Rank], found: _Fou
         dtypes={n: d for n, d in plan.dtypes.items() if n in used} | found.dtypes,
         splits={},
     )
+
+
+def _lengths(plan: LoopPlan, cone: Iterable[Value], ranks: Iterable[Rank]) -> set[Rank]:
+    """The ranks whose sizes are read, and those that the sizes of axes follow from."""
+    found = {v.rank for v in cone if isinstance(v, SizeOf)}
+    return found | {plan.sizes.derived[r].rank for r in (*ranks, *found) if r in plan.sizes.derived}
 
 
 def _rest(plan: LoopPlan, found: _Found) -> LoopPlan:
@@ -169,7 +183,7 @@ def _rest(plan: LoopPlan, found: _Found) -> LoopPlan:
     return replace(
         plan,
         roles={r: role for r, role in plan.roles.items() if r not in gone},
-        sizes=plan.sizes.only(r for r in (*plan.sizes, *plan.sizes.ranges) if r not in gone).plus(found.ranks),
+        sizes=found.sizes(plan, (r for r in (*plan.sizes, *plan.sizes.ranges) if r not in gone)),
         order=tuple(r for r in plan.order if r not in gone),
         root=root,
         inputs={n: t for n, t in plan.inputs.items() if n in used} | found.tensors(),

@@ -172,6 +172,17 @@ class LoopPlan:
         }
         return replace(self, sizes=known, splits=splits)
 
+    def tables(self) -> list[tuple[Part, Rank]]:
+        """Quotients of indices with the axes that they address, where the size of one of them is not known: the axis
+        must be long enough."""
+        loads = (v for v in all_values(self.root) if isinstance(v, Load) and v.tensor in self.inputs)
+        addressed = (at for v in loads for at in zip(v.index, self.inputs[v.tensor].ranks, strict=True))
+        unknown, derived = self.sizes.ranges.keys(), self.sizes.derived.keys()
+        quotients = {(i, r) for i, r in addressed if isinstance(i, Part) and i.op == "//"}
+        # What follows from another size is long enough by construction.
+        found = {(i, r) for i, r in quotients if {i.rank, r} & unknown and not {i.rank, r} & derived}
+        return sorted(found, key=str)
+
     def programs(self) -> int:
         """The number of programs in the grid."""
         return prod(-(-self.sizes[r] // self.program_tile(r)) for r in self.grid)

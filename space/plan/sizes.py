@@ -27,6 +27,15 @@ class UnknownSize(IllegalPlan):
         self.rank = rank
 
 
+class UnknownMost(UnknownSize):
+    """A plan needs to know the most that the size of `rank` can be, to the next power of two, where that is at most
+    `limit`; beyond it only that it is more."""
+
+    def __init__(self, rank: Rank, limit: int) -> None:
+        super().__init__(rank)
+        self.limit = limit
+
+
 @dataclass(frozen=True)
 class SizeRange:
     """What is known of a size: least <= size <= most, and `multiple` divides it."""
@@ -34,6 +43,14 @@ class SizeRange:
     least: int = 1
     most: int = MOST
     multiple: int = 1
+
+    def around(self, size: int, limit: int) -> SizeRange:
+        """Those of these sizes that lie between the same two powers of two as `size`; beyond a limit, which is such a
+        power, all."""
+        if size > limit:
+            return SizeRange(limit + 1, self.most, self.multiple)
+        most = 1 << (size - 1).bit_length()
+        return SizeRange(most // 2 + 1, most, self.multiple)
 
 
 @dataclass(frozen=True)
@@ -79,9 +96,19 @@ class Sizes(dict[Rank, int]):
     def __missing__(self, rank: Rank) -> int:
         if rank not in self.ranges:
             raise KeyError(rank)
+        raise UnknownSize(self._root(rank))
+
+    def same(self, rank: Rank) -> Rank:
+        """The rank that a size is equal to, if it follows from one by being that: one number is enough for both."""
+        while (derived := self.derived.get(rank)) is not None and derived == Derived(derived.rank):
+            rank = derived.rank
+        return rank
+
+    def _root(self, rank: Rank) -> Rank:
+        """The rank that a size follows from."""
         while rank in self.derived:
             rank = self.derived[rank].rank
-        raise UnknownSize(rank)
+        return rank
 
     def least(self, rank: Rank) -> int:
         """The least that a size can be."""
@@ -90,6 +117,12 @@ class Sizes(dict[Rank, int]):
     def most(self, rank: Rank) -> int:
         """The most that a size can be."""
         return self.ranges[rank].most if rank in self.ranges else self[rank]
+
+    def within(self, rank: Rank, limit: int) -> bool:
+        """Whether a size is at most a limit. Raises UnknownMost where that is not known."""
+        if self.least(rank) <= limit < self.most(rank):
+            raise UnknownMost(self._root(rank), limit)
+        return self.most(rank) <= limit
 
     def has(self, rank: Rank) -> bool:
         """Whether there is a size of this name, known or not."""

@@ -22,6 +22,7 @@ from eintune.search.measure.inputs import draw_inputs
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.lowering.lower import build_for_any_size, build_program, unknown_sizes
+from eintune.space.plan.bounds_prepass import BOUNDS
 from eintune.space.plan.refusals import RuleError
 from eintune.space.plan.roles import Role
 from eintune.space.plan.sizes import MOST
@@ -29,12 +30,12 @@ from eintune.space.schedule.any_size import for_any_size
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import Attention, posed
-from eintune.space.workloads.modifiers import Causal, RelativeBias, Slopes
+from eintune.space.workloads.modifiers import Causal, Documents, Modifier, RelativeBias, Slopes, Window
 from eintune.space.workloads.workload import WORKLOADS
 
 EMITTERS = ["torch", pytest.param("triton", marks=pytest.mark.interpreter)]
-VARIANTS = {n: v for n, v in ALONE.items() if not any(isinstance(m, RelativeBias) for m in v.modifiers)}
-"""A table of biases by distance has to be as long as the distances of the sizes that are given."""
+VARIANTS = {n: v for n, v in ALONE.items() if not any(isinstance(m, RelativeBias | Documents) for m in v.modifiers)}
+"""A table of biases by distance has to be as long as the distances of the sizes that are given; documents are below."""
 BUDGET = {"fp32": 2e-4, "bf16": 4e-2}
 
 
@@ -90,6 +91,75 @@ def test_one_kernel_is_right_at_every_length(name: str, splits: int, emitter: st
         problem = at(variant, b, h, g, p, m)
         if all(problem.sizes[r] == made_at.sizes[r] for r in problem.sizes if r not in open_):
             check(kernel, problem, execute)
+
+
+def in_tiles(emitter: str, bounds: str = "program") -> Schedule:
+    """Sixteen queries a program, in a loop over 32 keys."""
+    roles = {r: Role("grid", None) for r in "bhg"} | {"p": Role("grid", 16), "m": Role("loop", 32)}
+    return Schedule(emitter, tuple((roles | {r: Role(None, 16) for r in "ef"}).items()), bounds=bounds)
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("beside", [(), (Causal(),), (Window(20),)])
+def test_documents_take_any_length_up_to_the_power_of_two_that_is_looked_at(
+    beside: tuple[Modifier, ...], bounds: str, emitter: str, execute: Execute
+) -> None:
+    variant = Attention((*beside, Documents()))
+    made_at = at(variant, 2, 2, 1, 100, 120)
+    cascade = derived(made_at.cascade)[0]
+    schedule = in_tiles(emitter, bounds)
+    kernel = emit(build_for_any_size(cascade, made_at, schedule), schedule)
+    open_ = {r for k in kernel.launches for a in k.arguments for r in a.axes if r}
+    assert {"b", "h", "p", "m"} <= open_
+    for b, h, p, m in [(1, 3, 70, 70), (2, 1, 1, 128), (3, 2, 60, 65)]:
+        check(kernel, at(variant, b, h, 1, p, m), execute)
+    assert refusal(kernel, at(variant, 2, 2, 1, 100, 129).sizes) == (
+        "this kernel was made for from 65 to 128 elements of m, but got 129"
+    )
+
+
+def test_documents_longer_than_what_is_looked_at_take_any_length(execute: Execute) -> None:
+    variant = Attention((Causal(), Documents()))
+    made_at = at(variant, 1, 1, 1, 3, 9000)
+    cascade = derived(made_at.cascade)[0]
+    schedule = in_tiles("torch")
+    kernel = emit(build_for_any_size(cascade, made_at, schedule), schedule)
+    check(kernel, at(variant, 2, 1, 1, 5, 8300), execute)
+    assert "from 8193" in refusal(kernel, made_at.sizes | {"m": 8192})
+
+
+def test_documents_are_counted_at_sizes_as_with_numbers() -> None:
+    variant = Attention((Causal(), Documents()))
+    made_at = at(variant, 2, 2, 1, 1000, 1000)
+    cascade = derived(made_at.cascade)[0]
+    schedule = in_tiles("triton")
+    plan = build_for_any_size(cascade, made_at, schedule)
+    for n in (600, 1024):
+        exact = work(build_program(cascade, at(variant, 2, 2, 1, n, n), schedule), schedule)
+        anyhow = work(plan.at(made_at.sizes | {"p": n, "m": n}), schedule)
+        assert anyhow.traffic.tensor_flops == pytest.approx(exact.traffic.tensor_flops)
+
+
+def paged(batch: int, keys: int, full: bool = False) -> Problem:
+    given = {"heads": 2, "kv_seq": keys, "head_dim": 16, "batch": batch, "page": 16} | ({"full": True} if full else {})
+    return WORKLOADS["paged_attention"].posed(given, "fp32").problem
+
+
+@pytest.mark.parametrize("emitter", EMITTERS)
+def test_a_cache_in_pages_takes_any_length_that_its_table_covers(emitter: str, execute: Execute) -> None:
+    made_at = paged(3, 150)
+    cascade = derived(made_at.cascade)[0]
+    roles = {"b": Role("grid", None), "h": Role("grid", None), "p": Role("grid", 16), "m": Role("loop", 32)}
+    schedule = Schedule(emitter, tuple((roles | {r: Role(None, 16) for r in "ef"}).items()))
+    kernel = emit(build_for_any_size(cascade, made_at, schedule), schedule)
+    assert {"b", "h", "p", "j", "n"} <= {r for k in kernel.launches for a in k.arguments for r in a.axes if r}
+    for batch, keys in [(1, 16), (2, 333), (5, 70)]:
+        check(kernel, paged(batch, keys), execute)
+    sizes = dict(made_at.sizes)
+    assert refusal(kernel, sizes | {"j": 9}) == (
+        "m // 16 addresses 10 elements of axis j for |m| = 150, but the axis has 9"
+    )
 
 
 @pytest.mark.parametrize("splits", [1, 3])
