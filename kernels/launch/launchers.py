@@ -21,6 +21,7 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.reference.surroundings import plain_surroundings
 
 from .compiled_cache import compiled_folder, triton_cache
+from .direct import ByAddress, Launchable, by_address
 from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, LaunchError, check, layout_of, refuse
 from .module import interpreted, module_of
 from .tensor_descriptors import LaunchDescriptors, descriptors
@@ -54,7 +55,7 @@ class TritonLaunch:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         # Bounded, as a program may call with ever new shapes.
-        self._direct: Recent[Hashable, Callable[[list[int]], None]] = Recent(MOST_LAYOUTS)
+        self._direct: Recent[Hashable, ByAddress] = Recent(MOST_LAYOUTS)
 
     @cached_property
     def function(self) -> Any:
@@ -147,7 +148,7 @@ class TritonLaunch:
         with triton_cache(compiled_folder()):
             return self.function[grid](*given, **(options_of(self.kernel) | fusing()))
 
-    def _grid(self, device: torch.device) -> tuple[int, ...]:
+    def _grid(self, device: torch.device) -> tuple[int, int, int]:
         """As many programs as the kernel has, or as the device holds where each does the work of several."""
         import torch
 
@@ -155,46 +156,18 @@ class TritonLaunch:
         # Persistent kernels: as many programs as the SMs hold at once, each with a loop over its share.
         if self.kernel.resident is not None:
             first = min(first, self.kernel.resident * torch.cuda.get_device_properties(device).multi_processor_count)
-        return (first, *rest, 1, 1)[:3]
+        x, y, z = (first, *rest, 1, 1)[:3]
+        return x, y, z
 
     def _bind(
         self, compiled: Any, device: int, strides: list[int], described: LaunchDescriptors | None = None
-    ) -> Callable[[list[int]], None]:
-        """A launcher for tensors of one layout: raw pointers straight into the compiled kernel's own launcher.
-
-        described: makes the tensor descriptors, where the kernel takes any.
-
-        Where somebody installed a launch hook (a profiler), or this Triton's launcher takes other arguments, the
-        compiled kernel's public way is taken.
-        """
+    ) -> ByAddress:
+        """A launcher for tensors of one layout (see `direct`). described: makes the tensor descriptors, where the
+        kernel takes any."""
         import torch
-        from triton import knobs
 
-        # Looked up once: what is left in the call is a stream and the arguments.
-        run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-        current_device, raw_stream = torch.cuda.current_device, torch._C._cuda_getCurrentRawStream
-        gx, gy, gz = self._grid(torch.device("cuda", device))
-        public = compiled[gx, gy, gz]
-        runtime = knobs.runtime
-
-        def launch(pointers: list[int]) -> None:
-            # The stream of the device that the tensors are on, not of the caller's current one.
-            if current_device() != device:
-                with torch.cuda.device(device):
-                    launch(pointers)
-                return
-            rest = [*strides, *described(pointers)] if described else strides
-            if not _hooked(runtime):
-                stream = raw_stream(device)
-                try:
-                    run(gx, gy, gz, stream, function, metadata, None, None, None, *pointers, *rest)
-                    return
-                except TypeError:  # raised while arguments are parsed, before anything is launched
-                    pass
-            # Never reached by a kernel that ran: a TypeError of the launcher's own comes from its argument parsing.
-            public(*pointers, *rest)
-
-        return launch
+        grid = self._grid(torch.device("cuda", device))
+        return by_address(Launchable(compiled, grid, tuple(strides), described), device)
 
 
 _compiled: Recent[Hashable, Any] = Recent(512)
@@ -236,9 +209,3 @@ class EitherLaunch:
     def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
         """As `Launch.bound`, except that addresses are looked at in every call."""
         return self
-
-
-def _hooked(runtime: Any) -> bool:
-    """Whether a launch hook is installed: a plain function, or a chain that is not empty."""
-    hooks = (runtime.launch_enter_hook, runtime.launch_exit_hook)
-    return any(h is not None and getattr(h, "calls", True) for h in hooks)
