@@ -15,17 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import CellType, FunctionType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from .launch import ByAddress
 from .tensor_descriptors import LaunchDescriptors
 
-if TYPE_CHECKING:
-    import torch
-
-ByAddress: TypeAlias = Callable[[Sequence[int]], None]
-"""Launches a kernel on tensors of one layout, given their addresses."""
 Launcher: TypeAlias = Callable[[int, Sequence[int]], object]
-"""The same on a stream, given before the addresses."""
+"""Launches a kernel on a stream and on tensors of one layout, given their addresses."""
 
 KNOWN = frozenset(
     {"num_ctas", "launch", "launch_cooperative_grid", "launch_pdl", "arg_annotations", "kernel_signature"}
@@ -36,7 +32,7 @@ AT_EACH_LAUNCH = ("global_scratch_size", "profile_scratch_size", "gsan_enabled")
 """Where one of these is not 0, a launcher does something at each launch."""
 FUNCTION = "launcher"
 """What Triton calls its function in C where another is around that, which encodes descriptors."""
-MOST_ADDRESSES = 512
+MOST_ADDRESSES = 128
 """For how many addresses of each tensor its encoded descriptor is kept."""
 
 

@@ -12,7 +12,7 @@ strides itself (a runtime's own table) takes `bound`, which spares checking them
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eintune.host.forks import cached_property
@@ -21,8 +21,19 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.reference.surroundings import plain_surroundings
 
 from .compiled_cache import compiled_folder, triton_cache
-from .direct import ByAddress, Launchable, by_address
-from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, LaunchError, check, layout_of, refuse
+from .direct import Launchable, by_address
+from .launch import (
+    ALIGNMENT,
+    MOST_LAYOUTS,
+    ByAddress,
+    Call,
+    Launch,
+    LaunchError,
+    check,
+    layout_of,
+    refuse,
+    when_aligned,
+)
 from .module import interpreted, module_of
 from .tensor_descriptors import LaunchDescriptors, descriptors
 
@@ -41,8 +52,15 @@ class TorchLaunch:
         check(self.kernel, tensors)
         self._run(tensors)
 
-    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        return self._run
+    def ready(self, layout: Hashable) -> ByAddress | None:
+        """As `Launch.ready`: never, as PyTorch takes no addresses."""
+        return None
+
+    def bound(
+        self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
+    ) -> Call:
+        """As `Launch.bound`."""
+        return general or self._run
 
     def _run(self, tensors: Sequence[torch.Tensor]) -> None:
         with plain_surroundings(tensors[0].device):
@@ -72,27 +90,15 @@ class TritonLaunch:
         else:
             direct(pointers)
 
-    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        """As `Launch.bound`. The function reads the tensors' addresses and launches, and checks nothing else. It is the
-        launcher itself, with all its checks, before a first call with this layout. Runs nothing."""
-        pointers = [t.data_ptr() for t in tensors]
-        direct = self._direct.get(layout_of(tensors, pointers))
-        if direct is None or any(p % ALIGNMENT for p in pointers):
-            return self
+    def ready(self, layout: Hashable) -> ByAddress | None:
+        """As `Launch.ready`."""
+        return self._direct.get(layout)
 
-        def launch(tensors: Sequence[torch.Tensor]) -> None:
-            pointers = [t.data_ptr() for t in tensors]
-            # One test for all pointers: the union of their low bits is 0 only if all are aligned. The compiled kernel
-            # loads 16 bytes at a time and would fault on another address.
-            low_bits = 0
-            for p in pointers:
-                low_bits |= p
-            if low_bits % ALIGNMENT:
-                self(tensors)
-            else:
-                direct(pointers)
-
-        return launch
+    def bound(
+        self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
+    ) -> Call:
+        """As `Launch.bound`."""
+        return when_aligned(self, tensors, order, general or self)
 
     def _first(self, layout: Hashable, tensors: Sequence[torch.Tensor]) -> None:
         """Launch through the JIT front end, and keep the compiled kernel for this layout."""
@@ -206,6 +212,12 @@ class EitherLaunch:
         except LaunchError:  # raised before anything is launched
             self._second(tensors)
 
-    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        """As `Launch.bound`, except that addresses are looked at in every call."""
-        return self
+    def ready(self, layout: Hashable) -> ByAddress | None:
+        """As `Launch.ready`: of the one that took tensors of this layout."""
+        return self._first.ready(layout) or self._second.ready(layout)
+
+    def bound(
+        self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
+    ) -> Call:
+        """As `Launch.bound`."""
+        return when_aligned(self, tensors, order, general or self)

@@ -368,9 +368,9 @@ def _run(
         made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in served.outputs]
         seen = [shapes.by_head(t, 1) for t in made]
         if served.fill is None:
-            served.fill = serve(served.problem, inputs, seen)
+            served.fill = serve(served.problem, (*inputs, *seen))
         else:
-            served.fill(inputs, seen)
+            served.fill((*inputs, *seen))
         return made[0] if len(made) == 1 else tuple(made)
 
     return run
