@@ -86,6 +86,7 @@ def attention(
         scale = _scale(scale)
     if is_transformed():
         _check(q, k, v)
+        _check_tensors(**{name: x for name, x in modifiers.items() if isinstance(x, Tensor)})
     if modifiers or return_lse:
         return _modified(q, k, v, causal, scale, {**modifiers, "return_lse": return_lse})
     key: Any = None
@@ -115,10 +116,18 @@ def attention(
 
 
 def _modified(
-    q: Tensor, k: Tensor, v: Tensor, causal: object, scale: object, modifiers: dict[str, Any]
+    q: Tensor, k: Tensor, v: Tensor, causal: object, scale: float | None, modifiers: dict[str, Any]
 ) -> Tensor | tuple[Tensor, Tensor]:
-    from .modified_attention import NAMES, modified_attention
+    from .modified_attention import NAMES, modified_attention, seen_call
 
+    seen, run = seen_call(q, k, v, causal, scale, modifiers)
+    if run is not None:
+        try:
+            made: Tensor | tuple[Tensor, Tensor] = run(q, k, v, modifiers)
+            return made
+        except Exception:
+            _check(q, k, v)
+            raise
     if unknown := sorted(set(modifiers) - set(NAMES)):
         raise UnsupportedArgument(f"modifiers are {', '.join(NAMES)}, but got {', '.join(unknown)}")
     mode, number = _causal(causal), _scale(scale)
@@ -134,7 +143,7 @@ def _modified(
         raise UnsupportedArgument(FORWARD_ONLY)
     number = 1 / math.sqrt(q.shape[3]) if number is None else number
     if v.shape[3]:
-        return modified_attention(q, k, v, mode, number, given)
+        return modified_attention(q, k, v, mode, number, given, seen)
     # values without elements: what else is returned does not depend on them
     made = modified_attention(q, k, v.new_zeros((*v.shape[:3], 1)), mode, number, given)
     return (made[0][..., :0], made[1]) if isinstance(made, tuple) else made[..., :0]

@@ -152,11 +152,11 @@ class CompiledCascade:
         Returns the output tensor, or a tuple of them in the cascade's order. Raises ValueError for missing,
         surplus or mismatched tensors, and where a gradient would be recorded.
         """
-        inputs = self._bound(tensors, named)
+        inputs = tensors if not named and len(tensors) == len(self._inputs) else self._bound(tensors, named)
         for n, x in zip(self._inputs, inputs, strict=True):
             if not isinstance(x, Tensor):
                 raise UnsupportedArgument(f"{n} must be a torch.Tensor, but got {type(x).__name__}")
-        key = tuple(kind_of_tensor(n, t) for n, t in zip(self._inputs, inputs, strict=True))
+        key = tuple([kind_of_tensor(n, t) for n, t in zip(self._inputs, inputs, strict=True)])
         if is_transformed():
             self._check_plain(inputs)
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
