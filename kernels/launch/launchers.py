@@ -12,7 +12,7 @@ strides itself (a runtime's own table) takes `bound`, which spares checking them
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eintune.host.forks import cached_property
@@ -122,28 +122,29 @@ class TritonLaunch:
         pointers = [t.data_ptr() for t in tensors]
         # A kernel for any size is compiled once: at another size what it was compiled to is launched, without the JIT
         # front end, which takes a while to find that out.
-        seen = (device.index, *self._seen_by_the_compiler(pointers, strides))
-        compiled = _compiled.get(seen)
+        seen = self.seen(device.index, pointers, strides)
+        compiled = compiled_kernels.get(seen)
         runs = compiled is None
         if compiled is None:
             # A kernel is loaded into the context of the current device, whatever device its tensors are on.
             with torch.cuda.device(device):
-                _compiled[seen] = compiled = self._jit(tensors)
+                compiled_kernels[seen] = compiled = self._jit(tensors)
         # Strides of this layout are constants from here on; only addresses change.
         direct = self._direct[layout] = self._bind(compiled, device.index, strides, described)
         if not runs:  # the JIT front end compiles and launches in one
             direct(pointers)
 
-    def _seen_by_the_compiler(self, pointers: Sequence[int], numbers: Sequence[int]) -> Iterator[Hashable]:
-        """What the JIT front end specialises on, or more: kernels that agree in it have one compiled form. numbers: the
-        arguments after the pointers, of which the last are the kernel's `values`, of one class whatever they are."""
-        yield self.function
-        yield tuple(options_of(self.kernel).items())
-        yield tuple(p % ALIGNMENT for p in pointers)
+    def seen(self, device: int, pointers: Sequence[int], numbers: Sequence[int]) -> Hashable:
+        """What the JIT front end specialises on, or more: calls that agree in it have one compiled form on a device.
+        numbers: the arguments after the pointers, of which the last are the kernel's `values`, of one class whatever
+        they are."""
+        classes: list[Hashable] = [device, self.function, tuple(options_of(self.kernel).items())]
+        classes += [p % ALIGNMENT for p in pointers]
         strides = len(numbers) - len(self.kernel.values)
         for i, (n, p) in enumerate(zip(numbers, self.function.params[len(pointers) :], strict=False)):
             wide = not -(2**31) <= n < 2**31
-            yield n if p.is_constexpr else (wide, n == 1, n % ALIGNMENT == 0) if i < strides else wide
+            classes.append(n if p.is_constexpr else (wide, n == 1, n % ALIGNMENT == 0) if i < strides else wide)
+        return tuple(classes)
 
     def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
         strides = [s for t in tensors for s in t.stride()]
@@ -176,8 +177,8 @@ class TritonLaunch:
         return by_address(Launchable(compiled, grid, tuple(strides), described), device)
 
 
-_compiled: Recent[Hashable, Any] = Recent(512)
-"""Compiled kernels by what the compiler saw of them."""
+compiled_kernels: Recent[Hashable, Any] = Recent(1024)
+"""Compiled kernels by what the compiler saw of them (`TritonLaunch.seen`)."""
 
 
 def options_of(kernel: Kernel) -> dict[str, int]:

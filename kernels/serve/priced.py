@@ -361,17 +361,17 @@ def _factor(problem: Problem, member: _Member, machine: Machine) -> float | None
     logs: list[tuple[float, float]] = []
     for entry in member.entries if member.here else ():
         sizes = dict(entry.key.sizes)
-        predicted = _predicted(member.text, member.schedule, replace(problem, sizes=sizes), machine)
-        if predicted is not None:
+        expected = predicted(member.text, member.schedule, replace(problem, sizes=sizes), machine)
+        if expected is not None:
             apart = sum(abs(math.log2(n / sizes.get(r, n))) for r, n in problem.sizes.items())
-            logs.append((1 / (NEAREST + apart) ** 2, math.log(entry.record.seconds / predicted)))
+            logs.append((1 / (NEAREST + apart) ** 2, math.log(entry.record.seconds / expected)))
         if len(logs) == POINTS:
             break
     weight = sum(w for w, _ in logs)
     return math.exp(sum(w * x for w, x in logs) / weight) if logs else None
 
 
-def _predicted(text: str, schedule: Schedule, problem: Problem, machine: Machine) -> float | None:
+def predicted(text: str, schedule: Schedule, problem: Problem, machine: Machine) -> float | None:
     """What the model says of a kernel at the sizes at which it was measured; None where it has no plan there now."""
     sizes, dtypes = tuple(sorted(problem.sizes.items())), tuple(sorted(problem.dtypes.items()))
     asked = (text, schedule, sizes, dtypes, machine.name)
