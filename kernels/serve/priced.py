@@ -36,7 +36,7 @@ from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import Space, space_of
 
 from .adapted import nearest_schedule, plain_schedule
-from .any_size import open_ranks, work_at
+from .any_size import open_ranks, parsed, work_at
 
 SCHEDULES = 32
 """How many schedules of one cascade the cost model looks at without tuning, spread over all."""
@@ -168,10 +168,11 @@ def confirmed(problem: Problem, members: Sequence[_Member], machine: Machine) ->
     found: list[tuple[Priced, float | None]] = []
     for m in members:
         try:
-            at = _at(problem, [(m.text, m.schedule)], machine) if _fits(problem, m) else []
+            fits = _fits(problem, m)
+            at = _at(problem, [(m.text, m.schedule if fits else _adapted(problem, m))], machine)
             if not at:
-                adapted = nearest_schedule(m.schedule, Cascade.parse(m.text), problem)
-                at = _at(problem, [(m.text, adapted)], machine)
+                nearest = nearest_schedule(m.schedule, parsed(m.text), problem)
+                at = _at(problem, [(m.text, nearest)], machine)
             if at:
                 found.append((replace(at[0], entry=m.entries[0]), _factor(problem, m, machine)))
         except (ValueError, KeyError, RecursionError) as error:
@@ -290,6 +291,24 @@ def _fits(problem: Problem, member: _Member) -> bool:
     schedule is to be found that is legal here."""
     free = open_ranks(member.text, problem, member.schedule)
     return any(math.isfinite(_doublings(problem, dict(e.key.sizes), free)) for e in member.entries)
+
+
+def _adapted(problem: Problem, member: _Member) -> Schedule:
+    """A member's schedule for what its kernel needs as numbers here: the nearest that is legal at lengths that it was
+    measured at, whatever they are here, so that it is looked for once and not at every length that a program comes
+    with. Raises ValueError where there is none."""
+    free = open_ranks(member.text, problem, member.schedule)
+    longest = dict(max((math.prod(n for _, n in e.key.sizes), e.key.sizes) for e in member.entries)[1])
+    sizes = {r: longest.get(r, n) if r in free else n for r, n in problem.sizes.items()}
+    asked = member.text, member.schedule, tuple(sorted(sizes.items())), tuple(sorted(problem.dtypes.items()))
+    found = _adaptations.get(asked)
+    if found is None:
+        found = nearest_schedule(member.schedule, parsed(member.text), replace(problem, sizes=sizes))
+        _adaptations[asked] = found
+    return found
+
+
+_adaptations: Recent[Hashable, Schedule] = Recent(1024)
 
 
 def _is_covered(problem: Problem, members: Sequence[_Member]) -> bool:
