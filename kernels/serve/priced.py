@@ -87,8 +87,7 @@ def priced_near(
     elsewhere to steps of a quarter, since there picks are planned: a program whose lengths grow waits for that once a
     step. What serves a size does not depend on which came before it."""
     near = _rounded_up(problem, FINE)
-    known = frozenset((e.path, e.key.sizes, e.record.digest, e.record.schedule, e.record.seconds) for e in entries)
-    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), known, str(device), emitter, directory)
+    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), _token(entries), str(device), emitter, directory)
     if (found := _remembered.get(asked)) is not None:
         return found
     nearest = sorted(entries, key=lambda e: _order(key, e))[:LOOKED_AT]
@@ -98,6 +97,19 @@ def priced_near(
     found = (found or _with_picks(problem, key, members, machine, emitter, directory))[:KEPT]
     _remembered[asked] = found
     return found
+
+
+def _token(entries: Sequence[Entry]) -> object:
+    """What stands for entries in a key: these objects, in any order. An index of what is stored keeps them until it is
+    read again, and hashing all that they hold takes longer than choosing among them."""
+    ids = frozenset(map(id, entries))
+    known = _tokens.get(ids)
+    if known is None:
+        known = _tokens[ids] = object(), tuple(entries)  # kept, so that no others get their ids meanwhile
+    return known[0]
+
+
+_tokens: Recent[frozenset[int], tuple[object, tuple[Entry, ...]]] = Recent(256)
 
 
 def _names(members: Sequence[_Member]) -> Hashable:
