@@ -32,7 +32,7 @@ LONGEST = 2**31 - 2**24
 def span(reach: Reach, strides: Sequence[int]) -> int:
     """The greatest offset inside a tile of a tensor with these strides, in elements."""
     # Strides of either sign: what counts is the distance from the tile's first element.
-    return sum(n * abs(s) for n, s in zip(reach.steps, strides, strict=True))
+    return sum([n * abs(s) for n, s in zip(reach.steps, strides, strict=True)])
 
 
 def too_wide(kernel: Kernel, tensors: Sequence[torch.Tensor]) -> str | None:

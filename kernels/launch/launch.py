@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 Call: TypeAlias = "Callable[[Sequence[torch.Tensor]], None]"
+ByAddress: TypeAlias = Callable[[Sequence[int]], None]
+"""Launches a kernel on tensors of one layout, given their addresses."""
 
 
 class Launch(Protocol):
@@ -25,8 +27,18 @@ class Launch(Protocol):
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
         """Check the tensors and run; returns once the work is queued."""
 
-    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        """A function for tensors of exactly these shapes, strides, dtypes and device, which it does not check."""
+    def ready(self, layout: Hashable) -> ByAddress | None:
+        """What runs tensors of a layout (`layout_of`) that was seen before; None where only a call finds that out."""
+
+    def bound(
+        self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
+    ) -> Call:
+        """A function for tensors of exactly these shapes, strides, dtypes and device, which it does not check, after a
+        call with such. Runs nothing by itself.
+
+        order: the kernel's arguments among the tensors. general: what a call does that is no launch by addresses alone
+        (default: the launch itself).
+        """
 
 
 class LaunchError(RuntimeError):
@@ -75,6 +87,35 @@ ALIGNMENT = 16
 """Bytes. Triton compiles one kernel for pointers that are multiples of this and another for those that are not."""
 MOST_LAYOUTS = 64
 """Layouts of tensors for which a kernel keeps a launcher ready."""
+
+
+def when_aligned(launch: Launch, tensors: Sequence[torch.Tensor], order: Sequence[int] | None, general: Call) -> Call:
+    """`Launch.bound` for kernels that are launched by addresses. It reads those and launches, and checks nothing else.
+
+    general: is called where one is not aligned as compiled kernels rely on, and while the kernel is not ready.
+    """
+    chosen = order if order is not None and list(order) != list(range(len(tensors))) else None
+    given = tensors if chosen is None else [tensors[i] for i in chosen]
+    layout = layout_of(given, [0] * len(given))
+    direct = launch.ready(layout)
+
+    def call(tensors: Sequence[torch.Tensor]) -> None:
+        nonlocal direct
+        pointers = [t.data_ptr() for t in tensors]
+        # One test for all pointers: the union of their low bits is 0 only if all are aligned. The compiled kernel loads
+        # 16 bytes at a time and would fault on another address.
+        low_bits = 0
+        for p in pointers:
+            low_bits |= p
+        if low_bits % ALIGNMENT:
+            general(tensors)
+        elif direct is not None:
+            direct(pointers if chosen is None else [pointers[i] for i in chosen])
+        else:
+            general(tensors)
+            direct = launch.ready(layout)
+
+    return call
 
 
 def layout_of(tensors: Sequence[torch.Tensor], pointers: list[int]) -> Hashable:

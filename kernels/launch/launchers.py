@@ -12,7 +12,7 @@ strides itself (a runtime's own table) takes `bound`, which spares checking them
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eintune.host.forks import cached_property
@@ -21,7 +21,19 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.reference.surroundings import plain_surroundings
 
 from .compiled_cache import compiled_folder, triton_cache
-from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, LaunchError, check, layout_of, refuse
+from .direct import Launchable, by_address
+from .launch import (
+    ALIGNMENT,
+    MOST_LAYOUTS,
+    ByAddress,
+    Call,
+    Launch,
+    LaunchError,
+    check,
+    layout_of,
+    refuse,
+    when_aligned,
+)
 from .module import interpreted, module_of
 from .tensor_descriptors import LaunchDescriptors, descriptors
 
@@ -40,8 +52,15 @@ class TorchLaunch:
         check(self.kernel, tensors)
         self._run(tensors)
 
-    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        return self._run
+    def ready(self, layout: Hashable) -> ByAddress | None:
+        """As `Launch.ready`: never, as PyTorch takes no addresses."""
+        return None
+
+    def bound(
+        self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
+    ) -> Call:
+        """As `Launch.bound`."""
+        return general or self._run
 
     def _run(self, tensors: Sequence[torch.Tensor]) -> None:
         with plain_surroundings(tensors[0].device):
@@ -54,7 +73,7 @@ class TritonLaunch:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         # Bounded, as a program may call with ever new shapes.
-        self._direct: Recent[Hashable, Callable[[list[int]], None]] = Recent(MOST_LAYOUTS)
+        self._direct: Recent[Hashable, ByAddress] = Recent(MOST_LAYOUTS)
 
     @cached_property
     def function(self) -> Any:
@@ -71,27 +90,15 @@ class TritonLaunch:
         else:
             direct(pointers)
 
-    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        """As `Launch.bound`. The function reads the tensors' addresses and launches, and checks nothing else. It is the
-        launcher itself, with all its checks, before a first call with this layout. Runs nothing."""
-        pointers = [t.data_ptr() for t in tensors]
-        direct = self._direct.get(layout_of(tensors, pointers))
-        if direct is None or any(p % ALIGNMENT for p in pointers):
-            return self
+    def ready(self, layout: Hashable) -> ByAddress | None:
+        """As `Launch.ready`."""
+        return self._direct.get(layout)
 
-        def launch(tensors: Sequence[torch.Tensor]) -> None:
-            pointers = [t.data_ptr() for t in tensors]
-            # One test for all pointers: the union of their low bits is 0 only if all are aligned. The compiled kernel
-            # loads 16 bytes at a time and would fault on another address.
-            low_bits = 0
-            for p in pointers:
-                low_bits |= p
-            if low_bits % ALIGNMENT:
-                self(tensors)
-            else:
-                direct(pointers)
-
-        return launch
+    def bound(
+        self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
+    ) -> Call:
+        """As `Launch.bound`."""
+        return when_aligned(self, tensors, order, general or self)
 
     def _first(self, layout: Hashable, tensors: Sequence[torch.Tensor]) -> None:
         """Launch through the JIT front end, and keep the compiled kernel for this layout."""
@@ -115,28 +122,29 @@ class TritonLaunch:
         pointers = [t.data_ptr() for t in tensors]
         # A kernel for any size is compiled once: at another size what it was compiled to is launched, without the JIT
         # front end, which takes a while to find that out.
-        seen = (device.index, *self._seen_by_the_compiler(pointers, strides))
-        compiled = _compiled.get(seen)
+        seen = self.seen(device.index, pointers, strides)
+        compiled = compiled_kernels.get(seen)
         runs = compiled is None
         if compiled is None:
             # A kernel is loaded into the context of the current device, whatever device its tensors are on.
             with torch.cuda.device(device):
-                _compiled[seen] = compiled = self._jit(tensors)
+                compiled_kernels[seen] = compiled = self._jit(tensors)
         # Strides of this layout are constants from here on; only addresses change.
         direct = self._direct[layout] = self._bind(compiled, device.index, strides, described)
         if not runs:  # the JIT front end compiles and launches in one
             direct(pointers)
 
-    def _seen_by_the_compiler(self, pointers: Sequence[int], numbers: Sequence[int]) -> Iterator[Hashable]:
-        """What the JIT front end specialises on, or more: kernels that agree in it have one compiled form. numbers: the
-        arguments after the pointers, of which the last are the kernel's `values`, of one class whatever they are."""
-        yield self.function
-        yield tuple(options_of(self.kernel).items())
-        yield tuple(p % ALIGNMENT for p in pointers)
+    def seen(self, device: int, pointers: Sequence[int], numbers: Sequence[int]) -> Hashable:
+        """What the JIT front end specialises on, or more: calls that agree in it have one compiled form on a device.
+        numbers: the arguments after the pointers, of which the last are the kernel's `values`, of one class whatever
+        they are."""
+        classes: list[Hashable] = [device, self.function, tuple(options_of(self.kernel).items())]
+        classes += [p % ALIGNMENT for p in pointers]
         strides = len(numbers) - len(self.kernel.values)
         for i, (n, p) in enumerate(zip(numbers, self.function.params[len(pointers) :], strict=False)):
             wide = not -(2**31) <= n < 2**31
-            yield n if p.is_constexpr else (wide, n == 1, n % ALIGNMENT == 0) if i < strides else wide
+            classes.append(n if p.is_constexpr else (wide, n == 1, n % ALIGNMENT == 0) if i < strides else wide)
+        return tuple(classes)
 
     def _jit(self, tensors: Sequence[torch.Tensor]) -> Any:
         strides = [s for t in tensors for s in t.stride()]
@@ -147,7 +155,7 @@ class TritonLaunch:
         with triton_cache(compiled_folder()):
             return self.function[grid](*given, **(options_of(self.kernel) | fusing()))
 
-    def _grid(self, device: torch.device) -> tuple[int, ...]:
+    def _grid(self, device: torch.device) -> tuple[int, int, int]:
         """As many programs as the kernel has, or as the device holds where each does the work of several."""
         import torch
 
@@ -155,50 +163,22 @@ class TritonLaunch:
         # Persistent kernels: as many programs as the SMs hold at once, each with a loop over its share.
         if self.kernel.resident is not None:
             first = min(first, self.kernel.resident * torch.cuda.get_device_properties(device).multi_processor_count)
-        return (first, *rest, 1, 1)[:3]
+        x, y, z = (first, *rest, 1, 1)[:3]
+        return x, y, z
 
     def _bind(
         self, compiled: Any, device: int, strides: list[int], described: LaunchDescriptors | None = None
-    ) -> Callable[[list[int]], None]:
-        """A launcher for tensors of one layout: raw pointers straight into the compiled kernel's own launcher.
-
-        described: makes the tensor descriptors, where the kernel takes any.
-
-        Where somebody installed a launch hook (a profiler), or this Triton's launcher takes other arguments, the
-        compiled kernel's public way is taken.
-        """
+    ) -> ByAddress:
+        """A launcher for tensors of one layout (see `direct`). described: makes the tensor descriptors, where the
+        kernel takes any."""
         import torch
-        from triton import knobs
 
-        # Looked up once: what is left in the call is a stream and the arguments.
-        run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-        current_device, raw_stream = torch.cuda.current_device, torch._C._cuda_getCurrentRawStream
-        gx, gy, gz = self._grid(torch.device("cuda", device))
-        public = compiled[gx, gy, gz]
-        runtime = knobs.runtime
-
-        def launch(pointers: list[int]) -> None:
-            # The stream of the device that the tensors are on, not of the caller's current one.
-            if current_device() != device:
-                with torch.cuda.device(device):
-                    launch(pointers)
-                return
-            rest = [*strides, *described(pointers)] if described else strides
-            if not _hooked(runtime):
-                stream = raw_stream(device)
-                try:
-                    run(gx, gy, gz, stream, function, metadata, None, None, None, *pointers, *rest)
-                    return
-                except TypeError:  # raised while arguments are parsed, before anything is launched
-                    pass
-            # Never reached by a kernel that ran: a TypeError of the launcher's own comes from its argument parsing.
-            public(*pointers, *rest)
-
-        return launch
+        grid = self._grid(torch.device("cuda", device))
+        return by_address(Launchable(compiled, grid, tuple(strides), described), device)
 
 
-_compiled: Recent[Hashable, Any] = Recent(512)
-"""Compiled kernels by what the compiler saw of them."""
+compiled_kernels: Recent[Hashable, Any] = Recent(1024)
+"""Compiled kernels by what the compiler saw of them (`TritonLaunch.seen`)."""
 
 
 def options_of(kernel: Kernel) -> dict[str, int]:
@@ -233,12 +213,12 @@ class EitherLaunch:
         except LaunchError:  # raised before anything is launched
             self._second(tensors)
 
-    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        """As `Launch.bound`, except that addresses are looked at in every call."""
-        return self
+    def ready(self, layout: Hashable) -> ByAddress | None:
+        """As `Launch.ready`: of the one that took tensors of this layout."""
+        return self._first.ready(layout) or self._second.ready(layout)
 
-
-def _hooked(runtime: Any) -> bool:
-    """Whether a launch hook is installed: a plain function, or a chain that is not empty."""
-    hooks = (runtime.launch_enter_hook, runtime.launch_exit_hook)
-    return any(h is not None and getattr(h, "calls", True) for h in hooks)
+    def bound(
+        self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
+    ) -> Call:
+        """As `Launch.bound`."""
+        return when_aligned(self, tensors, order, general or self)

@@ -64,33 +64,38 @@ def compile_kernel(
         )
     if interpreted():
         raise CompileError("Triton interprets in this process (TRITON_INTERPRET is set), so it cannot compile")
-    import triton
-
-    # Triton compiles for what it is told, not for what is there: its back ends are cross compilers, and ptxas comes
-    # with it.
-    target = _target(architecture)
     # Several launches: each compiles by itself, the neediest decides whether a machine can hold them.
     if kernel.steps:
         if strides is not None:
             raise CompileError("strides are given for one kernel, but several steps have workspaces between them")
         return _together([compile_kernel(step, architecture, cache_dir=cache_dir) for step in kernel.steps])
-    function = getattr(module_of(kernel), kernel.entry)
-    signature, constants, attributes = specialise(kernel, function, strides or contiguous(kernel))
     started = time.perf_counter()
+    made = compiled_form(kernel, architecture, strides or contiguous(kernel), cache_dir)
+    seconds = time.perf_counter() - started
+    if made.metadata.target.backend == "cuda":
+        return Compiled(
+            _cuda_resources(made, int(made.metadata.num_warps)), made.asm["ptx"], made.asm["ttgir"], seconds
+        )
+    return Compiled(_hip_resources(made, kernel.warps), made.asm["amdgcn"], made.asm["ttgir"], seconds)
+
+
+def compiled_form(kernel: Kernel, architecture: str, strides: Strides, cache_dir: Path | None = None) -> Any:
+    """Triton's compiled kernel, from its cache if it is there; of a kernel that is one launch. Raises CompileError."""
+    import triton
+
+    # Triton compiles for what it is told, not for what is there: its back ends are cross compilers, and ptxas comes
+    # with it.
+    target = _target(architecture)
+    function = getattr(module_of(kernel), kernel.entry)
+    signature, constants, attributes = specialise(kernel, function, strides)
     try:
         with triton_cache(cache_dir or compiled_folder()):
             # The same specialisation as the JIT would choose at a call, since registers and vector widths follow from
             # it.
             source = _source_class(kernel)(function, signature, constants, attributes)
-            made = triton.compile(source, target, options_of(kernel) | fusing())
+            return triton.compile(source, target, options_of(kernel) | fusing())
     except Exception as error:  # the compiler's own classes are many and private
         raise CompileError(f"{type(error).__name__}: {error}") from error
-    seconds = time.perf_counter() - started
-    if target.backend == "cuda":
-        return Compiled(
-            _cuda_resources(made, int(made.metadata.num_warps)), made.asm["ptx"], made.asm["ttgir"], seconds
-        )
-    return Compiled(_hip_resources(made, kernel.warps), made.asm["amdgcn"], made.asm["ttgir"], seconds)
 
 
 def _source_class(kernel: Kernel) -> Any:

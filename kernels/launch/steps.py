@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from eintune.host.recent import Recent
 from eintune.kernels.emit.kernel import Argument, Kernel
 
-from .launch import ALIGNMENT, MOST_LAYOUTS, Call, Launch, check, dtypes, layout_of, refuse
-from .tensor_descriptors import Address
+from .launch import ALIGNMENT, MOST_LAYOUTS, ByAddress, Call, Launch, check, dtypes, layout_of, refuse, when_aligned
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +29,14 @@ class StepsLaunch:
         names = [a.name for a in (*kernel.arguments, *kernel.workspaces)]
         self._positions = [[names.index(a.name) for a in step.arguments] for step in kernel.steps]
         self._offsets, self._nbytes = _places(kernel.workspaces)
-        self._ready: Recent[Hashable, Call] = Recent(MOST_LAYOUTS)
+        self._direct: Recent[Hashable, ByAddress] = Recent(MOST_LAYOUTS)
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
-        layout = layout_of(tensors, [t.data_ptr() for t in tensors])
-        if ready := self._ready.get(layout):
-            ready(tensors)
+        pointers = [t.data_ptr() for t in tensors]
+        layout = layout_of(tensors, pointers)
+        direct = self._direct.get(layout)
+        if direct is not None:
+            direct(pointers)
             return
         check(self.kernel, tensors)
         every = [*tensors, *self._workspaces(tensors[0].device)]
@@ -44,39 +45,33 @@ class StepsLaunch:
             refuse(step, mine)
         for launch, mine in zip(self._steps, given, strict=True):
             launch(mine)
-        if fast := self._by_address(tensors, given):
-            self._ready[layout] = fast
+        layouts = [layout_of(mine, [t.data_ptr() for t in mine]) for mine in given]
+        ready = [launch.ready(mine) for launch, mine in zip(self._steps, layouts, strict=True)]
+        if all(ready):
+            self._direct[layout] = self._launcher([step for step in ready if step], tensors[0].device)
 
-    def bound(self, tensors: Sequence[torch.Tensor]) -> Call:
-        """As `Launch.bound`. Does not run anything by itself."""
-        return self._ready.get(layout_of(tensors, [t.data_ptr() for t in tensors])) or self
+    def ready(self, layout: Hashable) -> ByAddress | None:
+        """As `Launch.ready`."""
+        return self._direct.get(layout)
 
-    def _by_address(self, tensors: Sequence[torch.Tensor], given: Sequence[Sequence[torch.Tensor]]) -> Call | None:
-        """A function that launches all steps for tensors of this layout, workspaces by their addresses. None where it
-        takes the steps' own checks (no GPU, or tensors that are not aligned)."""
-        device = tensors[0].device
-        if self.kernel.emitter == "torch" or device.type != "cuda":
-            return None
-        calls = [launch.bound(mine) for launch, mine in zip(self._steps, given, strict=True)]
-        if any(call is launch for call, launch in zip(calls, self._steps, strict=True)):
-            return None  # a tensor that is not aligned, say
-        return self._launcher(calls, device)
+    def bound(
+        self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
+    ) -> Call:
+        """As `Launch.bound`."""
+        return when_aligned(self, tensors, order, general or self)
 
-    def _launcher(self, calls: Sequence[Call], device: torch.device) -> Call:
+    def _launcher(self, ready: Sequence[ByAddress], device: torch.device) -> ByAddress:
         """The steps' own launchers, one after the other, over one buffer."""
         import torch
 
-        steps, offsets, nbytes = list(zip(calls, self._positions, strict=True)), self._offsets, self._nbytes
+        steps, offsets, nbytes = list(zip(ready, self._positions, strict=True)), self._offsets, self._nbytes
 
-        def launch(tensors: Sequence[torch.Tensor]) -> None:
-            if any(t.data_ptr() % ALIGNMENT for t in tensors):
-                self(tensors)
-                return
+        def launch(pointers: Sequence[int]) -> None:
             buffer = torch.empty(nbytes, dtype=torch.uint8, device=device)
             start = buffer.data_ptr()
-            every = [*tensors, *(Address(start + offset) for offset in offsets)]
-            for call, positions in steps:
-                call([every[i] for i in positions])  # type: ignore[misc]
+            every = [*pointers, *[start + offset for offset in offsets]]
+            for step, positions in steps:
+                step([every[i] for i in positions])
 
         return launch
 

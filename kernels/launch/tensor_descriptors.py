@@ -96,6 +96,8 @@ class LaunchDescriptor:
 
     __slots__ = ("base", "block_shape", "padding", "shape", "strides")
 
+    round_f32_to_tf32 = False  # as of 3.7, which reads it at each launch
+
     def __init__(self, pointer: int, shape: list[int], strides: list[int], block: list[int]) -> None:
         self.base = Address(pointer)
         self.shape = shape
@@ -105,21 +107,25 @@ class LaunchDescriptor:
 
 
 class LaunchDescriptors:
-    """The descriptors of tensors of one layout, by their addresses; those of the latest addresses are kept."""
+    """The descriptors of tensors of one layout, by their addresses; those of the latest addresses are kept.
+
+    arguments: which of the kernel's tensors have one. axes: how many axes each has.
+    """
 
     MOST = 64
 
     def __init__(self, kernel: Kernel, tensors: Sequence[torch.Tensor]) -> None:
         given = [(d, tensors[d.argument]) for d in kernel.descriptors]
         self._forms = [(d.argument, list(t.shape), strides(t), list(d.block)) for d, t in given]
-        self._arguments = [d.argument for d in kernel.descriptors]
+        self.arguments = [d.argument for d in kernel.descriptors]
+        self.axes = [len(d.block) for d in kernel.descriptors]
         self._made: dict[tuple[int, ...], list[LaunchDescriptor]] = {}
 
     def __call__(self, pointers: Sequence[int]) -> list[LaunchDescriptor]:
         """The descriptors, given the addresses of all of the kernel's tensors in order."""
         # Shape and strides are those of the layout, so addresses alone tell descriptors apart; a program's tensors
         # often come back to the same ones.
-        key = tuple([pointers[i] for i in self._arguments])
+        key = tuple([pointers[i] for i in self.arguments])
         made = self._made.get(key)
         if made is None:
             if len(self._made) >= self.MOST:

@@ -6,7 +6,7 @@ This is the only file of the runtime that knows attention; everything below it s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import NoneType
 from typing import Any, Literal, TypeAlias, overload
 
@@ -20,7 +20,7 @@ from eintune.space.workloads.attention import attention_problem
 from .errors import FORWARD_ONLY, UnsupportedArgument
 from .opaque import opaque
 from .plain_tensors import check_plain, is_transformed
-from .serving import MOST_READY, dtype_name, serve
+from .serving import MOST_READY, View, dtype_name, output_of, serve
 
 Causal: TypeAlias = bool | Literal["top_left", "lower_right"]
 CAUSAL: dict[Any, Literal["top_left", "lower_right"] | None] = {
@@ -80,12 +80,13 @@ def attention(
     return_lse: also return the log of the softmax's denominator, (batch, heads, queries), float32; -inf where a query
     sees nothing.
     """
-    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
+    if not (type(q) is Tensor and type(k) is Tensor and type(v) is Tensor):  # parameters are tensors, too
         _check_tensors(q=q, k=k, v=v)
     if scale is not None and type(scale) is not float:
         scale = _scale(scale)
     if is_transformed():
         _check(q, k, v)
+        _check_tensors(**{name: x for name, x in modifiers.items() if isinstance(x, Tensor)})
     if modifiers or return_lse:
         return _modified(q, k, v, causal, scale, {**modifiers, "return_lse": return_lse})
     key: Any = None
@@ -93,7 +94,7 @@ def attention(
     try:
         key = (
             q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, k.dtype, v.dtype, q.device,
-            k.device, v.device, type(q), type(k), type(v), q.is_neg(), k.is_neg(), v.is_neg(), causal, scale,
+            k.device, v.device, q.is_neg(), k.is_neg(), v.is_neg(), causal, scale,
         )  # fmt: skip
         run = _ready.get(key)
     except Exception:  # an unhashable `causal`, or tensors without shapes or strides
@@ -115,10 +116,18 @@ def attention(
 
 
 def _modified(
-    q: Tensor, k: Tensor, v: Tensor, causal: object, scale: object, modifiers: dict[str, Any]
+    q: Tensor, k: Tensor, v: Tensor, causal: object, scale: float | None, modifiers: dict[str, Any]
 ) -> Tensor | tuple[Tensor, Tensor]:
-    from .modified_attention import NAMES, modified_attention
+    from .modified_attention import NAMES, modified_attention, seen_call
 
+    seen, run = seen_call(q, k, v, causal, scale, modifiers)
+    if run is not None:
+        try:
+            made: Tensor | tuple[Tensor, Tensor] = run(q, k, v, modifiers)
+            return made
+        except Exception:
+            _check(q, k, v)
+            raise
     if unknown := sorted(set(modifiers) - set(NAMES)):
         raise UnsupportedArgument(f"modifiers are {', '.join(NAMES)}, but got {', '.join(unknown)}")
     mode, number = _causal(causal), _scale(scale)
@@ -134,7 +143,7 @@ def _modified(
         raise UnsupportedArgument(FORWARD_ONLY)
     number = 1 / math.sqrt(q.shape[3]) if number is None else number
     if v.shape[3]:
-        return modified_attention(q, k, v, mode, number, given)
+        return modified_attention(q, k, v, mode, number, given, seen)
     # values without elements: what else is returned does not depend on them
     made = modified_attention(q, k, v.new_zeros((*v.shape[:3], 1)), mode, number, given)
     return (made[0][..., :0], made[1]) if isinstance(made, tuple) else made[..., :0]
@@ -228,28 +237,33 @@ def _first(
         value_dim=value_dim, dtype=dtype_name(q, "q", FLOATS), causal=mode, scale=scale,
     )  # fmt: skip
     shape = (batch, heads, seq, value_dim)
-    made = torch.empty(shape, dtype=q.dtype, device=q.device)
-    if heads == kv_heads:
-        fill = serve(problem, (q, k, v), (made,))
+    new = output_of(shape, q.dtype, q)
+    made = new(q)
+    view = None if heads == kv_heads else _by_key_heads(q, made, kv_heads)
+    tensors = (q, k, v, made)
+    fill = serve(problem, tensors if view is None else view(tensors), view)
 
-        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out = torch.empty(shape, dtype=q.dtype, device=q.device)
-            fill((q, k, v), (out,))
-            return out
-
-    else:
-        split = (batch, kv_heads, heads // kv_heads)
-        of_q = ((*split, seq, head_dim), _split_strides(q, split[2]))
-        of_out = ((*split, seq, value_dim), _split_strides(made, split[2]))
-        fill = serve(problem, (q.as_strided(*of_q), k, v), (made.as_strided(*of_out),))
-
-        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out = torch.empty(shape, dtype=q.dtype, device=q.device)
-            fill((q.as_strided(*of_q), k, v), (out.as_strided(*of_out),))
-            return out
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = new(q)
+        fill((q, k, v, out))
+        return out
 
     _ready[key] = run
     return made
+
+
+def _by_key_heads(q: Tensor, out: Tensor, kv_heads: int) -> View:
+    """Tensors of a call with the queries' heads in groups, one for each head of the keys."""
+    (batch, heads, seq, head_dim), value_dim = q.shape, out.shape[3]
+    split = (batch, kv_heads, heads // kv_heads)
+    of_q = ((*split, seq, head_dim), _split_strides(q, split[2]))
+    of_out = ((*split, seq, value_dim), _split_strides(out, split[2]))
+
+    def view(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        q, k, v, out = tensors
+        return q.as_strided(*of_q), k, v, out.as_strided(*of_out)
+
+    return view
 
 
 def _split_strides(t: Tensor, group: int) -> tuple[int, ...]:

@@ -52,6 +52,8 @@ CHANGING = object()
 def kind(name: str, x: Any) -> Any:
     """What of an argument that is no function decides how it is served: not the numbers in a tensor. Raises
     UnsupportedArgument for what has no kind."""
+    if type(x) is int or type(x) is bool:
+        return type(x), x
     if isinstance(x, (tuple, list)) and len(x) == 2 and all(isinstance(y, Tensor) for y in x):
         return tuple(kind_of_tensor(name, y) for y in x)
     if isinstance(x, Tensor):
@@ -87,15 +89,20 @@ def meaning(argument: str, function: Callable[..., Any], site: Site) -> Meaning:
     return Meaning(opened(made), trace)
 
 
-def kind_of_function(argument: str, function: Any, site: Site) -> tuple[Any, Meaning | None]:
-    """What a function is known by; its meaning where that has to be asked for at each call. Raises Untraceable for
-    what is no function that can be traced."""
+def steady_kind(function: Any) -> tuple[Any, bool]:
+    """What a function is known by, and whether that is all: else what it sees may change in place. Raises Untraceable
+    for what is no function that can be traced."""
     try:
         known = _Sight().of(function)
-        changing = any(part is CHANGING for part in _leaves(known))
+        return known, not any(part is CHANGING for part in _leaves(known))
     except RecursionError:
         raise Untraceable("a traced function captures tuples and functions nested too deeply") from None
-    if not changing:
+
+
+def kind_of_function(argument: str, function: Any, site: Site) -> tuple[Any, Meaning | None]:
+    """What a function is known by; its meaning where that has to be asked for at each call. Raises as `steady_kind`."""
+    known, is_all = steady_kind(function)
+    if is_all:
         return known, None
     comes_to = meaning(argument, function, site)
     return (known, comes_to.kind, tuple(map(repr, comes_to.opened.numbers))), comes_to

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType
 from typing import Any, NoReturn
 
@@ -28,7 +28,7 @@ from .errors import UnsupportedArgument
 from .opaque import opaque
 from .plain_tensors import check_plain, is_transformed, kind_of_tensor
 from .recorders import called_by_scripts, refuse_scripting
-from .serving import MOST_READY, Fill, dtype_name, serve
+from .serving import MOST_READY, Fill, dtype_name, output_of, serve
 
 
 def compile(
@@ -142,7 +142,7 @@ class CompiledCascade:
         self._text = str(cascade)
         self._inputs = tuple(cascade.inputs)
         self._conditions = conditions_read(cascade.roots().values())
-        self._ready: Recent[Any, tuple[Fill, list[tuple[tuple[int, ...], torch.dtype]]]] = Recent(MOST_READY)
+        self._ready: Recent[Any, tuple[Fill, list[Callable[[Tensor], Tensor]]]] = Recent(MOST_READY)
 
     @opaque
     @called_by_scripts
@@ -152,11 +152,11 @@ class CompiledCascade:
         Returns the output tensor, or a tuple of them in the cascade's order. Raises ValueError for missing,
         surplus or mismatched tensors, and where a gradient would be recorded.
         """
-        inputs = self._bound(tensors, named)
+        inputs = tensors if not named and len(tensors) == len(self._inputs) else self._bound(tensors, named)
         for n, x in zip(self._inputs, inputs, strict=True):
             if not isinstance(x, Tensor):
                 raise UnsupportedArgument(f"{n} must be a torch.Tensor, but got {type(x).__name__}")
-        key = tuple(kind_of_tensor(n, t) for n, t in zip(self._inputs, inputs, strict=True))
+        key = tuple([kind_of_tensor(n, t) for n, t in zip(self._inputs, inputs, strict=True)])
         if is_transformed():
             self._check_plain(inputs)
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
@@ -165,11 +165,10 @@ class CompiledCascade:
         if ready is None:
             outputs = self._first(key, inputs)
         else:
-            fill, shapes = ready
-            device = inputs[0].device
-            outputs = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+            fill, makers = ready
+            outputs = [new(inputs[0]) for new in makers]
             try:
-                fill(inputs, outputs)
+                fill((*inputs, *outputs))
             except Exception:
                 self._check_plain(inputs)
                 raise
@@ -211,9 +210,9 @@ class CompiledCascade:
                     f"{self.name}: every reduced rank must have elements, but the sizes are {problem.sizes}"
                 )
             return outputs
-        fill = serve(problem, inputs, outputs)
+        fill = serve(problem, (*inputs, *outputs))
         logger.debug("%s is ready for %s", self.name, problem.sizes)
-        self._ready[key] = fill, shapes
+        self._ready[key] = fill, [output_of(shape, dtype, inputs[0]) for shape, dtype in shapes]
         return outputs
 
     def problem(self, inputs: tuple[Tensor, ...]) -> Problem:

@@ -33,10 +33,10 @@ from eintune.space.workloads.modifiers import (
     Window,
 )
 
-from .call_kinds import Meaning, kind, kind_of_function, meaning
+from .call_kinds import Meaning, kind, kind_of_function, meaning, steady_kind
 from .errors import FORWARD_ONLY, UnsupportedArgument
 from .plain_tensors import check_plain, kind_of_tensor
-from .serving import MOST_READY, Fill, dtype_name, serve
+from .serving import MOST_READY, Fill, dtype_name, output_of, serve
 from .user_numbers import changing_numbers, check_filters, constant_numbers, number_views, outcome
 
 Arguments: TypeAlias = Mapping[str, Any]
@@ -53,13 +53,45 @@ LABELS = {
 """Inputs by what a caller calls them."""
 FUNCTIONS = ("score_mod", "mask_mod")
 
-_ready: Recent[Any, Callable[[Tensor, Tensor, Tensor, Arguments], Tensor | tuple[Tensor, Tensor]]] = Recent(MOST_READY)
+Run: TypeAlias = Callable[[Tensor, Tensor, Tensor, Arguments], Any]
+"""Attention with modifiers of one kind: a tensor, or a pair of them."""
+
+_ready: Recent[Any, Run] = Recent(MOST_READY)
+
+
+def seen_call(
+    q: Tensor, k: Tensor, v: Tensor, causal: object, scale: float | None, modifiers: Arguments
+) -> tuple[Any, Run | None]:
+    """A key for all that decides how a call is served, of arguments as they were given, and what serves it, if such a
+    call was served before. Nothing is known, and no key, where a function would have to be traced, and of arguments
+    that are no good."""
+    try:
+        known = [_quickly(name, x) for name, x in modifiers.items()]
+        key = (
+            q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, k.dtype, v.dtype, q.device,
+            k.device, v.device, q.is_neg(), k.is_neg(), v.is_neg(), causal, scale, *modifiers, *known,
+        )  # fmt: skip
+        return key, _ready.get(key)
+    except Exception:
+        return None, None
+
+
+def _quickly(name: str, x: Any) -> Any:
+    if x is None:
+        return None
+    if name not in FUNCTIONS:
+        return kind(name, x)
+    known, is_all = steady_kind(x)
+    if not is_all:
+        raise Untraceable("what it sees may change")
+    return known
 
 
 def modified_attention(
-    q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, arguments: Arguments
+    q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, arguments: Arguments, seen: Any = None
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`attention.attention` for q, k, v that it has checked; arguments: those of NAMES that the caller gave."""
+    """`attention.attention` for q, k, v that it has checked; arguments: those of NAMES that the caller gave; seen: the
+    key of `seen_call`."""
     site = Site(("h", "g")) if q.shape[1] // max(k.shape[1], 1) > 1 else Site()
     meanings: dict[str, Meaning] = {}
     known: dict[str, Any] = {}
@@ -81,9 +113,12 @@ def modified_attention(
             if q.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
                 # a graph's own tensors, which hold numbers, are nothing until it is replayed
                 _ready[key] = run
+                if seen is not None:
+                    _ready[seen] = run
     except Untraceable as error:
         raise UnsupportedArgument(str(error)) from error
-    return run(q, k, v, arguments)
+    made: Tensor | tuple[Tensor, Tensor] = run(q, k, v, arguments)
+    return made
 
 
 # ---- the first call of a kind
@@ -160,7 +195,7 @@ class ModifiedCall:
     family: Any
 
 
-def _prepared(call: ModifiedCall) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
+def _prepared(call: ModifiedCall) -> Run:
     _check_given(call)
     shapes = Shapes(call.q, call.k, call.v)
     views: dict[str, View] = {}
@@ -339,38 +374,42 @@ def _narrowed(name: str, view: View, t: Tensor, q: Tensor) -> View:
 
 @dataclass
 class Served:
-    """What serves one kind of call. fill: once it was called. outputs: their shapes and dtypes."""
+    """What serves one kind of call. outputs: their shapes and dtypes. makers: what makes them. fill: once it was
+    called."""
 
     problem: Problem
     names: tuple[str, ...]
     outputs: Sequence[tuple[tuple[int, ...], torch.dtype]]
+    makers: Sequence[Callable[[Tensor], Tensor]]
     fill: Fill | None = None
 
 
 _served: Recent[Any, Served] = Recent(MOST_READY)
 
 
-def _run(
-    call: ModifiedCall, shapes: Shapes, variant: Attention, views: Mapping[str, View], key: Any
-) -> Callable[[Tensor, Tensor, Tensor, Arguments], Any]:
+def _run(call: ModifiedCall, shapes: Shapes, variant: Attention, views: Mapping[str, View], key: Any) -> Run:
     served = _served.get(key)
     if served is None:
         served = _served[key] = _posed(call, shapes, variant, views)
     if shapes.is_empty:
         return partial(_empty, served.outputs)
-    names, device = served.names, call.q.device
+    names = served.names
+    by_head = [n == "Q" for n in names] + [True] * len(served.outputs)
+
+    def view(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [shapes.by_head(t, 1) if has_heads else t for t, has_heads in zip(tensors, by_head, strict=True)]
 
     def run(q: Tensor, k: Tensor, v: Tensor, a: Arguments) -> Any:
-        found = {"Q": shapes.by_head(q, 1), "K": k, "V": v} | {n: view(a) for n, view in views.items()}
-        inputs = [found[n] for n in names]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+        found = {"Q": q, "K": k, "V": v}
+        tensors = [found[n] if n in found else views[n](a) for n in names]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             raise UnsupportedArgument(FORWARD_ONLY)
-        made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in served.outputs]
-        seen = [shapes.by_head(t, 1) for t in made]
+        made = [new(q) for new in served.makers]
+        tensors += made
         if served.fill is None:
-            served.fill = serve(served.problem, inputs, seen)
+            served.fill = serve(served.problem, view(tensors), view)
         else:
-            served.fill(inputs, seen)
+            served.fill(tensors)
         return made[0] if len(made) == 1 else tuple(made)
 
     return run
@@ -384,7 +423,8 @@ def _posed(call: ModifiedCall, shapes: Shapes, variant: Attention, views: Mappin
         ((*rows, *((call.v.shape[3],) if n == "AV" else ())), DTYPES[problem.dtypes[n]]) for n in cascade.outputs
     ]
     problem.dtypes.update({name: dtype_name(view(call.given), _label(name)) for name, view in views.items()})
-    return Served(problem, tuple(cascade.inputs), outputs)
+    makers = [output_of(shape, dtype, call.q) for shape, dtype in outputs]
+    return Served(problem, tuple(cascade.inputs), outputs, makers)
 
 
 def _empty(
@@ -397,5 +437,6 @@ def _empty(
     made = [torch.zeros(shape, dtype=dtype, device=q.device)]
     for shape, dtype in logs:
         log = torch.full(shape, -torch.inf, dtype=dtype, device=q.device)
-        made.append(log.copy_(a["sinks"][:, None].expand(shape)) if "sinks" in a else log)
+        sinks = a.get("sinks")
+        made.append(log if sinks is None else log.copy_(sinks[:, None].expand(shape)))
     return made[0] if len(made) == 1 else tuple(made)

@@ -16,12 +16,20 @@ from typing import Any, TypeVar
 import torch
 
 from .errors import UnsupportedArgument
-from .recorders import WAY_OUT, check_recorders, recorded_call, refuse_scripting
+from .recorders import WAY_OUT, check_recorders, is_recording, recorded_call, refuse_scripting
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPILER = "torch._dynamo"
 
 _disabled: dict[Any, Callable[..., Any]] = {}
+_looking: Callable[[], object]
+"""What gives what looks at the frames that this thread runs, PyTorch's compiler, or None."""
+try:
+    from torch._C._dynamo.eval_frame import get_eval_frame_callback as _looking
+except ImportError:  # a PyTorch that does not say
+
+    def _looking() -> object:
+        return COMPILER
 
 
 def opaque(function: F) -> F:
@@ -30,9 +38,10 @@ def opaque(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
-        check_recorders(name)
+        if is_recording():
+            check_recorders(name)
         try:
-            if COMPILER in sys.modules:
+            if _looking() is not None and COMPILER in sys.modules:
                 return _without_compiler(function)(*args, **named)
             return function(*args, **named)
         except UnsupportedArgument:

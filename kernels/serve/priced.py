@@ -36,7 +36,7 @@ from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import Space, space_of
 
 from .adapted import nearest_schedule, plain_schedule
-from .any_size import open_ranks, work_at
+from .any_size import open_ranks, parsed, work_at
 
 SCHEDULES = 32
 """How many schedules of one cascade the cost model looks at without tuning, spread over all."""
@@ -87,8 +87,7 @@ def priced_near(
     elsewhere to steps of a quarter, since there picks are planned: a program whose lengths grow waits for that once a
     step. What serves a size does not depend on which came before it."""
     near = _rounded_up(problem, FINE)
-    known = frozenset((e.path, e.key.sizes, e.record.digest, e.record.schedule, e.record.seconds) for e in entries)
-    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), known, str(device), emitter, directory)
+    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), _token(entries), str(device), emitter, directory)
     if (found := _remembered.get(asked)) is not None:
         return found
     nearest = sorted(entries, key=lambda e: _order(key, e))[:LOOKED_AT]
@@ -98,6 +97,19 @@ def priced_near(
     found = (found or _with_picks(problem, key, members, machine, emitter, directory))[:KEPT]
     _remembered[asked] = found
     return found
+
+
+def _token(entries: Sequence[Entry]) -> object:
+    """What stands for entries in a key: these objects, in any order. An index of what is stored keeps them until it is
+    read again, and hashing all that they hold takes longer than choosing among them."""
+    ids = frozenset(map(id, entries))
+    known = _tokens.get(ids)
+    if known is None:
+        known = _tokens[ids] = object(), tuple(entries)  # kept, so that no others get their ids meanwhile
+    return known[0]
+
+
+_tokens: Recent[frozenset[int], tuple[object, tuple[Entry, ...]]] = Recent(256)
 
 
 def _names(members: Sequence[_Member]) -> Hashable:
@@ -168,10 +180,11 @@ def confirmed(problem: Problem, members: Sequence[_Member], machine: Machine) ->
     found: list[tuple[Priced, float | None]] = []
     for m in members:
         try:
-            at = _at(problem, [(m.text, m.schedule)], machine) if _fits(problem, m) else []
+            fits = _fits(problem, m)
+            at = _at(problem, [(m.text, m.schedule if fits else _adapted(problem, m))], machine)
             if not at:
-                adapted = nearest_schedule(m.schedule, Cascade.parse(m.text), problem)
-                at = _at(problem, [(m.text, adapted)], machine)
+                nearest = nearest_schedule(m.schedule, parsed(m.text), problem)
+                at = _at(problem, [(m.text, nearest)], machine)
             if at:
                 found.append((replace(at[0], entry=m.entries[0]), _factor(problem, m, machine)))
         except (ValueError, KeyError, RecursionError) as error:
@@ -292,6 +305,24 @@ def _fits(problem: Problem, member: _Member) -> bool:
     return any(math.isfinite(_doublings(problem, dict(e.key.sizes), free)) for e in member.entries)
 
 
+def _adapted(problem: Problem, member: _Member) -> Schedule:
+    """A member's schedule for what its kernel needs as numbers here: the nearest that is legal at lengths that it was
+    measured at, whatever they are here, so that it is looked for once and not at every length that a program comes
+    with. Raises ValueError where there is none."""
+    free = open_ranks(member.text, problem, member.schedule)
+    longest = dict(max((math.prod(n for _, n in e.key.sizes), e.key.sizes) for e in member.entries)[1])
+    sizes = {r: longest.get(r, n) if r in free else n for r, n in problem.sizes.items()}
+    asked = member.text, member.schedule, tuple(sorted(sizes.items())), tuple(sorted(problem.dtypes.items()))
+    found = _adaptations.get(asked)
+    if found is None:
+        found = nearest_schedule(member.schedule, parsed(member.text), replace(problem, sizes=sizes))
+        _adaptations[asked] = found
+    return found
+
+
+_adaptations: Recent[Hashable, Schedule] = Recent(1024)
+
+
 def _is_covered(problem: Problem, members: Sequence[_Member]) -> bool:
     """Whether something was measured so near to a problem's sizes, on this machine, that what was measured is trusted
     to hold the best: what a kernel needs as numbers is equal, and the rest is at most CLOSE doublings in all away from
@@ -361,17 +392,17 @@ def _factor(problem: Problem, member: _Member, machine: Machine) -> float | None
     logs: list[tuple[float, float]] = []
     for entry in member.entries if member.here else ():
         sizes = dict(entry.key.sizes)
-        predicted = _predicted(member.text, member.schedule, replace(problem, sizes=sizes), machine)
-        if predicted is not None:
+        expected = predicted(member.text, member.schedule, replace(problem, sizes=sizes), machine)
+        if expected is not None:
             apart = sum(abs(math.log2(n / sizes.get(r, n))) for r, n in problem.sizes.items())
-            logs.append((1 / (NEAREST + apart) ** 2, math.log(entry.record.seconds / predicted)))
+            logs.append((1 / (NEAREST + apart) ** 2, math.log(entry.record.seconds / expected)))
         if len(logs) == POINTS:
             break
     weight = sum(w for w, _ in logs)
     return math.exp(sum(w * x for w, x in logs) / weight) if logs else None
 
 
-def _predicted(text: str, schedule: Schedule, problem: Problem, machine: Machine) -> float | None:
+def predicted(text: str, schedule: Schedule, problem: Problem, machine: Machine) -> float | None:
     """What the model says of a kernel at the sizes at which it was measured; None where it has no plan there now."""
     sizes, dtypes = tuple(sorted(problem.sizes.items())), tuple(sorted(problem.dtypes.items()))
     asked = (text, schedule, sizes, dtypes, machine.name)

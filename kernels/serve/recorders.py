@@ -27,8 +27,14 @@ _included: Callable[[Any], bool] = torch._C._dispatch_tls_is_dispatch_key_includ
 _EARLY = torch._C.DispatchKey.PreDispatch
 
 
+def is_recording() -> bool:
+    """Whether a tool may be at work that records operators: in three calls, at every call of a program."""
+    return _tracing() is not None or bool(_modes()) or _included(_EARLY)
+
+
 def check_recorders(name: str) -> None:
-    """Raise UnsupportedArgument where a call of what is named would be recorded operator by operator."""
+    """Raise UnsupportedArgument where a call of what is named would be recorded operator by operator: not unless
+    `is_recording`."""
     if _tracing() is not None:
         _refuse(name, "torch.jit.trace")
     if (_modes() or _included(_EARLY)) and _has_proxies():

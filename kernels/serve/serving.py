@@ -31,8 +31,10 @@ from eintune.space.ir.expr import bind
 
 from .choices import KernelChoice, choices, signature
 
-Fill: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
+Fill: TypeAlias = Callable[[Sequence[Tensor]], None]
 """Runs a problem: inputs in the definition's order, then outputs to fill, in its order."""
+View: TypeAlias = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+"""From the tensors of a call to those that a problem is stated for, at the same addresses."""
 
 MOST_READY = 1024
 """Kinds of calls kept ready by each table of a process; what was not used among the last half of as many is forgotten,
@@ -50,16 +52,19 @@ def _forget_who_waits() -> None:
 os.register_at_fork(after_in_child=_forget_who_waits)
 
 
-def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Fill:
-    """Run a problem for the first time, and return what runs it again on tensors of the same kind.
+def serve(problem: Problem, tensors: Sequence[Tensor], view: View | None = None) -> Fill:
+    """Run a problem for the first time, and return what runs it again on tensors of the same shapes, strides, dtypes
+    and devices, none of which is looked at again.
 
-    inputs, outputs: in the order of the definition's `inputs` and `outputs`, with the axes it declares.
+    tensors: in the order of the definition's `inputs`, then of its `outputs`, with the axes that it declares. view:
+    such tensors of those that a later call is given, where these are not the same.
     """
     definition = problem.definition
+    inputs = tensors[: len(definition.inputs)]
     names = (*definition.inputs, *definition.outputs)
     with _first_calls, importing():
         for choice in _guarded(choices(problem, inputs[0].device, layout_of(inputs)), problem):
-            fill = _try(choice, names, inputs, outputs, signature(problem))
+            fill = _try(choice, names, tensors, view, signature(problem))
             if fill is not None:
                 say_once(choice.notice, choice.level, about=choice.about)
                 _warn_of_hazards(choice.form, problem)
@@ -71,8 +76,8 @@ def serve(problem: Problem, inputs: Sequence[Tensor], outputs: Sequence[Tensor])
         )
         _warn_of_hazards(problem.cascade, problem)
         fill = by_operators(definition, problem)
-        fill(inputs, outputs)
-        return fill
+        fill(tensors)
+        return fill if view is None else _viewed(fill, view)
 
 
 def _warn_of_hazards(form: str, problem: Problem) -> None:
@@ -110,26 +115,25 @@ def _guarded(every: Iterable[KernelChoice], problem: Problem) -> Iterable[Kernel
 def _try(
     choice: KernelChoice,
     names: Sequence[str],
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    view: View | None,
     about: tuple[str, ...],
 ) -> Fill | None:
     """A function that runs the choice, after its first run; None (said once) where it does not run here."""
     try:
         try:
-            fill = _filled(_launch(choice), choice.kernel, names, inputs, outputs)
+            return _filled(_launch(choice), choice.kernel, names, tensors, view)
         except TileTooWide:
             if choice.wide is None:
                 raise
             wide = choice.wide()
-            fill = _filled(load(wide), wide, names, inputs, outputs)
+            return _filled(load(wide), wide, names, tensors, view)
     except Exception as error:
         if _lost(error):
             raise
         said = f"eintune: a kernel does not run here, another is tried: {one_line(error)}"
         say_once(said, about=("does not run", type(error), *about))
         return None
-    return fill
 
 
 def _launch(choice: KernelChoice) -> Launch:
@@ -137,24 +141,18 @@ def _launch(choice: KernelChoice) -> Launch:
     return launch if choice.plain is None else EitherLaunch(launch, load(choice.plain))
 
 
-def _filled(
-    launch: Launch, kernel: Kernel, names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> Fill:
+def _filled(launch: Launch, kernel: Kernel, names: Sequence[str], tensors: Sequence[Tensor], view: View | None) -> Fill:
     """What runs a kernel on tensors in the order of these names, after its first run."""
-    fill = _ordered(launch, [names.index(a.name) for a in kernel.arguments])
-    fill(inputs, outputs)
-    return fill
+    order = [names.index(a.name) for a in kernel.arguments]
+    launch([tensors[i] for i in order])
+    fill: Fill = launch
+    if order != list(range(len(order))):
+        fill = _viewed(launch, lambda given: [given[i] for i in order])
+    return launch.bound(tensors, order, fill if view is None else _viewed(fill, view))
 
 
-def _ordered(launch: Launch, order: list[int]) -> Fill:
-    if order == list(range(len(order))):
-        return lambda inputs, outputs: launch([*inputs, *outputs])
-
-    def fill(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        tensors = (*inputs, *outputs)
-        launch([tensors[i] for i in order])
-
-    return fill
+def _viewed(fill: Fill, view: View) -> Fill:
+    return lambda tensors: fill(view(tensors))
 
 
 def _lost(error: Exception) -> bool:
@@ -168,14 +166,24 @@ def by_operators(definition: Cascade, problem: Problem) -> Fill:
     inputs, outputs = tuple(definition.inputs), tuple(definition.outputs)
     wide = "fp64" in problem.dtypes.values()
 
-    def fill(given: Sequence[Tensor], made: Sequence[Tensor]) -> None:
-        data = dict(zip(inputs, given, strict=True))
+    def fill(tensors: Sequence[Tensor]) -> None:
+        data = dict(zip(inputs, tensors[: len(inputs)], strict=True))
         dtype = torch.float64 if wide else torch.float32
         results = run_eager(definition, data, problem.sizes, problem.params, dtype)
-        for name, target in zip(outputs, made, strict=True):
+        for name, target in zip(outputs, tensors[len(inputs) :], strict=True):
             target.copy_(results[name])
 
     return fill
+
+
+def output_of(shape: Sequence[int], dtype: torch.dtype, beside: Tensor) -> Callable[[Tensor], Tensor]:
+    """What makes a contiguous tensor of this shape, uninitialised, given any of the kind of `beside`, on its device."""
+    size = tuple(shape)
+    strides = torch.empty(size, dtype=dtype, device="meta").stride()
+    if (size, strides, dtype) == (tuple(beside.shape), beside.stride(), beside.dtype):
+        return torch.empty_like  # the quickest of PyTorch's ways, and `torch.empty` the slowest
+    device = beside.device
+    return lambda _: torch.empty_strided(size, strides, dtype=dtype, device=device)
 
 
 def dtype_name(t: Tensor, name: str, allowed: Iterable[str] = DTYPES) -> str:

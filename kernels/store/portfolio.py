@@ -8,8 +8,9 @@ follow from the definition, and a file that cannot be used is a miss, said once.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ from eintune.host.data import (
     from_json,
 )
 from eintune.host.notices import say_once
+from eintune.host.recent import Recent
 from eintune.space.ir.expr import Rank as RankName
 from eintune.space.schedule.schedule import Schedule
 
@@ -211,17 +213,29 @@ def store_portfolio(cache: Cache, portfolio: Portfolio) -> Path:
     return write_kept(cache.directory / FOLDER / portfolio.key.file_name, raw, "portfolio")
 
 
-def portfolio_entries(cache: Cache, key: Key) -> list[Entry]:
+def portfolio_entries(cache: Cache, key: Key) -> Sequence[Entry]:
     """What portfolios hold for a definition on a machine, in element widths as those of `key`: the user's before the
     shipped, each kernel at each point once."""
+    folders = ((cache.directory / FOLDER, False), *(() if cache.shipped is None else ((SHIPPED, True),)))
+    stored = [_index(folder, shipped).get(key.cascade, _NONE) for folder, shipped in folders]
+    # A program asks at every size that is new, with the same answer until a folder changes.
+    asked = (*map(id, stored), tuple(key.widths.items()), key.ranks, key.machine, key.processors)
+    known = _of_keys.get(asked)
+    if known is not None:
+        return known[1]
     found: dict[tuple[object, ...], Entry] = {}
-    for folder, shipped in ((cache.directory / FOLDER, False), (SHIPPED, True)):
-        if shipped and cache.shipped is None:
-            continue
-        for e in _index(folder, shipped).get(key.cascade, ()):
-            if same_definition(key, e.key) and (key.machine, key.processors) == (e.key.machine, e.key.processors):
-                found.setdefault((e.key.sizes, e.record.cascade, e.record.schedule), e)
-    return list(found.values())
+    for e in chain.from_iterable(stored):
+        if same_definition(key, e.key) and (key.machine, key.processors) == (e.key.machine, e.key.processors):
+            found.setdefault((e.key.sizes, e.record.cascade, e.record.schedule), e)
+    answer = list(found.values())
+    _of_keys[asked] = stored, answer
+    return answer
+
+
+_NONE: list[Entry] = []
+_of_keys: Recent[Hashable, tuple[list[list[Entry]], Sequence[Entry]]] = Recent(256)
+"""What `portfolio_entries` found, with the lists that it found it in: as long as those are kept no others have their
+ids."""
 
 
 def every_entry(cache: Cache) -> list[Entry]:

@@ -49,11 +49,13 @@ def action(chosen: argparse.Namespace) -> int:
     with progress.stage("compile"), as_usage():
         made = warm(chosen.workload, machine=chosen.machine, cache=cache_of(chosen), progress=progress.say)
     where = f" in {made.folder}" if made.folder else ""
-    print(f"{plural(made.compiled, 'kernel')} compiled for {made.architecture}{where} ({made.seconds:.1f} s)")
+    loaded = f", {made.loaded} of them loaded here" if made.loaded else ""
+    print(f"{plural(made.compiled, 'kernel')} compiled for {made.architecture}{loaded}{where} ({made.seconds:.1f} s)")
     if chosen.json:
         data = {
             "architecture": made.architecture,
             "compiled": made.compiled,
+            "loaded": made.loaded,
             "failed": list(made.failed),
             "folder": None if made.folder is None else str(Path(made.folder)),
             "seconds": made.seconds,

@@ -86,6 +86,12 @@ def numbers(roots: Iterable[Expr]) -> Iterator[tuple[Access | Gather, Computed, 
                 yield x, i, own
 
 
+def has_computed_indices(roots: Iterable[Expr]) -> bool:
+    """Whether there is anything that `check_indices` looks at."""
+    wanted = list(roots)
+    return bool(parts(wanted)) or any(True for _ in numbers(wanted))
+
+
 def check_indices(
     roots: Iterable[Expr], sizes: Mapping[Rank, int], padded: bool = False, fitting: Collection[tuple[Part, Rank]] = ()
 ) -> None:

@@ -6,7 +6,7 @@ workload or a machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eintune.space.analysis.filters import equalities
@@ -18,35 +18,10 @@ from eintune.space.ir.approximations import is_approximable
 from eintune.space.plan.descriptor_blocks import reads_of
 
 from .choices import Choice, Point, Setting, SpaceFacts
-from .knobs import KNOBS, Knob
+from .knobs import KNOBS
+from .legal_points import legal_points
 from .schedule import Schedule
 from .targets import TARGETS
-
-
-class _Unset(Exception):
-    """A coordinate is read that is not set yet."""
-
-
-class _Partial(Mapping[str, Setting]):
-    """A point of which some coordinates are not set yet."""
-
-    def __init__(self, known: dict[str, Setting], unset: Set[str]) -> None:
-        self._known, self._unset = known, unset
-
-    def __getitem__(self, name: str) -> Setting:
-        if name in self._unset:
-            raise _Unset(name)
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def having(self, name: str, setting: Setting) -> _Partial:
-        """The same with one more coordinate."""
-        return _Partial({**self._known, name: setting}, self._unset - {name})
 
 
 @dataclass(frozen=True)
@@ -61,28 +36,7 @@ class Space(SpaceFacts):
 
     def points(self) -> Iterator[dict[str, Setting]]:
         """Every legal combination of the settings worth trying."""
-        choices = self.choices()
-        yield from self._completed(_Partial({}, {c.name for c in choices}), choices, KNOBS)
-
-    def _completed(
-        self, point: _Partial, left: Sequence[Choice], undecided: Sequence[Knob]
-    ) -> Iterator[dict[str, Setting]]:
-        """Every legal way to set the coordinates that are left. A knob decides as soon as all that it reads is set, so
-        that few of all combinations are looked at."""
-        still = []
-        for knob in undecided:
-            try:
-                if not knob.is_legal(self, point):
-                    return
-            # A knob that reads what is not set yet cannot decide; it is asked again further in.
-            except _Unset:
-                still.append(knob)
-        if not left:
-            yield dict(point)
-            return
-        choice, *rest = left
-        for setting in choice.values:
-            yield from self._completed(point.having(choice.name, setting), rest, still)
+        yield from legal_points(self, self.choices())
 
     def default(self) -> dict[str, Setting]:
         """The legal point that is nearest to every knob's own default."""

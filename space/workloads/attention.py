@@ -13,7 +13,7 @@ from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem, Values
 from eintune.space.ir.dtypes import FLOATS
 from eintune.space.ir.expr import Expr, Param
-from eintune.space.ir.gathers import check_indices
+from eintune.space.ir.gathers import check_indices, has_computed_indices
 from eintune.space.tracing.site import Site
 
 from .modifiers import WIDE, Causal, Modifier, in_order
@@ -159,9 +159,9 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
     Raises ValueError where these take a computed index beyond its axis.
     """
     try:
-        cascade, text = _known(variant, "g" in sizes)
+        cascade, text, addresses = _known(variant, "g" in sizes)
     except TypeError:  # what a function computes has no hash
-        cascade, text = _written(variant, "g" in sizes)
+        cascade, text, addresses = _written(variant, "g" in sizes)
     wide = {"L": "fp64" if dtype == "fp64" else WIDE}
     sink = {"SINK": WIDE} if variant.sinks else {}
     special = {n: d for m in variant.modifiers for n, d in m.dtypes.items()} | sink | wide
@@ -174,14 +174,15 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
         bound |= m.bound(sizes)
         numbers |= m.params
         values |= m.values
-    check_indices((e.expr for e in cascade.einsums), bound, padded=True)
+    if addresses:
+        check_indices((e.expr for e in cascade.einsums), bound, padded=True)
     return Problem("attention", text, bound, dtypes, numbers, values)
 
 
-def _written(variant: Attention, grouped: bool) -> tuple[Cascade, str]:
-    """A variant's cascade and its text."""
+def _written(variant: Attention, grouped: bool) -> tuple[Cascade, str, bool]:
+    """A variant's cascade, its text, and whether it addresses an axis by anything but the index of a rank."""
     cascade = variant.cascade(grouped=grouped)
-    return cascade, str(cascade)
+    return cascade, str(cascade), has_computed_indices(e.expr for e in cascade.einsums)
 
 
 _known = functools.lru_cache(maxsize=256)(_written)

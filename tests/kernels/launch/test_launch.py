@@ -6,6 +6,7 @@ import inspect
 import linecache
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
@@ -22,7 +23,7 @@ from kernel_forms import attention_case, errors, inputs
 from eintune.kernels.generate.emitters import EMITTERS, emit
 from eintune.kernels.launch.interpreter_fixes import rounded, widened
 from eintune.kernels.launch.launch import LaunchError, layout_of
-from eintune.kernels.launch.launchers import TritonLaunch
+from eintune.kernels.launch.launchers import EitherLaunch, TritonLaunch
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted, module_of
 from eintune.kernels.launch.steps import StepsLaunch
@@ -106,36 +107,63 @@ def test_another_launcher_or_a_hook_takes_the_public_way(one_gpu: None, monkeypa
 def test_a_bound_launch_looks_at_alignment_only(one_gpu: None) -> None:
     case = attention_case(1, seq=20)
     launch, tensors = TritonLaunch(case.kernel), inputs(case)
-    assert launch.bound(tensors) is launch  # nothing compiled for this layout yet
+    general: list[Any] = []
+    call = launch.bound(tensors, None, general.append)
+    call(tensors)
+    assert general == [tensors]  # nothing compiled for this layout yet
     compiled = Compiled(takes=9 + 4 + 16)
     strides = [s for t in tensors for s in t.stride()]
     pointers = [t.data_ptr() for t in tensors]
     launch._direct[layout_of(tensors, pointers)] = launch._bind(compiled, 0, strides)
-    call = launch.bound(tensors)
+    call(tensors)  # the general way, as far as it knows, and the last time
     call(tensors)
-    assert compiled.direct[0][9:] == (*pointers, *strides)
+    launch.bound(tensors)(tensors)
+    assert len(general) == 2 and [args[9:] for args in compiled.direct] == [(*pointers, *strides)] * 2
     shifted = torch.zeros(tensors[0].numel() + 1)[1:].view(tensors[0].shape)
-    assert shifted.data_ptr() % 16 and launch.bound([shifted, *tensors[1:]]) is launch
+    assert shifted.data_ptr() % 16
+    call([shifted, *tensors[1:]])
+    assert len(general) == 3 and len(compiled.direct) == 2
     if not interpreted():
-        with pytest.raises(LaunchError, match="needs tensors on a CUDA device"):  # the general way
-            call([shifted, *tensors[1:]])
+        with pytest.raises(LaunchError, match="needs tensors on a CUDA device"):
+            launch.bound(tensors)([shifted, *tensors[1:]])
 
 
-def test_steps_share_one_buffer_and_launch_by_address() -> None:
+def test_a_bound_launch_puts_tensors_in_the_kernels_order(one_gpu: None) -> None:
+    case = attention_case(1, seq=20)
+    launch, tensors = TritonLaunch(case.kernel), inputs(case)
+    compiled = Compiled(takes=9 + 4)
+    pointers = [t.data_ptr() for t in tensors]
+    launch._direct[layout_of(tensors, pointers)] = launch._bind(compiled, 0, [])
+    v, out, q, k = (tensors[i] for i in (2, 3, 0, 1))
+    launch.bound([v, out, q, k], [2, 3, 0, 1], launch)([v, out, q, k])
+    assert compiled.direct[0][9:] == tuple(pointers)
+
+
+def test_of_two_kernels_the_one_that_took_such_tensors_is_bound(one_gpu: None) -> None:
+    case = attention_case(1, seq=20)
+    first, second, tensors = TritonLaunch(case.kernel), TritonLaunch(case.kernel), inputs(case)
+    compiled = Compiled(takes=9 + 4)
+    pointers = [t.data_ptr() for t in tensors]
+    second._direct[layout_of(tensors, pointers)] = second._bind(compiled, 0, [])
+    EitherLaunch(first, second).bound(tensors)(tensors)
+    assert compiled.direct[0][9:] == tuple(pointers)
+
+
+def test_steps_share_one_buffer_and_launch_by_address(one_gpu: None) -> None:
     case = attention_case(1, seq=20, kv_seq=80, parts=2)
     kernel, tensors = case.kernel, inputs(case)
     assert [a.name for a in kernel.arguments] == ["Q", "K", "V", "AV"]
     assert [a.name for a in kernel.workspaces] == ["REFERENCE", "SUM", "SUMB"]
     launch = load(kernel)
-    assert isinstance(launch, StepsLaunch) and launch.bound(tensors) is launch
-    given: list[list[int]] = []
-
-    def step(tensors: Any) -> None:
-        given.append([t.data_ptr() for t in tensors])
-
-    launch._launcher([step, step], torch.device("cpu"))(tensors)
-    first, second = given
-    q, k, v, out = (t.data_ptr() for t in tensors)
+    assert isinstance(launch, StepsLaunch)
+    given: list[Sequence[int]] = []
+    pointers = [t.data_ptr() for t in tensors]
+    launch._direct[layout_of(tensors, pointers)] = launch._launcher([given.append] * 2, torch.device("cpu"))
+    launch.bound(tensors)(tensors)
+    launch(tensors)
+    first, second = given[:2]
+    assert len(given) == 4
+    q, k, v, out = pointers
     assert first[:3] == [q, k, v] and second[-1] == out
     assert sorted(first[3:]) == sorted(second[:-1]) and len(set(first[3:])) == 3
     starts = dict(zip([a.name for a in kernel.steps[0].arguments[3:]], first[3:], strict=True))
@@ -143,6 +171,34 @@ def test_steps_share_one_buffer_and_launch_by_address() -> None:
     ends = sorted((at, at + sizes[name]) for name, at in starts.items())
     assert all(at % 16 == ends[0][0] % 16 for at, _ in ends)
     assert all(end <= after for (_, end), (after, _) in pairwise(ends))
+
+
+def test_steps_are_ready_once_each_of_them_is() -> None:
+    case = attention_case(1, seq=20, kv_seq=80, parts=2)
+    tensors, given = inputs(case), list[Sequence[int]]()
+
+    class Step:
+        def __init__(self) -> None:
+            self.direct: Any = None
+
+        def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
+            self.direct = given.append
+
+        def ready(self, layout: Any) -> Any:
+            return self.direct
+
+    class Never(Step):
+        def ready(self, layout: Any) -> Any:
+            return None
+
+    for steps, direct in (([Step(), Step()], 2), ([Step(), Never()], 0)):
+        del given[:]
+        launch = StepsLaunch(case.kernel, steps)
+        layout = layout_of(tensors, [t.data_ptr() for t in tensors])
+        launch(tensors)
+        assert (launch.ready(layout) is not None) == bool(direct) and not given
+        launch(tensors)
+        assert len(given) == direct
 
 
 @pytest.mark.gpu
@@ -155,7 +211,7 @@ def test_repeated_steps_on_a_gpu_and_in_a_graph() -> None:
         tensors = [t.cuda() for t in inputs(case, seed)]
         run(tensors)
         assert not errors(case, kernel, [t.cpu() for t in tensors])
-    assert isinstance(run, StepsLaunch) and len(run._ready) == 1 and run.bound(tensors) is not run
+    assert isinstance(run, StepsLaunch) and len(run._direct) == 1
     tensors[-1].fill_(float("nan"))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,6 @@ def test_an_index_of_records_is_read_again_when_the_folder_changes(tmp_path: Pat
     records.mkdir()
     assert Cache(tmp_path).entries() == shipped
     one = shipped[0]
-    other = one.key.__class__(**{**vars(one.key), "machine": "another"})
+    other = replace(one.key, machine="another")
     Cache(tmp_path).store(other, one.record)
     assert other in {e.key for e in Cache(tmp_path).entries()}

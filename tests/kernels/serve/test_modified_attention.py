@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import eintune
+from eintune.kernels.serve import attention as runtime
 from eintune.kernels.serve.errors import UnsupportedArgument
 from eintune.space.tracing.functions import cos
 
@@ -414,3 +415,44 @@ def test_values_without_elements_have_a_denominator() -> None:
     out, lse = eintune.attention(q, k, torch.zeros(1, 2, 5, 0), return_lse=True)
     assert out.shape == (1, 2, 3, 0)
     assert torch.allclose(lse, torch.logsumexp(q @ k.mT / 8**0.5, -1), atol=1e-5)
+
+
+def test_a_call_that_was_seen_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kind is a key that was found, so nothing of it is checked again; another kind is."""
+    slopes = drawn(H, seed=5)
+
+    def steady(score: Tensor, b: Tensor, h: Tensor, p: Tensor, m: Tensor) -> Tensor:
+        return score + slopes[h] * 0.5
+
+    kinds: list[dict[str, Any]] = [{"window": 5}, {"softcap": 2.0, "sinks": PER_HEAD}, {"score_mod": steady}]
+    first = [eintune.attention(Q, K, V, **given) for given in kinds]
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime, "_check", lambda *tensors: pytest.fail("it was looked at again"))
+        for given, wanted in zip(kinds, first, strict=True):
+            assert torch.equal(eintune.attention(Q, K, V, **given), wanted)
+    assert not torch.equal(eintune.attention(Q, K, V, window=6), first[0])
+    assert not torch.equal(eintune.attention(Q, K, V, softcap=2.5, sinks=PER_HEAD), first[1])
+    slopes.mul_(2)
+    doubled = eintune.attention(Q, K, V, score_mod=lambda s, b, h, p, m: s + slopes[h] * 0.5)
+    assert torch.equal(eintune.attention(Q, K, V, score_mod=steady), doubled)
+    for wrong in ({"window": 5.0}, {"window": 5, "colour": 1}, {"window": 5, "causal": []}):
+        with pytest.raises(UnsupportedArgument):
+            eintune.attention(Q, K, V, **wrong)
+    with pytest.raises(UnsupportedArgument, match="forward only"):
+        eintune.attention(Q.clone().requires_grad_(), K, V, window=5)
+    with pytest.raises(UnsupportedArgument, match="lazily negated"):
+        eintune.attention(torch._neg_view(Q), K, V, window=5)
+
+
+def test_a_batched_modifier_is_refused_beside_plain_tensors() -> None:
+    bias = drawn(H, P, M, seed=6)
+    eintune.attention(Q, K, V, bias=bias)
+    with pytest.raises(UnsupportedArgument, match="`bias` must not be transformed"):
+        torch.func.vmap(lambda b: eintune.attention(Q, K, V, bias=b))(bias[None])
+
+
+def test_no_sinks_are_none_at_all_without_keys() -> None:
+    none = K[:, :, :0]
+    for _ in range(2):
+        out, log = eintune.attention(Q, none, V[:, :, :0], sinks=None, return_lse=True)
+        assert not out.any() and torch.equal(log, torch.full((B, H, P), -torch.inf))

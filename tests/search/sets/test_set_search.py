@@ -9,9 +9,14 @@ import pytest
 import torch
 
 import eintune
+from eintune.costmodel.machines.machine import load_machine
 from eintune.host.notices import logger
+from eintune.host.recent import Recent
+from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.launch.compiled_cache import TRITON_VARIABLE, compiled_folder
+from eintune.kernels.launch.offline import CompileError
 from eintune.kernels.serve import priced
+from eintune.kernels.serve import warm as warm_module
 from eintune.kernels.store.portfolio import read_portfolios
 from eintune.search.cli.main import main
 
@@ -104,6 +109,25 @@ def test_what_ships_is_compiled_for_a_machine_that_is_not_here(
     assert main(("warm", "--machine", "h200", "--quiet", *of)) == 0
     assert f"{first.compiled} kernels compiled for sm_90" in capsys.readouterr().out
     assert sorted(folder.rglob("*.cubin")) == made
+
+
+def test_what_is_compiled_is_loaded_where_the_machine_is_here(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Kernel] = []
+
+    def load(kernel: Kernel, architecture: str, device: int, folder: Path | None) -> None:
+        if not loaded:
+            loaded.append(kernel)
+            raise CompileError("out of resources")
+        loaded.append(kernel)
+
+    monkeypatch.delenv(TRITON_VARIABLE, raising=False)
+    monkeypatch.setattr(warm_module, "_present_as", lambda machine: torch.device("cuda", 0))
+    monkeypatch.setattr(warm_module, "preload", load)
+    monkeypatch.setattr(priced, "machine_of", lambda device: load_machine("h200"))
+    monkeypatch.setattr(priced, "_at_points", Recent(64))
+    made = eintune.warm("softmax", machine="h200")
+    assert len(loaded) == made.compiled == made.loaded + 1 and made.failed == ("not loaded: out of resources",)
+    assert len(priced._at_points) > 1  # what a first call has to know
 
 
 def test_warm_without_a_gpu_or_a_machine_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:
