@@ -41,7 +41,7 @@ from eintune.search.text.schedules import schedule_text
 from eintune.search.tune.candidates import Candidate, Model, candidates
 from eintune.search.tune.derivations import Derivations
 from eintune.search.tune.finals import NothingWorked
-from eintune.search.tune.one_search import journal_of
+from eintune.search.tune.one_search import journal_of, only_search
 from eintune.search.tune.tune import Effort, derived_forms, study_name
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
@@ -235,9 +235,10 @@ def _searched(
     if not space.kept:
         raise NothingWorked("no candidate is left to measure")
     journal = journal_of(cache, point.key)
-    if fresh:
-        forget(journal)
-    with progress.stage("search"):
+    # the journal of `tune` at these sizes too, which may be searching
+    with progress.stage("search"), only_search(cache, point.key, progress.say):
+        if fresh:
+            forget(journal)
         study = Study(
             space.kept,
             journal=journal,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ import eintune
 from eintune.host.notices import logger
 from eintune.kernels.launch.compiled_cache import TRITON_VARIABLE, compiled_folder
 from eintune.kernels.serve import priced
+from eintune.kernels.store.cache import Key
 from eintune.kernels.store.portfolio import read_portfolios
 from eintune.search.cli.main import main
+from eintune.search.sets import command
 
 COMMON = ("tune", "--heads", "2", "--head-dim", "16", "--device", "cpu", "--quiet")
 
@@ -28,8 +32,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_range_becomes_a_portfolio_that_serves(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    command = (*COMMON, "--seq", "48,64:160", "--trials", "12", "--budget", "90", "--json", "out.json")
-    assert main(command) == 0
+    line = (*COMMON, "--seq", "48,64:160", "--trials", "12", "--budget", "90", "--json", "out.json")
+    assert main(line) == 0
     out = capsys.readouterr().out
     ((path, portfolio),) = read_portfolios(cache / "portfolios").items()
     assert [dict(p.sizes)["m"] for p in portfolio.points] == [48, 64, 128, 160]
@@ -42,7 +46,7 @@ def test_a_range_becomes_a_portfolio_that_serves(
         assert min(kept) <= 1.0301 * min(p["seconds"].values()) and p["peers"]["sdpa"]["status"] == "ok"
     assert "against it" in out and path.name in out
     # again: nothing is measured
-    assert main(command) == 0
+    assert main(line) == 0
     assert "all 4 points are stored already" in capsys.readouterr().out
     assert json.loads(Path("out.json").read_text())["sets"][0]["portfolio"] == path.name
     # a length that was not measured is served by a kernel that was, and nothing is planned for it
@@ -52,6 +56,24 @@ def test_a_range_becomes_a_portfolio_that_serves(
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(eintune.attention(q, k, v), wanted, rtol=1e-4, atol=1e-5)
     assert any("is served by a kernel of a portfolio" in r.getMessage() for r in caplog.records)
+
+
+def test_who_waited_for_a_set_reads_the_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = (*COMMON, "--seq", "32,48", "--trials", "4", "--budget", "60")
+    alone = command.only_search
+
+    @contextmanager
+    def after_another(cache: Path, key: Key, waiting: Callable[[str], None]) -> Iterator[bool]:
+        monkeypatch.setattr(command, "only_search", alone)
+        assert main(line) == 0
+        monkeypatch.setattr(command, "tune_set", lambda *_, **__: pytest.fail("it is searched for again"))
+        yield True
+
+    monkeypatch.setattr(command, "only_search", after_another)
+    assert main(line) == 0
+    assert "all 2 points are stored already" in capsys.readouterr().out
 
 
 def test_a_suites_cases_are_tuned_by_definition(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
