@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +78,20 @@ def test_who_waited_for_a_set_reads_the_answer(
     assert "all 2 points are stored already" in capsys.readouterr().out
 
 
+def test_a_point_that_is_too_large_leaves_the_others(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One does not fit into memory (it is the first, which processes get ready for), another takes hours."""
+    begun = time.monotonic()
+    assert main((*COMMON, "--seq", "1000000000,400000,40", "--trials", "2", "--budget", "20")) == 0
+    out = capsys.readouterr().out
+    ((_, portfolio),) = read_portfolios(cache / "portfolios").items()
+    assert [dict(p.sizes)["m"] for p in portfolio.points] == [40]
+    assert re.search(r"m=1000000000: checking kernels of this size takes [\d.]+ TiB", out)
+    assert re.search(r"m=400000: the fastest candidate is expected to take \d+ s a run, but the budget of this", out)
+    assert "for 1 point;" in out and time.monotonic() - begun < 120
+    assert main((*COMMON, "--seq", "400000,800000", "--budget", "20")) == 1
+    assert "at any point of the set: the fastest candidate" in capsys.readouterr().err
+
+
 def test_a_suites_cases_are_tuned_by_definition(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = ["--seq 32,64 --heads 2 --head-dim 16", "--seq 32 --heads 2 --head-dim 16 --causal"]
     Path("mine.toml").write_text(f"cases = {json.dumps(cases)}\n")
@@ -133,6 +149,8 @@ def test_warm_without_a_gpu_or_a_machine_says_what_to_name(capsys: pytest.Captur
         if options or not torch.cuda.is_available():
             assert main(("warm", *options)) == 2
             assert "machine" in capsys.readouterr().err
+    assert main(("warm", "--workload", "nothing", "--machine", "h200")) == 2
+    assert "--workload must be one of" in capsys.readouterr().err
     assert eintune.warm("attention", machine="b200").compiled == 0
 
 
