@@ -166,8 +166,8 @@ def tune_set(
     derived = derived_forms(problems[0], cache, fresh, progress, deriver)
     known = [] if known is None else known
     planner, begun = AnySize(), progress.elapsed
-    first = next((p for p in problems if not does_not_fit(p, device)), problems[0])
-    with _measurer(first, device, progress) as measurer:
+    fitting = next((p for p in problems if not does_not_fit(p, device)), problems[0])
+    with _measurer(fitting, device, progress) as measurer:
         for number, point in enumerate(every, 1):
             with progress.stage("search"):
                 progress.say(f"point {number} of {len(every)}: {point.wanted.title}")
@@ -183,7 +183,7 @@ def tune_set(
                     known,
                     share,
                     progress,
-                    first=number == 1,
+                    first=not any(p.outcome for p in every),
                     fresh=fresh,
                     sampler=sampler,
                 )
