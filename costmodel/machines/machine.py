@@ -139,9 +139,15 @@ def machine_names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
-@cache
 def load_machine(name: str) -> Machine:
     """The machine described in `machines/<name>.toml`. Raises MachineError listing the valid names."""
+    if not isinstance(name, str):
+        raise MachineError(f"machine must be one of {', '.join(machine_names())}, but got {type(name).__name__}")
+    return _loaded(name)
+
+
+@cache
+def _loaded(name: str) -> Machine:
     return parse_machine(name, _read(name))
 
 

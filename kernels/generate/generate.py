@@ -24,11 +24,13 @@ from eintune.costmodel.machines.probe import cuda_is_available
 from eintune.costmodel.pricing.time import estimate_works
 from eintune.host.forks import cached_property
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
-from eintune.kernels.launch.launch import Launch
+from eintune.kernels.launch.launch import Launch, LaunchError
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.plain_tensors import DENSE, not_plain
 from eintune.kernels.reference.agreement import check_tilings
 from eintune.kernels.reference.eager import DTYPES
+from eintune.kernels.reference.given import lengths_given, numbers_given
 from eintune.space.analysis.roots import roots_of
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.iterative import IterativeCascade
@@ -76,13 +78,16 @@ class Generated:
 
     def __call__(self, *tensors: torch.Tensor, **named: torch.Tensor) -> Any:
         """The output tensor, or a tuple of them. Raises ValueError for missing or surplus inputs, LaunchError for
-        a tensor of another shape, dtype or device than the kernel was generated for."""
+        a tensor of another shape, dtype or device than the kernel was generated for, and for one that it cannot
+        read."""
         names = list(self.definition.inputs)
         given = dict(zip(names, tensors, strict=False)) | named
         if set(given) != set(names) or len(given) != len(tensors) + len(named):
             raise ValueError(
                 f"the kernel takes the inputs {names} once each, but got {len(tensors)} and {sorted(named)}"
             )
+        for name, t in given.items():
+            _check_readable(name, t)
         on = torch.device("cuda" if self.kernel.emitter in ON_GPU and cuda_is_available() else "cpu")
         device = next((t.device for t in given.values()), on)
         made = {
@@ -94,6 +99,18 @@ class Generated:
         self._launch([every[a.name] for a in self.kernel.arguments])
         outputs = tuple(made[name] for name in self.definition.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _check_readable(name: str, t: object) -> None:
+    """Raises LaunchError for what is no tensor in memory, and for one whose gradient would be wanted."""
+    if not isinstance(t, torch.Tensor):
+        raise LaunchError(f"{name}: must be a torch.Tensor, but got {type(t).__name__}")
+    if what := not_plain(t):
+        raise LaunchError(f"{name}: must not be {what}: {DENSE}")
+    if t.requires_grad and torch.is_grad_enabled():
+        raise LaunchError(
+            f"{name}: kernels are forward only, but it has requires_grad=True: call under torch.no_grad()"
+        )
 
 
 def generate_kernel(
@@ -113,11 +130,13 @@ def generate_kernel(
     PyTorch. Raises ValueError (CascadeError, IllegalPlan, MachineError) naming what does not fit.
     """
     definition = as_cascade(computation)
-    problem = problem_of(definition, stated_sizes(computation, sizes or {}), params or {}, dtype)
-    check_sizes(computation, definition, sizes or {})
-    emitter = emitter or ("triton" if cuda_is_available() else "torch")
-    if emitter not in EMITTERS:
-        raise ValueError(f"`emitter` must be one of {sorted(EMITTERS)}, but got {emitter!r}")
+    lengths = lengths_given(sizes, least=1)
+    problem = problem_of(definition, stated_sizes(computation, lengths), numbers_given(params), dtype)
+    check_sizes(computation, definition, lengths)
+    if emitter is None:
+        emitter = "triton" if cuda_is_available() else "torch"
+    if not isinstance(emitter, str) or emitter not in EMITTERS:
+        raise ValueError(f"`emitter` must be one of {sorted(EMITTERS)}, but got {str(emitter)[:80]!r}")
     refused: ValueError | None = None
     for schedule, plan, estimate in _cheapest_first(definition, problem, _machine(machine, emitter), emitter):
         try:
@@ -158,8 +177,8 @@ def problem_of(
         raise ValueError(f"sizes are at least 1, but got {wrong}")
     if definition.equalised(sizes) != dict(sizes):
         raise ValueError(f"ranks that index one axis of an input must have one size, but got {dict(sizes)}")
-    if dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {dtype!r}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {str(dtype)[:80]!r}")
     tensors = {**definition.inputs, **definition.outputs}
     dtypes = {n: DTYPE_OF_KIND.get(t.kind, dtype) for n, t in tensors.items()}
     return Problem(name, str(definition), {r: int(sizes[r]) for r in ranks}, dtypes, dict(params))

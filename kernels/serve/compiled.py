@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from types import NoneType
 from typing import Any, NoReturn
 
 import torch
@@ -14,6 +12,7 @@ from eintune.host.notices import logger
 from eintune.host.recent import Recent
 from eintune.kernels.reference.agreement import check_tilings
 from eintune.kernels.reference.eager import DTYPES
+from eintune.kernels.reference.given import lengths_given, numbers_given
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.cascade.run import infer_sizes
@@ -22,7 +21,6 @@ from eintune.space.ir.expr import Access, Expr, Fold, Gather, Map, Reduce, tenso
 from eintune.space.ir.expr import params as parameters
 from eintune.space.ir.folds import ACTIONS
 from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS
-from eintune.space.workloads.modifiers import FARTHEST
 
 from .errors import UnsupportedArgument
 from .opaque import opaque
@@ -52,7 +50,7 @@ def compile(
     parsed = Cascade.parse(cascade) if isinstance(cascade, str) else cascade
     _check(parsed)
     wanted = parameters(e.expr for e in parsed.einsums)
-    given = _numbers(params)
+    given = numbers_given(params)
     missing = [n for n in wanted if n not in given]
     if missing or set(given) - set(wanted):
         raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(given)}")
@@ -64,32 +62,13 @@ def compile(
     return CompiledCascade(parsed, given, _lengths(sizes, parsed), dtype, name)
 
 
-def _numbers(params: object) -> dict[str, float]:
-    """Raises ValueError for anything but finite numbers by name."""
-    if not isinstance(params, (Mapping, NoneType)):
-        raise ValueError(f"`params` must be a mapping of names to numbers, but got {type(params).__name__}")
-    found = {}
-    for n, value in (params or {}).items():
-        try:
-            found[str(n)] = float(value)
-        except (TypeError, ValueError, OverflowError, RuntimeError):
-            found[str(n)] = math.nan
-        if not math.isfinite(found[str(n)]):
-            raise ValueError(f"`params` must be finite numbers, but {n} is {type(value).__name__}")
-    return found
-
-
 def _lengths(sizes: object, cascade: Cascade) -> dict[str, int]:
     """Raises ValueError for anything but numbers of elements by rank of the cascade, an input's own axes among them."""
-    if not isinstance(sizes, (Mapping, NoneType)):
-        raise ValueError(f"`sizes` must be a mapping of ranks to numbers, but got {type(sizes).__name__}")
-    for r, n in (sizes or {}).items():
-        if not isinstance(r, str) or type(n) is not int or not 0 <= n <= FARTHEST:
-            raise ValueError(f"`sizes` must be whole numbers from 0 to {FARTHEST}, but that of {r!s} is not")
-    if surplus := [r for r in sizes or {} if r not in cascade.same_sizes()]:
+    given = lengths_given(sizes)
+    if surplus := [r for r in given if r not in cascade.same_sizes()]:
         known, more = list(cascade.same_sizes()), ", …" if surplus[3:] else ""
         raise ValueError(f"`sizes` must be of ranks of {known}, but got {', '.join(surplus[:3])[:80]}{more}")
-    return dict(sizes or {})
+    return given
 
 
 def _check(cascade: Cascade) -> None:

@@ -64,8 +64,12 @@ def warm(
     default the GPU that is. cache: the directory of records (default: the user's). progress: hears what goes on. Later
     processes find what was compiled, those that are given a copy of the cache directory too.
 
-    Raises ValueError without a GPU and a machine, and for a machine that is not known or compiles nothing.
+    Raises ValueError without a GPU and a machine, for a machine that is not known or compiles nothing, and for
+    arguments of other types.
     """
+    for what, value, kinds in (("workload", workload, str), ("machine", machine, str), ("cache", cache, (str, Path))):
+        if value is not None and not isinstance(value, kinds):
+            raise ValueError(f"`{what}` must be a name or None, but got {type(value).__name__}")
     started = time.perf_counter()
     name = _present() if machine is None else machine
     architecture = load_machine(name).architecture

@@ -102,8 +102,8 @@ class Measurer:
         """
         if why := does_not_fit(problem, self.device):
             raise MeasureError(why)
-        if self._preparing:  # nobody asked for what it got ready for
-            self._worker.receive(self.policy.startup)
+        if self._preparing:  # nobody asked for what it gets ready for, which may take minutes
+            self._worker.stop()
         self.problem, self._estimated = problem, {}
         self._run_timeout = self._longest_run()
         self._prepare()

@@ -70,20 +70,24 @@ def tune_sets(
     known: list[tuple[Work, float]] = []
     for number, points in enumerate(sets.values(), 1):
         title = _title(points) + (f" (set {number} of {len(sets)})" if len(sets) > 1 else "")
-        left = [p for p in points if chosen.retune or not _is_stored(p, device, cache)]
-        if not left:
-            print(f"{title}\n\n  all {plural(len(points), 'point')} are stored already; --retune measures anew\n")
-            name = portfolio_key(Key.of(points[0].problem, platform_of(device))).file_name
-            answers.append({"title": title, "portfolio": name, "cached": True})
-            continue
+        place = portfolio_key(Key.of(points[0].problem, platform_of(device)))
+        left, result = _left(chosen, points, device, cache), None
         try:
-            result = _tuned(chosen, left, count, device, machine, cache, known, progress)
+            if left:
+                with only_search(cache, place, progress.say) as waited:
+                    # what another process found meanwhile is the answer
+                    left = _left(chosen, points, device, cache) if waited else left
+                    result = _tuned(chosen, left, count, device, machine, cache, known, progress) if left else None
         except (NothingWorked, MeasureError) as error:
             failed.append(f"{title}: {error}")
             progress.say(failed[-1])
             continue
         except CacheWriteError as error:
             raise Failure(str(error.strerror)) from error
+        if result is None:
+            print(f"{title}\n\n  all {plural(len(points), 'point')} are stored already; --retune measures anew\n")
+            answers.append({"title": title, "portfolio": place.file_name, "cached": True})
+            continue
         print(set_text(title, result), flush=True)
         answers.append(set_json(title, result))
         _write(chosen, machine, device, answers)  # what was measured is not lost if the next set is interrupted
@@ -105,11 +109,12 @@ def _title(points: Sequence[Posed]) -> str:
     return points[0].title if len(points) == 1 else f"{points[0].title}, and {plural(len(points) - 1, 'other')}"
 
 
-def _is_stored(posed: Posed, device: str, cache: Path) -> bool:
-    """Whether the user's own portfolio has been measured at a point."""
-    key = Key.of(posed.problem, platform_of(device))
-    found = load_portfolio(Cache(cache), portfolio_key(key))
-    return found is not None and any(p.sizes == key.sizes for p in found.points)
+def _left(chosen: argparse.Namespace, points: Sequence[Posed], device: str, cache: Path) -> list[Posed]:
+    """The points of one definition at which the user's own portfolio has not been measured; all with --retune."""
+    keys = {p.folder: Key.of(p.problem, platform_of(device)) for p in points}
+    found = load_portfolio(Cache(cache), portfolio_key(keys[points[0].folder]))
+    stored = set() if found is None or chosen.retune else {p.sizes for p in found.points}
+    return [p for p in points if keys[p.folder].sizes not in stored]
 
 
 def _tuned(
@@ -132,16 +137,14 @@ def _tuned(
         batch=whole.batch,
         kept=96,
     )
-    place = portfolio_key(Key.of(points[0].problem, platform_of(device)))
-    with only_search(cache, place, progress.say):
-        return tune_set(
-            wanted,
-            device,
-            machine,
-            cache,
-            effort=effort,
-            fresh=chosen.retune,
-            sampler=chosen.sampler,
-            known=known,
-            progress=progress,
-        )
+    return tune_set(
+        wanted,
+        device,
+        machine,
+        cache,
+        effort=effort,
+        fresh=chosen.retune,
+        sampler=chosen.sampler,
+        known=known,
+        progress=progress,
+    )

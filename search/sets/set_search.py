@@ -31,6 +31,7 @@ from eintune.kernels.store.portfolio import (
 )
 from eintune.search.measure.measurement import Measurement
 from eintune.search.measure.measurer import MeasureError, Measurer
+from eintune.search.measure.memory import does_not_fit
 from eintune.search.measure.tasks import Peer
 from eintune.search.study.journal import forget
 from eintune.search.study.samplers import strategy
@@ -41,8 +42,8 @@ from eintune.search.text.schedules import schedule_text
 from eintune.search.tune.candidates import Candidate, Model, candidates
 from eintune.search.tune.derivations import Derivations
 from eintune.search.tune.finals import NothingWorked
-from eintune.search.tune.one_search import journal_of
-from eintune.search.tune.tune import Effort, derived_forms, study_name
+from eintune.search.tune.one_search import journal_of, only_search
+from eintune.search.tune.tune import Effort, derived_forms, study_name, too_slow
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.lowering.lower import IllegalPlan
@@ -103,12 +104,15 @@ class Wanted:
 
 @dataclass
 class _Point:
-    """A point while it is searched. worth: the candidates by key; outcome: of its study."""
+    """A point while it is searched. worth: the candidates by key; outcome: of its study; note: why there is none;
+    late: whether nothing can be timed there within the budget."""
 
     wanted: Wanted
     key: Key
     worth: dict[str, Candidate] = field(default_factory=dict)
     outcome: SearchOutcome[Candidate] | None = None
+    note: str = ""
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,8 @@ def tune_set(
     derived = derived_forms(problems[0], cache, fresh, progress, deriver)
     known = [] if known is None else known
     planner, begun = AnySize(), progress.elapsed
-    with _measurer(problems[0], device, progress) as measurer:
+    fitting = next((p for p in problems if not does_not_fit(p, device)), problems[0])
+    with _measurer(fitting, device, progress) as measurer:
         for number, point in enumerate(every, 1):
             with progress.stage("search"):
                 progress.say(f"point {number} of {len(every)}: {point.wanted.title}")
@@ -178,15 +183,17 @@ def tune_set(
                     known,
                     share,
                     progress,
-                    first=number == 1,
+                    first=not any(p.outcome for p in every),
                     fresh=fresh,
                     sampler=sampler,
                 )
             except (MeasureError, NothingWorked) as error:
+                point.note = str(error)
                 progress.say(f"nothing at this point: {error}")
         finalists = _finalists(every)
         if not finalists:
-            raise NothingWorked("no kernel ran and was right at any point of the set")
+            why = next((f": {p.note}" for p in every if p.note), "")
+            raise NothingWorked(f"no kernel ran and was right at any point of the set{why}")
         results = _finals(every, finalists, measurer, progress)
     return _stored(results, finalists, every[0].key, cache, progress)
 
@@ -234,10 +241,14 @@ def _searched(
         progress.say(f"{plural(space.considered, 'candidate')}; {len(space.kept):,} worth measuring")
     if not space.kept:
         raise NothingWorked("no candidate is left to measure")
+    if why := too_slow(space.kept, effort.seconds, "this point"):
+        point.late = True
+        raise NothingWorked(why)
     journal = journal_of(cache, point.key)
-    if fresh:
-        forget(journal)
-    with progress.stage("search"):
+    # the journal of `tune` at these sizes too, which may be searching
+    with progress.stage("search"), only_search(cache, point.key, progress.say):
+        if fresh:
+            forget(journal)
         study = Study(
             space.kept,
             journal=journal,
@@ -302,6 +313,9 @@ def _finals(
     with progress.stage("finals"):
         for number, point in enumerate(points, 1):
             problem = point.wanted.problem
+            if point.late:
+                found.append(PointResult(point.wanted.title, problem, {}, {}, 0, point.note))
+                continue
             kernels = {n: k for n, c in enumerate(finalists) if (k := _kernel_at(c, problem)) is not None}
             progress.say(f"point {number} of {len(points)}: {plural(len(kernels), 'finalist')} timed together")
             measured, note = dict[str, Measurement](), ""

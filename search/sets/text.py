@@ -22,12 +22,15 @@ def set_text(title: str, result: SetResult) -> str:
     varying = [r for r in sizes[0] if len({s[r] for s in sizes}) > 1]
     rows = [(_named(p, varying), *_times(p, letters)) for p in result.points]
     lines = [title, "", text_table(HEADER, rows, right=(1, 2, 4)), ""]
+    lines += [f"  {_named(p, varying)}: {p.note}" for p in result.points if p.note and not p.seconds]
+    lines += [""] * any(p.note and not p.seconds for p in result.points)
     if (mean := _mean(result)) is not None:
         lines += [f"  geometric mean against the best peer of each point: {mean:.2f}x", ""]
     for n, letter in letters.items():
         lines.append(f"  {letter}  {schedule_text(result.kernels[n].schedule)}")
     kept, timed = plural(len(result.chosen), "kernel"), len(result.kernels)
-    lines += ["", f"  {kept} of {timed} kept for {plural(len(result.points), 'point')}; stored in {result.path}", ""]
+    points = plural(sum(bool(p.seconds) for p in result.points), "point")
+    lines += ["", f"  {kept} of {timed} kept for {points}; stored in {result.path}", ""]
     return "\n".join(lines)
 
 
@@ -43,7 +46,7 @@ def _named(point: PointResult, varying: Sequence[str]) -> str:
 def _times(point: PointResult, letters: dict[int, str]) -> tuple[str, ...]:
     kept = {n: s for n, s in point.seconds.items() if n in letters}
     if not kept:
-        return ("-", "-", point.note or "-", "-")
+        return ("-", "-", "-", "-")
     n, seconds = min(kept.items(), key=lambda item: item[1])
     peer = best_peer(point)
     compared = ("-", "-") if peer is None else (f"{peer[0]} {milliseconds(peer[1])}", f"{peer[1] / seconds:.2f}x")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from eintune.host.files import write_named
-from eintune.search.options.command import Command, Failure, add_cache, add_version, as_usage, cache_of, path
+from eintune.search.options.command import Command, Failure, Usage, add_cache, add_version, as_usage, cache_of, path
 from eintune.search.text.formatting import plural
 
 DESCRIPTION = """\
@@ -44,13 +44,15 @@ def action(chosen: argparse.Namespace) -> int:
 
     if chosen.workload is not None and chosen.workload not in WORKLOADS:
         names = ", ".join(WORKLOADS)
-        raise Failure(f"--workload must be one of {names}, but got {chosen.workload!r}")
+        raise Usage(f"--workload must be one of {names}, but got {chosen.workload!r}")
     progress = Progress(None if chosen.quiet else sys.stderr)
     with progress.stage("compile"), as_usage():
         made = warm(chosen.workload, machine=chosen.machine, cache=cache_of(chosen), progress=progress.say)
-    where = f" in {made.folder}" if made.folder else ""
+    where = made.folder or "Triton's own cache"  # which the environment names, or the folder is not this user's alone
     loaded = f", {made.loaded} of them loaded here" if made.loaded else ""
-    print(f"{plural(made.compiled, 'kernel')} compiled for {made.architecture}{loaded}{where} ({made.seconds:.1f} s)")
+    print(
+        f"{plural(made.compiled, 'kernel')} compiled for {made.architecture}{loaded} in {where} ({made.seconds:.1f} s)"
+    )
     if chosen.json:
         data = {
             "architecture": made.architecture,

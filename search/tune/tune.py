@@ -176,12 +176,23 @@ def _check_worth_measuring(planned: Planned, effort: Effort) -> None:
     """Raises NothingWorked where no candidate is left, or none is expected to end within the budget."""
     if not planned.space.kept:
         raise NothingWorked(f"no candidate is left to measure; left out: {_counts(planned.space.left_out)}")
-    least = min(c.estimate.seconds for c in planned.space.kept)
-    if least > effort.seconds:
-        raise NothingWorked(
-            f"the fastest candidate is expected to take {least:,.0f} s a run, but the budget of the whole search is "
-            f"{effort.seconds:,.0f} s: choose smaller sizes, or a longer --budget"
-        )
+    if why := too_slow(planned.space.kept, effort.seconds, "the whole search"):
+        raise NothingWorked(why)
+
+
+def too_slow(points: Sequence[Candidate], seconds: float, what: str) -> str:
+    """Why no candidate is expected to end within the budget of `what`, or ""."""
+    least = min(c.estimate.seconds for c in points)
+    if least <= seconds:
+        return ""
+    return (
+        f"the fastest candidate is expected to take {_seconds(least)} a run, but the budget of {what} is "
+        f"{_seconds(seconds)}: choose smaller sizes, or a longer --budget"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _problem_json(problem: Problem) -> dict[str, Any]:

@@ -84,6 +84,8 @@ class Cascade:
 
         Raises CascadeError with the line, the construct and what is allowed there.
         """
+        if not isinstance(text, str):
+            raise CascadeError(f"a cascade is read from a text, but got {type(text).__name__}")
         return _read(text)
 
     def __getstate__(self) -> dict[str, object]:

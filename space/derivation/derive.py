@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from eintune.space.ir.evaluate import evaluate
 from eintune.space.ir.exact import Hidden, is_stand_in
 from eintune.space.ir.expr import (
     Access,
+    Const,
     Expr,
     Fold,
     Gather,
@@ -32,6 +34,7 @@ from eintune.space.ir.expr import (
     Unsplit,
     Where,
     free,
+    rewrite,
     topological,
 )
 from eintune.space.ir.expr import params as parameters
@@ -51,6 +54,8 @@ TOLERANCE = 1e-8
 CANCELLED = 1e-6
 """An output this much smaller than the largest value on the way to it is what cancellation left: its error is taken
 relative to that value times this."""
+MASK = 1e6
+"""A constant beyond this stands for infinity, as masks have it (-1e30): it is no value that rounding is relative to."""
 _SIZES = (2, 3, 4, 5, 7, 6)
 _OUTER, _INNER = 3, 5
 FAILED = "fails its check against the definition"
@@ -409,10 +414,11 @@ class _Check:
             yield (data, values, wanted) if all(np.isfinite(a).all() for a in wanted) else None
 
     def _largest(self, data: dict[str, Array], values: dict[str, float]) -> float:
-        """The largest finite magnitude among the definition's tensors."""
-        made = [a for a, _ in evaluate(list(_every(self.definition).roots().values()), data, self.sizes, values)]
-        numbers = [as_numbers(a) for a in made]
-        return max((float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a in numbers), default=0.0)
+        """The largest finite magnitude on the way to the outputs, masks aside."""
+        nodes = topological(rewrite(list(self.definition.roots().values()), _masked))
+        with np.errstate(all="ignore"):
+            made = [as_numbers(a) for a, _ in evaluate(nodes, data, self.sizes, values)]
+        return max((float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a in made), default=0.0)
 
     def _values(self, cascade: Cascade, data: dict[str, Array], values: dict[str, float]) -> list[Array]:
         """The outputs, each over the ranks that the definition declares for it."""
@@ -439,6 +445,17 @@ class _Check:
                     )
                 worst = max(worst, error)
         return worst
+
+
+def _masked(x: Expr) -> Expr | None:
+    """An infinity for a number that stands for it."""
+    match x:
+        case Const() if abs(x.value) > MASK:
+            return Const(math.copysign(math.inf, x.value))
+        case Where() if abs(x.fill) > MASK:
+            return replace(x, fill=math.copysign(math.inf, x.fill))
+        case _:
+            return None
 
 
 def _draw(random: np.random.Generator, kind: str, shape: tuple[int, ...], below: int, within: bool) -> Array:

@@ -1,10 +1,13 @@
 """Expressions and laws as an egglog program.
 
-    (M_mul a b)  (R_add r x)  (F_scale r c y)  (filter i k x)  (V0 x)  (leaf i)  (num v)  (size r)
+    (M_mul a b)  (M_exp2_ a)  (R_add r x)  (F_scale r c y)  (filter i k x)  (V0_ x)  (leaf i)  (num v)  (size r)
 
 A rank is one bit of an i64 and a set of ranks a mask, so that `free`, the ranks that a value varies with, is
 an analysis by bit operations; where two forms of one value disagree the intersection is right, since what
 equals something that does not vary with a rank does not vary with it either.
+
+No name of a function or of a node ends in a digit: the engine appends counters to names where it needs new ones, and
+the 32nd use of `$n3` would be the second one of `$n33`, in silence.
 """
 
 from __future__ import annotations
@@ -119,7 +122,7 @@ class Encoder:
             case Size():
                 return f"(size {self._rank(x.rank)})"
             case Map():
-                return f"(M_{x.op} {' '.join(below)})"
+                return f"({_pointwise(x.op)} {' '.join(below)})"
             case Reduce():
                 return f"(R_{x.op} {self._rank(x.rank)} {below[0]})"
             case Fold():
@@ -128,7 +131,7 @@ class Encoder:
                 mask = self.symbols.mask(x.predicate.ranks)
                 return f"(filter {self.symbols.filter(x.predicate, x.fill)} {mask} {below[0]})"
             case Split() | Unsplit():
-                return f"(V{self.symbols.view(x)} {below[0]})"
+                return f"(V{self.symbols.view(x)}_ {below[0]})"
         assert_never(x)
 
     def _rank(self, rank: Rank) -> str:
@@ -140,10 +143,11 @@ class Encoder:
         lines: list[str] = []
         nodes = topological(roots)
         for i, x in enumerate(nodes):
-            lines.append(f"(let $n{i} {self.term(x, known)})")
-            lines.append(f"(union (tag {i}) $n{i})")
-            lines += self._leaf(x, f"$n{i}")
-            known[x] = f"$n{i}"
+            name = _node(i)
+            lines.append(f"(let {name} {self.term(x, known)})")
+            lines.append(f"(union (tag {i}) {name})")
+            lines += self._leaf(x, name)
+            known[x] = name
         return lines, nodes
 
     def _leaf(self, x: Expr, name: str) -> Iterator[str]:
@@ -165,12 +169,13 @@ class Encoder:
     def ground_law(self, law: Law, index: int, ruleset: str, nodes: Sequence[Expr]) -> str:
         """The rule of a law about nodes of the definition, which `nodes` lists in tag order; what is new on its right
         side gets names."""
-        known = {x: f"$n{i}" for i, x in enumerate(nodes)}
+        known = {x: _node(i) for i, x in enumerate(nodes)}
         fact = f"(= _t {self.term(law.left, known)})"
         actions: list[str] = []
         for i, x in enumerate(topological([law.right], stop=dict(known))):
-            actions += [f"(let _n{i} {self.term(x, known)})", *self._leaf(x, f"_n{i}")]
-            known[x] = f"_n{i}"
+            name = f"_n{i}_"
+            actions += [f"(let {name} {self.term(x, known)})", *self._leaf(x, name)]
+            known[x] = name
         actions.append(f"(union _t {known[law.right]})")
         return f'(rule ({fact}) ({" ".join(actions)}) :ruleset {ruleset} :name "{law.name}#{index}>")'
 
@@ -219,10 +224,10 @@ class Encoder:
     def declarations(self) -> Iterator[str]:
         """Sorts, constructors and the `free` and `positive` analyses; every table decides its own part."""
         heads = ["(leaf i64)", "(num f64)", "(size i64)", "(filter i64 i64 T)", "(tag i64)"]
-        heads += [f"(M_{p.name}{' T' * p.arity})" for p in POINTWISE.values()]
+        heads += [f"({_pointwise(p.name)}{' T' * p.arity})" for p in POINTWISE.values()]
         heads += [f"(R_{name} i64 T)" for name in REDUCTIONS]
         heads += [f"(F_{name} i64{' T' * len(names)})" for name, names in _FOLDED.items()]
-        heads += [f"(V{i} T)" for i in range(len(self.symbols.views))]
+        heads += [f"(V{i}_ T)" for i in range(len(self.symbols.views))]
         yield f"(datatype T {' '.join(heads)})"
         yield "(function free (T) i64 :merge (& old new))"
         yield "(function reduced (T) i64 :merge (& old new))"
@@ -242,7 +247,7 @@ class Encoder:
             yield f"(rule ({facts}) ((positive t)) :ruleset analysis)"
         for facts in _NEGATIVE:
             yield f"(rule ({facts}) ((negative t)) :ruleset analysis)"
-        for facts in (*_FINITE, *(f"(= t (V{i} a)) (finite a)" for i in range(len(self.symbols.views)))):
+        for facts in (*_FINITE, *(f"(= t (V{i}_ a)) (finite a)" for i in range(len(self.symbols.views)))):
             yield f"(rule ({facts}) ((finite t)) :ruleset analysis)"
 
     def _reduced_rules(self) -> Iterator[tuple[str, str]]:
@@ -251,7 +256,7 @@ class Encoder:
         for p in POINTWISE.values():
             names = [chr(97 + i) for i in range(p.arity)]
             facts = " ".join(f"(= r{n} (reduced {n}))" for n in names)
-            yield f"(= t (M_{p.name} {' '.join(names)})) {facts}", _union([f"r{n}" for n in names])
+            yield f"(= t ({_pointwise(p.name)} {' '.join(names)})) {facts}", _union([f"r{n}" for n in names])
         for condition, own in self._reduces():
             for name in REDUCTIONS:
                 yield f"(= t (R_{name} r a)) {condition} (= ra (reduced a))", f"(| ra {own})"
@@ -259,7 +264,7 @@ class Encoder:
                 below = " ".join(f"(= r{n} (reduced {n}))" for n in operands)
                 facts = f"(= t (F_{name} r {' '.join(operands)})) {condition} {below}"
                 yield facts, f"(| {_union([f'r{n}' for n in operands])} {own})"
-        for view in ("(filter i k a)", *(f"(V{i} a)" for i in range(len(self.symbols.views)))):
+        for view in ("(filter i k a)", *(f"(V{i}_ a)" for i in range(len(self.symbols.views)))):
             yield f"(= t {view}) (= ra (reduced a))", "ra"
 
     def _reduces(self) -> Iterator[tuple[str, str]]:
@@ -275,17 +280,17 @@ class Encoder:
         for p in POINTWISE.values():
             names = " ".join(chr(97 + i) for i in range(p.arity))
             if p.name in ("mul", "div"):
-                yield f"(= t (M_{p.name} a b)) (= sa (sums a)) (= sb (sums b))", "(+ sa sb)"
+                yield f"(= t ({_pointwise(p.name)} a b)) (= sa (sums a)) (= sb (sums b))", "(+ sa sb)"
             elif p.name == "neg":
                 yield "(= t (M_neg a)) (= sa (sums a))", "sa"
             else:
-                yield f"(= t (M_{p.name} {names}))", str(int(p.name in ("add", "sub")))
+                yield f"(= t ({_pointwise(p.name)} {names}))", str(int(p.name in ("add", "sub")))
         leaves = ["(leaf i)", "(num v)", "(size r)"]
         leaves += [f"(R_{name} r a)" for name in REDUCTIONS] + [
             f"(F_{name} r {' '.join(names)})" for name, names in _FOLDED.items()
         ]
         yield from ((f"(= t {leaf})", "0") for leaf in leaves)
-        views = ["(filter i k a)", *(f"(V{i} a)" for i in range(len(self.symbols.views)))]
+        views = ["(filter i k a)", *(f"(V{i}_ a)" for i in range(len(self.symbols.views)))]
         yield from ((f"(= t {view}) (= sa (sums a))", "sa") for view in views)
 
     def _free_rules(self) -> Iterator[tuple[str, str]]:
@@ -295,7 +300,7 @@ class Encoder:
         for p in POINTWISE.values():
             names = [chr(97 + i) for i in range(p.arity)]
             facts = " ".join(f"(= f{n} (free {n}))" for n in names)
-            yield f"(= t (M_{p.name} {' '.join(names)})) {facts}", _union([f"f{n}" for n in names])
+            yield f"(= t ({_pointwise(p.name)} {' '.join(names)})) {facts}", _union([f"f{n}" for n in names])
         for name in REDUCTIONS:
             yield f"(= t (R_{name} r a)) (= fa (free a))", "(& fa (^ r -1))"
         for name, operands in _FOLDED.items():
@@ -305,7 +310,7 @@ class Encoder:
         for i, (rank, outer, inner, joins) in enumerate(self.symbols.views):
             whole, parts = self.symbols.bit(rank), self.symbols.mask((outer, inner))
             gone, come = (parts, whole) if joins else (whole, parts)
-            facts = f"(= t (V{i} a)) (= fa (free a))"
+            facts = f"(= t (V{i}_ a)) (= fa (free a))"
             yield f"{facts} (!= 0 (& fa {gone}))", f"(| (& fa {~gone}) {come})"
             yield f"{facts} (= 0 (& fa {gone}))", "fa"
 
@@ -336,6 +341,15 @@ _FINITE = (
 )
 
 
+def _node(tag: int) -> str:
+    """What a node of the definition is called."""
+    return f"$n{tag}_"
+
+
+def _pointwise(op: str) -> str:
+    return f"M_{op}_" if op[-1].isdigit() else f"M_{op}"
+
+
 def _union(masks: Sequence[str]) -> str:
     text = masks[0]
     for m in masks[1:]:
@@ -364,7 +378,7 @@ def program(
     encoder, same = Encoder(symbols), same or {}
     body, nodes = encoder.definition([*roots, *same.values()])
     tags = {x: i for i, x in enumerate(nodes)}
-    body += [f"(union $n{tags[x]} $n{tags[y]})" for x, y in same.items()]
+    body += [f"(union {_node(tags[x])} {_node(tags[y])})" for x, y in same.items()]
     rules: list[str] = []
     ground: list[str] = []
     for i, law in enumerate(table):

@@ -360,6 +360,7 @@ def _head(op: str, numbers: Sequence[str], symbols: Symbols) -> Expr | None:
             predicate, fill = symbols.filters[int(numbers[0])]
             return Where(predicate, HOLE, fill)
         case "M":
+            name = name.removesuffix("_")
             return Map(name, (HOLE,) * POINTWISE[name].arity)
         case "R":
             return Reduce(name, _rank(numbers[0], symbols), HOLE)
@@ -367,7 +368,7 @@ def _head(op: str, numbers: Sequence[str], symbols: Symbols) -> Expr | None:
             more = ACTIONS[name].references - 1
             return Fold(name, _rank(numbers[0], symbols), HOLE, HOLE, (HOLE,) * more)
         case _ if op.startswith("V"):
-            rank, outer, inner, joins = symbols.views[int(op[1:])]
+            rank, outer, inner, joins = symbols.views[int(op[1:-1])]
             return Unsplit(HOLE, outer, inner, rank) if joins else Split(HOLE, rank, outer, inner)
         case _:
             return None

@@ -36,7 +36,7 @@ from .index_arithmetic import OPERATORS
 from .pointwise import POINTWISE, REDUCTIONS, Array, as_numbers
 
 MAX_ELEMENTS = 2**27
-"""Of one array: 1 GiB in float64."""
+"""Of all arrays, which are held to the end: 1 GiB in float64."""
 
 
 def evaluate(
@@ -53,9 +53,10 @@ def evaluate(
     one that is computed goes beyond it, the element is 0 (`infer_sizes` refuses such sizes).
     """
     evaluation = _Evaluation(roots, data, sizes, params or {})
+    nodes = topological(roots)
+    _check_sizes(nodes, sizes)
     with np.errstate(all="ignore"):
-        for x in topological(roots):
-            _check_size(x, sizes)
+        for x in nodes:
             evaluation.value[x] = evaluation.evaluated(x)
     return [evaluation.result(root) for root in roots]
 
@@ -206,15 +207,20 @@ def _float(a: Array) -> Array:
     return a.astype(np.float64) if a.dtype != np.bool_ else a
 
 
-def _check_size(x: Expr, sizes: Mapping[Rank, int]) -> None:
-    """Raises ValueError for an array that is too large to be held; a fold holds what it goes over."""
-    ranks = free(x) | ({x.rank} if isinstance(x, Fold) else frozenset())
-    count = prod(sizes.get(r, 1) for r in ranks)
-    if count > MAX_ELEMENTS:
-        over = ", ".join(sorted(ranks)[:12]) + (", …" if len(ranks) > 12 else "")
-        raise ValueError(
-            f"an evaluation holds at most {MAX_ELEMENTS} elements, but one over {over} has {min(count, 10**18)}"
-        )
+def _check_sizes(nodes: Sequence[Expr], sizes: Mapping[Rank, int]) -> None:
+    """Raises ValueError, before anything is computed, for arrays that are too large to be held; a fold holds what it
+    goes over."""
+    total = 0
+    for x in nodes:
+        ranks = free(x) | ({x.rank} if isinstance(x, Fold) else frozenset())
+        count = prod(sizes.get(r, 1) for r in ranks)
+        total += count
+        if total > MAX_ELEMENTS:
+            over = ", ".join(sorted(ranks)[:12]) + (", …" if len(ranks) > 12 else "")
+            raise ValueError(
+                f"an evaluation holds at most {MAX_ELEMENTS} elements, but with one over {over} it has "
+                f"{min(total, 10**18)}"
+            )
 
 
 def _regroup(

@@ -14,7 +14,7 @@ from eintune.space.ir.einsum import CascadeError
 from eintune.space.ir.expr import Rank
 
 from .cascades import to_cascade
-from .graph import OperatorGraph, extents
+from .graph import OperatorGraph, check_computation, extents
 from .graph_builder import check_ranks
 
 _ITERATIVE = re.compile(r"^[ \t]*(?:until\b|⋄|◇|\\diamond\b)", re.MULTILINE)
@@ -32,6 +32,8 @@ def read(path: str | Path, *, ranks: Mapping[str, str] | None = None) -> Computa
     ranks: of inputs for which an operator graph does not say them, `{"Q": "e,p"}`. Raises CascadeError for text
     that is no computation, OSError for a file that cannot be read.
     """
+    if not isinstance(path, (str, Path)):
+        raise CascadeError(f"a computation is read from a path, but got {type(path).__name__}")
     file = Path(path)
     try:
         text = read_utf8(file, MAX_FILE_BYTES)
@@ -99,8 +101,10 @@ def _complete(whole: Rank, outer: Rank, inner: Rank, sizes: dict[Rank, int], whe
 def as_cascade(computation: Computation) -> Cascade:
     """A computation as a cascade; an iteration is solved (`closed_form.closed`).
 
-    Raises CascadeError for a graph whose inputs have no ranks and for an iteration that cannot be solved.
+    Raises CascadeError for a graph whose inputs have no ranks, for an iteration that cannot be solved, and for what is
+    none of these.
     """
+    check_computation(computation)
     match computation:
         case OperatorGraph():
             return to_cascade(computation)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.iterative import IterativeCascade
 from eintune.space.ir.einsum import CascadeError
 from eintune.space.ir.expr import Access, Expr, Gather, Predicate, Rank, Tensor, free, tensors
 
@@ -326,3 +328,12 @@ _RULES: dict[str, Callable[[Operation, _Bounds], None]] = {"M": _mapped, "R": _r
 
 def _ranks_of(x: Expr | Predicate) -> frozenset[Rank]:
     return x.ranks if isinstance(x, Predicate) else free(x)
+
+
+def check_computation(found: object) -> None:
+    """Raises CascadeError for what is no computation, such as the text of one."""
+    if not isinstance(found, (Cascade, IterativeCascade, OperatorGraph)):
+        raise CascadeError(
+            f"a computation is a Cascade, an IterativeCascade or an OperatorGraph (of Cascade.parse, or of read), but "
+            f"got {type(found).__name__}"
+        )

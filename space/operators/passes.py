@@ -23,7 +23,7 @@ from eintune.space.ir.folds import ACTIONS
 
 from .cascades import operations_of, to_cascade
 from .executions import kept
-from .graph import OperatorGraph
+from .graph import OperatorGraph, check_computation
 from .one_iteration import one_iteration
 from .operators import Operation, in_order
 
@@ -130,6 +130,7 @@ class Analysis:
     """
 
     def __init__(self, computation: Cascade | OperatorGraph | IterativeCascade) -> None:
+        check_computation(computation)
         self.graph, self.inputs, copies = _graph(computation)
         self._ranks = _ranks(self.graph)
         self._steps = _steps(self.graph, self._ranks, copies)
@@ -142,9 +143,9 @@ class Analysis:
     def timing(self, stream: Rank | None = None) -> Timing[str]:
         """Over the rank that needs most passes of those that `stream` is a part of, or of all."""
         known = frozenset(t.family.whole for t in self.timings).union(*(s.domain for s in self._steps))
-        if stream is not None and stream not in known:
+        if stream is not None and not (isinstance(stream, str) and stream in known):
             raise CascadeError(
-                f"`stream` must be a rank of the computation ({list(in_order(known))}), but got {stream!r}"
+                f"`stream` must be a rank of the computation ({list(in_order(known))}), but got {str(stream)[:80]!r}"
             )
         operations = self.graph.operations
         last = {r: i for i, o in enumerate(operations) if o.operator.kind in "RF" for r in o.operator.ranks}

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 import eintune
+from eintune.kernels.launch.launch import LaunchError
 
 REFUSED = object()
 """What a hostile argument means, where nothing else may come of it."""
@@ -92,7 +93,8 @@ def exact(q: Tensor, k: Tensor, v: Tensor, causal: Any, scale: float | None, giv
         return torch.sigmoid(s) @ v
     sink = per_head["sinks"].expand(*s.shape[:3], 1) if "sinks" in per_head else s[..., :0]
     whole = torch.cat([s, sink], -1)
-    out = torch.softmax(whole, -1).nan_to_num(0.0)[..., :keys] @ v
+    empty = (whole == -math.inf).all(-1, keepdim=True)
+    out = torch.softmax(whole, -1).masked_fill(empty, 0.0)[..., :keys] @ v  # a score of inf leaves no numbers
     return (out, torch.logsumexp(whole, -1)) if given.get("return_lse") else out
 
 
@@ -281,15 +283,20 @@ def attention_call(draw: Draw) -> Call:
     if draw.random.random() < 0.55:
         if draw.random.random() < 0.35:
             which = draw.random.randrange(3)
-            name, odd = draw.random.choice(odd_tensors(tensors[which]))
+            shared = tensors[1].shape[1] == 1  # by any number of heads
+            every = [o for o in odd_tensors(tensors[which]) if not (shared and o[0] == "a head too many")]
+            name, odd = draw.random.choice(every)
             tensors = tuple(odd if i == which else t for i, t in enumerate(tensors))  # type: ignore[assignment]
             words, want = f"{'qkv'[which]} is {name}", REFUSED
         else:
             name, value, meaning = draw.random.choice(HOSTILE)
             given[name] = meant[name] = value
             words = f"{name} {type(value).__name__!s}"
-            if meaning is REFUSED:
+            wide = isinstance(value, float) and value == 1e300 and tensors[0].dtype == torch.float64
+            if meaning is REFUSED and not wide:  # float64 has that number
                 want = REFUSED
+            elif meaning is REFUSED:
+                meant[name] = value
             else:
                 meant[name] = meaning
                 meant = {n: x for n, x in meant.items() if x is not None or n == "scale"}
@@ -352,6 +359,46 @@ def compile_call(draw: Draw) -> Call:
     return Call(f"compile: {words}", run, REFUSED)
 
 
+def kernel_call(draw: Draw) -> Call:
+    """Of what makes a kernel without deriving: `Cascade.parse`, `read`, `analyse`, `generate_kernel` and `warm`."""
+    r = draw.random
+    text, meaning = r.choice(CASCADES)
+    a, b = draw.tensor(5, r.randint(1, 6)), draw.tensor(5, r.randint(1, 6))
+    cascade = eintune.Cascade.parse(text)
+    sizes: dict[Any, Any] = {"k": 5, "m": a.shape[1], "n": b.shape[1]}
+    if r.random() < 0.4:
+        return Call(
+            "generate_kernel: benign",
+            lambda: eintune.generate_kernel(cascade, sizes, machine="cpu")(a, b),
+            meaning(a.double(), b.double()),
+        )
+    odd: list[Any] = [None, 3, b"Zm = Am", ["Zm = Am"], object(), 0.5]
+    lengths: list[Any] = [0, -1, 2.5, "4", True, 10**30, None, 2**31]
+    hostile: dict[str, Callable[[], Any]] = {
+        "parse": lambda: eintune.Cascade.parse(r.choice([*odd, *TEXTS[1:]])),
+        "read": lambda: eintune.read(r.choice([*odd, "\0", "/dev/null"])),
+        "analyse": lambda: eintune.analyse(r.choice([*odd, text])),
+        "stream": lambda: eintune.analyse(cascade, r.choice(["z", 3, ["k"], ""])),
+        "no graph": lambda: eintune.generate_kernel(r.choice([*odd, text]), sizes),
+        "sizes": lambda: eintune.generate_kernel(cascade, {**sizes, "k": r.choice(lengths)}),
+        "more sizes": lambda: eintune.generate_kernel(cascade, r.choice([3, {}, {**sizes, "z": 3}, {**sizes, 3: 3}])),
+        "params": lambda: eintune.generate_kernel(cascade, sizes, params=r.choice([3, [1], {"x": 1}, {3: "x"}])),
+        "dtype": lambda: eintune.generate_kernel(cascade, sizes, dtype=r.choice([None, "fp3", 3, [], torch.float32])),
+        "emitter": lambda: eintune.generate_kernel(cascade, sizes, emitter=r.choice(["x", 3, [], "Torch"])),
+        "machine": lambda: eintune.generate_kernel(cascade, sizes, machine=r.choice(["x", 3, "../h200", [], ""])),
+        "tensor": lambda: eintune.generate_kernel(cascade, sizes, machine="cpu")(
+            a, r.choice([None, "b", b.to_sparse(), b.to("meta"), b[0], b[:3], b.int(), b.as_subclass(Subclass)])
+        ),
+        "gradient": lambda: eintune.generate_kernel(cascade, sizes, machine="cpu")(a, b.clone().requires_grad_()),
+        "names": lambda: eintune.generate_kernel(cascade, sizes, machine="cpu")(a, C=b),
+        "warm": lambda: eintune.warm(r.choice([3, [], b"x"]), machine="h200"),
+        "warm machine": lambda: eintune.warm(machine=r.choice(["", "x", 3, "cpu", "wormhole", "../h200", []])),
+        "warm cache": lambda: eintune.warm("nothing", machine="h200", cache=r.choice([3, [], "\0"])),
+    }
+    words = r.choice(list(hostile))
+    return Call(f"{words} of a kernel: hostile", hostile[words], REFUSED)
+
+
 # ---- what becomes of them
 
 
@@ -362,7 +409,7 @@ def tried(call: Call, counts: Counts) -> None:
         try:
             with torch.no_grad() if call.want is not REFUSED else contextlib.nullcontext():
                 made = call.run()
-        except ValueError as error:
+        except (ValueError, LaunchError) as error:
             if call.want is not REFUSED:
                 counts.faults.append(f"{call.words}: refused: {error}")
             elif "\n" in str(error) or len(str(error)) > 600 or not str(error):
@@ -397,10 +444,13 @@ def differs(made: Any, want: Any, tolerance: float) -> str:
     return "" if bool(close.all()) else f"wrong by {float((made.double() - want).nan_to_num(9.9).abs().max()):.3g}"
 
 
+CALLS = [attention_call, attention_call, attention_call, sdpa_call, compile_call, kernel_call]
+
+
 def attacked(seed: int, calls: int, limit: float) -> Counts:
     counts, draw = Counts(), Draw(seed)
     for n in range(calls):
-        call = draw.random.choice([attention_call, attention_call, attention_call, sdpa_call, compile_call])(draw)
+        call = draw.random.choice(CALLS)(draw)
         call.words = f"{call.words} (#{n} of seed {seed})"
         print(call.words, file=sys.stderr, flush=True)  # what a process was at when it is ended
         faulthandler.dump_traceback_later(limit, exit=True)

@@ -33,13 +33,35 @@ from eintune.kernels.serve import modified_attention as modified
 from eintune.kernels.serve.choices import make_kernel
 from eintune.kernels.store.cache import Cache, Key, Record, read_entry
 from eintune.kernels.store.platform import platform_of
+from eintune.kernels.store.portfolio import (
+    MeasuredPoint,
+    Portfolio,
+    PortfolioKernel,
+    load_portfolio,
+    portfolio_entries,
+    portfolio_key,
+    read_portfolios,
+    store_portfolio,
+)
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import attention_problem
 
+TIMES = (1e-3, 2e-3, 5e-4)
+"""Seconds that portfolios here say."""
 FORKS = 3
 """Processes that each started process forks, besides being one itself."""
 LENGTHS = (3, 5, 8, 12, 16, 24)
-WEIGHTS = {"store": 30, "load": 30, "neighbours": 8, "call": 20, "first_call": 8, "compiled": 3, "clear": 1}
+WEIGHTS = {
+    "portfolio": 4,
+    "portfolios": 8,
+    "store": 30,
+    "load": 30,
+    "neighbours": 8,
+    "call": 20,
+    "first_call": 8,
+    "compiled": 3,
+    "clear": 1,
+}
 
 
 class Records:
@@ -70,6 +92,7 @@ class Worker:
         self.random, self.records, self.cache = random.Random(seed), records, Cache()
         self.generator = torch.Generator().manual_seed(seed)
         self.keys = list(records.known)
+        self.text = records.known[self.keys[0]][0].cascade
 
     def store(self) -> None:
         key = self.random.choice(self.keys)
@@ -83,6 +106,26 @@ class Worker:
     def neighbours(self) -> None:
         for entry in self.cache.neighbours(self.random.choice(self.keys)):
             assert entry.shipped or self.records.holds(entry.key, entry.record), f"nobody stored {entry}"
+
+    def portfolio(self) -> None:
+        """Kernels of records, as measured at a few of their sizes."""
+        place = portfolio_key(self.keys[0])
+        records = [r for key in self.keys for r in self.records.known[key] if r.cascade == self.text]
+        kernels = list(dict.fromkeys(PortfolioKernel(r.cascade, r.schedule) for r in self.random.choices(records, k=3)))
+        points = [
+            MeasuredPoint(key.sizes, {n: self.random.choice(TIMES) for n in range(len(kernels))})
+            for key in self.random.sample(self.keys, 2)
+        ]
+        before = load_portfolio(self.cache, place) or Portfolio(place, (), ())
+        store_portfolio(self.cache, before.with_points(kernels, points))
+
+    def portfolios(self) -> None:
+        """What is there is what somebody stored."""
+        every = {r.schedule for records in self.records.known.values() for r in records}
+        for entry in portfolio_entries(self.cache, self.random.choice(self.keys)):
+            if not entry.shipped:
+                known = entry.record.cascade == self.text and entry.record.schedule in every
+                assert known and entry.record.seconds in TIMES, f"nobody stored {entry}"
 
     def call(self) -> None:
         q = torch.randn(1, 1, self.random.choice(LENGTHS), 8, generator=self.generator)
@@ -199,7 +242,9 @@ def _table(folder: Path, cache: Path, processes: int, killed: list[int], codes: 
             if isinstance(value, int):
                 counts[name] = max(counts[name], value) if name in ("slowest, ms", "peak MiB") else counts[name] + value
     files = list((cache / "records").glob("*.json"))
+    kept = list((cache / "portfolios").glob("*.json"))
     faults += [f"{path.name} is not whole" for path in files if read_entry(path) is None]
+    faults += [f"{path.name} is not whole" for path in kept if not read_portfolios(path.parent).get(path)]
     rest = [p for p in cache.rglob("*") if p.is_file() and p.suffix == ".tmp"]
     if len(rest) > len(killed):
         faults.append(f"{len(rest)} temporary files are left by {len(killed)} killed processes")

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from eintune.kernels.store.cache import Cache
+from eintune.kernels.store.cache import Cache, Key
+from eintune.kernels.store.platform import platform_of
+from eintune.kernels.store.portfolio import read_portfolios
+from eintune.search.tune.one_search import journal_of, only_search
+from eintune.space.workloads.attention import attention_problem
 
 LINE = (
     "tune",
@@ -52,11 +57,15 @@ class Tune:
         os.killpg(self.process.pid, signal.SIGINT)
 
 
-def start(folder: Path, name: str, *options: str) -> Tune:
+SET = (*LINE[:2], "32,48", *LINE[3:])
+"""The size of LINE and another one, as a set."""
+
+
+def start(folder: Path, name: str, *options: str, line: tuple[str, ...] = LINE) -> Tune:
     (folder / "tmp").mkdir(exist_ok=True)
     with (folder / f"{name}.out").open("wb") as out, (folder / f"{name}.err").open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "eintune", *LINE, *options, "--results", f"results-{name}"],
+            [sys.executable, "-P", "-m", "eintune", *line, *options, "--results", f"results-{name}"],
             cwd=folder,
             env=os.environ | {"EINTUNE_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "tmp")},
             stdin=subprocess.DEVNULL,
@@ -69,9 +78,14 @@ def start(folder: Path, name: str, *options: str) -> Tune:
 
 def measuring(folder: Path, tune: Tune, seconds: float) -> bool:
     """Wait until a tune has measured something; False where it ends before."""
+    return says(folder, tune, " 1/4 ", seconds)
+
+
+def says(folder: Path, tune: Tune, what: str, seconds: float) -> bool:
+    """Wait until a tune says something; False where it ends before."""
     until = time.monotonic() + seconds
     while tune.process.poll() is None and time.monotonic() < until:
-        if " 1/4 " in (folder / f"{tune.name}.err").read_text():
+        if what in (folder / f"{tune.name}.err").read_text():
             return True
         time.sleep(0.05)
     return False
@@ -132,6 +146,52 @@ def test_one_killed_while_others_wait(tmp_path: Path) -> None:
     assert came["codes"] == {0: 2, -9: 1} and came["read the answer"] == 1
     went_on = [(tmp_path / f"{t.name}.err").read_text() for t in others]
     assert sum("going on: " in err for err in went_on) == 1
+
+
+def test_a_set_waits_for_the_search_at_one_of_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their journal is the same, which `--retune` begins anew."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))  # where the locks are of what is started here
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    sizes = {"batch": 1, "heads": 2, "kv_heads": 2, "seq": 32, "kv_seq": 32, "head_dim": 16, "value_dim": 16}
+    problem = attention_problem(**sizes, dtype="fp32")
+    key = Key.of(problem, platform_of("cpu"))
+    with only_search(tmp_path / "cache", key, print) as waited:
+        tune = start(tmp_path, "set", "--retune", line=SET)
+        assert not waited and says(tmp_path, tune, "another process searches", 240)
+        assert not journal_of(tmp_path / "cache", key).exists() and tune.process.poll() is None
+    tune.end(300)
+    assert tune.code == 0 and journal_of(tmp_path / "cache", key).exists()
+
+
+@pytest.mark.soak
+def test_sets_and_tunes_of_their_points_at_once(tmp_path: Path) -> None:
+    """Two are killed, one of each kind begins anew: who is left ends, and a set that waited reads the answer."""
+    tunes = []
+    for number, (line, options, kill) in enumerate([
+        (SET, (), 9.0), (LINE, (), 12.0), (SET, (), 0.0), (LINE, (), 0.0),
+        (SET, ("--retune",), 0.0), (LINE, ("--retune",), 0.0), (SET, (), 0.0),
+    ]):  # fmt: skip
+        tunes.append((start(tmp_path, str(number), *options, line=line), time.monotonic() + kill if kill else 0.0))
+        time.sleep(1.0)
+    for tune, end in tunes:
+        if end:
+            time.sleep(max(0.0, end - time.monotonic()))
+            tune.process.kill()
+        tune.end(600)
+        err = (tmp_path / f"{tune.name}.err").read_text()
+        assert "Traceback" not in err and "Exception" not in err, err[-2000:]
+        assert tune.code == (-signal.SIGKILL if end else 0) or (end and tune.code == 0), (tune.name, tune.code, err)
+    ((_, portfolio),) = read_portfolios(tmp_path / "cache" / "portfolios").items()
+    assert [dict(p.sizes)["m"] for p in portfolio.points] == [32, 48]
+    assert len(Cache(tmp_path / "cache", shipped=None).entries()) == 1
+    answered = [t.name for t, _ in tunes if "are stored already" in (tmp_path / f"{t.name}.out").read_text()]
+    print("read the answer:", answered)
+    assert answered
+    for journal in (tmp_path / "cache" / "journals").glob("*.jsonl"):
+        _, states = trials(journal)
+        assert set(states) <= {COMPLETE, FAILED}
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
 @pytest.mark.soak

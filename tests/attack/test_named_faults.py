@@ -25,6 +25,7 @@ from eintune.space.derivation.derive import derive
 from eintune.space.derivation.extraction import _passes
 from eintune.space.egraph.graph import EGraph, Limits
 from eintune.space.ir.einsum import CascadeError
+from eintune.space.ir.evaluate import _Evaluation
 from eintune.space.ir.pointwise import Array
 from eintune.space.lowering.lower import build_program
 from eintune.space.plan.roles import IllegalPlan, Role
@@ -195,6 +196,16 @@ def test_the_passes_of_a_long_chain_are_counted() -> None:
     graph = EGraph.of(list(Cascade.parse("\n".join(lines)).roots().values()))
     choice = {c: nodes[0] for c, nodes in graph.classes.items()}
     assert _passes(choice, graph, Stream("m")) == 301  # and one over the last one's elements
+
+
+def test_an_evaluation_that_is_too_large_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays below the limit one by one took 2 GiB together, before the first one above it was met."""
+    cascade = Cascade.parse("Z = " + " * ".join(f"A{chr(97 + i)}" for i in range(26)))
+    monkeypatch.setattr(_Evaluation, "evaluated", lambda *_: pytest.fail("it was begun"))
+    with pytest.raises(ValueError, match="an evaluation holds at most 134217728 elements, but with one over a, b, c"):
+        run_cascade(cascade, {"A": np.ones(2)})
+    with pytest.raises(ValueError, match="an evaluation holds at most"):
+        derive(cascade)
 
 
 def test_an_error_shows_little_of_what_is_long() -> None:

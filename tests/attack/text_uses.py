@@ -127,7 +127,8 @@ def _use(text: str, steps: list[str], kernels: bool, forms: bool) -> None:
         _run(cascade, steps)
     if forms:
         steps.append("derive")
-        derive(cascade)
+        found = derive(cascade)
+        assert not found.failed or "inf" in str(cascade), f"{found.failed} forms computed something else"
     steps.append("operators")
     graph = from_cascade(cascade)
     steps.append("egg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 import eintune
 from eintune.kernels.generate.generate import Generated
+from eintune.kernels.launch.launch import LaunchError
+from eintune.space.cascade.cascade import Cascade
 from eintune.space.ir.einsum import CascadeError
 from eintune.space.operators.egglog_programs import write_egg
 from eintune.space.operators.formats import as_cascade, read_computation
@@ -157,7 +160,7 @@ def test_scalars_and_other_dtypes() -> None:
     ("given", "says"),
     [
         ({"sizes": {"e": 4}}, "`sizes` must give every rank"),
-        ({"sizes": {**SIZES, "m": 0}}, "sizes are at least 1"),
+        ({"sizes": {**SIZES, "m": 0}}, "must be whole numbers from 1"),
         ({"params": {"scale": 1.0}}, r"`params` must give a number for each of \[\]"),
         ({"dtype": "int4"}, "`dtype` must be one of"),
         ({"emitter": "cuda"}, "`emitter` must be one of"),
@@ -197,3 +200,42 @@ def test_no_schedule_is_an_error_of_its_own() -> None:
     kernel = eintune.generate_kernel(cascade, {"p": 1, "m": 1}, emitter="torch")
     assert kernel(torch.ones(1, 1), torch.ones(1, 1)).item() == 1.0
     assert issubclass(IllegalPlan, ValueError)
+
+
+PRODUCT = Cascade.parse("Zm,n = Ak,m * Bk,n")
+LENGTHS = {"k": 3, "m": 4, "n": 5}
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda: eintune.Cascade.parse(3), "a cascade is read from a text, but got int"),
+        (lambda: eintune.read(None), "a computation is read from a path, but got NoneType"),
+        (lambda: eintune.analyse("Zm = Am"), "a computation is a Cascade, an IterativeCascade or .*, but got str"),
+        (lambda: eintune.analyse(PRODUCT, ["k"]), "`stream` must be a rank of the computation"),
+        (lambda: eintune.generate_kernel("Zm = Am", LENGTHS), "a computation is a Cascade, .*, but got str"),
+        (lambda: eintune.generate_kernel(PRODUCT, 3), "`sizes` must be a mapping of ranks to numbers, but got int"),
+        (lambda: eintune.generate_kernel(PRODUCT, LENGTHS | {"k": 2.5}), "whole numbers from 1 to 2147483647"),
+        (lambda: eintune.generate_kernel(PRODUCT, LENGTHS | {"k": 10**30}), "whole numbers from 1 to 2147483647"),
+        (lambda: eintune.generate_kernel(PRODUCT, LENGTHS, emitter=[]), "`emitter` must be one of"),
+        (lambda: eintune.generate_kernel(PRODUCT, LENGTHS, machine=[]), "machine must be one of .*, but got list"),
+        (lambda: eintune.warm(3), "`workload` must be a name or None, but got int"),
+    ],
+)
+def test_arguments_of_other_types_are_refused_in_one_line(function: Callable[[], object], says: str) -> None:
+    with pytest.raises(ValueError, match=says) as error:
+        function()
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        (None, "B: must be a torch.Tensor, but got NoneType"),
+        (torch.ones(3, 5).to_sparse(), "B: must not be of layout torch.sparse_coo"),
+        (torch.ones(3, 5, requires_grad=True), "B: kernels are forward only"),
+    ],
+)
+def test_tensors_that_a_kernel_cannot_read_are_refused(tensor: object, says: str) -> None:
+    with pytest.raises(LaunchError, match=says):
+        eintune.generate_kernel(PRODUCT, LENGTHS, emitter="torch")(torch.ones(3, 4), tensor)

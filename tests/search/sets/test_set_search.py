@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,8 +21,10 @@ from eintune.kernels.launch.compiled_cache import TRITON_VARIABLE, compiled_fold
 from eintune.kernels.launch.offline import CompileError
 from eintune.kernels.serve import priced
 from eintune.kernels.serve import warm as warm_module
+from eintune.kernels.store.cache import Key
 from eintune.kernels.store.portfolio import read_portfolios
 from eintune.search.cli.main import main
+from eintune.search.sets import command
 
 COMMON = ("tune", "--heads", "2", "--head-dim", "16", "--device", "cpu", "--quiet")
 
@@ -33,8 +39,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_range_becomes_a_portfolio_that_serves(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    command = (*COMMON, "--seq", "48,64:160", "--trials", "12", "--budget", "90", "--json", "out.json")
-    assert main(command) == 0
+    line = (*COMMON, "--seq", "48,64:160", "--trials", "12", "--budget", "90", "--json", "out.json")
+    assert main(line) == 0
     out = capsys.readouterr().out
     ((path, portfolio),) = read_portfolios(cache / "portfolios").items()
     assert [dict(p.sizes)["m"] for p in portfolio.points] == [48, 64, 128, 160]
@@ -47,7 +53,7 @@ def test_a_range_becomes_a_portfolio_that_serves(
         assert min(kept) <= 1.0301 * min(p["seconds"].values()) and p["peers"]["sdpa"]["status"] == "ok"
     assert "against it" in out and path.name in out
     # again: nothing is measured
-    assert main(command) == 0
+    assert main(line) == 0
     assert "all 4 points are stored already" in capsys.readouterr().out
     assert json.loads(Path("out.json").read_text())["sets"][0]["portfolio"] == path.name
     # a length that was not measured is served by a kernel that was, and nothing is planned for it
@@ -57,6 +63,38 @@ def test_a_range_becomes_a_portfolio_that_serves(
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(eintune.attention(q, k, v), wanted, rtol=1e-4, atol=1e-5)
     assert any("is served by a kernel of a portfolio" in r.getMessage() for r in caplog.records)
+
+
+def test_who_waited_for_a_set_reads_the_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = (*COMMON, "--seq", "32,48", "--trials", "4", "--budget", "60")
+    alone = command.only_search
+
+    @contextmanager
+    def after_another(cache: Path, key: Key, waiting: Callable[[str], None]) -> Iterator[bool]:
+        monkeypatch.setattr(command, "only_search", alone)
+        assert main(line) == 0
+        monkeypatch.setattr(command, "tune_set", lambda *_, **__: pytest.fail("it is searched for again"))
+        yield True
+
+    monkeypatch.setattr(command, "only_search", after_another)
+    assert main(line) == 0
+    assert "all 2 points are stored already" in capsys.readouterr().out
+
+
+def test_a_point_that_is_too_large_leaves_the_others(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One does not fit into memory (it is the first, which processes get ready for), another takes hours."""
+    begun = time.monotonic()
+    assert main((*COMMON, "--seq", "1000000000,400000,40", "--trials", "2", "--budget", "20")) == 0
+    out = capsys.readouterr().out
+    ((_, portfolio),) = read_portfolios(cache / "portfolios").items()
+    assert [dict(p.sizes)["m"] for p in portfolio.points] == [40]
+    assert re.search(r"m=1000000000: checking kernels of this size takes [\d.]+ TiB", out)
+    assert re.search(r"m=400000: the fastest candidate is expected to take \d+ s a run, but the budget of this", out)
+    assert "for 1 point;" in out and time.monotonic() - begun < 120
+    assert main((*COMMON, "--seq", "400000,800000", "--budget", "20")) == 1
+    assert "at any point of the set: the fastest candidate" in capsys.readouterr().err
 
 
 def test_a_suites_cases_are_tuned_by_definition(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,6 +173,8 @@ def test_warm_without_a_gpu_or_a_machine_says_what_to_name(capsys: pytest.Captur
         if options or not torch.cuda.is_available():
             assert main(("warm", *options)) == 2
             assert "machine" in capsys.readouterr().err
+    assert main(("warm", "--workload", "nothing", "--machine", "h200")) == 2
+    assert "--workload must be one of" in capsys.readouterr().err
     assert eintune.warm("attention", machine="b200").compiled == 0
 
 

@@ -310,6 +310,35 @@ def test_a_form_that_fails_its_check_is_dropped_and_counted() -> None:
     assert json.loads(json.dumps(d.to_json()))["dropped"]["fails its check against the definition"] == d.failed
 
 
+@pytest.mark.parametrize("fill", ["-inf", "-1e9", "-1e30"])
+def test_a_mask_is_no_value_that_errors_are_relative_to(fill: str) -> None:
+    """Twice the attention passed, for 1 is little beside 1e30."""
+    text = MASKED.format(fill=fill)
+    check = _Check(Cascade.parse(text), ())
+    assert check(Cascade.parse(text)) == 0.0
+    with pytest.raises(DerivationError, match="must equal its definition, but differs by 1:"):
+        check(Cascade.parse(text.replace("SNp,m / SDp", "SNp,m / SDp * 2")))
+
+
+MASKED = """QKp,m = Qp,e * Km,e
+Sp,m = where(m <= p, QKp,m, {fill})
+SNp,m = e^(Sp,m - max[m](Sp,m))
+SDp = SNp,m
+AVp,f = SNp,m / SDp * Vm,f"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Z = Aa * Ab * Ac * Ad * Ae * Af * Ag * Ah * Ai * Aj * Ak * Al",  # a sum that nearly cancels, to a power
+        "Zp,m = sum[e](Ae * Bm,p) - sum[e](Ae) / |e| * sum[e](Bm,p)",  # nothing, in one line
+    ],
+)
+def test_what_cancels_within_a_line_is_no_other_value(text: str) -> None:
+    d = derive(Cascade.parse(text))
+    assert d.failed == 0 and len(d.cascades) > 1
+
+
 def test_forms_of_the_workloads_do_not_fail() -> None:
     assert [derivation(name).failed for name in ("attention", "softmax", "variance")] == [0, 0, 0]
 

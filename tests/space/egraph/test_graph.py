@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -14,9 +15,11 @@ import pytest
 from algebra_cases import different_terms
 from attention_variants import ALONE
 
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.egraph.encoding import Symbols, program
 from eintune.space.egraph.graph import HOLE, EGraph, Limits, SaturationError, saturate
 from eintune.space.egraph.safety import safe_part, unsafe
-from eintune.space.ir.expr import NEG_INF, Access, Const, Expr, Map, Param, Reduce, Tensor, Where, topological
+from eintune.space.ir.expr import NEG_INF, Access, Const, Expr, Map, Param, Reduce, Split, Tensor, Where, topological
 from eintune.space.ir.splits import SplitOf
 from eintune.space.laws.law import Law, variable
 from eintune.space.laws.laws import laws
@@ -29,6 +32,7 @@ OWN_SIZES = {"six_operators": {"e": 6}, "paged_attention": {"n": 4, "s": 64, "j"
 """Of workloads that read one tensor along two ranks, or have axes that no rank goes over."""
 OF_MODIFIERS = {"w": 3, "r": 9, "s": 2}
 """A window, a table of distances, the steps of the standard slopes."""
+LETTERS = [f"T{a}{b}" for a in "ABC" for b in "ABCDEFGHIJKLMNOPQRST"]
 FEW = {"gemm": 1, "embedding": 1, "linear": 1, "same_operand": 1, "six_operators": 1, "gelu": 2, "swiglu": 2}
 """Workloads whose graphs hold only so many terms that differ."""
 
@@ -121,6 +125,27 @@ def test_the_definition_is_in_its_graph() -> None:
     assert graph.roots == tuple(graph.defined[r] for r in roots)
     # what is free in a class is free in each of its members
     assert all(graph.free[c] <= {"b", "h", "p", "m", "m1", "m0", "e", "f"} for c in graph.classes)
+
+
+def test_a_number_that_is_used_often_is_one_number() -> None:
+    """The engine numbers the uses of a name by appending to it: `$n3`, used for the 32nd time, was `$n33`."""
+    lines = ["TAAm = Am * 2", *(f"{b}m = {a}m + 1" for a, b in itertools.pairwise(LETTERS))]
+    roots = list(Cascade.parse("\n".join(lines)).roots().values())
+    graph = saturate(roots, [])
+    assert len(set(graph.defined.values())) == len(graph.classes) == len(topological(roots)) == len(LETTERS) + 3
+    assert graph.original <= set(graph.nodes())
+
+
+def test_no_name_in_a_program_is_another_and_digits() -> None:
+    """Of functions either, in a rule: the third `M_exp` was `M_exp2`."""
+    symbols, roots = Symbols(), list(attention(causal="top_left").roots().values())
+    for i in range(12):
+        symbols.view(Split(HOLE, "m", f"m{2 * i + 1}", f"m{2 * i}"))
+    commands, _ = program(symbols, roots, laws([SPLIT], {}, one_hots(roots)))
+    text = "\n".join(commands)
+    names = set(re.findall(r"\((?:let )?(\$?\w+)", text))
+    assert {"M_exp2_", "V11_", "$n11_"} <= names
+    assert not [n for n in names if n.rstrip("0123456789") != n]
 
 
 def test_json_is_plain_data() -> None:
