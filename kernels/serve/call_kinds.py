@@ -8,6 +8,7 @@ traced at each call, and known by what it comes to.
 from __future__ import annotations
 
 import builtins
+import functools
 import math
 import types
 from collections.abc import Callable, Iterator
@@ -21,10 +22,11 @@ import torch
 from torch import Tensor
 
 from eintune.space.cascade.holes import Opened, opened
-from eintune.space.tracing.names import BINARY, CLAMPS, COMPARISONS, LOGIC, UNARY
-from eintune.space.tracing.record import Untraceable
+from eintune.space.tracing.captures import captured, is_bound, is_entered, is_tensor, names_in
+from eintune.space.tracing.names import BINARY, CLAMPS, COMPARISONS, FILLED, LOGIC, UNARY
+from eintune.space.tracing.refusals import Untraceable
 from eintune.space.tracing.site import Site
-from eintune.space.tracing.trace import Trace, captured, is_entered, is_tensor, names_in
+from eintune.space.tracing.trace import Trace
 from eintune.space.workloads.function_modifiers import traced
 
 from .errors import FORWARD_ONLY, UnsupportedArgument
@@ -33,7 +35,22 @@ from .plain_tensors import kind_of_tensor
 SETTLED = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.Size)
 """Of what has exactly one of these types nothing changes in place."""
 STEADY = frozenset(
-    {*UNARY, *BINARY, *CLAMPS, *COMPARISONS, *LOGIC, "where", "pow", "square", "nn", "functional", "special", "space"}
+    {
+        *UNARY,
+        *BINARY,
+        *CLAMPS,
+        *COMPARISONS,
+        *LOGIC,
+        *FILLED,
+        "bool",
+        "where",
+        "pow",
+        "square",
+        "nn",
+        "functional",
+        "special",
+        "space",
+    }
     | {"tracing", "pi", "inf", "e", "nan", "shape", "ndim", "dtype", "device", "int", "long", "float", "double", "half"}
     | {"bfloat16", "to", "type_as", "tensor", "torch", "eintune", "math"}
 )
@@ -75,7 +92,8 @@ class Meaning:
     def kind(self) -> Any:
         """A key for all of the meaning but the plain numbers that the function captures."""
         tensors = ((name, kind_of_tensor(name, t), axes) for name, (t, axes) in self.trace.tensors.items())
-        return self.opened.skeleton, self.opened.whole, tuple(tensors), tuple(self.trace.lengths.items())
+        paths = tuple(self.trace.paths.items())
+        return self.opened.skeleton, self.opened.whole, tuple(tensors), tuple(self.trace.lengths.items()), paths
 
 
 def meaning(argument: str, function: Callable[..., Any], site: Site) -> Meaning:
@@ -117,6 +135,12 @@ class _Sight:
 
     def of(self, function: Any, entered: bool = True) -> Any:
         """Code, defaults, and what the function captures. entered: whether tracing reads its tensors by name."""
+        if isinstance(function, functools.partial):
+            self._number(function)
+            given = (function.func, function.args, *sorted(function.keywords.items()))
+            return functools.partial, tuple(self._captured(x, function.func, entered) for x in given)
+        if not isinstance(function, types.FunctionType):  # of an object, whose attributes may change
+            return type(function), CHANGING
         seen = captured(function)
         self._number(function)
         given = (*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items()))
@@ -136,6 +160,10 @@ class _Sight:
         """What a name of a function stands for: a tensor is read at each call, and so are those of functions beside."""
         if isinstance(x, Tensor) and entered:
             return kind_of_tensor("a captured tensor", x), self._number(x)
+        if type(x) is tuple:
+            return tuple, tuple(self._captured(y, by, entered) for y in x)
+        if is_bound(x) and not _is_ours(x):
+            return self._number(x) if id(x) in self._met else self.of(x, entered)
         if type(x) is types.FunctionType and not _is_ours(x):
             return self._number(x) if id(x) in self._met else self.of(x, entered and is_entered(x, by))
         return self.inside(x)

@@ -14,9 +14,9 @@ from eintune.host.notices import say_once
 from eintune.host.recent import Recent
 from eintune.kernels.reference.eager import DTYPES
 from eintune.space.cascade.problem import Problem
-from eintune.space.tracing.record import Untraceable
+from eintune.space.tracing.captures import Path, follow
+from eintune.space.tracing.refusals import Untraceable
 from eintune.space.tracing.site import AXES, Site
-from eintune.space.tracing.trace import captured
 from eintune.space.workloads.attention import Attention, posed
 from eintune.space.workloads.modifiers import (
     Align,
@@ -315,32 +315,25 @@ def _captures(shapes: Shapes, argument: str, function: Callable[..., Any], comes
     found: dict[str, View] = {}
     for name, (tensor, axes) in comes_to.trace.tensors.items():
         own = (n for n, a in zip(tensor.shape, axes, strict=True) if a == "*")
-        shapes.check(f"{argument}'s {name[2:].lower()}", tensor, axes, *own)
-        path = _path(function, tensor)
+        # A table may go on beyond the positions that there are.
+        longer = [i for i, a in enumerate(axes) if a in "pm" and tensor.shape[i] > shapes.full[a]]
+        read = _narrow(tensor, axes, longer, shapes)
+        shapes.check(f"{argument}'s {name[2:].lower()}", read, axes, *own)
 
-        def view(a: Arguments, path: tuple[str, ...] = path, axes: str = axes) -> Tensor:
-            x: Any = a[argument]
-            for step in path:
-                x = captured(x)[step]
-            return shapes.along(x, axes)
+        def view(
+            a: Arguments, path: Path = comes_to.trace.paths[name], axes: str = axes, longer: Sequence[int] = longer
+        ) -> Tensor:
+            return shapes.along(_narrow(follow(a[argument], path), axes, longer, shapes), axes)
 
         found[name] = view
     return found
 
 
-def _path(function: Callable[..., Any], tensor: Any) -> tuple[str, ...]:
-    """The names that lead from a function to a tensor that it, or a function that it captures, sees."""
-    seen = captured(function)
-    for name, x in seen.items():
-        if x is tensor:
-            return (name,)
-    for name, x in seen.items():
-        if callable(x) and hasattr(x, "__code__"):
-            try:
-                return (name, *_path(x, tensor))
-            except LookupError:
-                continue
-    raise LookupError("no name leads to the tensor")
+def _narrow(t: Any, axes: str, longer: Sequence[int], shapes: Shapes) -> Any:
+    """Some axes of a tensor as long as there are positions."""
+    for i in longer:
+        t = t.narrow(i, 0, shapes.full[axes[i]])
+    return t
 
 
 def _check_given(call: ModifiedCall) -> None:

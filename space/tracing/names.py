@@ -17,3 +17,5 @@ CLAMPS = {"clamp": ("min", "max"), "clip": ("min", "max"), "clamp_min": ("min",)
 MOST_FACTORS = 16
 """The greatest power that is written as products."""
 LOGIC = ("logical_and", "logical_or", "logical_not", "bitwise_and", "bitwise_or", "bitwise_not")
+FILLED = {"new_zeros": 0, "new_ones": 1, "new_full": 0}
+"""Methods that make a number or a condition like another, as combined masks begin with."""

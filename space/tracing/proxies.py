@@ -30,10 +30,12 @@ from eintune.space.ir.expr import (
 )
 from eintune.space.ir.index_arithmetic import is_constant
 
+from .captures import letters
 from .conditions import Condition, boolean, holds
-from .names import BINARY, CLAMPS, COMPARISONS, LOGIC, MOST_FACTORS, UNARY
-from .record import AXES, TraceRecord, kind_of, refuse
-from .site import Site
+from .names import BINARY, CLAMPS, COMPARISONS, FILLED, LOGIC, MOST_FACTORS, UNARY
+from .positions import integer_of, position_terms
+from .record import AXES, TraceRecord, kind_of
+from .refusals import refuse
 
 
 class Traced:
@@ -162,6 +164,8 @@ class Traced:
             return lambda *args, **bounds: apply(plain, self, *args, **bounds)
         if plain in ("int", "long") and self._whole:
             return lambda: self
+        if name in FILLED:
+            return lambda *args, **given: _filled(self._record, name, *args, **given)
         if plain in ("float", "double", "half", "bfloat16", "to", "type_as"):
             return lambda *_, **__: self  # values are computed in float32 anyway
         refuse(f".{name}", f"the functions are {', '.join(sorted((*UNARY, *BINARY, 'where')))}")
@@ -200,7 +204,7 @@ class Position(Traced):
             start = term if coef > 0 else term * -1.0
             value = start if value is None else value + term if coef > 0 else value - term
         shifted = Const(float(const)) if value is None else value if const == 0 else value + float(const)
-        super().__init__(record, shifted, True, _integer_of(terms, const))
+        super().__init__(record, shifted, True, integer_of(terms, const))
         self._terms, self._const = dict(terms), const
 
     def _plus(self, other: Position | int, sign: int) -> Position:
@@ -223,8 +227,8 @@ class Position(Traced):
 class Captured:
     """A tensor that the function captures; an index of positions reads it."""
 
-    def __init__(self, record: TraceRecord, name: str, tensor: Any) -> None:
-        self._record, self._name, self._tensor = record, name, tensor
+    def __init__(self, record: TraceRecord, name: str, tensor: Any, path: Any = ()) -> None:
+        self._record, self._name, self._tensor, self._path = record, name, tensor, path
 
     def __getitem__(self, index: Any) -> Any:
         parts = index if isinstance(index, tuple) else (index,)
@@ -233,18 +237,31 @@ class Captured:
                 f"{self._name} with {len(parts)} of its {len(self._tensor.shape)} indices",
                 "give one index for each axis",
             )
+        if any(map(_whole, parts)):
+            return self._selected(parts)
         found = [_axis(self._record, self._name, p) for p in parts]
         axes = "".join(i if isinstance(i, str) else "*" for i in found)
         if any(axes.count(a) > 1 for a in AXES):
             refuse(f"{self._name}[{', '.join(axes)}]", "a position indexes one axis only")
         numbers = tuple(i[0] for i in found if not isinstance(i, str))
-        return _read(self._record, self._record.read(self._name, self._tensor, axes, numbers))
+        return _read(self._record, self._record.read(self._name, self._tensor, axes, self._path, numbers))
+
+    def _selected(self, parts: tuple[Any, ...]) -> Any:
+        """Read at numbers along some axes, which a view leaves out."""
+        name, tensor, path = self._name, self._tensor, self._path
+        for axis in reversed([i for i, p in enumerate(parts) if _whole(p)]):
+            if not -tensor.shape[axis] <= parts[axis] < tensor.shape[axis]:
+                refuse(f"{name} with the index {parts[axis]}", f"that axis has {tensor.shape[axis]} elements")
+            path = (*path, ("select", (axis, parts[axis])))
+            name, tensor = self._record.view(name + letters(parts[axis]), tensor, path)
+        found = Captured(self._record, name, tensor, path)
+        return found[tuple(p for p in parts if not _whole(p))] if tensor.shape else found.scalar()
 
     def scalar(self) -> Traced:
         """Its number, where it has no axes."""
         if self._tensor.shape:
             refuse(f"{self._name} without an index", "a captured tensor is indexed by positions, such as slopes[h]")
-        return _read(self._record, self._record.read(self._name, self._tensor, ""))
+        return _read(self._record, self._record.read(self._name, self._tensor, "", self._path))
 
     def __bool__(self) -> bool:
         refuse(f"{self._name} where Python needs true or false (if, and, or, not)", "use where(…), &, | and ~")
@@ -266,32 +283,10 @@ def _arithmetic(symbol: str) -> Callable[..., Any]:
     return of_whole
 
 
-for _symbol in (
-    "add",
-    "radd",
-    "sub",
-    "rsub",
-    "mul",
-    "rmul",
-    "truediv",
-    "rtruediv",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "eq",
-    "ne",
-    "neg",
-    "abs",
-    "pow",
-    "floordiv",
-    "mod",
-    "and",
-    "or",
-    "rand",
-    "ror",
-    "invert",
-):
+SYMBOLS = (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv mod pow neg abs lt le gt ge eq ne and or rand ror invert"
+)
+for _symbol in SYMBOLS.split():
     setattr(Captured, f"__{_symbol}__", _arithmetic(f"__{_symbol}__"))
 
 
@@ -320,27 +315,6 @@ def _axis(record: TraceRecord, name: str, index: Any) -> str | tuple[Index]:
         "index it by b, h, p, m, elements of integer tensors, what +, -, * by a whole number, abs, minimum, maximum "
         "and clamp make of them, or // and % of a position",
     )
-
-
-def position_terms(site: Site, axis: str) -> dict[tuple[Rank, Rank | None], int]:
-    """A position in terms of its ranks: a query head of a group is h * |g| + g."""
-    ranks = site.ranks(axis)
-    return {(r, ranks[i + 1] if i + 1 < len(ranks) else None): 1 for i, r in enumerate(ranks)}
-
-
-def _integer_of(terms: Mapping[tuple[Rank, Rank | None], int], const: int) -> Integer:
-    """A combination of positions as a number that may address an axis."""
-    found: Integer | None = None
-    for (rank, stride), coef in sorted(terms.items(), key=lambda item: -item[1]):
-        term: Integer = Computed("mul", (rank, Size(stride))) if stride else rank
-        term = term if abs(coef) == 1 else Computed("mul", (term, abs(coef)))
-        if found is None:
-            found = term if coef > 0 else Computed("neg", (term,))
-        else:
-            found = Computed("add" if coef > 0 else "sub", (found, term))
-    if found is None:
-        return const
-    return found if const == 0 else Computed("add" if const > 0 else "sub", (found, abs(const)))
 
 
 # ---- operators
@@ -443,6 +417,16 @@ def _compared(op: str, a: Any, b: Any) -> Seen:
     return Seen(record, found[op])
 
 
+def _filled(record: TraceRecord, name: str, shape: Any = (), value: Any = None, dtype: Any = None, **_: Any) -> Any:
+    """What `x.new_zeros(())` and its kind give: a number, or a condition that always or never holds."""
+    fill = FILLED[name] if value is None else value
+    if tuple(shape) if isinstance(shape, (tuple, list)) else shape:
+        refuse(f".{name} with a shape", "a traced value is one number for each (b, h, p, m): its shape is ()")
+    if dtype is not None and "bool" in str(dtype):
+        return Seen(record, Condition(() if fill else ((),)))
+    return fill
+
+
 def condition_of(x: Any) -> Condition:
     match x:
         case Seen():
@@ -450,7 +434,9 @@ def condition_of(x: Any) -> Condition:
         case bool():
             return Condition(() if x else ((),))
         case Captured() if not x._tensor.shape and kind_of(x._tensor) == "bool":
-            return boolean(x._record.read(x._name, x._tensor, ""))
+            return boolean(x._record.read(x._name, x._tensor, "", x._path))
+    if _is_element(x) and kind_of(x) == "bool":  # made within the function, else it would be captured
+        return Condition(() if x.item() else ((),))
     refuse(f"{type(x).__name__} as a condition", "compare it with something")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from eintune.space.ir.expr import (
     Access,
@@ -15,17 +15,11 @@ from eintune.space.ir.expr import (
     leaves,
 )
 
+from .captures import follow
+from .refusals import refuse
 from .site import Site
 
 AXES = ("b", "h", "p", "m")
-
-
-class Untraceable(ValueError):
-    """A construct that has no expression; the message names it and says what to write instead."""
-
-
-def refuse(what: str, instead: str) -> NoReturn:
-    raise Untraceable(f"a traced function cannot use {what[:200]}: {instead}")
 
 
 @dataclass(eq=False)
@@ -39,18 +33,30 @@ class TraceRecord:
     """What the names of its tensors' own axes begin with."""
     tensors: dict[str, tuple[Any, str]] = field(default_factory=dict)
     """name -> (the tensor, its axes: some of b, h, p, m, and "*" for one of its own)."""
+    paths: dict[str, Any] = field(default_factory=dict)
+    """name -> the way from the function to the tensor."""
+    views: dict[Any, tuple[str, Any]] = field(default_factory=dict)
+    """the way to a view -> its name and itself."""
     own: dict[tuple[str, int], Rank] = field(default_factory=dict)
     """(name, axis) -> what an axis of a tensor's own is called."""
     elements: list[Any] = field(default_factory=list)
     """Tensors without axes that were taken for their number."""
 
-    def read(self, name: str, tensor: Any, axes: str, numbers: tuple[Index, ...] = ()) -> Access | Gather:
-        """The tensor read at some positions; numbers: what addresses the axes of its own, in order."""
+    def view(self, name: str, tensor: Any, path: Any) -> tuple[str, Any]:
+        """The view of a tensor that the last step of a way to it is, made once, and its name."""
+        if path not in self.views:
+            self.views[path] = name, follow(tensor, path[-1:])
+        return self.views[path]
+
+    def read(self, name: str, tensor: Any, axes: str, path: Any, numbers: tuple[Index, ...] = ()) -> Access | Gather:
+        """The tensor read at some positions; numbers: what addresses the axes of its own, in order. path: the way to it
+        (`captures`)."""
         wanted = self.prefix + "".join(c for c in name.upper() if "A" <= c <= "Z")
         for n in range(1, 27):
             given = wanted if n == 1 else wanted + chr(64 + n)
             known = self.tensors.setdefault(given, (tensor, axes))
             if known[0] is tensor and known[1] == axes:
+                self.paths.setdefault(given, path)
                 return self._read(given, numbers)
         refuse(f"{name} in more than 26 ways", "copy it")
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eintune.kernels.generate.generate import generate_kernel
+    from eintune.kernels.seams.flex_attention import flex_attention
     from eintune.kernels.serve.attention import attention, scaled_dot_product_attention
     from eintune.kernels.serve.compiled import compile
     from eintune.kernels.serve.errors import UnsupportedArgument
@@ -26,6 +27,7 @@ __all__ = [
     "analyse",
     "attention",
     "compile",
+    "flex_attention",
     "generate_kernel",
     "read",
     "scaled_dot_product_attention",
@@ -38,6 +40,7 @@ _HOMES = {
     "analyse": ".space.operators.passes",
     "attention": ".kernels.serve.attention",
     "compile": ".kernels.serve.compiled",
+    "flex_attention": ".kernels.seams.flex_attention",
     "generate_kernel": ".kernels.generate.generate",
     "read": ".space.operators.formats",
     "scaled_dot_product_attention": ".kernels.serve.attention",

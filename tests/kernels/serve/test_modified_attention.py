@@ -322,13 +322,12 @@ def test_a_key_that_an_added_mask_hides_is_hidden() -> None:
         ({"sinks": torch.zeros(KV)}, r"`sinks` must be a tensor of shape \(heads\) = \(4,\)"),
         ({"sigmoid": True, "return_lse": True}, "need weights by softmax"),
         ({"score_mod": lambda s, b, h, p, m: s if s > 0 else -s}, "use where"),
-        ({"score_mod": torch.tanh}, "must be a Python function"),
+        ({"score_mod": torch.tanh}, "must be a function, a method or a partial of one in Python"),
         (
             {"score_mod": lambda s, b, h, p, m: s * PER_HEAD[p]},
             r"`score_mod's perhead` must be .*= \(19,\)",
         ),
         ({"score_mod": lambda s, b, h, p, m: s * AN_ARRAY[h]}, "must be a torch.Tensor, but anarray is .*ndarray"),
-        ({"score_mod": lambda s, b, h, p, m, t=PER_HEAD: s * t[h]}, "give the tensor a name of its own"),
         (
             {"relative_bias": TABLE[:, 1:]},
             r"`relative_bias` must be a tensor of shape \(heads, distances\) = \(4, 41\), but got \(4, 40\)",
