@@ -11,17 +11,14 @@ at a launch (scratch memory, something that is not known here) is called as it i
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import CellType, FunctionType
-from typing import Any, TypeAlias
+from typing import Any
 
-from .launch import ByAddress
 from .tensor_descriptors import LaunchDescriptors
-
-Launcher: TypeAlias = Callable[[int, Sequence[int]], object]
-"""Launches a kernel on a stream and on tensors of one layout, given their addresses."""
 
 KNOWN = frozenset(
     {"num_ctas", "launch", "launch_cooperative_grid", "launch_pdl", "arg_annotations", "kernel_signature"}
@@ -36,7 +33,7 @@ MOST_ADDRESSES = 128
 """For how many addresses of each tensor its encoded descriptor is kept."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Launchable:
     """A compiled kernel for tensors of one layout.
 
@@ -60,42 +57,107 @@ class Launchable:
         return (*before, *pointers, *self.rest(pointers))
 
 
-def by_address(kernel: Launchable, device: int) -> ByAddress:
-    """A launcher for tensors of the layout that are on a device."""
-    import torch
-    from triton import knobs
+class DirectLaunch:
+    """Launches a kernel on tensors of one layout that are on one device, given their addresses (`ByAddress`).
 
-    # Looked up once: what is left in the call is a stream and the arguments.
-    current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
-    raw_stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
-    run, public, runtime = kernel.compiled.run, kernel.compiled[kernel.grid], knobs.runtime
+    An object with slots, as there is one for every kernel at every size that a program comes with: few objects for the
+    garbage collector to go through.
+    """
 
-    def usual(stream: int, pointers: Sequence[int]) -> None:
-        run(*kernel.given(stream, pointers))
+    __slots__ = ("_current_device", "_device", "_head", "_is_nested", "_kernel", "_known", "_native", "_raw_stream")
 
-    # With the first addresses that come: those of a layout's first call come again.
-    way: Launcher | None = None
+    def __init__(self, kernel: Launchable, device: int) -> None:
+        import torch
 
-    def launch(pointers: Sequence[int]) -> None:
-        nonlocal way
+        self._kernel, self._device = kernel, device
+        self._current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+        self._raw_stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
+        self._native: Callable[..., object] | None = _not_looked_for
+        """The launcher's function; None where the launcher is called as it is."""
+        self._head: tuple[Any, ...] = ()
+        self._known: tuple[tuple[int, dict[int, Sequence[Any]]], ...] = ()
+        """Of each descriptor, which tensor it is of, and what it is encoded to, by address."""
+        self._is_nested = False
+
+    def __call__(self, pointers: Sequence[int]) -> None:
         # The stream of the device that the tensors are on, not of the caller's current one.
-        if current_device() != device:
-            with torch.cuda.device(device):
-                launch(pointers)
+        if self._current_device() != self._device:
+            self._elsewhere(pointers)
             return
+        runtime, native, kernel = _runtime(), self._native, self._kernel
         if not (_is_heard(runtime.launch_enter_hook) or _is_heard(runtime.launch_exit_hook)):
-            stream = raw_stream(device)
-            if way is None:
-                way = _straight(kernel, pointers) or usual
+            stream = self._raw_stream(self._device)
             try:
-                way(stream, pointers)
+                if native is _not_looked_for:
+                    native = self._looked(pointers)
+                if native is None:
+                    kernel.compiled.run(*kernel.given(stream, pointers))
+                    return
+                given = [*pointers, *kernel.numbers]
+                if self._known:
+                    given += self._encoded(pointers)
+                if self._is_nested:
+                    native(*kernel.grid, stream, *self._head, given)
+                else:
+                    native(*kernel.grid, stream, *self._head, *given)
                 return
             except TypeError:  # raised while arguments are parsed, before anything is launched
                 pass
         # Never reached by a kernel that ran: a TypeError of the launcher's own comes from its argument parsing.
-        public(*pointers, *kernel.rest(pointers))
+        kernel.compiled[kernel.grid](*pointers, *kernel.rest(pointers))
 
-    return launch
+    def _elsewhere(self, pointers: Sequence[int]) -> None:
+        import torch
+
+        with torch.cuda.device(self._device):
+            self(pointers)
+
+    def _looked(self, pointers: Sequence[int]) -> Callable[..., object] | None:
+        """What Triton's launcher comes to, found out with the first addresses that are launched."""
+        kernel = self._kernel
+        found = _native(kernel.compiled.run)
+        note = found and _noted(kernel, found[1], pointers)
+        if found is None or note is None:
+            self._native = None
+            return None
+        self._head, self._is_nested = note.head, note.is_nested
+        arguments = kernel.described.arguments if kernel.described else ()
+        self._known = tuple((i, {pointers[i]: parts}) for i, parts in zip(arguments, note.encoded, strict=True))
+        self._native = found[0]  # last: another thread goes on with all of it or with none
+        return self._native
+
+    def _encoded(self, pointers: Sequence[int]) -> Sequence[Any]:
+        """The descriptors of tensors at these addresses, as the launcher's function takes them."""
+        given: list[Any] = []
+        try:
+            for i, encoded in self._known:
+                given += encoded[pointers[i]]
+        except KeyError:
+            return self._fresh(pointers)
+        return given
+
+    def _fresh(self, pointers: Sequence[int]) -> Sequence[Any]:
+        found = _native(self._kernel.compiled.run)
+        note = found and _noted(self._kernel, found[1], pointers)
+        if not note or note.head != self._head:
+            raise TypeError("Triton's launcher passes on something else than before")  # the public way is taken
+        for (i, encoded), parts in zip(self._known, note.encoded, strict=True):
+            if len(encoded) >= MOST_ADDRESSES:
+                encoded.clear()
+            encoded[pointers[i]] = parts
+        return [*chain.from_iterable(note.encoded)]
+
+
+def _not_looked_for(*given: Any) -> None:
+    """Stands for a launcher's function before the first launch."""
+
+
+@functools.cache
+def _runtime() -> Any:
+    """Triton's settings that hold while a program runs, with the hooks that are called around launches."""
+    from triton import knobs
+
+    return knobs.runtime
 
 
 def _is_heard(hook: Any) -> bool:
@@ -104,44 +166,6 @@ def _is_heard(hook: Any) -> bool:
 
 
 # ---- the launcher's function
-
-
-def _straight(kernel: Launchable, pointers: Sequence[int]) -> Launcher | None:
-    """The function that Triton's launcher calls, called without it; None where that might not come to the same."""
-    found = _native(kernel.compiled.run)
-    first = found and _noted(kernel, found[1], pointers)
-    if found is None or first is None:
-        return None
-    (native, instead), (gx, gy, gz), head, numbers = found, kernel.grid, first.head, kernel.numbers
-    is_nested = first.is_nested
-    if kernel.described is None:
-        if is_nested:
-            return lambda stream, pointers: native(gx, gy, gz, stream, *head, (*pointers, *numbers))
-        return lambda stream, pointers: native(gx, gy, gz, stream, *head, *pointers, *numbers)
-    known = [(i, {pointers[i]: parts}) for i, parts in zip(kernel.described.arguments, first.encoded, strict=True)]
-
-    def fresh(pointers: Sequence[int]) -> list[Any]:
-        now = _noted(kernel, instead, pointers)
-        if now is None or now.head != head:
-            raise TypeError("Triton's launcher passes on something else than before")  # it is called as it is, then
-        for (i, encoded), parts in zip(known, now.encoded, strict=True):
-            if len(encoded) >= MOST_ADDRESSES:
-                encoded.clear()
-            encoded[pointers[i]] = parts
-        return [*pointers, *numbers, *chain.from_iterable(now.encoded)]
-
-    def launch(stream: int, pointers: Sequence[int]) -> object:
-        given = [*pointers, *numbers]
-        try:
-            for i, encoded in known:
-                given += encoded[pointers[i]]
-        except KeyError:
-            given = fresh(pointers)
-        if is_nested:
-            return native(gx, gy, gz, stream, *head, given)
-        return native(gx, gy, gz, stream, *head, *given)
-
-    return launch
 
 
 def _native(run: Any) -> tuple[Callable[..., object], Callable[[Any], Any]] | None:
@@ -169,7 +193,7 @@ class _Mark(int):
     """An address, known again among what a launcher passes on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Note:
     """What a launcher's function was called with: before the addresses, but for grid and stream; of each descriptor
     what it was encoded to; and whether addresses and all after them are one argument."""

@@ -89,18 +89,25 @@ MOST_LAYOUTS = 64
 """Layouts of tensors for which a kernel keeps a launcher ready."""
 
 
-def when_aligned(launch: Launch, tensors: Sequence[torch.Tensor], order: Sequence[int] | None, general: Call) -> Call:
-    """`Launch.bound` for kernels that are launched by addresses. It reads those and launches, and checks nothing else.
+class BoundLaunch:
+    """`Launch.bound` of kernels that are launched by addresses: it reads those and launches, and checks nothing else.
 
-    general: is called where one is not aligned as compiled kernels rely on, and while the kernel is not ready.
+    order: the kernel's arguments among the tensors. general: is called where an address is not aligned as compiled
+    kernels rely on, and while the kernel is not ready.
     """
-    chosen = order if order is not None and list(order) != list(range(len(tensors))) else None
-    given = tensors if chosen is None else [tensors[i] for i in chosen]
-    layout = layout_of(given, [0] * len(given))
-    direct = launch.ready(layout)
 
-    def call(tensors: Sequence[torch.Tensor]) -> None:
-        nonlocal direct
+    __slots__ = ("_direct", "_general", "_launch", "_layout", "_order")
+
+    def __init__(
+        self, launch: Launch, tensors: Sequence[torch.Tensor], order: Sequence[int] | None, general: Call
+    ) -> None:
+        chosen = order if order is not None and list(order) != list(range(len(tensors))) else None
+        given = tensors if chosen is None else [tensors[i] for i in chosen]
+        self._launch, self._order, self._general = launch, chosen, general
+        self._layout = layout_of(given, [0] * len(given))
+        self._direct = launch.ready(self._layout)
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
         pointers = [t.data_ptr() for t in tensors]
         # One test for all pointers: the union of their low bits is 0 only if all are aligned. The compiled kernel loads
         # 16 bytes at a time and would fault on another address.
@@ -108,19 +115,21 @@ def when_aligned(launch: Launch, tensors: Sequence[torch.Tensor], order: Sequenc
         for p in pointers:
             low_bits |= p
         if low_bits % ALIGNMENT:
-            general(tensors)
-        elif direct is not None:
-            direct(pointers if chosen is None else [pointers[i] for i in chosen])
+            self._general(tensors)
+        elif self._direct is not None:
+            self._direct(pointers if self._order is None else [pointers[i] for i in self._order])
         else:
-            general(tensors)
-            direct = launch.ready(layout)
-
-    return call
+            self._general(tensors)
+            self._direct = self._launch.ready(self._layout)
 
 
 def layout_of(tensors: Sequence[torch.Tensor], pointers: list[int]) -> Hashable:
     """A key for all that a compiled kernel depends on in its tensors: what Triton specialised it for, and what its
     source relies on."""
+    # Plain tuples all the way down, which the garbage collector leaves alone.
     return tuple(
-        (t.shape, t.stride(), t.dtype, p % ALIGNMENT, t.get_device()) for t, p in zip(tensors, pointers, strict=True)
+        [
+            (tuple(t.shape), t.stride(), t.dtype, p % ALIGNMENT, t.get_device())
+            for t, p in zip(tensors, pointers, strict=True)
+        ]
     )

@@ -21,10 +21,11 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.reference.surroundings import plain_surroundings
 
 from .compiled_cache import compiled_folder, triton_cache
-from .direct import Launchable, by_address
+from .direct import DirectLaunch, Launchable
 from .launch import (
     ALIGNMENT,
     MOST_LAYOUTS,
+    BoundLaunch,
     ByAddress,
     Call,
     Launch,
@@ -32,7 +33,6 @@ from .launch import (
     check,
     layout_of,
     refuse,
-    when_aligned,
 )
 from .module import interpreted, module_of
 from .tensor_descriptors import LaunchDescriptors, descriptors
@@ -98,7 +98,7 @@ class TritonLaunch:
         self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
     ) -> Call:
         """As `Launch.bound`."""
-        return when_aligned(self, tensors, order, general or self)
+        return BoundLaunch(self, tensors, order, general or self)
 
     def _first(self, layout: Hashable, tensors: Sequence[torch.Tensor]) -> None:
         """Launch through the JIT front end, and keep the compiled kernel for this layout."""
@@ -174,7 +174,7 @@ class TritonLaunch:
         import torch
 
         grid = self._grid(torch.device("cuda", device))
-        return by_address(Launchable(compiled, grid, tuple(strides), described), device)
+        return DirectLaunch(Launchable(compiled, grid, tuple(strides), described), device)
 
 
 compiled_kernels: Recent[Hashable, Any] = Recent(1024)
@@ -221,4 +221,4 @@ class EitherLaunch:
         self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
     ) -> Call:
         """As `Launch.bound`."""
-        return when_aligned(self, tensors, order, general or self)
+        return BoundLaunch(self, tensors, order, general or self)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from eintune.host.recent import Recent
 from eintune.kernels.emit.kernel import Argument, Kernel
 
-from .launch import ALIGNMENT, MOST_LAYOUTS, ByAddress, Call, Launch, check, dtypes, layout_of, refuse, when_aligned
+from .launch import ALIGNMENT, MOST_LAYOUTS, BoundLaunch, ByAddress, Call, Launch, check, dtypes, layout_of, refuse
 
 if TYPE_CHECKING:
     import torch
@@ -58,22 +58,10 @@ class StepsLaunch:
         self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None
     ) -> Call:
         """As `Launch.bound`."""
-        return when_aligned(self, tensors, order, general or self)
+        return BoundLaunch(self, tensors, order, general or self)
 
     def _launcher(self, ready: Sequence[ByAddress], device: torch.device) -> ByAddress:
-        """The steps' own launchers, one after the other, over one buffer."""
-        import torch
-
-        steps, offsets, nbytes = list(zip(ready, self._positions, strict=True)), self._offsets, self._nbytes
-
-        def launch(pointers: Sequence[int]) -> None:
-            buffer = torch.empty(nbytes, dtype=torch.uint8, device=device)
-            start = buffer.data_ptr()
-            every = [*pointers, *[start + offset for offset in offsets]]
-            for step, positions in steps:
-                step([every[i] for i in positions])
-
-        return launch
+        return _DirectSteps(tuple(zip(ready, self._positions, strict=True)), self._offsets, self._nbytes, device)
 
     def _workspaces(self, device: torch.device) -> list[torch.Tensor]:
         import torch
@@ -85,6 +73,33 @@ class StepsLaunch:
             part = buffer[offset : offset + prod(a.shape) * dtype.itemsize]
             found.append(part.view(dtype).view(a.shape))
         return found
+
+
+class _DirectSteps:
+    """The steps' own launchers, one after the other, over one buffer (`ByAddress`). steps: which of the addresses each
+    takes, those of the workspaces after those of the tensors. offsets: of the workspaces in the buffer; nbytes: its
+    length."""
+
+    __slots__ = ("_device", "_empty", "_nbytes", "_offsets", "_steps", "_uint8")
+
+    def __init__(
+        self,
+        steps: tuple[tuple[ByAddress, Sequence[int]], ...],
+        offsets: Sequence[int],
+        nbytes: int,
+        device: torch.device,
+    ) -> None:
+        import torch
+
+        self._steps, self._offsets, self._nbytes, self._device = steps, offsets, nbytes, device
+        self._empty, self._uint8 = torch.empty, torch.uint8
+
+    def __call__(self, pointers: Sequence[int]) -> None:
+        buffer = self._empty(self._nbytes, dtype=self._uint8, device=self._device)
+        start = buffer.data_ptr()
+        every = [*pointers, *[start + offset for offset in self._offsets]]
+        for step, positions in self._steps:
+            step([every[i] for i in positions])
 
 
 def _places(workspaces: Sequence[Argument]) -> tuple[list[int], int]:

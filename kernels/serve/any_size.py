@@ -75,19 +75,21 @@ def work_at(text: str, problem: Problem, schedule: Schedule) -> Work:
     Raises as `kernel_at`.
     """
     # Only where something is priced: what runs a stored winner loads no cost model.
-    from eintune.costmodel.counts.work import CountedProgram, KernelOptions, work
+    from eintune.costmodel.counts.work import CountedProgram, work
 
     open_schedule = for_any_size(schedule)
+    counted = _counted.get(_key(parsed(text), problem, open_schedule))
+    if counted is not None:
+        return counted.at(problem.sizes)
     program = _open_program(text, problem, open_schedule)
     if program is None:
         from eintune.space.lowering.lower import build_program
 
         schedule = _ended(schedule, open_schedule, problem)
         return work(build_program(parsed(text), problem, schedule), schedule)
-    asked = _key(parsed(text), problem, open_schedule), KernelOptions.of(open_schedule)
-    counted = _counted.get(asked)
-    if counted is None:
-        counted = _counted[asked] = CountedProgram(program, open_schedule)
+    counted = CountedProgram(program, open_schedule)
+    # Only now is it known which sizes it needs as numbers.
+    _counted[_key(parsed(text), problem, open_schedule)] = counted
     return counted.at(problem.sizes)
 
 

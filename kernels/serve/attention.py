@@ -20,7 +20,7 @@ from eintune.space.workloads.attention import attention_problem
 from .errors import FORWARD_ONLY, UnsupportedArgument
 from .opaque import opaque
 from .plain_tensors import check_plain, is_transformed
-from .serving import MOST_READY, View, dtype_name, output_of, serve
+from .serving import MOST_READY, Empty, Fill, dtype_name, serve
 
 Causal: TypeAlias = bool | Literal["top_left", "lower_right"]
 CAUSAL: dict[Any, Literal["top_left", "lower_right"] | None] = {
@@ -237,33 +237,47 @@ def _first(
         value_dim=value_dim, dtype=dtype_name(q, "q", FLOATS), causal=mode, scale=scale,
     )  # fmt: skip
     shape = (batch, heads, seq, value_dim)
-    new = output_of(shape, q.dtype, q)
+    new = Empty(shape, q.dtype, q)
     made = new(q)
-    view = None if heads == kv_heads else _by_key_heads(q, made, kv_heads)
+    view = None if heads == kv_heads else _ByKeyHeads(q, made, kv_heads)
     tensors = (q, k, v, made)
-    fill = serve(problem, tensors if view is None else view(tensors), view)
-
-    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = new(q)
-        fill((q, k, v, out))
-        return out
-
-    _ready[key] = run
+    _ready[_plain(key)] = _Ready(new, serve(problem, tensors if view is None else view(tensors), view))
     return made
 
 
-def _by_key_heads(q: Tensor, out: Tensor, kv_heads: int) -> View:
+def _plain(key: Any) -> Any:
+    """An equal key of plain tuples, which the garbage collector leaves alone."""
+    return key if key is None else tuple([tuple(x) if isinstance(x, tuple) else x for x in key])
+
+
+class _Ready:
+    """What serves a kind of call. There is one for every length that a program comes with, so it is few objects."""
+
+    __slots__ = ("_fill", "_new")
+
+    def __init__(self, new: Empty, fill: Fill) -> None:
+        self._new, self._fill = new, fill
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = self._new(q)
+        self._fill((q, k, v, out))
+        return out
+
+
+class _ByKeyHeads:
     """Tensors of a call with the queries' heads in groups, one for each head of the keys."""
-    (batch, heads, seq, head_dim), value_dim = q.shape, out.shape[3]
-    split = (batch, kv_heads, heads // kv_heads)
-    of_q = ((*split, seq, head_dim), _split_strides(q, split[2]))
-    of_out = ((*split, seq, value_dim), _split_strides(out, split[2]))
 
-    def view(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    __slots__ = ("_of_out", "_of_q")
+
+    def __init__(self, q: Tensor, out: Tensor, kv_heads: int) -> None:
+        (batch, heads, seq, head_dim), value_dim = q.shape, out.shape[3]
+        split = (batch, kv_heads, heads // kv_heads)
+        self._of_q = ((*split, seq, head_dim), _split_strides(q, split[2]))
+        self._of_out = ((*split, seq, value_dim), _split_strides(out, split[2]))
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         q, k, v, out = tensors
-        return q.as_strided(*of_q), k, v, out.as_strided(*of_out)
-
-    return view
+        return q.as_strided(*self._of_q), k, v, out.as_strided(*self._of_out)
 
 
 def _split_strides(t: Tensor, group: int) -> tuple[int, ...]:

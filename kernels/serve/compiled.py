@@ -26,7 +26,7 @@ from .errors import UnsupportedArgument
 from .opaque import opaque
 from .plain_tensors import check_plain, is_transformed, kind_of_tensor
 from .recorders import called_by_scripts, refuse_scripting
-from .serving import MOST_READY, Fill, dtype_name, output_of, serve
+from .serving import MOST_READY, Empty, Fill, dtype_name, serve
 
 
 def compile(
@@ -191,7 +191,7 @@ class CompiledCascade:
             return outputs
         fill = serve(problem, (*inputs, *outputs))
         logger.debug("%s is ready for %s", self.name, problem.sizes)
-        self._ready[key] = fill, [output_of(shape, dtype, inputs[0]) for shape, dtype in shapes]
+        self._ready[key] = fill, [Empty(shape, dtype, inputs[0]) for shape, dtype in shapes]
         return outputs
 
     def problem(self, inputs: tuple[Tensor, ...]) -> Problem:

@@ -36,7 +36,7 @@ from eintune.space.workloads.modifiers import (
 from .call_kinds import Meaning, kind, kind_of_function, meaning, steady_kind
 from .errors import FORWARD_ONLY, UnsupportedArgument
 from .plain_tensors import check_plain, kind_of_tensor
-from .serving import MOST_READY, Fill, dtype_name, output_of, serve
+from .serving import MOST_READY, Empty, Fill, dtype_name, serve
 from .user_numbers import changing_numbers, check_filters, constant_numbers, number_views, outcome
 
 Arguments: TypeAlias = Mapping[str, Any]
@@ -416,7 +416,7 @@ def _posed(call: ModifiedCall, shapes: Shapes, variant: Attention, views: Mappin
         ((*rows, *((call.v.shape[3],) if n == "AV" else ())), DTYPES[problem.dtypes[n]]) for n in cascade.outputs
     ]
     problem.dtypes.update({name: dtype_name(view(call.given), _label(name)) for name, view in views.items()})
-    makers = [output_of(shape, dtype, call.q) for shape, dtype in outputs]
+    makers = [Empty(tuple(shape), dtype, call.q) for shape, dtype in outputs]
     return Served(problem, tuple(cascade.inputs), outputs, makers)
 
 

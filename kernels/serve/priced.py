@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -25,8 +26,9 @@ from eintune.costmodel.machines.machine import Machine, load_machine, machine_fo
 from eintune.costmodel.pricing.time import estimate_works
 from eintune.host.notices import say_once
 from eintune.host.recent import Recent
-from eintune.kernels.store.cache import Entry, Key, distance
+from eintune.kernels.store.cache import Entry, Key
 from eintune.kernels.store.kept_forms import follows, forms_of
+from eintune.kernels.store.nearest import Nearness
 from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade.canonical import digest
 from eintune.space.cascade.cascade import Cascade
@@ -38,6 +40,7 @@ from eintune.space.schedule.space import Space, space_of
 from .adapted import nearest_schedule, plain_schedule
 from .any_size import open_ranks, parsed, work_at
 
+T = TypeVar("T")
 SCHEDULES = 32
 """How many schedules of one cascade the cost model looks at without tuning, spread over all."""
 CLIMBS = 48
@@ -87,10 +90,14 @@ def priced_near(
     elsewhere to steps of a quarter, since there picks are planned: a program whose lengths grow waits for that once a
     step. What serves a size does not depend on which came before it."""
     near = _rounded_up(problem, FINE)
-    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), _token(entries), str(device), emitter, directory)
+    token, portfolio_key = _token(entries), replace(key, sizes=())
+    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), token, str(device), emitter, directory)
     if (found := _remembered.get(asked)) is not None:
         return found
-    nearest = sorted(entries, key=lambda e: _order(key, e))[:LOOKED_AT]
+    nearness = _nearness.get((token, portfolio_key))
+    if nearness is None:
+        nearness = _nearness[token, portfolio_key] = Nearness(entries, key)
+    nearest = nearness.nearest(key, LOOKED_AT)
     machine = machine_of(device)
     members = _members(near, key, nearest, machine, emitter, directory)
     found = confirmed(near, members, machine)[0] if _is_covered(near, members) else []
@@ -136,10 +143,7 @@ def _with_picks(
     return found
 
 
-def _order(key: Key, entry: Entry) -> tuple[object, ...]:
-    return distance(key, entry.key), not entry.any_size, entry.path.name
-
-
+_nearness: Recent[Hashable, Nearness] = Recent(64)
 _remembered: Recent[Hashable, list[Priced]] = Recent(REMEMBERED)
 
 
@@ -177,25 +181,42 @@ def among(
 def confirmed(problem: Problem, members: Sequence[_Member], machine: Machine) -> tuple[list[Priced], float]:
     """The members at the problem's sizes, corrected by what the model was off by where each was measured, and the mean
     of that."""
+    stated = [(m, s) for m in members if (s := _tried(m, lambda m: _schedule(problem, m))) is not None]
+    # All at once, which costs little more than one.
+    priced = _each_at(problem, [(m.text, s) for m, s in stated], machine)
     found: list[tuple[Priced, float | None]] = []
-    for m in members:
-        try:
-            fits = _fits(problem, m)
-            at = _at(problem, [(m.text, m.schedule if fits else _adapted(problem, m))], machine)
-            if not at:
-                nearest = nearest_schedule(m.schedule, parsed(m.text), problem)
-                at = _at(problem, [(m.text, nearest)], machine)
-            if at:
-                found.append((replace(at[0], entry=m.entries[0]), _factor(problem, m, machine)))
-        except (ValueError, KeyError, RecursionError) as error:
-            name = m.entries[0].path.name
-            say_once(f"eintune: the record {name} is not used: {error}", logging.INFO, about=("record", name))
+    for (m, _), at in zip(stated, priced, strict=True):
+        at = at or _tried(m, lambda m: _nearest_at(problem, m, machine))
+        if at is not None:
+            factor = _tried(m, lambda m: (_factor(problem, m, machine),))
+            found += [(replace(at, entry=m.entries[0]), *factor)] if factor else []
     # The mean by which the model is off for this definition holds for its picks, too: else a model that is too slow
     # everywhere would never pick, and one that is too fast always.
     factors = [factor for _, factor in found if factor is not None]
     usual = math.exp(sum(map(math.log, factors)) / len(factors)) if factors else 1.0
     corrected = [replace(p, seconds=p.seconds * (usual if f is None else f)) for p, f in found]
     return sorted(corrected, key=lambda p: p.seconds), usual
+
+
+def _schedule(problem: Problem, member: _Member) -> Schedule:
+    """What a member's kernel would run under here. Raises ValueError where nothing would."""
+    return member.schedule if _fits(problem, member) else _adapted(problem, member)
+
+
+def _nearest_at(problem: Problem, member: _Member, machine: Machine) -> Priced | None:
+    """A member that has no plan at these sizes, under the schedule that is nearest to its own here."""
+    nearest = nearest_schedule(member.schedule, parsed(member.text), problem)
+    return next(iter(_at(problem, [(member.text, nearest)], machine)), None)
+
+
+def _tried(member: _Member, step: Callable[[_Member], T]) -> T | None:
+    """What a step gives; None (said once) where a record turns out to be of no use."""
+    try:
+        return step(member)
+    except (ValueError, KeyError, RecursionError) as error:
+        name = member.entries[0].path.name
+        say_once(f"eintune: the record {name} is not used: {error}", logging.INFO, about=("record", name))
+        return None
 
 
 def ranked(problem: Problem, device: torch.device, emitter: str, directory: Path) -> list[Priced]:
@@ -419,18 +440,25 @@ _at_points: Recent[Hashable, float] = Recent(4096)
 def _at(problem: Problem, found: Sequence[tuple[str, Schedule]], machine: Machine) -> list[Priced]:
     """Forms under schedules at a problem's sizes, priced as the kernels for any size that serve there; those left out
     that have no plan or do not fit."""
-    counted: list[tuple[str, Schedule, Work]] = []
+    return [p for p in _each_at(problem, found, machine) if p]
+
+
+def _each_at(problem: Problem, found: Sequence[tuple[str, Schedule]], machine: Machine) -> list[Priced | None]:
+    """As `_at`, in their order, with None for those that are left out."""
+    works: list[Work | None] = []
     for text, schedule in found:
         try:
-            counted.append((text, schedule, work_at(text, problem, schedule)))
-        except ValueError:
-            continue
-    estimates = estimate_works([w for *_, w in counted], machine) if counted else []
-    return [
-        Priced(text, schedule, e.seconds)
-        for (text, schedule, _), e in zip(counted, estimates, strict=True)
-        if illegal(e.resources, machine) is None
-    ]
+            works.append(work_at(text, problem, schedule))
+        except (ValueError, KeyError, RecursionError):
+            works.append(None)
+    counted = [w for w in works if w]
+    estimates = iter(estimate_works(counted, machine) if counted else [])
+    priced: list[Priced | None] = []
+    for (text, schedule), w in zip(found, works, strict=True):
+        e = next(estimates) if w else None
+        fits = e is not None and illegal(e.resources, machine) is None
+        priced.append(Priced(text, schedule, e.seconds) if e is not None and fits else None)
+    return priced
 
 
 def _spread(every: Sequence[Schedule], at_most: int) -> Iterator[Schedule]:

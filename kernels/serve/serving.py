@@ -176,14 +176,20 @@ def by_operators(definition: Cascade, problem: Problem) -> Fill:
     return fill
 
 
-def output_of(shape: Sequence[int], dtype: torch.dtype, beside: Tensor) -> Callable[[Tensor], Tensor]:
-    """What makes a contiguous tensor of this shape, uninitialised, given any of the kind of `beside`, on its device."""
-    size = tuple(shape)
-    strides = torch.empty(size, dtype=dtype, device="meta").stride()
-    if (size, strides, dtype) == (tuple(beside.shape), beside.stride(), beside.dtype):
-        return torch.empty_like  # the quickest of PyTorch's ways, and `torch.empty` the slowest
-    device = beside.device
-    return lambda _: torch.empty_strided(size, strides, dtype=dtype, device=device)
+class Empty:
+    """Makes a contiguous tensor of a shape, uninitialised, given any of the kind of `beside`, on its device."""
+
+    __slots__ = ("_device", "_dtype", "_is_like", "_size", "_strides")
+
+    def __init__(self, size: tuple[int, ...], dtype: torch.dtype, beside: Tensor) -> None:
+        strides = torch.empty(size, dtype=dtype, device="meta").stride()
+        self._size, self._strides, self._dtype, self._device = size, strides, dtype, beside.device
+        self._is_like = (size, strides, dtype) == (tuple(beside.shape), beside.stride(), beside.dtype)
+
+    def __call__(self, beside: Tensor) -> Tensor:
+        if self._is_like:
+            return torch.empty_like(beside)  # the quickest of PyTorch's ways, and `torch.empty` the slowest
+        return torch.empty_strided(self._size, self._strides, dtype=self._dtype, device=self._device)
 
 
 def dtype_name(t: Tensor, name: str, allowed: Iterable[str] = DTYPES) -> str:

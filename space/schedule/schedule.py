@@ -66,6 +66,18 @@ class Schedule:
     warp_specialisation: str = "none"
     rescaling: str = "eager"
 
+    def __hash__(self) -> int:
+        """Found out once: schedules are keys of what is remembered, and have many parts."""
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            known = hash(tuple([getattr(self, name) for name in self.__dataclass_fields__]))
+            self.__dict__["_hash"] = known
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hash, which is another in another process."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
     @property
     def is_specialised(self) -> bool:
         """Whether a group of a program's warps loads for the others."""

@@ -11,7 +11,7 @@ import torch
 from compiled_kernels import Compiled
 from kernel_forms import attention_case, inputs
 
-from eintune.kernels.launch.direct import MOST_ADDRESSES, Launchable, by_address
+from eintune.kernels.launch.direct import MOST_ADDRESSES, DirectLaunch, Launchable
 from eintune.kernels.launch.tensor_descriptors import LaunchDescriptors
 
 driver = pytest.importorskip("triton.backends.nvidia.driver")
@@ -103,7 +103,7 @@ def launched(make: Callable[..., Any], described: bool, **more: Any) -> tuple[An
     compiled.run = make(lambda *args: calls.append(args), described)  # type: ignore[method-assign]
     vars(compiled.run).update(more)
     descriptors = LaunchDescriptors(KERNEL.kernel, inputs(KERNEL)) if described else None
-    return by_address(Launchable(compiled, GRID, (8, 1), descriptors), 0), calls, compiled
+    return DirectLaunch(Launchable(compiled, GRID, (8, 1), descriptors), 0), calls, compiled
 
 
 def plainly(compiled: Any, pointers: Sequence[int], described: bool) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -267,3 +271,32 @@ def test_untrusted_schedules_are_refused(field: str, value: object) -> None:
         if field == "roles":
             Schedule.from_json({**GOOD.to_json(), "warps": "4"})
         Schedule.from_json({**GOOD.to_json(), field: value})
+
+
+def test_a_schedule_that_another_process_made_is_the_same_key() -> None:
+    """Its hash is kept, and is another where texts have other hashes."""
+    made = Schedule("triton", (("m", Role("loop", 64)),), warps=8)
+    code = "import pickle, sys; s = pickle.loads(sys.stdin.buffer.read()); hash(s); "
+    code += "sys.stdout.buffer.write(pickle.dumps(s))"
+    hash(made)
+    for seed in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code], input=pickle.dumps(made), capture_output=True, env=env, check=True
+        )
+        there = pickle.loads(done.stdout)
+        assert there == made and {made: 1}[there] == 1 and repr(there) == repr(made)
+
+
+def test_a_knob_is_asked_once_for_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Counted(Tiles):
+        def is_legal(self, facts: Any, point: Mapping[str, Setting]) -> bool:
+            asked.append(1)
+            return super().is_legal(facts, point)
+
+    monkeypatch.setattr("eintune.space.schedule.legal_points.KNOBS", (Counted(), *KNOBS[1:]))
+    cascade, problem = attention()
+    space = space_of(cascade, problem, "triton")
+    assert len(asked) * 5 < len(list(space.points()))
