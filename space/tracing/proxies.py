@@ -164,6 +164,8 @@ class Traced:
             return lambda *args, **bounds: apply(plain, self, *args, **bounds)
         if plain in ("int", "long") and self._whole:
             return lambda: self
+        if name == "device":  # of conditions that are put together: `mask.to(result.device)`
+            return None
         if name in FILLED:
             return lambda *args, **given: _filled(self._record, name, *args, **given)
         if plain in ("float", "double", "half", "bfloat16", "to", "type_as"):
