@@ -19,6 +19,8 @@ from eintune.host.directories import cache_directory
 
 FOLDER = "compiled"
 TRITON_VARIABLE = "TRITON_CACHE_DIR"
+MANAGER_VARIABLE = "TRITON_CACHE_MANAGER"
+MANAGER = f"{__package__}.kernel_files:KernelFiles"
 
 
 def compiled_folder(cache: Path | None = None) -> Path | None:
@@ -49,5 +51,13 @@ def triton_cache(directory: Path | None) -> Iterator[None]:
     # Put back at the end: what others compile is theirs to keep.
     with knobs.cache.scope():
         if directory is not None:
+            from .kernel_files import KernelFiles
+
             knobs.cache.dir = str(directory)
+            knobs.cache.manager_class = KernelFiles
         yield
+
+
+def triton_variables(directory: Path | None) -> dict[str, str]:
+    """The same for another process, as variables of its environment."""
+    return {} if directory is None else {TRITON_VARIABLE: str(directory), MANAGER_VARIABLE: MANAGER}

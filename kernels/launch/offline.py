@@ -21,7 +21,7 @@ from eintune.costmodel.counts.estimate import Resources, most
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
 from eintune.space.ir.dtypes import DTYPES
 
-from .compiled_cache import TRITON_VARIABLE, compiled_folder, triton_cache
+from .compiled_cache import compiled_folder, triton_cache, triton_variables
 from .launchers import fusing, options_of
 from .module import interpreted, module_of
 from .tensor_descriptors import layout_of_block
@@ -219,5 +219,4 @@ def _hip_resources(made: Any, warps: int) -> Resources:
 def environment(cache_dir: Path | None) -> dict[str, str]:
     """This process's environment for a child that compiles: no interpreter, the given cache."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    folder = cache_dir or compiled_folder()
-    return env if folder is None else {**env, TRITON_VARIABLE: str(folder)}
+    return env | triton_variables(cache_dir or compiled_folder())

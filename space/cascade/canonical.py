@@ -7,13 +7,14 @@ fold: how long its tile is is the schedule's affair); products are sorted, const
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from eintune.space.ir.exact import rewrite_around
+from eintune.space.ir.exact import exact_operands, rewrite_around
 from eintune.space.ir.expr import (
     Access,
     Computed,
@@ -86,7 +87,7 @@ def spelling(cascade: Cascade) -> tuple[Expr, ...]:
 def spelled(roots: Sequence[Expr], outputs: Sequence[Rank] = ()) -> list[Expr]:
     """Views on the inputs, factors sorted, constants folded; splits stay."""
     arithmetic = _Arithmetic(outputs)
-    return rewrite_around(rewrite(roots, _push), arithmetic, arithmetic.exact)
+    return [arithmetic.settled(x) for x in rewrite_around(rewrite(roots, _push), arithmetic, arithmetic.exact)]
 
 
 def splits_of(roots: Sequence[Expr]) -> tuple[SplitOf, ...]:
@@ -221,26 +222,50 @@ def join_predicate(p: Predicate, s: SplitOf) -> Predicate | None:
 
 
 class _Arithmetic:
-    """Folds constants and sorts factors, by structure and by where their ranks stand in the outputs."""
+    """Folds constants and sorts factors, by structure and by where their ranks stand in the outputs.
+
+    A product is left as it is until it is an operand of something else, so that one of n factors is sorted once, not n
+    times.
+    """
 
     def __init__(self, outputs: Sequence[Rank]) -> None:
         self.place = {r: str(i) for i, r in enumerate(outputs)}
         self.shapes: dict[Expr, str] = {}
+        self.known: dict[Expr, float] = {}
+        """Of a product that is left as it is: its numbers."""
+        self.sorted: dict[Expr, Expr] = {}
 
     def __call__(self, x: Expr) -> Expr | None:
-        if not isinstance(x, Map):
-            return None
-        if (value := _constant(x)) is not None:
+        if isinstance(x, Map) and (value := _constant(x)) is not None:
             return Const(value)
-        match x.op, x.args:
-            case "mul", _:
-                return self._product(x)
-            case "div", (a, Const(value=1.0)):
+        if isinstance(x, Map) and x.op == "mul":
+            self.known[x] = self._number(x.args[0]) * self._number(x.args[1])
+            return None
+        below = zip(children(x), exact_operands(x), strict=True)
+        x = with_children(x, tuple(a if is_exact else self.settled(a) for a, is_exact in below))
+        match x:
+            case Map("div", (a, Const(value=1.0))):
                 return a
-            case (("add" | "sub"), (a, Const(value=0.0))):
+            case Map(("add" | "sub"), (a, Const(value=0.0))):
                 return a
             case _:
-                return None
+                return x
+
+    def settled(self, x: Expr) -> Expr:
+        """An operand as it is in the end: a product with its numbers multiplied and its other factors in order."""
+        if x not in self.known:
+            return x
+        if x not in self.sorted:
+            rest = [f for f in factors(x, ones=True) if not isinstance(f, Const)]
+            ordered, known = sorted(rest, key=self.shape), self.known[x]
+            self.sorted[x] = product(ordered if known == 1.0 and ordered else [*ordered, as_expr(known)])
+        return self.sorted[x]
+
+    def _number(self, x: Expr) -> float:
+        """The product of the numbers among the factors of an operand."""
+        if x in self.known:
+            return self.known[x]
+        return math.prod(f.value for f in factors(x) if isinstance(f, Const))
 
     def exact(self, x: Expr) -> Expr | None:
         """Of what must be computed as it is written: what is known now, and the order of two factors."""
@@ -251,17 +276,6 @@ class _Arithmetic:
         if x.op == "mul" and not any(isinstance(f, Const) for f in x.args):
             return Map("mul", tuple(sorted(x.args, key=self.shape)))
         return None
-
-    def _product(self, x: Map) -> Expr:
-        known = 1.0
-        rest: list[Expr] = []
-        for f in factors(x, ones=True):
-            if isinstance(f, Const):
-                known *= f.value
-            else:
-                rest.append(f)
-        ordered = sorted(rest, key=self.shape)
-        return product(ordered if known == 1.0 and ordered else [*ordered, as_expr(known)])
 
     def shape(self, x: Expr) -> str:
         """A text that depends on structure only: no name of a tensor, a parameter or a rank is in it."""

@@ -168,6 +168,22 @@ def test_what_is_compiled_is_loaded_where_the_machine_is_here(cache: Path, monke
     assert len(priced._at_points) > 1  # what a first call has to know
 
 
+def test_a_warm_cache_may_be_moved(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is compiled again at another path, and what was cut off is."""
+    monkeypatch.delenv(TRITON_VARIABLE, raising=False)
+    made = eintune.warm("rmsnorm", machine="h200", cache=cache / "here")
+    (cache / "here").rename(cache / "there")
+    cubins = sorted((cache / "there").rglob("*.cubin"))
+    times = [p.stat().st_mtime_ns for p in cubins]
+    assert eintune.warm("rmsnorm", machine="h200", cache=cache / "there").compiled == made.compiled == len(cubins)
+    assert [p.stat().st_mtime_ns for p in cubins] == times
+    for path in (cache / "there").rglob("*.json"):
+        path.write_text("")
+    again = eintune.warm("rmsnorm", machine="h200", cache=cache / "there")
+    assert again.compiled == made.compiled and not again.failed
+    assert [p.stat().st_mtime_ns for p in cubins] != times
+
+
 def test_warm_without_a_gpu_or_a_machine_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:
     for options in ((), ("--machine", "cpu"), ("--machine", "h201")):
         if options or not torch.cuda.is_available():
