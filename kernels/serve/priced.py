@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +35,8 @@ from eintune.space.cascade.problem import Problem
 from eintune.space.schedule.choices import Point
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import Space, space_of
+from eintune.space.schedule.spread import spread
+from eintune.space.schedule.targets import TARGETS
 
 from .adapted import nearest_schedule, plain_schedule
 from .any_size import open_ranks, parsed, work_at
@@ -147,8 +148,8 @@ _nearness: Recent[Hashable, Nearness] = Recent(64)
 _remembered: Recent[Hashable, list[Priced]] = Recent(REMEMBERED)
 
 
-def _rounded(size: int, steps: int) -> int:
-    if size <= EXACT:
+def _rounded(size: int, steps: int, exact: int = EXACT) -> int:
+    if size <= exact:
         return size
     step = 1 << max(0, (size - 1).bit_length() - 1 - (steps.bit_length() - 1))
     return -(-size // step) * step
@@ -173,7 +174,7 @@ def among(
     stored, usual = confirmed(problem, members, machine)
     picks = [
         replace(p, seconds=p.seconds * usual * (UNCONFIRMED if stored else 1.0))
-        for p in _picks(problem, machine, _Options(problem, emitter), directory)
+        for p in _picks(problem, machine, emitter, directory)
     ]
     return sorted([*stored, *picks], key=lambda p: p.seconds)
 
@@ -222,20 +223,20 @@ def _tried(member: _Member, step: Callable[[_Member], T]) -> T | None:
 def ranked(problem: Problem, device: torch.device, emitter: str, directory: Path) -> list[Priced]:
     """Derived forms under schedules, the fastest by the cost model first; what cannot run is left out. directory: the
     cache that keeps derived forms."""
-    return _picks(problem, machine_of(device), _Options(problem, emitter), directory)
+    return _picks(problem, machine_of(device), emitter, directory)
 
 
-def _picks(problem: Problem, machine: Machine, options: _Options, directory: Path) -> list[Priced]:
+def _picks(problem: Problem, machine: Machine, emitter: str, directory: Path) -> list[Priced]:
     found: list[Priced] = []
     for text in _forms(problem, directory):
         try:
-            space = options.space(text)
-            every = [s for s in options.of(text) if not unsupported(s, machine)]
+            space = _space(problem, text, emitter)
+            first = _spread(space, machine)
         except ValueError as error:
             say_once(f"eintune: a cascade is not laid out: {error}", logging.INFO)
             continue
-        tried = _at(problem, [(text, s) for s in _spread(every, SCHEDULES)], machine)
-        found += [*tried, *_climbed(problem, text, space, options, tried, machine)]
+        tried = _at(problem, [(text, s) for s in first], machine)
+        found += [*tried, *_climbed(problem, text, space, first, tried, machine)]
     return sorted(found, key=lambda p: p.seconds)
 
 
@@ -251,18 +252,25 @@ def _forms(problem: Problem, directory: Path) -> list[str]:
 
 
 def _climbed(
-    problem: Problem, text: str, space: Space, options: _Options, tried: Sequence[Priced], machine: Machine
+    problem: Problem,
+    text: str,
+    space: Space,
+    first: Mapping[Schedule, Point],
+    tried: Sequence[Priced],
+    machine: Machine,
 ) -> list[Priced]:
     """Schedules around the best that were tried, one setting away from the best so far, until none of these is faster
-    or CLIMBS were priced."""
+    or CLIMBS were priced. first: points of what was tried."""
     if not tried:
         return []
-    seen, found = {p.schedule for p in tried}, list[Priced]()
+    points, found = dict(first), list[Priced]()
+    seen = {p.schedule for p in tried}
     best = min(tried, key=lambda p: p.seconds)
     while len(found) < CLIMBS:
-        around = dict.fromkeys(space.schedule(n) for n in space.neighbours(options.points(text)[best.schedule]))
+        around = {space.schedule(n): n for n in space.neighbours(points[best.schedule])}
         fresh = [s for s in around if s not in seen and not unsupported(s, machine)][: CLIMBS - len(found)]
         seen.update(fresh)
+        points |= around
         made = _at(problem, [(text, s) for s in fresh], machine)
         found += made
         nearby = min(made, key=lambda p: p.seconds, default=best)
@@ -380,31 +388,26 @@ def _doublings(problem: Problem, sizes: Mapping[str, int], free: Collection[str]
     return sum(abs(math.log2(n / sizes[r])) for r, n in problem.sizes.items() if r in free and r in sizes)
 
 
-class _Options:
-    """The legal schedules of each form at one problem's sizes, listed once: there are hundreds."""
+def _space(problem: Problem, text: str, emitter: str) -> Space:
+    """The space of a form at sizes that stand for all that are alike: where tiles are padded to powers of two, what is
+    worth trying changes with doublings of a size. Raises ValueError (IllegalPlan) for a form that has no layout."""
+    if not TARGETS[emitter].padded:
+        return space_of(parsed(text), problem, emitter)
+    space = space_of(parsed(text), _rounded_up(problem, 1), emitter)
+    several = space.uses.of("batch")
+    return replace(space, sizes={r: _rounded(n, 1, 1) if r in several else n for r, n in space.sizes.items()})
 
-    def __init__(self, problem: Problem, emitter: str) -> None:
-        self.emitter = emitter
-        self._problem = problem
-        self._found: dict[str, tuple[Space, dict[Schedule, Point]]] = {}
 
-    def of(self, text: str) -> list[Schedule]:
-        """Raises ValueError (IllegalPlan) for a form that cannot be laid out."""
-        return list(self.points(text))
+def _spread(space: Space, machine: Machine) -> dict[Schedule, Point]:
+    """The schedules of a space that are looked at first, each with a point that it is of; found once."""
+    asked = space.key, machine.name
+    found = _spreads.get(asked)
+    if found is None:
+        found = _spreads[asked] = spread(space, SCHEDULES, lambda s: not unsupported(s, machine))
+    return found
 
-    def space(self, text: str) -> Space:
-        """The space of a form. Raises as `of`."""
-        return self._listed(text)[0]
 
-    def points(self, text: str) -> dict[Schedule, Point]:
-        """Each schedule with a point that it is of. Raises as `of`."""
-        return self._listed(text)[1]
-
-    def _listed(self, text: str) -> tuple[Space, dict[Schedule, Point]]:
-        if text not in self._found:
-            space = space_of(Cascade.parse(text), self._problem, self.emitter)
-            self._found[text] = space, {space.schedule(p): p for p in space.points()}
-        return self._found[text]
+_spreads: Recent[Hashable, dict[Schedule, Point]] = Recent(64)
 
 
 def _factor(problem: Problem, member: _Member, machine: Machine) -> float | None:
@@ -459,16 +462,3 @@ def _each_at(problem: Problem, found: Sequence[tuple[str, Schedule]], machine: M
         fits = e is not None and illegal(e.resources, machine) is None
         priced.append(Priced(text, schedule, e.seconds) if e is not None and fits else None)
     return priced
-
-
-def _spread(every: Sequence[Schedule], at_most: int) -> Iterator[Schedule]:
-    """At most so many schedules, as many of each way to load and to divide warps, evenly spread within it: of hundreds
-    by pointer a few dozen specialised ones would hardly get a place."""
-
-    def way(s: Schedule) -> tuple[str, bool]:
-        return s.loads, s.is_specialised
-
-    groups = [list(group) for _, group in groupby(sorted(every, key=way), way)]
-    for group in groups:
-        most = max(1, at_most // len(groups))
-        yield from group if len(group) <= most else (group[i * len(group) // most] for i in range(most))

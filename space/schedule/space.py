@@ -6,7 +6,7 @@ workload or a machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from eintune.space.analysis.filters import equalities
@@ -27,6 +27,14 @@ from .targets import TARGETS
 @dataclass(frozen=True)
 class Space(SpaceFacts):
     """The schedules of one cascade at one size for one emitter."""
+
+    @property
+    def key(self) -> Hashable:
+        """All that it is made of: spaces that agree in it have the same points."""
+        uses = self.uses
+        ranks = (tuple(uses.kinds.items()), tuple(uses.halves.items()), tuple(uses.packs_with.items()))
+        flags = (uses.filtered, uses.coupled, uses.products, self.approximable, self.data_dependent_bounds)
+        return ranks, flags, tuple(self.sizes.items()), self.target, self.reads
 
     def choices(self) -> list[Choice]:
         return [c for knob in KNOBS for c in knob.choices(self)]

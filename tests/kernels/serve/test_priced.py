@@ -19,6 +19,7 @@ from eintune.kernels.store.portfolio import MeasuredPoint, Portfolio, PortfolioK
 from eintune.space.cascade.problem import Problem
 from eintune.space.plan.roles import IllegalPlan
 from eintune.space.schedule.schedule import Schedule
+from eintune.space.schedule.spread import spread
 from eintune.space.workloads.builtin import attention_problem
 
 H200 = Platform("NVIDIA H200", 132, "0", "2.11.0", "3.6.0", "cuda13.0")
@@ -181,6 +182,20 @@ def test_sizes_of_one_step_are_planned_once_whichever_comes_first(
     assert near(grouped(**(FAR | {"kv_seq": 4700})), entries[::-1], tmp_path) == found[0]
     near(grouped(**(FAR | {"kv_seq": 5121})), entries, tmp_path)
     assert len(asked) == 3
+
+
+def test_within_a_doubling_a_space_is_gone_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all forms whose spaces are alike, and at all steps; and what is found plans at each of them."""
+    asked: list[object] = []
+    monkeypatch.setattr(module, "_remembered", Recent(64))
+    monkeypatch.setattr(module, "_spreads", Recent(64))
+    monkeypatch.setattr(module, "spread", lambda space, *rest: asked.append(space.key) or spread(space, *rest))
+    for batch, m in ((16, 5000), (16, 6000), (13, 7100)):
+        found = near(grouped(**(FAR | {"batch": batch, "kv_seq": m})), [], tmp_path)
+        assert len(found) == module.KEPT
+    assert len(asked) == len(set(asked)) == 1
+    near(grouped(**(FAR | {"batch": 16, "kv_seq": 9000})), [], tmp_path)
+    assert len(asked) == 2
 
 
 def test_close_to_what_was_measured_nothing_is_planned(
