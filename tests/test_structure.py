@@ -154,7 +154,8 @@ def test_the_front_package_links_every_layer() -> None:
 
 # Only these may know which computations exist.
 FRONTS = (
-    "space.workloads", "space.tile_ir.text", "kernels.serve", "kernels.store.shipped_forms", "search.peers",
+    "space.workloads", "space.tile_ir.text", "kernels.serve", "kernels.operators.attention",
+    "kernels.operators.programs", "kernels.operators.served", "kernels.store.shipped_forms", "search.peers",
     "search.options", "search.bench", "search.cli", "search.evaluation.growth", "search.evaluation.definitions",
     "search.evaluation.exercises", "search.suites.unseen",
 )  # fmt: skip

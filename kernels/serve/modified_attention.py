@@ -33,7 +33,7 @@ from eintune.space.workloads.modifiers import (
     Window,
 )
 
-from .call_kinds import Meaning, kind, kind_of_function, meaning, steady_kind
+from .call_kinds import Meaning, Written, kind, kind_of_function, meaning, steady_kind
 from .errors import FORWARD_ONLY, UnsupportedArgument
 from .plain_tensors import check_plain, kind_of_tensor
 from .serving import MOST_READY, Fill, dtype_name, output_of, serve
@@ -316,6 +316,9 @@ def _captures(shapes: Shapes, argument: str, function: Callable[..., Any], comes
     for name, (tensor, axes) in comes_to.trace.tensors.items():
         own = (n for n, a in zip(tensor.shape, axes, strict=True) if a == "*")
         shapes.check(f"{argument}'s {name[2:].lower()}", tensor, axes, *own)
+        if isinstance(function, Written):
+            found[name] = partial(_written, shapes, argument, name, axes)
+            continue
         path = _path(function, tensor)
 
         def view(a: Arguments, path: tuple[str, ...] = path, axes: str = axes) -> Tensor:
@@ -326,6 +329,10 @@ def _captures(shapes: Shapes, argument: str, function: Callable[..., Any], comes
 
         found[name] = view
     return found
+
+
+def _written(shapes: Shapes, argument: str, name: str, axes: str, a: Arguments) -> Tensor:
+    return shapes.along(a[argument].tensors[name], axes)
 
 
 def _path(function: Callable[..., Any], tensor: Any) -> tuple[str, ...]:
