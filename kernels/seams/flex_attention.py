@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eintune.kernels.serve.attention import attention
+from eintune.kernels.operators.served import attention
 from eintune.kernels.serve.errors import UnsupportedArgument
 from eintune.kernels.serve.opaque import opaque
 

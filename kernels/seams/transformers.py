@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from eintune.host.notices import say_once
-from eintune.kernels.serve.attention import attention
+from eintune.kernels.operators.served import attention
 from eintune.kernels.serve.errors import UnsupportedArgument
 
 NAME = "eintune"

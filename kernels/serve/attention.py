@@ -6,7 +6,7 @@ This is the only file of the runtime that knows attention; everything below it s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import NoneType
 from typing import Any, Literal, TypeAlias, overload
 
@@ -31,6 +31,7 @@ CAUSAL: dict[Any, Literal["top_left", "lower_right"] | None] = {
     "lower_right": "lower_right",
 }
 
+_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 _ready: Recent[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = Recent(MOST_READY)
 
 
@@ -82,6 +83,8 @@ def attention(
     """
     if not (type(q) is Tensor and type(k) is Tensor and type(v) is Tensor):  # parameters are tensors, too
         _check_tensors(q=q, k=k, v=v)
+    if _any_autocast():
+        q, k, v = autocasted((q, k, v))
     if scale is not None and type(scale) is not float:
         scale = _scale(scale)
     if is_transformed():
@@ -286,7 +289,22 @@ def _split_strides(t: Tensor, group: int) -> tuple[int, ...]:
     return b, h * group, h, s, d
 
 
+def autocasted(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The tensors in the dtype of `torch.autocast` where that is on for their device, as PyTorch's attention has its
+    inputs: float64 stays."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+
+
 # ---- checks: each raises UnsupportedArgument with the rule, the value and the valid options
+
+
+def checked_mode(causal: object, scale: object) -> tuple[Literal["top_left", "lower_right"] | None, float | None]:
+    """How queries and keys are aligned, and the scale."""
+    return _causal(causal), _scale(scale)
 
 
 def _causal(causal: object) -> Literal["top_left", "lower_right"] | None:
@@ -339,6 +357,15 @@ def _check_tensors(**given: object) -> None:
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, t in (("q", q), ("k", k), ("v", v)):
         check_plain(name, t)
+    check_kinds(q, k, v)
+    for rule, holds in rules(q, k, v):
+        if not holds:
+            raise UnsupportedArgument(broken(rule, q, k, v))
+
+
+def check_kinds(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise UnsupportedArgument for a number of axes, dtypes or devices that attention does not take."""
+    for name, t in (("q", q), ("k", k), ("v", v)):
         if t.ndim != 4:
             raise UnsupportedArgument(
                 f"`{name}` must have 4 axes (batch, heads, length, head_dim), but its shape is {tuple(t.shape)}"
@@ -352,13 +379,18 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             dtype_name(t, name, FLOATS)
         except ValueError as error:
             raise UnsupportedArgument(str(error)) from None
-    shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
-    for rule, holds in (
-        ("`k` and `v` must agree in batch, heads and length", k.shape[:3] == v.shape[:3]),
-        ("`q` and `k` must agree in batch", q.shape[0] == k.shape[0]),
-        ("`q` and `k` must agree in head_dim", q.shape[3] == k.shape[3]),
-        ("heads of `q` must be a multiple of heads of `k`", q.shape[1] % max(k.shape[1], 1) == 0),
-        ("head_dim must be 1 to 512", 0 < q.shape[3] <= 512 and v.shape[3] <= 512),
-    ):
-        if not holds:
-            raise UnsupportedArgument(f"{rule}, but the shapes are {shapes}")
+
+
+def rules(q: Tensor, k: Tensor, v: Tensor) -> Iterator[tuple[str, bool]]:
+    """What must hold of the sizes, and whether it does: each a condition on symbols where a compiler asks."""
+    for axis in range(3):
+        yield "`k` and `v` must agree in batch, heads and length", k.shape[axis] == v.shape[axis]
+    yield "`q` and `k` must agree in batch", q.shape[0] == k.shape[0]
+    yield "`q` and `k` must agree in head_dim", q.shape[3] == k.shape[3]
+    yield "heads of `q` must be a multiple of heads of `k`", k.shape[1] == 0 or q.shape[1] % k.shape[1] == 0
+    yield "head_dim must be 1 to 512", 0 < q.shape[3] <= 512 and v.shape[3] <= 512
+
+
+def broken(rule: str, q: Tensor, k: Tensor, v: Tensor) -> str:
+    """What to say of sizes for which a rule does not hold."""
+    return f"{rule}, but the shapes are {', '.join(str(tuple(t.shape)) for t in (q, k, v))}"

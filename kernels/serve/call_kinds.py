@@ -11,8 +11,8 @@ import builtins
 import functools
 import math
 import types
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from numbers import Number
 from opcode import opmap
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from eintune.space.cascade.holes import Opened, opened
+from eintune.space.ir.expr import Expr, Rank, reads
 from eintune.space.tracing.captures import captured, is_bound, is_entered, is_tensor, names_in
 from eintune.space.tracing.names import BINARY, CLAMPS, COMPARISONS, FILLED, LOGIC, UNARY
 from eintune.space.tracing.refusals import Untraceable
@@ -96,8 +97,42 @@ class Meaning:
         return self.opened.skeleton, self.opened.whole, tuple(tensors), tuple(self.trace.lengths.items()), paths
 
 
-def meaning(argument: str, function: Callable[..., Any], site: Site) -> Meaning:
+@dataclass(frozen=True)
+class Written:
+    """What a function came to when it was traced, in the function's place: another process may have traced it. made: an
+    expression of the score at the site. axes: those of the tensors that it reads, as a trace has them."""
+
+    made: Expr
+    site: Site
+    axes: Mapping[str, str]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Any:
+        tensors = ((name, kind_of_tensor(name, t), self.axes[name]) for name, t in self.tensors.items())
+        return Written, self.made, self.site, tuple(tensors)
+
+    def meaning(self, argument: str, site: Site) -> Meaning:
+        if site != self.site:
+            raise Untraceable(f"`{argument}` was traced for heads {self.site.heads}, but they are {site.heads} here")
+        tensors = {name: (t, self.axes[name]) for name, t in self.tensors.items()}
+        return Meaning(opened(self.made), Trace(None, tensors, self._lengths()))
+
+    def _lengths(self) -> dict[Rank, int]:
+        """Of the tensors' own axes."""
+        found: dict[Rank, int] = {}
+        for x in reads([self.made]):
+            axes = self.axes[x.tensor.name]
+            own = [own for a in axes for own in (a == "*",) * (len(self.site.heads) if a == "h" else 1)]
+            lengths = [n for a, n in zip(axes, self.tensors[x.tensor.name].shape, strict=True) if a == "*"]
+            found |= zip((r for r, is_own in zip(x.tensor.ranks, own, strict=True) if is_own), lengths, strict=True)
+        return found
+
+
+def meaning(argument: str, function: Callable[..., Any] | Written, site: Site) -> Meaning:
     """Of the function given as `argument`, "score_mod" or "mask_mod". Raises Untraceable."""
+    if isinstance(function, Written):
+        return function.meaning(argument, site)
     made, trace = traced(argument, function, site)
     if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in trace.elements):
         raise UnsupportedArgument(FORWARD_ONLY)
@@ -110,11 +145,23 @@ def meaning(argument: str, function: Callable[..., Any], site: Site) -> Meaning:
 def steady_kind(function: Any) -> tuple[Any, bool]:
     """What a function is known by, and whether that is all: else what it sees may change in place. Raises Untraceable
     for what is no function that can be traced."""
+    if type(function) is Written:
+        return function.kind, True
     try:
         known = _Sight().of(function)
         return known, not any(part is CHANGING for part in _leaves(known))
     except RecursionError:
         raise Untraceable("a traced function captures tuples and functions nested too deeply") from None
+
+
+def seen_besides(function: Any) -> str:
+    """What a function sees besides its arguments that may be another thing at another call, for a message, or ""."""
+    if function.__defaults__ or function.__kwdefaults__:
+        return "default values of its arguments"
+    seen = [name for name, x in captured(function).items() if is_tensor(x) or not _is_ours(x)]
+    if seen or steady_kind(function)[1]:
+        return ", ".join(seen[:5])
+    return "what may change"
 
 
 def kind_of_function(argument: str, function: Any, site: Site) -> tuple[Any, Meaning | None]:

@@ -119,7 +119,7 @@ class CompiledCascade:
         self.dtype = dtype
         self.name = name
         self._text = str(cascade)
-        self._inputs = tuple(cascade.inputs)
+        self.inputs = tuple(cascade.inputs)
         self._conditions = conditions_read(cascade.roots().values())
         self._ready: Recent[Any, tuple[Fill, list[Callable[[Tensor], Tensor]]]] = Recent(MOST_READY)
 
@@ -131,15 +131,15 @@ class CompiledCascade:
         Returns the output tensor, or a tuple of them in the cascade's order. Raises ValueError for missing,
         surplus or mismatched tensors, and where a gradient would be recorded.
         """
-        inputs = tensors if not named and len(tensors) == len(self._inputs) else self._bound(tensors, named)
-        for n, x in zip(self._inputs, inputs, strict=True):
+        inputs = tensors if not named and len(tensors) == len(self.inputs) else self.bound(tensors, named)
+        for n, x in zip(self.inputs, inputs, strict=True):
             if not isinstance(x, Tensor):
                 raise UnsupportedArgument(f"{n} must be a torch.Tensor, but got {type(x).__name__}")
-        key = tuple([kind_of_tensor(n, t) for n, t in zip(self._inputs, inputs, strict=True)])
+        key = tuple([kind_of_tensor(n, t) for n, t in zip(self.inputs, inputs, strict=True)])
         if is_transformed():
             self._check_plain(inputs)
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-            raise ValueError(f"{self.name} is forward only: call it under torch.no_grad() or detach its inputs")
+            raise ValueError(self.forward_only)
         ready = self._ready.get(key)
         if ready is None:
             outputs = self._first(key, inputs)
@@ -157,26 +157,28 @@ class CompiledCascade:
         """What TorchScript asks of an object before it compiles it."""
         refuse_scripting(self.name)()
 
-    def _bound(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        given = dict(zip(self._inputs, tensors, strict=False)) | named
-        if (
-            len(tensors) > len(self._inputs)
-            or set(given) != set(self._inputs)
-            or len(given) != len(tensors) + len(named)
-        ):
+    @property
+    def forward_only(self) -> str:
+        """What is said where a gradient would be recorded."""
+        return f"{self.name} is forward only: call it under torch.no_grad() or detach its inputs"
+
+    def bound(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Tensors by position and by name, in the order of the cascade's inputs. Raises ValueError."""
+        given = dict(zip(self.inputs, tensors, strict=False)) | named
+        if len(tensors) > len(self.inputs) or set(given) != set(self.inputs) or len(given) != len(tensors) + len(named):
             raise ValueError(
-                f"{self.name} takes the inputs {list(self._inputs)} once each, but got {len(tensors)} by position "
+                f"{self.name} takes the inputs {list(self.inputs)} once each, but got {len(tensors)} by position "
                 f"and {sorted(named)} by name"
             )
-        return tuple(given[n] for n in self._inputs)
+        return tuple(given[n] for n in self.inputs)
 
     def _check_plain(self, inputs: tuple[Tensor, ...]) -> None:
-        for n, t in zip(self._inputs, inputs, strict=True):
+        for n, t in zip(self.inputs, inputs, strict=True):
             check_plain(n, t)
 
     def _first(self, key: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        problem = self.problem(inputs)
         self._check_plain(inputs)
+        problem = self.problem(inputs)
         device = inputs[0].device
         shapes = [
             (tuple(problem.sizes[r] for r in t.ranks), DTYPES[problem.dtypes[n]])
@@ -196,7 +198,7 @@ class CompiledCascade:
 
     def problem(self, inputs: tuple[Tensor, ...]) -> Problem:
         """The problem that these inputs pose: what `tune` takes. Raises ValueError where shapes disagree."""
-        given = dict(zip(self._inputs, inputs, strict=True))
+        given = dict(zip(self.inputs, inputs, strict=True))
         for n, t in given.items():
             if t.device != inputs[0].device:
                 raise ValueError(f"all inputs must be on one device, but {n} is on {t.device}, not {inputs[0].device}")
@@ -204,11 +206,14 @@ class CompiledCascade:
         missing = [r for r in self.cascade.ranks() if r not in found]
         if missing:
             raise ValueError(f"`sizes` must give the ranks that index no input, but {missing} have no size")
-        dtypes = {n: dtype_name(t, n) for n, t in given.items()}
+        return Problem(self.name, self._text, found, self.dtypes(given), self.params)
+
+    def dtypes(self, given: Mapping[str, Tensor]) -> dict[str, str]:
+        """Of inputs and outputs by name. Raises ValueError for those that the cascade does not read."""
+        found = {n: dtype_name(t, n) for n, t in given.items()}
         self._check_kinds(given)
-        floating = next((d for n, d in dtypes.items() if given[n].is_floating_point()), "fp32")
-        dtypes |= dict.fromkeys(self.cascade.outputs, self.dtype or floating)
-        return Problem(self.name, self._text, found, dtypes, self.params)
+        floating = next((d for n, d in found.items() if given[n].is_floating_point()), "fp32")
+        return found | dict.fromkeys(self.cascade.outputs, self.dtype or floating)
 
     def _check_kinds(self, given: Mapping[str, Tensor]) -> None:
         """Raises ValueError for an input of another kind than it is read as: numbers are no conditions."""

@@ -33,7 +33,7 @@ from eintune.space.workloads.modifiers import (
     Window,
 )
 
-from .call_kinds import Meaning, kind, kind_of_function, meaning, steady_kind
+from .call_kinds import Meaning, Written, kind, kind_of_function, meaning, steady_kind
 from .errors import FORWARD_ONLY, UnsupportedArgument
 from .plain_tensors import check_plain, kind_of_tensor
 from .serving import MOST_READY, Empty, Fill, dtype_name, serve
@@ -319,6 +319,9 @@ def _captures(shapes: Shapes, argument: str, function: Callable[..., Any], comes
         longer = [i for i, a in enumerate(axes) if a in "pm" and tensor.shape[i] > shapes.full[a]]
         read = _narrow(tensor, axes, longer, shapes)
         shapes.check(f"{argument}'s {name[2:].lower()}", read, axes, *own)
+        if isinstance(function, Written):
+            found[name] = partial(_written, shapes, argument, name, axes, longer)
+            continue
 
         def view(
             a: Arguments, path: Path = comes_to.trace.paths[name], axes: str = axes, longer: Sequence[int] = longer
@@ -334,6 +337,10 @@ def _narrow(t: Any, axes: str, longer: Sequence[int], shapes: Shapes) -> Any:
     for i in longer:
         t = t.narrow(i, 0, shapes.full[axes[i]])
     return t
+
+
+def _written(shapes: Shapes, argument: str, name: str, axes: str, longer: Sequence[int], a: Arguments) -> Tensor:
+    return shapes.along(_narrow(a[argument].tensors[name], axes, longer, shapes), axes)
 
 
 def _check_given(call: ModifiedCall) -> None:

@@ -1,5 +1,5 @@
-"""Calls that `torch.compile` does not look into: it breaks its graph there, and what is served runs as ever. Other
-tools that record programs are told, or record one call (`recorders`).
+"""Calls that PyTorch's tools do not look into. Where one records or transforms what runs, the call is made as one of an
+operator (`RECORDED`, which `kernels/operators` fills); else what is served runs as ever, and no tool sees it.
 
 PyTorch's own way, `torch.compiler.disable`, imports the compiler, which takes longer than PyTorch itself; so it is
 taken once something else has imported that.
@@ -16,10 +16,13 @@ from typing import Any, TypeVar
 import torch
 
 from .errors import UnsupportedArgument
-from .recorders import WAY_OUT, check_recorders, is_recording, recorded_call, refuse_scripting
+from .recorders import check_recorders, is_recording, is_wrapped, recorded_call, refuse_scripting
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPILER = "torch._dynamo"
+
+RECORDED: dict[str, Callable[..., Any]] = {}
+"""name of a function -> the same call, made as one of an operator. It may be read by PyTorch's compiler."""
 
 _disabled: dict[Any, Callable[..., Any]] = {}
 _looking: Callable[[], object]
@@ -38,23 +41,29 @@ def opaque(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
-        if is_recording():
-            check_recorders(name)
+        if torch.compiler.is_dynamo_compiling():
+            return _recorded(name, function)(*args, **named)
+        if is_recording() and check_recorders(name):
+            return _recorded(name, function)(*args, **named)
         try:
             if _looking() is not None and COMPILER in sys.modules:
                 return _without_compiler(function)(*args, **named)
             return function(*args, **named)
         except UnsupportedArgument:
+            if name in RECORDED and is_wrapped(args, named):
+                return RECORDED[name](*args, **named)
             if (made := recorded_call(call, args, named)) is None:
                 raise
             return made
 
     marked: Any = call
-    marked._torchdynamo_disable = True  # as `disable` marks it: it is not inlined
-    marked._torchdynamo_disable_msg = f"{name} runs kernels of its own: {WAY_OUT}"
     marked.__prepare_scriptable__ = refuse_scripting(name)
     _skip(call)
     return call  # type: ignore[return-value]
+
+
+def _recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    return RECORDED[name] if name in RECORDED else _without_compiler(function)
 
 
 def _without_compiler(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """Tools of PyTorch's that record a program to run it later: what a call says to each.
 
-What Eintune runs is no operator of PyTorch's, so whoever records operators would leave it out, in silence. `torch.fx`
-records calls of functions, and has it as one; `torch.compile` breaks its graph there (`opaque`); TorchScript asks
-functions whether they may be compiled, and is told, and calls objects in Python; the others are told.
+Those that record operators (`torch.compile`, `torch.export`, `make_fx`) have a call as one of an operator of this
+package (`opaque`). `torch.fx` records calls of functions, and has it as one; TorchScript asks functions whether they
+may be compiled, and is told, and calls objects in Python; `torch.jit.trace` is told.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import UnsupportedArgument
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-WAY_OUT = "it is no operator of PyTorch's; record what is around it, or use torch.compile, which breaks its graph there"
+WAY_OUT = "use torch.compile or torch.export, which have it as one operator"
 _PROXIES = "torch.fx.experimental.proxy_tensor"
 
 _tracing: Callable[[], object] = torch._C._get_tracing_state
@@ -32,13 +32,25 @@ def is_recording() -> bool:
     return _tracing() is not None or bool(_modes()) or _included(_EARLY)
 
 
-def check_recorders(name: str) -> None:
-    """Raise UnsupportedArgument where a call of what is named would be recorded operator by operator: not unless
-    `is_recording`."""
+def check_recorders(name: str) -> bool:
+    """Whether a call of what is named is recorded as an operator: not unless `is_recording`. Raises UnsupportedArgument
+    where it would be recorded operator by operator."""
     if _tracing() is not None:
         _refuse(name, "torch.jit.trace")
-    if (_modes() or _included(_EARLY)) and _has_proxies():
-        _refuse(name, "make_fx or torch.export")
+    return _has_proxies()
+
+
+def is_wrapped(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether an argument is no tensor in memory but one that PyTorch's tools have wrapped, and an operator takes: by
+    vmap, functionalization, or a mode that computes shapes alone."""
+    stack = _functorch.peek_interpreter_stack() if _functorch is not None else None
+    if stack is not None:
+        return stack.key().name in ("Vmap", "Functionalize")
+    fakes: Any = sys.modules.get("torch._subclasses.fake_tensor")
+    return fakes is not None and any(isinstance(x, fakes.FakeTensor) for x in _every(chain(args, named.values())))
+
+
+_functorch: Any = getattr(torch._C, "_functorch", None)
 
 
 def refuse_scripting(name: str) -> Callable[[], NoReturn]:

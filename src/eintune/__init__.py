@@ -38,12 +38,12 @@ _HOMES = {
     "Cascade": ".space.cascade.cascade",
     "UnsupportedArgument": ".kernels.serve.errors",
     "analyse": ".space.operators.passes",
-    "attention": ".kernels.serve.attention",
-    "compile": ".kernels.serve.compiled",
+    "attention": ".kernels.operators.served",
+    "compile": ".kernels.operators.served",
     "flex_attention": ".kernels.seams.flex_attention",
     "generate_kernel": ".kernels.generate.generate",
     "read": ".space.operators.formats",
-    "scaled_dot_product_attention": ".kernels.serve.attention",
+    "scaled_dot_product_attention": ".kernels.operators.served",
     "warm": ".kernels.serve.warm",
 }
 

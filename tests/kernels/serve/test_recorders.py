@@ -48,19 +48,8 @@ Q, K, V = (torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(n))
 TOOLS: dict[str, tuple[Callable[[Any], object], str]] = {
     "trace": (lambda f: torch.jit.trace(f, (Q, K, V)), "torch.jit.trace"),
     "trace of a module": (lambda f: torch.jit.trace(Program(f), (Q, K, V)), "torch.jit.trace"),
-    **{
-        f"make_fx, {mode}{', early' if early else ''}": (
-            lambda f, mode=mode, early=early: make_fx(f, tracing_mode=mode, pre_dispatch=early)(Q, K, V),
-            "make_fx or torch.export",
-        )
-        for mode in ("real", "fake", "symbolic")
-        for early in (False, True)
-    },
-    "export": (lambda f: torch.export.export(Program(f), (Q, K, V), strict=False), "make_fx or torch.export"),
-    "vmap": (lambda f: torch.func.vmap(f)(Q[None], K[None], V[None]), "transformed"),
     "grad": (lambda f: torch.func.grad(lambda q: f(q, K, V).sum())(Q), "transformed"),
     "jvp": (lambda f: torch.func.jvp(lambda q: f(q, K, V), (Q,), (Q,)), "transformed"),
-    "functionalize": (lambda f: torch.func.functionalize(lambda q: f(q, K, V))(Q), "transformed"),
 }
 
 
@@ -129,7 +118,20 @@ def test_what_only_watches_is_let_by() -> None:
     assert torch.equal(watched, plain(Q, K, V))
 
 
-def test_the_compiler_is_given_the_reason() -> None:
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="it is no operator of PyTorch's"):
-        torch.compile(lambda q: plain(q, q, q) + 1, backend="eager", fullgraph=True)(Q)
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_records_operators_has_one(program: Callable[..., torch.Tensor], mode: str, early: bool) -> None:
+    made = make_fx(program, tracing_mode=mode, pre_dispatch=early)(Q, K, V)
+    called = [n.target for n in made.graph.nodes if "eintune" in str(n.target)]
+    assert called == [torch.ops.eintune.cascade.default if program is cascade else torch.ops.eintune.attention.default]
+    assert torch.equal(made(Q, K, V), program(Q, K, V))
+
+
+def test_what_the_compiler_cannot_have_is_given_the_reason() -> None:
+    q = Q.clone().requires_grad_()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"eintune\.attention is forward only"):
+        torch.compile(lambda q: plain(q, q, q) + 1, backend="eager", fullgraph=True)(q)
+    with pytest.raises(eintune.UnsupportedArgument, match=r"eintune\.attention is forward only"):
+        torch.compile(lambda q: plain(q, q, q) + 1, backend="eager")(q)
     assert torch.randn(2).shape == (2,)

@@ -1,4 +1,4 @@
-"""The examples of docs/workloads.md are what they say."""
+"""The examples of the pages on attention are what they say."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "workloads.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "examples"), [("workloads", 15), ("programs", 6)])
+def test_the_page(page: str, examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EINTUNE_CACHE", str(tmp_path))
-    failed, ran = doctest.testfile(str(PAGE), module_relative=False, optionflags=doctest.ELLIPSIS)
-    assert ran > 15 and not failed
+    failed, ran = doctest.testfile(str(DOCS / f"{page}.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert ran > examples and not failed

@@ -1,0 +1,15 @@
+"""What programs call, with its operators registered."""
+
+from __future__ import annotations
+
+from eintune.kernels.serve.attention import attention as attention
+from eintune.kernels.serve.attention import scaled_dot_product_attention as scaled_dot_product_attention
+from eintune.kernels.serve.compiled import compile as compile
+from eintune.kernels.serve.opaque import RECORDED
+
+from . import attention as _attention
+from . import cascade as _cascade
+
+RECORDED["eintune.attention"] = _attention.recorded
+RECORDED["eintune.scaled_dot_product_attention"] = scaled_dot_product_attention.__wrapped__  # type: ignore[attr-defined]
+RECORDED["eintune.CompiledCascade"] = _cascade.recorded
