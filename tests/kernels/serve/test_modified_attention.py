@@ -443,11 +443,10 @@ def test_a_call_that_was_seen_is_looked_at_once(monkeypatch: pytest.MonkeyPatch)
         eintune.attention(torch._neg_view(Q), K, V, window=5)
 
 
-def test_a_batched_modifier_is_refused_beside_plain_tensors() -> None:
-    bias = drawn(H, P, M, seed=6)
-    eintune.attention(Q, K, V, bias=bias)
-    with pytest.raises(UnsupportedArgument, match="`bias` must not be transformed"):
-        torch.func.vmap(lambda b: eintune.attention(Q, K, V, bias=b))(bias[None])
+def test_a_batched_modifier_beside_plain_tensors_is_one_call_an_element() -> None:
+    bias = drawn(3, H, P, M, seed=6)
+    made = torch.func.vmap(lambda b: eintune.attention(Q, K, V, bias=b))(bias)
+    torch.testing.assert_close(made, torch.stack([eintune.attention(Q, K, V, bias=b) for b in bias]))
 
 
 def test_no_sinks_are_none_at_all_without_keys() -> None:
