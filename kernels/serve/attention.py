@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from types import NoneType
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from eintune.host.recent import Recent
 from eintune.space.ir.dtypes import FLOATS
 from eintune.space.workloads.attention import attention_problem
 
-from .errors import FORWARD_ONLY, UnsupportedArgument
+from .errors import FORWARD_ONLY, UnsupportedArgument, unknown_modifiers
 from .opaque import opaque
 from .plain_tensors import check_plain, is_transformed
 from .serving import MOST_READY, Empty, Fill, dtype_name, serve
@@ -31,6 +31,28 @@ CAUSAL: dict[Any, Literal["top_left", "lower_right"] | None] = {
     "lower_right": "lower_right",
 }
 
+Function: TypeAlias = Callable[..., Any]
+
+
+class Modifiers(TypedDict, total=False):
+    """What `attention` takes besides, by name; None is as if it were not given."""
+
+    head_scale: Tensor | None
+    softcap: float | None
+    alibi: Tensor | bool | None
+    bias: Tensor | None
+    relative_bias: Tensor | None
+    score_mod: Function | None
+    window: int | None
+    window_both: bool | None
+    prefix: int | None
+    documents: Tensor | tuple[Tensor, Tensor] | None
+    mask: Tensor | None
+    mask_mod: Function | None
+    sinks: Tensor | None
+    sigmoid: bool | None
+
+
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 _ready: Recent[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = Recent(MOST_READY)
 
@@ -38,12 +60,12 @@ _ready: Recent[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = Recent(MOST_RE
 @overload
 def attention(
     q: Tensor, k: Tensor, v: Tensor, *, causal: Causal = ..., scale: float | None = ...,
-    return_lse: Literal[False] = ..., **modifiers: Any,
+    return_lse: Literal[False] = ..., **modifiers: Unpack[Modifiers],
 ) -> Tensor: ...  # fmt: skip
 @overload
 def attention(
     q: Tensor, k: Tensor, v: Tensor, *, causal: Causal = ..., scale: float | None = ...,
-    return_lse: Literal[True], **modifiers: Any,
+    return_lse: Literal[True], **modifiers: Unpack[Modifiers],
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
@@ -132,7 +154,7 @@ def _modified(
             _check(q, k, v)
             raise
     if unknown := sorted(set(modifiers) - set(NAMES)):
-        raise UnsupportedArgument(f"modifiers are {', '.join(NAMES)}, but got {', '.join(unknown)}")
+        raise unknown_modifiers(unknown, NAMES)
     mode, number = _causal(causal), _scale(scale)
     _check(q, k, v)
     _check_range(number, q)

@@ -48,15 +48,17 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'eintune' has no attribute {name!r} (it has: {', '.join(sorted(__all__))})")
-    from importlib import import_module
+if not TYPE_CHECKING:  # type checkers then know a name that there is not
 
-    import_module(".host.forks", __name__)  # before what takes long: a fork meanwhile waits
-    value = getattr(import_module(_HOMES[name], __name__), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'eintune' has no attribute {name!r} (it has: {', '.join(sorted(__all__))})")
+        from importlib import import_module
+
+        import_module(".host.forks", __name__)  # before what takes long: a fork meanwhile waits
+        value = getattr(import_module(_HOMES[name], __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

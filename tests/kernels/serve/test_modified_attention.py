@@ -296,7 +296,9 @@ def test_a_key_that_an_added_mask_hides_is_hidden() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"colour": 1}, "modifiers are head_scale, softcap, .*but got colour"),
+        ({"colour": 1}, "modifiers are head_scale, softcap, .*but got colour$"),
+        ({"windw": 3}, "but got windw .did you mean `window`"),
+        ({"is_causal": True, "softmax_scale": 1.0}, "did you mean `causal` and `scale`"),
         ({"window": 0}, "`window` must be a positive integer, but got 0"),
         ({"window_both": True}, "`window_both` needs a `window`"),
         ({"softcap": -1.0}, "`softcap` must be a positive number, but got -1.0"),
