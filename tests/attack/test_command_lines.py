@@ -39,9 +39,30 @@ SOFTMAX = "Gm = Xm,k :: \\/k max\nEm,k = e^(Xm,k - Gm)\nSm = Em,k\nZm,k = Em,k /
 EGG = '(let z (Sum "k" (Mul (Input "A" "k" "m") (Input "B" "k" "n"))))\n'
 MODS = "def tilted(score, b, h, p, m): return score + (m - p)\ndef near(b, h, p, m): return m <= p\nnumber = 3\n"
 NUMBERS = ("1", "2", "7", "16", "64")
+SETS = ("16,64", "8:32", "7:7", "1,1,1", "2,16:64")
+"""Several sizes as one."""
 BAD_NUMBERS = (
     *("0", "-1", "-0", "1.5", "1e3", "nan", "inf", "", " ", "x", "0x10", "1_0", "٣", "²", "9" * 40, "2147483648", "+2"),
-    *("1,2", "2147483647", "\x00"[:0], "1\n2", "--", "-", "1;2", "$(id)", "%s", "{}", "1\t"),
+    *(
+        "1,2",
+        "2147483647",
+        "\x00"[:0],
+        "1\n2",
+        "8:4",
+        ":",
+        "1:",
+        "1,",
+        "1:99999999999",
+        "0:4",
+        "1:2:3",
+        "--",
+        "-",
+        "1;2",
+        "$(id)",
+        "%s",
+        "{}",
+        "1\t",
+    ),
 )
 BAD_TEXTS = (
     *(
@@ -85,6 +106,8 @@ SLOW = {
     "definitions": ("--only", "nothing like it"),
 }
 """What keeps a command short that does much by itself."""
+KINDS = ("positive", "seconds", "number", "several_sizes")
+"""Of options that take numbers."""
 LONG = frozenset({"suite", "variants", "case", "kinds", "cool", "hot", "laws"})
 """Options that ask for minutes of work, by where they are kept."""
 RARE = {
@@ -197,11 +220,13 @@ class Drawing:
         self.mistakes -= wrong
         kind = getattr(action.type, "__name__", "text")
         if wrong:
-            pool = PLACES if kind == "path" else BAD_NUMBERS if kind in ("positive", "seconds", "number") else BAD_TEXTS
+            pool = PLACES if kind == "path" else BAD_NUMBERS if kind in KINDS else BAD_TEXTS
             return self.draw.choice(self.draw.choice((pool, pool, BAD_TEXTS, BAD_NUMBERS)))
         if action.choices:
             return self.draw.choice(list(action.choices))
         match kind:
+            case "several_sizes":
+                return self.draw.choice((*NUMBERS, *NUMBERS, *SETS))
             case "positive" | "int" | "_count" | "lengths":
                 return self.draw.choice(NUMBERS)
             case "seconds" | "number":
@@ -383,6 +408,16 @@ def test_some_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     came, faults = attack(1, 25, tmp_path, monkeypatch)
     assert not faults, "\n".join(faults)
     assert came["exit code 0"] and came["exit code 2"]
+
+
+def test_what_an_option_takes_is_drawn_for_it() -> None:
+    """A kind of option that drawing does not know is given words, and all its lines are refused."""
+    drawing = Drawing(5)
+    drawing.mistakes = 0
+    numbers = [a for p in drawing.parsers.values() for a in p._actions if a.metavar == "N" and a.type is not None]
+    assert len(numbers) > 20
+    for action in numbers:
+        assert action.type(drawing.value(action)), action  # type: ignore[operator]
 
 
 def test_some_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
