@@ -126,10 +126,15 @@ def unknown_sizes(cascade: Cascade, problem: Problem, schedule: Schedule) -> Siz
     fixed = whole | (_needed.get(key) or frozenset())
     arguments, rows, compared = _mentioned(cascade)
     sizes = problem.sizes
+    beside: dict[Rank, int] = {}  # what is packed with a rank makes it as many times longer
+    for r, role in schedule.roles:
+        if role.pack:
+            beside[role.pack] = beside.get(role.pack, 1) * max(sizes.get(r, 1), 1)
+    most = {r: MOST // beside.get(r, 1) for r in arguments}
     ranges = {
-        r: SizeRange(multiple=ALIGNED if r in rows and sizes[r] % ALIGNED == 0 else 1)
+        r: SizeRange(most=most[r], multiple=ALIGNED if r in rows and sizes[r] % ALIGNED == 0 else 1)
         for r in arguments
-        if r not in fixed and 0 < sizes.get(r, 0) <= MOST  # an axis may have the size of another rank
+        if r not in fixed and 0 < sizes.get(r, 0) <= most[r]  # an axis may have the size of another rank
     }
     ranges |= {r: ranges[r].around(sizes[r], limit) for r, limit in bounded.items() if r in ranges}
     pairs = ((a, b) for a, b in compared if a in ranges and b in ranges and sizes[a] <= sizes[b])

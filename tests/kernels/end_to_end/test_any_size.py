@@ -162,11 +162,12 @@ def test_a_cache_in_pages_takes_any_length_that_its_table_covers(emitter: str, e
     )
 
 
+@pytest.mark.parametrize("group", [4, 8])
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("name", ["plain", "causal"])
-def test_packed_heads_take_any_length(name: str, splits: int, execute: Execute) -> None:
+def test_packed_heads_take_any_length(name: str, splits: int, group: int, execute: Execute) -> None:
     """Queries and the heads of a group as rows of one tile: how many rows there are follows from how many queries."""
-    made_at = at(VARIANTS[name], 2, 2, 4, 8, 340)
+    made_at = at(VARIANTS[name], 2, 2, group, 8, 340)
     cascade = derived(made_at.cascade)[0]
     every = (s for s in schedules(cascade, made_at, "triton") if not s.is_specialised and s.stages == 1)
     packed = (s for s in every if dict(s.roles)["g"].pack == "p" and dict(s.roles)["m"].outer == "loop")
@@ -176,7 +177,7 @@ def test_packed_heads_take_any_length(name: str, splits: int, execute: Execute) 
     kernel = emit(build_for_any_size(cascade, made_at, schedule), schedule)
     assert {"b", "h", "p", "m"} <= {r for k in kernel.launches for a in k.arguments for r in a.axes if r}
     for b, h, p, m in [(1, 3, 1, 64), (2, 2, 5, 70), (1, 1, 40, 40)]:
-        check(kernel, at(VARIANTS[name], b, h, 4, p, m), execute)
+        check(kernel, at(VARIANTS[name], b, h, group, p, m), execute)
 
 
 def test_lengths_batch_and_heads_are_open_and_head_dims_are_not() -> None:
