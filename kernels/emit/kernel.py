@@ -25,6 +25,7 @@ class Argument:
 
     axes: of a kernel that is made for any size of some ranks, the rank of each axis whose length is 0 in the shape; ""
     for the others. No tensor fits such a shape: `Kernel.at` says what the lengths are.
+    order: of a workspace, its axes as they lie in memory, the outermost first; () where they lie in order.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Argument:
     dtype: str
     output: bool
     axes: tuple[str, ...] = field(default=(), repr=False)
+    order: tuple[int, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, name: str, shape: Sequence[int | str], dtype: str, output: bool) -> Argument:
@@ -45,7 +47,16 @@ class Argument:
         lengths = (
             (sizes[r] if r else n for n, r in zip(self.shape, self.axes, strict=True)) if self.axes else self.shape
         )
-        return Argument(self.name, tuple(lengths), self.dtype, self.output)
+        return Argument(self.name, tuple(lengths), self.dtype, self.output, order=self.order)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of a tensor without gaps, in elements."""
+        found, step = [0] * len(self.shape), 1
+        for axis in reversed(self.order or range(len(self.shape))):
+            found[axis] = step
+            step *= self.shape[axis]
+        return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eintune.kernels.emit.kernel import Kernel
+from eintune.kernels.emit.kernel import Argument, Kernel
 from eintune.kernels.gluon.work_queue import counters
 from eintune.space.plan.plan import LoopPlan, Program
 from eintune.space.plan.warp_specialisation import is_divided
@@ -78,6 +78,7 @@ def _joined(program: Program, kernels: Sequence[Kernel], counters: Sequence[str]
         own = (x for x in text.splitlines() if not (x.startswith("import ") and x in there))
         source += "\n\n" + "\n".join(own)
     source += "\n"
+    kernels = [replace(k, arguments=tuple(_laid_out(a, program) for a in k.arguments)) for k in kernels]
     known = {a.name: a for k in kernels for a in k.arguments}
     names = [*program.inputs, *program.outputs]
     return replace(
@@ -88,6 +89,20 @@ def _joined(program: Program, kernels: Sequence[Kernel], counters: Sequence[str]
         workspaces=tuple(known[n] for n in (*program.workspaces, *counters)),
         steps=tuple(replace(k, source=source) for k in kernels),
     )
+
+
+def _laid_out(argument: Argument, program: Program) -> Argument:
+    """A workspace as it lies in memory. Strides of tiled axes are constants of what is compiled, so those axes are the
+    innermost, and of them those of any size the outermost: then no stride that is a constant follows from a size that
+    is not known."""
+    if argument.name not in program.workspaces or not any(argument.axes):
+        return argument
+    ranks = program.workspaces[argument.name].outputs[argument.name]
+    users = [k for k in program.kernels if argument.name in (*k.inputs, *k.outputs)]
+    roles = [[k.roles[r] for k in users if r in k.roles] for r in ranks]
+    tiled = [any(role.tile or role.pack for role in every) for every in roles]
+    order = sorted(range(len(ranks)), key=lambda axis: (tiled[axis], tiled[axis] and not argument.axes[axis]))
+    return replace(argument, order=tuple(order))
 
 
 def _triton_missing() -> str | None:

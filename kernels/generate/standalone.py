@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from eintune.host.printable import printable
 from eintune.host.quoting import python_docstring
-from eintune.kernels.emit.kernel import Descriptor, Kernel
+from eintune.kernels.emit.kernel import Argument, Descriptor, Kernel
 from eintune.kernels.emit.source_lines import Names
 from eintune.kernels.emit.torch_printer import DTYPES, emit
 from eintune.kernels.launch.launchers import options_of
@@ -137,10 +137,11 @@ def _variables(kernel: Kernel) -> dict[str, str]:
 
 
 def _workspaces(kernel: Kernel, variables: Mapping[str, str]) -> list[str]:
-    return [
-        f"{variables[a.name]} = torch.empty({a.shape}, dtype={DTYPES[a.dtype]}, device=tensors[0].device)"
-        for a in kernel.workspaces
-    ]
+    def made(a: Argument) -> str:
+        lies = f"empty_strided({a.shape}, {a.strides}" if a.order else f"empty({a.shape}"
+        return f"torch.{lies}, dtype={DTYPES[a.dtype]}, device=tensors[0].device)"
+
+    return [f"{variables[a.name]} = {made(a)}" for a in kernel.workspaces]
 
 
 def _step(step: Kernel, variables: Mapping[str, str]) -> str:

@@ -132,15 +132,8 @@ def _target(architecture: str) -> Any:
 
 
 def contiguous(kernel: Kernel) -> Strides:
-    """Row-major strides of every argument, in elements."""
-    every: list[tuple[int, ...]] = []
-    for a in kernel.arguments:
-        strides, step = [], 1
-        for size in reversed(a.shape):
-            strides.append(step)
-            step *= size
-        every.append(tuple(reversed(strides)))
-    return tuple(every)
+    """Strides of every argument, in elements: row-major, of workspaces as they lie in memory."""
+    return tuple(a.strides for a in kernel.arguments)
 
 
 def specialise(

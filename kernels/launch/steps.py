@@ -71,7 +71,7 @@ class StepsLaunch:
         for a, offset in zip(self.kernel.workspaces, self._offsets, strict=True):
             dtype = dtypes()[a.dtype]
             part = buffer[offset : offset + prod(a.shape) * dtype.itemsize]
-            found.append(part.view(dtype).view(a.shape))
+            found.append(part.view(dtype).as_strided(a.shape, a.strides))
         return found
 
 

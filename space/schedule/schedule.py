@@ -25,8 +25,16 @@ FILTERS = ("every", "segments", "branch")
 """The settings of `Schedule.filters`."""
 
 
+class _Hashed:
+    """What keeps its hash, and not among its fields."""
+
+    __slots__ = ("_hash",)
+
+    _hash: int
+
+
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(_Hashed):
     """One point of the schedule space.
 
     emitter: a key of the emitters' registry ("torch", "triton").
@@ -68,11 +76,12 @@ class Schedule:
 
     def __hash__(self) -> int:
         """Found out once: schedules are keys of what is remembered, and have many parts."""
-        known: int | None = self.__dict__.get("_hash")
-        if known is None:
-            known = hash(tuple([getattr(self, name) for name in self.__dataclass_fields__]))
-            self.__dict__["_hash"] = known
-        return known
+        try:
+            return self._hash
+        except AttributeError:
+            found = hash(tuple([getattr(self, name) for name in self.__dataclass_fields__]))
+            object.__setattr__(self, "_hash", found)
+            return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the hash, which is another in another process."""

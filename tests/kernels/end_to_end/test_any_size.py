@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from eintune.kernels.emit.kernel import Kernel, divisor
 from eintune.kernels.generate.emitters import emit
 from eintune.kernels.launch.load import load
 from eintune.kernels.launch.module import interpreted
-from eintune.kernels.launch.offline import compile_kernel
+from eintune.kernels.launch.offline import compile_kernel, specialisation_of
 from eintune.kernels.reference.eager import DTYPES, run_eager
 from eintune.search.measure.inputs import draw_inputs
 from eintune.space.cascade.cascade import Cascade
@@ -74,7 +75,7 @@ def looped(cascade: Cascade, problem: Problem, emitter: str, seed: str, splits: 
     ]
     chosen = random.Random(seed).choice(every)
     parts = {r: Role("loop", role.tile, splits) for r, role in chosen.roles if r == "m"}
-    return Schedule(**{**vars(chosen), "roles": tuple((r, parts.get(r, role)) for r, role in chosen.roles)})
+    return replace(chosen, roles=tuple((r, parts.get(r, role)) for r, role in chosen.roles))
 
 
 @pytest.mark.parametrize("emitter", EMITTERS)
@@ -173,7 +174,7 @@ def test_packed_heads_take_any_length(name: str, splits: int, group: int, execut
     packed = (s for s in every if dict(s.roles)["g"].pack == "p" and dict(s.roles)["m"].outer == "loop")
     chosen = next(packed)
     parts = {r: Role("loop", role.tile, splits) for r, role in chosen.roles if r == "m"}
-    schedule = Schedule(**{**vars(chosen), "roles": tuple((r, parts.get(r, role)) for r, role in chosen.roles)})
+    schedule = replace(chosen, roles=tuple((r, parts.get(r, role)) for r, role in chosen.roles))
     kernel = emit(build_for_any_size(cascade, made_at, schedule), schedule)
     assert {"b", "h", "p", "m"} <= {r for k in kernel.launches for a in k.arguments for r in a.axes if r}
     for b, h, p, m in [(1, 3, 1, 64), (2, 2, 5, 70), (1, 1, 40, 40)]:
@@ -235,6 +236,25 @@ def test_one_kernel_compiles_without_a_gpu_to_the_same_code_at_every_length() ->
     kernel = emit(build_for_any_size(cascade, problem, schedule), schedule)
     one, other = (compile_kernel(kernel.at(problem.sizes | {"p": n, "m": n}), "sm_90a") for n in (300, 77))
     assert one.resources == other.resources and one.assembly == other.assembly
+
+
+@pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
+@pytest.mark.parametrize("rows", [1, 9])
+def test_what_parts_leave_lies_so_that_another_batch_or_length_is_compiled_to_the_same(rows: int) -> None:
+    """Strides of tiled axes are constants of the code: those of the parts' results follow from no size that is open."""
+    made_at = at(VARIANTS["plain"], 2, 3, 4, rows, 340)
+    cascade = derived(made_at.cascade)[0]
+    schedule = looped(cascade, made_at, "triton", "parts", 4)
+    kernel = emit(build_for_any_size(cascade, made_at, schedule), schedule)
+    assert len(kernel.steps) == 2 and kernel.workspaces
+    compiled = {
+        tuple(specialisation_of(step) for step in kernel.at(made_at.sizes | {"b": b, "h": h, "m": m}).steps)
+        for b, h, m in ((2, 3, 340), (1, 2, 1000), (16, 8, 1001), (3, 1, 5000))
+    }
+    assert len(compiled) == 1
+    for a in kernel.at(made_at.sizes).workspaces:
+        t = torch.empty_strided(a.shape, a.strides)
+        assert t.permute(a.order).is_contiguous()
 
 
 @pytest.mark.parametrize("splits", [1, 4])
