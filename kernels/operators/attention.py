@@ -10,16 +10,19 @@ import torch
 from torch import Tensor
 
 from eintune.kernels.serve import attention as served
-from eintune.kernels.serve.call_kinds import seen_besides
 from eintune.kernels.serve.errors import FORWARD_ONLY, UnsupportedArgument
 from eintune.kernels.serve.modified_attention import FUNCTIONS, NAMES
 from eintune.space.tracing.refusals import Untraceable
 
 from .functions import FunctionText, write_function
 from .library import define
+from .notes import ALONE, NOTED, note, replay, way_to_read
 from .programs import AttentionProgram, Place, prepared
 from .refusals import constant_result, must, refuse, settled
 from .vmapped import one_by_one, with_batch_in_front
+
+ARGUMENTS = {"score_mod": 5, "mask_mod": 4}
+"""How many arguments a function has: the score before all positions."""
 
 _eager: Any = served.attention.__wrapped__  # type: ignore[attr-defined]
 
@@ -56,18 +59,30 @@ def recorded(
         options.append(("return_lse", True))
     if isinstance(scale, Tensor):
         return refuse("`scale` must be a number, and no tensor's, whose number is another one at each call")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *inputs)):
-        return refuse(FORWARD_ONLY)
-    captured: list[Tensor] = []
-    if torch.compiler.is_dynamo_compiling() or not functions:
+    if torch.compiler.is_dynamo_compiling():
+        noted: list[tuple[str, Any, tuple[Any, ...]]] = []
+        seen: list[Tensor] = []
+        for name, function in functions:
+            how = way_to_read(name, function, ARGUMENTS[name])
+            if how == ALONE:
+                noted.append((name, function, ()))
+            elif how == NOTED:
+                notes, read = note(function, ARGUMENTS[name])
+                noted.append((name, notes, tuple([(t.ndim, t.dtype) for t in read])))
+                seen += read
+            else:
+                return refuse(how)
         grouped = settled(q.shape[1] > k.shape[1]) if functions else False
-        program = described(causal, settled(scale), tuple(places), tuple(options), tuple(functions), grouped)
+        found = described(causal, settled(scale), tuple(places), tuple(options), tuple(noted), grouped, len(inputs))
+        order, program = found.split("|", 1)
+        captured = [seen[int(n)] for n in order.split(",") if n]
     else:
-        program, captured = _described(
-            causal, settled(scale), places, options, functions, settled(q.shape[1] > k.shape[1]), len(inputs)
-        )
+        grouped = settled(q.shape[1] > k.shape[1]) if functions else False
+        program, captured = _described(causal, settled(scale), places, options, functions, grouped, len(inputs))
     if program[0] != "{":
         return refuse(program)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *inputs, *captured)):
+        return refuse(FORWARD_ONLY)
     made = torch.ops.eintune.attention(q, k, v, inputs + captured, program)
     return (made[0], made[1]) if return_lse else made[0]
 
@@ -80,18 +95,19 @@ def described(
     options: tuple[Any, ...],
     functions: tuple[Any, ...],
     grouped: bool,
+    first: int,
 ) -> str:
-    """The program's text, or why there is none. PyTorch's compiler calls this instead of reading it, and holds the
-    result for constant: so a function may see nothing that changes."""
-    program, _ = _described(causal, scale, places, options, functions, grouped, 0)
-    if program[0] == "{":
-        for name, function in functions:
-            if sees := seen_besides(function):
-                return (
-                    f"`{name}` captures {sees}, which a compiled program does not watch: pass a function that reads "
-                    "its arguments alone, or arguments of eintune.attention in its place (window, alibi, bias, …)"
-                )
-    return program
+    """Which of the tensors that functions see are inputs, in which order, and after "|" the program's text, or why
+    there is none. PyTorch's compiler calls this instead of reading it: all that it is given is constant."""
+    stand_ins: list[Tensor] = []
+    replays = []
+    for name, notes, kinds in functions:
+        own = [torch.empty((1,) * ndim, dtype=dtype, device="meta") for ndim, dtype in kinds]
+        replays.append((name, replay(notes, own, ARGUMENTS[name]) if isinstance(notes, tuple) else notes))
+        stand_ins += own
+    program, captured = _described(causal, scale, places, options, replays, grouped, first)
+    at = {id(t): n for n, t in enumerate(stand_ins)}
+    return f"{','.join(str(at[id(t)]) for t in captured)}|{program}"
 
 
 def _described(

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from torch import Tensor
 
 from eintune.kernels.serve.call_kinds import Written, meaning
 from eintune.kernels.serve.errors import UnsupportedArgument
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.ir.einsum import Einsum
-from eintune.space.ir.expr import Param, Tensor, reads, topological
+from eintune.space.ir.expr import Param, reads, topological
+from eintune.space.ir.expr import Tensor as Output
 from eintune.space.tracing.site import Site
 from eintune.space.workloads.function_modifiers import SCORE, traced
 
@@ -34,7 +36,7 @@ def site_of(grouped: bool) -> Site:
 
 def write_function(
     argument: str, function: Callable[..., Any], grouped: bool, first: int
-) -> tuple[FunctionText, list[Any]]:
+) -> tuple[FunctionText, list[Tensor]]:
     """A "score_mod" or a "mask_mod" as text, and the tensors that it captures, which are inputs from place `first` on.
     Raises Untraceable, and UnsupportedArgument for what has no text."""
     site = site_of(grouped)
@@ -42,7 +44,7 @@ def write_function(
     made, trace = traced(argument, function, site)
     if trace.elements:
         raise UnsupportedArgument(f"`{argument}` reads a number from a tensor, which is another one at each call")
-    einsum = Einsum(Tensor(RESULT, ("b", *site.heads, "p", "m")), made)
+    einsum = Einsum(Output(RESULT, ("b", *site.heads, "p", "m")), made)
     text = str(Cascade((einsum,)))
     places = {name: first + n for n, name in enumerate(trace.tensors)}
     written = FunctionText(text, grouped, places, {name: axes for name, (_, axes) in trace.tensors.items()})

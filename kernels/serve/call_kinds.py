@@ -154,14 +154,23 @@ def steady_kind(function: Any) -> tuple[Any, bool]:
         raise Untraceable("a traced function captures tuples and functions nested too deeply") from None
 
 
-def seen_besides(function: Any) -> str:
-    """What a function sees besides its arguments that may be another thing at another call, for a message, or ""."""
+def seen_numbers(function: Any) -> tuple[bool, str]:
+    """Whether a function sees nothing at all besides its arguments, and a name for what it sees that is neither a
+    tensor nor the same for ever, or ""."""
     if function.__defaults__ or function.__kwdefaults__:
-        return "default values of its arguments"
-    seen = [name for name, x in captured(function).items() if is_tensor(x) or not _is_ours(x)]
-    if seen or steady_kind(function)[1]:
-        return ", ".join(seen[:5])
-    return "what may change"
+        return False, "default values of its arguments"
+    alone = True
+    for name, x in captured(function).items():
+        if is_tensor(x):
+            alone = False
+        elif type(x) is types.FunctionType and not _is_ours(x):
+            inner, numbers = seen_numbers(x)
+            alone = alone and inner
+            if numbers:
+                return False, numbers
+        elif not _is_ours(x):
+            return False, name
+    return alone, "" if steady_kind(function)[1] else "what may change"
 
 
 def kind_of_function(argument: str, function: Any, site: Site) -> tuple[Any, Meaning | None]:

@@ -32,6 +32,7 @@ from eintune.space.ir.index_arithmetic import is_constant
 
 from .captures import letters
 from .conditions import Condition, boolean, holds
+from .deferred import Deferred
 from .names import BINARY, CLAMPS, COMPARISONS, FILLED, LOGIC, MOST_FACTORS, UNARY
 from .positions import integer_of, position_terms
 from .record import AXES, TraceRecord, kind_of
@@ -454,6 +455,9 @@ def _clamped(name: str, x: Any, *given: Any, **named: Any) -> Any:
 
 def apply(name: str, *args: Any, **named: Any) -> Any:
     """A function of PyTorch's or of this package, by name. Raises Untraceable for one that is none."""
+    for x in args:
+        if isinstance(x, Deferred):
+            return x.deferred(name, args, named)
     if name in CLAMPS and args:
         return _clamped(name, *args, **named)
     record = _record_of(*args)

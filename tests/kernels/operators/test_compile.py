@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import eintune
+from eintune.space.tracing.functions import clamp, where
 
 norm = eintune.compile("Nb,h,p = Qb,h,p,e * Kb,h,p,e\nDb,h,p,e = Qb,h,p,e + Qb,h,p,e\nresults: N, D", name="norm")
 
@@ -175,7 +176,7 @@ def test_gradients_are_refused_as_in_an_eager_call() -> None:
         ({"window": "wide"}, "`window` must be"),
         ({"softcap": float("inf")}, "`softcap` must be"),
         ({"scale": torch.ones(())}, "`scale` must be a number"),
-        ({"score_mod": lambda s, b, h, p, m: torch.sort(s)}, "cannot be traced|cannot use"),
+        ({"score_mod": lambda s, b, h, p, m: torch.sort(s)}, "a traced function cannot use sort|what may change"),
     ],
 )
 def test_bad_arguments_are_named(options: dict[str, Any], says: str) -> None:
@@ -195,27 +196,114 @@ def test_bad_shapes_are_named() -> None:
         torch.compile(lambda q: eintune.attention(q, q[:0], q[:0]), backend="eager")(q)
 
 
-SLOPES, WIDTH = drawn(2), 3
+# ---- what functions see
 
 
-def test_what_a_function_captures_breaks_the_graph_and_is_the_calls() -> None:
-    """Never an old number: with `fullgraph` the reason is given, else the call is an eager one."""
-    global WIDTH
-    q, backend = drawn(1, 2, 12, 8), Counting()
+class Seen:
+    """What functions see besides their arguments, each of which may change from call to call."""
 
-    def banded(q: Tensor) -> Tensor:
-        return eintune.attention(q, q, q, mask_mod=lambda b, h, p, m: abs(p - m) < WIDTH) + 1
+    width, factor = 3, 0.5
+    slopes, temperature = drawn(4), torch.tensor(0.5)
+    of_query = torch.arange(12) // 4
+    table = drawn(4, 23)
 
-    def sloped(q: Tensor) -> Tensor:
-        return eintune.attention(q, q, q, score_mod=lambda s, b, h, p, m: s * SLOPES[h]) + 1
+    def change(self) -> None:
+        self.width += 2
+        self.factor *= 2
+        self.slopes = self.slopes * 2
+        self.temperature.add_(1)
+        self.of_query = self.of_query // 2
+        self.table.mul_(2)
 
-    for f in (banded, sloped):
-        compiled = torch.compile(f, backend=backend)
-        for width in (3, 5, 7):
-            WIDTH = width
-            SLOPES.mul_(2)
-            torch.testing.assert_close(compiled(q), f(q))
-        with pytest.raises(
-            torch._dynamo.exc.Unsupported, match=r"captures (WIDTH|SLOPES), which a compiled program does"
-        ):
-            torch.compile(f, backend="eager", fullgraph=True)(q)
+
+def close(p: Any, m: Any) -> Any:
+    return abs(p - m) < 2
+
+
+def functions(seen: Seen) -> dict[str, tuple[str, Callable[..., Any]]]:
+    width, slopes, temperature, of_query, table = (
+        seen.width, seen.slopes, seen.temperature, seen.of_query, seen.table
+    )  # fmt: skip
+
+    def near(p: Any, m: Any) -> Any:
+        return abs(p - m) < width
+
+    return {
+        "nothing": ("score_mod", lambda s, b, h, p, m: s),
+        "a constant": ("score_mod", lambda s, b, h, p, m: 1.0),
+        "a number": ("score_mod", lambda s, b, h, p, m: s * width),
+        "a number that is compared": ("mask_mod", lambda b, h, p, m: p - m < width),
+        "an attribute": ("score_mod", lambda s, b, h, p, m: s * seen.factor + m // 4 - h % 2),
+        "a function": ("mask_mod", lambda b, h, p, m: near(p, m) & (p >= m) | (m < 2)),
+        "a function that sees nothing": ("mask_mod", lambda b, h, p, m: ~close(p, m) & (p >= m)),
+        "a tensor": ("score_mod", lambda s, b, h, p, m: s + slopes[h] * (m - p)),
+        "a tensor, twice": ("score_mod", lambda s, b, h, p, m: slopes[h] * s.tanh() - abs(slopes[h])),
+        "a tensor without axes": ("score_mod", lambda s, b, h, p, m: temperature * s - temperature / 2),
+        "whole numbers": ("mask_mod", lambda b, h, p, m: of_query[p] == of_query[m]),
+        "ours": ("score_mod", lambda s, b, h, p, m: where(p > m, clamp(s, min=-1.0, max=1.0), torch.exp(s.tanh()))),
+        "PyTorch's": ("score_mod", lambda s, b, h, p, m: torch.clamp(s**2 - -s, max=2.0) + p.float() / 3),
+        "a table": ("score_mod", lambda s, b, h, p, m: s + table[h, p - m + 11]),
+        "not": ("mask_mod", lambda b, h, p, m: ~(p < m)),
+    }
+
+
+BREAKING = ("a number that is compared", "an attribute", "a function", "a table")
+"""PyTorch's compiler does not read these, or not rightly: a call with one is an eager one."""
+
+
+@pytest.mark.parametrize("name", functions(Seen()))
+def test_what_a_function_sees_is_that_of_the_call(name: str) -> None:
+    """Never an old number: numbers are guarded, tensors are inputs of the graph."""
+    seen, backend = Seen(), Counting()
+
+    def f(q: Tensor, kv: Tensor, options: dict[str, Any]) -> Tensor:
+        return eintune.attention(q, kv, kv, **options) + 1
+
+    compiled = torch.compile(f, backend=backend, fullgraph=name not in BREAKING)
+    q = drawn(2, 4, 12, 16)
+    for _ in range(4):
+        argument, function = functions(seen)[name]
+        for kv in (drawn(2, 4, 12, 16, seed=1), drawn(2, 2, 12, 16, seed=2)):
+            torch.testing.assert_close(compiled(q, kv, {argument: function}), f(q, kv, {argument: function}))
+        seen.change()
+    assert bool(backend.operators) == (name not in BREAKING)
+
+
+def test_a_function_made_within_the_program() -> None:
+    def f(q: Tensor, slopes: Tensor, width: int, factor: float) -> Tensor:
+        slopes = slopes * 2
+        return eintune.attention(
+            q, q, q, score_mod=lambda s, b, h, p, m: s * factor + slopes[h] * (m - p),
+            mask_mod=lambda b, h, p, m: p - m < 6, window=width,
+        )  # fmt: skip
+
+    compiled = torch.compile(f, backend="eager", fullgraph=True)
+    for n, width, factor in ((12, 3, 0.1), (9, 5, 0.1), (13, 7, 0.2), (14, 7, 0.3)):
+        given = drawn(1, 2, n, 8), drawn(2, seed=n), width, factor
+        torch.testing.assert_close(compiled(*given), f(*given))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_symbols_are_never_compared_with_positions(dynamic: bool | None) -> None:
+    """PyTorch's compiler would say at once that an object is not equal to a symbol."""
+
+    def f(q: Tensor, of: Tensor, one: int) -> Tensor:
+        last = q.shape[2] - 2
+        seen = eintune.attention(q, q, q, mask_mod=lambda b, h, p, m: (of[m] == one) | (p == m))
+        return seen + eintune.attention(q, q, q, mask_mod=lambda b, h, p, m: (m == last) | (p > m))
+
+    compiled = torch.compile(f, backend="eager", dynamic=dynamic)
+    for n, one in ((12, 1), (9, 2), (13, 0), (14, 1)):
+        given = drawn(1, 2, n, 8), torch.arange(n) // 4, one
+        torch.testing.assert_close(compiled(*given), f(*given))
+
+
+def test_what_a_function_asks_of_pythons_truth_is_told() -> None:
+    def chosen(q: Tensor) -> Tensor:
+        return eintune.attention(q, q, q, score_mod=lambda s, b, h, p, m: s if p > m else -s)
+
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="true or false"):
+        torch.compile(chosen, backend="eager", fullgraph=True)(drawn(1, 2, 12, 8))
+    torch._dynamo.reset()
+    with pytest.raises(eintune.UnsupportedArgument, match="true or false"):
+        torch.compile(chosen, backend="eager")(drawn(1, 2, 12, 8))
