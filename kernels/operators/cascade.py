@@ -31,15 +31,15 @@ def recorded(self: CompiledCascade, *tensors: Tensor, **named: Tensor) -> Any:
             return refuse(f"{name} must be a torch.Tensor")
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
         return refuse(self.forward_only)
-    made = torch.ops.eintune.cascade(list(inputs), described(self))
+    made = torch.ops.eintune.cascade(list(inputs), described(self.stated))
     return made[0] if len(made) == 1 else tuple(made)
 
 
 @constant_result
-def described(cascade: CompiledCascade) -> str:
-    """The program's text: nothing in a compiled cascade changes."""
-    c = cascade
-    return CascadeProgram(str(c.cascade), dict(c.params), dict(c.sizes), c.dtype, c.name).text()
+def described(stated: tuple[Any, ...]) -> str:
+    """The program's text, of what a compiled cascade is made of: PyTorch's compiler knows no object as a constant."""
+    text, params, sizes, dtype, name = stated
+    return CascadeProgram(text, dict(params), dict(sizes), dtype, name).text()
 
 
 @lru_cache(maxsize=1024)

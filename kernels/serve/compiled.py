@@ -108,7 +108,10 @@ def _unsupported(x: Expr) -> str:
 
 
 class CompiledCascade:
-    """A cascade that runs on tensors; made by `compile`."""
+    """A cascade that runs on tensors; made by `compile`.
+
+    stated: what it was made of, in texts and numbers: (cascade, params, sizes, dtype, name).
+    """
 
     def __init__(
         self, cascade: Cascade, params: dict[str, float], sizes: dict[str, int], dtype: str | None, name: str
@@ -119,6 +122,7 @@ class CompiledCascade:
         self.dtype = dtype
         self.name = name
         self._text = str(cascade)
+        self.stated = self._text, tuple(params.items()), tuple(sizes.items()), dtype, name
         self.inputs = tuple(cascade.inputs)
         self._conditions = conditions_read(cascade.roots().values())
         self._ready: Recent[Any, tuple[Fill, list[Callable[[Tensor], Tensor]]]] = Recent(MOST_READY)

@@ -65,12 +65,12 @@ def test_pytorch_checks_attention(name: str) -> None:
 
 def test_pytorch_checks_a_cascade() -> None:
     for given in ([Q, K], [Q.bfloat16(), K], [Q[:, :, :0], K[:, :, :0]], [LAST_AXIS_STRIDED, K]):
-        opcheck(run_cascade, (given, described(norm)))
+        opcheck(run_cascade, (given, described(norm.stated)))
 
 
 def test_gradients_are_refused_in_one_line() -> None:
     q = Q.clone().requires_grad_()
-    for call in (lambda: attend(q, K, V, [], "{}"), lambda: run_cascade([q, K], described(norm))):
+    for call in (lambda: attend(q, K, V, [], "{}"), lambda: run_cascade([q, K], described(norm.stated))):
         with pytest.raises(eintune.UnsupportedArgument, match="is forward only") as refused:
             call()
         assert "\n" not in str(refused.value)
@@ -122,7 +122,7 @@ def test_autocast_is_that_of_pytorchs_attention(dtype: torch.dtype) -> None:
                 torch.testing.assert_close(got, wanted, atol=2e-2, rtol=2e-2)
         assert eintune.attention(Q, K, V, bias=drawn(12, 12)).dtype == dtype
         assert eintune.scaled_dot_product_attention(Q[0], K[0], V[0], drawn(12, 12)).dtype == dtype
-        assert run_cascade([Q, K], described(norm))[0].dtype == torch.float32  # a cascade says what its dtypes are
+        assert run_cascade([Q, K], described(norm.stated))[0].dtype == torch.float32  # a cascade says what its dtypes are
     assert eintune.attention(Q, K, V).dtype == torch.float32
 
 
