@@ -51,11 +51,21 @@ def define(
 def register_backward(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
     """Give an operator its gradients, as `torch.library.register_autograd` takes them: from then on, inputs that need
     them are taken. This is the one place where a backward comes in."""
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup, lib=_library)
+    # What that makes, without its registration: PyTorch 2.11 refuses a second kernel for a key.
+    from torch._library.autograd import Info, make_autograd_impl
+
+    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+    _gradients[operator] = make_autograd_impl(operator, Info(_backward_fn=backward, _setup_context_fn=setup))
+
+
+_gradients: dict[Any, Callable[..., Any]] = {}
+"""What takes an operator's calls where gradients may be recorded, once it has a backward."""
 
 
 def _refusing(operator: Any, forward_only: Callable[..., str]) -> Callable[..., Any]:
     def autograd(keyset: Any, *args: Any) -> Any:
+        if (recorded := _gradients.get(operator)) is not None:
+            return recorded(keyset, *args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             raise UnsupportedArgument(forward_only(*args))
         with torch._C._AutoDispatchBelowAutograd():

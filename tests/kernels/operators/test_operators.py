@@ -122,7 +122,9 @@ def test_autocast_is_that_of_pytorchs_attention(dtype: torch.dtype) -> None:
                 torch.testing.assert_close(got, wanted, atol=2e-2, rtol=2e-2)
         assert eintune.attention(Q, K, V, bias=drawn(12, 12)).dtype == dtype
         assert eintune.scaled_dot_product_attention(Q[0], K[0], V[0], drawn(12, 12)).dtype == dtype
-        assert run_cascade([Q, K], described(norm.stated))[0].dtype == torch.float32  # a cascade says what its dtypes are
+        assert (
+            run_cascade([Q, K], described(norm.stated))[0].dtype == torch.float32
+        )  # a cascade says what its dtypes are
     assert eintune.attention(Q, K, V).dtype == torch.float32
 
 
