@@ -103,8 +103,8 @@ class _Look:
         equals every number of the tile (the range's `all_lo` and `all_hi`): from the first to the last that agree, if
         all between them do; else an empty range.
 
-        For the cost model a sequence that is compared with itself has `STRETCHES` documents of equal length, and a tile
-        stands in the middle of one; any other two agree everywhere, which is the longest loop.
+        For the cost model a sequence that is compared with itself has `STRETCHES` documents of equal length; any other
+        two agree everywhere, which is the longest loop.
         """
         rank, sizes = self.rank, self.builder.layout.sizes
         size, most = self.size(), sizes.most(rank)
@@ -136,12 +136,16 @@ class _Look:
         along = [r for r in ranks if r != self.rank and layout.roles[r].outer == "grid" and self.is_as_long(r)]
         if not along:
             return Lit(0), end
+        size, at = layout.sizes, First(along[-1])
+        if self.rank in size:
+            length = -(-size[self.rank] // STRETCHES)
+            start = floor_to(at, length)
+            return start, least([plus(start, length), end])
+        # No bound is a multiple of a size: as if each tile stood in the middle of its document.
         half = f"{self.rank}_stretch"
-        layout.sizes = layout.sizes.deriving(half, Derived(self.rank, by=2 * STRETCHES))
-        length, middle = layout.sizes.bound(half), First(along[-1])
-        return greatest([total([(1, middle), (-1, length)], 0), Lit(0)]), least(
-            [total([(1, middle), (1, length)], 0), end]
-        )
+        layout.sizes = size.deriving(half, Derived(self.rank, by=2 * STRETCHES))
+        around = layout.sizes.bound(half)
+        return greatest([total([(1, at), (-1, around)], 0), Lit(0)]), least([total([(1, at), (1, around)], 0), end])
 
     def is_as_long(self, rank: Rank) -> bool:
         """Whether a rank may be the one that is looked along: of unknown sizes nothing says that they differ."""
