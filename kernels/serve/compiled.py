@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -110,7 +111,7 @@ def _unsupported(x: Expr) -> str:
 class CompiledCascade:
     """A cascade that runs on tensors; made by `compile`.
 
-    stated: what it was made of, in texts and numbers: (cascade, params, sizes, dtype, name).
+    stated: what it was made of, as one text (JSON): a compiler takes numbers that change for symbols, and no text.
     """
 
     def __init__(
@@ -122,7 +123,8 @@ class CompiledCascade:
         self.dtype = dtype
         self.name = name
         self._text = str(cascade)
-        self.stated = self._text, tuple(params.items()), tuple(sizes.items()), dtype, name
+        made_of = {"cascade": self._text, "params": params, "sizes": sizes, "dtype": dtype, "name": name}
+        self.stated = json.dumps(made_of, separators=(",", ":"), sort_keys=True)
         self.inputs = tuple(cascade.inputs)
         self._conditions = conditions_read(cascade.roots().values())
         self._ready: Recent[Any, tuple[Fill, list[Callable[[Tensor], Tensor]]]] = Recent(MOST_READY)
