@@ -54,6 +54,9 @@ def run(inputs: list[Tensor], program: str) -> list[Tensor]:
 def fake(inputs: list[Tensor], program: str) -> list[Tensor]:
     """Shapes and dtypes of a call's results. Raises UnsupportedArgument for inputs that the cascade does not take."""
     compiled = made_of(program)
+    if len(inputs) != len(compiled.inputs):
+        raise UnsupportedArgument(f"the operator's program reads {len(compiled.inputs)} inputs, but got {len(inputs)}")
+    compiled.check_devices(inputs)
     sizes = _sizes(compiled, inputs)
     given = dict(zip(compiled.inputs, inputs, strict=True))
     dtypes = compiled.dtypes(given)

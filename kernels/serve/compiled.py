@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -178,11 +178,18 @@ class CompiledCascade:
             )
         return tuple(given[n] for n in self.inputs)
 
+    def check_devices(self, inputs: Sequence[Tensor]) -> None:
+        """Raises ValueError where the inputs are on several."""
+        for n, t in zip(self.inputs, inputs, strict=True):
+            if t.device != inputs[0].device:
+                raise ValueError(f"all inputs must be on one device, but {n} is on {t.device}, not {inputs[0].device}")
+
     def _check_plain(self, inputs: tuple[Tensor, ...]) -> None:
         for n, t in zip(self.inputs, inputs, strict=True):
             check_plain(n, t)
 
     def _first(self, key: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        self.check_devices(inputs)
         self._check_plain(inputs)
         problem = self.problem(inputs)
         device = inputs[0].device
@@ -205,9 +212,7 @@ class CompiledCascade:
     def problem(self, inputs: tuple[Tensor, ...]) -> Problem:
         """The problem that these inputs pose: what `tune` takes. Raises ValueError where shapes disagree."""
         given = dict(zip(self.inputs, inputs, strict=True))
-        for n, t in given.items():
-            if t.device != inputs[0].device:
-                raise ValueError(f"all inputs must be on one device, but {n} is on {t.device}, not {inputs[0].device}")
+        self.check_devices(inputs)
         found = infer_sizes(self.cascade, {n: t.shape for n, t in given.items()}, self.sizes)
         missing = [r for r in self.cascade.ranks() if r not in found]
         if missing:

@@ -223,6 +223,10 @@ def test_fake_tensors_have_a_calls_shapes() -> None:
             eintune.attention(q[:1], k, v)
         with pytest.raises(eintune.UnsupportedArgument, match="rank p must have one size"):
             norm(q, k[:, :, :5])
+        with pytest.raises(eintune.UnsupportedArgument, match="reads 2 inputs, but got 1"):
+            run_cascade([q], norm.stated)
+        with pytest.raises(ValueError, match="on one device"):
+            run_cascade([q, torch.empty(Q.shape, device="cuda")], norm.stated)
 
 
 # ---- programs
