@@ -16,8 +16,8 @@ from eintune.space.ir.expr import reads
 from eintune.space.ir.gathers import axes, whole
 
 from .library import define
-from .programs import CascadeProgram, cascade_program
-from .refusals import constant_result, must, refuse
+from .programs import cascade_program
+from .refusals import must, refuse
 from .vmapped import one_by_one
 
 _eager: Any = CompiledCascade.__call__.__wrapped__  # type: ignore[attr-defined]
@@ -31,15 +31,8 @@ def recorded(self: CompiledCascade, *tensors: Tensor, **named: Tensor) -> Any:
             return refuse(f"{name} must be a torch.Tensor")
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
         return refuse(self.forward_only)
-    made = torch.ops.eintune.cascade(list(inputs), described(self.stated))
+    made = torch.ops.eintune.cascade(list(inputs), self.stated)
     return made[0] if len(made) == 1 else tuple(made)
-
-
-@constant_result
-def described(stated: tuple[Any, ...]) -> str:
-    """The program's text, of what a compiled cascade is made of: PyTorch's compiler knows no object as a constant."""
-    text, params, sizes, dtype, name = stated
-    return CascadeProgram(text, dict(params), dict(sizes), dtype, name).text()
 
 
 @lru_cache(maxsize=1024)
@@ -61,6 +54,9 @@ def run(inputs: list[Tensor], program: str) -> list[Tensor]:
 def fake(inputs: list[Tensor], program: str) -> list[Tensor]:
     """Shapes and dtypes of a call's results. Raises UnsupportedArgument for inputs that the cascade does not take."""
     compiled = made_of(program)
+    if len(inputs) != len(compiled.inputs):
+        raise UnsupportedArgument(f"the operator's program reads {len(compiled.inputs)} inputs, but got {len(inputs)}")
+    compiled.check_devices(inputs)
     sizes = _sizes(compiled, inputs)
     given = dict(zip(compiled.inputs, inputs, strict=True))
     dtypes = compiled.dtypes(given)

@@ -40,16 +40,13 @@ class AttentionProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class CascadeProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Of a compiled cascade: the arguments of `compile`."""
+    """Of a compiled cascade: what it states of itself, the arguments of `compile`."""
 
     cascade: str
     params: dict[str, float] = {}
     sizes: dict[str, int] = {}
     dtype: str | None = None
     name: str = "cascade"
-
-    def text(self) -> str:
-        return msgspec.json.encode(self, order="sorted").decode()
 
 
 @dataclass(frozen=True)

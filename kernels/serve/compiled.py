@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -110,7 +111,7 @@ def _unsupported(x: Expr) -> str:
 class CompiledCascade:
     """A cascade that runs on tensors; made by `compile`.
 
-    stated: what it was made of, in texts and numbers: (cascade, params, sizes, dtype, name).
+    stated: what it was made of, as one text (JSON): a compiler takes numbers that change for symbols, and no text.
     """
 
     def __init__(
@@ -122,7 +123,8 @@ class CompiledCascade:
         self.dtype = dtype
         self.name = name
         self._text = str(cascade)
-        self.stated = self._text, tuple(params.items()), tuple(sizes.items()), dtype, name
+        made_of = {"cascade": self._text, "params": params, "sizes": sizes, "dtype": dtype, "name": name}
+        self.stated = json.dumps(made_of, separators=(",", ":"), sort_keys=True)
         self.inputs = tuple(cascade.inputs)
         self._conditions = conditions_read(cascade.roots().values())
         self._ready: Recent[Any, tuple[Fill, list[Callable[[Tensor], Tensor]]]] = Recent(MOST_READY)
@@ -176,11 +178,18 @@ class CompiledCascade:
             )
         return tuple(given[n] for n in self.inputs)
 
+    def check_devices(self, inputs: Sequence[Tensor]) -> None:
+        """Raises ValueError where the inputs are on several."""
+        for n, t in zip(self.inputs, inputs, strict=True):
+            if t.device != inputs[0].device:
+                raise ValueError(f"all inputs must be on one device, but {n} is on {t.device}, not {inputs[0].device}")
+
     def _check_plain(self, inputs: tuple[Tensor, ...]) -> None:
         for n, t in zip(self.inputs, inputs, strict=True):
             check_plain(n, t)
 
     def _first(self, key: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        self.check_devices(inputs)
         self._check_plain(inputs)
         problem = self.problem(inputs)
         device = inputs[0].device
@@ -203,9 +212,7 @@ class CompiledCascade:
     def problem(self, inputs: tuple[Tensor, ...]) -> Problem:
         """The problem that these inputs pose: what `tune` takes. Raises ValueError where shapes disagree."""
         given = dict(zip(self.inputs, inputs, strict=True))
-        for n, t in given.items():
-            if t.device != inputs[0].device:
-                raise ValueError(f"all inputs must be on one device, but {n} is on {t.device}, not {inputs[0].device}")
+        self.check_devices(inputs)
         found = infer_sizes(self.cascade, {n: t.shape for n, t in given.items()}, self.sizes)
         missing = [r for r in self.cascade.ranks() if r not in found]
         if missing:

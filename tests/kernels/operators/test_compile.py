@@ -139,6 +139,18 @@ def test_numbers_that_change_are_those_of_the_call() -> None:
         torch.testing.assert_close(compiled(q, window, scale), f(q, window, scale))
 
 
+def test_numbers_of_a_cascade_are_those_of_the_one_that_is_called() -> None:
+    """Several come to one place of a program, and differ in numbers that the compiler would take for symbols."""
+    q = drawn(4, 8)
+    for several in (
+        [eintune.compile("Zm = Am,k * factor", params={"factor": n}) for n in (1.0, 2.0, 3.0, 4.0)],
+        [eintune.compile("Zm,j = Am,k + index(j)", sizes={"j": n}) for n in (2, 3, 4, 5)],
+    ):
+        compiled = torch.compile(lambda q, run: run(q), backend="eager", fullgraph=True)
+        for run in several:
+            torch.testing.assert_close(compiled(q, run), run(q))
+
+
 def test_autocast_is_recorded() -> None:
     def f(q: Tensor, v: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -17,7 +17,6 @@ from torch.func import vmap
 from torch.library import opcheck
 
 import eintune
-from eintune.kernels.operators.cascade import described
 
 norm = eintune.compile("Nb,h,p = Qb,h,p,e * Kb,h,p,e\nDb,h,p,e = Qb,h,p,e + Qb,h,p,e\nresults: N, D", name="norm")
 attend, run_cascade = torch.ops.eintune.attention.default, torch.ops.eintune.cascade.default
@@ -65,12 +64,12 @@ def test_pytorch_checks_attention(name: str) -> None:
 
 def test_pytorch_checks_a_cascade() -> None:
     for given in ([Q, K], [Q.bfloat16(), K], [Q[:, :, :0], K[:, :, :0]], [LAST_AXIS_STRIDED, K]):
-        opcheck(run_cascade, (given, described(norm.stated)))
+        opcheck(run_cascade, (given, norm.stated))
 
 
 def test_gradients_are_refused_in_one_line() -> None:
     q = Q.clone().requires_grad_()
-    for call in (lambda: attend(q, K, V, [], "{}"), lambda: run_cascade([q, K], described(norm.stated))):
+    for call in (lambda: attend(q, K, V, [], "{}"), lambda: run_cascade([q, K], norm.stated)):
         with pytest.raises(eintune.UnsupportedArgument, match="is forward only") as refused:
             call()
         assert "\n" not in str(refused.value)
@@ -122,9 +121,7 @@ def test_autocast_is_that_of_pytorchs_attention(dtype: torch.dtype) -> None:
                 torch.testing.assert_close(got, wanted, atol=2e-2, rtol=2e-2)
         assert eintune.attention(Q, K, V, bias=drawn(12, 12)).dtype == dtype
         assert eintune.scaled_dot_product_attention(Q[0], K[0], V[0], drawn(12, 12)).dtype == dtype
-        assert (
-            run_cascade([Q, K], described(norm.stated))[0].dtype == torch.float32
-        )  # a cascade says what its dtypes are
+        assert run_cascade([Q, K], norm.stated)[0].dtype == torch.float32  # a cascade says what its dtypes are
     assert eintune.attention(Q, K, V).dtype == torch.float32
 
 
@@ -226,6 +223,10 @@ def test_fake_tensors_have_a_calls_shapes() -> None:
             eintune.attention(q[:1], k, v)
         with pytest.raises(eintune.UnsupportedArgument, match="rank p must have one size"):
             norm(q, k[:, :, :5])
+        with pytest.raises(eintune.UnsupportedArgument, match="reads 2 inputs, but got 1"):
+            run_cascade([q], norm.stated)
+        with pytest.raises(ValueError, match="on one device"):
+            run_cascade([q, torch.empty(Q.shape, device="cuda")], norm.stated)
 
 
 # ---- programs
