@@ -396,7 +396,7 @@ def test_a_cascades_text_is_enough() -> None:
         (lambda f: f(torch.ones(2, 2), torch.ones(2, 2), A=torch.ones(2, 2)), "once each"),
         (lambda f: f(torch.ones(2, 3), torch.ones(4, 5)), "rank k must have one size"),
         (lambda f: f(torch.ones(2, 3, 1), torch.ones(2, 5)), "its shape is"),
-        (lambda f: f(torch.ones(2, 3), torch.ones(2, 5, device="meta")), "on a CPU or CUDA device, but is on meta"),
+        (lambda f: f(torch.ones(2, 3), torch.ones(2, 5, device="meta")), "on one device"),
         (lambda f: f(torch.ones(2, 3, requires_grad=True), torch.ones(2, 5)), "forward only"),
         (lambda f: f(torch.ones(2, 3).to(torch.complex64), torch.ones(2, 5)), "must have a dtype among"),
         (lambda f: f(torch.ones(0, 3), torch.ones(0, 5)), "reduced rank must have elements"),
