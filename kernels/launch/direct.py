@@ -85,7 +85,10 @@ class DirectLaunch:
             self._elsewhere(pointers)
             return
         runtime, native, kernel = _runtime(), self._native, self._kernel
-        if not (_is_heard(runtime.launch_enter_hook) or _is_heard(runtime.launch_exit_hook)):
+        enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+        # A hook is a plain function, or a chain of them that may be empty.
+        heard = enter is not None and getattr(enter, "calls", True)
+        if not heard and not (leave is not None and getattr(leave, "calls", True)):
             stream = self._raw_stream(self._device)
             try:
                 if native is _not_looked_for:
@@ -158,11 +161,6 @@ def _runtime() -> Any:
     from triton import knobs
 
     return knobs.runtime
-
-
-def _is_heard(hook: Any) -> bool:
-    """Whether a launch hook is installed: a plain function, or a chain that is not empty."""
-    return hook is not None and bool(getattr(hook, "calls", True))
 
 
 # ---- the launcher's function

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import fields, replace
 
+from eintune.host.recent import Recent
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.schedule.schedule import Schedule
@@ -28,15 +29,27 @@ def nearest_schedule(
 
     Raises ValueError where the cascade has no schedule at these sizes.
     """
-    from eintune.space.schedule.space import schedules
-
     if options is None:
-        options = schedules(cascade, problem, wanted.emitter)
+        options = _legal(cascade, problem, wanted.emitter)
     if wanted == plain_schedule(wanted):
         options = [s for s in options if s == plain_schedule(s)]
     if not options:
         raise ValueError(f"no schedule of the cascade is legal at the sizes {problem.sizes}")
     return min(options, key=lambda option: unlikeness(wanted, option))
+
+
+def _legal(cascade: Cascade, problem: Problem, emitter: str) -> list[Schedule]:
+    """All legal schedules; of the last few spaces they are kept, as several winners are adapted to one."""
+    from eintune.space.schedule.space import schedules, space_of
+
+    key = space_of(cascade, problem, emitter).key
+    found = _listed.get(key)
+    if found is None:
+        found = _listed[key] = schedules(cascade, problem, emitter)
+    return found
+
+
+_listed: Recent[Hashable, list[Schedule]] = Recent(4)
 
 
 def unlikeness(a: Schedule, b: Schedule) -> float:

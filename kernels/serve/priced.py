@@ -327,6 +327,29 @@ def _members(
     return [_Member(text, s, tuple(every), here) for (text, s, here), every in found.items()]
 
 
+def rehearse(entries: Sequence[Entry], machine: Machine) -> None:
+    """Find out, and remember, what first calls ask of what was measured on a machine: what the model counts of each
+    kernel and says of it where it was measured, and what becomes of it beside what others need as numbers."""
+    groups: dict[Hashable, list[Entry]] = {}
+    for e in entries:
+        groups.setdefault((e.key.cascade, tuple(e.key.widths.items()), e.key.ranks), []).append(e)
+    for group in groups.values():
+        found: dict[tuple[str, Schedule], list[Entry]] = {}
+        for e in group:
+            found.setdefault((e.record.cascade, e.record.schedule), []).append(e)
+        members = [_Member(text, schedule, tuple(every), True) for (text, schedule), every in found.items()]
+        posed: dict[Hashable, Problem] = {}
+        for m in members:
+            for e in m.entries:
+                key = e.key
+                problem = Problem(key.workload, m.text, dict(key.sizes), dict(key.dtypes), dict(key.params))
+                predicted(m.text, m.schedule, problem, machine)
+                free = open_ranks(m.text, problem, m.schedule)
+                posed.setdefault((key.dtypes, *(pair for pair in key.sizes if pair[0] not in free)), problem)
+        for problem in posed.values():
+            confirmed(problem, members, machine)
+
+
 def _fits(problem: Problem, member: _Member) -> bool:
     """Whether all that a member's kernel needs as numbers is as it was at one of its points; else (another head dim) a
     schedule is to be found that is legal here."""

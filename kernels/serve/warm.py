@@ -7,7 +7,6 @@ found out.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eintune.costmodel.machines.machine import load_machine, machine_for_device
-from eintune.host.notices import one_line, say_once
+from eintune.host.notices import logger, one_line, say_once
 from eintune.kernels.emit.kernel import ON_GPU, Kernel
 from eintune.kernels.launch.compile_pool import CompileFailure, CompilePool
 from eintune.kernels.launch.compiled_cache import compiled_folder
@@ -136,13 +135,12 @@ def _rehearse(cache: Cache, machine: str, workload: str | None, device: torch.de
     if device is None:
         return
     from . import modified_attention  # noqa: F401  # and all that a first call imports
-    from .priced import machine_of, predicted
+    from .priced import machine_of, rehearse
 
-    described = machine_of(device)
-    for entry in _entries(cache, machine, workload):
-        # What the model says of a kernel where it was measured, and what it counts for that at any sizes.
-        with contextlib.suppress(ValueError, KeyError, RecursionError):
-            predicted(entry.record.cascade, entry.record.schedule, _problem(entry), described)
+    try:
+        rehearse([*_entries(cache, machine, workload)], machine_of(device))
+    except (ValueError, KeyError, RecursionError) as error:  # a record that is none: calls find that out, too
+        logger.debug("rehearsing ended early: %s", one_line(error))
 
 
 def _entries(cache: Cache, machine: str, workload: str | None) -> Iterator[Entry]:
