@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from eintune.kernels.serve import attention as served
@@ -82,7 +83,7 @@ def recorded(
     if program[0] != "{":
         return refuse(program)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *inputs, *captured)):
-        return refuse(FORWARD_ONLY)
+        program = differentiable(program)
     made = torch.ops.eintune.attention(q, k, v, inputs + captured, program)
     return (made[0], made[1]) if return_lse else made[0]
 
@@ -108,6 +109,15 @@ def described(
     program, captured = _described(causal, scale, places, options, replays, grouped, first)
     at = {id(t): n for n, t in enumerate(stand_ins)}
     return f"{','.join(str(at[id(t)]) for t in captured)}|{program}"
+
+
+@constant_result
+def differentiable(program: str) -> str:
+    """The program that gives the log-sum-exp as well, which the gradient of a softmax needs."""
+    p = prepared(program).program
+    if p.options.get("sigmoid"):
+        return program
+    return replace(p, options={**p.options, "return_lse": True}).text()
 
 
 def _described(

@@ -15,9 +15,10 @@ from eintune.kernels.serve.errors import UnsupportedArgument
 from eintune.space.ir.expr import reads
 from eintune.space.ir.gathers import axes, whole
 
-from .library import define
+from .gradients import backward, dtypes_of, forward_program, wide_of
+from .library import define, register_backward
 from .programs import cascade_program
-from .refusals import must, refuse
+from .refusals import constant_result, must, refuse
 from .vmapped import one_by_one
 
 _eager: Any = CompiledCascade.__call__.__wrapped__  # type: ignore[attr-defined]
@@ -29,10 +30,24 @@ def recorded(self: CompiledCascade, *tensors: Tensor, **named: Tensor) -> Any:
     for name, t in zip(self.inputs, inputs, strict=True):
         if not isinstance(t, Tensor):
             return refuse(f"{name} must be a torch.Tensor")
+    program = self.stated
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-        return refuse(self.forward_only)
-    made = torch.ops.eintune.cascade(list(inputs), self.stated)
-    return made[0] if len(made) == 1 else tuple(made)
+        program = differentiable(program, "fp64" if any(t.dtype == torch.float64 for t in inputs) else "fp32")
+        if program[0] != "{":
+            return refuse(program)
+    made = torch.ops.eintune.cascade(list(inputs), program)
+    count = len(self.outputs)
+    return made[0] if count == 1 else tuple(made[:count])
+
+
+@constant_result
+def differentiable(program: str, wide: str) -> str:
+    """The program that gives what the gradient wants as well, or why there is no gradient. PyTorch's compiler calls
+    this instead of reading it: all that it is given is constant."""
+    try:
+        return forward_program(program, wide)
+    except UnsupportedArgument as error:
+        return str(error)
 
 
 @lru_cache(maxsize=1024)
@@ -93,9 +108,37 @@ def batched(info: Any, in_dims: Any, inputs: list[Tensor], program: str) -> Any:
     return one_by_one(operator, info.batch_size, in_dims, (inputs, program))
 
 
+def setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
+    """Keep what the backward reads: the inputs, the results and what the forward handed over."""
+    given, ctx.program = inputs
+    ctx.count = len(given)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*given, *output)
+
+
+def differentiated(ctx: Any, cotangents: Sequence[Tensor | None]) -> Any:
+    """The gradients of the inputs that need one: calls of this operator, one a stage."""
+    compiled = made_of(ctx.program)
+    inputs = ctx.saved_tensors[: ctx.count]
+    known = dict(zip((*compiled.inputs, *compiled.outputs), ctx.saved_tensors, strict=True))
+    given = dict(zip(compiled.outputs, cotangents, strict=True))
+    needed = dict(zip(compiled.inputs, ctx.needs_input_grad[0], strict=True))
+    of = tuple(n for n, g in given.items() if g is not None)
+    wrt = tuple(n for n, is_needed in needed.items() if is_needed)
+    found = backward(ctx.program, of, wrt, dtypes_of(inputs), wide_of(inputs))
+    known |= {found.cotangents[n]: g for n, g in given.items() if g is not None}
+    sizes = _sizes(compiled, inputs)
+    for stage in found.stages:
+        stage.run(known, sizes)
+    none = {n for n in wrt if n not in found.gradients}
+    gradients = {n: known[name] for n, name in found.gradients.items()}
+    return [gradients.get(n, torch.zeros_like(known[n]) if n in none else None) for n in compiled.inputs], None
+
+
 operator = define(
     "cascade",
     "(Tensor[] inputs, str program) -> Tensor[]",
     run, fake, batched,
     forward_only=lambda _, program: made_of(program).forward_only,
 )  # fmt: skip
+register_backward("cascade", setup, differentiated)

@@ -45,7 +45,7 @@ class CascadeProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     cascade: str
     params: dict[str, float] = {}
     sizes: dict[str, int] = {}
-    dtype: str | None = None
+    dtype: str | dict[str, str] | None = None
     name: str = "cascade"
 
 

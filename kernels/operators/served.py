@@ -8,6 +8,7 @@ from eintune.kernels.serve.compiled import compile as compile
 from eintune.kernels.serve.opaque import RECORDED
 
 from . import attention as _attention
+from . import attention_gradients as _attention_gradients  # noqa: F401
 from . import cascade as _cascade
 
 RECORDED["eintune.attention"] = _attention.recorded

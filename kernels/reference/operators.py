@@ -29,7 +29,7 @@ def _divide(a: Any, b: Any) -> Any:
 
 SUMS = frozenset({"add", "sub", "eq", "ne", "lt", "le", "gt", "ge"})
 """Operators that stay exact between whole numbers, as they do not where PyTorch makes a float of one."""
-EXACT = SUMS | {"mul", "max", "min", "pow", "neg", "abs", "floor", "nonzero", "select"}
+EXACT = SUMS | {"mul", "max", "min", "pow", "neg", "abs", "floor", "nonzero", "reference", "select"}
 """Operators that PyTorch has of whole numbers too. Of the others it has some, in its default dtype, which is the user's
 to set."""
 WHOLE = 2.0**53
@@ -63,6 +63,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "min": _tensor_form(torch.minimum),
     "pow": operator.pow,
     "neg": operator.neg,
+    "reference": lambda x: x,
     "abs": torch.abs,
     "exp": torch.exp,
     "log": torch.log,

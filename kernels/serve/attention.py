@@ -17,8 +17,8 @@ from eintune.host.recent import Recent
 from eintune.space.ir.dtypes import FLOATS
 from eintune.space.workloads.attention import attention_problem
 
-from .errors import FORWARD_ONLY, UnsupportedArgument, unknown_modifiers
-from .opaque import opaque
+from .errors import FORWARD_ONLY, NeedsGradient, UnsupportedArgument, unknown_modifiers
+from .opaque import RECORDED, opaque
 from .plain_tensors import check_plain, is_transformed
 from .serving import MOST_READY, Empty, Fill, dtype_name, serve
 
@@ -125,7 +125,8 @@ def attention(
     except Exception:  # an unhashable `causal`, or tensors without shapes or strides
         pass
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        raise UnsupportedArgument(FORWARD_ONLY)
+        made: Tensor = _differentiable(q, k, v, causal, scale, {})
+        return made
     if run is not None:
         try:
             return run(q, k, v)
@@ -141,6 +142,17 @@ def attention(
 
 
 def _modified(
+    q: Tensor, k: Tensor, v: Tensor, causal: object, scale: float | None, modifiers: dict[str, Any]
+) -> Tensor | tuple[Tensor, Tensor]:
+    try:
+        return _forward(q, k, v, causal, scale, modifiers)
+    except NeedsGradient:
+        given = {n: x for n, x in modifiers.items() if x is not None and x is not False}
+        made: Tensor | tuple[Tensor, Tensor] = _differentiable(q, k, v, causal, scale, given)
+        return made
+
+
+def _forward(
     q: Tensor, k: Tensor, v: Tensor, causal: object, scale: float | None, modifiers: dict[str, Any]
 ) -> Tensor | tuple[Tensor, Tensor]:
     from .modified_attention import NAMES, modified_attention, seen_call
@@ -165,13 +177,24 @@ def _modified(
     if given.get("window_both") and "window" not in given:
         raise UnsupportedArgument("`window_both` needs a `window`")
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *given.values()) if isinstance(t, Tensor)):
-        raise UnsupportedArgument(FORWARD_ONLY)
+        raise NeedsGradient(FORWARD_ONLY)
     number = 1 / math.sqrt(q.shape[3]) if number is None else number
     if v.shape[3]:
         return modified_attention(q, k, v, mode, number, given, seen)
     # values without elements: what else is returned does not depend on them
     made = modified_attention(q, k, v.new_zeros((*v.shape[:3], 1)), mode, number, given)
     return (made[0][..., :0], made[1]) if isinstance(made, tuple) else made[..., :0]
+
+
+def _differentiable(
+    q: Tensor, k: Tensor, v: Tensor, causal: object, scale: float | None, modifiers: dict[str, Any]
+) -> Any:
+    """A call of which a gradient is recorded: one of the operator, which knows its gradient."""
+    if (recorded := RECORDED.get("eintune.attention")) is None:
+        raise UnsupportedArgument(FORWARD_ONLY)
+    _causal(causal)
+    _check(q, k, v)
+    return recorded(q, k, v, causal=causal, scale=scale, **modifiers)
 
 
 @opaque

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,10 +24,12 @@ from eintune.space.ir.folds import ACTIONS
 from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS
 
 from .errors import UnsupportedArgument
-from .opaque import opaque
+from .opaque import RECORDED, opaque
 from .plain_tensors import check_plain, is_transformed, kind_of_tensor
 from .recorders import called_by_scripts, refuse_scripting
 from .serving import MOST_READY, Empty, Fill, dtype_name, serve
+
+Dtype: TypeAlias = "str | Mapping[str, str] | None"
 
 
 def compile(
@@ -35,15 +37,15 @@ def compile(
     *,
     params: Mapping[str, float] | None = None,
     sizes: Mapping[str, int] | None = None,
-    dtype: str | None = None,
+    dtype: Dtype = None,
     name: str = "cascade",
 ) -> CompiledCascade:
     """A function that computes a cascade (or its text) on tensors.
 
     params: a number for each of the cascade's scalars. sizes: of ranks that index no input. dtype: of the
-    outputs ("fp32", "bf16", …); by default that of the first floating input. name: the workload in the cache's
-    keys. Raises CascadeError for a bad text and for what no kernel computes (naming the einsum and the construct),
-    ValueError for a missing parameter or an unknown dtype.
+    outputs ("fp32", "bf16", …), or of some by name; by default that of the first floating input. name: the workload in
+    the cache's keys. Raises CascadeError for a bad text and for what no kernel computes (naming the einsum and the
+    construct), ValueError for a missing parameter or an unknown dtype.
 
     Where nothing is stored for a call's shapes and nothing similar, the definition's forms are derived (once, in a
     bounded time, and kept on disk) and the cost model picks one; else it runs as it is defined. Each is said once.
@@ -55,12 +57,21 @@ def compile(
     missing = [n for n in wanted if n not in given]
     if missing or set(given) - set(wanted):
         raise ValueError(f"`params` must give a number for each of {wanted}, but got {sorted(given)}")
-    if dtype is not None and not (isinstance(dtype, str) and dtype in DTYPES):
-        raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {str(dtype)[:80]!r}")
+    _check_dtype(dtype, parsed)
     if not isinstance(name, str):
         raise ValueError(f"`name` must be a text, but got {type(name).__name__}")
     check_tilings(parsed, given)
     return CompiledCascade(parsed, given, _lengths(sizes, parsed), dtype, name)
+
+
+def _check_dtype(dtype: object, cascade: Cascade) -> None:
+    """Raises ValueError for one that no output can have."""
+    named = dtype if isinstance(dtype, Mapping) else {} if dtype is None else {"": dtype}
+    for one in named.values():
+        if not (isinstance(one, str) and one in DTYPES):
+            raise ValueError(f"`dtype` must be one of {list(DTYPES)}, but got {str(one)[:80]!r}")
+    if isinstance(dtype, Mapping) and (surplus := [n for n in dtype if n not in cascade.outputs]):
+        raise ValueError(f"`dtype` must name outputs of {list(cascade.outputs)}, but got {str(surplus)[:80]}")
 
 
 def _lengths(sizes: object, cascade: Cascade) -> dict[str, int]:
@@ -115,17 +126,18 @@ class CompiledCascade:
     """
 
     def __init__(
-        self, cascade: Cascade, params: dict[str, float], sizes: dict[str, int], dtype: str | None, name: str
+        self, cascade: Cascade, params: dict[str, float], sizes: dict[str, int], dtype: Dtype, name: str
     ) -> None:
         self.cascade = cascade
         self.params = params
         self.sizes = sizes
-        self.dtype = dtype
+        self.dtype = dtype if dtype is None or isinstance(dtype, str) else dict(dtype)
         self.name = name
         self._text = str(cascade)
-        made_of = {"cascade": self._text, "params": params, "sizes": sizes, "dtype": dtype, "name": name}
+        made_of = {"cascade": self._text, "params": params, "sizes": sizes, "dtype": self.dtype, "name": name}
         self.stated = json.dumps(made_of, separators=(",", ":"), sort_keys=True)
         self.inputs = tuple(cascade.inputs)
+        self.outputs = tuple(cascade.outputs)
         self._conditions = conditions_read(cascade.roots().values())
         self._ready: Recent[Any, tuple[Fill, list[Callable[[Tensor], Tensor]]]] = Recent(MOST_READY)
 
@@ -145,7 +157,9 @@ class CompiledCascade:
         if is_transformed():
             self._check_plain(inputs)
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-            raise ValueError(self.forward_only)
+            if (differentiable := RECORDED.get("eintune.CompiledCascade")) is None:
+                raise ValueError(self.forward_only)
+            return differentiable(self, *inputs)
         ready = self._ready.get(key)
         if ready is None:
             outputs = self._first(key, inputs)
@@ -224,7 +238,9 @@ class CompiledCascade:
         found = {n: dtype_name(t, n) for n, t in given.items()}
         self._check_kinds(given)
         floating = next((d for n, d in found.items() if given[n].is_floating_point()), "fp32")
-        return found | dict.fromkeys(self.cascade.outputs, self.dtype or floating)
+        by_name = self.dtype if isinstance(self.dtype, dict) else {}
+        every = self.dtype if isinstance(self.dtype, str) else floating
+        return found | dict.fromkeys(self.cascade.outputs, every) | by_name
 
     def _check_kinds(self, given: Mapping[str, Tensor]) -> None:
         """Raises ValueError for an input of another kind than it is read as: numbers are no conditions."""

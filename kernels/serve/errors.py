@@ -9,6 +9,10 @@ class UnsupportedArgument(ValueError):
     """An argument that Eintune does not take; the message names the rule and the value."""
 
 
+class NeedsGradient(UnsupportedArgument):
+    """A call that what was made ready for its like cannot serve: a gradient is recorded."""
+
+
 FORWARD_ONLY = (
     "eintune.attention is forward only: call it under torch.no_grad() or detach its inputs, but an input "
     "has requires_grad=True"

@@ -34,7 +34,7 @@ from eintune.space.workloads.modifiers import (
 )
 
 from .call_kinds import Meaning, Written, kind, kind_of_function, meaning, steady_kind
-from .errors import FORWARD_ONLY, UnsupportedArgument
+from .errors import FORWARD_ONLY, NeedsGradient, UnsupportedArgument
 from .plain_tensors import check_plain, kind_of_tensor
 from .serving import MOST_READY, Empty, Fill, dtype_name, serve
 from .user_numbers import changing_numbers, check_filters, constant_numbers, number_views, outcome
@@ -196,26 +196,60 @@ class ModifiedCall:
 
 
 def _prepared(call: ModifiedCall) -> Run:
-    _check_given(call)
-    shapes = Shapes(call.q, call.k, call.v)
-    views: dict[str, View] = {}
     changing = changing_numbers(call.family, call.meanings)
     try:
-        modifiers = _modifiers(shapes, call, changing, views)
-        given = call.given
-        sinks, sigmoid, lse = "sinks" in given, bool(given.get("sigmoid")), bool(given.get("return_lse"))
-        if sinks:
-            _check_floating("sinks", shapes.check("sinks", given["sinks"], "h"))
-            views["SINK"] = lambda a: shapes.along(a["sinks"], "h")
-        variant = Attention(tuple(modifiers), "sigmoid" if sigmoid else "softmax", sinks, lse)
-        if shapes.is_empty:
-            views = {}
-        views = {name: _narrowed(name, view, view(given), call.q) for name, view in views.items()}
+        shapes, variant, views = _read(call, changing)
         return _run(call, shapes, variant, views, (call.family, constant_numbers(call.meanings, changing)))
     except UnsupportedArgument:
         raise
     except ValueError as error:
         raise UnsupportedArgument(" ".join(str(error).split())) from error
+
+
+def _read(call: ModifiedCall, changing: Mapping[str, frozenset[int]]) -> tuple[Shapes, Attention, dict[str, View]]:
+    """Which attention a call asks for, and how that one's inputs come from its arguments."""
+    _check_given(call)
+    shapes = Shapes(call.q, call.k, call.v)
+    views: dict[str, View] = {}
+    modifiers = _modifiers(shapes, call, changing, views)
+    given = call.given
+    sinks, sigmoid, lse = "sinks" in given, bool(given.get("sigmoid")), bool(given.get("return_lse"))
+    if sinks:
+        _check_floating("sinks", shapes.check("sinks", given["sinks"], "h"))
+        views["SINK"] = lambda a: shapes.along(a["sinks"], "h")
+    variant = Attention(tuple(modifiers), "sigmoid" if sigmoid else "softmax", sinks, lse)
+    if shapes.is_empty:
+        views = {}
+    return shapes, variant, {name: _narrowed(name, view, view(given), call.q) for name, view in views.items()}
+
+
+@dataclass(frozen=True)
+class PosedCall:
+    """A call as a cascade on tensors. views: the inputs in the cascade's order, from q, k, v and the arguments, without
+    moving data. by_head: an output over query heads, as one over key heads and the query heads of each; flat: and
+    back."""
+
+    problem: Problem
+    names: tuple[str, ...]
+    views: Callable[[Tensor, Tensor, Tensor, Arguments], list[Tensor]]
+    by_head: Callable[[Tensor], Tensor]
+    is_empty: bool
+
+
+def posed_call(q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, arguments: Arguments) -> PosedCall:
+    """The call that `modified_attention` would serve, as its cascade. Raises UnsupportedArgument as that does."""
+    site = Site(("h", "g")) if q.shape[1] // max(k.shape[1], 1) > 1 else Site()
+    meanings = {n: meaning(n, arguments[n], site) for n in FUNCTIONS if n in arguments}
+    call = ModifiedCall(q, k, v, causal, scale, arguments, meanings, None)
+    changing = {n: frozenset[int]() for n in meanings}
+    shapes, variant, others = _read(call, changing)
+    served = _posed(call, shapes, variant, others)
+
+    def views(q: Tensor, k: Tensor, v: Tensor, a: Arguments) -> list[Tensor]:
+        found = {"Q": shapes.by_head(q, 1), "K": k, "V": v}
+        return [found[n] if n in found else others[n](a) for n in served.names]
+
+    return PosedCall(served.problem, served.names, views, lambda t: shapes.by_head(t, 1), shapes.is_empty)
 
 
 def _modifiers(
@@ -403,7 +437,7 @@ def _run(call: ModifiedCall, shapes: Shapes, variant: Attention, views: Mapping[
         found = {"Q": q, "K": k, "V": v}
         tensors = [found[n] if n in found else views[n](a) for n in names]
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            raise UnsupportedArgument(FORWARD_ONLY)
+            raise NeedsGradient(FORWARD_ONLY)
         made = [new(q) for new in served.makers]
         tensors += made
         if served.fill is None:
@@ -432,7 +466,7 @@ def _empty(
 ) -> Any:
     """What queries get that see no key at all: 0, and the log of a denominator that has the sinks alone."""
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
-        raise UnsupportedArgument(FORWARD_ONLY)
+        raise NeedsGradient(FORWARD_ONLY)
     (shape, dtype), *logs = outputs
     made = [torch.zeros(shape, dtype=dtype, device=q.device)]
     for shape, dtype in logs:

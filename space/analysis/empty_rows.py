@@ -82,7 +82,7 @@ class Empties:
                 return go(a) or self.reaches_neg_inf(b, False)
             case Map("sub", (_, Const(math.inf))):
                 return True
-            case Map("add" | "sub" | "min" | "floor" | "neg" | "rounded", args):
+            case Map("add" | "sub" | "min" | "floor" | "neg" | "rounded" | "reference", args):
                 return any(map(go, args))
             case Reduce("max", rank, arg):
                 # If filters leave an element of every row (as a causal one does), and that cannot be -inf itself, the
@@ -191,15 +191,17 @@ class Empties:
 
     def guarded(self, roots: Iterable[Expr]) -> list[Expr]:
         """The roots with differences and quotients that keep the language's meaning."""
-        return rewrite(roots, self._guard)
+        guarded = rewrite(roots, self._guard)
+        return rewrite(guarded, lambda x: x.args[0] if isinstance(x, Map) and x.op == "reference" else None)
 
     def _guard(self, x: Expr) -> Expr | None:
         match x:
             case Map("sub", (a, b)) if self.reaches_neg_inf(a) and self.reaches_neg_inf(b) and not _is_mean_of(b, a):
                 reference, k = scaled(b)
-                # Relative to its own maximum a row of -inf is guarded once a row: with 0 in place of the maximum,
-                # -inf less 0 is -inf as the language has it. Otherwise each element must be asked.
-                if _is_maximum_of(b, a):
+                # Relative to its own maximum, or to what is known to be as large, a row of -inf is guarded once: with 0
+                # in place of the maximum, -inf less 0 is -inf as the language has it. Otherwise each element must be
+                # asked.
+                if _is_maximum_of(b, a) or (isinstance(reference, Map) and reference.op == "reference"):
                     return Map("sub", (a, times(Map("guard", (reference,)), k)))
                 empty = Map("eq", (a, Const(NEG_INF)))
                 return Map("select", (empty, Const(NEG_INF), Map("sub", (a, b))))

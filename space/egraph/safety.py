@@ -134,6 +134,8 @@ class ValueBounds:
             # would never say so.
             case Map(op="sub") if self.at_least(n.children[1], n.children[0]):
                 return -math.inf, 0.0
+            case Map(op="sub") if any(_op(m) == "reference" for m in self.graph.classes.get(n.children[1], ())):
+                return -math.inf, 0.0
             case Map(op="sub") if self._is_extreme(n.children[0], n.children[1]):
                 return 0.0, math.inf
             case Map():
@@ -200,6 +202,7 @@ _MAPS: Mapping[str, Callable[..., Interval]] = {
     "mul": _product,
     "div": _quotient,
     "neg": lambda a: (-a[1], -a[0]),
+    "reference": lambda a: a,
     "abs": lambda a: (max(a[0], -a[1], 0.0), max(-a[0], a[1])),
     "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
     "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),

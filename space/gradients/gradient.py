@@ -15,7 +15,7 @@ from .exchanges import exchanged
 from .renaming import fresh, renamed
 from .rules import op, where
 from .scatter import selections
-from .spelling import relative_to_logarithms
+from .spelling import relative_to_logarithms, without_references
 
 PREFIX = "D"
 """What the gradient of a tensor is called: D and its name."""
@@ -62,8 +62,12 @@ def gradient(cascade: Cascade, *, of: Iterable[str] | None = None, wrt: Iterable
     is read by several names of its ranks cannot be given one.
     """
     found = reverse(cascade, of=of, wrt=wrt)
-    roots = {found.called[n]: root for n, root in found.roots.items()}
-    return Gradient(from_roots(roots, found.names), {n: t.name for n, t in found.seeds.items()}, found.called)
+    plain = without_references([x for x, _ in found.roots.values()] + list(found.names))
+    roots = {
+        n: (x, ranks) for n, x, (_, ranks) in zip(found.called.values(), plain, found.roots.values(), strict=False)
+    }
+    named = dict(zip(plain[len(roots) :], found.names.values(), strict=True))
+    return Gradient(from_roots(roots, named), {n: t.name for n, t in found.seeds.items()}, found.called)
 
 
 def reverse(cascade: Cascade, *, of: Iterable[str] | None = None, wrt: Iterable[str] | None = None) -> Reverse:

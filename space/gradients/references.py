@@ -138,6 +138,8 @@ def _pointwise(x: Map, below: Sequence[Move]) -> Move:
             return _moved(0.0, -first.factor)
         case "nonzero" if not first.addend:
             return first
+        case "reference":
+            return first
         case "max" | "min" if below[0] == below[1]:
             return first
         case "select" if first == STILL and rest[0] == rest[1]:

@@ -37,10 +37,10 @@ def op(name: str, *args: Expr | float) -> Expr:
             return Const(a.value * b.value)
         case "mul", (x, Map("neg", (y,))) | (Map("neg", (x,)), y):
             return op("neg", op("mul", x, y))
-        case "mul", (Map("exp", (x,)), Map("exp", (Map("neg", (y,)),))):
-            return Map("exp", (less(x, y),))
-        case "mul", (Map("mul", (x, Map("exp", (Map("neg", _),)) as share)), Map("exp") as weight):
-            return op("mul", x, op("mul", weight, share))
+        case "mul", (Map("exp", (x,)), Map("exp", (Map("neg", (Map("log", (d,)),)),))):
+            return share(x, d)
+        case "mul", (Map("mul", (x, Map("exp", (Map("neg", (Map("log"),)),)) as inverse)), Map("exp") as weight):
+            return op("mul", x, op("mul", weight, inverse))
         case "add" | "sub", (x, y) if (together := _factored(name, x, y)) is not None:
             return together
         case "add", (x, Map("neg", (y,))):
@@ -63,25 +63,31 @@ def _factored(name: str, x: Expr, y: Expr) -> Expr | None:
     return None
 
 
-def less(x: Expr, y: Expr) -> Expr:
-    """x - y. What is less one number already is less their sum."""
+def share(x: Expr, d: Expr) -> Expr:
+    """e^x / d as e^(x - log d), for a sum d of exponentials. What is less one number already is less their sum. Where
+    e^x is among those that d sums, no exponent is above 0."""
+    weight: Expr = Map("exp", (x,))
+    reference: Expr = Map("log", (d,))
     match x:
         case Map("sub", (a, g)):
-            return Map("sub", (a, Map("add", (y, g))))
-        case _:
-            return Map("sub", (x, y))
+            x, reference = a, Map("add", (reference, g))
+    if weight in (summands(d) or ()):
+        reference = Map("reference", (reference,))
+    return Map("exp", (Map("sub", (x, reference)),))
 
 
-def is_sum_of_exponentials(x: Expr) -> bool:
+def summands(x: Expr) -> frozenset[Expr] | None:
+    """The exponentials that a number is the sum of; None if it is no such sum."""
     match x:
         case Map("exp"):
-            return True
+            return frozenset({x})
         case Reduce("add"):
-            return is_sum_of_exponentials(x.arg)
+            return summands(x.arg)
         case Map("add", (a, b)):
-            return is_sum_of_exponentials(a) and is_sum_of_exponentials(b)
+            first, second = summands(a), summands(b)
+            return None if first is None or second is None else first | second
         case _:
-            return False
+            return None
 
 
 def where(condition: Expr, then: Expr | float, otherwise: Expr | float = 0.0) -> Expr:
@@ -131,7 +137,7 @@ def _silu(args: Sequence[Expr], y: Expr, g: Expr) -> Shares:
 def _log(args: Sequence[Expr], y: Expr, g: Expr) -> Shares:
     """g / x; e^-y in place of 1 / x where that makes a softmax of what x sums: e^u / x = e^(u - y)."""
     (x,) = args
-    return (op("mul", g, op("exp", op("neg", y))) if is_sum_of_exponentials(x) else over(g, x),)
+    return (op("mul", g, op("exp", op("neg", y))) if summands(x) else over(g, x),)
 
 
 def _unary(slope: Callable[[Expr, Expr], Expr]) -> Rule:
@@ -167,6 +173,7 @@ RULES: dict[str, Rule] = {
     "sigmoid": _unary(lambda x, y: _sigmoid_slope(y)),
     "silu": _silu,
     "nonzero": lambda args, y, g: (g,),  # x wherever it is finite
+    "reference": lambda args, y, g: (g,),
     "select": lambda args, y, g: (None, where(args[0], g), where(args[0], 0.0, g)),
     "floor": _still,
     **{name: _still for name, p in POINTWISE.items() if p.boolean},

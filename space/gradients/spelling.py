@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from eintune.space.ir.expr import Expr, Map, free, rewrite
 
-from .rules import is_sum_of_exponentials, less
+from .rules import share, summands
 
 
 def relative_to_logarithms(roots: Sequence[Expr]) -> list[Expr]:
@@ -20,7 +20,12 @@ def relative_to_logarithms(roots: Sequence[Expr]) -> list[Expr]:
 
 def _step(x: Expr) -> Expr | None:
     match x:
-        case Map("div", (Map("exp", (s,)), d)) if is_sum_of_exponentials(d) and free(d) < free(s):
-            return Map("exp", (less(s, Map("log", (d,))),))
+        case Map("div", (Map("exp", (s,)), d)) if summands(d) and free(d) < free(s):
+            return share(s, d)
         case _:
             return None
+
+
+def without_references(roots: Sequence[Expr]) -> list[Expr]:
+    """The expressions without what is known of references, which says itself where they are computed."""
+    return rewrite(roots, lambda x: x.args[0] if isinstance(x, Map) and x.op == "reference" else None)

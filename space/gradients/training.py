@@ -16,6 +16,7 @@ planned, tuned and stored as one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -123,7 +124,8 @@ class _Cut:
         read = [x for x in tops if x in rows and not self._follows(x, (), rows)]
         while read:
             # one that others follow from; of several the last, which more is done for
-            covers = {z: [x for x in read if self._follows(x, {z, *found}, rows)] for z in nodes if z in rows}
+            able = [z for z in nodes if z in rows and not (isinstance(z, Map) and z.op == "reference")]
+            covers = {z: [x for x in read if self._follows(x, {z, *found}, rows)] for z in able}
             best = max(covers, key=lambda z: len(covers[z]))
             best = max((z for z in covers if covers[z] == covers[best]), key=nodes.index)
             found.append(best)
@@ -164,7 +166,10 @@ class _Cut:
 
     def _groups(self) -> list[list[str]]:
         """Gradients that are summed over the same ranks, those that are finished from partial sums last."""
-        totals = {n: _total(x) for n, (x, _) in self.roots.items()}
+        roots = [x for x, _ in self.roots.values()]
+        readers = Counter(a for x in topological(roots) for a in children(x))
+        kept = {x for x, count in readers.items() if count > 1} | self.written.keys()
+        totals = {n: _total(x, kept) for n, (x, _) in self.roots.items()}
         groups: dict[frozenset[Rank], list[str]] = {}
         for n, total in totals.items():
             groups.setdefault(total.ranks, []).append(n)
@@ -234,24 +239,28 @@ class _Total:
         return summed(self.body, self.order)
 
 
-def _total(x: Expr) -> _Total:
-    """An expression as one sum: factors that stand outside go into it."""
+def _total(x: Expr, kept: Collection[Expr]) -> _Total:
+    """An expression as one sum: factors that stand outside go into it. kept: what others read as it is."""
     match x:
         case Reduce("add"):
-            inner = _total(x.arg)
+            inner = _below(x.arg, kept)
             return _Total(inner.ranks | {x.rank}, (*inner.order, x.rank), inner.body)
         case Map("neg", (a,)):
-            inner = _total(a)
+            inner = _below(a, kept)
             return _Total(inner.ranks, inner.order, op("neg", inner.body))
         case Map("mul", (a, b)):
             for first, (one, other) in ((True, (a, b)), (False, (b, a))):
-                inner = _total(one)
+                inner = _below(one, kept)
                 if inner.ranks and not inner.ranks & free(other) and free(other) <= free(inner.body):
                     body = op("mul", inner.body, other) if first else op("mul", other, inner.body)
                     return _Total(inner.ranks, inner.order, body)
         case _:
             pass
     return _Total(frozenset(), (), x)
+
+
+def _below(x: Expr, kept: Collection[Expr]) -> _Total:
+    return _Total(frozenset(), (), x) if x in kept else _total(x, kept)
 
 
 def _above(nodes: Iterable[Expr], start: Callable[[Expr], bool]) -> set[Expr]:
@@ -276,5 +285,8 @@ def _over(roots: Sequence[Expr], written: Mapping[Expr, Access]) -> list[Expr]:
     """The expressions with what is written read from memory."""
     new: dict[Expr, Expr] = dict(written)
     for x in topological(roots, stop=written):
-        new[x] = with_children(x, tuple(new[a] for a in children(x))) if children(x) else x
+        below = tuple(new[a] for a in children(x))
+        # of what stands there as it is computed nothing need be known
+        known = isinstance(x, Map) and x.op == "reference" and not isinstance(below[0], Access)
+        new[x] = below[0] if known else with_children(x, below) if below else x
     return [new[x] for x in roots]

@@ -79,6 +79,7 @@ POINTWISE: dict[str, Pointwise] = {
         Pointwise("silu", 1, lambda x: x * _sigmoid(x)),
         Pointwise("floor", 1, np.floor),
         Pointwise("nonzero", 1, lambda x: np.where(np.asarray(x) == 0, np.inf, x)),  # a quotient by it is 0 at 0
+        Pointwise("reference", 1, lambda x: x),  # what is exponentiated relative to it is known not to exceed it
         Pointwise("eq", 2, np.equal, "==", True),
         Pointwise("ne", 2, np.not_equal, "!=", True),
         Pointwise("lt", 2, np.less, "<", True),
