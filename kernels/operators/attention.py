@@ -16,7 +16,7 @@ from eintune.kernels.serve.modified_attention import FUNCTIONS, NAMES
 from eintune.space.tracing.refusals import Untraceable
 
 from .functions import FunctionText, write_function
-from .library import define
+from .library import call, define
 from .notes import ALONE, NOTED, note, replay, way_to_read
 from .programs import AttentionProgram, Place, prepared
 from .refusals import constant_result, must, refuse, settled
@@ -84,7 +84,9 @@ def recorded(
         return refuse(program)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *inputs, *captured)):
         program = differentiable(program)
-    made = torch.ops.eintune.attention(q, k, v, inputs + captured, program)
+    given = (q, k, v, inputs + captured, program)
+    compiling = torch.compiler.is_dynamo_compiling()
+    made = torch.ops.eintune.attention(*given) if compiling else call(operator, *given)
     return (made[0], made[1]) if return_lse else made[0]
 
 
@@ -186,8 +188,8 @@ def batched(info: Any, in_dims: Any, *args: Any) -> Any:
             axes = {"bias": 4, "mask": 4, "documents": 2}.get(name)
             if axes is not None:
                 inputs[n] = with_batch_in_front(others[n], dothers[n], count, axes, batch, optional=True)
-    made = operator(*folded, inputs, program)
-    return [t.unflatten(0, (count, batch)) for t in made], [0] * len(made)
+    made = call(operator, *folded, inputs, program)
+    return [t.reshape(count, batch, *t.shape[1:]) for t in made], [0] * len(made)
 
 
 operator = define(

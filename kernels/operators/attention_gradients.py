@@ -21,7 +21,7 @@ from eintune.kernels.serve.modified_attention import PosedCall, posed_call
 
 from .cascade import made_of
 from .gradients import backward, dtypes_of, forward_program, wide_of
-from .library import define, register_backward
+from .library import call, define, register_backward
 from .programs import prepared
 from .vmapped import one_by_one
 
@@ -73,21 +73,22 @@ def run(
     leaves = [t.detach().requires_grad_() if wanted else t for t, wanted in zip(every, needed, strict=True)]
     wanted = [*compress(leaves, needed)]
     with _recording():
-        call = _call(leaves[0], leaves[1], leaves[2], leaves[3:], program)
-        views = call.views(leaves[0], leaves[1], leaves[2])
-    if call.posed.is_empty:
-        return _of_nothing(call, wanted, outputs, cotangents, given)
-    compiled = made_of(call.program)
+        made_call = _call(leaves[0], leaves[1], leaves[2], leaves[3:], program)
+        posed = made_call.posed
+        views = [] if posed.is_empty else made_call.views(leaves[0], leaves[1], leaves[2])
+    if posed.is_empty:
+        return _of_nothing(made_call, wanted, outputs, cotangents, given)
+    compiled = made_of(made_call.program)
     moved = [(n, t) for n, t in zip(compiled.inputs, views, strict=True) if t.requires_grad]
     of = tuple(compress(compiled.outputs, given))
     with torch.no_grad():
         inputs = [t.detach() for t in views]
         known = dict(zip(compiled.inputs, inputs, strict=True))
-        known |= {n: call.posed.by_head(t) for n, t in zip(compiled.outputs, outputs, strict=True)}
-        found = backward(call.program, of, tuple(n for n, _ in moved), dtypes_of(inputs), wide_of(inputs))
-        known |= {found.cotangents[n]: call.posed.by_head(t) for n, t in zip(of, cotangents, strict=True)}
+        known |= {n: posed.by_head(t) for n, t in zip(compiled.outputs, outputs, strict=True)}
+        found = backward(made_call.program, of, tuple(n for n, _ in moved), dtypes_of(inputs), wide_of(inputs))
+        known |= {found.cotangents[n]: posed.by_head(t) for n, t in zip(of, cotangents, strict=True)}
         for stage in found.stages:
-            stage.run(known, call.posed.problem.sizes)
+            stage.run(known, posed.problem.sizes)
     reached = [(t, known[found.gradients[n]]) for n, t in moved if n in found.gradients]
     made: Sequence[Tensor | None] = [None] * len(wanted)
     if reached:
@@ -110,12 +111,12 @@ def _own(g: Tensor) -> Tensor:
 
 
 def _of_nothing(
-    call: _Call, wanted: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor],
+    made_call: _Call, wanted: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor],
     given: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
     """Where no query sees a key: the log-sum-exp is the sink's, and nothing else depends on anything."""
     made = [torch.zeros_like(t) for t in wanted]
-    sinks = call.arguments.get("sinks")
+    sinks = made_call.arguments.get("sinks")
     if sinks is not None and len(outputs) > 1 and given[1]:
         for t, g in zip(wanted, made, strict=True):
             if t is sinks:
@@ -163,7 +164,7 @@ def differentiated(ctx: Any, cotangents: Sequence[Tensor | None]) -> Any:
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         made = _twice(q, k, v, others, known, ctx.program, given, needed)
     else:
-        made = torch.ops.eintune.attention_backward(q, k, v, others, outputs, known, ctx.program, given, needed)
+        made = call(operator, q, k, v, others, outputs, known, ctx.program, given, needed)
     found = iter(made)
     every = [next(found) if wanted else None for wanted in needed]
     return (*every[:3], every[3:], None)
@@ -175,9 +176,12 @@ def _twice(
 ) -> Sequence[Tensor]:  # fmt: skip
     """The gradients as functions of all that they depend on: by the cascade's own operator, which differentiates its
     gradients."""
-    call = _call(q, k, v, others, program)
-    views = call.views(q, k, v)
-    outputs = torch.ops.eintune.cascade(views, forward_program(call.program, wide_of(views)))[: len(given)]
+    # two arguments may be one tensor, of which each has a gradient of its own
+    q, k, v, *others = (t.view_as(t) for t in (q, k, v, *others))
+    posed = _call(q, k, v, others, program)
+    views = posed.views(q, k, v)
+    every = call(torch.ops.eintune.cascade.default, views, forward_program(posed.program, wide_of(views)))
+    outputs = every[: len(given)]
     asked = [t.reshape(g.shape) for t, g in zip(compress(outputs, given), cotangents, strict=True)]
     wanted = [*compress([q, k, v, *others], needed)]
     made = torch.autograd.grad(asked, wanted, cotangents, create_graph=True, allow_unused=True)

@@ -16,7 +16,7 @@ from eintune.space.ir.expr import reads
 from eintune.space.ir.gathers import axes, whole
 
 from .gradients import backward, dtypes_of, forward_program, wide_of
-from .library import define, register_backward
+from .library import call, define, register_backward
 from .programs import cascade_program
 from .refusals import constant_result, must, refuse
 from .vmapped import one_by_one
@@ -35,7 +35,9 @@ def recorded(self: CompiledCascade, *tensors: Tensor, **named: Tensor) -> Any:
         program = differentiable(program, "fp64" if any(t.dtype == torch.float64 for t in inputs) else "fp32")
         if program[0] != "{":
             return refuse(program)
-    made = torch.ops.eintune.cascade(list(inputs), program)
+    given = (list(inputs), program)
+    compiling = torch.compiler.is_dynamo_compiling()
+    made = torch.ops.eintune.cascade(*given) if compiling else call(operator, *given)
     count = len(self.outputs)
     return made[0] if count == 1 else tuple(made[:count])
 

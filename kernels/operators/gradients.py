@@ -24,6 +24,7 @@ from eintune.space.ir.expr import params as parameters
 from eintune.space.ir.expr import reads
 from eintune.space.ir.gathers import axes
 
+from .library import call
 from .programs import CascadeProgram, cascade_program
 from .refusals import settled
 
@@ -60,7 +61,7 @@ class Stage:
         """Add what it gives to the known tensors."""
         told = {r: settled(sizes[r]) for r in self.told}
         program = _with_sizes(self.program, tuple(told.items()))
-        made = torch.ops.eintune.cascade([known[n] for n in self.inputs], program)
+        made = call(torch.ops.eintune.cascade.default, [known[n] for n in self.inputs], program)
         known.update(zip(self.outputs, made, strict=True))
 
 

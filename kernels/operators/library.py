@@ -15,6 +15,8 @@ from torch import Tensor
 from eintune.kernels.serve.attention import autocasted
 from eintune.kernels.serve.errors import UnsupportedArgument
 
+from .transformed import transformed_call
+
 NAMESPACE = "eintune"
 DEVICES = ("CPU", "CUDA")
 TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
@@ -45,6 +47,7 @@ def define(
     _library.impl(name, _refusing(operator, forward_only), "Autograd", with_keyset=True)
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     torch.library.register_vmap(f"{NAMESPACE}::{name}", batched, lib=_library)
+    _batched[operator] = batched
     return operator
 
 
@@ -56,10 +59,22 @@ def register_backward(name: str, setup: Callable[..., None], backward: Callable[
 
     operator = getattr(getattr(torch.ops, NAMESPACE), name).default
     _gradients[operator] = make_autograd_impl(operator, Info(_backward_fn=backward, _setup_context_fn=setup))
+    _transformed[operator] = transformed_call(operator, setup, backward, _batched[operator])
+
+
+def call(operator: Any, *args: Any) -> list[Tensor]:
+    """An operator's call, by what `torch.func` composes where a transform is at work."""
+    if torch._C._are_functorch_transforms_active() and (transformed := _transformed.get(operator)) is not None:
+        return transformed(*args)
+    made: list[Tensor] = operator(*args)
+    return made
 
 
 _gradients: dict[Any, Callable[..., Any]] = {}
 """What takes an operator's calls where gradients may be recorded, once it has a backward."""
+_transformed: dict[Any, Callable[..., list[Tensor]]] = {}
+"""And what takes them where `torch.func` transforms a function."""
+_batched: dict[Any, Callable[..., Any]] = {}
 
 
 def _refusing(operator: Any, forward_only: Callable[..., str]) -> Callable[..., Any]:

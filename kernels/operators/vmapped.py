@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .library import call
+
 
 def one_by_one(operator: Callable[..., list[Tensor]], count: int, in_dims: Any, args: Sequence[Any]) -> Any:
     """Call after call, and the results stacked: where nothing is known of the arguments, this is right."""
@@ -17,7 +19,7 @@ def one_by_one(operator: Callable[..., list[Tensor]], count: int, in_dims: Any, 
             return [at(n, y, e) for y, e in zip(x, d, strict=True)]
         return x if d is None else x.select(d, n)
 
-    made = [operator(*[at(n, x, d) for x, d in zip(args, in_dims, strict=True)]) for n in range(count)]
+    made = [call(operator, *[at(n, x, d) for x, d in zip(args, in_dims, strict=True)]) for n in range(count)]
     return [torch.stack(ts) for ts in zip(*made, strict=True)], [0] * len(made[0])
 
 

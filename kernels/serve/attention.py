@@ -366,7 +366,7 @@ def _scale(scale: object) -> float | None:
     if scale is None:
         return None
     if isinstance(scale, Tensor) and scale.requires_grad and torch.is_grad_enabled():
-        raise UnsupportedArgument(FORWARD_ONLY)
+        raise UnsupportedArgument("`scale` has no gradient: multiply `q` by it, and give `scale=1.0`")
     try:
         number = float(scale)  # type: ignore[arg-type]
     except OverflowError:

@@ -30,7 +30,7 @@ from eintune.space.tracing.site import Site
 from eintune.space.tracing.trace import Trace
 from eintune.space.workloads.function_modifiers import traced
 
-from .errors import FORWARD_ONLY, UnsupportedArgument
+from .errors import UnsupportedArgument
 from .plain_tensors import kind_of_tensor
 
 SETTLED = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.Size)
@@ -135,7 +135,10 @@ def meaning(argument: str, function: Callable[..., Any] | Written, site: Site) -
         return function.meaning(argument, site)
     made, trace = traced(argument, function, site)
     if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in trace.elements):
-        raise UnsupportedArgument(FORWARD_ONLY)
+        raise UnsupportedArgument(
+            "a single number that a function reads of a tensor has no gradient: give the tensor an axis that heads or "
+            "positions address, or detach it"
+        )
     for name, (t, _) in trace.tensors.items():
         if not isinstance(t, Tensor):
             raise Untraceable(f"what a function reads must be a torch.Tensor, but {name[2:].lower()} is {type(t)!r}")

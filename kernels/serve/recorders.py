@@ -42,10 +42,10 @@ def check_recorders(name: str) -> bool:
 
 def is_wrapped(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
     """Whether an argument is no tensor in memory but one that PyTorch's tools have wrapped, and an operator takes: by
-    vmap, functionalization, or a mode that computes shapes alone."""
+    vmap, grad, functionalization, or a mode that computes shapes alone."""
     stack = _functorch.peek_interpreter_stack() if _functorch is not None else None
     if stack is not None:
-        return stack.key().name in ("Vmap", "Functionalize")
+        return stack.key().name in ("Vmap", "Grad", "Functionalize")
     fakes: Any = sys.modules.get("torch._subclasses.fake_tensor")
     return fakes is not None and any(isinstance(x, fakes.FakeTensor) for x in _every(chain(args, named.values())))
 

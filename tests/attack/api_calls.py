@@ -216,7 +216,7 @@ def odd_tensors(t: Tensor) -> list[tuple[str, Any]]:
         ("nested", torch.nested.nested_tensor([t[0], t[0]])), ("subclass", t.as_subclass(Subclass)), ("text", "q"),
         ("zeros", torch._efficientzerotensor(t.shape)), ("negated", torch.complex(t.float(), t.float()).conj().imag),
         ("int", t.int()), ("complex", torch.complex(t.float(), t.float())), ("list", t.tolist()), ("number", 3.0),
-        ("five axes", t[None]), ("a gradient", t.detach().clone().requires_grad_()), ("array", t.float().numpy()),
+        ("five axes", t[None]), ("array", t.float().numpy()),
         ("a head too many", torch.cat([t, t, t[:, :1]], 1)), ("bools", t > 0), ("quantised",
         torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8)),
     ]  # fmt: skip
@@ -351,7 +351,6 @@ def compile_call(draw: Draw) -> Call:
         ),
         ("dtype", lambda: eintune.compile(text, dtype=r.choice([[], "fp3", 3, torch.float32]))(a, b)),
         ("tensor", lambda: eintune.compile(text)(a, r.choice([None, "b", b.to_sparse(), b.to("meta"), b[0], b[:3]]))),
-        ("gradient", lambda: eintune.compile(text)(a, b.clone().requires_grad_())),
         ("surplus", lambda: eintune.compile(text)(a, b, a)),
         ("names", lambda: eintune.compile(text)(a, C=b)),
     ]

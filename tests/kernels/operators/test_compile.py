@@ -165,21 +165,6 @@ def test_autocast_is_recorded() -> None:
 # ---- what a compiled program does not have
 
 
-def test_gradients_are_refused_as_in_an_eager_call() -> None:
-    q = drawn(1, 2, 12, 8).requires_grad_()
-    for f, says in (
-        (lambda q: eintune.attention(q, q, q), r"eintune\.attention is forward only"),
-        (lambda q: norm(q, q)[0], "norm is forward only"),
-    ):
-        with pytest.raises(ValueError, match=says):
-            torch.compile(f, backend="eager")(q)
-        torch._dynamo.reset()
-        with pytest.raises(torch._dynamo.exc.Unsupported, match=says):
-            torch.compile(f, backend="eager", fullgraph=True)(q)
-        with torch.no_grad():
-            torch.testing.assert_close(torch.compile(f, backend="eager", fullgraph=True)(q), f(q))
-
-
 @pytest.mark.parametrize(
     ("options", "says"),
     [

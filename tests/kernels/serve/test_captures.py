@@ -287,22 +287,30 @@ def test_numbers_of_two_functions_and_of_grouped_heads(served: list[Any]) -> Non
 # ---- what is refused
 
 
-def test_a_parameter_that_a_function_captures_needs_no_gradient() -> None:
+def test_a_parameter_that_a_function_captures_gets_its_gradient() -> None:
     slopes = torch.nn.Parameter(torch.rand(H, dtype=torch.float64))
+    by_head = slopes[:, None, None]
+    made = eintune.attention(Q, K, V, score_mod=lambda s, b, h, p, m: s + slopes[h] * (m - p))
+    distance = torch.arange(SCORES.shape[-1]) - torch.arange(SCORES.shape[-2])[:, None]
+    wanted = attend(SCORES + by_head * distance)
+    close(made, wanted)
+    close(torch.autograd.grad(made.sum(), slopes)[0], torch.autograd.grad(wanted.sum(), slopes)[0])
+
+
+def test_a_number_that_a_function_captures_gets_its_gradient() -> None:
     holder = types.SimpleNamespace(temperature=torch.nn.Parameter(torch.tensor(2.0).double()))
-    documents = types.SimpleNamespace(table=slopes)
-    for score, want in (
-        (lambda s, b, h, p, m: s + slopes[h], SCORES + slopes[:, None, None]),
-        (lambda s, b, h, p, m: s * holder.temperature, SCORES * 2),
-        (lambda s, b, h, p, m, factor=holder.temperature: s * factor, SCORES * 2),
+    wanted = attend(SCORES * holder.temperature)
+    gradient = torch.autograd.grad(wanted.sum(), holder.temperature)[0]
+    for score in (
+        lambda s, b, h, p, m: s * holder.temperature,
+        lambda s, b, h, p, m, factor=holder.temperature: s * factor,
     ):
         for _ in range(2):
-            with pytest.raises(UnsupportedArgument, match="forward only"):
-                eintune.attention(Q, K, V, score_mod=score)
+            made = eintune.attention(Q, K, V, score_mod=score)
+            close(made, wanted)
+            close(torch.autograd.grad(made.sum(), holder.temperature)[0], gradient)
             with torch.no_grad():
-                close(eintune.attention(Q, K, V, score_mod=score), attend(want))
-    with pytest.raises(UnsupportedArgument, match="forward only"):
-        eintune.attention(Q, K, V, alibi=documents.table)
+                assert not eintune.attention(Q, K, V, score_mod=score).requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
