@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eintune.kernels.generate.generate import generate_kernel
+    from eintune.kernels.packed.attention import paged_attention, varlen_attention
     from eintune.kernels.seams.flex_attention import flex_attention
     from eintune.kernels.serve.attention import attention, scaled_dot_product_attention
     from eintune.kernels.serve.compiled import compile
@@ -29,8 +30,10 @@ __all__ = [
     "compile",
     "flex_attention",
     "generate_kernel",
+    "paged_attention",
     "read",
     "scaled_dot_product_attention",
+    "varlen_attention",
     "warm",
 ]
 
@@ -42,8 +45,10 @@ _HOMES = {
     "compile": ".kernels.operators.served",
     "flex_attention": ".kernels.seams.flex_attention",
     "generate_kernel": ".kernels.generate.generate",
+    "paged_attention": ".kernels.operators.served",
     "read": ".space.operators.formats",
     "scaled_dot_product_attention": ".kernels.operators.served",
+    "varlen_attention": ".kernels.operators.served",
     "warm": ".kernels.serve.warm",
 }
 
