@@ -168,7 +168,6 @@ def of_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, used:
     if used is not None:
         said = f"`seqused_k` must have an element for each sequence of {_shapes(cu_q)}, but got {_shapes(used)}"
         yield said, used.shape[0] + 1 == cu_q.shape[0]
-    yield f"keys must be at most 2**30, but got {_shapes(k)}", k.shape[0] <= FARTHEST
 
 
 def of_paged(q: Tensor, k: Tensor, v: Tensor, table: Tensor, used: Tensor, cu_q: Tensor | None) -> Iterator[Rule]:
@@ -187,8 +186,14 @@ def of_paged(q: Tensor, k: Tensor, v: Tensor, table: Tensor, used: Tensor, cu_q:
         without = "; queries of several lengths need `cu_seq_q`" if q.ndim == 3 else ""
         said = f"`q` and `block_table` must agree in batch, but got {_shapes(q, table)}{without}"
         yield said, q.shape[0] == table.shape[0]
-    places = table.shape[0] * table.shape[1] * k.shape[1]
-    yield f"`block_table` must name at most 2**30 keys, but got {_shapes(table)} blocks", places <= FARTHEST
+
+
+def check_places(k: Tensor, table: Tensor | None = None) -> None:
+    """When a program runs, as a compiler would take the limit for one of its own."""
+    places = k.shape[0] if table is None else table.shape[0] * table.shape[1] * k.shape[1]
+    if places > FARTHEST:
+        named = _shapes(k) if table is None else f"{_shapes(table)} blocks of {k.shape[1]}"
+        raise UnsupportedArgument(f"a call must have room for at most 2**30 keys, but got {named}")
 
 
 def check_rules(rules: Iterable[Rule]) -> None:

@@ -98,6 +98,7 @@ def varlen_attention(
         checks.check_varlen(q, k, v, cu_seq_q, cu_k, seqused_k)
         _check_by_head(q, sinks, slopes)
         checks.check_rules(checks.of_varlen(q, k, v, cu_seq_q, cu_k, seqused_k))
+        checks.check_places(k)
 
     with _checked(check, q, k, v, cu_seq_q, cu_k, seqused_k, sinks, slopes):
         starts = cu_k[:-1].int()
@@ -180,6 +181,7 @@ def paged_attention(
         checks.check_paged(q, k, v, block_table, cache_seqlens, cu_seq_q)
         _check_by_head(q, sinks, slopes)
         checks.check_rules(checks.of_paged(q, k, v, block_table, cache_seqlens, cu_seq_q))
+        checks.check_places(k, block_table)
 
     with _checked(check, q, k, v, block_table, cache_seqlens, cu_seq_q, sinks, slopes):
         room = block_table.shape[1] * k.shape[1]

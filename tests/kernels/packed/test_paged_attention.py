@@ -165,6 +165,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "packed lengths": ({"q": Q.flatten(0, 1), "cu_seq_q": CU_Q[1:]}, "`cu_seq_q` must have batch + 1 elements"),
     "caches": ({"v_cache": VC[:-1]}, "`k_cache` and `v_cache` must agree in blocks, block_size and kv_heads"),
     "no places": ({"k_cache": KC[:, :0], "v_cache": VC[:, :0]}, "`k_cache` must have a block_size of at least 1"),
+    "room": (
+        {"block_table": TABLE[:, :1].expand(5, 2**28), "cache_seqlens": USED},
+        "room for at most 2**30 keys, but got",
+    ),
     "heads": ({"q": Q[:, :, :3]}, "heads of `q` must be a multiple"),
     "head dims": ({"q": Q[..., :8]}, "queries and keys must agree in head_dim"),
     "gradients": ({"q": Q.clone().requires_grad_()}, "eintune.paged_attention is forward only"),
