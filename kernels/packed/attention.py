@@ -18,7 +18,7 @@ from eintune.kernels.serve.serving import MOST_READY
 from . import arguments as checks
 from .arguments import Causal, Options, options
 from .calls import Call, kinds
-from .lengths import of_batch, of_packed
+from .lengths import Stretches, of_batch, of_packed
 
 FORWARD_ONLY = (
     "eintune.{name} is forward only: call it under torch.no_grad() or detach its inputs, but an input has "
@@ -90,27 +90,40 @@ def varlen_attention(
         q, k, v = autocasted((q, k, v))
     _refuse_gradients("varlen_attention", q, k, v, sinks, slopes)
     cu_k = cu_seq_q if cu_seq_k is None else cu_seq_k
+    out, log = packed_call(q, k, v, cu_seq_q, cu_k, seqused_k, asked, sinks, slopes)
+    return (out, log) if log is not None else out
+
+
+def packed_call(
+    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, used: Tensor | None, asked: Options,
+    sinks: Tensor | None = None, slopes: Tensor | None = None, out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """What `varlen_attention` comes to. out: what is filled with the output. Raises UnsupportedArgument."""
 
     def check() -> None:
-        checks.check_every(
-            q=q, k=k, v=v, cu_seq_q=cu_seq_q, cu_seq_k=cu_k, seqused_k=seqused_k, sinks=sinks, alibi=slopes
-        )
-        checks.check_varlen(q, k, v, cu_seq_q, cu_k, seqused_k)
+        checks.check_every(q=q, k=k, v=v, cu_seq_q=cu_q, cu_seq_k=cu_k, seqused_k=used, sinks=sinks, alibi=slopes)
+        checks.check_varlen(q, k, v, cu_q, cu_k, used)
         _check_by_head(q, sinks, slopes)
-        checks.check_rules(checks.of_varlen(q, k, v, cu_seq_q, cu_k, seqused_k))
+        checks.check_rules(checks.of_varlen(q, k, v, cu_q, cu_k, used))
         checks.check_places(k)
 
-    with _checked(check, q, k, v, cu_seq_q, cu_k, seqused_k, sinks, slopes):
+    with _checked(check, q, k, v, cu_q, cu_k, used, sinks, slopes):
         starts = cu_k[:-1].int()
         lengths = cu_k[1:].int() - starts
-        used = lengths if seqused_k is None else torch.minimum(seqused_k.int(), lengths)
-        if not starts.shape[0]:  # no sequence at all
-            starts = used = torch.zeros(1, dtype=torch.int32, device=q.device)
-        cu_q = cu_seq_q if cu_seq_q.shape[0] > 1 else cu_seq_q.new_zeros(2)
-        stretches = of_packed(q.shape[0], cu_q, starts, used, asked.reach)
-        stretches = type(stretches)(*[t[None] for t in stretches])
-        out, log = Call(q[None], k[None], v[None], None, stretches, asked, sinks, slopes)()
-    return (out[0], log[0]) if log is not None else out[0]
+        lengths = lengths if used is None else torch.minimum(used.int(), lengths)
+        stretches = _of_all(q.shape[0], cu_q, starts, lengths, asked)
+        given = None if out is None else out[None]
+        made, log = Call(q[None], k[None], v[None], None, stretches, asked, sinks, slopes, given)()
+    return made[0], None if log is None else log[0]
+
+
+def _of_all(total: int, cu_q: Tensor, starts: Tensor, lengths: Tensor, asked: Options) -> Stretches:
+    """Of sequences that are packed as one, (1, total)."""
+    if not starts.shape[0]:  # no sequence is one without queries
+        starts = lengths = torch.zeros(1, dtype=torch.int32, device=cu_q.device)
+        cu_q = cu_q.new_zeros(2)
+    first, end, place = of_packed(total, cu_q, starts, lengths, asked.reach)
+    return Stretches(first[None], end[None], place[None])
 
 
 @overload
@@ -172,39 +185,47 @@ def paged_attention(
     if _any_autocast():
         q, k, v = autocasted((q, k, v))
     _refuse_gradients("paged_attention", q, k, v, sinks, slopes)
+    out, log = paged_call(q, k, v, block_table, cache_seqlens, cu_seq_q, asked, sinks, slopes)
+    return (out, log) if log is not None else out
+
+
+def paged_call(
+    q: Tensor, k: Tensor, v: Tensor, block_table: Tensor, lengths: Tensor, cu_q: Tensor | None, asked: Options,
+    sinks: Tensor | None = None, slopes: Tensor | None = None, out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """What `paged_attention` comes to. out: what is filled with the output. Raises UnsupportedArgument."""
 
     def check() -> None:
         checks.check_every(
-            q=q, k_cache=k, v_cache=v, block_table=block_table, cache_seqlens=cache_seqlens, cu_seq_q=cu_seq_q,
-            sinks=sinks, alibi=slopes,
+            q=q, k_cache=k, v_cache=v, block_table=block_table, cache_seqlens=lengths, cu_seq_q=cu_q, sinks=sinks,
+            alibi=slopes,
         )  # fmt: skip
-        checks.check_paged(q, k, v, block_table, cache_seqlens, cu_seq_q)
+        checks.check_paged(q, k, v, block_table, lengths, cu_q)
         _check_by_head(q, sinks, slopes)
-        checks.check_rules(checks.of_paged(q, k, v, block_table, cache_seqlens, cu_seq_q))
+        checks.check_rules(checks.of_paged(q, k, v, block_table, lengths, cu_q))
         checks.check_places(k, block_table)
 
-    with _checked(check, q, k, v, block_table, cache_seqlens, cu_seq_q, sinks, slopes):
+    def rows(t: Tensor) -> Tensor:
+        """As a batch of sequences, or as one that they are packed as."""
+        return t if t.ndim == 4 else t[:, None] if cu_q is None else t[None]
+
+    with _checked(check, q, k, v, block_table, lengths, cu_q, sinks, slopes):
         room = block_table.shape[1] * k.shape[1]
-        used = cache_seqlens.int().clamp(0, room)
-        if cu_seq_q is None:
-            rows = q if q.ndim == 4 else q[:, None]
-            stretches, table = of_batch(rows.shape[1], used, asked.reach), block_table
+        used = lengths.int().clamp(0, room)
+        if cu_q is None:
+            stretches, table = of_batch(rows(q).shape[1], used, asked.reach), block_table
         else:
             # The sequences' keys one after another, each as long as its part of the table.
-            rows, table = q[None], block_table.reshape(1, -1)
+            table = block_table.reshape(1, -1)
             starts = torch.arange(used.shape[0], dtype=torch.int32, device=used.device) * room
-            cu_q = cu_seq_q
-            if not used.shape[0]:
-                starts = used = torch.zeros(1, dtype=torch.int32, device=q.device)
-                cu_q = cu_seq_q.new_zeros(2)
-            stretches = of_packed(q.shape[0], cu_q, starts, used, asked.reach)
-            stretches = type(stretches)(*[t[None] for t in stretches])
-        out, log = Call(rows, k, v, table, stretches, asked, sinks, slopes)()
-    if q.ndim == 3:
-        out = out[0] if cu_seq_q is not None else out[:, 0]
-        if log is not None:
-            log = log[0] if cu_seq_q is not None else log[..., 0]
-    return (out, log) if log is not None else out
+            stretches = _of_all(q.shape[0], cu_q, starts, used, asked)
+        given = None if out is None else rows(out)
+        made, log = Call(rows(q), k, v, table, stretches, asked, sinks, slopes, given)()
+    if q.ndim == 4:
+        return made, log
+    if cu_q is None:
+        return made[:, 0], None if log is None else log[..., 0]
+    return made[0], None if log is None else log[0]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Call:
 
     q: (batch, queries, heads, head_dim), batch 1 where they are packed. k, v: (batch, keys, kv_heads, head_dim), or
     with `table` (batch, pages) a cache (pages, page, kv_heads, head_dim). stretches: (batch, queries) each, or
-    (batch,). sinks, alibi: (heads,).
+    (batch,). sinks, alibi: (heads,). out: what is filled with the output; made unless given.
     """
 
     q: Tensor
@@ -40,6 +40,7 @@ class Call:
     options: Options
     sinks: Tensor | None
     alibi: Tensor | None
+    out: Tensor | None = None
 
     def __call__(self) -> tuple[Tensor, Tensor | None]:
         """The output (batch, queries, heads, value dim), and the log-sum-exp (batch, heads, queries) if it is asked
@@ -54,7 +55,7 @@ class Call:
 
     def _kind(self) -> Any:
         """All that decides how it is served."""
-        given = (self.q, self.k, self.v, self.table, *self.stretches, self.sinks, self.alibi)
+        given = (self.q, self.k, self.v, self.table, *self.stretches, self.sinks, self.alibi, self.out)
         return (
             *kinds(given),
             self.options.scale, self.options.softcap, self.options.standard, self.options.lse,
@@ -107,7 +108,7 @@ class _Ready:
             )
 
     def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:
-        out = self._new(call.q)
+        out = self._new(call.q) if call.out is None else call.out
         log = None if self._new_log is None else self._new_log(call.q)
         if self._is_empty:
             return _nothing(call, out, log)
