@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from eintune.kernels.generate.generate import generate_kernel
     from eintune.kernels.packed.attention import paged_attention, varlen_attention
     from eintune.kernels.seams.flex_attention import flex_attention
+    from eintune.kernels.seams.pytorch import activate, restore
     from eintune.kernels.serve.attention import attention, scaled_dot_product_attention
     from eintune.kernels.serve.compiled import compile
     from eintune.kernels.serve.errors import UnsupportedArgument
@@ -25,6 +26,7 @@ __all__ = [
     "Cascade",
     "UnsupportedArgument",
     "__version__",
+    "activate",
     "analyse",
     "attention",
     "compile",
@@ -32,6 +34,7 @@ __all__ = [
     "generate_kernel",
     "paged_attention",
     "read",
+    "restore",
     "scaled_dot_product_attention",
     "varlen_attention",
     "warm",
@@ -40,6 +43,7 @@ __all__ = [
 _HOMES = {
     "Cascade": ".space.cascade.cascade",
     "UnsupportedArgument": ".kernels.serve.errors",
+    "activate": ".kernels.seams.pytorch",
     "analyse": ".space.operators.passes",
     "attention": ".kernels.operators.served",
     "compile": ".kernels.operators.served",
@@ -47,6 +51,7 @@ _HOMES = {
     "generate_kernel": ".kernels.generate.generate",
     "paged_attention": ".kernels.operators.served",
     "read": ".space.operators.formats",
+    "restore": ".kernels.seams.pytorch",
     "scaled_dot_product_attention": ".kernels.operators.served",
     "varlen_attention": ".kernels.operators.served",
     "warm": ".kernels.serve.warm",
