@@ -14,6 +14,9 @@ from packed_reference import drawn, in_cache, one_sequence, packed
 from torch import Tensor
 
 import eintune
+from eintune.host.recent import Recent
+from eintune.kernels.packed import calls
+from eintune.kernels.serve import serving
 from eintune.kernels.serve.errors import UnsupportedArgument
 
 H, KV, D, F, PAGE = 4, 2, 16, 8, 8
@@ -109,6 +112,27 @@ def test_what_the_table_has_beyond_a_sequence_may_be_anything(padding: int) -> N
     check(eintune.paged_attention(q, KC, VC, table, USED, causal=True, return_lse=True), each(q, causal=True))
     made = eintune.paged_attention(packed_q, KC, VC, table, USED, cu_seq_q=CU_Q)
     assert torch.equal(made, eintune.paged_attention(packed_q, KC, VC, TABLE, USED, cu_seq_q=CU_Q))
+
+
+def test_plain_operators_do_as_kernels_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no kernel serves: the table has what points nowhere here, too."""
+    monkeypatch.setattr(serving, "choices", lambda *given: iter(()))
+    monkeypatch.setattr(calls, "_ready", Recent(8))
+    clean = [t.nan_to_num(0.0) for t in (KC, VC)]  # operators weigh what nobody sees with 0
+    q = drawn(len(K), 3, H, D)
+    check(eintune.paged_attention(q, *clean, TABLE, USED, causal=True, return_lse=True), each(q, causal=True))
+
+
+def test_sizes_that_are_priced_rounded_fit_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More keys than a table has room for were no problem that any kernel serves."""
+    monkeypatch.setattr(serving, "by_operators", None)
+    keys = [drawn(n, KV, D, seed=n) for n in (385, 3)]
+    caches = in_cache(keys, keys, 16)
+    assert caches[2].shape[1] == 26
+    q = drawn(6, H, D)
+    made = eintune.paged_attention(q, *caches, cu_seq_q=torch.tensor([0, 3, 6], dtype=torch.int32))
+    exact = packed(q, *[torch.cat(keys)] * 2, [0, 3, 6], [0, 385, 388])
+    torch.testing.assert_close(made.double(), exact[0], atol=2e-6, rtol=2e-6)
 
 
 def test_a_length_beyond_the_table_is_that_of_the_table() -> None:
