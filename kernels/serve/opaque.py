@@ -62,6 +62,19 @@ def opaque(function: F) -> F:
     return call  # type: ignore[return-value]
 
 
+def hidden(function: F) -> F:
+    """The function, as one that PyTorch's compiler does not look into, where a kernel of PyTorch's calls it."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        if _looking() is not None and COMPILER in sys.modules:
+            return _without_compiler(function)(*args, **named)
+        return function(*args, **named)
+
+    _skip(call)
+    return call  # type: ignore[return-value]
+
+
 def _recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return RECORDED[name] if name in RECORDED else _without_compiler(function)
 

@@ -9,6 +9,7 @@ apart decides nothing: a winner for one query is no kernel for a thousand, howev
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -32,6 +33,8 @@ from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade.canonical import digest
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
+from eintune.space.ir.expr import Part, Rank
+from eintune.space.ir.gathers import length, tables
 from eintune.space.schedule.choices import Point
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import Space, space_of
@@ -125,7 +128,16 @@ def _names(members: Sequence[_Member]) -> Hashable:
 
 
 def _rounded_up(problem: Problem, steps: int) -> Problem:
-    return replace(problem, sizes={r: _rounded(n, steps) for r, n in problem.sizes.items()})
+    sizes = {r: _rounded(n, steps) for r, n in problem.sizes.items()}
+    for part, axis in _tables(problem.cascade):  # a table is as long as what addresses it
+        sizes[axis] = max(sizes[axis], length(part, sizes[part.rank]))
+    return replace(problem, sizes=sizes)
+
+
+@functools.lru_cache(maxsize=256)
+def _tables(text: str) -> tuple[tuple[Part, Rank], ...]:
+    """Quotients of indices in a definition, with the axes that they address."""
+    return tuple(tables(e.expr for e in parsed(text).einsums))
 
 
 def _with_picks(
@@ -138,7 +150,7 @@ def _with_picks(
     try:
         found = among(near, members, machine, emitter, directory)
     except ValueError:
-        # Sizes that follow from each other (pages and the keys in them) may not be rounded apart.
+        # Sizes that follow from each other (the parts of one that is split) may not be rounded apart.
         return among(problem, members, machine, emitter, directory)
     _remembered[asked] = found
     return found

@@ -28,6 +28,7 @@ from eintune.space.cascade.problem import Problem
 from eintune.space.egraph.safety import hazards
 from eintune.space.ir.exact import Hidden
 from eintune.space.ir.expr import bind
+from eintune.space.ir.gathers import limits, trusted
 
 from .choices import KernelChoice, choices, signature
 
@@ -165,9 +166,14 @@ def by_operators(definition: Cascade, problem: Problem) -> Fill:
     """The definition by PyTorch operators, in float32 at least: slow, and never wrong."""
     inputs, outputs = tuple(definition.inputs), tuple(definition.outputs)
     wide = "fp64" in problem.dtypes.values()
+    roots = [e.expr for e in definition.einsums]
+    below = limits(roots, problem.sizes)
+    addressing = trusted(roots)
 
     def fill(tensors: Sequence[Tensor]) -> None:
         data = dict(zip(inputs, tensors[: len(inputs)], strict=True))
+        # As kernels do: what nothing sees of a table may point anywhere.
+        data |= {n: data[n].clamp(0, below[n] - 1) for n in addressing}
         dtype = torch.float64 if wide else torch.float32
         results = run_eager(definition, data, problem.sizes, problem.params, dtype)
         for name, target in zip(outputs, tensors[len(inputs) :], strict=True):

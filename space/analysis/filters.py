@@ -22,6 +22,7 @@ from eintune.space.ir.expr import (
     Size,
     Term,
     Where,
+    indexing_ranks,
     rewrite,
     topological,
 )
@@ -41,6 +42,12 @@ def equalities(wanted: Iterable[Expr]) -> list[Expr]:
     """The conditions (of `conditions`) that two elements of tensors are equal, each once."""
     found = (c for every in conditions(wanted) for c in every)
     return [c for c in dict.fromkeys(found) if isinstance(c, Map) and _is_equality(c)]
+
+
+def ranks_of_numbers(wanted: Iterable[Expr]) -> frozenset[Rank]:
+    """The ranks that index the numbers which filters read."""
+    found = (x.predicate.numbers for x in topological(list(wanted)) if isinstance(x, Where))
+    return frozenset(r for numbers in found for x, _ in numbers for r in indexing_ranks(x))
 
 
 def _is_equality(x: Map) -> bool:

@@ -67,14 +67,15 @@ def divided(
     *,
     skips: Callable[..., bool],
     split: bool,
-    number: Callable[[Access | Gather], Value | None] = lambda x: None,
+    number: Callable[[Access | Gather, bool], Value | None] = lambda x, greatest: None,
     computed: Sequence[tuple[Range, Value | None]] = (),
 ) -> Division:
     """The segments of a loop over `rank` inside the loops `around`.
 
     filters: the predicates used in its body. skips(p, …): whether tiles where all of these are false may be left out.
     split: whether the range where every filter holds is a segment of its own. number: an element of a tensor as a
-    scalar that is known before the loop, if it is one. computed: what conditions on values say of the loop, and the
+    scalar that is known before the loop, if it is one, or the least (the greatest) of those of a program's tile.
+    computed: what conditions on values say of the loop, and the
     value that then holds on whole tiles (`value_bounds`).
     """
     tile = layout.roles[rank].tile or 1
@@ -146,7 +147,7 @@ def _range(
     rank: Rank,
     tile: int,
     around: frozenset[Rank],
-    number: Callable[[Access | Gather], Value | None],
+    number: Callable[[Access | Gather, bool], Value | None],
 ) -> Range | None:
     """None where the filter does not bound the loop's index by itself, or not in the 32 bits of an index."""
     coefs = {t.rank: t.coef for t in p.terms}
@@ -155,22 +156,28 @@ def _range(
     # overflow.
     if abs(a) != 1 or is_wide(p, layout.sizes):
         return None
-    loaded = [(c, number(x)) for x, c in p.numbers]
     # A number from memory may be anything, padding included. Clamped to where it decides the filter either way, sums
     # with it stay within 32 bits.
     limit = farthest(p, layout.sizes)
     ends = (-limit, limit, True) if limit is not None else ()
     size = layout.sizes.bound(rank)
-    assumed = size.value if isinstance(size, Lit) else size
-    known: list[tuple[int, Bound]] = [(c, Number(v, assumed, *ends)) for c, v in loaded if v]
-    # It is read in the loop itself, so it cannot say where the loop ends.
-    if len(known) < len(loaded):
-        return None
+    assumed: int | Bound = size.value if isinstance(size, Lit) else size
+    if a > 0:  # as a loop's end it is taken for the rank's, and as its start for that
+        assumed = 0
+    known: dict[bool, list[tuple[int, Bound]]] = {}
+    for up in (False, True):
+        loaded = [(c, number(x, (c > 0) == up)) for x, c in p.numbers]
+        known[up] = [(c, Number(v, assumed, *ends)) for c, v in loaded if v]
+        # It is read in the loop itself, so it cannot say where the loop ends.
+        if len(known[up]) < len(loaded):
+            return None
     unknown: list[tuple[int, Bound]] = [(c, Size(r)) for r, c in p.sizes]
     smallest, largest = (
         # Over the tiles of all other ranks, which a program (or an outer iteration) has whole: each term is extreme
         # at one end of its rank's tile, by the sign of its coefficient.
-        total([*((c, extreme(layout, q, (c > 0) == up, around)) for q, c in coefs.items()), *known, *unknown], p.const)
+        total(
+            [*((c, extreme(layout, q, (c > 0) == up, around)) for q, c in coefs.items()), *known[up], *unknown], p.const
+        )
         for up in (False, True)
     )
     # i <= rest: something passes up to the largest rest, everything up to the smallest. `all_hi` is rounded down to

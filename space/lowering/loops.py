@@ -53,7 +53,7 @@ class RunLoop:
             around.ranks,
             skips=skips,
             split=split,
-            number=lambda x: _scalar(x, builder, around),
+            number=lambda x, greatest: _number(x, greatest, builder, around),
             computed=value_bounds(builder, rank, targets, skips, body, split),
         )
         role = builder.layout.roles[rank]
@@ -64,11 +64,14 @@ class RunLoop:
         _finish(this)
 
 
-def _scalar(x: Access | Gather, builder: PlanBuilder, around: PlanScope) -> Value | None:
-    """An element of a tensor that is one number for the whole loop."""
+def _number(x: Access | Gather, greatest: bool, builder: PlanBuilder, around: PlanScope) -> Value | None:
+    """An element of a tensor that is one number for the whole loop; of a tile of them the least or the greatest."""
     shape = builder.layout.shape(x)
     # A bound is one number, known before the loop begins.
-    return None if shape.axes or not shape.loops <= around.ranks else builder.value(x, around)
+    if not shape.loops <= around.ranks:
+        return None
+    value = builder.value(x, around)
+    return builder.greatest(value) if greatest else builder.least(value)
 
 
 def _arguments(work: Work) -> list[Expr]:

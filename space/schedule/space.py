@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
-from eintune.space.analysis.filters import equalities
+from eintune.space.analysis.filters import equalities, ranks_of_numbers
 from eintune.space.analysis.rank_uses import rank_uses
 from eintune.space.analysis.roots import roots_of
 from eintune.space.cascade.cascade import Cascade
@@ -97,7 +97,9 @@ def space_of(cascade: Cascade, problem: Problem, emitter: str) -> Space:
         target = target.plain
     reads = () if roots.halves else reads_of(roots.expressions, problem.dtypes)
     sizes = {r: problem.sizes[r] for r in ranks}
-    data_dependent = bool(equalities(roots.expressions))
+    # A number for each row of a tile is no loop's bound before it is reduced.
+    by_row = any(uses.kinds[r] == "row" for r in ranks_of_numbers(roots.expressions))
+    data_dependent = by_row or bool(equalities(roots.expressions))
     return Space(uses, sizes, target, reads, is_approximable(roots.expressions, problem.dtypes), data_dependent)
 
 

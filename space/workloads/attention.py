@@ -17,6 +17,8 @@ from eintune.space.ir.gathers import check_indices, has_computed_indices
 from eintune.space.tracing.site import Site
 
 from .modifiers import WIDE, Causal, Modifier, in_order
+from .pages import in_pages
+from .workload import INTEGERS
 
 CausalMode: TypeAlias = Literal["top_left", "lower_right"] | None
 CAUSAL: tuple[CausalMode, ...] = (None, "top_left", "lower_right")
@@ -33,7 +35,9 @@ class Attention:
 
     modifiers: see `modifiers`; those that change values are applied in this order, then those that filter.
     weights: "softmax" over the keys, or "sigmoid" of each score. sinks: a score SINK[h] that every query sees
-    and that has no value. lse: also return L, the logarithm of the softmax's denominator (sinks included).
+    and that has no value. lse: also return L, the logarithm of the softmax's denominator (sinks included). page: keys
+    and values lie in pages of so many keys, KC[x,o,h,e] and VC[x,o,h,f], of which BT[b,j] names those of each
+    sequence in order; None where they are K and V.
     Raises ValueError for a kind of modifier that comes twice, and for sinks or lse without a softmax.
     """
 
@@ -41,6 +45,7 @@ class Attention:
     weights: Weights = "softmax"
     sinks: bool = False
     lse: bool = False
+    page: int | None = None
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
@@ -60,14 +65,16 @@ class Attention:
         """What a title says of it, "" for plain attention."""
         extra = [word for word, there in (("sinks", self.sinks), ("log-sum-exp", self.lse)) if there]
         sigmoid = ["sigmoid"] if self.weights == "sigmoid" else []
-        return ", ".join([*sigmoid, *(m.words for m in self.modifiers), *extra])
+        pages = [] if self.page is None else [f"pages of {self.page}"]
+        return ", ".join([*sigmoid, *(m.words for m in self.modifiers), *extra, *pages])
 
     @property
     def slug(self) -> str:
         """What a folder's name says of it, "" for plain attention."""
         extra = [word for word, there in (("sinks", self.sinks), ("lse", self.lse)) if there]
         sigmoid = ["sigmoid"] if self.weights == "sigmoid" else []
-        return "-".join([*sigmoid, *(m.slug for m in self.modifiers), *extra])
+        pages = [] if self.page is None else [f"page{self.page}"]
+        return "-".join([*sigmoid, *(m.slug for m in self.modifiers), *extra, *pages])
 
     def cascade(self, *, grouped: bool = False) -> Cascade:
         """AV = weights_m(modified(scale * Q K^T)) V, every step of the stable softmax written out.
@@ -79,12 +86,14 @@ class Attention:
         site, let = Site(heads), Writer()
         rows = ("b", *heads, "p")
         scores = (*rows[:-1], "m", "p")
-        qk = let("QK", scores, total("e", given("Q", (*rows, "e")) * given("K", "bhme")))
+        k, v = given("K", "bhme"), given("V", "bhmf")
+        if self.page is not None:
+            k, v = in_pages("KC", "xohe", self.page), in_pages("VC", "xohf", self.page)
+        qk = let("QK", scores, total("e", given("Q", (*rows, "e")) * k))
         score = qk * Param("scale")
         for modifier in self.modifiers:
             score = modifier.apply(score, site)
         s = let("S", scores, score)
-        v = given("V", "bhmf")
         if self.weights == "sigmoid":
             a = let("A", scores, apply("sigmoid", s))
         else:
@@ -164,7 +173,8 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
         cascade, text, addresses = _written(variant, "g" in sizes)
     wide = {"L": "fp64" if dtype == "fp64" else WIDE}
     sink = {"SINK": WIDE} if variant.sinks else {}
-    special = {n: d for m in variant.modifiers for n, d in m.dtypes.items()} | sink | wide
+    table = {"BT": INTEGERS} if variant.page is not None else {}
+    special = {n: d for m in variant.modifiers for n, d in m.dtypes.items()} | sink | wide | table
     if dtype == "fp64":
         special = {n: dtype if d == WIDE else d for n, d in special.items()}
     dtypes = {n: special.get(n, dtype) for n in (*cascade.inputs, *cascade.outputs)}

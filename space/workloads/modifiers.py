@@ -141,10 +141,12 @@ class Slopes(Modifier):
         check_align("alibi", self.align)
 
     def apply(self, score: Expr, site: Site) -> Expr:
+        return score + self.ahead(site) * (self._standard(site) if self.standard else site.tensor("SLOPE", "h"))
+
+    def ahead(self, site: Site) -> Expr:
+        """How far a key is ahead of the one that a query stands at."""
         ahead = Iota("m") - Iota("p")
-        if self.align == "lower_right":
-            ahead = ahead - (Size("m") - Size("p"))
-        return score + ahead * (self._standard(site) if self.standard else site.tensor("SLOPE", "h"))
+        return ahead - (Size("m") - Size("p")) if self.align == "lower_right" else ahead
 
     @staticmethod
     def _standard(site: Site) -> Expr:

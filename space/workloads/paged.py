@@ -9,9 +9,10 @@ from typing import Any
 from eintune.space.cascade.builder import Writer, apply, exp, given, top, total
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem, Values
-from eintune.space.ir.expr import NEG_INF, Access, Expr, Iota, Param, Part, Rank, Tensor, access
+from eintune.space.ir.expr import NEG_INF, Access, Iota, Param, Rank, Tensor, access
 
 from .attention import check_sizes
+from .pages import in_pages
 from .workload import INTEGERS, WORKLOADS, Option, Posed, Workload, counted, size, workload
 
 PAGE = 64
@@ -30,12 +31,6 @@ OPTIONS = (
 )
 
 
-def _paged(cache: str, axes: str, page: int) -> Expr:
-    """`cache[BT[b,m//page],m%page,h,…]`: key m of sequence b lies in the page that the table names."""
-    table = access(Tensor("BT", ("b", "j"), "int"), ("b", Part("//", "m", page)))
-    return access(Tensor(cache, tuple(axes)), (table, Part("%", "m", page), *axes[2:]))
-
-
 def paged_attention(*, page: int = PAGE, grouped: bool = False) -> Cascade:
     """AV = softmax_m(scale * Q K^T) V over the keys m < L[b], keys and values in pages: decoding from a cache.
 
@@ -46,7 +41,7 @@ def paged_attention(*, page: int = PAGE, grouped: bool = False) -> Cascade:
     heads = ("h", "g") if grouped else ("h",)
     rows, let = ("b", *heads, "p"), Writer()
     scores = (*rows[:-1], "m", "p")
-    k, v = _paged("KC", "nshe", page), _paged("VC", "nshf", page)
+    k, v = in_pages("KC", "nshe", page), in_pages("VC", "nshf", page)
     qk = let("QK", scores, total("e", given("Q", (*rows, "e")) * k))
     length = Access(Tensor("L", ("b",), "int"), ("b",))
     s = let("S", scores, apply("select", apply("lt", Iota("m"), length), qk * Param("scale"), NEG_INF))

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eintune.kernels.generate.generate import generate_kernel
+    from eintune.kernels.packed.attention import paged_attention, varlen_attention
     from eintune.kernels.seams.flex_attention import flex_attention
+    from eintune.kernels.seams.pytorch import activate, restore
     from eintune.kernels.serve.attention import attention, scaled_dot_product_attention
     from eintune.kernels.serve.compiled import compile
     from eintune.kernels.serve.errors import UnsupportedArgument
@@ -24,26 +26,34 @@ __all__ = [
     "Cascade",
     "UnsupportedArgument",
     "__version__",
+    "activate",
     "analyse",
     "attention",
     "compile",
     "flex_attention",
     "generate_kernel",
+    "paged_attention",
     "read",
+    "restore",
     "scaled_dot_product_attention",
+    "varlen_attention",
     "warm",
 ]
 
 _HOMES = {
     "Cascade": ".space.cascade.cascade",
     "UnsupportedArgument": ".kernels.serve.errors",
+    "activate": ".kernels.seams.pytorch",
     "analyse": ".space.operators.passes",
     "attention": ".kernels.operators.served",
     "compile": ".kernels.operators.served",
     "flex_attention": ".kernels.seams.flex_attention",
     "generate_kernel": ".kernels.generate.generate",
+    "paged_attention": ".kernels.operators.served",
     "read": ".space.operators.formats",
+    "restore": ".kernels.seams.pytorch",
     "scaled_dot_product_attention": ".kernels.operators.served",
+    "varlen_attention": ".kernels.operators.served",
     "warm": ".kernels.serve.warm",
 }
 

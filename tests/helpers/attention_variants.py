@@ -24,6 +24,7 @@ from eintune.space.workloads.modifiers import (
     Softcap,
     Window,
 )
+from eintune.space.workloads.spans import PlacedSlopes, Spans
 
 COLUMNS = 499
 """Of a table of relative biases: as many as any test's sizes need, and more."""
@@ -49,6 +50,9 @@ ALONE: dict[str, Attention] = {
     "prefix": Attention((Prefix(4),)),
     "documents": Attention((Documents(),)),
     "documents, causal": Attention((Causal(), Documents())),
+    "spans": Attention((Spans(),)),
+    "spans, slopes": Attention((PlacedSlopes(), Spans()), sinks=True, lse=True),
+    "spans of a batch": Attention((PlacedSlopes(standard=True, axes="b"), Spans("b"))),
     "mask": Attention((Mask(),)),
     "mask of keys": Attention((Mask("bm"),)),
     "sinks": Attention(sinks=True),
@@ -104,6 +108,8 @@ def variant_data(variant: Attention, sizes: Mapping[str, int], seed: int = 0) ->
     for name, tensor in cascade.inputs.items():
         shape = [lengths[r] for r in tensor.ranks]
         match tensor.kind:
+            case "int" if name in ("FIRST", "END", "AT"):
+                data[name] = rng.integers(0, sizes["m"] + 1, shape)
             case "int":
                 data[name] = np.sort(rng.integers(0, 3, shape), -1)
             case "bool":
@@ -141,6 +147,11 @@ def plainly(variant: Attention, sizes: Mapping[str, int], data: Mapping[str, Arr
                 s = s * spread("HS", "h")
             case Softcap(cap):
                 s = cap * torch.tanh(s / cap)
+            case PlacedSlopes(standard, _, axes):
+                slopes = torch.tensor(published_slopes(heads), dtype=torch.float64)
+                s = s + (slopes[None, :, None, None] if standard else spread("SLOPE", "h")) * (m - spread("AT", axes))
+            case Spans(axes):
+                seen = seen & (spread("FIRST", axes) <= m) & (m < spread("END", axes))
             case Slopes(standard):
                 slopes = torch.tensor(published_slopes(heads), dtype=torch.float64)
                 s = s + (slopes[None, :, None, None] if standard else spread("SLOPE", "h")) * (m - p - shift)

@@ -196,17 +196,18 @@ def test_many_modifiers(execute, variant: Attention, p: int, m: int, which: int,
     check(execute, variant, p, m, which, number)
 
 
-HIDING_KEYS = "mask of keys"
-DIVIDED = [name for name in ALONE if name != HIDING_KEYS]
+HIDING_KEYS = ("mask of keys", "spans of a batch")
+DIVIDED = [name for name in ALONE if name not in HIDING_KEYS]
 BY_TURNS = [(name, RESCALING[i % 2]) for i, name in enumerate(DIVIDED)]
 """Each modifier with one way of rescaling; with the other in long runs."""
 THE_OTHERS = [pytest.param(name, RESCALING[(i + 1) % 2], marks=pytest.mark.soak) for i, name in enumerate(DIVIDED)]
 
 
-def test_values_that_a_mask_of_keys_hides_are_not_multiplied_as_they_were_loaded() -> None:
+@pytest.mark.parametrize("name", HIDING_KEYS)
+def test_values_that_a_mask_of_keys_hides_are_not_multiplied_as_they_were_loaded(name: str) -> None:
     """They may be anything, also where keys run in parts or are written in tiles: these warps cannot make them 0."""
     for which in range(3):
-        assert next(divided(legal(ALONE[HIDING_KEYS], SIZES, which)[::9]), None) is None
+        assert next(divided(legal(ALONE[name], SIZES, which)[::9]), None) is None
 
 
 @pytest.mark.interpreter

@@ -28,5 +28,5 @@ def test_the_schemas_of_the_page_are_those_of_the_operators() -> None:
 
     import eintune.operators  # noqa: F401
 
-    for operator in (torch.ops.eintune.attention.default, torch.ops.eintune.cascade.default):
-        assert str(operator._schema) in PAGE.read_text()
+    for name in ("attention", "varlen_attention", "paged_attention", "cascade"):
+        assert str(getattr(torch.ops.eintune, name).default._schema) in PAGE.read_text()

@@ -1,0 +1,80 @@
+"""Modifiers of sequences that are packed one after another, or that end anywhere: each query has keys of its own, from
+one to another, which integers beside it name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from eintune.space.cascade.builder import apply
+from eintune.space.ir.expr import NEG_INF, Expr, Iota
+from eintune.space.tracing.site import Site
+
+from .modifiers import Modifier, Slopes, check_axes
+from .workload import INTEGERS
+
+FIRST, END, PLACE = "FIRST", "END", "AT"
+"""What the integers are called: the first key, the one after the last, and the one that a query stands at."""
+
+
+@dataclass(frozen=True)
+class Spans(Modifier):
+    """A query sees key m where FIRST <= m < END, whole numbers over `axes`, "bp" or "b"; none where END <= FIRST.
+
+    Causal filters and windows of sequences that are packed come to this: each ends for a query where it stands.
+    """
+
+    axes: str = "bp"
+    filters: ClassVar[bool] = True
+    turn: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        check_axes("spans", self.axes)
+
+    def apply(self, score: Expr, site: Site) -> Expr:
+        first, end = (site.tensor(name, self.axes, "int") for name in (FIRST, END))
+        seen = apply("and", apply("ge", Iota("m"), first), apply("lt", Iota("m"), end))
+        return apply("select", seen, score, NEG_INF)
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {FIRST: self.axes, END: self.axes}
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        return dict.fromkeys(self.tensors, INTEGERS)
+
+    @property
+    def words(self) -> str:
+        return "spans" if self.axes == "bp" else f"spans over {self.axes}"
+
+
+@dataclass(frozen=True)
+class PlacedSlopes(Slopes):
+    """`Slopes` of queries that stand at key AT, a whole number over `axes`, "bp" or "b"."""
+
+    axes: str = "bp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_axes("alibi", self.axes)
+
+    def ahead(self, site: Site) -> Expr:
+        return Iota("m") - site.tensor(PLACE, self.axes, "int")
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {**super().tensors, PLACE: self.axes}
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        return {**super().dtypes, PLACE: INTEGERS}
+
+    @property
+    def words(self) -> str:
+        return f"{super().words} from places"
+
+    @property
+    def slug(self) -> str:
+        return f"{super().slug}-placed"
