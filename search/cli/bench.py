@@ -195,7 +195,7 @@ def _run(
     cache: Path,
     progress: Progress,
 ) -> Result:
-    from eintune.kernels.store.cache import CacheWriteError
+    from eintune.kernels.store.files import CacheWriteError
     from eintune.kernels.store.platform import platform_of
     from eintune.search.bench.case import Row
     from eintune.search.bench.files import write

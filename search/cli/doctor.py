@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+from eintune.host.directories import NAMED_VARIABLE, named_directories
 from eintune.host.parts import BROUGHT_BY_TORCH, INSTALL, SERVING, TUNE, missing
 from eintune.search.evaluation.exercises import EXERCISES, NEEDS, findings
 from eintune.search.options.command import Command, add_cache, cache_of
+from eintune.search.text.formatting import plural
 
 ENOUGH_BYTES = 200 * 2**20
 HELP = "Tries each thing that Eintune needs: packages compute, compile, solve, draw. Exit code 1 if one does not work."
@@ -101,7 +103,9 @@ def _tools() -> Iterator[Line]:
 
 
 def _folders(cache: Path) -> Iterator[Line]:
-    from eintune.kernels.store.cache import Cache
+    from eintune.kernels.store.cache import RECORDS, SHIPPED
+    from eintune.kernels.store.portfolio import FOLDER
+    from eintune.kernels.store.portfolio import SHIPPED as SHIPPED_PORTFOLIOS
 
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -110,9 +114,25 @@ def _folders(cache: Path) -> Iterator[Line]:
     except OSError as error:
         yield False, "cache", f"{cache}: {error.strerror}; set EINTUNE_CACHE or --cache"
         return
-    yield True, "cache", f"{cache}, {len(Cache(cache).entries())} records"
+    yield True, "cache", f"{cache}, {_held(cache / RECORDS, cache / FOLDER)}"
+    for named in named_directories():
+        if named.is_dir():
+            yield True, "named", f"{named}, {_held(named / RECORDS, named / FOLDER)}, read only"
+        else:
+            yield False, "named", f"{named}: {NAMED_VARIABLE} names it, but it is no directory"
+    yield True, "shipped", _held(SHIPPED, SHIPPED_PORTFOLIOS)
     free = shutil.disk_usage(cache).free
     yield free > ENOUGH_BYTES, "disk", f"{free / 2**30:.1f} GiB free" + ("" if free > ENOUGH_BYTES else ": too little")
+
+
+def _held(records: Path, portfolios: Path) -> str:
+    """How much that can be used is in two folders."""
+    from eintune.kernels.store.cache import read_entry
+    from eintune.kernels.store.files import bounded
+    from eintune.kernels.store.portfolio import read_portfolios
+
+    usable = sum(read_entry(path) is not None for path in bounded(records, "records"))
+    return f"{plural(usable, 'record')}, {plural(len(read_portfolios(portfolios)), 'portfolio')}"
 
 
 DOCTOR = Command("doctor", "what works on this machine", options, action, HELP)

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 from eintune.host.printable import printable
 from eintune.host.quoting import shell
+from eintune.search.caches.command import CACHE
 from eintune.search.options.command import Command, Failure, Parser, Usage, add_version
 from eintune.search.sets.warm_command import WARM
 from eintune.search.text import interrupts, streams
 
 from .bench import BENCH
-from .cache import CACHE
 from .definitions import DEFINITIONS
 from .doctor import DOCTOR
 from .graph import GRAPH, PASSES

@@ -274,15 +274,14 @@ def _compiled(top: Sequence[Candidate], machine: Machine, progress: Progress) ->
 def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path) -> bool:
     from eintune.search.tune.stored import stored
 
-    key, record = stored(posed.problem, device, cache)
-    if record is None:
+    entry = stored(posed.problem, device, cache)
+    if entry is None:
         return False
     from eintune.search.report.tune_text import record_text
 
-    path = cache / "records" / key.file_name
-    print(record_text(posed.title, key, record, path))
+    print(record_text(posed.title, entry.key, entry.record, entry.path))
     if chosen.json:
-        _write_json(chosen.json, {"cached": True, "key": key.to_json(), "record": record.to_json()})
+        _write_json(chosen.json, {"cached": True, "key": entry.key.to_json(), "record": entry.record.to_json()})
     return True
 
 
@@ -306,7 +305,7 @@ def _search_alone(
 def _search(
     chosen: argparse.Namespace, posed: Posed, device: str, deriver: Deriver, cache: Path, progress: Progress
 ) -> int:
-    from eintune.kernels.store.cache import CacheWriteError
+    from eintune.kernels.store.files import CacheWriteError
     from eintune.search.measure.measurer import MeasureError, Measurer
 
     if device == "cpu":

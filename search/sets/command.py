@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eintune.host.files import write_named
-from eintune.kernels.store.cache import Cache, CacheWriteError, Key
+from eintune.kernels.store.cache import Cache, Key
+from eintune.kernels.store.files import CacheWriteError
 from eintune.kernels.store.platform import platform_of
 from eintune.kernels.store.portfolio import load_portfolio, portfolio_key
 from eintune.search.measure.measurer import MeasureError
