@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from eintune.host.files import remove_leftovers, write_named
 from eintune.host.printable import printable
 from eintune.search.options.command import Command, Failure, Usage, add_cache, add_device, cache_of, device_of, path
+from eintune.search.options.documents import add_json, document, write_json
+from eintune.search.options.files import check_writable
 from eintune.search.options.problem import add_problem, problem_of
 from eintune.search.text.formatting import plural
 
@@ -32,7 +34,7 @@ EXAMPLES = """\
 examples:
   eintune cache export mine.zip --machine H200
   eintune cache import mine.zip
-  eintune cache merge one.zip two.zip --out both.zip
+  eintune cache merge one.zip two.zip --file both.zip
   eintune cache verify both.zip
 A directory that $EINTUNE_SHIPPED names (several with the system's separator of paths between them) is read too, after
 your own and before what comes with Eintune, and never written to: an exported file, unpacked, is one.
@@ -64,6 +66,7 @@ def action(chosen: argparse.Namespace) -> int:
 
 def _list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="?", type=path, metavar="FILE", help=f"{SOURCE}; default: your cache")
+    add_json(parser)
 
 
 def _list(chosen: argparse.Namespace) -> int:
@@ -71,14 +74,16 @@ def _list(chosen: argparse.Namespace) -> int:
 
     from .text import list_text, listed_in, listed_of
 
-    directory = cache_of(chosen)
+    check_writable(chosen, "json")
+    place, refused = cache_of(chosen), tuple[str, ...]()
     if chosen.source is None:
-        listed, place = listed_of(Cache(directory)), str(directory)
+        listed = listed_of(Cache(place))
     else:
         found = _contents(chosen.source)
-        _tell(found.refused)
-        listed, place = listed_in(found.held), str(chosen.source)
+        place, listed, refused = chosen.source, listed_in(found.held), found.refused
+    _tell(refused)
     print(list_text(listed) or f"no records in {place}")
+    write_json(chosen, {"place": str(place), "entries": [one.to_json() for one in listed], "refused": refused})
     return 0
 
 
@@ -98,14 +103,9 @@ def _show(chosen: argparse.Namespace) -> int:
             f"NAME must begin the name of a record or a portfolio in {cache.directory} (see `eintune cache list`), "
             f"but got {name!r}"
         )
-    for place, portfolio in portfolios:
-        print(json.dumps({"path": str(place), **json.loads(portfolio.to_text())}, indent=1))
-    for entry in found:
-        print(
-            json.dumps(
-                {"path": str(entry.path), "key": entry.key.to_json(), "record": entry.record.to_json()}, indent=1
-            )
-        )
+    told = [{"path": str(place), **json.loads(portfolio.to_text())} for place, portfolio in portfolios]
+    told += [{"path": str(e.path), "key": e.key.to_json(), "record": e.record.to_json()} for e in found]
+    print(json.dumps(document(chosen, told), indent=1, allow_nan=False))
     return 0
 
 
@@ -135,7 +135,7 @@ def _explain(chosen: argparse.Namespace) -> int:
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=path, metavar="FILE", help="a zip, made or replaced")
+    parser.add_argument("file", type=path, metavar="FILE", help="a zip, made or replaced")
     _add_filters(parser)
 
 
@@ -159,13 +159,14 @@ def _wanted(chosen: argparse.Namespace, held: Sequence[Held]) -> list[Held]:
 
 
 def _export(chosen: argparse.Namespace) -> int:
+    check_writable(chosen, "file")
     directory = cache_of(chosen)
     found = _of_cache(directory)
     _tell(found.refused)
     held = _wanted(chosen, found.held)
     if not held:
         raise Failure(f"nothing to export: {directory} has no records, portfolios or kept derivations")
-    return _write(chosen.out, held)
+    return _write(chosen.file, held)
 
 
 def _write(out: Path, held: Sequence[Held]) -> int:
@@ -202,36 +203,41 @@ def _import(chosen: argparse.Namespace) -> int:
 
 def _merge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", type=path, nargs="+", metavar="FILE", help=SOURCE)
-    parser.add_argument("--out", type=path, required=True, metavar="FILE", help="a zip, made or replaced")
+    parser.add_argument("--file", type=path, required=True, metavar="FILE", help="a zip, made or replaced")
     _add_filters(parser)
 
 
 def _merge(chosen: argparse.Namespace) -> int:
     from eintune.kernels.store.exchange import merged
 
+    check_writable(chosen, "file")
     found = merged([_contents(source) for source in chosen.sources])
     _tell(found.refused)
     held = _wanted(chosen, found.held)
     if not held:
         raise Failure("nothing to merge: no records, portfolios or kept derivations are in what was given")
-    return _write(chosen.out, held) or (1 if found.refused else 0)
+    return _write(chosen.file, held) or (1 if found.refused else 0)
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", type=path, nargs="*", metavar="FILE", help=f"{SOURCE}; default: your cache")
+    add_json(parser)
 
 
 def _verify(chosen: argparse.Namespace) -> int:
     from .verify import faults
 
+    check_writable(chosen, "json")
     directory = cache_of(chosen)
-    wrong = 0
+    wrong, told_of = 0, []
     for source in chosen.sources or [directory]:
         found = _contents(source) if chosen.sources else _of_cache(source)
         told = [*found.refused, *(f"{h.path}: {line}" for h in found.held for line in faults(h))]
         _tell(told)
         wrong += len(told)
         print(f"{source}: {_counted(found.held)}; {plural(len(told), 'fault')}")
+        told_of.append({"place": str(source), "paths": [h.path for h in found.held], "faults": told})
+    write_json(chosen, told_of)
     return 1 if wrong else 0
 
 

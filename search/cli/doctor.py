@@ -15,6 +15,8 @@ from eintune.host.directories import NAMED_VARIABLE, named_directories
 from eintune.host.parts import BROUGHT_BY_TORCH, INSTALL, SERVING, TUNE, missing
 from eintune.search.evaluation.exercises import EXERCISES, NEEDS, findings
 from eintune.search.options.command import Command, add_cache, cache_of
+from eintune.search.options.documents import add_json, write_json
+from eintune.search.options.files import check_writable
 from eintune.search.text.formatting import plural
 
 ENOUGH_BYTES = 200 * 2**20
@@ -27,18 +29,22 @@ Line = tuple[bool | None, str, str]
 def options(parser: argparse.ArgumentParser) -> None:
     """Where the cache is."""
     add_cache(parser)
+    add_json(parser)
 
 
 def action(chosen: argparse.Namespace) -> int:
     """Print every check; 1 if one that is needed fails."""
+    check_writable(chosen, "json")
     cache = cache_of(chosen)
-    good = True
+    good, told = True, []
     checks: list[Callable[[], Iterator[Line]]] = [_versions, _device, _packages, _tools, lambda: _folders(cache)]
     for check in checks:
         for works, name, text in check():
             mark = {True: "ok", False: "FAIL", None: "--"}[works]
             print(f"{mark:<5}{name:<14}{text}", flush=True)
             good &= works is not False
+            told.append({"name": name, "works": works, "text": text})
+    write_json(chosen, {"works": good, "checks": told})
     return 0 if good else 1
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from eintune.search.options.command import Command, Failure, as_usage, path
+from eintune.search.options.files import check_writable
 
 DESCRIPTION = """\
 Reads recorded spaces (`eintune record`), fits the cost model to all but one, predicts the one left out, and does so
@@ -41,6 +42,7 @@ def _judge(chosen: argparse.Namespace) -> int:
     from eintune.search.evaluation.recorded_space import SpaceError
     from eintune.search.report.report import ReportError
 
+    check_writable(chosen, "out")
     try:
         spaces = read_spaces(chosen.places)
     except SpaceError as error:

@@ -17,6 +17,7 @@ from eintune.host.printable import printable
 from eintune.host.quoting import shell
 from eintune.search.caches.command import CACHE
 from eintune.search.options.command import Command, Failure, Parser, Usage, add_version
+from eintune.search.options.documents import words_aside
 from eintune.search.sets.warm_command import WARM
 from eintune.search.text import interrupts, streams
 
@@ -41,7 +42,7 @@ OVERVIEW = """\
 examples:
   eintune tune --seq 2048 --heads 32           find the fastest kernel and keep it
   eintune tune --seq 2048 --heads 32 --plan-only --machine h200
-  eintune bench --num-heads 32 --causal        our kernels beside everybody else's, checked and timed
+  eintune bench --heads 32 --causal            our kernels beside everybody else's, checked and timed
   eintune space attention                      the cascades that general laws derive
   eintune kernel --seq 2048 --heads 32 > k.py  a file that checks itself
   eintune doctor                               what works on this machine
@@ -107,7 +108,8 @@ def _code(parser: Parser, arguments: Sequence[str]) -> int:
         options = parser.parse_args(arguments)
         options.command_line = shell([parser.prog, *arguments])
         command: Command = options.chosen
-        return command.run(options)
+        with words_aside(options):
+            return command.run(options)
     except Usage as error:
         return _complain(parser, str(error), 2)
     except Failure as error:

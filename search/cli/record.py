@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eintune.search.options.command import Command, Failure, add_cache, add_device, cache_of, device_of, path, positive
+from eintune.search.options.files import check_writable
 from eintune.search.options.problem import add_problem, emitter_of, posed_of
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def _record(chosen: argparse.Namespace) -> int:
     from eintune.search.text.progress import Progress
 
     progress = Progress(None if chosen.quiet else sys.stderr)
+    check_writable(chosen, "out", "cache")
     device = device_of(chosen)
     dtype = "bf16" if device == "cuda" else "fp32"
     posed = posed_of(chosen, dtype)

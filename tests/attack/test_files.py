@@ -136,7 +136,7 @@ def test_a_valid_file_is_an_answer(tmp_path: Path) -> None:
 
 VERBS: tuple[tuple[str, ...], ...] = (
     *(("list",), ("show", "thing"), ("explain", "--seq", "64", "--heads", "2"), ("verify",), ("clear",)),
-    *(("export", "a.zip"), ("import", "."), ("merge", ".", "--out", "a.zip")),
+    *(("export", "a.zip"), ("import", "."), ("merge", ".", "--file", "a.zip")),
 )
 
 

@@ -72,7 +72,7 @@ def test_out_and_in_again(cache: Path, tmp_path: Path, capsys: pytest.CaptureFix
     )
     assert said(capsys, "verify", "--cache", other).endswith("0 kept derivations; 0 faults\n")
     assert (
-        said(capsys, "merge", "a.zip", other, "--out", "b.zip") == "b.zip: 1 record, 1 portfolio, 0 kept derivations\n"
+        said(capsys, "merge", "a.zip", other, "--file", "b.zip") == "b.zip: 1 record, 1 portfolio, 0 kept derivations\n"
     )
     assert Path("a.zip").read_bytes() == Path("b.zip").read_bytes()
 

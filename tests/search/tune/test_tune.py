@@ -99,7 +99,7 @@ def test_the_report_holds_the_run(tuned: Path) -> None:
     assert sum(space["left_out"].values()) + space["kept"] == space["candidates"]
     assert found.winner["seconds"] > 0 and found.peers["sdpa"]["status"] == "ok"
     assert {r["status"] for r in found.rows} <= {"ok", "wrong"}
-    data = json.loads((tuned / "first.json").read_text())
+    data = json.loads((tuned / "first.json").read_text())["result"]
     assert data["cached"] is False and data["winner"]["key"] == found.winner["key"]
 
 
@@ -109,7 +109,7 @@ def test_a_second_call_answers_from_the_cache(tuned: Path) -> None:
     seconds = time.monotonic() - begun
     assert done.returncode == 0
     assert "from the cache, nothing was measured" in done.stdout and done.stderr == ""
-    assert json.loads((tuned / "second.json").read_text())["cached"] is True
+    assert json.loads((tuned / "second.json").read_text())["result"]["cached"] is True
     assert seconds < 30, "well under 5 s on an idle machine"
 
 
