@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +16,9 @@ from eintune.search.options.command import (
     Usage,
     add_cache,
     add_device,
+    add_quiet,
     as_usage,
+    begin,
     cache_of,
     device_of,
     path,
@@ -138,7 +139,7 @@ def _add_output(output: argparse._ArgumentGroup) -> None:
         "--results", type=path, default=Path("results"), metavar="DIR", help="where the files go; default: ./results"
     )
     add_json(output)
-    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_quiet(output)
 
 
 def _count(text: str) -> int:
@@ -147,10 +148,9 @@ def _count(text: str) -> int:
 
 def action(chosen: argparse.Namespace) -> int:
     """Check, time, print, write."""
+    progress = begin(chosen)
     from eintune.search.peers.peers import missing_peers
-    from eintune.search.text.progress import Progress
 
-    progress = Progress(None if chosen.quiet else sys.stderr)
     _check_apply(chosen)
     check_writable(chosen, "results", "json", "cache")
     device = device_of(chosen)

@@ -19,7 +19,7 @@ from eintune.search.caches.command import CACHE
 from eintune.search.options.command import Command, Failure, Parser, Usage, add_version
 from eintune.search.options.documents import words_aside
 from eintune.search.sets.warm_command import WARM
-from eintune.search.text import interrupts, streams
+from eintune.search.text import interrupts, progress, streams
 
 from .bench import BENCH
 from .definitions import DEFINITIONS
@@ -60,17 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    given = sys.argv[1:] if arguments is None else arguments
     for command in COMMANDS:
-        command.configure(
-            commands.add_parser(
-                command.name,
-                help=command.help,
-                description=command.description,
-                epilog=command.epilog,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+        made = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.description,
+            epilog=command.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-    return _run(parser, sys.argv[1:] if arguments is None else arguments)
+        if command.name in given:  # the options of all others take a moment to make
+            command.configure(made)
+    return _run(parser, given)
 
 
 def tune_main(arguments: Sequence[str] | None = None) -> int:
@@ -93,6 +94,8 @@ def _run(parser: Parser, arguments: Sequence[str]) -> int:
         code = _code(parser, arguments)
     except SystemExit as error:  # --help and the like
         ended, code = error, 0
+    finally:
+        progress.end_all()
     lost = streams.settle()
     # that whoever read our output has gone (`| head`) is no fault
     if lost is not None and not isinstance(lost, BrokenPipeError) and not code:

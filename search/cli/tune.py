@@ -16,8 +16,10 @@ from eintune.search.options.command import (
     Usage,
     add_cache,
     add_device,
+    add_quiet,
     add_version,
     as_usage,
+    begin,
     cache_of,
     device_of,
     path,
@@ -102,15 +104,13 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--results", type=path, default=Path("results"), metavar="DIR", help="where the report goes; default: ./results"
     )
     add_json(output)
-    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_quiet(output)
     add_version(output)
 
 
 def action(chosen: argparse.Namespace) -> int:
     """Plan, answer from the cache, or search."""
-    from eintune.search.text.progress import Progress
-
-    progress = Progress(None if chosen.quiet else sys.stderr)
+    progress = begin(chosen)
     _check_sampler(chosen)
     check_writable(chosen, "json")
     machine_kind = _named_kind(chosen)

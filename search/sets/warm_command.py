@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from eintune.search.options.command import Command, Failure, Usage, add_cache, add_version, as_usage, cache_of
+from eintune.search.options.command import (
+    Command,
+    Failure,
+    Usage,
+    add_cache,
+    add_quiet,
+    add_version,
+    as_usage,
+    begin,
+    cache_of,
+)
 from eintune.search.options.documents import add_json, write_json
 from eintune.search.options.files import check_writable
 from eintune.search.text.formatting import plural
@@ -30,22 +39,21 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workload", metavar="NAME", help="of this workload only; default: all")
     add_json(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_quiet(parser)
     add_cache(parser)
     add_version(parser)
 
 
 def action(chosen: argparse.Namespace) -> int:
     """Compile, and say what there is."""
+    progress = begin(chosen)
     from eintune.kernels.serve.warm import warm
-    from eintune.search.text.progress import Progress
     from eintune.space.workloads.builtin import WORKLOADS
 
     if chosen.workload is not None and chosen.workload not in WORKLOADS:
         names = ", ".join(WORKLOADS)
         raise Usage(f"--workload must be one of {names}, but got {chosen.workload!r}")
     check_writable(chosen, "json")
-    progress = Progress(None if chosen.quiet else sys.stderr)
     with progress.stage("compile"), as_usage():
         made = warm(chosen.workload, machine=chosen.machine, cache=cache_of(chosen), progress=progress.say)
     where = made.folder or "Triton's own cache"  # which the environment names, or the folder is not this user's alone

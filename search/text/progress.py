@@ -1,38 +1,136 @@
-"""Progress on stderr: one line an event, with the time since the start; and the wall time of each stage."""
+"""Progress on stderr: what is running, how far it is, the best so far, what is left; and the wall time of each stage.
+
+Where nobody reads along (a file, a pipe, a log), it is one line an event, with the time since the start, and one at
+least every second. On a terminal the same lines scroll by above a block that is kept up to date (`live`).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
 
 from eintune.host.printable import printable
 
 from . import streams
+from .formatting import milliseconds
 
-QUIET_SECONDS = 3.0
+if TYPE_CHECKING:
+    from .live import Block
+
+QUIET_SECONDS = 0.7
 """Longer than this without a line, and a reader wonders what goes on."""
+REFRESH_SECONDS = 0.2
+"""How often a block on a terminal is brought up to date."""
+WORDS = {
+    "start": "starting",
+    "machine": "finding out how fast this machine is",
+    "derive": "deriving cascades from the definition",
+    "plan": "planning candidates",
+    "price": "pricing candidates",
+    "prepare": "getting inputs and the reference ready",
+    "compile": "compiling",
+    "check": "comparing with the reference in float64",
+    "time": "timing",
+    "search": "searching",
+    "measure": "measuring",
+    "finals": "timing finalists and peers together",
+    "store": "storing the winner",
+    "bench": "benchmarking",
+    "tune": "a small search",
+    "write": "writing files",
+    "report": "drawing the report",
+}
+"""What is said of a stage that says nothing itself."""
+
+
+@dataclass
+class Standing:
+    """How far the work is. done, of: of what `counted` names. left: seconds, as of `since` (`at_most`: the budget's, as
+    nothing was measured to tell better). best, predicted: seconds of the fastest so far, and the model's of the same.
+    peer: the name and seconds of somebody else's."""
+
+    done: int = 0
+    of: int = 0
+    counted: str = "measured"
+    left: float | None = None
+    at_most: bool = False
+    since: float = field(default_factory=time.monotonic)
+    best: float | None = None
+    predicted: float | None = None
+    peer: tuple[str, float] | None = None
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds that are left now."""
+        return None if self.left is None else max(self.left - (time.monotonic() - self.since), 0.0)
+
+    def parts(self) -> list[str]:
+        """In few words: how many of how many, the best against the model and the peer, the time left."""
+        told = [f"{self.done} of {self.of} {self.counted}"] if self.of else []
+        if self.best is not None:
+            told.append(f"best {milliseconds(self.best)}")
+            told += [f"model {milliseconds(self.predicted)}"] if self.predicted is not None else []
+        if self.peer is not None:
+            name, seconds = self.peer
+            ratio = f" ({seconds / self.best:.2f}x)" if self.best else ""
+            told.append(f"{name} {milliseconds(seconds)}{ratio}")
+        if (left := self.remaining) is not None:
+            told.append(f"{'at most' if self.at_most else 'about'} {left:.0f} s left")
+        return told
+
+
+_running: weakref.WeakSet[Progress] = weakref.WeakSet()
+
+
+def end_all() -> None:
+    """Nothing more is said of whatever is still under way: the command is over."""
+    for progress in list(_running):
+        progress.close()
 
 
 class Progress:
     """Says what happens, when, and keeps how long each stage took.
 
-    stream: where lines go; None says nothing. stages: seconds by stage, in the order they began; every moment
-    belongs to one stage, the innermost.
+    stream: where lines go; None says nothing. first: what is said at once. stages: seconds by stage, in the order they
+    began; every moment belongs to one stage, the innermost. standing: how far it is, set by whoever knows.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, first: str = "") -> None:
         self._stream = stream
         self._start = self._since = time.monotonic()
         self._said = self._start
         self._now = "start"
+        self._doing = ""
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._block: Block | None = None
+        self.standing = Standing()
         self.stages: dict[str, float] = {"start": 0.0}
+        if stream is not None:
+            if first:
+                self.say(first)
+            _running.add(self)
+            threading.Thread(target=self._keep_saying, name="eintune-progress", daemon=True).start()
 
     @property
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self._start
+
+    def close(self) -> None:
+        """Say nothing more of its own accord; a block on a terminal goes."""
+        self._over.set()
+        with self._lock:
+            if self._block is not None:
+                self._block.close()
+                self._block = None
+        _running.discard(self)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -51,15 +149,50 @@ class Progress:
             self.stages[self._now] = self.stages.get(self._now, 0.0) + now - self._since
         if name:
             self.stages.setdefault(name, 0.0)
-        self._now, self._since = name, now
+        self._now, self._since, self._doing = name, now, ""
 
-    def tick(self, text: str) -> None:
-        """One line, unless there was another a moment ago: for what may be quick or slow."""
-        if time.monotonic() - self._said > QUIET_SECONDS:
-            self.say(text)
+    def doing(self, text: str) -> None:
+        """What is running now, until something else is or the stage ends; said as soon as it takes a while."""
+        self._doing = text
+
+    def stands(self, **changes: object) -> None:
+        """Change some of `standing`."""
+        for name, value in changes.items():
+            setattr(self.standing, name, value)
+        if "left" in changes:
+            self.standing.since = time.monotonic()
 
     def say(self, text: str) -> None:
         """One line."""
-        self._said = time.monotonic()
-        if not streams.say(f"{self.elapsed:6.1f} s  {self._now:<8} {printable(text)}", self._stream):
-            self._stream = None  # whoever read it has gone: what is done goes on
+        with self._lock:
+            self._said = time.monotonic()
+            head, text = f"{self.elapsed:6.1f} s  {self._now:<8} ", printable(text)
+            if self._block is not None and self._block.say(head, text):
+                return
+            if not streams.say(head + text, self._stream):
+                self._stream = None  # whoever read it has gone: what is done goes on
+
+    @property
+    def now(self) -> str:
+        """What is running, in words."""
+        return self._doing or WORDS.get(self._now, self._now)
+
+    def _keep_saying(self) -> None:
+        """Until it is over: what is running, where nothing else was said of it."""
+        terminal = self._stream is not None and streams.is_terminal(self._stream)
+        while not self._over.wait(REFRESH_SECONDS if terminal else QUIET_SECONDS / 4):
+            if terminal:
+                self._refresh()
+            elif self._stream is not None and time.monotonic() - self._said > QUIET_SECONDS:
+                self.say("; ".join([self.now, *self.standing.parts()]))
+
+    def _refresh(self) -> None:
+        """Bring the block up to date; without the library that draws it there are lines only."""
+        with self._lock, contextlib.suppress(ImportError, OSError):
+            if self._over.is_set() or self._stream is None:
+                return
+            if self._block is None:
+                from .live import Block
+
+                self._block = Block(self._stream, self._lock)
+            self._block.show(self.elapsed, self.now, self.standing)

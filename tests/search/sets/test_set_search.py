@@ -45,7 +45,7 @@ def test_a_range_becomes_a_portfolio_that_serves(
     ((path, portfolio),) = read_portfolios(cache / "portfolios").items()
     assert [dict(p.sizes)["m"] for p in portfolio.points] == [48, 64, 128, 160]
     written = json.loads(Path("out.json").read_text())["result"]
-    assert "--seq 48,64:160" in written["command"] and written["machine"] and written["versions"]["torch"]
+    assert written["machine"] and written["versions"]["torch"]
     (found,) = written["sets"]
     assert found["portfolio"] == path.name and len(found["kept"]) == len(portfolio.kernels) <= 4
     for p in found["points"]:
