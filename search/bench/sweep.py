@@ -11,7 +11,8 @@ from eintune.costmodel.machines.machine import Machine
 from eintune.search.measure.measurer import MeasureError
 from eintune.search.peers.peers import PEERS, attention_peers
 from eintune.search.text.formatting import milliseconds, plural
-from eintune.search.text.progress import Progress, Standing
+from eintune.search.text.progress import Progress
+from eintune.search.text.standing import Standing
 from eintune.space.cascade.problem import Problem
 from eintune.space.workloads.builtin import attention_problem
 

@@ -17,7 +17,8 @@ from eintune.search.bench.case import WINNER, Case, Found, Options, Row, State, 
 from eintune.search.measure.measurement import Measurement
 from eintune.search.peers.copy_ceiling import copy_peer, least_bytes
 from eintune.search.peers.peers import missing_peers, peers_of
-from eintune.search.text.progress import Progress, Standing
+from eintune.search.text.progress import Progress
+from eintune.search.text.standing import Standing
 
 from .suite import Stated, Suite
 

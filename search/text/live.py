@@ -16,7 +16,7 @@ from rich.text import Text
 from . import streams
 
 if TYPE_CHECKING:
-    from .progress import Standing
+    from .standing import Standing
 
 WIDEST_BAR = 40
 """Columns of a bar."""

@@ -14,7 +14,8 @@ import pytest
 
 from eintune.search.text import progress as module
 from eintune.search.text import streams
-from eintune.search.text.progress import Progress, Standing, end_all
+from eintune.search.text.progress import Progress, end_all
+from eintune.search.text.standing import Standing
 
 
 class Terminal(io.StringIO):
