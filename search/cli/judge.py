@@ -34,13 +34,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _judge(chosen: argparse.Namespace) -> int:
-    import textwrap
-
     from eintune.costmodel.machines.machine import load_machine
     from eintune.search.evaluation.judging import judge, read_spaces
     from eintune.search.evaluation.judging_report import paragraph, text, write_judgement
     from eintune.search.evaluation.recorded_space import SpaceError
     from eintune.search.report.report import ReportError
+    from eintune.search.text.tables import wrapped
 
     check_writable(chosen, "out")
     try:
@@ -54,7 +53,7 @@ def _judge(chosen: argparse.Namespace) -> int:
     except SpaceError as error:
         raise Failure(str(error)) from error
     print(text(judgement))
-    print("\n" + textwrap.fill(paragraph(judgement), 96))
+    print("\n" + "\n".join(wrapped(paragraph(judgement))))
     try:
         written = write_judgement(judgement, spaces, chosen.out or Path(os.path.realpath(chosen.places[0])).parent)
     except ReportError as error:
