@@ -48,7 +48,7 @@ def main() -> None:
     texts = {hashlib.sha256(str(d).encode()).hexdigest(): str(d) for d in DEFINITIONS.values()}
     rows = []
     for path in sorted(SHIPPED.glob("*.json")):
-        entry = read_entry(path, shipped=True)
+        entry = read_entry(path, "shipped")
         assert entry is not None, path
         rows.append(measured(entry, texts.get(entry.key.cascade, entry.record.cascade)))
         print(rows[-1], flush=True)

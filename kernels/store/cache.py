@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from msgspec import Meta
 
@@ -37,13 +36,14 @@ from eintune.host.data import (
     fault,
     from_json,
 )
-from eintune.host.directories import cache_directory
-from eintune.host.files import names_in, read_whole, remove_leftovers, write_whole
+from eintune.host.directories import cache_directory, named_directories
+from eintune.host.files import remove_leftovers
 from eintune.host.forks import cached_property
-from eintune.host.notices import say_once
 from eintune.space.cascade.problem import Problem
 from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.schedule.schedule import Schedule
+
+from .files import BadRecord, bounded, files_in, folder_stamp, read_kept, removed, write_kept
 
 if TYPE_CHECKING:
     from .platform import Platform
@@ -52,23 +52,16 @@ T = TypeVar("T")
 FORMAT = 1
 """The file's layout; a file of another format is a miss."""
 MAX_BYTES = 256 * 1024
-MAX_FILES = 10_000
-MAX_TOTAL = 64 * 2**20
-"""Bytes of records that are read to look for a similar one: what is beyond is left alone, said once."""
 SHIPPED = Path(__file__).parent / "shipped"
 """Read-only records of machines that were measured."""
+RECORDS = "records"
+"""Where in a cache directory the records lie."""
+Whose: TypeAlias = Literal["yours", "named", "shipped"]
+"""Of the user's own cache, of a directory that `$EINTUNE_SHIPPED` names, or of the package."""
 DEFAULT_POLICY = "cold-median-1"
 """The id of the measurement policy whose records a program looks for (search/measure/measurer.py has the policies)."""
 ROWS, STRIDED = "rows", "strided"
 """Layout classes: every input's last axis has stride 1, or not."""
-
-
-class BadRecord(BadData):
-    """Data that is not a usable record; the message says which rule it breaks."""
-
-
-class CacheWriteError(OSError):
-    """A record could not be stored; whatever was stored before is untouched."""
 
 
 @dataclass(frozen=True)
@@ -247,36 +240,49 @@ def _recorded(file: _RecordFile) -> Record:
 
 @dataclass(frozen=True)
 class Entry:
-    """A record with its key and its file. `shipped` entries are read-only. any_size: what was measured was made for any
-    sizes (one point of a portfolio), so there is no digest of a kernel for these."""
+    """A record with its key and its file. `shipped` entries come with the package; `named` ones lie in a directory that
+    `$EINTUNE_SHIPPED` names, and are trusted no more than the user's own. Both are read-only. any_size: what was
+    measured was made for any sizes (one point of a portfolio), so there is no digest of a kernel for these."""
 
     key: Key
     record: Record
     path: Path
     shipped: bool
     any_size: bool = False
+    named: bool = False
+
+    @property
+    def whose(self) -> Whose:
+        return "shipped" if self.shipped else "named" if self.named else "yours"
 
 
 class Cache:
-    """Records in a directory (the user's unless given), over the shipped ones."""
+    """Records in a directory (the user's unless given), over those of read-only ones: `named` directories (those of
+    `$EINTUNE_SHIPPED` unless given), then the shipped records."""
 
-    def __init__(self, directory: Path | None = None, shipped: Path | None = SHIPPED) -> None:
+    def __init__(
+        self,
+        directory: Path | None = None,
+        shipped: Path | None = SHIPPED,
+        named: Sequence[Path] | None = None,
+    ) -> None:
         self.directory = cache_directory() if directory is None else directory
         self.shipped = shipped
+        self.named = named_directories() if named is None else tuple(named)
 
     @property
     def records(self) -> Path:
         """The folder of the user's own records."""
-        return self.directory / "records"
+        return self.directory / RECORDS
 
     def load(self, key: Key) -> Record | None:
         """The record stored for exactly this key, or None. A file that cannot be used is said once."""
         return next((entry.record for entry in self.stored(key)), None)
 
     def stored(self, key: Key) -> Iterator[Entry]:
-        """The entries for exactly this key, the user's before the shipped one."""
-        for folder in self._folders():
-            entry = read_entry(folder / key.file_name, shipped=folder == self.shipped)
+        """The entries for exactly this key: the user's, then named ones, then the shipped one."""
+        for folder, whose in self._folders():
+            entry = read_entry(folder / key.file_name, whose)
             if entry and entry.key == key:
                 yield entry
 
@@ -294,14 +300,14 @@ class Cache:
         return write_kept(self.records / key.file_name, text.encode(), "record")
 
     def entries(self) -> list[Entry]:
-        """All usable entries, the user's first, each key once."""
+        """All usable entries, the user's before named ones before shipped ones, each key once."""
         return self._found(lambda index: index.entries)
 
     def _found(self, of: Callable[[_Index], Sequence[Entry]]) -> list[Entry]:
-        """Entries of all folders' indices, the user's first, each key once."""
+        """Entries of all folders' indices, the user's before named ones before shipped ones, each key once."""
         found: dict[Key, Entry] = {}
-        for folder in self._folders():
-            for entry in of(_index(folder, shipped=folder == self.shipped)):
+        for folder, whose in self._folders():
+            for entry in of(_index(folder, whose)):
                 found.setdefault(entry.key, entry)
         return list(found.values())
 
@@ -324,17 +330,19 @@ class Cache:
 
     def prune(self, platform: Platform) -> list[Path]:
         """Remove the user's files that cannot be read or belong to other versions on the platform's machine."""
-        return [path for path in files_in(self.records, "records") if self._stale(path, platform) and _removed(path)]
+        return [path for path in files_in(self.records, RECORDS) if self._stale(path, platform) and removed(path)]
 
     def clear(self) -> list[Path]:
         """Remove all the user's records, and what killed writers left of others."""
         remove_leftovers(self.records)
-        return [path for path in files_in(self.records, "records") if _removed(path)]
+        return [path for path in files_in(self.records, RECORDS) if removed(path)]
 
-    def _folders(self) -> Iterator[Path]:
-        yield self.records
+    def _folders(self) -> Iterator[tuple[Path, Whose]]:
+        yield self.records, "yours"
+        for directory in self.named:
+            yield directory / RECORDS, "named"
         if self.shipped is not None:
-            yield self.shipped
+            yield self.shipped, "shipped"
 
     @staticmethod
     def _stale(path: Path, platform: Platform) -> bool:
@@ -378,79 +386,35 @@ class _Index:
     of_definition: dict[str, list[Entry]]
 
 
-SETTLED_NS = 2 * 10**9
-"""A folder that was written to more lately may be written to again without another time of its last change."""
-_indices: dict[Path, _Index] = {}
+_indices: dict[tuple[Path, Whose], _Index] = {}
 
 
-def _index(folder: Path, shipped: bool) -> _Index:
+def _index(folder: Path, whose: Whose) -> _Index:
     """The entries of a folder, read once and again when it has changed: a program asks at each size that is new."""
     stamp = folder_stamp(folder)
-    known = _indices.get(folder)
+    known = _indices.get((folder, whose))
     if known is not None and known.stamp is not None and known.stamp == stamp:
         return known
-    entries = list(_read(folder, shipped))
+    entries = list(_read(folder, whose))
     of_definition: dict[str, list[Entry]] = {}
     for e in entries:
         of_definition.setdefault(e.key.cascade, []).append(e)
-    found = _indices[folder] = _Index(stamp, entries, of_definition)
+    found = _indices[folder, whose] = _Index(stamp, entries, of_definition)
     return found
 
 
-def folder_stamp(folder: Path) -> tuple[int, int] | None:
-    """What changes when a folder does; None where it was written to so lately that it may change without."""
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return (status.st_ino, status.st_mtime_ns) if time.time_ns() - status.st_mtime_ns > SETTLED_NS else None
-
-
-def _read(folder: Path, shipped: bool) -> Iterator[Entry]:
-    return (e for path in bounded(folder, "records") if (e := read_entry(path, shipped)))
-
-
-def bounded(folder: Path, what: str) -> Iterator[Path]:
-    """The first of a folder's files, MAX_TOTAL bytes of them."""
-    left = MAX_TOTAL
-    for path in files_in(folder, what):
-        yield path
-        left -= _length(path)
-        if left < 0:
-            say_once(f"of the cache {folder} only the first {MAX_TOTAL >> 20} MiB of {what} are looked at")
-            return
+def _read(folder: Path, whose: Whose) -> Iterator[Entry]:
+    return (e for path in bounded(folder, RECORDS) if (e := read_entry(path, whose)))
 
 
 def _width(dtype: str) -> str:
     return "16" if dtype in SIXTEEN_BIT else dtype
 
 
-def read_entry(path: Path, shipped: bool = False) -> Entry | None:
+def read_entry(path: Path, whose: Whose = "yours") -> Entry | None:
     """The entry in a file, or None: where there is no file, and (said once) where it cannot be used."""
     found = read_kept(path, decode, MAX_BYTES)
-    return None if found is None else Entry(*found, path, shipped)
-
-
-def read_kept(path: Path, decoded: Callable[[bytes], T], most: int) -> T | None:
-    """What a file of a cache holds; None where there is none, and (said once) where it cannot be used. most: bytes."""
-    try:
-        return decoded(read_whole(path, most))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, BadRecord, BadData) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        say_once(f"cache file {path} is not used: {reason}")
-        return None
-
-
-def write_kept(path: Path, raw: bytes, what: str) -> Path:
-    """Write a file of a cache whole or not at all. Raises CacheWriteError, which says that what was there stays."""
-    try:
-        write_whole(path, raw)
-    except OSError as error:
-        told = f"cannot store the {what} in {path}: {error.strerror or error}; what was stored is untouched"
-        raise CacheWriteError(error.errno, told) from error
-    return path
+    return None if found is None else Entry(*found, path, whose == "shipped", named=whose == "named")
 
 
 def decode(raw: bytes) -> tuple[Key, Record]:
@@ -463,32 +427,6 @@ def decode(raw: bytes) -> tuple[Key, Record]:
     except BadData as error:
         raise BadRecord(f"{error}; the file may be truncated or edited") from None
     return key_from(file.key), _recorded(file.record)
-
-
-def _length(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def files_in(folder: Path, what: str) -> list[Path]:
-    """A folder's files, none (said once for a cache that has several folders) where it cannot be read."""
-    try:
-        return [folder / name for name in names_in(folder, ".json", MAX_FILES)]
-    except OSError as error:
-        line = f"the cache {folder} cannot be read, so it has no {what}: {error.strerror or error}"
-        say_once(line, about=("unreadable", folder.parent, error.errno))
-        return []
-
-
-def _removed(path: Path) -> bool:
-    try:
-        path.unlink()
-    except OSError as error:
-        say_once(f"cache file {path} cannot be removed: {error.strerror}")
-        return False
-    return True
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from eintune.host import signing
 from eintune.host.data import BadData, Lines, Strict, from_json
+from eintune.host.directories import named_directories
 from eintune.host.files import read_whole, write_whole
 from eintune.host.notices import one_line, say_once
 from eintune.host.parts import MissingPart, require
@@ -102,6 +103,15 @@ def read_kept(folder: Path, definition: str) -> Kept | None:
     return Kept(tuple(file.forms), file.complete)
 
 
+def own_definition(raw: bytes) -> str:
+    """The definition, as text, whose kept forms these bytes are. Raises BadData for what is no such file and for forms
+    that this user's programs, with the code that derives now, did not sign; OSError without a key."""
+    file = from_json(raw, _File)
+    if file.format != FORMAT or not signing.is_signed(file.message, file.signature):
+        raise BadData("was not signed with this user's key by this version: it is derived again where it is needed")
+    return file.definition
+
+
 def keep(folder: Path, definition: str, kept: Kept) -> None:
     """Keep forms; a directory that cannot be written costs only the time of deriving again."""
     plain = _File(FORMAT, definition, kept.complete, list(kept.forms), "")
@@ -174,9 +184,11 @@ def _known(definition: str, folder: Path) -> Iterator[tuple[str, ...]]:
     """Lists of forms that are there already."""
     if shipped := derived_texts(definition):
         yield shipped
-    kept = read_kept(folder, str(Cascade.parse(definition)))
-    if kept is not None and kept.forms:
-        yield kept.forms
+    text = str(Cascade.parse(definition))
+    for place in (folder, *(named / FOLDER for named in named_directories())):
+        kept = read_kept(place, text)
+        if kept is not None and kept.forms:
+            yield kept.forms
     if definition in _derived:
         yield _derived[definition]
 

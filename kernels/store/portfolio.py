@@ -8,7 +8,7 @@ follow from the definition, and a file that cannot be used is a miss, said once.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -41,13 +41,11 @@ from .cache import (
     Key,
     KeyFile,
     Record,
-    bounded,
-    folder_stamp,
+    Whose,
     key_from,
-    read_kept,
     same_definition,
-    write_kept,
 )
+from .files import bounded, folder_stamp, read_kept, write_kept
 
 FORMAT = 1
 FOLDER = "portfolios"
@@ -84,7 +82,7 @@ class Portfolio:
     kernels: tuple[PortfolioKernel, ...]
     points: tuple[MeasuredPoint, ...]
 
-    def entries(self, path: Path, shipped: bool) -> list[Entry]:
+    def entries(self, path: Path, whose: Whose) -> list[Entry]:
         """Each kernel at each of its points, as the record that it would be."""
         return [
             Entry(
@@ -100,8 +98,9 @@ class Portfolio:
                     created="",
                 ),
                 path,
-                shipped,
+                whose == "shipped",
                 any_size=True,
+                named=whose == "named",
             )
             for point in self.points
             for n, s in point.seconds.items()
@@ -214,10 +213,9 @@ def store_portfolio(cache: Cache, portfolio: Portfolio) -> Path:
 
 
 def portfolio_entries(cache: Cache, key: Key) -> Sequence[Entry]:
-    """What portfolios hold for a definition on a machine, in element widths as those of `key`: the user's before the
-    shipped, each kernel at each point once."""
-    folders = ((cache.directory / FOLDER, False), *(() if cache.shipped is None else ((SHIPPED, True),)))
-    stored = [_index(folder, shipped).get(key.cascade, _NONE) for folder, shipped in folders]
+    """What portfolios hold for a definition on a machine, in element widths as those of `key`: the user's before
+    named ones before the shipped, each kernel at each point once."""
+    stored = [_index(folder, whose).get(key.cascade, _NONE) for folder, whose in _folders(cache)]
     # A program asks at every size that is new, with the same answer until a folder changes.
     asked = (*map(id, stored), tuple(key.widths.items()), key.ranks, key.machine, key.processors)
     known = _of_keys.get(asked)
@@ -240,14 +238,20 @@ ids."""
 
 def every_entry(cache: Cache) -> list[Entry]:
     """What all portfolios hold, the user's first."""
-    return [e for path, portfolio, shipped in every_portfolio(cache) for e in portfolio.entries(path, shipped)]
+    return [e for path, portfolio, whose in every_portfolio(cache) for e in portfolio.entries(path, whose)]
 
 
-def every_portfolio(cache: Cache) -> list[tuple[Path, Portfolio, bool]]:
-    """All usable portfolios with their files, the user's first, and whether they are shipped."""
-    own = [(path, p, False) for path, p in read_portfolios(cache.directory / FOLDER).items()]
-    shipped = {} if cache.shipped is None else read_portfolios(SHIPPED)
-    return [*own, *((path, p, True) for path, p in shipped.items())]
+def every_portfolio(cache: Cache) -> list[tuple[Path, Portfolio, Whose]]:
+    """All usable portfolios with their files, the user's first, and whose they are."""
+    return [(path, p, whose) for folder, whose in _folders(cache) for path, p in read_portfolios(folder).items()]
+
+
+def _folders(cache: Cache) -> Iterator[tuple[Path, Whose]]:
+    yield cache.directory / FOLDER, "yours"
+    for directory in cache.named:
+        yield directory / FOLDER, "named"
+    if cache.shipped is not None:
+        yield SHIPPED, "shipped"
 
 
 def read_portfolios(folder: Path) -> dict[Path, Portfolio]:
@@ -256,24 +260,25 @@ def read_portfolios(folder: Path) -> dict[Path, Portfolio]:
     return {path: found for path, found in every if found is not None}
 
 
-_indices: dict[Path, tuple[tuple[int, int] | None, dict[str, list[Entry]]]] = {}
-"""By folder: what it was like when it was read (None if that is not sure), and its entries by definition."""
+_indices: dict[tuple[Path, Whose], tuple[tuple[int, int] | None, dict[str, list[Entry]]]] = {}
+"""By folder and whose it is: what it was like when it was read (None if that is not sure), and its entries by
+definition."""
 
 
-def _index(folder: Path, shipped: bool) -> dict[str, list[Entry]]:
+def _index(folder: Path, whose: Whose) -> dict[str, list[Entry]]:
     """The entries of a folder, read once and again when it has changed."""
     stamp = folder_stamp(folder)
-    known = _indices.get(folder)
+    known = _indices.get((folder, whose))
     if known is not None and known[0] is not None and known[0] == stamp:
         return known[1]
     found: dict[str, list[Entry]] = {}
     left = MAX_ENTRIES
     for path, portfolio in sorted(read_portfolios(folder).items()):
-        made = portfolio.entries(path, shipped)
+        made = portfolio.entries(path, whose)
         left -= len(made)
         if left < 0:
             say_once(f"of the cache {folder} only the first {MAX_ENTRIES:,} times are looked at")
             break
         found.setdefault(portfolio.key.cascade, []).extend(made)
-    _indices[folder] = stamp, found
+    _indices[folder, whose] = stamp, found
     return found

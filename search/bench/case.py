@@ -20,7 +20,7 @@ from eintune.search.measure.measurement import Measurement
 from eintune.search.measure.measurer import Measurer
 from eintune.search.measure.policy import Policy
 from eintune.search.measure.tasks import Peer, label_of
-from eintune.search.text.progress import Progress
+from eintune.search.text.progress import WORDS, Progress
 from eintune.search.tune.tune import MEASURING, Effort
 from eintune.space.cascade.problem import Problem
 
@@ -137,7 +137,7 @@ def measure_case(case: Case, options: Options, machine: Machine, device: str, ca
     def told(stage: str, done: int, of: int) -> None:
         if stage in MEASURING:
             progress.become(stage)
-            progress.tick(f"{done} of {of} done")
+            progress.doing(f"{WORDS[stage]}: {done} of {of}")
         else:
             progress.say(stage)
 

@@ -12,6 +12,7 @@ from eintune.search.measure.measurer import MeasureError
 from eintune.search.peers.peers import PEERS, attention_peers
 from eintune.search.text.formatting import milliseconds, plural
 from eintune.search.text.progress import Progress
+from eintune.search.text.standing import Standing
 from eintune.space.cascade.problem import Problem
 from eintune.space.workloads.builtin import attention_problem
 
@@ -107,7 +108,8 @@ def bench(
     """
     rows: list[Row] = []
     notes: dict[int, str] = {}
-    for length in setting.lengths:
+    for number, length in enumerate(setting.lengths):
+        progress.standing = Standing(number, len(setting.lengths), "lengths done")
         progress.say(f"length {length}")
         try:
             found = measure_case(_case(setting, options, length), options, machine, setting.device, cache, progress)

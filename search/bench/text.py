@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 
+from eintune.search.text import tables
 from eintune.search.text.formatting import against, milliseconds
 from eintune.search.text.tables import text_table
 
@@ -62,14 +63,7 @@ def _why(row: Row) -> str:
 
 def wrapped(head: str, text: str) -> str:
     """A head and a text that is cut at MESSAGE characters, neat within WIDTH columns."""
-    return textwrap.fill(
-        textwrap.shorten(text, MESSAGE, placeholder=" …"),
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * 4,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return "\n".join(tables.wrapped(textwrap.shorten(text, MESSAGE, placeholder=" …"), head, indent=4, most=WIDTH))
 
 
 # ---- times
@@ -77,7 +71,8 @@ def wrapped(head: str, text: str) -> str:
 
 def times_text(result: Result) -> str:
     """Times and ratios of every state, the peers that are not here, and what it comes to."""
-    parts = [heading("TIMES"), result.setting.title, f"on {result.machine['title']}; {_how(result)}", ""]
+    on = f"on {result.machine['title']}; {_how(result)}"
+    parts = [heading("TIMES"), result.setting.title, *tables.wrapped(on, most=tables.UNBOUNDED), ""]
     for state in result.options.states:
         parts += [_state_text(result, state), ""]
     parts += _absent(result)

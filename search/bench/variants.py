@@ -134,7 +134,7 @@ def served(problem: Problem, device: str, cache: Path) -> Winner:
 def _kept(problem: Problem, device: str, cache: Path) -> Winner | None:
     """What `tune` stored, else what an earlier small search did."""
     for folder, name in ((cache, "stored by tune"), (cache / SMALL, "stored by an earlier small search")):
-        _, record = stored(problem, device, folder)
+        record = None if (entry := stored(problem, device, folder)) is None else entry.record
         chosen = record and _from_record(problem, record)
         if chosen:
             return Winner(chosen, name)

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eintune.host.files import write_named
 from eintune.search.options.bench_options import VARIANTS, machine_of, options_of
 from eintune.search.options.command import (
     Command,
     Failure,
+    Usage,
     add_cache,
     add_device,
+    add_quiet,
     as_usage,
+    begin,
     cache_of,
     device_of,
     path,
     positive,
     seconds,
 )
-from eintune.search.options.problem import emitter_of
-from eintune.space.ir.dtypes import FLOATS
+from eintune.search.options.documents import add_json, write_json
+from eintune.search.options.files import check_writable
+from eintune.search.options.problem import add_dtype, add_some_options, emitter_of, flag_of, given_of
 
 if TYPE_CHECKING:
     from eintune.costmodel.machines.machine import Machine
@@ -43,9 +44,9 @@ and versions it was made with. A library's kernel is never counted as ours.
 """
 EXAMPLES = """\
 examples:
-  eintune bench --num-heads 32 --head-dim 64 --seq-lengths 256,512,1024,2048 --skip-eager --warmup 10 --iters 100
-  eintune bench --num-heads 32 --kv-heads 8 --head-dim 128 --seq-lengths 4096 --batch 4 --causal
-  eintune bench --num-heads 4 --seq-lengths 128,256 --device cpu --peers sdpa --no-tune
+  eintune bench --heads 32 --head-dim 64 --seq 256:2048 --skip-eager --warmup 10 --iters 100
+  eintune bench --heads 32 --kv-heads 8 --head-dim 128 --seq 4096 --batch 4 --causal
+  eintune bench --heads 4 --seq 128,256 --device cpu --peers sdpa --no-tune
   eintune bench --suite attention --limit 500        nine cases in one table; --resume goes on with what is left
   eintune bench --variants                           what libraries do not ship as it stands
   eintune bench --unseen 100 --seed 1                what is served where nothing was tuned
@@ -55,11 +56,15 @@ for 0.5 s; each has tables of its own. Without either, a GPU is timed in both; o
 exit codes: 0, 1 where one of our kernels failed, 2 for wrong usage, 130 for Ctrl-C
 """
 LENGTHS = (256, 512, 1024, 2048)
-
-
-def lengths(text: str) -> tuple[int, ...]:
-    """Positive whole numbers with commas between them, ascending and each once."""
-    return tuple(sorted({positive(part.strip()) for part in text.split(",")}))
+STATED = {
+    "seq": "queries and keys a head, several as 256,512 or 256:2048; default: 256:2048",
+    "heads": "query heads; default: 32",
+    "kv_heads": "default: as many as --heads",
+    "head_dim": "default: 64",
+    "batch": "default: 1",
+    "causal": "key m is seen by query p where m <= p",
+}
+"""The options of the problem, and what is said of them here."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -72,14 +77,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_problem(group: argparse._ArgumentGroup) -> None:
-    default = ",".join(map(str, LENGTHS))
-    group.add_argument("--seq-lengths", type=lengths, default=LENGTHS, metavar="N,N", help=f"default: {default}")
-    group.add_argument("--num-heads", "--heads", type=positive, default=32, metavar="N", help="default: 32")
-    group.add_argument("--kv-heads", type=positive, metavar="N", help="default: as many as --num-heads")
-    group.add_argument("--head-dim", type=positive, default=64, metavar="N", help="default: 64")
-    group.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
-    group.add_argument("--causal", action="store_true", help="key m is seen by query p where m <= p")
-    group.add_argument("--dtype", choices=FLOATS, help="default: bf16 on a GPU, fp32 on a CPU")
+    add_some_options(group, STATED, several=("seq",))
+    add_dtype(group)
 
 
 def _add_variants(group: argparse._ArgumentGroup) -> None:
@@ -108,7 +107,7 @@ def _add_suites(suites: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="N drawn shapes of attention, each by what a program gets that never called `tune`",
     )
-    suites.add_argument("--seed", type=_count, default=0, metavar="N", help="of that draw; default: 0")
+    suites.add_argument("--seed", type=_count, metavar="N", help="of that draw; default: 0")
     suites.add_argument("--kinds", action="store_true", help="each derived kind of kernel too, not the winner only")
     suites.add_argument(
         "--limit", type=seconds, metavar="SECONDS", help="after which no new case starts; default: none"
@@ -139,8 +138,8 @@ def _add_output(output: argparse._ArgumentGroup) -> None:
     output.add_argument(
         "--results", type=path, default=Path("results"), metavar="DIR", help="where the files go; default: ./results"
     )
-    output.add_argument("--json", type=path, metavar="FILE", help="also write the outcome as JSON here")
-    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_json(output)
+    add_quiet(output)
 
 
 def _count(text: str) -> int:
@@ -149,12 +148,13 @@ def _count(text: str) -> int:
 
 def action(chosen: argparse.Namespace) -> int:
     """Check, time, print, write."""
+    progress = begin(chosen)
     from eintune.search.peers.peers import missing_peers
-    from eintune.search.text.progress import Progress
 
-    progress = Progress(None if chosen.quiet else sys.stderr)
+    _check_apply(chosen)
+    check_writable(chosen, "results", "json", "cache")
     device = device_of(chosen)
-    if chosen.suite or chosen.case or chosen.variants or chosen.unseen:
+    if _has_suites(chosen):
         from .suite import run_suites
 
         return run_suites(chosen, device, progress)
@@ -167,17 +167,35 @@ def action(chosen: argparse.Namespace) -> int:
     return 1 if result.wrong else 0
 
 
+def _has_suites(chosen: argparse.Namespace) -> bool:
+    return bool(chosen.suite or chosen.case or chosen.variants or chosen.unseen)
+
+
+def _check_apply(chosen: argparse.Namespace) -> None:
+    """Raises Usage for options that would say nothing here."""
+    of_suites = ("kinds", "limit", "resume")
+    if _has_suites(chosen):
+        if given := [flag_of(n) for n in (*given_of(chosen), *(["dtype"] if chosen.dtype else []))]:
+            raise Usage(f"a suite's cases state their problems themselves, but got {', '.join(given)} too")
+    elif given := [flag_of(n) for n in of_suites if getattr(chosen, n)]:
+        raise Usage(f"{given[0]} is of --suite, --case, --variants and --unseen, but got none of these")
+    if chosen.seed is not None and not chosen.unseen:
+        raise Usage("--seed is of --unseen, but got no --unseen")
+
+
 def _setting(chosen: argparse.Namespace, device: str) -> Setting:
     from eintune.search.bench.sweep import Setting
 
+    given = given_of(chosen)
+    lengths, heads = given.get("seq", LENGTHS), given.get("heads", 32)
     setting = Setting(
-        lengths=chosen.seq_lengths,
-        heads=chosen.num_heads,
-        kv_heads=chosen.kv_heads or chosen.num_heads,
-        head_dim=chosen.head_dim,
-        batch=chosen.batch,
+        lengths=lengths if isinstance(lengths, tuple) else (lengths,),
+        heads=heads,
+        kv_heads=given.get("kv_heads", heads),
+        head_dim=given.get("head_dim", 64),
+        batch=given.get("batch", 1),
         dtype=chosen.dtype or ("bf16" if device == "cuda" else "fp32"),
-        causal=chosen.causal,
+        causal="causal" in given,  # from either corner: there are as many keys as queries
         device=device,
     )
     with as_usage():
@@ -195,7 +213,7 @@ def _run(
     cache: Path,
     progress: Progress,
 ) -> Result:
-    from eintune.kernels.store.cache import CacheWriteError
+    from eintune.kernels.store.files import CacheWriteError
     from eintune.kernels.store.platform import platform_of
     from eintune.search.bench.case import Row
     from eintune.search.bench.files import write
@@ -251,9 +269,7 @@ def _report(chosen: argparse.Namespace, machine: Machine, result: Result) -> Non
     print(times_text(result), flush=True)
     paths = write(result, _folder(chosen, machine))
     print("\n" + "\n".join(f"wrote {path}" for path in paths))
-    if chosen.json:
-        data: Any = to_json(result)
-        write_named(chosen.json, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+    write_json(chosen, to_json(result))
 
 
 HELP = "time our kernels beside everybody else's"

@@ -7,6 +7,7 @@ import sys
 
 from eintune.host.files import write_named
 from eintune.search.options.command import Command, Failure, Usage, path
+from eintune.search.options.files import check_writable
 
 DESCRIPTION = """\
 Derives definitions from papers and practice, checks the best form of each in float64, and runs it by both emitters,
@@ -17,13 +18,13 @@ EXAMPLES = """\
 examples:
   eintune definitions
   eintune definitions --only attention
-  eintune definitions --page docs/definitions.md
+  eintune definitions --markdown docs/definitions.md
 """
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="TEXT", help="definitions whose name holds this text")
-    parser.add_argument("--page", type=path, metavar="FILE", help="write the table here as Markdown")
+    parser.add_argument("--markdown", type=path, metavar="FILE", help="write the table here as Markdown")
 
 
 def _definitions(chosen: argparse.Namespace) -> int:
@@ -33,6 +34,7 @@ def _definitions(chosen: argparse.Namespace) -> int:
         from eintune.search.evaluation.growth import machine
     except ModuleNotFoundError as error:  # `resource`, which counts time of processes
         raise Failure(f"definitions needs a Unix, as Python has no {error.name} here") from error
+    check_writable(chosen, "markdown")
     wanted = [d for d in definitions() if (chosen.only or "") in d.name]
     if not wanted:
         raise Usage(f"--only must be part of a definition's name, but got {chosen.only!r}")
@@ -45,9 +47,9 @@ def _definitions(chosen: argparse.Namespace) -> int:
                 print(f"  {emitter}: {outcome}", file=sys.stderr)
         rows.append(row)
     page = to_markdown(rows, machine())
-    if chosen.page:
-        write_named(chosen.page, page.encode())
-        print(chosen.page)
+    if chosen.markdown:
+        write_named(chosen.markdown, page.encode())
+        print(chosen.markdown)
     else:
         print(page)
     return 0

@@ -8,12 +8,15 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 
+from eintune.host.directories import NAMED_VARIABLE, named_directories
 from eintune.host.parts import BROUGHT_BY_TORCH, INSTALL, SERVING, TUNE, missing
 from eintune.search.evaluation.exercises import EXERCISES, NEEDS, findings
 from eintune.search.options.command import Command, add_cache, cache_of
+from eintune.search.options.documents import add_json, write_json
+from eintune.search.options.files import check_writable
+from eintune.search.text.formatting import plural
 
 ENOUGH_BYTES = 200 * 2**20
 HELP = "Tries each thing that Eintune needs: packages compute, compile, solve, draw. Exit code 1 if one does not work."
@@ -25,18 +28,22 @@ Line = tuple[bool | None, str, str]
 def options(parser: argparse.ArgumentParser) -> None:
     """Where the cache is."""
     add_cache(parser)
+    add_json(parser)
 
 
 def action(chosen: argparse.Namespace) -> int:
     """Print every check; 1 if one that is needed fails."""
+    check_writable(chosen, "json")
     cache = cache_of(chosen)
-    good = True
+    good, told = True, []
     checks: list[Callable[[], Iterator[Line]]] = [_versions, _device, _packages, _tools, lambda: _folders(cache)]
     for check in checks:
         for works, name, text in check():
             mark = {True: "ok", False: "FAIL", None: "--"}[works]
             print(f"{mark:<5}{name:<14}{text}", flush=True)
             good &= works is not False
+            told.append({"name": name, "works": works, "text": text})
+    write_json(chosen, {"works": good, "checks": told})
     return 0 if good else 1
 
 
@@ -67,6 +74,8 @@ def _packages() -> Iterator[Line]:
 
 
 def _version(name: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -101,7 +110,9 @@ def _tools() -> Iterator[Line]:
 
 
 def _folders(cache: Path) -> Iterator[Line]:
-    from eintune.kernels.store.cache import Cache
+    from eintune.kernels.store.cache import RECORDS, SHIPPED
+    from eintune.kernels.store.portfolio import FOLDER
+    from eintune.kernels.store.portfolio import SHIPPED as SHIPPED_PORTFOLIOS
 
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -110,9 +121,25 @@ def _folders(cache: Path) -> Iterator[Line]:
     except OSError as error:
         yield False, "cache", f"{cache}: {error.strerror}; set EINTUNE_CACHE or --cache"
         return
-    yield True, "cache", f"{cache}, {len(Cache(cache).entries())} records"
+    yield True, "cache", f"{cache}, {_held(cache / RECORDS, cache / FOLDER)}"
+    for named in named_directories():
+        if named.is_dir():
+            yield True, "named", f"{named}, {_held(named / RECORDS, named / FOLDER)}, read only"
+        else:
+            yield False, "named", f"{named}: {NAMED_VARIABLE} names it, but it is no directory"
+    yield True, "shipped", _held(SHIPPED, SHIPPED_PORTFOLIOS)
     free = shutil.disk_usage(cache).free
     yield free > ENOUGH_BYTES, "disk", f"{free / 2**30:.1f} GiB free" + ("" if free > ENOUGH_BYTES else ": too little")
+
+
+def _held(records: Path, portfolios: Path) -> str:
+    """How much that can be used is in two folders."""
+    from eintune.kernels.store.cache import read_entry
+    from eintune.kernels.store.files import bounded
+    from eintune.kernels.store.portfolio import read_portfolios
+
+    usable = sum(read_entry(path) is not None for path in bounded(records, "records"))
+    return f"{plural(usable, 'record')}, {plural(len(read_portfolios(portfolios)), 'portfolio')}"
 
 
 DOCTOR = Command("doctor", "what works on this machine", options, action, HELP)

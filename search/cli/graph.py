@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
 from eintune.search.options.command import Command, as_usage, path
+from eintune.search.options.documents import add_json, write_json
+from eintune.search.options.files import check_writable
 from eintune.search.options.graphs import add_graph_options, completed
 from eintune.search.options.problem import add_workload_options
 from eintune.search.options.sizes import add_sizes
@@ -24,7 +25,7 @@ GRAPH_EXAMPLES = """\
 examples:
   eintune graph attention --as operators           a built-in definition
   eintune graph attention_2pass.egg --as edge
-  eintune graph attention.json --ranks Q=e,p --ranks K=e,m --ranks V=f,m --svg attention.svg
+  eintune graph attention.json --ranks Q=e,p --ranks K=e,m --ranks V=f,m --svg pictures/
 """
 FORMS = ("edge", "unicode", "solved", "operators", "egg", "dot")
 
@@ -41,12 +42,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
         help="the notation to print; default: edge, or operators where inputs' ranks are open. solved: edge, an "
         "iteration as a cascade",
     )
-    parser.add_argument("--svg", type=path, metavar="FILE", help="draw it, a frame a pass")
+    parser.add_argument("--svg", type=path, metavar="DIR", help="draw it, a frame a pass")
     add_graph_options(parser)
     add_workload_options(parser, sizes=False)
 
 
 def _graph(chosen: argparse.Namespace) -> int:
+    check_writable(chosen, "svg")
     title, computation, _ = completed(chosen.file, chosen)
     with as_usage():
         if chosen.form or not chosen.svg:
@@ -54,8 +56,8 @@ def _graph(chosen: argparse.Namespace) -> int:
         if chosen.svg:
             from eintune.space.pictures.svg import draw
 
-            path, problem = draw(_dot(computation, title), chosen.svg)
-            print(problem or path, file=sys.stderr)
+            place, problem = draw(_dot(computation, title), chosen.svg / f"{title}.svg")
+            print(problem or place, file=sys.stderr)
     return 0
 
 
@@ -111,7 +113,7 @@ examples:
   eintune passes attention --causal --seq 2048 --heads 32
   eintune passes cascade.edge           EDGE notation
   eintune passes graph.egg              operator notation (M_…, R_…, T_…), or an egglog JSON
-  eintune passes graph.json --json
+  eintune passes graph.json --json -    the same for programs
 """
 
 
@@ -120,7 +122,7 @@ def _passes_options(parser: argparse.ArgumentParser) -> None:
         "graph", metavar="FILE|WORKLOAD", help="a file (.edge, .egg, .json) or a built-in definition's name"
     )
     parser.add_argument("--rank", metavar="R", help="the streamed rank; default: found from the graph")
-    parser.add_argument("--json", action="store_true", help="the stages with their operations, barriers and loads")
+    add_json(parser)
     add_sizes(parser, "sizes of ranks, for numbers beside the formulas")
     add_graph_options(parser)
     add_workload_options(parser, sizes=True)
@@ -131,14 +133,13 @@ def _passes(chosen: argparse.Namespace) -> int:
     from eintune.space.operators.footprint import footprint
     from eintune.space.operators.passes import analyse
 
+    check_writable(chosen, "json")
     _, computation, sizes = completed(chosen.graph, chosen)
     with as_usage():
         report, moved = analyse(computation, chosen.rank), footprint(computation, chosen.rank)
-    if chosen.json:
-        print(json.dumps({**report.to_json(), **footprint_json(moved, sizes)}, indent=1))
-    else:
-        print(report)
-        print("\n" + "\n".join(footprint_lines(moved, sizes)))
+    print(report)
+    print("\n" + "\n".join(footprint_lines(moved, sizes)))
+    write_json(chosen, {**report.to_json(), **footprint_json(moved, sizes)})
     return 0
 
 

@@ -8,6 +8,8 @@ import sys
 
 from eintune.host.files import write_named
 from eintune.search.options.command import Command, Failure, Usage, path, positive
+from eintune.search.options.files import check_writable
+from eintune.search.options.sizes import several_sizes
 
 DESCRIPTION = """\
 Derives every workload, attention with each three of its modifiers, and chains of 6 to 48 operators; prints the size
@@ -17,7 +19,7 @@ EXAMPLES = """\
 examples:
   eintune growth
   eintune growth --csv results/cpu/growth.csv
-  eintune growth --only chain --lengths 6 12 96
+  eintune growth --only chain --lengths 6,12,96
 """
 
 
@@ -26,7 +28,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--combined", type=positive, default=3, metavar="N", help="modifiers at a time; default: %(default)s"
     )
-    parser.add_argument("--lengths", type=positive, nargs="+", metavar="N", help="of the chains; default: 6 12 24 48")
+    parser.add_argument("--lengths", type=several_sizes, metavar="N", help="of the chains; default: 6:48")
     parser.add_argument("--csv", type=path, metavar="FILE", help="also keep all rows here")
 
 
@@ -37,9 +39,9 @@ def _growth(chosen: argparse.Namespace) -> int:
         raise Failure(f"growth needs a Unix, as Python has no {error.name} here") from error
     if chosen.combined > len(MODIFIERS):
         raise Usage(f"--combined must be at most {len(MODIFIERS)}, but got {chosen.combined}")
-    wanted = [
-        t for t in tasks(chosen.combined, chosen.lengths or LENGTHS) if (chosen.only or "") in f"{t.group} {t.name}"
-    ]
+    lengths = (chosen.lengths,) if isinstance(chosen.lengths, int) else chosen.lengths
+    check_writable(chosen, "csv")
+    wanted = [t for t in tasks(chosen.combined, lengths or LENGTHS) if (chosen.only or "") in f"{t.group} {t.name}"]
     if not wanted:
         raise Usage(f"--only must be part of a row's group or name, but got {chosen.only!r}")
     load, rows = os.getloadavg()[0], []

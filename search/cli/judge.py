@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from eintune.search.options.command import Command, Failure, as_usage, path
+from eintune.search.options.files import check_writable
 
 DESCRIPTION = """\
 Reads recorded spaces (`eintune record`), fits the cost model to all but one, predicts the one left out, and does so
@@ -33,14 +34,14 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _judge(chosen: argparse.Namespace) -> int:
-    import textwrap
-
     from eintune.costmodel.machines.machine import load_machine
     from eintune.search.evaluation.judging import judge, read_spaces
     from eintune.search.evaluation.judging_report import paragraph, text, write_judgement
     from eintune.search.evaluation.recorded_space import SpaceError
     from eintune.search.report.report import ReportError
+    from eintune.search.text.tables import wrapped
 
+    check_writable(chosen, "out")
     try:
         spaces = read_spaces(chosen.places)
     except SpaceError as error:
@@ -52,7 +53,7 @@ def _judge(chosen: argparse.Namespace) -> int:
     except SpaceError as error:
         raise Failure(str(error)) from error
     print(text(judgement))
-    print("\n" + textwrap.fill(paragraph(judgement), 96))
+    print("\n" + "\n".join(wrapped(paragraph(judgement))))
     try:
         written = write_judgement(judgement, spaces, chosen.out or Path(os.path.realpath(chosen.places[0])).parent)
     except ReportError as error:

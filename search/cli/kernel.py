@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 PLAN_HELP = "Prints the loop plan of one candidate: every value, loop, segment and running value of its kernel."
 KERNEL_HELP = """\
 Prints the generated kernel of one candidate as a file that stands alone: it needs PyTorch (and Triton), not
-Eintune, and checks itself against float64 when it is run. The model's first candidate; --rank and --form choose
+Eintune, and checks itself against float64 when it is run. The model's first candidate; --candidate and --form choose
 another. With FILE (a graph in any notation, docs/graphs.md) the kernel has that graph's own passes.
 """
 EXAMPLES = """\
 examples:
   eintune {name} --seq 2048 --heads 32
-  eintune {name} --seq 2048 --heads 32 --machine h200 --rank 2
+  eintune {name} --seq 2048 --heads 32 --machine h200 --candidate 2
   eintune {name} --seq 2048 --heads 32 --form 3-pass
   eintune {name} --workload rmsnorm_matmul --rows 4096
   eintune {name} attention_2pass.egg --sizes e=64,p=1024,m=1024,f=64{check}
@@ -54,7 +54,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_cache(parser)
     parser.add_argument("--machine", metavar="NAME", help="price for this machine; default: this one")
-    parser.add_argument("--rank", type=positive, default=None, metavar="N", help="the model's N-th candidate")
+    parser.add_argument("--candidate", type=positive, metavar="N", help="the model's N-th; default: the first")
     parser.add_argument("--form", metavar="TEXT", help="only cascades whose kind contains this text")
 
 
@@ -82,10 +82,10 @@ def chosen_candidate(chosen: argparse.Namespace) -> tuple[str, Problem, Candidat
     if not found.kept:
         reasons = ", ".join(f"{n} {why}" for why, n in found.left_out.items())
         raise Failure(f"no candidate is left on {machine.name}: {reasons}")
-    rank = chosen.rank or 1
-    if rank > len(found.kept):
-        raise Usage(f"--rank must be from 1 to {len(found.kept)} here, but got {rank}")
-    return title, problem, found.kept[rank - 1]
+    place = chosen.candidate or 1
+    if place > len(found.kept):
+        raise Usage(f"--candidate must be from 1 to {len(found.kept)} here, but got {place}")
+    return title, problem, found.kept[place - 1]
 
 
 def _problem(chosen: argparse.Namespace, dtype: str, cache: Path) -> tuple[str, Problem, tuple[Variant, ...]]:

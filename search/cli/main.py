@@ -15,12 +15,13 @@ from collections.abc import Sequence
 
 from eintune.host.printable import printable
 from eintune.host.quoting import shell
+from eintune.search.caches.command import CACHE
 from eintune.search.options.command import Command, Failure, Parser, Usage, add_version
+from eintune.search.options.documents import words_aside
 from eintune.search.sets.warm_command import WARM
-from eintune.search.text import interrupts, streams
+from eintune.search.text import interrupts, progress, streams
 
 from .bench import BENCH
-from .cache import CACHE
 from .definitions import DEFINITIONS
 from .doctor import DOCTOR
 from .graph import GRAPH, PASSES
@@ -41,7 +42,7 @@ OVERVIEW = """\
 examples:
   eintune tune --seq 2048 --heads 32           find the fastest kernel and keep it
   eintune tune --seq 2048 --heads 32 --plan-only --machine h200
-  eintune bench --num-heads 32 --causal        our kernels beside everybody else's, checked and timed
+  eintune bench --heads 32 --causal            our kernels beside everybody else's, checked and timed
   eintune space attention                      the cascades that general laws derive
   eintune kernel --seq 2048 --heads 32 > k.py  a file that checks itself
   eintune doctor                               what works on this machine
@@ -59,17 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    given = sys.argv[1:] if arguments is None else arguments
     for command in COMMANDS:
-        command.configure(
-            commands.add_parser(
-                command.name,
-                help=command.help,
-                description=command.description,
-                epilog=command.epilog,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+        made = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.description,
+            epilog=command.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-    return _run(parser, sys.argv[1:] if arguments is None else arguments)
+        if command.name in given:  # the options of all others take a moment to make
+            command.configure(made)
+    return _run(parser, given)
 
 
 def tune_main(arguments: Sequence[str] | None = None) -> int:
@@ -92,6 +94,8 @@ def _run(parser: Parser, arguments: Sequence[str]) -> int:
         code = _code(parser, arguments)
     except SystemExit as error:  # --help and the like
         ended, code = error, 0
+    finally:
+        progress.end_all()
     lost = streams.settle()
     # that whoever read our output has gone (`| head`) is no fault
     if lost is not None and not isinstance(lost, BrokenPipeError) and not code:
@@ -107,7 +111,8 @@ def _code(parser: Parser, arguments: Sequence[str]) -> int:
         options = parser.parse_args(arguments)
         options.command_line = shell([parser.prog, *arguments])
         command: Command = options.chosen
-        return command.run(options)
+        with words_aside(options):
+            return command.run(options)
     except Usage as error:
         return _complain(parser, str(error), 2)
     except Failure as error:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eintune.search.options.command import Command, Failure, add_cache, add_device, cache_of, device_of, path, positive
+from eintune.search.options.command import (
+    Command,
+    Failure,
+    add_cache,
+    add_device,
+    add_quiet,
+    begin,
+    cache_of,
+    device_of,
+    path,
+    positive,
+)
+from eintune.search.options.files import check_writable
 from eintune.search.options.problem import add_problem, emitter_of, posed_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from eintune.costmodel.machines.machine import Machine
     from eintune.search.evaluation.recorded_space import RecordedSpace
+    from eintune.search.measure.measurement import Measurement
     from eintune.search.text.progress import Progress
     from eintune.search.tune.candidates import Candidate
     from eintune.space.cascade.problem import Problem
@@ -43,15 +57,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--out", type=path, default=Path("."), metavar="DIR", help="where the file goes; default: the current directory"
     )
-    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_quiet(output)
 
 
 def _record(chosen: argparse.Namespace) -> int:
+    progress = begin(chosen)
     from eintune.costmodel.machines.detect import detect_machine
     from eintune.search.evaluation.recorded_space import save
-    from eintune.search.text.progress import Progress
 
-    progress = Progress(None if chosen.quiet else sys.stderr)
+    check_writable(chosen, "out", "cache")
     device = device_of(chosen)
     dtype = "bf16" if device == "cuda" else "fp32"
     posed = posed_of(chosen, dtype)
@@ -77,6 +91,7 @@ def _measured(
     from eintune.search.measure.measurer import Measurer
     from eintune.search.measure.policy import Policy
     from eintune.search.peers.tuning import tuning_peers
+    from eintune.search.text.progress import WORDS
     from eintune.search.tune.provenance import versions
 
     problem = posed.problem
@@ -86,9 +101,18 @@ def _measured(
     # bad candidates are many and slow: few rounds each
     policy = Policy(rounds=(3, 12), minor_rounds=3, effort=0.3)
     with progress.stage("measure"), Measurer(problem, device, policy) as measurer:
+        measured = 0
+
+        def measure(asked: Sequence[Candidate]) -> list[Measurement]:
+            nonlocal measured
+            progress.stands(done=measured, of=len(drawn))
+            measured += len(asked)
+            return measurer.measure([c.kernel for c in asked])
+
+        measurer.progress = lambda stage, done, of: progress.doing(f"{WORDS.get(stage, stage)}: {done} of {of}")
         cascades, entries = entries_of(
             drawn,
-            lambda asked: measurer.measure([c.kernel for c in asked]),
+            measure,
             BATCH,
             between=lambda: clocks.extend(sm_clock(device)),
         )

@@ -23,16 +23,15 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    import textwrap
-
     from eintune.search.report.report import frame_of, write_report
     from eintune.search.report.summary import paragraph
+    from eintune.search.text.tables import wrapped
     from eintune.search.tune.run_files import read_run
 
     run = read_run(chosen.folder)
     page = write_report(run, chosen.folder)
     print(f"{run.title}\non {run.machine['title']}, {run.started}\n")
-    print(textwrap.fill(paragraph(run, frame_of(run)), 96))
+    print("\n".join(wrapped(paragraph(run, frame_of(run)))))
     print(f"\n{page}")
     return 0
 

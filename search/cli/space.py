@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from eintune.search.options.command import Command, Usage, add_cache, as_usage, cache_of, path
+from eintune.search.options.documents import add_json, write_json
+from eintune.search.options.files import check_writable
 from eintune.search.options.graphs import computation_of
 from eintune.search.options.problem import add_workload_options
 from eintune.search.options.sizes import add_sizes
@@ -44,7 +45,7 @@ examples:
 
 def _space_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workload", metavar="WORKLOAD", help="a built-in definition's name, or a file")
-    parser.add_argument("--json", action="store_true", help="an object: `cascades`, each with all that is said of it")
+    add_json(parser)
     parser.add_argument("--svg", type=path, metavar="DIR", help="also draw the cascades and the e-graph")
     parser.add_argument("--laws", action="store_true", help="say which laws each cascade needs (derives once a law)")
     parser.add_argument("--stored", action="store_true", help="take the shipped or kept forms where there are any")
@@ -66,6 +67,7 @@ def _space(chosen: argparse.Namespace) -> int:
 
     if chosen.allow and chosen.laws:
         raise Usage("--laws is said of safe forms: leave --allow or --laws out")
+    check_writable(chosen, "svg", "json")
     cache = cache_of(chosen)
     from eintune.space.operators.formats import as_cascade
 
@@ -81,10 +83,8 @@ def _space(chosen: argparse.Namespace) -> int:
     )
     if chosen.svg:
         _draw(name, definition, chosen.svg)
-    if chosen.json:
-        print(json.dumps(space_json(name, definition, derived, sizes, laws), indent=1, default=str))
-    else:
-        print(space_text(name, definition, derived, sizes, laws))
+    print(space_text(name, definition, derived, sizes, laws))
+    write_json(chosen, space_json(name, definition, derived, sizes, laws))
     return 0
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eintune.host.files import write_named
 from eintune.search.options.bench_options import HANDFUL, VARIANTS, machine_of, options_of
 from eintune.search.options.command import Usage, cache_of
+from eintune.search.options.documents import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def _suites(chosen: argparse.Namespace) -> list[Suite]:
     if chosen.case:
         suites.append(Suite(CASES, "Cases", tuple(chosen.case), ()))
     if chosen.unseen:
-        suites.append(unseen(chosen.unseen, chosen.seed))
+        suites.append(unseen(chosen.unseen, chosen.seed or 0))
     if chosen.json and len(suites) > 1:
         raise Usage(f"--json needs one suite, but got {len(suites)}")
     return suites
@@ -83,7 +83,7 @@ def _run(
     limit: float,
 ) -> SuiteResult:
     from eintune.search.bench.text import HEADING, correctness_text, heading
-    from eintune.search.suites.files import write
+    from eintune.search.suites.files import to_json, write
     from eintune.search.suites.run import run_suite
     from eintune.search.suites.text import suite_text
     from eintune.search.tune.provenance import machine_folder
@@ -95,11 +95,10 @@ def _run(
     def on_case(case: Stated, rows: Sequence[Row]) -> None:
         print(correctness_text(case.title, rows) + "\n", flush=True)
 
-    def keep(result: SuiteResult) -> None:
+    def keep(result: SuiteResult, last: bool = False) -> None:
         with progress.stage("write"):
-            paths = write(result, folder)
-            if chosen.json:
-                write_named(chosen.json, next(p for p in paths if p.suffix == ".json").read_bytes())
+            write(result, folder)
+            write_json(chosen, to_json(result), last=last)
 
     result = run_suite(
         cases, begun, how, machine, device, cache, progress=progress, limit=limit, keep=keep, on_case=on_case
@@ -107,7 +106,7 @@ def _run(
     if not result.cases:
         print(f"{suite.title}: no case was begun within --limit\n", flush=True)
         return result
-    keep(result)
+    keep(result, last=True)
     print(suite_text(result) + "\n")
     print("\n".join(f"wrote {path}" for path in sorted(folder.glob(f"*{suite.name}*"))), flush=True)
     return result

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eintune.search.options.command import Command, Usage, as_usage, path, positive
-from eintune.search.options.files import read_text
+from eintune.search.options.documents import add_json, write_json
+from eintune.search.options.files import check_writable, read_text
 
 if TYPE_CHECKING:
     from eintune.costmodel.counts.tile_cost import TileChoice
@@ -23,7 +23,7 @@ scaled result between them, Q K and (scale S) V, in the given sizes.
 EXAMPLES = """\
 examples:
   eintune tiles                                   Q 128x64, K 64x128 and V 128x64 in fp16, 8 iterations
-  eintune tiles --iterations 16 --dtype fp8 --stored once
+  eintune tiles --iterations 16 --dtype fp8 --result once
   eintune tiles --print > mine.tiles              the program, to change
   eintune tiles mine.tiles --svg pictures/
 """
@@ -40,10 +40,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--iterations", type=positive, metavar="N", dest="times", help="default: 8")
     group.add_argument("--dtype", choices=tuple(ELEMENT_BYTES), help="of the tiles; default: fp16")
     group.add_argument("--accumulator", choices=tuple(ELEMENT_BYTES), help="of products; default: fp32")
-    group.add_argument("--stored", choices=("each", "once"), help="the result in each iteration (default), or once")
+    group.add_argument(
+        "--result", choices=("each", "once"), dest="stored", help="stored in each iteration (default), or once"
+    )
     parser.add_argument("--print", action="store_true", help="only the program")
-    parser.add_argument("--limit", type=positive, default=16, metavar="N", help="cheapest ways to list; default: 16")
-    parser.add_argument("--json", action="store_true", help="the graph, its costs and every cheapest way")
+    parser.add_argument("--top", type=positive, default=16, metavar="N", help="cheapest ways to list; default: 16")
+    add_json(parser)
     parser.add_argument("--svg", type=path, metavar="DIR", help="draw the graph, plain and with costs")
 
 
@@ -54,6 +56,7 @@ def _tiles(chosen: argparse.Namespace) -> int:
     from eintune.space.tile_ir.text import read_tiles
 
     text = _program(chosen)
+    check_writable(chosen, "svg", "json")
     if chosen.print:
         print(text, end="")
         return 0
@@ -61,9 +64,10 @@ def _tiles(chosen: argparse.Namespace) -> int:
         root = read_tiles(text)
     graph, naive = saturate_tiles(root), saturate_tiles(root, laws="")
     (first, *_) = cheapest(naive, node_bytes(naive), 1)
-    choices = [priced(graph, c) for c in cheapest(graph, node_bytes(graph), chosen.limit)]
+    choices = [priced(graph, c) for c in cheapest(graph, node_bytes(graph), chosen.top)]
     before = priced(naive, first).nbytes
-    print(json.dumps(_data(graph, before, choices), indent=1) if chosen.json else _words(graph, before, choices))
+    print(_words(graph, before, choices))
+    write_json(chosen, _data(graph, before, choices))
     if chosen.svg:
         _draw(graph, choices[0], chosen.svg, Path(chosen.file).stem if chosen.file else "tiles")
     return 0
@@ -77,7 +81,8 @@ def _program(chosen: argparse.Namespace) -> str:
     if chosen.file is None:
         return two_products(**given)
     if given:
-        raise Usage(f"--{next(iter(given)).replace('times', 'iterations')} is of the program without FILE")
+        spelt = {"times": "iterations", "stored": "result"}
+        raise Usage(f"--{spelt.get(first := next(iter(given)), first)} is of the program without FILE")
     if not Path(chosen.file).is_file():
         raise Usage(f"FILE must be a tile program, but there is none at {chosen.file!r}")
     return read_text(Path(chosen.file))

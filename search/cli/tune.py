@@ -5,27 +5,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eintune.host.files import write_named
 from eintune.search.options.command import (
     Command,
     Failure,
     Usage,
     add_cache,
     add_device,
+    add_quiet,
     add_version,
     as_usage,
+    begin,
     cache_of,
     device_of,
     path,
     positive,
     seconds,
 )
+from eintune.search.options.documents import add_json, write_json
+from eintune.search.options.files import check_writable
 from eintune.search.options.problem import add_problem, emitter_of, flag_of, given_of, posed_of
 from eintune.search.text import streams
 
@@ -101,17 +103,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--results", type=path, default=Path("results"), metavar="DIR", help="where the report goes; default: ./results"
     )
-    output.add_argument("--json", type=path, metavar="FILE", help="also write the outcome as JSON")
-    output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_json(output)
+    add_quiet(output)
     add_version(output)
 
 
 def action(chosen: argparse.Namespace) -> int:
     """Plan, answer from the cache, or search."""
-    from eintune.search.text.progress import Progress
-
-    progress = Progress(None if chosen.quiet else sys.stderr)
+    progress = begin(chosen)
     _check_sampler(chosen)
+    check_writable(chosen, "json")
     machine_kind = _named_kind(chosen)
     several = _several(chosen)
     if chosen.plan_only:
@@ -158,6 +159,7 @@ def _tune_sets(chosen: argparse.Namespace, machine_kind: str | None, cache: Path
     from eintune.search.sets.command import points_of, tune_sets
 
     points_of(chosen, "fp32")  # wrong usage is said at once
+    check_writable(chosen, "cache")
     device = device_of(chosen)
     _check_kind(chosen, machine_kind, device)
     return tune_sets(chosen, device, _machine(chosen, device, progress), cache, progress, _dtype(_kind(device)))
@@ -235,7 +237,7 @@ def _plan_only(chosen: argparse.Namespace, posed: Posed, device: str, progress: 
     if chosen.json:
         from eintune.search.report.tune_text import plan_json
 
-        _write_json(chosen.json, plan_json(planned, chosen.top, exact))
+        write_json(chosen, plan_json(planned, chosen.top, exact))
     return 0
 
 
@@ -252,8 +254,7 @@ def _plan_cores(chosen: argparse.Namespace, posed: Posed, machine: Machine, prog
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in plans.left_out.items())
         raise Failure(f"no plan fits a core of {machine.name}: {reasons}")
     print(core_text(posed.title, plans, len(derived.variants), chosen.top))
-    if chosen.json:
-        _write_json(chosen.json, core_json(plans, chosen.top))
+    write_json(chosen, core_json(plans, chosen.top))
     return 0
 
 
@@ -274,15 +275,14 @@ def _compiled(top: Sequence[Candidate], machine: Machine, progress: Progress) ->
 def _answered(chosen: argparse.Namespace, posed: Posed, device: str, cache: Path) -> bool:
     from eintune.search.tune.stored import stored
 
-    key, record = stored(posed.problem, device, cache)
-    if record is None:
+    entry = stored(posed.problem, device, cache)
+    if entry is None:
         return False
     from eintune.search.report.tune_text import record_text
 
-    path = cache / "records" / key.file_name
-    print(record_text(posed.title, key, record, path))
-    if chosen.json:
-        _write_json(chosen.json, {"cached": True, "key": key.to_json(), "record": record.to_json()})
+    print(record_text(posed.title, entry.key, entry.record, entry.path))
+    whose = {"whose": entry.whose, "path": str(entry.path)}
+    write_json(chosen, {"cached": True, **whose, "key": entry.key.to_json(), "record": entry.record.to_json()})
     return True
 
 
@@ -306,9 +306,10 @@ def _search_alone(
 def _search(
     chosen: argparse.Namespace, posed: Posed, device: str, deriver: Deriver, cache: Path, progress: Progress
 ) -> int:
-    from eintune.kernels.store.cache import CacheWriteError
+    from eintune.kernels.store.files import CacheWriteError
     from eintune.search.measure.measurer import MeasureError, Measurer
 
+    check_writable(chosen, "results", "cache")
     if device == "cpu":
         with progress.stage("derive"):
             deriver.result()  # this machine may be about to be probed: nothing else runs on it then
@@ -378,8 +379,7 @@ def _told(chosen: argparse.Namespace, posed: Posed, result: TuneResult, progress
                 page = write_report(result.run, folder)
             except ReportError as error:
                 complaint = str(error)
-        if chosen.json:
-            _write_json(chosen.json, {"cached": False, **result.run.to_json()})
+        write_json(chosen, {"cached": False, **result.run.to_json()})
     print(report_text(page))
     if complaint:
         raise Failure(f"{complaint}; the winner is stored")
@@ -390,12 +390,6 @@ def _load_report() -> None:
     """Tables and pictures take long to load: time that there is while this process waits for others."""
     with contextlib.suppress(ImportError):  # said where the report is written
         importlib.import_module("eintune.search.report.report")
-
-
-def _write_json(path: Path, data: Any) -> None:
-    from eintune.search.text.plain_json import finite
-
-    write_named(path, (json.dumps(finite(data), indent=1, allow_nan=False) + "\n").encode())
 
 
 TUNE = Command("tune", "find the fastest kernel and keep it", options, action, DESCRIPTION, EXAMPLES)

@@ -246,7 +246,7 @@ def to_markdown(rows: Sequence[Measured], machine: str) -> str:
     lines = [
         "# Definitions and their passes",
         "",
-        "Made by `eintune definitions --page docs/definitions.md`; `tests/search/evaluation/test_definitions.py`",
+        "Made by `eintune definitions --markdown docs/definitions.md`; `tests/search/evaluation/test_definitions.py`",
         "checks it. Each definition of `search/evaluation/definitions.edge`, as its paper or PyTorch's users write it,",
         "with the passes that its best form should have, and those of the form that was derived.",
         "",

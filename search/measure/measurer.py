@@ -78,6 +78,7 @@ class Measurer:
         self._budget = float("nan")
         self._bound: set[str] = set()
         self._estimated: dict[str, float] = {}
+        self.beside: Mapping[str, Measurement] = {}
 
     def __enter__(self) -> Measurer:
         """Raises MeasureError for a problem that does not fit into memory."""
@@ -114,12 +115,14 @@ class Measurer:
 
     # ---- what callers use
 
-    def measure(self, kernels: Sequence[Kernel]) -> list[Measurement]:
-        """One measurement a kernel, in order; the kernels that are right were timed in turns with each other.
+    def measure(self, kernels: Sequence[Kernel], beside: Sequence[Peer] = ()) -> list[Measurement]:
+        """One measurement a kernel, in order; the kernels that are right were timed in turns with each other. beside:
+        peers that take turns with them, no longer than a kernel does; theirs are in `beside` afterwards.
 
         Raises MeasureError where the inputs or the reference cannot be made at all.
         """
-        results = self._measure(list(kernels), self.policy)
+        results = self._measure([*kernels, *beside], self.policy)
+        self.beside = {p.label: results[p.label] for p in beside}
         return [results[k.digest] for k in kernels]
 
     def compare(

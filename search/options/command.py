@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from eintune.host.parts import MissingPart, missing_part
 from eintune.search.text.faults import JournalError, RunError
+
+if TYPE_CHECKING:
+    from eintune.search.text.progress import Progress
 
 Options: TypeAlias = argparse._ActionsContainer
 """A parser or one of its groups."""
@@ -140,6 +144,19 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a finite number, but got {text!r}")
     return value
+
+
+def add_quiet(parser: Options) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def begin(options: argparse.Namespace) -> Progress:
+    """The command's progress, whose first line is said before anything large is loaded."""
+    from eintune.search.text.progress import Progress
+
+    progress = Progress(None if options.quiet else sys.stderr, f"{options.chosen.name}: loading what it works with")
+    progress.doing("loading what it works with")
+    return progress
 
 
 def add_version(parser: Options) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -63,10 +63,23 @@ def add_problem(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     """All that states a problem at one size; several: a workload's sizes may be lists and ranges (`each_of`)."""
     add_computation(parser, sizes=True, several=several)
     group = parser.add_argument_group("the problem")
-    group.add_argument("--dtype", choices=FLOATS, help="default: bf16 on a GPU, fp32 on a CPU")
+    add_dtype(group)
     group.add_argument(
         "--params", type=_params, default={}, metavar="NAME=X,…", help="scalars of the definition, such as eps=1e-6"
     )
+
+
+def add_dtype(parser: Options) -> None:
+    parser.add_argument("--dtype", choices=FLOATS, help="default: bf16 on a GPU, fp32 on a CPU")
+
+
+def add_some_options(parser: Options, stated: Mapping[str, str], *, several: Collection[str] = ()) -> None:
+    """Some options of the first workload, by name, with a help text each; several: those that may be lists."""
+    from eintune.space.workloads.builtin import WORKLOADS
+
+    for option in WORKLOADS[FIRST].options:
+        if option.name in stated:
+            _add(parser, replace(option, help=stated[option.name]), [FIRST], option.name in several)
 
 
 def add_computation(parser: argparse.ArgumentParser, *, sizes: bool, several: bool = False) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eintune.host.printable import printable
 from eintune.kernels.store.cache import Key, Record
 from eintune.search.measure.measurement import Measurement
 from eintune.search.text.formatting import against, milliseconds, plural
 from eintune.search.text.schedules import schedule_text
-from eintune.search.text.tables import text_table
+from eintune.search.text.tables import UNBOUNDED, text_table, wrapped
 
 if TYPE_CHECKING:
     from eintune.costmodel.counts.estimate import Resources
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from eintune.search.tune.candidates import Candidate
     from eintune.search.tune.tune import Planned, TuneResult
 
-WIDTH = 96
 WRAPPED = {0: 28, 1: 34}
 """Where the columns of cascades and schedules are wrapped."""
 
@@ -125,14 +123,14 @@ def name_times(ratio: float) -> str:
 
 
 def _wrapped(name: str, text: str) -> list[str]:
-    head, text = f"{name:<10}", printable(text)
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=head, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False
-    )
+    return wrapped(text, f"{name:<10}")
 
 
 def _cascade(text: str) -> list[str]:
-    return ["the winning cascade, as derived:", *(f"  {line}" for line in text.strip().splitlines())]
+    lines = ["the winning cascade, as derived:"]
+    for line in text.strip().splitlines():
+        lines += wrapped(line, "  ", indent=4, most=UNBOUNDED)
+    return lines
 
 
 # ---- from the cache
@@ -184,12 +182,13 @@ def plan_text(title: str, planned: Planned, top: int, exact: Sequence[Resources 
     header = ["", "cascade", "schedule", "predicted", "limiter", *gpu]
     lines += [text_table(header, rows, right=(0, 3, 5, 6, 7), widest={1: 22, 2: 30}), ""]
     if exact:
-        lines.append(f"shared memory, registers a thread and spilled bytes as compiled for {machine.architecture}")
-    lines.append(
+        lines += wrapped(f"shared memory, registers a thread and spilled bytes as compiled for {machine.architecture}")
+    lines += wrapped(
         f"{plural(len(planned.derived.variants), 'cascade')} x {plural(space.schedules, 'schedule')}: "
         f"{plural(space.considered, 'candidate')}, {len(space.kept):,} worth measuring; left out:"
     )
-    lines += [f"  {count:>7,}  {reason}" for reason, count in space.left_out.items()]
+    for reason, count in space.left_out.items():
+        lines += wrapped(reason, f"  {count:>7,}  ")
     return "\n".join(lines)
 
 

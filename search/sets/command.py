@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eintune.host.files import write_named
-from eintune.kernels.store.cache import Cache, CacheWriteError, Key
+from eintune.kernels.store.cache import Cache, Key
+from eintune.kernels.store.files import CacheWriteError
 from eintune.kernels.store.platform import platform_of
 from eintune.kernels.store.portfolio import load_portfolio, portfolio_key
 from eintune.search.measure.measurer import MeasureError
 from eintune.search.options.command import Failure
+from eintune.search.options.documents import write_json
 from eintune.search.options.problem import each_of, emitter_of, posed_of
 from eintune.search.peers.tuning import tuning_peers
 from eintune.search.text.formatting import plural
-from eintune.search.text.plain_json import finite
 from eintune.search.text.progress import Progress
 from eintune.search.tune.finals import NothingWorked
 from eintune.search.tune.one_search import only_search
@@ -90,19 +89,17 @@ def tune_sets(
             continue
         print(set_text(title, result), flush=True)
         answers.append(set_json(title, result))
-        _write(chosen, machine, device, answers)  # what was measured is not lost if the next set is interrupted
-    _write(chosen, machine, device, answers)
+        # what was measured is not lost if the next set is interrupted
+        write_json(chosen, _told(machine, device, answers), last=False)
+    write_json(chosen, _told(machine, device, answers))
     if failed:
         raise Failure("; ".join(failed))
     return 0
 
 
-def _write(chosen: argparse.Namespace, machine: Machine, device: str, answers: Sequence[Mapping[str, Any]]) -> None:
+def _told(machine: Machine, device: str, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The sets that are done, for --json."""
-    if chosen.json:
-        ran = {"machine": machine.title, "versions": versions(platform_of(device)), "command": chosen.command_line}
-        text = json.dumps(finite({**ran, "sets": answers}), indent=1, allow_nan=False) + "\n"
-        write_named(chosen.json, text.encode())
+    return {"machine": machine.title, "versions": versions(platform_of(device)), "sets": answers}
 
 
 def _title(points: Sequence[Posed]) -> str:

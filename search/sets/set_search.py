@@ -37,13 +37,13 @@ from eintune.search.study.journal import forget
 from eintune.search.study.samplers import strategy
 from eintune.search.study.study import SearchOutcome, StopRule, Study, Trial
 from eintune.search.text.formatting import milliseconds, plural
-from eintune.search.text.progress import Progress
+from eintune.search.text.progress import WORDS, Progress
 from eintune.search.text.schedules import schedule_text
 from eintune.search.tune.candidates import Candidate, Model, candidates
 from eintune.search.tune.derivations import Derivations
 from eintune.search.tune.finals import NothingWorked
 from eintune.search.tune.one_search import journal_of, only_search
-from eintune.search.tune.tune import Effort, derived_forms, study_name, too_slow
+from eintune.search.tune.tune import Effort, derived_forms, heard, study_name, too_slow
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.lowering.lower import IllegalPlan
@@ -183,6 +183,7 @@ def tune_set(
                     known,
                     share,
                     progress,
+                    counted=f"measured at point {number} of {len(every)}",
                     first=not any(p.outcome for p in every),
                     fresh=fresh,
                     sampler=sampler,
@@ -201,7 +202,7 @@ def tune_set(
 @contextmanager
 def _measurer(problem: Problem, device: str, progress: Progress) -> Iterator[Measurer]:
     with progress.stage("prepare"), Measurer(problem, device) as measurer:
-        measurer.progress = lambda stage, done, of: progress.tick(f"{stage} {done} of {of}")
+        measurer.progress = lambda stage, done, of: progress.doing(f"{WORDS.get(stage, stage)}: {done} of {of}")
         yield measurer
 
 
@@ -226,6 +227,7 @@ def _searched(
     effort: Effort,
     progress: Progress,
     *,
+    counted: str,
     first: bool,
     fresh: bool,
     sampler: str,
@@ -257,7 +259,11 @@ def _searched(
             opening=first,  # after which the model knows every kind
         )
 
+        limits = StopRule(effort.trials, effort.seconds, effort.batch)
+        hear = heard(progress, limits, min(effort.trials, len(space.kept)), study.resumed, counted)
+
         def on_trial(trial: Trial[Candidate], so_far: SearchOutcome[Candidate]) -> None:
+            hear(so_far)
             told = milliseconds(trial.measurement.seconds) if trial.ok else trial.measurement.status
             best = "  <- best" if so_far.best is trial else ""
             progress.say(
@@ -266,9 +272,9 @@ def _searched(
             )
 
         measure = partial(_measure, measurer)
-        limits = StopRule(effort.trials, effort.seconds, effort.batch)
         outcome = study.run(measure, Model(space.kept, machine, tuple(known[-KNOWN:])), limits, on_trial)
         progress.say(f"stopped: {outcome.stopped}")
+        progress.stands(left=None)
     point.outcome = outcome
     point.worth = {c.key: c for c in space.kept}
     known += [(t.point.work, t.measurement.seconds) for t in outcome.trials if t.ok]

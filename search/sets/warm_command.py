@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from pathlib import Path
 
-from eintune.host.files import write_named
-from eintune.search.options.command import Command, Failure, Usage, add_cache, add_version, as_usage, cache_of, path
+from eintune.search.options.command import (
+    Command,
+    Failure,
+    Usage,
+    add_cache,
+    add_quiet,
+    add_version,
+    as_usage,
+    begin,
+    cache_of,
+)
+from eintune.search.options.documents import add_json, write_json
+from eintune.search.options.files import check_writable
 from eintune.search.text.formatting import plural
 
 DESCRIPTION = """\
@@ -30,22 +38,22 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--machine", metavar="NAME", help="compile for this machine (h200, h100, …); default: this one's"
     )
     parser.add_argument("--workload", metavar="NAME", help="of this workload only; default: all")
-    parser.add_argument("--json", type=path, metavar="FILE", help="also write the outcome as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_json(parser)
+    add_quiet(parser)
     add_cache(parser)
     add_version(parser)
 
 
 def action(chosen: argparse.Namespace) -> int:
     """Compile, and say what there is."""
+    progress = begin(chosen)
     from eintune.kernels.serve.warm import warm
-    from eintune.search.text.progress import Progress
     from eintune.space.workloads.builtin import WORKLOADS
 
     if chosen.workload is not None and chosen.workload not in WORKLOADS:
         names = ", ".join(WORKLOADS)
         raise Usage(f"--workload must be one of {names}, but got {chosen.workload!r}")
-    progress = Progress(None if chosen.quiet else sys.stderr)
+    check_writable(chosen, "json")
     with progress.stage("compile"), as_usage():
         made = warm(chosen.workload, machine=chosen.machine, cache=cache_of(chosen), progress=progress.say)
     where = made.folder or "Triton's own cache"  # which the environment names, or the folder is not this user's alone
@@ -53,16 +61,15 @@ def action(chosen: argparse.Namespace) -> int:
     print(
         f"{plural(made.compiled, 'kernel')} compiled for {made.architecture}{loaded} in {where} ({made.seconds:.1f} s)"
     )
-    if chosen.json:
-        data = {
-            "architecture": made.architecture,
-            "compiled": made.compiled,
-            "loaded": made.loaded,
-            "failed": list(made.failed),
-            "folder": None if made.folder is None else str(Path(made.folder)),
-            "seconds": made.seconds,
-        }
-        write_named(chosen.json, (json.dumps(data, indent=1) + "\n").encode())
+    told = {
+        "architecture": made.architecture,
+        "compiled": made.compiled,
+        "loaded": made.loaded,
+        "failed": list(made.failed),
+        "folder": None if made.folder is None else str(made.folder),
+        "seconds": made.seconds,
+    }
+    write_json(chosen, told)
     if made.failed:
         raise Failure(f"{plural(len(made.failed), 'kernel')} did not compile: {made.failed[0]}")
     return 0

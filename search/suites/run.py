@@ -18,6 +18,7 @@ from eintune.search.measure.measurement import Measurement
 from eintune.search.peers.copy_ceiling import copy_peer, least_bytes
 from eintune.search.peers.peers import missing_peers, peers_of
 from eintune.search.text.progress import Progress
+from eintune.search.text.standing import Standing
 
 from .suite import Stated, Suite
 
@@ -95,6 +96,7 @@ def run_suite(
         if time.monotonic() - started > limit:
             progress.say(f"{limit:g} s are over: {len(cases) - number + 1} cases are left (--resume goes on)")
             break
+        progress.standing = Standing(number - 1, len(cases), "cases done")
         progress.say(f"case {number} of {len(cases)}: {case.title}")
         made = _measure(case, result.suite, options, machine, device, cache, progress, on_case)
         result = replace(result, cases=(*result.cases, made), stages=dict(progress.stages))

@@ -11,7 +11,7 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO, cast
 
 from eintune.host.printable import printable
@@ -46,6 +46,28 @@ def ready() -> None:
     sys.stdout, sys.stderr = (cast(TextIO, Shown(stream)) for stream in found)
 
 
+_before_words: Callable[[], None] | None = None
+
+
+def before_words(call: Callable[[], None] | None) -> None:
+    """What is called before anything is printed: what is drawn on the terminal, beside the streams, has to go first."""
+    global _before_words
+    _before_words = call
+
+
+def underlying(stream: TextIO) -> TextIO:
+    """The stream that a `Shown` writes to: for what may move a cursor, and takes no text of others as it is."""
+    return stream.stream if isinstance(stream, Shown) else stream
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether somebody reads along who can see a line change (not a pipe, a file, a dumb terminal)."""
+    try:
+        return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+    except ValueError:  # closed
+        return False
+
+
 class Shown:
     """A stream on which every character that is not printed as itself is spelled out (`printable`), lines aside."""
 
@@ -54,6 +76,8 @@ class Shown:
 
     def write(self, text: str) -> int:
         """As that of any stream: how many characters were taken."""
+        if _before_words is not None:
+            _before_words()
         self.stream.write(printable(text, keep="\n\t"))
         return len(text)
 

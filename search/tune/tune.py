@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +22,7 @@ from eintune.search.study.journal import forget
 from eintune.search.study.samplers import Strategy, strategy
 from eintune.search.study.study import Measure, SearchOutcome, StopRule, Study, Trial
 from eintune.search.text.formatting import milliseconds, plural
-from eintune.search.text.progress import Progress
+from eintune.search.text.progress import WORDS, Progress
 from eintune.search.text.schedules import schedule_text
 from eintune.space.cascade.problem import Problem
 
@@ -152,7 +153,8 @@ def tune(
         problem, machine, emitter, cache=cache, kept=wanted.kept, fresh=fresh, deriver=deriver, progress=progress
     )
     _check_worth_measuring(planned, wanted)
-    measure = partial(steps.measure, measurer)
+    # the last of them compiles nothing: it is what takes no time
+    measure = partial(steps.measure, measurer, peers[-1] if peers else None)
     outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), progress)
     ended = finals(outcome, measurer, peers, progress)
     with progress.stage("store"):
@@ -218,7 +220,11 @@ def _search(
                 f"going on: {plural(study.resumed, 'trial')} measured before, {study.reaped} had been left open"
             )
 
+        limits = StopRule(effort.trials, max(effort.seconds - progress.elapsed, 1.0), effort.batch)
+        hear = heard(progress, limits, min(effort.trials, len(points)), study.resumed)
+
         def on_trial(trial: Trial[Candidate], so_far: SearchOutcome[Candidate]) -> None:
+            hear(so_far)
             best = so_far.best
             at = f"{len(so_far.trials)}/{effort.trials}"
             told = milliseconds(trial.measurement.seconds) if trial.ok else trial.measurement.status
@@ -227,7 +233,6 @@ def _search(
                 f"{schedule_text(trial.point.schedule)}" + ("  <- best" if best is trial else "")
             )
 
-        limits = StopRule(effort.trials, max(effort.seconds - progress.elapsed, 1.0), effort.batch)
         try:
             outcome = study.run(measure, model, limits, on_trial)
         except MeasureError as error:
@@ -235,6 +240,7 @@ def _search(
             if outcome.best is None:
                 raise
         progress.say(f"stopped: {outcome.stopped}")
+        progress.stands(left=None)
     if outcome.best is None:
         statuses = _counts(_statuses(outcome.trials))
         first = next((t.measurement.message for t in outcome.trials if t.measurement.message), "")
@@ -242,6 +248,24 @@ def _search(
             f"none of {plural(len(outcome.trials), 'candidate')} ran and was right: {statuses}; {first}"
         )
     return outcome, model
+
+
+def heard(
+    progress: Progress, limits: StopRule, of: int, before: int, counted: str = "measured"
+) -> Callable[[SearchOutcome[Candidate]], None]:
+    """What hears each trial of a study, so that `progress` stands where the study does: how many of how many, the best
+    and what the model says of it, the time left. before: trials of an earlier run."""
+    begun = time.monotonic()
+    progress.stands(done=before, of=of, counted=counted, best=None, predicted=None, left=limits.seconds, at_most=True)
+
+    def hear(so_far: SearchOutcome[Candidate]) -> None:
+        done, gone = len(so_far.trials), time.monotonic() - begun
+        left = min(limits.seconds - gone, (of - done) * gone / max(done - before, 1))
+        progress.stands(done=done, left=max(left, 0.0), at_most=False)
+        if so_far.best is not None:
+            progress.stands(best=so_far.best.measurement.seconds, predicted=so_far.best.predicted)
+
+    return hear
 
 
 # ---- what is kept
@@ -342,10 +366,16 @@ class _Steps:
     def on_progress(self, stage: str, done: int, of: int) -> None:
         if stage in MEASURING:
             self._progress.become(stage)
-            self._progress.tick(f"{done} of {of}" if done else f"{plural(of, 'candidate')}")
+            self._progress.doing(f"{WORDS[stage]}: {done} of {of}" if done else f"{WORDS[stage]} {of}")
         else:
             self._progress.say(stage)
 
-    def measure(self, measurer: Measurer, points: Sequence[Candidate]) -> list[Measurement]:
+    def measure(self, measurer: Measurer, peer: Peer | None, points: Sequence[Candidate]) -> list[Measurement]:
+        """Measure some points; a peer beside the first of them, so that there is something to compare with."""
+        beside = (peer,) if peer is not None and self._progress.standing.peer is None else ()
         with self._progress.stage("check"):
-            return measurer.measure([p.kernel for p in points])
+            found = measurer.measure([p.kernel for p in points], beside)
+        for label, m in measurer.beside.items():
+            if m.status == "ok":
+                self._progress.stands(peer=(label, m.seconds))
+        return found

@@ -23,6 +23,7 @@ from eintune.host.files import read_whole
 from eintune.kernels.launch.load import load as load_kernel
 from eintune.kernels.serve.choices import choices, make_kernel
 from eintune.kernels.store.cache import Cache, Key, Record
+from eintune.kernels.store.exchange import BadArchive, contents, packed, take_in
 from eintune.kernels.store.kept_forms import FOLDER, Kept, forms_of, keep, kept_path, read_kept
 from eintune.kernels.store.platform import platform_of
 from eintune.kernels.store.portfolio import (
@@ -169,6 +170,34 @@ def portfolio_cascade(folder: Path) -> Target:
         return json.dumps({**base.data, "kernels": kernels, "points": points}).encode()
 
     return Target(base.path, base.data, base.use, craft=craft)
+
+
+def exported(folder: Path) -> Target:
+    """An exported cache: each thing that comes in is what went out, or a line."""
+    record(folder)
+    portfolio(folder)
+    own = folder / "own"
+    before = contents(own).held
+    path = folder / "mine.zip"
+    path.write_bytes(packed(before))
+    went_out = {h.path: h.raw for h in before}
+
+    def use() -> None:
+        into = Cache(folder / "other", None)
+        into.clear()
+        found = contents(path)
+        assert all("\n" not in line for line in found.refused)
+        taken = take_in(into, found.held)
+        assert len(taken.written) + len(taken.kept) == len(found.held) and not taken.refused
+        assert all(went_out[h.path] == h.raw for h in found.held)
+
+    def craft(draw: random.Random) -> bytes:
+        raw = bytearray(packed(before))
+        for _ in range(draw.choice((1, 4, 40))):
+            raw[draw.randrange(len(raw))] = draw.randrange(256)
+        return bytes(raw[: draw.choice((len(raw), draw.randrange(len(raw))))])
+
+    return Target(path, None, use, (BadArchive, OSError), craft=craft)
 
 
 def derived(folder: Path) -> Target:
@@ -360,6 +389,7 @@ TARGETS: dict[str, tuple[Callable[[Path], Target], int]] = {
     "probed machine": (machine, 300),
     "machine's description": (description, 150),
     "derived forms": (derived, 300),
+    "exported cache": (exported, 400),
     "suite": (suite, 100),
     "suite's result": (suite_result, 150),
     "graph": (graph, 200),

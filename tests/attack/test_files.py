@@ -134,16 +134,24 @@ def test_a_valid_file_is_an_answer(tmp_path: Path) -> None:
             make(folder).use()
 
 
-@pytest.mark.parametrize("verb", [("list",), ("show", "thing"), ("explain", "--seq", "64", "--heads", "2"), ("clear",)])
+VERBS: tuple[tuple[str, ...], ...] = (
+    *(("list",), ("show", "thing"), ("explain", "--seq", "64", "--heads", "2"), ("verify",), ("clear",)),
+    *(("export", "a.zip"), ("import", "."), ("merge", ".", "--file", "a.zip")),
+)
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_cache_full_of_hostile_things_is_looked_at(
-    verb: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    verb: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     for folder in ("records", "portfolios", "derived", "journals", "machines"):
         (tmp_path / folder).mkdir()
         for i, make in enumerate(THINGS):
             make(tmp_path / folder / f"thing-{i}.json")
         (tmp_path / folder / "\x1b[31mred\udcff.json").write_text('{"format": 1, "key": "\\ud800"}')
-    code = main(["cache", *verb, "--cache", str(tmp_path), *(["--device", "cpu"] if "explain" in verb else [])])
+    there = [] if "merge" in verb else ["--cache", str(tmp_path)]
+    code = main(["cache", *verb, *there, *(["--device", "cpu"] if "explain" in verb else [])])
     out, err = capsys.readouterr()
     assert code in (0, 1, 2) and "Traceback" not in err and "\x1b" not in out + err
     if verb == ("clear",):  # a folder is nobody's record

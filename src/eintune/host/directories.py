@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 ENVIRONMENT_VARIABLE = "EINTUNE_CACHE"
+NAMED_VARIABLE = "EINTUNE_SHIPPED"
 
 
 def cache_directory() -> Path:
@@ -21,3 +22,10 @@ def cache_directory() -> Path:
     found = user_cache_path("eintune", appauthor=False)
     # by their specification, XDG's variables are ignored where they are not absolute
     return found if found.is_absolute() else Path(os.path.expanduser("~/.cache/eintune"))
+
+
+def named_directories() -> tuple[Path, ...]:
+    """The cache directories that `$EINTUNE_SHIPPED` names, several with `os.pathsep` between them, the first one first:
+    what comes with a model, say. They are read and never written to; nor need they be there."""
+    parts = os.environ.get(NAMED_VARIABLE, "").split(os.pathsep)
+    return tuple(dict.fromkeys(Path(os.path.expanduser(part)) for part in parts if part))

@@ -217,7 +217,7 @@ def test_at_a_point_the_best_of_a_portfolio_is_what_was_measured(best_of: dict[s
     keys = [Key.of(grouped(**s), H200) for s in (DECODE, NEAR_BY_SIZES)]
     times = {keys[0]: {0: 1e-4, 1: 2e-4}, keys[1]: {0: 3e-4, 1: 1e-4}}
     points = tuple(MeasuredPoint(k.sizes, seconds) for k, seconds in times.items())
-    entries = Portfolio(portfolio_key(keys[0]), kernels, points).entries(tmp_path / "x.json", shipped=True)
+    entries = Portfolio(portfolio_key(keys[0]), kernels, points).entries(tmp_path / "x.json", "shipped")
     chosen = [near(grouped(**s), entries, tmp_path)[0] for s in (DECODE, NEAR_BY_SIZES)]
     assert [c.schedule for c in chosen] == [k.schedule for k in kernels]
     assert [c.seconds for c in chosen] == pytest.approx([1e-4, 1e-4], rel=0.02)

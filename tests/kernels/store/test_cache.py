@@ -21,14 +21,13 @@ from eintune.host.directories import cache_directory
 from eintune.kernels.store.cache import (
     FORMAT,
     MAX_BYTES,
-    BadRecord,
     Cache,
-    CacheWriteError,
     Key,
     Record,
     decode,
     distance,
 )
+from eintune.kernels.store.files import BadRecord, CacheWriteError
 from eintune.kernels.store.platform import Platform, platform_of
 from eintune.space.cascade.problem import Problem
 from eintune.space.plan.roles import Role

@@ -235,9 +235,9 @@ def test_a_search_does_not_take_a_wrong_record_for_an_answer(tmp_path: Path) -> 
     problem = shipped_problem()
     form = next(t for t in forms_of(problem.cascade, tmp_path) if DIVISION in t)
     stored(problem, form, Cache(tmp_path))
-    assert found(problem, "cpu", tmp_path)[1] is not None
+    assert found(problem, "cpu", tmp_path) is not None
     stored(problem, form.replace(DIVISION, WRONG["a constant in a filter"]), Cache(tmp_path))
-    assert found(problem, "cpu", tmp_path)[1] is None
+    assert found(problem, "cpu", tmp_path) is None
 
 
 def test_a_schedule_that_no_space_holds_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

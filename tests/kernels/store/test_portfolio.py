@@ -13,9 +13,10 @@ from eintune.host.data import BadData
 from eintune.kernels.emit.kernel import ON_GPU
 from eintune.kernels.launch.offline import compile_offline
 from eintune.kernels.serve.any_size import kernel_at
-from eintune.kernels.store import cache as cache_module
+from eintune.kernels.store import files as files_module
 from eintune.kernels.store import portfolio as module
-from eintune.kernels.store.cache import Cache, CacheWriteError, Key
+from eintune.kernels.store.cache import Cache, Key
+from eintune.kernels.store.files import CacheWriteError
 from eintune.kernels.store.platform import Platform
 from eintune.kernels.store.portfolio import (
     FOLDER,
@@ -156,9 +157,9 @@ def test_a_folder_full_of_portfolios_is_looked_at_up_to_a_limit(
     for n in range(4):
         path.with_name(f"attention-{n}.json").write_bytes(path.read_bytes().replace(b"0.0001", b"0.0003"))
     monkeypatch.setattr(module, "MAX_ENTRIES", 7)
-    assert sum(map(len, module._index(path.parent, False).values())) == 6
+    assert sum(map(len, module._index(path.parent, "yours").values())) == 6
     assert "only the first 7 times" in caplog.text
-    monkeypatch.setattr(cache_module, "MAX_TOTAL", 2 * path.stat().st_size - 1)
+    monkeypatch.setattr(files_module, "MAX_TOTAL", 2 * path.stat().st_size - 1)
     assert len(read_portfolios(path.parent)) == 2 and "of portfolios are looked at" in caplog.text
 
 

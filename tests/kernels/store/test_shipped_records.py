@@ -13,7 +13,7 @@ from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
 from eintune.space.lowering.lower import build_program
 
-ENTRIES = {p.stem: entry for p in sorted(SHIPPED.glob("*.json")) if (entry := read_entry(p, shipped=True))}
+ENTRIES = {p.stem: entry for p in sorted(SHIPPED.glob("*.json")) if (entry := read_entry(p, "shipped"))}
 CURRENT = {name: entry for name, entry in ENTRIES.items() if entry.key.emitter == str(EMITTER_VERSION)}
 
 

@@ -28,7 +28,7 @@ from eintune.search.peers.peers import PEERS
 from eintune.search.tune.provenance import describe
 from eintune.space.workloads.builtin import attention_problem
 
-SIZE = ("--num-heads", "2", "--head-dim", "16", "--device", "cpu", "--machine", "cpu")
+SIZE = ("--heads", "2", "--head-dim", "16", "--device", "cpu", "--machine", "cpu")
 Complaint = Callable[..., str]
 
 
@@ -47,7 +47,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_whole_command_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--seq-lengths", "24,16", "--warmup", "1", "--iters", "3", "--peers", "sdpa,sdpa-cudnn,eager")
+    options = ("--seq", "24,16", "--warmup", "1", "--iters", "3", "--peers", "sdpa,sdpa-cudnn,eager")
     extra = ("--skip-eager", "--causal", "--trials", "2", "--json", str(tmp_path / "out.json"), "--quiet")
     assert main(["bench", *SIZE, *options, *extra]) == 0
     out, err = capsys.readouterr()
@@ -60,7 +60,7 @@ def test_the_whole_command_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixtur
     for kind in (WINNER, "eintune 1-pass", "eintune 2-pass", "eintune 3-pass"):
         assert kind in out[:timed] and kind in out[timed:]
 
-    data = json.loads((tmp_path / "out.json").read_text())
+    data = json.loads((tmp_path / "out.json").read_text())["result"]
     rows = data["rows"]
     assert {r["seq"] for r in rows} == {16, 24} and {r["state"] for r in rows} == {"interleaved"}
     assert {r["by"] for r in rows if r["variant"] == "sdpa"} == {"peer"}
@@ -83,7 +83,7 @@ def test_the_whole_command_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_stored_winner_serves_and_none_is_searched_with_no_tune(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--seq-lengths", "16", "--iters", "2", "--warmup", "0", "--peers", "none", "--no-tune", "--quiet")
+    options = ("--seq", "16", "--iters", "2", "--warmup", "0", "--peers", "none", "--no-tune", "--quiet")
     assert main(["bench", *SIZE, *options]) == 0
     out = capsys.readouterr().out
     assert "none is stored, and --no-tune was given" in out and WINNER not in out
@@ -95,7 +95,7 @@ def test_a_stored_winner_serves_and_none_is_searched_with_no_tune(
     out = capsys.readouterr().out
     assert "stored by tune" in " ".join(out.split()) and WINNER in out  # a long description is wrapped
     assert out.index("milliseconds, cool (idle for 0.25 s") < out.index("milliseconds, hot (the same kernel for 0.5 s")
-    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "out.json").read_text())["result"]["rows"]
     for name in {r["variant"] for r in rows}:
         timed = {r["state"]: (r["ms"], r["samples"]) for r in rows if r["variant"] == name}
         assert set(timed) == {"cool", "hot"} and len(set(timed.values())) == 2
@@ -134,13 +134,16 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Complaint:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--seq-lengths", ""), "whole number from 1 to 2147483648, but got ''"),
-        (("--seq-lengths", "16,,32"), "but got ''"),
-        (("--seq-lengths", "16,-1"), "but got '-1'"),
-        (("--seq-lengths", "2000000000", "--num-heads", "2000000000"), "at most 2**36 elements"),
-        (("--num-heads", "0"), "but got '0'"),
-        (("--num-heads", "6", "--kv-heads", "4"), "(heads=6, kv_heads=4)"),
+        (("--seq", ""), "whole number from 1 to 2147483648, but got ''"),
+        (("--seq", "16,,32"), "but got ''"),
+        (("--seq", "16,-1"), "but got '-1'"),
+        (("--seq", "2000000000", "--heads", "2000000000"), "at most 2**36 elements"),
+        (("--heads", "0"), "but got '0'"),
+        (("--heads", "6", "--kv-heads", "4"), "(heads=6, kv_heads=4)"),
         (("--head-dim", "513"), "at most 512, but got 513"),
+        (("--seq-lengths", "16"), "unrecognized arguments: --seq-lengths"),
+        (("--kinds",), "--kinds is of --suite, --case, --variants and --unseen, but got none of these"),
+        (("--resume",), "--resume is of --suite"),
         (("--dtype", "int4"), "invalid choice: 'int4'"),
         (("--peers", "sdpa,fastest"), "but got 'fastest'"),
         (("--peers", ""), "but got ''"),

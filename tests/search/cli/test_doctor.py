@@ -29,7 +29,7 @@ def test_each_dependency_does_something(tmp_path: Path) -> None:
     split = (line.split(maxsplit=2) for line in done.stdout.splitlines())
     lines = {name: f"{mark} {text}" for mark, name, text in split}
     assert [line for line in lines.values() if line.startswith("FAIL")] == []
-    assert set(EXERCISES) | {"eintune", "python", "cpu", "gpu", "dot", "cache", "disk"} <= set(lines)
+    assert set(EXERCISES) | {"eintune", "python", "cpu", "gpu", "dot", "cache", "shipped", "disk"} <= set(lines)
     assert lines["torch"].startswith(f"ok {metadata.version('torch')}, multiplies matrices on the ")
     assert "compiles a kernel" in lines["triton"]
     assert "saturates a graph: " in lines["egglog"]

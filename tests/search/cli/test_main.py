@@ -329,8 +329,8 @@ def test_passes_of_a_workload_and_a_file(cache: Path, tmp_path: Path, capsys: py
 
 
 def test_space_as_json(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["space", "attention", "--stored", "--json"]) == 0
-    data = json.loads(capsys.readouterr().out)
+    assert main(["space", "attention", "--stored", "--json", "-"]) == 0
+    data = json.loads(capsys.readouterr().out)["result"]
     assert {1, 2, 3} <= {c["passes"] for c in data["cascades"]}
     assert all({"passes", "signature", "cascade"} <= set(c) for c in data["cascades"])
 
@@ -352,7 +352,7 @@ def test_plan_only_ranks_and_counts(cache: Path, tmp_path: Path, capsys: pytest.
     out, err = capsys.readouterr()
     assert err == "" and "priced and not measured" in out and "left out" in out
     assert max(map(len, out.splitlines())) <= 100
-    data = json.loads((tmp_path / "plan.json").read_text())
+    data = json.loads((tmp_path / "plan.json").read_text())["result"]
     times = [r["estimate"]["seconds"] for r in data["ranking"]]
     assert times == sorted(times) and data["space"]["candidates"] >= len(times)
     assert sum(data["space"]["left_out"].values()) + data["space"]["kept"] == data["space"]["candidates"]
@@ -366,7 +366,7 @@ def test_plan_only_compiles_for_a_gpu_that_is_not_here(
     options = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--plan-only", "--machine", "h200", "--top", "2")
     assert main(["tune", *options, "--quiet", "--json", str(tmp_path / "plan.json")]) == 0
     assert "as compiled for sm_90" in capsys.readouterr().out
-    for row in json.loads((tmp_path / "plan.json").read_text())["ranking"]:
+    for row in json.loads((tmp_path / "plan.json").read_text())["result"]["ranking"]:
         assert row["compiled"]["exact"] and row["compiled"]["registers_per_thread"] > 16
 
 

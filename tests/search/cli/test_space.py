@@ -40,7 +40,7 @@ def test_modifiers_and_sizes_of_a_workload_are_its_own_options(capsys: pytest.Ca
     assert "tanh(" in told
     assert "elements: reads Q K V once" in told
     assert "b·h·(" in told and " = " in told[: told.index("elements")]
-    assert main(["passes", "attention", "--window", "4", "--json"]) == 0
+    assert main(["passes", "attention", "--window", "4", "--json", "-"]) == 0
     assert "M_where" in capsys.readouterr().out
     assert main(["graph", "attention", "--alibi"]) == 0
     assert "index(m)" in capsys.readouterr().out
@@ -71,8 +71,8 @@ def test_raw_moments_of_a_file_are_told(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_labels_say_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def labels(*arguments: str) -> list[str]:
-        assert main(["space", *arguments, "--json"]) == 0
-        return [c["label"] for c in json.loads(capsys.readouterr().out)["cascades"]]
+        assert main(["space", *arguments, "--json", "-"]) == 0
+        return [c["label"] for c in json.loads(capsys.readouterr().out)["result"]["cascades"]]
 
     assert labels("linear_attention") == ["1-pass", "1-pass, reassociated"]
     assert labels("linear_attention", "--stored") == ["1-pass", "1-pass, reassociated"]
@@ -87,9 +87,9 @@ def test_labels_say_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_laws_of_each_cascade(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["space", "softmax", "--laws", "--json"]) == 0
+    assert main(["space", "softmax", "--laws", "--json", "-"]) == 0
     out, err = capsys.readouterr()
-    data = json.loads(out)
+    data = json.loads(out)["result"]
     assert [(c["passes"], c["laws"]) for c in data["cascades"]] == [(2, ["composite-fold"]), (3, [])]
     assert data["cascades"][0]["traffic"] == {"formula": "3·m·p", "elements": None}
     assert "without composite-fold" in err

@@ -37,7 +37,7 @@ def test_an_operand_is_loaded_once_below_what_is_not_linear(capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("options", "before", "after"),
     [
-        (["--stored", "once"], 737_280, 622_592),
+        (["--result", "once"], 737_280, 622_592),
         (["--iterations", "1"], 163_840, 163_840),
         (["--dtype", "fp32"], 1_867_776, 1_638_400),
     ],
@@ -45,8 +45,8 @@ def test_an_operand_is_loaded_once_below_what_is_not_linear(capsys: pytest.Captu
 def test_sizes_and_dtypes_are_arguments(
     options: list[str], before: int, after: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["tiles", "--json", *options]) == 0
-    data = json.loads(capsys.readouterr().out)
+    assert main(["tiles", "--json", "-", *options]) == 0
+    data = json.loads(capsys.readouterr().out)["result"]
     assert data["written_bytes"] == before
     assert {way["bytes"] for way in data["cheapest"]} == {after}
     for way in data["cheapest"]:
@@ -56,13 +56,13 @@ def test_sizes_and_dtypes_are_arguments(
 
 def test_every_cheapest_way_is_listed_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "two.tiles").write_text(TWO_WAYS)
-    assert main(["tiles", str(tmp_path / "two.tiles"), "--json"]) == 0
-    ways = json.loads(capsys.readouterr().out)["cheapest"]
+    assert main(["tiles", str(tmp_path / "two.tiles"), "--json", "-"]) == 0
+    ways = json.loads(capsys.readouterr().out)["result"]["cheapest"]
     assert len(ways) == 2
     assert ways[0]["bytes"] == ways[1]["bytes"]
     assert ways[0]["nodes"] != ways[1]["nodes"]
-    assert main(["tiles", str(tmp_path / "two.tiles"), "--json", "--limit", "1"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["cheapest"]) == 1
+    assert main(["tiles", str(tmp_path / "two.tiles"), "--json", "-", "--top", "1"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["result"]["cheapest"]) == 1
 
 
 def test_the_program_is_printed_and_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

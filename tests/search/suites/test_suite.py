@@ -101,6 +101,9 @@ def test_a_suite_states_its_rules(text: str, says: str) -> None:
         (("--case", ONE, "--peers", "fastest"), "but got 'fastest'"),
         (("--case", ONE, "--suite", "attention", "--json", "x.json"), "--json needs one suite, but got 2"),
         (("--case", ONE, "--limit", "0"), "a number of seconds above 0"),
+        (("--case", ONE, "--heads", "2"), "a suite's cases state their problems themselves, but got --heads too"),
+        (("--unseen", "2", "--dtype", "fp32"), "state their problems themselves, but got --dtype too"),
+        (("--case", ONE, "--seed", "1"), "--seed is of --unseen, but got no --unseen"),
     ],
 )
 def test_wrong_usage(options: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,7 +269,7 @@ def test_the_whole_command_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert out.index("VERIFYING CORRECTNESS") < out.index("PASS") < out.index("MINE") < out.index("geometric mean")
     assert "not compared" in out and "sdpa-cudnn: needs a CUDA GPU" in out and "case 1 of 1" in err
-    data = json.loads(Path("out.json").read_text())
+    data = json.loads(Path("out.json").read_text())["result"]
     assert data["versions"]["torch"] and data["machine"]["title"] and data["command"].startswith("eintune bench")
     (case,) = data["cases"]
     assert {r["variant"]: r["by"] for r in case["rows"]} == {

@@ -44,6 +44,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert main(["bench", "--unseen", "2", "--seed", "5", *options, *folders, "--json", str(tmp_path / "x.json")]) == 0
     told = capsys.readouterr().out
     assert "nothing was tuned for (seed 5)" in told and "geometric mean" in told and "least" in told
-    kept = json.loads((tmp_path / "x.json").read_text())
+    kept = json.loads((tmp_path / "x.json").read_text())["result"]
     assert kept["settings"]["served"] is True
     assert not list((tmp_path / "cache").rglob("records/*.json"))  # nothing was tuned on the way

@@ -30,7 +30,7 @@ def test_attention_is_ranked_and_what_does_not_fit_is_said(tmp_path: Path, capsy
     assert "p 2 x f 2 x m 2  40 no      4 fits" in told
     assert "unblocked takes 18 at its fullest: " in told
     assert "needs more destination slots than a core has, with unblocked intermediates" in told
-    data = json.loads((tmp_path / "plans.json").read_text())
+    data = json.loads((tmp_path / "plans.json").read_text())["result"]
     times = [row["seconds"] for row in data["ranking"]]
     assert times == sorted(times)
     assert "1-pass" in data["ranking"][0]["label"]
