@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eintune.host.recent import Recent
 from eintune.kernels.serve.compiled import compile
 from eintune.kernels.serve.modified_attention import PosedCall, posed_call
+from eintune.kernels.serve.serving import MOST_READY
 
 from .cascade import made_of
 from .gradients import backward, dtypes_of, forward_program, wide_of
@@ -25,7 +27,8 @@ from .library import call, define, register_backward
 from .programs import prepared
 from .vmapped import one_by_one
 
-Arguments = tuple[Tensor, Tensor, Tensor, list[Tensor]]
+_known: Recent[Any, tuple[PosedCall, str]] = Recent(MOST_READY)
+"""By what decides how a call is posed: its cascade, and that one's program."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ class _Call:
 
 def _call(q: Tensor, k: Tensor, v: Tensor, others: Sequence[Tensor], program: str) -> _Call:
     ready = prepared(program)
-    arguments = ready.arguments(others)
-    scale = ready.program.scale
-    number = q.shape[3] ** -0.5 if scale is None else scale
-    given = {n: x for n, x in arguments.items() if x is not None and x is not False}
-    posed = posed_call(q, k, v, ready.program.causal, number, given)
-    return _Call(posed, given, _stated(posed))
+    given = {n: x for n, x in ready.arguments(others).items() if x is not None and x is not False}
+    key = program, tuple([(t.shape, t.dtype, t.device) for t in (q, k, v, *others)])
+    known = _known.get(key)
+    if known is None:
+        scale = ready.program.scale
+        posed = posed_call(q, k, v, ready.program.causal, q.shape[3] ** -0.5 if scale is None else scale, given)
+        known = _known[key] = posed, _stated(posed)
+    return _Call(known[0], given, known[1])
 
 
 def _stated(posed: PosedCall) -> str:

@@ -57,10 +57,13 @@ class Stage:
     outputs: tuple[str, ...]
     told: tuple[str, ...]
 
+    def stated(self, told: Mapping[str, int]) -> str:
+        """Its program, with the sizes that it must be told."""
+        return _with_sizes(self.program, tuple(told.items()))
+
     def run(self, known: dict[str, Tensor], sizes: Mapping[str, Any]) -> None:
         """Add what it gives to the known tensors."""
-        told = {r: settled(sizes[r]) for r in self.told}
-        program = _with_sizes(self.program, tuple(told.items()))
+        program = self.stated({r: settled(sizes[r]) for r in self.told})
         made = call(torch.ops.eintune.cascade.default, [known[n] for n in self.inputs], program)
         known.update(zip(self.outputs, made, strict=True))
 

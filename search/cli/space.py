@@ -35,6 +35,7 @@ examples:
   eintune space softmax --svg pictures/
   eintune space attention --seq 2048 --heads 32                  numbers beside the formulas
   eintune space variance --allow cancellation
+  eintune space attention --causal --backward                    its gradient: residuals and stages
   eintune space attention --laws        which laws each cascade needs
   eintune space my.edge                 a cascade of your own, in any notation (docs/notation.md)
 """
@@ -47,6 +48,11 @@ def _space_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workload", metavar="WORKLOAD", help="a built-in definition's name, or a file")
     add_json(parser)
     parser.add_argument("--svg", type=path, metavar="DIR", help="also draw the cascades and the e-graph")
+    parser.add_argument(
+        "--backward",
+        action="store_true",
+        help="also what the forward hands over to its gradient, and the cascades of each stage of that",
+    )
     parser.add_argument("--laws", action="store_true", help="say which laws each cascade needs (derives once a law)")
     parser.add_argument("--stored", action="store_true", help="take the shipped or kept forms where there are any")
     parser.add_argument(
@@ -84,8 +90,33 @@ def _space(chosen: argparse.Namespace) -> int:
     if chosen.svg:
         _draw(name, definition, chosen.svg)
     print(space_text(name, definition, derived, sizes, laws))
-    write_json(chosen, space_json(name, definition, derived, sizes, laws))
+    found = space_json(name, definition, derived, sizes, laws)
+    if chosen.backward:
+        found["backward"] = _backward(name, definition, sizes, chosen)
+    write_json(chosen, found)
     return 0
+
+
+def _backward(name: str, definition: Cascade, sizes: dict[str, int], chosen: argparse.Namespace) -> dict[str, object]:
+    """Print what a gradient takes: residuals and stages, each with its cascades. Raises Usage for a definition without
+    one."""
+    from eintune.search.report.space_text import space_json, space_text
+    from eintune.search.tune.derivations import derivations
+    from eintune.space.gradients.training import training
+
+    with as_usage():
+        step = training(definition)
+    handed = {n: step.forward.outputs[n].ranks for n in step.residuals}
+    says = ", ".join(f"{n}[{','.join(ranks)}]" for n, ranks in handed.items()) or "nothing but its results"
+    print(f"\nto its gradient the forward hands over {says}\n\n{step.forward}")
+    found = []
+    for n, stage in enumerate(step.stages, 1):
+        title = f"{name}, gradient {n} of {len(step.stages)}: {', '.join(stage.outputs)}"
+        derived = derivations(stage, cache_of(chosen) / "derived", fresh=not chosen.stored)
+        known = {r: sizes[r] for r in stage.ranks() if r in sizes}
+        print(f"\n{space_text(title, stage, derived, known, None)}")
+        found.append(space_json(title, stage, derived, known, None))
+    return {"residuals": {n: list(ranks) for n, ranks in handed.items()}, "stages": found}
 
 
 def _needed(definition: Cascade, variants: Sequence[tuple[str, Signature]]) -> list[tuple[str, ...]]:

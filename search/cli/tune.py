@@ -28,7 +28,7 @@ from eintune.search.options.command import (
 )
 from eintune.search.options.documents import add_json, write_json
 from eintune.search.options.files import check_writable
-from eintune.search.options.problem import add_problem, emitter_of, flag_of, given_of, posed_of
+from eintune.search.options.problem import add_problem, emitter_of, flag_of, given_of, names, posed_of, training_posed
 from eintune.search.text import streams
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ examples:
   tune --seq 2048 --heads 32 --causal --window 256 --softcap 30 --alibi      modifiers combine freely
   tune --workload layernorm --rows 8192 --cols 4096                            --list-workloads has them all
   tune --cascade mine.edge --sizes p=4096,m=1024 --params eps=1e-5              a definition of your own
+  tune --seq 2048 --heads 32 --causal --backward     a training step: the forward and each kernel of its gradient
   tune --seq 2048 --heads 32 --plan-only --machine h200   ranking and exact resources, without a GPU
 exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C (the same command then goes on)
 """
@@ -71,6 +72,17 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--set",
         metavar="FILE",
         help="tune every case of a suite (a TOML file with `cases`, or a built-in one's name) into portfolios",
+    )
+    group.add_argument(
+        "--backward",
+        action="store_true",
+        help="tune a training step: the forward with what its gradient wants, and each kernel of that",
+    )
+    group.add_argument(
+        "--wrt",
+        type=names,
+        metavar="INPUTS",
+        help="with --backward: the inputs that have gradients, such as Q,K,V; default: all floating ones",
     )
     add_device(group)
     group.add_argument(
@@ -117,8 +129,12 @@ def action(chosen: argparse.Namespace) -> int:
     several = _several(chosen)
     if chosen.plan_only:
         device = device_of(chosen) if chosen.machine is None else "cpu"
-        return _plan_only(chosen, posed_of(chosen, _dtype(machine_kind or _kind(device))), device, progress)
+        dtype = _dtype(machine_kind or _kind(device))
+        every = [p for _, p in training_posed(chosen, dtype)] if chosen.backward else [posed_of(chosen, dtype)]
+        return max(_plan_only(chosen, posed, device, progress) for posed in every)
     cache = cache_of(chosen)
+    if chosen.backward:
+        return _tune_training(chosen, machine_kind, cache, progress)
     if several:
         return _tune_sets(chosen, machine_kind, cache, progress)
     definition = posed_of(chosen, "fp32").problem.cascade
@@ -139,6 +155,10 @@ def action(chosen: argparse.Namespace) -> int:
 def _several(chosen: argparse.Namespace) -> bool:
     """Whether more than one point is stated. Raises Usage where that cannot be."""
     several = _stated_several(chosen)
+    if chosen.wrt and not chosen.backward:
+        raise Usage("--wrt says which inputs have gradients: it goes with --backward")
+    if several and chosen.backward:
+        raise Usage(f"--backward tunes a training step at one size, but got {several[0]}")
     if several and chosen.plan_only:
         raise Usage(f"--plan-only ranks plans at one size, but got {several[0]}")
     if chosen.set is not None and len(several) > 1:
@@ -163,6 +183,30 @@ def _tune_sets(chosen: argparse.Namespace, machine_kind: str | None, cache: Path
     device = device_of(chosen)
     _check_kind(chosen, machine_kind, device)
     return tune_sets(chosen, device, _machine(chosen, device, progress), cache, progress, _dtype(_kind(device)))
+
+
+def _tune_training(chosen: argparse.Namespace, machine_kind: str | None, cache: Path, progress: Progress) -> int:
+    """Tune the forward and each stage of the backward, one after the other."""
+    from eintune.search.report.training_text import training_json, training_text
+    from eintune.search.tune.deriver import Deriver
+    from eintune.search.tune.stored import stored
+
+    check_writable(chosen, "cache")
+    device = device_of(chosen)
+    _check_kind(chosen, machine_kind, device)
+    steps = training_posed(chosen, _dtype(_kind(device)))
+    document, chosen.json = chosen.json, None
+    for _, posed in steps:
+        if chosen.retune or not _answered(chosen, posed, device, cache):
+            with Deriver(posed.problem.cascade, cache / "derived", fresh=chosen.retune) as deriver:
+                if code := _search_alone(chosen, posed, device, deriver, cache, progress):
+                    return code
+        print(flush=True)
+    entries = [(gives, stored(posed.problem, device, cache)) for gives, posed in steps]
+    print(training_text(posed_of(chosen, _dtype(_kind(device))).title, entries))
+    chosen.json = document
+    write_json(chosen, training_json(entries))
+    return 0
 
 
 def _check_kind(chosen: argparse.Namespace, machine_kind: str | None, device: str) -> None:

@@ -153,6 +153,8 @@ def given_of(options: argparse.Namespace) -> dict[str, Any]:
 
 # ---- what it comes to
 
+LOGS = "lse"
+"""The option of a workload that returns log-sum-exps too."""
 UNSTATED = 64
 """A size that must be given to pose a problem, but does not change what is computed."""
 
@@ -199,6 +201,37 @@ def posed_of(options: argparse.Namespace, dtype: str) -> Posed:
         with as_usage():
             posed = row.posed(given, dtype)
     return replace(posed, problem=_with_parameters(posed.problem, options.params))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(r"[A-Za-z_]\w*", n) for n in found):
+        raise argparse.ArgumentTypeError(f"must be names of inputs, such as Q,K,V, but got {text!r}")
+    return found
+
+
+def training_posed(options: argparse.Namespace, dtype: str) -> list[tuple[str, Posed]]:
+    """The problems of a training step of what the options state: the forward first, then each stage of the backward,
+    with what it gives. Raises Usage for a definition without a gradient."""
+    from eintune.search.tune.training import training_steps
+    from eintune.space.workloads.builtin import WORKLOADS
+
+    asked = posed_of(options, dtype)
+    row = None if options.cascade is not None else WORKLOADS[options.workload or FIRST]
+    logs = row is not None and any(o.name == LOGS for o in row.options) and not given_of(options).get("sigmoid")
+    # programs ask for the log-sum-exp where a gradient is recorded: a result that the gradient reads
+    whole = posed_of(argparse.Namespace(**vars(options) | {f"of_{LOGS}": True}), dtype) if logs else asked
+    with as_usage():
+        steps = training_steps(whole.problem, of=tuple(asked.problem.definition.outputs), wrt=options.wrt or ())
+    found = []
+    for n, step in enumerate(steps):
+        gives = ", ".join(step.gives)
+        title = f"{asked.title}, forward" if not n else f"{asked.title}, gradient {n} of {len(steps) - 1}: {gives}"
+        folder = whole.folder if not n else f"{whole.folder}-gradient-{'-'.join(step.gives).lower()}"
+        about = None if n else whole.about
+        found.append((gives, replace(whole, problem=step.problem, title=title, folder=folder, about=about)))
+    return found
 
 
 def each_of(options: argparse.Namespace) -> list[argparse.Namespace]:

@@ -21,10 +21,13 @@ def tuning_peers(posed: Posed, device: str) -> list[Peer]:
     None for functions of the user's: they cannot be sent to another process.
     """
     from eintune.space.workloads.attention import Attention
+    from eintune.space.workloads.builtin import WORKLOADS
     from eintune.space.workloads.function_modifiers import Function
     from eintune.space.workloads.modifiers import Causal
 
     about = posed.about
+    if posed.problem.workload not in WORKLOADS and about is None:
+        return []  # a stage of a gradient, say: no function of PyTorch's computes that alone
     names = ELSE[device]
     if isinstance(about, Attention):
         if any(isinstance(m, Function) for m in about.modifiers):

@@ -38,12 +38,13 @@ class Gradient:
 class Reverse:
     """A gradient as expressions.
 
-    definition: each of the cascade's tensors, as it is spelled to be differentiated. seeds: the cotangents of results.
-    roots: the gradient of each input, with its axes. called: their names. names: of expressions. taken: the
-    names in use.
+    definition: each of the cascade's tensors, as it is spelled to be differentiated; own: as it is written. seeds: the
+    cotangents of results. roots: the gradient of each input, with its axes. called: their names. names: of expressions.
+    taken: the names in use.
     """
 
     definition: Mapping[str, Expr]
+    own: Mapping[str, Expr]
     seeds: Mapping[str, Tensor]
     roots: Mapping[str, tuple[Expr, tuple[Rank, ...]]]
     called: Mapping[str, str]
@@ -99,7 +100,7 @@ def reverse(cascade: Cascade, *, of: Iterable[str] | None = None, wrt: Iterable[
         if x in moved and x not in cotangents:
             _name(called_so, moved[x], PREFIX + n, names)
     roots = {n: (x, ranks) for n, x, (_, ranks) in zip(inputs, shorter, made, strict=False)}
-    return Reverse(plain, seeds, roots, called, called_so, names)
+    return Reverse(plain, every, seeds, roots, called, called_so, names)
 
 
 def _name(names: dict[Expr, str], x: Expr, name: str, new: Names | None = None) -> None:

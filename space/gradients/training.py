@@ -63,11 +63,12 @@ def training(cascade: Cascade, *, of: Iterable[str] | None = None, wrt: Iterable
     found = reverse(cascade, of=of, wrt=wrt)
     cut = _Cut(cascade, found)
     residuals = cut.residuals()
-    forward = from_roots(
-        {n: (x, cascade.outputs[n].ranks) for n, x in cascade.roots().items()}
-        | {t.name: (x, t.ranks) for x, t in residuals.items()},
-        found.names,
-    )
+    forward = cascade
+    if residuals:
+        roots = {n: (found.own[n], t.ranks) for n, t in cascade.outputs.items()}
+        more = {t.name: (x, t.ranks) for x, t in residuals.items()}
+        called = {x: n for n, x in found.own.items() if n not in roots and children(x)}
+        forward = from_roots(roots | more, called)
     stages = cut.stages()
     return Training(
         forward,
