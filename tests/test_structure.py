@@ -156,7 +156,8 @@ def test_the_front_package_links_every_layer() -> None:
 # Only these may know which computations exist.
 FRONTS = (
     "space.workloads", "space.tile_ir.text", "kernels.seams", "kernels.serve", "kernels.packed",
-    "kernels.operators.attention", "kernels.operators.packed", "kernels.operators.programs", "kernels.operators.served",
+    "kernels.operators.attention", "kernels.operators.attention_gradients", "kernels.operators.packed",
+    "kernels.operators.programs", "kernels.operators.served",
     "kernels.store.shipped_forms", "search.peers", "search.options", "search.bench", "search.cli",
     "search.evaluation.growth", "search.evaluation.definitions", "search.evaluation.exercises", "search.suites.unseen",
 )  # fmt: skip

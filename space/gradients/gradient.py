@@ -145,6 +145,9 @@ def _scattered(x: Gather, g: Expr, ranks: Sequence[Rank], taken: set[Rank]) -> E
 
 def _chosen(argument: str, what: str, known: Mapping[str, Tensor], wanted: Iterable[str] | None) -> list[str]:
     floating = [n for n, t in known.items() if t.kind == "float"]
+    if not floating:
+        kinds = ", ".join(f"{n} is {t.kind}" for n, t in [*known.items()][:4])
+        raise CascadeError(f"a gradient is of floating {what}, but {kinds or 'there are none'}")
     if wanted is None:
         return floating
     names = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))

@@ -32,6 +32,26 @@ def test_each_cascade_says_what_it_moves_and_holds(capsys: pytest.CaptureFixture
     assert "saturation " in told
 
 
+def test_what_a_gradient_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["space", "attention", "--causal", "--backward", "--seq", "16", "--heads", "2", "--json", "g.json"]) == 0
+    )
+    told = capsys.readouterr().out
+    assert "to its gradient the forward hands over R[b,h,p]\n" in told
+    for title in ("gradient 1 of 3: RA:", "gradient 2 of 3: DQ:", "gradient 3 of 3: DK, DV:"):
+        assert f"attention, {title}" in told
+    assert "reads DAV V Q R RA once, K twice; writes DQ" in told
+    found = json.loads((tmp_path / "g.json").read_text())["result"]["backward"]
+    assert found["residuals"] == {"R": ["b", "h", "p"]}
+    assert len(found["stages"]) == 3 and all(stage["cascades"] for stage in found["stages"])
+
+
+def test_a_definition_without_a_gradient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "g.edge").write_text("input Tm : int\nZm = Tm > index(m)\n")
+    assert main(["space", "g.edge", "--backward"]) == 2
+    assert "a gradient is of floating inputs, but T is int" in capsys.readouterr().err
+
+
 def test_modifiers_and_sizes_of_a_workload_are_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--seq", "16", "--heads", "4", "--kv-heads", "2", "--head-dim", "8", "--causal", "--softcap", "30")
     assert main(["space", "attention", *options]) == 0
