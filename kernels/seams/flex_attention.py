@@ -42,8 +42,8 @@ def flex_attention(
     gave: its function is traced, and its blocks are looked at once, for whether they are those of the function.
     scale: 1/sqrt(head dim) unless given. kernel_options: of PyTorch's kernels, left alone. Returns the output; with
     `return_lse` also the log-sum-exp (natural, float32, -inf where a query sees nothing); with `return_aux` (an
-    `AuxRequest`) also what it asks for. Forward only. Raises UnsupportedArgument where a gradient would be recorded,
-    for blocks that hide more than the function, and for the greatest scores.
+    `AuxRequest`) also what it asks for. Raises UnsupportedArgument for blocks that hide more than the function, and for
+    the greatest scores.
     """
     for name, t in (("query", query), ("key", key), ("value", value)):
         if not isinstance(t, Tensor) or t.ndim != 4:

@@ -1,7 +1,7 @@
 """The attention and the mask interface of Hugging Face transformers (5.x).
 
 A mask arrives as a predicate on positions. One that is causal, with a window or without, becomes these modifiers; any
-other is traced as a function of the user's is. No mask tensor is made. What cannot be served here (gradients, dropout)
+other is traced as a function of the user's is. No mask tensor is made. What cannot be served here (dropout)
 goes to transformers' own call of PyTorch's, with the mask that that would have had, which is said once.
 """
 

@@ -143,26 +143,57 @@ def test_masks_of_the_callers_own() -> None:
         torch.testing.assert_close(model(ids, attention_mask=seen).logits, want, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_and_dropout_run_by_pytorch_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    model, ids = decoder("Llama"), prompts()
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "GptOss"])
+def test_gradients_of_all_parameters(name: str) -> None:
+    """Padding on the left, softcaps, windows, sinks: as the eager model has them."""
+    model, ids = decoder(name), prompts()
     tokens = torch.ones_like(ids)
     tokens[0, :PADDED] = 0
-    caplog.set_level(logging.WARNING, logger="eintune")
-    grads = []
-    for implementation in ("sdpa", "eintune"):
+    found = []
+    for implementation in ("eager", "eintune"):
         model.set_attn_implementation(implementation)
         model.zero_grad()
         model(ids, attention_mask=tokens).logits[:, PADDED:].square().mean().backward()
-        grads.append(model.model.layers[0].self_attn.q_proj.weight.grad.clone())
-    torch.testing.assert_close(grads[1], grads[0])
-    assert any("runs by PyTorch" in r.getMessage() for r in caplog.records)
+        found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for n, wanted in found[0].items():
+        torch.testing.assert_close(found[1][n], wanted, rtol=1e-3, atol=1e-6, msg=lambda m, n=n: f"{n}: {m}")
+
+
+def test_training_steps_are_those_of_the_eager_model() -> None:
+    losses = []
+    for implementation in ("eager", "eintune"):
+        model, ids = decoder("Llama"), prompts()
+        model.set_attn_implementation(implementation)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        losses.append([])
+        for _ in range(5):
+            optimiser.zero_grad()
+            loss = model(ids, labels=ids).loss
+            loss.backward()
+            optimiser.step()
+            losses[-1].append(float(loss.detach()))
+    assert losses[0][-1] < 0.9 * losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_dropout_runs_by_pytorch_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    model, ids = decoder("Llama"), prompts()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    model.set_attn_implementation("eintune")
+    caplog.set_level(logging.WARNING, logger="eintune")
+    model.train()(ids)
+    assert any("runs by PyTorch: dropout must be 0, but got 0.5" in r.getMessage() for r in caplog.records)
 
 
 def test_what_pytorch_leaves_out_is_an_error() -> None:
     model, ids = decoder("Gemma2"), prompts()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
     model.set_attn_implementation("eintune")
     with pytest.raises(Exception, match="PyTorch's attention has no softcap, and this call needs it"):
-        model(ids)  # gradients are recorded
+        model.train()(ids)
 
 
 def test_no_mask_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
