@@ -297,11 +297,11 @@ class TritonPrinter(Printer):
                     # immediates of the load.
                     if self.tiled(rank) and not (isinstance(item, Part) and item.op == "//"):
                         self.static.add(stride)
-                        tile[rank] = f"{self._offsets(rank)}{self.broadcast((rank,), v.axes)} * {stride}"
+                        tile[rank] = f"{self.spread(self._offsets(rank), (rank,), v.axes)} * {stride}"
                         steps[n] = 0 if self._wide_offsets else self._steps(rank)
         for q in v.axes:  # nothing but a quotient that is one number for the whole tile
             # Pointers must have the tile's shape, also along an axis on which the address does not depend.
-            tile.setdefault(q, f"{self._lanes(q)}{self.broadcast((q,), v.axes)} * 0")
+            tile.setdefault(q, f"{self.spread(self._lanes(q), (q,), v.axes)} * 0")
         if any(steps):
             self.found_reaches[tensor, tuple(steps)] = None
         name = self.tensor[tensor]

@@ -212,6 +212,10 @@ class ValuePrinter(SourceLines, ABC):
             return ""
         return "[" + ", ".join(":" if q in have else "None" for q in want) + "]"
 
+    def spread(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
+        """A value with axes `have` as an operand over `want`."""
+        return text + self.broadcast(have, want)
+
     # ---- ranks
 
     def tiled(self, rank: Rank) -> bool:

@@ -107,12 +107,12 @@ class ComputePrinter(GluonPrinter):
         return f"gl.full([{shape}], {literal(value)}, {DTYPES[dtype]}, {self.layout(axes)})"
 
     def use(self, v: Value, axes: tuple[Rank, ...]) -> str:
-        return self._spread(self.name(v), v.axes, axes)
+        return self.spread(self.name(v), v.axes, axes)
 
     def at(self, rank: Rank, axes: tuple[Rank, ...]) -> str:
-        return self._spread(self.index(rank), (rank,), axes) if self.tiled(rank) else self.scalar[rank]
+        return self.spread(self.index(rank), (rank,), axes) if self.tiled(rank) else self.scalar[rank]
 
-    def _spread(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
+    def spread(self, text: str, have: tuple[Rank, ...], want: tuple[Rank, ...]) -> str:
         """A value with axes `have` as an operand over `want`: a vector of rows is brought into the layout of that
         tile's rows, and broadcast."""
         # Another tile's rows lie in the same threads, whatever its width. `assert_trivial` has the compiler fail if
@@ -136,7 +136,7 @@ class ComputePrinter(GluonPrinter):
         below 2^-128 has none."""
         a, b = v.args
         inverse = self.here("inverse", f"1.0 / {self.name(b)}")
-        product = f"{self.use(a, v.axes)} * {self._spread(inverse, b.axes, v.axes)}"
+        product = f"{self.use(a, v.axes)} * {self.spread(inverse, b.axes, v.axes)}"
         # Then the divisor is proven positive where it matters. A quotient is 0 where both are 0 (a row without a
         # score), which 0 times an infinite reciprocal is not.
         if v.op == "div":

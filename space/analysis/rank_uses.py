@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from eintune.space.ir.expr import Expr, Fold, Rank, Reduce, Where, free, topological
+from eintune.space.ir.expr import Access, Expr, Fold, Rank, Reduce, Where, free, topological
 from eintune.space.ir.products import factors
 
 from .filters import equalities
@@ -27,9 +27,10 @@ class Contraction:
 class RankUses:
     """kinds, by rank:
 
-    batch       an output rank that every operand of every contraction has: one index of it is a problem of its own
-    row         an output rank that no contraction lacks, the longest of those that run together (where nothing is
-                reduced, the innermost, along which elements lie side by side): tiled freely
+    batch       an output rank that every operand of every contraction has, or that runs together with a streamed one:
+                one index of it is a problem of its own
+    row         an output rank that no contraction lacks, the longest of those that run together (where there are no
+                products the innermost, if elements lie side by side along it): tiled freely
     grouped     another of those that run together with a row (the query heads of one key head, say)
     resident    an output rank that some contraction lacks: a tile of it repeats that contraction
     streamed    a reduced rank that a pass runs over
@@ -119,8 +120,14 @@ def rank_uses(
             rows.setdefault(_membership(r, products), []).append(r)
         else:
             kinds[r] = "resident"
+    # What lies along one axis with a rank that is gone over would be another loop around that.
+    innermost = {x.index[-1] for x in topological(roots) if isinstance(x, Access) and x.index}
+    beside = {_membership(r, products) for r, kind in kinds.items() if kind == "streamed"} if products else set()
+    kinds |= {r: "batch" for membership in beside for r in rows.pop(membership, [])}
     for together in rows.values():
         row = max(reversed(together), key=lambda r: sizes[r]) if reduced else together[-1]
+        # Sums of elements only read and write: along the innermost axis lie those that one access fetches together.
+        row = together[-1] if not products and together[-1] in innermost else row
         kinds |= {r: "row" if r == row else "grouped" for r in together}
         packs_with |= {r: row for r in together if r != row}
     compared = bool(equalities(list(roots)))

@@ -184,7 +184,24 @@ class _Cut:
                         names.remove(n)
                         last.append([n])
                         break
+        for ranks, names in [*groups.items()]:
+            if first := self._streamed(ranks, [totals[n] for n in names if n in totals]):
+                for n in [n for n in names if n in totals]:
+                    names.remove(n)
+                    self._divide(n, totals[n], first, names)
+                    last.append([n])
         return [names for names in (*groups.values(), *last) if names]
+
+    def _streamed(self, ranks: frozenset[Rank], totals: Sequence[_Total]) -> frozenset[Rank]:
+        """Of several ranks that products are summed over, the one that a program goes over: the innermost, where
+        elements lie side by side. The others, the query heads of a key head say, are summed over last: there is one
+        loop around products, and no tile of two ranks of theirs."""
+        nodes = _reached([t.body for t in totals], self.written)
+        if len(ranks) < 2 or not any(isinstance(x, Reduce) and not self._is_small(x) for x in nodes):
+            return frozenset()
+        reads = [x.index for x in nodes if isinstance(x, Access)]
+        most = max(reads, key=lambda index: sum(r in ranks for r in index))
+        return frozenset([r for r in most if r in ranks][-1:])
 
     def _shared(self, total: _Total, group: Sequence[str]) -> int:
         """How many of the products that a sum's body takes are found for a group anyway."""
@@ -194,9 +211,13 @@ class _Cut:
 
     def _divided(self, name: str, total: _Total, first: frozenset[Rank], group: list[str]) -> bool:
         """Sum over the ranks of a group there, and over the others last, if what is written between is small."""
-        partial = summed(total.body, [r for r in total.order if r in first])
-        if not self._is_small(partial):
+        if not self._is_small(summed(total.body, [r for r in total.order if r in first])):
             return False
+        self._divide(name, total, first, group)
+        return True
+
+    def _divide(self, name: str, total: _Total, first: frozenset[Rank], group: list[str]) -> None:
+        partial = summed(total.body, [r for r in total.order if r in first])
         made = self._named(partial)
         self.partial.add(partial)
         self.written[partial] = made
@@ -204,7 +225,6 @@ class _Cut:
         group.append(made.tensor.name)
         rest = [r for r in total.order if r not in first]
         self.roots[name] = summed(made, rest), self.roots[name][1]
-        return True
 
     def _statistics(self, names: Sequence[str]) -> None:
         """Write what a stage would find anew for each program: reduced values that vary with what its results are

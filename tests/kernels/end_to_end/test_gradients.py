@@ -6,6 +6,7 @@ import functools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,16 @@ from gluon_interpreter import perform
 from kernel_forms import DTYPES, Case, derived, errors
 
 import eintune.operators  # noqa: F401
+from eintune.kernels.launch.module import interpreted
+from eintune.kernels.launch.offline import compile_kernel
 from eintune.kernels.operators.cascade import made_of
 from eintune.kernels.operators.gradients import backward, dtypes_of, forward_program
 from eintune.kernels.reference.eager import run_eager
 from eintune.kernels.serve.compiled import compile
+from eintune.space.analysis.rank_uses import rank_uses
+from eintune.space.cascade.builder import given, total
 from eintune.space.cascade.problem import Problem
+from eintune.space.plan.roles import Role
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import schedules
 from eintune.space.workloads.attention import Attention
@@ -104,11 +110,11 @@ def test_stages_on_tiles(name: str, emitter: str, execute: Any) -> None:
     sizes = {"b": 2, "h": 2, "p": 40, "m": 37, "e": 16, "f": 32, "w": 9}
     for stage in stages(name, sizes, torch.float32):
         for case in some(stage.problem, 3, False, emitter):
-            given = tensors(case, stage)
-            execute(case.kernel, given)
+            tiles = tensors(case, stage)
+            execute(case.kernel, tiles)
             # of a sum over all queries for each of two heads the budget is that of two numbers by chance
-            times = 2.0 if max(map(torch.numel, given)) < 400 else 1.0
-            assert not errors(case, case.kernel, given, times), (stage.problem.cascade, case.schedule)
+            times = 2.0 if max(map(torch.numel, tiles)) < 400 else 1.0
+            assert not errors(case, case.kernel, tiles, times), (stage.problem.cascade, case.schedule)
 
 
 @pytest.mark.interpreter
@@ -117,9 +123,9 @@ def test_stages_of_grouped_heads(execute: Any) -> None:
     sizes = {"b": 1, "h": 2, "g": 3, "p": 33, "m": 20, "e": 16, "f": 16}
     for stage in stages("causal", sizes, torch.float32):
         for case in some(stage.problem, 3, False, "triton"):
-            given = tensors(case, stage)
-            execute(case.kernel, given)
-            assert not errors(case, case.kernel, given), (stage.problem.cascade, case.schedule)
+            tiles = tensors(case, stage)
+            execute(case.kernel, tiles)
+            assert not errors(case, case.kernel, tiles), (stage.problem.cascade, case.schedule)
 
 
 @pytest.mark.interpreter
@@ -130,11 +136,28 @@ def test_stages_by_specialised_warps(name: str, execute: Any) -> None:
     found = set()
     for stage in stages(name, sizes, torch.bfloat16):
         for case in some(stage.problem, 1, True, "triton"):
-            given = tensors(case, stage)
-            perform(case.kernel, given, execute, 1)
-            assert not errors(case, case.kernel, given), (stage.problem.cascade, case.schedule)
+            tiles = tensors(case, stage)
+            perform(case.kernel, tiles, execute, 1)
+            assert not errors(case, case.kernel, tiles), (stage.problem.cascade, case.schedule)
             found |= set(stage.problem.definition.outputs)
     assert {"DQ", "DK", "DV"} <= found
+
+
+@pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this process cannot compile")
+def test_partial_sums_of_grouped_heads_compile_for_a_gpu(tmp_path: Path) -> None:
+    """Their fp32 tiles are stored through pointers, whose rows lie as those of the products' do. A query head is not a
+    tile: each is a problem of its own beside the queries that are gone over."""
+    sizes = {"b": 1, "h": 2, "g": 4, "p": 512, "m": 512, "e": 128, "f": 128}
+    (products,) = [s for s in stages("causal", sizes, torch.bfloat16) if "K" in s.data and "DQ" not in s.problem.dtypes]
+    for case in some(products.problem, 3, True, "triton"):
+        assert dict(case.schedule.roles)["g"] == Role("grid", None)
+        compile_kernel(case.kernel, "sm_90", cache_dir=tmp_path)
+
+
+def test_sums_of_elements_run_along_the_innermost_axis() -> None:
+    roots = [total("g", given("X", "bgmf"))]
+    kinds = rank_uses(roots, {}, "bgmf", {"b": 2, "g": 4, "m": 4096, "f": 64}, 1024).kinds
+    assert kinds["f"] == "row" and kinds["m"] == "grouped"
 
 
 @functools.cache

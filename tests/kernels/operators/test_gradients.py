@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.library import opcheck
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
@@ -243,7 +244,7 @@ def test_a_compiled_training_step_takes_any_length(backend: str) -> None:
     """One graph, and no other for another length."""
     weights = torch.nn.Parameter(drawn(8, 8, dtype=torch.float32).detach() * 0.3)
     slopes = torch.nn.Parameter(torch.rand(2))
-    graphs = torch._dynamo.testing.CompileCounterWithBackend(backend)
+    graphs = CompileCounterWithBackend(backend)
 
     def loss(x: Tensor) -> Tensor:
         q = (x @ weights).unflatten(-1, (2, 4)).transpose(1, 2)

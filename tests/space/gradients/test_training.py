@@ -46,8 +46,17 @@ def test_a_slope_is_summed_over_the_keys_where_the_queries_gradient_is() -> None
     stages = [results(s) for s in found.stages]
     (partial,) = [name for name in stages[1] if name != "DQ"]
     assert stages[1] == {"DQ": "b,h,g,p,e", partial: "b,h,g,p"}
-    assert stages[-1] == {"DSLOPE": "h,g"}
-    assert list(found.stages[-1].inputs) == [partial]
+    (at,) = [n for n, outputs in enumerate(stages) if "DSLOPE" in outputs]
+    assert stages[at] == {"DSLOPE": "h,g"}
+    assert list(found.stages[at].inputs) == [partial]
+
+
+def test_the_query_heads_of_a_key_head_are_summed_last() -> None:
+    found = training(Attention((Causal(),)).cascade(grouped=True))
+    *_, products, keys, values = [results(s) for s in found.stages]
+    assert list(products.values()) == ["b,h,g,m,e", "b,h,g,m,f"]
+    assert [keys, values] == [{"DK": "b,h,m,e"}, {"DV": "b,h,m,f"}]
+    assert [list(s.inputs) for s in found.stages[-2:]] == [[n] for n in products]
 
 
 def test_a_bias_is_summed_over_what_it_is_broadcast_over() -> None:
