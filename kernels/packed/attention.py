@@ -11,7 +11,7 @@ from torch import Tensor
 from eintune.host.recent import Recent
 from eintune.kernels.serve.attention import autocasted
 from eintune.kernels.serve.errors import UnsupportedArgument
-from eintune.kernels.serve.opaque import opaque
+from eintune.kernels.serve.opaque import RECORDED, opaque
 from eintune.kernels.serve.serving import MOST_READY
 
 from . import arguments as checks
@@ -79,7 +79,8 @@ def varlen_attention(
     of `attention`. seqused_k: (sequences,), how many keys of each are used, from its first.
 
     Returns (total, heads, value_dim), and with `return_lse` the log of the softmax's denominator (heads, total), in
-    float32 (-inf where nothing is seen). Forward only. Raises UnsupportedArgument, in one line.
+    float32 (-inf where nothing is seen). Gradients of q, k, v, alibi and sinks are recorded. Raises
+    UnsupportedArgument, in one line.
     """
     if not (type(q) is Tensor and type(k) is Tensor and type(v) is Tensor):
         checks.check_every(q=q, k=k, v=v)
@@ -87,8 +88,17 @@ def varlen_attention(
     asked = wanted(causal, scale, window, window_size, softcap, alibi, return_lse)
     if _any_autocast():
         q, k, v = autocasted((q, k, v))
-    _refuse_gradients("varlen_attention", q, k, v, sinks, slopes)
     cu_k = cu_seq_q if cu_seq_k is None else cu_seq_k
+    if _needs_gradient(q, k, v, sinks, slopes):
+        if (recorded := RECORDED.get("eintune.varlen_attention")) is None:
+            raise UnsupportedArgument(FORWARD_ONLY.format(name="varlen_attention"))
+        check_packed(q, k, v, cu_seq_q, cu_k, seqused_k, sinks, slopes)
+        if 0 in (q.shape[0], k.shape[0]):
+            return _of_nothing(q, k, v, sinks, slopes, return_lse)
+        return recorded(  # type: ignore[no-any-return]
+            q, k, v, cu_seq_q, cu_k, causal=causal, scale=asked.scale, window=window, window_size=window_size,
+            softcap=softcap, alibi=alibi, sinks=sinks, seqused_k=seqused_k, return_lse=return_lse,
+        )  # fmt: skip
     out, log = packed_call(q, k, v, cu_seq_q, cu_k, seqused_k, asked, sinks, slopes)
     return (out, log) if log is not None else out
 
@@ -100,11 +110,7 @@ def packed_call(
     """What `varlen_attention` comes to. out: what is filled with the output. Raises UnsupportedArgument."""
 
     def check() -> None:
-        checks.check_every(q=q, k=k, v=v, cu_seq_q=cu_q, cu_seq_k=cu_k, seqused_k=used, sinks=sinks, alibi=slopes)
-        checks.check_varlen(q, k, v, cu_q, cu_k, used)
-        _check_by_head(q, sinks, slopes)
-        checks.check_rules(checks.of_varlen(q, k, v, cu_q, cu_k, used))
-        checks.check_places(k)
+        check_packed(q, k, v, cu_q, cu_k, used, sinks, slopes)
 
     def call() -> Call:
         places = asked.standard or slopes is not None
@@ -113,6 +119,33 @@ def packed_call(
         return Call(q, k, v, None, stretches, asked, sinks, slopes, out)
 
     return _made(check, call, asked, q, k, v, cu_q, cu_k, used, sinks, slopes, out)
+
+
+def check_packed(
+    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, used: Tensor | None, sinks: Tensor | None,
+    slopes: Tensor | None,
+) -> None:  # fmt: skip
+    """Raises UnsupportedArgument for tensors that `varlen_attention` does not take."""
+    checks.check_every(q=q, k=k, v=v, cu_seq_q=cu_q, cu_seq_k=cu_k, seqused_k=used, sinks=sinks, alibi=slopes)
+    checks.check_varlen(q, k, v, cu_q, cu_k, used)
+    _check_by_head(q, sinks, slopes)
+    checks.check_rules(checks.of_varlen(q, k, v, cu_q, cu_k, used))
+    checks.check_places(k)
+
+
+def _of_nothing(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, slopes: Tensor | None, lse: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Where there are no queries or no keys, with gradients: the log-sum-exp is the sink's, and nothing else depends on
+    anything."""
+    given = [t.flatten()[:0].sum() for t in (q, k, v, sinks, slopes) if t is not None]
+    nothing = torch.stack([t.to(q.dtype) for t in given]).sum()
+    out = q.new_zeros((*q.shape[:2], v.shape[2])) + nothing
+    if not lse:
+        return out
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    log = q.new_full((q.shape[1], q.shape[0]), -torch.inf, dtype=wide)
+    return out, (log if sinks is None else sinks[:, None].to(wide).expand(log.shape)) + nothing.to(wide)
 
 
 def _of_all(total: int, cu_q: Tensor, starts: Tensor, used: Tensor | None, asked: Options, places: bool) -> Stretches:
@@ -180,7 +213,8 @@ def paged_attention(
     k, v = k_cache, v_cache
     if _any_autocast():
         q, k, v = autocasted((q, k, v))
-    _refuse_gradients("paged_attention", q, k, v, sinks, slopes)
+    if _needs_gradient(q, k, v, sinks, slopes):
+        raise UnsupportedArgument(FORWARD_ONLY.format(name="paged_attention"))
     out, log = paged_call(q, k, v, block_table, cache_seqlens, cu_seq_q, asked, sinks, slopes)
     return (out, log) if log is not None else out
 
@@ -270,9 +304,8 @@ def wanted(
         raise UnsupportedArgument(f"`{odd}` must be a number, but got {type(given[odd]).__name__}") from None
 
 
-def _refuse_gradients(name: str, *tensors: Tensor | None) -> None:
-    if torch.is_grad_enabled() and any(t is not None and getattr(t, "requires_grad", False) for t in tensors):
-        raise UnsupportedArgument(FORWARD_ONLY.format(name=name))
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and getattr(t, "requires_grad", False) for t in tensors)
 
 
 def _check_by_head(q: Tensor, sinks: Tensor | None, slopes: Tensor | None) -> None:

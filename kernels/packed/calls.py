@@ -167,17 +167,22 @@ def _batched(t: Tensor) -> Tensor:
 
 def _problem(call: Call, shapes: _Shapes) -> Problem:
     axes = "b" if call.stretches.first.ndim == 1 else "bp"
-    asked = call.options
-    modifiers: list[Modifier] = [Softcap(asked.softcap)] if asked.softcap is not None else []
-    if asked.standard or call.alibi is not None:
-        if shapes.sizes["m"] > MOST_PLACES:
-            raise UnsupportedArgument(
-                f"`alibi` counts keys in float32: there must be at most 2**24 in all, but there are {shapes.sizes['m']}"
-            )
-        modifiers.append(PlacedSlopes(asked.standard, axes=axes))
-    variant = Attention((*modifiers, Spans(axes)), sinks=call.sinks is not None, lse=asked.lse, page=shapes.page)
+    asked, slopes = call.options, call.alibi is not None
+    if (asked.standard or slopes) and shapes.sizes["m"] > MOST_PLACES:
+        raise UnsupportedArgument(
+            f"`alibi` counts keys in float32: there must be at most 2**24 in all, but there are {shapes.sizes['m']}"
+        )
+    variant = variant_of(asked, axes, call.sinks is not None, slopes, shapes.page)
     scale = 1 / math.sqrt(shapes.sizes["e"]) if asked.scale is None else asked.scale
     return posed(variant, shapes.sizes, dtype_name(call.q, "q"), {"scale": scale})
+
+
+def variant_of(asked: Options, axes: str, sinks: bool, slopes: bool, page: int | None) -> Attention:
+    """Which attention a call's options come to. axes: of its stretches. slopes: whether they are given."""
+    modifiers: list[Modifier] = [Softcap(asked.softcap)] if asked.softcap is not None else []
+    if asked.standard or slopes:
+        modifiers.append(PlacedSlopes(asked.standard, axes=axes))
+    return Attention((*modifiers, Spans(axes)), sinks=sinks, lse=asked.lse, page=page)
 
 
 def _is_wide(name: str, t: Tensor | None, q: Tensor) -> bool:
