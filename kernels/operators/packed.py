@@ -16,6 +16,7 @@ from eintune.kernels.packed import attention as eager
 from eintune.kernels.serve.errors import UnsupportedArgument
 
 from .library import define
+from .packed_gradients import differentiable_varlen
 from .refusals import constant_result, must, refuse, settled
 from .vmapped import one_by_one
 
@@ -81,7 +82,9 @@ def recorded_varlen(
     """A call of `varlen_attention` as one of the operator. PyTorch's compiler reads this function."""
     cu_k = cu_seq_q if cu_seq_k is None else cu_seq_k
     given = {"q": q, "k": k, "v": v, "cu_seq_q": cu_seq_q, "cu_seq_k": cu_k}
-    return _recorded(torch.ops.eintune.varlen_attention, given, {"seqused_k": seqused_k}, options)
+    return _recorded(
+        torch.ops.eintune.varlen_attention, given, {"seqused_k": seqused_k}, options, differentiable_varlen
+    )
 
 
 def recorded_paged(
@@ -95,7 +98,9 @@ def recorded_paged(
     return _recorded(torch.ops.eintune.paged_attention, given, {"cu_seq_q": cu_seq_q}, options)
 
 
-def _recorded(operator: Any, given: dict[str, Any], more: dict[str, Any], options: dict[str, Any]) -> Any:
+def _recorded(
+    operator: Any, given: dict[str, Any], more: dict[str, Any], options: dict[str, Any], differentiable: Any = None
+) -> Any:
     for name, t in given.items():
         if not isinstance(t, Tensor):
             return refuse(f"`{name}` must be a torch.Tensor")
@@ -118,7 +123,11 @@ def _recorded(operator: Any, given: dict[str, Any], more: dict[str, Any], option
     if text[0] != "{":
         return refuse(text)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*given.values(), *others)):
-        return refuse(eager.FORWARD_ONLY.format(name=operator.__name__))
+        if differentiable is None:
+            return refuse(eager.FORWARD_ONLY.format(name=operator.__name__))
+        tensors = [others[inputs[n]] if n in inputs else None for n in ("seqused_k", "sinks", "alibi")]
+        out, log = differentiable(*given.values(), *tensors, text)
+        return (out, log) if numbers.get("return_lse") else out
     made = operator(*given.values(), others, text)
     return (made[0], made[1]) if numbers.get("return_lse") else made[0]
 

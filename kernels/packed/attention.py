@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
@@ -12,12 +11,12 @@ from torch import Tensor
 from eintune.host.recent import Recent
 from eintune.kernels.serve.attention import autocasted
 from eintune.kernels.serve.errors import UnsupportedArgument
-from eintune.kernels.serve.opaque import opaque
+from eintune.kernels.serve.opaque import RECORDED, opaque
 from eintune.kernels.serve.serving import MOST_READY
 
 from . import arguments as checks
 from .arguments import Causal, Options, options
-from .calls import Call, kinds
+from .calls import Call, Ready, kinds
 from .lengths import Stretches, of_batch, of_packed
 
 FORWARD_ONLY = (
@@ -80,7 +79,8 @@ def varlen_attention(
     of `attention`. seqused_k: (sequences,), how many keys of each are used, from its first.
 
     Returns (total, heads, value_dim), and with `return_lse` the log of the softmax's denominator (heads, total), in
-    float32 (-inf where nothing is seen). Forward only. Raises UnsupportedArgument, in one line.
+    float32 (-inf where nothing is seen). Gradients of q, k, v, alibi and sinks are recorded. Raises
+    UnsupportedArgument, in one line.
     """
     if not (type(q) is Tensor and type(k) is Tensor and type(v) is Tensor):
         checks.check_every(q=q, k=k, v=v)
@@ -88,8 +88,17 @@ def varlen_attention(
     asked = wanted(causal, scale, window, window_size, softcap, alibi, return_lse)
     if _any_autocast():
         q, k, v = autocasted((q, k, v))
-    _refuse_gradients("varlen_attention", q, k, v, sinks, slopes)
     cu_k = cu_seq_q if cu_seq_k is None else cu_seq_k
+    if _needs_gradient(q, k, v, sinks, slopes):
+        if (recorded := RECORDED.get("eintune.varlen_attention")) is None:
+            raise UnsupportedArgument(FORWARD_ONLY.format(name="varlen_attention"))
+        check_packed(q, k, v, cu_seq_q, cu_k, seqused_k, sinks, slopes)
+        if 0 in (q.shape[0], k.shape[0]):
+            return _of_nothing(q, k, v, sinks, slopes, return_lse)
+        return recorded(  # type: ignore[no-any-return]
+            q, k, v, cu_seq_q, cu_k, causal=causal, scale=asked.scale, window=window, window_size=window_size,
+            softcap=softcap, alibi=alibi, sinks=sinks, seqused_k=seqused_k, return_lse=return_lse,
+        )  # fmt: skip
     out, log = packed_call(q, k, v, cu_seq_q, cu_k, seqused_k, asked, sinks, slopes)
     return (out, log) if log is not None else out
 
@@ -101,29 +110,49 @@ def packed_call(
     """What `varlen_attention` comes to. out: what is filled with the output. Raises UnsupportedArgument."""
 
     def check() -> None:
-        checks.check_every(q=q, k=k, v=v, cu_seq_q=cu_q, cu_seq_k=cu_k, seqused_k=used, sinks=sinks, alibi=slopes)
-        checks.check_varlen(q, k, v, cu_q, cu_k, used)
-        _check_by_head(q, sinks, slopes)
-        checks.check_rules(checks.of_varlen(q, k, v, cu_q, cu_k, used))
-        checks.check_places(k)
+        check_packed(q, k, v, cu_q, cu_k, used, sinks, slopes)
 
-    with _checked(check, q, k, v, cu_q, cu_k, used, sinks, slopes):
-        starts = cu_k[:-1].int()
-        lengths = cu_k[1:].int() - starts
-        lengths = lengths if used is None else torch.minimum(used.int(), lengths)
-        stretches = _of_all(q.shape[0], cu_q, starts, lengths, asked)
-        given = None if out is None else out[None]
-        made, log = Call(q[None], k[None], v[None], None, stretches, asked, sinks, slopes, given)()
-    return made[0], None if log is None else log[0]
+    def call() -> Call:
+        places = asked.standard or slopes is not None
+        lengths = None if used is None else used.int()
+        stretches = _of_all(q.shape[0], cu_q, cu_k.int(), lengths, asked, places)
+        return Call(q, k, v, None, stretches, asked, sinks, slopes, out)
+
+    return _made(check, call, asked, q, k, v, cu_q, cu_k, used, sinks, slopes, out)
 
 
-def _of_all(total: int, cu_q: Tensor, starts: Tensor, lengths: Tensor, asked: Options) -> Stretches:
+def check_packed(
+    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, used: Tensor | None, sinks: Tensor | None,
+    slopes: Tensor | None,
+) -> None:  # fmt: skip
+    """Raises UnsupportedArgument for tensors that `varlen_attention` does not take."""
+    checks.check_every(q=q, k=k, v=v, cu_seq_q=cu_q, cu_seq_k=cu_k, seqused_k=used, sinks=sinks, alibi=slopes)
+    checks.check_varlen(q, k, v, cu_q, cu_k, used)
+    _check_by_head(q, sinks, slopes)
+    checks.check_rules(checks.of_varlen(q, k, v, cu_q, cu_k, used))
+    checks.check_places(k)
+
+
+def _of_nothing(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, slopes: Tensor | None, lse: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Where there are no queries or no keys, with gradients: the log-sum-exp is the sink's, and nothing else depends on
+    anything."""
+    given = [t.flatten()[:0].sum() for t in (q, k, v, sinks, slopes) if t is not None]
+    nothing = torch.stack([t.to(q.dtype) for t in given]).sum()
+    out = q.new_zeros((*q.shape[:2], v.shape[2])) + nothing
+    if not lse:
+        return out
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    log = q.new_full((q.shape[1], q.shape[0]), -torch.inf, dtype=wide)
+    return out, (log if sinks is None else sinks[:, None].to(wide).expand(log.shape)) + nothing.to(wide)
+
+
+def _of_all(total: int, cu_q: Tensor, starts: Tensor, used: Tensor | None, asked: Options, places: bool) -> Stretches:
     """Of sequences that are packed as one, (1, total)."""
-    if not starts.shape[0]:  # no sequence is one without queries
-        starts = lengths = torch.zeros(1, dtype=torch.int32, device=cu_q.device)
-        cu_q = cu_q.new_zeros(2)
-    first, end, place = of_packed(total, cu_q, starts, lengths, asked.reach)
-    return Stretches(first[None], end[None], place[None])
+    if starts.shape[0] == 1:  # no sequence is one without queries
+        cu_q, starts, used = cu_q.new_zeros(2), starts.new_zeros(2), None
+    return of_packed(total, cu_q, starts, used, asked.reach, places)
 
 
 @overload
@@ -184,7 +213,8 @@ def paged_attention(
     k, v = k_cache, v_cache
     if _any_autocast():
         q, k, v = autocasted((q, k, v))
-    _refuse_gradients("paged_attention", q, k, v, sinks, slopes)
+    if _needs_gradient(q, k, v, sinks, slopes):
+        raise UnsupportedArgument(FORWARD_ONLY.format(name="paged_attention"))
     out, log = paged_call(q, k, v, block_table, cache_seqlens, cu_seq_q, asked, sinks, slopes)
     return (out, log) if log is not None else out
 
@@ -205,42 +235,45 @@ def paged_call(
         checks.check_rules(checks.of_paged(q, k, v, block_table, lengths, cu_q))
         checks.check_places(k, block_table)
 
-    def rows(t: Tensor) -> Tensor:
-        """As a batch of sequences, or as one that they are packed as."""
-        return t if t.ndim == 4 else t[:, None] if cu_q is None else t[None]
-
-    with _checked(check, q, k, v, block_table, lengths, cu_q, sinks, slopes):
+    def call() -> Call:
+        places = asked.standard or slopes is not None
         room = block_table.shape[1] * k.shape[1]
         used = lengths.int().clamp(0, room)
-        if cu_q is None:
-            stretches, table = of_batch(rows(q).shape[1], used, asked.reach), block_table
-        else:
+        if cu_q is not None:
             # The sequences' keys one after another, each as long as its part of the table.
-            table = block_table.reshape(1, -1)
-            starts = torch.arange(used.shape[0], dtype=torch.int32, device=used.device) * room
-            stretches = _of_all(q.shape[0], cu_q, starts, used, asked)
-        given = None if out is None else rows(out)
-        made, log = Call(rows(q), k, v, table, stretches, asked, sinks, slopes, given)()
-    if q.ndim == 4:
-        return made, log
-    if cu_q is None:
+            starts = torch.arange(0, (len(used) + 1) * room, room, dtype=torch.int32, device=used.device)
+            stretches = _of_all(q.shape[0], cu_q, starts, used, asked, places)
+            return Call(q, k, v, block_table.reshape(1, -1), stretches, asked, sinks, slopes, out)
+        stretches = of_batch(q.shape[1] if q.ndim == 4 else 1, used, asked.reach, places)
+        rows, target = (t if t is None or t.ndim == 4 else t[:, None] for t in (q, out))
+        assert rows is not None
+        return Call(rows, k, v, block_table, stretches, asked, sinks, slopes, target)
+
+    made, log = _made(check, call, asked, q, k, v, block_table, lengths, cu_q, sinks, slopes, out)
+    if q.ndim == 3 and cu_q is None:
         return made[:, 0], None if log is None else log[..., 0]
-    return made[0], None if log is None else log[0]
+    return made, log
 
 
-@contextmanager
-def _checked(check: Callable[[], None], *tensors: Tensor | None) -> Iterator[None]:
-    """Check the arguments before the first call of a kind, and where one fails."""
+def _made(
+    check: Callable[[], None], call: Callable[[], Call], asked: Options, *tensors: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """What a call of these arguments gives. They are checked before the first call of a kind, and where one fails."""
     try:
-        key = tuple(kinds(tensors))
+        key: Any = (*kinds(tensors), asked)
     except Exception:
         check()
         raise
-    if _known.get(key) is None:
+    ready = _known.get(key)
+    if ready is None:
         check()
-        _known[key] = True
     try:
-        yield
+        made = call()
+        if ready is None:
+            ready = made.ready()
+            if tensors[0] is None or tensors[0].device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+                _known[key] = ready
+        return ready(made)
     except UnsupportedArgument:
         raise
     except Exception:
@@ -248,8 +281,7 @@ def _checked(check: Callable[[], None], *tensors: Tensor | None) -> Iterator[Non
         raise
 
 
-_known: Recent[Any, bool] = Recent(MOST_READY)
-"""Kinds of arguments that were found to be right."""
+_known: Recent[Any, Ready] = Recent(MOST_READY)
 
 
 def wanted(
@@ -272,9 +304,8 @@ def wanted(
         raise UnsupportedArgument(f"`{odd}` must be a number, but got {type(given[odd]).__name__}") from None
 
 
-def _refuse_gradients(name: str, *tensors: Tensor | None) -> None:
-    if torch.is_grad_enabled() and any(t is not None and getattr(t, "requires_grad", False) for t in tensors):
-        raise UnsupportedArgument(FORWARD_ONLY.format(name=name))
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and getattr(t, "requires_grad", False) for t in tensors)
 
 
 def _check_by_head(q: Tensor, sinks: Tensor | None, slopes: Tensor | None) -> None:

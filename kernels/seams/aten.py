@@ -161,7 +161,8 @@ def _batched(q: Tensor, k: Tensor, v: Tensor, used: Tensor | None, asked: Option
         raise UnsupportedArgument(f"query, key and value must be one batch of 4 axes, but got {shapes}")
     room = k.shape[1]
     lengths = used.int().clamp(0, room) if used is not None else q.new_full((q.shape[0],), room, dtype=torch.int32)
-    log = Call(q, k, v, None, of_batch(q.shape[1], lengths, asked.reach), asked, None, None, out)()[1]
+    call = Call(q, k, v, None, of_batch(q.shape[1], lengths, asked.reach, False), asked, out=out)
+    log = call.ready()(call)[1]
     assert log is not None
     return log
 

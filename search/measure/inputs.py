@@ -63,7 +63,10 @@ def _draw(shape: Sequence[int], dtype: torch.dtype, values: Values | None, gener
         return torch.randint(0, 2, shape, generator=generator).bool()
     if dtype.is_floating_point and values is None:
         return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
-    low, high, ordered, _ = values or INTEGERS
+    low, high, ordered, _, steps = values or INTEGERS
+    if steps:
+        step = torch.arange(shape[-1]) * steps // shape[-1]
+        return (step.double() * (high - low) / steps + low).floor().to(dtype).expand(shape).contiguous()
     drawn = torch.rand(shape, generator=generator, dtype=torch.float32) * (high - low) + low
     drawn = drawn if dtype.is_floating_point else drawn.floor().clamp(low, high - 1)
     return (drawn.sort(-1).values if ordered and shape else drawn).to(dtype)

@@ -21,7 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from eintune.space.cascade.problem import Problem
 from eintune.space.workloads.attention import Attention
 from eintune.space.workloads.modifiers import Causal, Documents, Mask, Softcap, Window
+from eintune.space.workloads.spans import Spans
 
+from .flash_varlen import flash_attention_4_varlen
 from .score_mods import ADDED, Given, Unavailable, filters_of, positions, scores_of
 from .torch_compile import compiled as under_compiler
 
@@ -51,6 +53,8 @@ class Operands:
 
     @classmethod
     def of(cls, problem: Problem, inputs: Mapping[str, Tensor], about: Attention) -> Operands:
+        if about.page is not None:
+            raise Unavailable("it reads no keys and values from pages")
         q, k, v = (inputs[name] for name in "QKV")
         grouped = q.ndim == 5
         flat = q.flatten(1, 2) if grouped else q
@@ -101,7 +105,9 @@ def definition(t: Operands, about: Attention) -> Callable[[Tensor, Tensor, Tenso
     for seen in filters:
         hides = ~seen(*at)
         hidden = hides if hidden is None else hidden | hides
-    may_be_empty = any(isinstance(m, (Documents, Mask)) for m in about.modifiers) or t.given.keys < t.given.queries
+    may_be_empty = (
+        any(isinstance(m, (Documents, Mask, Spans)) for m in about.modifiers) or t.given.keys < t.given.queries
+    )
     repeats, scale, sink = t.given.heads // t.k.shape[1], t.scale, t.sink
     sigmoid, with_lse = about.weights == "sigmoid", about.lse
 
@@ -202,6 +208,8 @@ def flash_attention_4(problem: Problem, inputs: Mapping[str, Tensor], *, about: 
     Raises Unavailable for what they have no argument for, and where their one kind of causal mask (the last query
     sees all keys) is not the wanted one.
     """
+    if about.page is not None or any(isinstance(m, Spans) for m in about.modifiers):
+        return flash_attention_4_varlen(problem, inputs, about)
     attend: Any = importlib.import_module("flash_attn.cute").flash_attn_func
     t = Operands.of(problem, inputs, about)
     options = {"softmax_scale": t.scale, "causal": False, **_flash_options(t, about)}

@@ -28,6 +28,7 @@ from eintune.space.workloads.modifiers import (
     Softcap,
     Window,
 )
+from eintune.space.workloads.spans import PlacedSlopes, Spans
 
 Score: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(score, batch, head, query, key) to the changed score."""
@@ -139,6 +140,19 @@ def _documents(modifier: Documents, given: Given) -> Seen:
     return lambda b, h, p, m: queries[b, p] == keys[b, m]
 
 
+def _placed_slopes(modifier: PlacedSlopes, given: Given) -> Score:
+    place, heads = given.reader("AT"), given.heads
+    if modifier.standard:
+        return lambda score, b, h, p, m: score + standard_slope(h, heads) * (m - place(b, h, p, m))
+    slope = given.reader("SLOPE")
+    return lambda score, b, h, p, m: score + slope(b, h, p, m) * (m - place(b, h, p, m))
+
+
+def _spans(modifier: Spans, given: Given) -> Seen:
+    first, end = given.reader("FIRST"), given.reader("END")
+    return lambda b, h, p, m: (first(b, h, p, m) <= m) & (m < end(b, h, p, m))
+
+
 def _mask(modifier: Mask, given: Given) -> Seen:
     return given.reader("MASK")
 
@@ -147,6 +161,7 @@ SCORES: dict[type[Modifier], Callable[[Any, Given], Score]] = {
     HeadScale: _head_scale,
     Softcap: _softcap,
     Slopes: _slopes,
+    PlacedSlopes: _placed_slopes,
     Bias: _bias,
     RelativeBias: _relative_bias,
 }
@@ -155,9 +170,10 @@ FILTERS: dict[type[Modifier], Callable[[Any, Given], Seen]] = {
     Window: _window,
     Prefix: _prefix,
     Documents: _documents,
+    Spans: _spans,
     Mask: _mask,
 }
-ADDED: tuple[type[Modifier], ...] = (Slopes, Bias, RelativeBias)
+ADDED: tuple[type[Modifier], ...] = (Slopes, PlacedSlopes, Bias, RelativeBias)
 """Modifiers that only add to a score."""
 
 

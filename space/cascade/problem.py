@@ -13,12 +13,14 @@ from .cascade import Cascade
 
 class Values(NamedTuple):
     """What an input may hold: from `low` to below `high`; ordered: growing along the last axis; same_as: an input whose
-    numbers it repeats where both have one shape."""
+    numbers it repeats where both have one shape; steps: not drawn, but growing along the last axis in so many equal
+    steps."""
 
     low: float
     high: float
     ordered: bool = False
     same_as: str | None = None
+    steps: int = 0
 
 
 @dataclass(frozen=True)

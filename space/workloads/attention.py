@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from eintune.space.cascade.builder import Writer, apply, exp, given, top, total
@@ -50,6 +50,8 @@ class Attention:
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise ValueError(f"`weights` must be one of {list(WEIGHTS)}, but got {self.weights!r}")
+        if self.page is not None and (type(self.page) is not int or self.page < 1):
+            raise ValueError(f"`page` must be a positive integer, but got {self.page!r}")
         if self.weights != "softmax" and (self.sinks or self.lse):
             raise ValueError(f"`sinks` and `lse` need weights by softmax, but got {self.weights!r}")
         object.__setattr__(self, "modifiers", tuple(in_order(self.modifiers)))
@@ -145,7 +147,8 @@ def attention_problem(
     """The attention problem at one size: `heads` query heads over `kv_heads` key heads.
 
     `value_dim` defaults to `head_dim`, `scale` to 1/sqrt(head_dim). variant: which attention, with `causal` added
-    to its filters. Raises ValueError with the rule, the value and the valid options.
+    to its filters; of a cache in pages there are as many as the sequences need. Raises ValueError with the rule, the
+    value and the valid options.
     """
     value_dim = head_dim if value_dim is None else value_dim
     numbers = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "seq": seq, "kv_seq": kv_seq}
@@ -156,9 +159,12 @@ def attention_problem(
     if not math.isfinite(scale):
         raise ValueError(f"`scale` must be a finite number, but got {scale!r}")
     plain = variant or Attention()
-    wanted = Attention((*of_causal(causal), *plain.modifiers), plain.weights, plain.sinks, plain.lse)
+    wanted = replace(plain, modifiers=(*of_causal(causal), *plain.modifiers))
     groups = {"g": heads // kv_heads} if heads != kv_heads else {}
     sizes = {"b": batch, "h": kv_heads, **groups, "p": seq, "m": kv_seq, "e": head_dim, "f": value_dim}
+    if wanted.page is not None:
+        pages = -(-kv_seq // wanted.page)
+        sizes |= {"x": batch * pages, "o": wanted.page, "j": pages}
     return posed(wanted, sizes, dtype, {"scale": float(scale)})
 
 
@@ -183,7 +189,7 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
     for m in variant.modifiers:
         bound |= m.bound(sizes)
         numbers |= m.params
-        values |= m.values
+        values |= m.drawn(sizes)
     if addresses:
         check_indices((e.expr for e in cascade.einsums), bound, padded=True)
     return Problem("attention", text, bound, dtypes, numbers, values)

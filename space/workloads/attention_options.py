@@ -24,6 +24,7 @@ from .modifiers import (
     Softcap,
     Window,
 )
+from .spans import PlacedSlopes, Spans
 from .workload import WORKLOADS, Option, Posed, Workload, counted
 
 OPTIONS = (
@@ -57,6 +58,8 @@ OPTIONS = (
     Option("score_mod", "FILE.py:NAME, a function (score, b, h, p, m) -> score", "function", default=""),
     Option("mask_mod", "FILE.py:NAME, a function (b, h, p, m) -> what is seen", "function", default=""),
     Option("documents", "packed sequences: a query sees its own document", "flag", default=False),
+    Option("packed", "N sequences one after another, of equal lengths, each seen by itself", "count", default=""),
+    Option("page", "keys and values lie in pages of N; without --packed of one query a sequence", "count", default=""),
     Option("sinks", "a score a head that every query sees and that has no value", "flag", default=False),
     Option("sigmoid", "weights by sigmoid instead of softmax", "flag", default=False),
     Option("lse", "also return the log-sum-exp", "flag", default=False),
@@ -67,22 +70,52 @@ def _variant(wanted: Mapping[str, Any]) -> Attention:
     align: Align = wanted["causal"] or "top_left"
     if wanted["window_both"] and not wanted["window"]:
         raise ValueError("`window_both` needs a `window`")
+    spans = _spans(wanted)
     pieces: list[Modifier | None] = [
         HeadScale() if wanted["head_scale"] else None,
         Softcap(wanted["softcap"]) if wanted["softcap"] != "" else None,
-        Slopes(wanted["alibi"] == "standard", align) if wanted["alibi"] else None,
+        _slopes(wanted, align, spans) if wanted["alibi"] else None,
         Bias(wanted["bias"]) if wanted["bias"] else None,
         RelativeBias(wanted["seq"] + (wanted["kv_seq"] or wanted["seq"]) - 1) if wanted["relative_bias"] else None,
         ScoreMod(wanted["score_mod"]) if wanted["score_mod"] else None,
-        Causal(wanted["causal"]) if wanted["causal"] and wanted["prefix"] == "" else None,
+        Causal(wanted["causal"]) if wanted["causal"] and wanted["prefix"] == "" and not spans else None,
         Window(wanted["window"], wanted["window_both"], align) if wanted["window"] != "" else None,
         Prefix(wanted["prefix"], align) if wanted["prefix"] != "" else None,
         Documents() if wanted["documents"] else None,
         Mask(wanted["mask"]) if wanted["mask"] else None,
         MaskMod(wanted["mask_mod"]) if wanted["mask_mod"] else None,
+        spans,
     ]
     weights: Weights = "sigmoid" if wanted["sigmoid"] else "softmax"
-    return Attention(tuple(p for p in pieces if p), weights, wanted["sinks"], wanted["lse"])
+    page = wanted["page"] if wanted["page"] != "" else None
+    return Attention(tuple(p for p in pieces if p), weights, wanted["sinks"], wanted["lse"], page)
+
+
+def _spans(wanted: Mapping[str, Any]) -> Spans | None:
+    """What queries see of packed sequences, and of a cache in pages, whose queries stand at the last keys. Raises
+    ValueError for what does not go with them."""
+    if wanted["packed"] == wanted["page"] == "":
+        return None
+    beside = [n for n in ("window", "prefix") if wanted[n] != ""]
+    beside += [n for n in ("documents", "mask", "mask_mod", "bias", "relative_bias", "score_mod") if wanted[n]]
+    if beside:
+        raise ValueError(f"`packed` and `page` go with causal, softcap, alibi, sinks and lse, but not with {beside}")
+    causal, queries, keys = bool(wanted["causal"]), wanted["seq"], wanted["kv_seq"] or wanted["seq"]
+    if wanted["packed"] == "":
+        if queries != 1:
+            raise ValueError(f"`page` without `packed` needs one query a sequence, but got seq={queries}")
+        return Spans("b")
+    if wanted["batch"] != 1 or (causal and queries != keys):
+        raise ValueError(
+            "`packed` sequences are one batch, causal ones of as many queries as keys, but got "
+            f"batch={wanted['batch']}, seq={queries}, kv_seq={keys}"
+        )
+    return Spans("bp", wanted["packed"], causal)
+
+
+def _slopes(wanted: Mapping[str, Any], align: Align, spans: Spans | None) -> Slopes:
+    standard = wanted["alibi"] == "standard"
+    return Slopes(standard, align) if spans is None else PlacedSlopes(standard, axes=spans.axes)
 
 
 def _pose(wanted: Mapping[str, Any], dtype: str) -> Posed:

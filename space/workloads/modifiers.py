@@ -71,6 +71,10 @@ class Modifier(ABC):
         """What its tensors hold when they are drawn."""
         return {}
 
+    def drawn(self, sizes: Mapping[Rank, int]) -> Mapping[str, Values]:
+        """The same, in an attention whose ranks have these sizes."""
+        return self.values
+
     @property
     def words(self) -> str:
         """What a title says."""

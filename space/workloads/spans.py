@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eintune.space.cascade.builder import apply
-from eintune.space.ir.expr import NEG_INF, Expr, Iota
+from eintune.space.cascade.problem import Values
+from eintune.space.ir.expr import NEG_INF, Expr, Iota, Rank
 from eintune.space.tracing.site import Site
 
 from .modifiers import Modifier, Slopes, check_axes
@@ -23,14 +24,20 @@ class Spans(Modifier):
     """A query sees key m where FIRST <= m < END, whole numbers over `axes`, "bp" or "b"; none where END <= FIRST.
 
     Causal filters and windows of sequences that are packed come to this: each ends for a query where it stands.
+    sequences, causal: what is drawn, so many packed sequences of one length (0: any stretches, or over "b" the keys up
+    to any), which a query sees up to where it stands. Raises ValueError for a number below 0.
     """
 
     axes: str = "bp"
+    sequences: int = 0
+    causal: bool = False
     filters: ClassVar[bool] = True
     turn: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         check_axes("spans", self.axes)
+        if type(self.sequences) is not int or self.sequences < 0:
+            raise ValueError(f"`packed` must be a number of sequences, but got {self.sequences!r}")
 
     def apply(self, score: Expr, site: Site) -> Expr:
         first, end = (site.tensor(name, self.axes, "int") for name in (FIRST, END))
@@ -45,9 +52,24 @@ class Spans(Modifier):
     def dtypes(self) -> Mapping[str, str]:
         return dict.fromkeys(self.tensors, INTEGERS)
 
+    def drawn(self, sizes: Mapping[Rank, int]) -> Mapping[str, Values]:
+        rows, keys, count = sizes["p"], sizes["m"], self.sequences
+        if not count:
+            return {FIRST: Values(0, 1), END: Values(1, keys + 1)} if self.axes == "b" else {}
+        end = Values(1, keys + 1, steps=rows) if self.causal else Values(keys / count, keys + keys / count, steps=count)
+        return {FIRST: Values(0, keys, steps=count), END: end}
+
     @property
     def words(self) -> str:
-        return "spans" if self.axes == "bp" else f"spans over {self.axes}"
+        if self.sequences:
+            return f"{self.sequences} packed sequences" + (", causal" if self.causal else "")
+        return "spans" if self.axes == "bp" else "keys up to a length"
+
+    @property
+    def slug(self) -> str:
+        if self.sequences:
+            return f"packed{self.sequences}" + ("-causal" if self.causal else "")
+        return "spans" if self.axes == "bp" else "lengths"
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,10 @@ class PlacedSlopes(Slopes):
     @property
     def dtypes(self) -> Mapping[str, str]:
         return {**super().dtypes, PLACE: INTEGERS}
+
+    def drawn(self, sizes: Mapping[Rank, int]) -> Mapping[str, Values]:
+        keys, rows = sizes["m"], sizes["p"]
+        return {**super().drawn(sizes), PLACE: Values(0, keys, steps=rows) if self.axes == "bp" else Values(0, keys)}
 
     @property
     def words(self) -> str:

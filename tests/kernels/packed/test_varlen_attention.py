@@ -184,8 +184,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "scale": ({"scale": math.nan}, "`scale` must be a finite number or None"),
     "scale as a list": ({"scale": [1]}, "`scale` must be a number, but got list"),
     "return_lse": ({"return_lse": 1}, "`return_lse` must be True or False"),
-    "gradients": ({"q": Q.clone().requires_grad_()}, "eintune.varlen_attention is forward only"),
-    "gradients of sinks": ({"sinks": BY_HEAD.clone().requires_grad_()}, "eintune.varlen_attention is forward only"),
 }
 
 

@@ -24,7 +24,7 @@ from eintune.search.peers.rows import FUNCTIONS
 from eintune.search.peers.score_mods import FILTERS, READERS, SCORES, Unavailable
 from eintune.space.cascade.problem import Problem
 from eintune.space.tracing.site import AXES
-from eintune.space.workloads import modifiers
+from eintune.space.workloads import modifiers, spans
 from eintune.space.workloads.attention import Attention, attention_problem
 from eintune.space.workloads.builtin import WORKLOADS
 from eintune.space.workloads.modifiers import (
@@ -41,6 +41,7 @@ from eintune.space.workloads.modifiers import (
     Softcap,
     Window,
 )
+from eintune.space.workloads.spans import PlacedSlopes, Spans
 
 CASES = {
     "plain": Attention(),
@@ -57,6 +58,9 @@ CASES = {
     "bias": Attention((Bias("hpm"),)),
     "relative bias": Attention((RelativeBias(99), Causal("lower_right"))),
     "documents": Attention((Documents(), Causal())),
+    "spans": Attention((Spans(),)),
+    "packed, slopes": Attention((PlacedSlopes(), Spans("bp", 2))),
+    "keys up to a length": Attention((PlacedSlopes(standard=True, axes="b"), Spans("b"))),
     "mask": Attention((Mask("bpm"), Causal())),
     "head scale": Attention((HeadScale(), Bias("bm"))),
     "sinks": Attention((Causal(),), sinks=True),
@@ -141,7 +145,9 @@ def test_flex_attention(name: str, uncompiled: list[Any]) -> None:
 
 def test_every_modifier_has_a_form_for_peers() -> None:
     every = {
-        m for m in vars(modifiers).values() if isinstance(m, type) and issubclass(m, Modifier) and m is not Modifier
+        m
+        for m in (*vars(modifiers).values(), *vars(spans).values())
+        if isinstance(m, type) and issubclass(m, Modifier) and m is not Modifier
     }
     assert every == {*SCORES, *FILTERS}
     assert all(m.filters == (m in FILTERS) for m in every)

@@ -213,3 +213,29 @@ def test_bad_problems_are_one_line(change: dict[str, Any], message: str) -> None
     with pytest.raises(ValueError, match=message) as error:
         attention_problem(**{**GOOD, **change})
     assert "\n" not in str(error.value)
+
+
+REFUSED = {
+    "a window": ({"seq": 8, "packed": 2, "window": 3}, "but not with ['window']"),
+    "documents": ({"seq": 8, "packed": 2, "documents": True}, "but not with ['documents']"),
+    "a batch": ({"seq": 8, "packed": 2, "batch": 3}, "`packed` sequences are one batch"),
+    "causal of other lengths": ({"seq": 8, "kv_seq": 9, "packed": 2, "causal": "top_left"}, "as many queries as keys"),
+    "several queries over pages": ({"seq": 8, "page": 4}, "`page` without `packed` needs one query a sequence"),
+    "no pages": ({"seq": 8, "packed": 2, "page": 0}, "`page` must be a positive integer, but got 0"),
+    "less than none": ({"seq": 8, "packed": -1}, "`packed` must be a number of sequences, but got -1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_go_with_packed_sequences_and_pages(name: str) -> None:
+    options, said = REFUSED[name]
+    with pytest.raises(ValueError) as caught:
+        WORKLOADS["attention"].posed({"heads": 2, "head_dim": 16, **options}, "fp32")
+    assert said in str(caught.value)
+
+
+def test_titles_and_folders_of_packed_sequences_and_pages() -> None:
+    options = {"heads": 2, "head_dim": 16, "seq": 8, "packed": 2, "page": 4, "causal": "top_left"}
+    posed = WORKLOADS["attention"].posed(options, "fp32")
+    assert posed.title.endswith("fp32, 2 packed sequences, causal, pages of 4")
+    assert posed.folder.endswith("fp32-packed2-causal-page4")
