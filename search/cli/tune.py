@@ -122,9 +122,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def action(chosen: argparse.Namespace) -> int:
     """Plan, answer from the cache, or search."""
+    check_writable(chosen, "json")
     progress = begin(chosen)
     _check_sampler(chosen)
-    check_writable(chosen, "json")
     machine_kind = _named_kind(chosen)
     several = _several(chosen)
     if chosen.plan_only:
