@@ -18,6 +18,7 @@ from eintune.host.quoting import shell
 from eintune.search.caches.command import CACHE
 from eintune.search.options.command import Command, Failure, Parser, Usage, add_version
 from eintune.search.options.documents import words_aside
+from eintune.search.options.problem import show_options_of
 from eintune.search.sets.warm_command import WARM
 from eintune.search.text import interrupts, progress, streams
 
@@ -82,7 +83,14 @@ def _parser(names: Sequence[str]) -> Parser:
         )
         if command.name in names:
             command.configure(made)
+            _help_on(made, names)
     return parser
+
+
+def _help_on(parser: Parser, words: Sequence[str]) -> None:
+    """Where help is asked for, it is on the workload that is named."""
+    if {"-h", "--help"} & set(words):
+        show_options_of(parser, words)
 
 
 def tune_main(arguments: Sequence[str] | None = None) -> int:
@@ -94,7 +102,9 @@ def tune_main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     TUNE.configure(parser)
-    return _run(parser, sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    _help_on(parser, given)
+    return _run(parser, given)
 
 
 def _run(parser: Parser, arguments: Sequence[str]) -> int:
