@@ -103,6 +103,7 @@ SLOW = {
     "tune": ("--plan-only", "--machine", "cpu", "--top", "2", "--quiet"),
     "bench": ("--seq", "16", "--heads", "1", "--head-dim", "8", "--peers", "sdpa", "--no-tune", "--iters", "2"),
     "record": ("--count", "1", "--quiet", "--workload", "softmax", "--rows", "16", "--cols", "16", "--device", "cpu"),
+    "warm": ("--workload", "cross_entropy"),
     "growth": ("--only", "nothing like it"),
     "definitions": ("--only", "nothing like it"),
 }
