@@ -123,7 +123,7 @@ def test_the_lists_are_those_of_the_project() -> None:
     extras = PROJECT["optional-dependencies"]
     assert {name_of(r) for r in PROJECT["dependencies"]} == set(SERVING)
     assert {name_of(r) for r in extras["tune"]} == set(TUNE)
-    for requirement in (*PROJECT["dependencies"], *extras["tune"], *extras["dev"]):
+    for requirement in (*PROJECT["dependencies"], *extras["tune"], *extras["completion"], *extras["dev"]):
         low, high = bounds(requirement)
         assert release(low) < release(high)
 

@@ -141,6 +141,10 @@ class CompiledCascade:
         self._conditions = conditions_read(cascade.roots().values())
         self._ready: Recent[Any, tuple[Fill, list[Callable[[Tensor], Tensor]]]] = Recent(MOST_READY)
 
+    def __reduce__(self) -> tuple[Callable[[str], CompiledCascade], tuple[str]]:
+        """What it is made of is pickled and copied, and not what this process has ready: another finds its own."""
+        return _made_again, (self.stated,)
+
     @opaque
     @called_by_scripts
     def __call__(self, *tensors: Tensor, **named: Tensor) -> Any:
@@ -251,6 +255,14 @@ class CompiledCascade:
                 raise ValueError(f"{name} is read as a condition: its dtype must be torch.bool, but got {dtype}")
             if tensor.kind == "int" and not whole:
                 raise ValueError(f"{name} is read as whole numbers: its dtype must be an integer's, but got {dtype}")
+
+
+def _made_again(stated: str) -> CompiledCascade:
+    """The compiled cascade that states this of itself, with all that `import eintune` registers."""
+    import eintune
+
+    made_of = json.loads(stated)
+    return eintune.compile(made_of.pop("cascade"), **made_of)
 
 
 def conditions_read(roots: Iterable[Expr]) -> frozenset[str]:

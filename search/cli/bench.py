@@ -148,11 +148,11 @@ def _count(text: str) -> int:
 
 def action(chosen: argparse.Namespace) -> int:
     """Check, time, print, write."""
+    _check_apply(chosen)
+    check_writable(chosen, "results", "json", "cache")
     progress = begin(chosen)
     from eintune.search.peers.peers import missing_peers
 
-    _check_apply(chosen)
-    check_writable(chosen, "results", "json", "cache")
     device = device_of(chosen)
     if _has_suites(chosen):
         from .suite import run_suites

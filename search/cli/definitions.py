@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from eintune.host.files import write_named
-from eintune.search.options.command import Command, Failure, Usage, path
+from eintune.search.options.command import Command, Failure, Usage, add_quiet, begin, path
 from eintune.search.options.files import check_writable
 
 DESCRIPTION = """\
@@ -25,26 +24,30 @@ examples:
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="TEXT", help="definitions whose name holds this text")
     parser.add_argument("--markdown", type=path, metavar="FILE", help="write the table here as Markdown")
+    add_quiet(parser)
 
 
 def _definitions(chosen: argparse.Namespace) -> int:
+    check_writable(chosen, "markdown")
+    progress = begin(chosen)
     from eintune.search.evaluation.definitions import definitions, measured, to_markdown
 
     try:
         from eintune.search.evaluation.growth import machine
     except ModuleNotFoundError as error:  # `resource`, which counts time of processes
         raise Failure(f"definitions needs a Unix, as Python has no {error.name} here") from error
-    check_writable(chosen, "markdown")
     wanted = [d for d in definitions() if (chosen.only or "") in d.name]
     if not wanted:
         raise Usage(f"--only must be part of a definition's name, but got {chosen.only!r}")
     rows = []
+    progress.become("derive")
     for i, row in enumerate(measured(wanted), 1):
         short = f"{row.passes} passes, should be {row.definition.passes}, {row.seconds:.2f} s"
-        print(f"{i}/{len(wanted)} {row.definition.name}: {short}", file=sys.stderr)
+        progress.stands(done=i, of=len(wanted), counted="derived, run and compared")
+        progress.say(f"{i}/{len(wanted)} {row.definition.name}: {short}")
         for emitter, outcome in row.kernels.items():
             if isinstance(outcome, str):
-                print(f"  {emitter}: {outcome}", file=sys.stderr)
+                progress.say(f"  {emitter}: {outcome}")
         rows.append(row)
     page = to_markdown(rows, machine())
     if chosen.markdown:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from eintune.host.files import write_named
-from eintune.search.options.command import Command, Failure, Usage, path, positive
+from eintune.search.options.command import Command, Failure, Usage, add_quiet, begin, path, positive
 from eintune.search.options.files import check_writable
 from eintune.search.options.sizes import several_sizes
 
@@ -30,9 +29,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lengths", type=several_sizes, metavar="N", help="of the chains; default: 6:48")
     parser.add_argument("--csv", type=path, metavar="FILE", help="also keep all rows here")
+    add_quiet(parser)
 
 
 def _growth(chosen: argparse.Namespace) -> int:
+    check_writable(chosen, "csv")
+    progress = begin(chosen)
     try:
         from eintune.search.evaluation.growth import LENGTHS, MODIFIERS, measure, tasks, to_csv, to_text
     except ModuleNotFoundError as error:  # `resource`, which counts memory and time of processes
@@ -40,13 +42,14 @@ def _growth(chosen: argparse.Namespace) -> int:
     if chosen.combined > len(MODIFIERS):
         raise Usage(f"--combined must be at most {len(MODIFIERS)}, but got {chosen.combined}")
     lengths = (chosen.lengths,) if isinstance(chosen.lengths, int) else chosen.lengths
-    check_writable(chosen, "csv")
     wanted = [t for t in tasks(chosen.combined, lengths or LENGTHS) if (chosen.only or "") in f"{t.group} {t.name}"]
     if not wanted:
         raise Usage(f"--only must be part of a row's group or name, but got {chosen.only!r}")
     load, rows = os.getloadavg()[0], []
+    progress.become("derive")
     for i, row in enumerate(measure(wanted), 1):
-        print(f"{i}/{len(wanted)} {row.group} {row.name}: {row.cpu:.2f} s", file=sys.stderr)
+        progress.stands(done=i, of=len(wanted), counted="derived")
+        progress.say(f"{i}/{len(wanted)} {row.group} {row.name}: {row.cpu:.2f} s")
         rows.append(row)
     print(to_text(rows))
     if chosen.csv:

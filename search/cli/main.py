@@ -18,10 +18,12 @@ from eintune.host.quoting import shell
 from eintune.search.caches.command import CACHE
 from eintune.search.options.command import Command, Failure, Parser, Usage, add_version
 from eintune.search.options.documents import words_aside
+from eintune.search.options.problem import show_options_of
 from eintune.search.sets.warm_command import WARM
 from eintune.search.text import interrupts, progress, streams
 
 from .bench import BENCH
+from .completion import COMPLETION
 from .definitions import DEFINITIONS
 from .doctor import DOCTOR
 from .graph import GRAPH, PASSES
@@ -36,7 +38,7 @@ from .tune import TUNE
 
 COMMANDS: tuple[Command, ...] = (
     *(TUNE, BENCH, SPACE, PASSES, GRAPH, TILES, PLAN, KERNEL),
-    *(REPORT, REPLAY, RECORD, JUDGE, GROWTH, DEFINITIONS, CACHE, WARM, DOCTOR),
+    *(REPORT, REPLAY, RECORD, JUDGE, GROWTH, DEFINITIONS, CACHE, WARM, DOCTOR, COMPLETION),
 )
 OVERVIEW = """\
 examples:
@@ -52,6 +54,17 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`eintune`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return _run(_parser(given), given)
+
+
+def whole_parser() -> Parser:
+    """The parser of all commands with all their options."""
+    return _parser([command.name for command in COMMANDS])
+
+
+def _parser(names: Sequence[str]) -> Parser:
+    """The parser of all commands, with the options of those that are named: those of all take a moment to make."""
     parser = Parser(
         prog="eintune",
         description="Finds the fastest kernel for an attention-like computation, derived from its naive definition.",
@@ -60,7 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    given = sys.argv[1:] if arguments is None else arguments
     for command in COMMANDS:
         made = commands.add_parser(
             command.name,
@@ -69,9 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             epilog=command.epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if command.name in given:  # the options of all others take a moment to make
+        if command.name in names:
             command.configure(made)
-    return _run(parser, given)
+            _help_on(made, names)
+    return parser
+
+
+def _help_on(parser: Parser, words: Sequence[str]) -> None:
+    """Where help is asked for, it is on the workload that is named."""
+    if {"-h", "--help"} & set(words):
+        show_options_of(parser, words)
 
 
 def tune_main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +102,9 @@ def tune_main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     TUNE.configure(parser)
-    return _run(parser, sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    _help_on(parser, given)
+    return _run(parser, given)
 
 
 def _run(parser: Parser, arguments: Sequence[str]) -> int:
@@ -109,6 +130,7 @@ def _code(parser: Parser, arguments: Sequence[str]) -> int:
     """Run the command that the arguments name; the exit code. What ended it is said in one line."""
     try:
         options = parser.parse_args(arguments)
+        options.whole_parser = whole_parser
         options.command_line = shell([parser.prog, *arguments])
         command: Command = options.chosen
         with words_aside(options):

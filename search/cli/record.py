@@ -61,11 +61,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _record(chosen: argparse.Namespace) -> int:
+    check_writable(chosen, "out", "cache")
     progress = begin(chosen)
     from eintune.costmodel.machines.detect import detect_machine
     from eintune.search.evaluation.recorded_space import save
 
-    check_writable(chosen, "out", "cache")
     device = device_of(chosen)
     dtype = "bf16" if device == "cuda" else "fp32"
     posed = posed_of(chosen, dtype)

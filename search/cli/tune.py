@@ -122,11 +122,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def action(chosen: argparse.Namespace) -> int:
     """Plan, answer from the cache, or search."""
+    check_writable(chosen, "json")
+    machine_kind, several = _named_kind(chosen), _several(chosen)
+    definition = "" if several else posed_of(chosen, "fp32").problem.cascade  # wrong usage is said first, in one line
     progress = begin(chosen)
     _check_sampler(chosen)
-    check_writable(chosen, "json")
-    machine_kind = _named_kind(chosen)
-    several = _several(chosen)
     if chosen.plan_only:
         device = device_of(chosen) if chosen.machine is None else "cpu"
         dtype = _dtype(machine_kind or _kind(device))
@@ -137,7 +137,6 @@ def action(chosen: argparse.Namespace) -> int:
         return _tune_training(chosen, machine_kind, cache, progress)
     if several:
         return _tune_sets(chosen, machine_kind, cache, progress)
-    definition = posed_of(chosen, "fp32").problem.cascade
     from eintune.search.tune.deriver import Deriver
 
     with Deriver(definition, cache / "derived", fresh=chosen.retune) as deriver:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -88,7 +88,12 @@ def add_computation(parser: argparse.ArgumentParser, *, sizes: bool, several: bo
 
     group = parser.add_argument_group("what is computed")
     group.add_argument("--workload", choices=tuple(WORKLOADS), metavar="NAME", help=f"default: {FIRST}")
-    group.add_argument("--list-workloads", action=ListWorkloads, nargs=0, help="names, definitions and options")
+    group.add_argument(
+        "--list-workloads",
+        action=ListWorkloads,
+        nargs=0,
+        help="names, definitions and options; also --workload NAME -h",
+    )
     if sizes:
         group.add_argument("--cascade", type=path, metavar="FILE", help="a definition of your own, with --sizes")
         add_sizes(group, "sizes of the ranks of --cascade")
@@ -109,6 +114,26 @@ def add_workload_options(parser: argparse.ArgumentParser, *, sizes: bool, severa
                     known.add(option.name)
                     users = [r.name for r in chosen if option.name in {o.name for o in r.options}]
                     _add(group, option, users, several)
+
+
+def show_options_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Leave out of a command's help what is of other workloads than the one that its words name. All are taken all the
+    same: what does not apply is said with what would."""
+    from eintune.space.workloads.builtin import WORKLOADS
+
+    # `--workload NAME`, `--workload=NAME`, or NAME where a command takes one alone
+    named = (word.removeprefix("--workload=") for word in words)
+    row = WORKLOADS[next((word for word in named if word in WORKLOADS), FIRST)]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                show_options_of(sub, words)
+        name = action.dest.removeprefix("of_")
+        option = next((o for o in row.options if o.name == name), None)
+        if name != action.dest and option is None:
+            action.help = argparse.SUPPRESS
+        elif name != action.dest and row.name != FIRST:  # in place of which workloads have it
+            action.help = option.help if option else None
 
 
 def _add(group: Options, option: Option, users: list[str], several: bool) -> None:

@@ -46,14 +46,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def action(chosen: argparse.Namespace) -> int:
     """Compile, and say what there is."""
-    progress = begin(chosen)
-    from eintune.kernels.serve.warm import warm
     from eintune.space.workloads.builtin import WORKLOADS
 
     if chosen.workload is not None and chosen.workload not in WORKLOADS:
         names = ", ".join(WORKLOADS)
         raise Usage(f"--workload must be one of {names}, but got {chosen.workload!r}")
     check_writable(chosen, "json")
+    progress = begin(chosen)
+    from eintune.kernels.serve.warm import warm
+
     with progress.stage("compile"), as_usage():
         made = warm(chosen.workload, machine=chosen.machine, cache=cache_of(chosen), progress=progress.say)
     where = made.folder or "Triton's own cache"  # which the environment names, or the folder is not this user's alone

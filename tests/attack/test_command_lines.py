@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -102,6 +103,7 @@ SLOW = {
     "tune": ("--plan-only", "--machine", "cpu", "--top", "2", "--quiet"),
     "bench": ("--seq", "16", "--heads", "1", "--head-dim", "8", "--peers", "sdpa", "--no-tune", "--iters", "2"),
     "record": ("--count", "1", "--quiet", "--workload", "softmax", "--rows", "16", "--cols", "16", "--device", "cpu"),
+    "warm": ("--workload", "cross_entropy"),
     "growth": ("--only", "nothing like it"),
     "definitions": ("--only", "nothing like it"),
 }
@@ -110,6 +112,8 @@ KINDS = ("positive", "seconds", "number", "several_sizes")
 """Of options that take numbers."""
 LONG = frozenset({"suite", "variants", "case", "kinds", "cool", "hot", "laws"})
 """Options that ask for minutes of work, by where they are kept."""
+PROGRESS = re.compile(r" *\d+\.\d s  \w+ ")
+"""How a line of progress begins: a command may find out after a moment that it was given what it cannot take."""
 RARE = {
     "bench": 0.15,
     "record": 0.15,
@@ -328,12 +332,13 @@ def fault(code: int, out: str, err: str) -> str:
         return "a traceback"
     if any(not c.isprintable() for c in (out + err).replace("\n", "").replace("\t", "")):
         return "control characters"
-    said = [line for line in err.splitlines() if ": error: " in line.split("'")[0][:40]]
+    words = [line for line in err.splitlines() if not PROGRESS.match(line)]
+    said = [line for line in words if ": error: " in line.split("'")[0][:40]]
     if code == 0:
         return "an error and code 0" if said else "" if out or err else "no answer"
     if code not in (1, 2):
         return f"exit code {code}"
-    if code == 2 and (len(said), len(err.splitlines())) != (1, 1):
+    if code == 2 and (len(said), len(words)) != (1, 1):
         return "not one line"
     return "" if len(said) == 1 or out else "neither an answer nor one line"
 

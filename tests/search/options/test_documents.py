@@ -129,3 +129,18 @@ def test_what_is_not_asked_for_is_not_written(monkeypatch: pytest.MonkeyPatch) -
     assert Path("-") == STDOUT and not STDOUT.exists()
     made: Callable[[str], Path] = command_module.path
     assert made("-") == STDOUT
+
+
+def helped(capsys: pytest.CaptureFixture[str], *line: str) -> str:
+    with pytest.raises(SystemExit):
+        main([*line, "--help"])
+    return capsys.readouterr().out
+
+
+def test_help_is_on_the_options_that_apply(capsys: pytest.CaptureFixture[str]) -> None:
+    whole, other = helped(capsys, "tune"), helped(capsys, "tune", "--workload", "layernorm")
+    assert "--kv-heads" in whole and "--cols N" not in whole and "--trials" in whole
+    assert "--cols N" in other and "--kv-heads N" not in other and "--trials" in other
+    assert "--cols" in helped(capsys, "space", "layernorm") and "--kv-heads" in helped(capsys, "space")
+    assert "--cols" in helped(capsys, "cache", "explain", "--workload=layernorm")
+    assert "query heads; default: 32" in helped(capsys, "bench")
