@@ -2,8 +2,9 @@
 
 Each case is tuned first (`tune --backward`, SECONDS for each kernel). Then the backward alone, as a CUDA graph of
 `torch.autograd.grad`, cool (a pause after each round) and hot (none), medians of rounds; the forward likewise; whether
-100 repeats are the same bits beside a second stream's load; and the largest difference from a float32 backward. Peers: PyTorch's cuDNN and flash kernels, FlashAttention-4 with and without `deterministic`,
-FlexAttention's two backends; those that are not installed, or refuse a case, say so.
+100 repeats are the same bits beside a second stream's load; and the largest difference from a float32 backward. Peers:
+PyTorch's cuDNN and flash kernels, FlashAttention-4 with and without `deterministic`, FlexAttention's two backends; what
+is not installed, or refuses a case, says so.
 """
 
 from __future__ import annotations
