@@ -157,7 +157,7 @@ def test_the_front_package_links_every_layer() -> None:
 FRONTS = (
     "space.workloads", "space.tile_ir.text", "kernels.seams", "kernels.serve", "kernels.packed",
     "kernels.operators.attention", "kernels.operators.attention_gradients", "kernels.operators.packed",
-    "kernels.operators.programs", "kernels.operators.served",
+    "kernels.operators.packed_gradients", "kernels.operators.programs", "kernels.operators.served",
     "kernels.store.shipped_forms", "search.peers", "search.options", "search.bench", "search.cli",
     "search.evaluation.growth", "search.evaluation.definitions", "search.evaluation.exercises", "search.suites.unseen",
 )  # fmt: skip

@@ -4,7 +4,6 @@ runs."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -17,55 +16,13 @@ from eintune.kernels.serve.errors import UnsupportedArgument
 
 from .library import define
 from .packed_gradients import differentiable_varlen
+from .programs import PACKED_INPUTS, PackedProgram, packed_program
 from .refusals import constant_result, must, refuse, settled
 from .vmapped import one_by_one
 
-INPUTS = ("seqused_k", "cu_seq_q", "sinks", "alibi")
-"""The inputs that an operator's program may name."""
-
-
-class PackedProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an operator is told besides its tensors: a call's options, and its other tensors by their places among the
-    operator's."""
-
-    causal: bool | str = False
-    scale: float | None = None
-    window: int | None = None
-    window_size: tuple[int, int] | None = None
-    softcap: float | None = None
-    alibi: bool = False
-    return_lse: bool = False
-    inputs: dict[str, int] = {}
-
-    def options(self) -> checks.Options:
-        return eager.wanted(
-            self.causal, self.scale, self.window, self.window_size, self.softcap, self.alibi or None, self.return_lse
-        )
-
-    def arguments(self, others: list[Tensor]) -> dict[str, Any]:
-        """Those of an eager call by name."""
-        found: dict[str, Any] = {n: getattr(self, n) for n in ("causal", "scale", "window", "window_size", "softcap")}
-        found |= {"return_lse": self.return_lse, "alibi": self.alibi or None}
-        return found | {name: others[place] for name, place in self.inputs.items()}
-
-
-@lru_cache(maxsize=1024)
-def prepared(text: str) -> PackedProgram:
-    """Raises UnsupportedArgument for a text that is no program."""
-    try:
-        program = msgspec.json.decode(text, type=PackedProgram)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise UnsupportedArgument(f"an operator's program must be what this version writes: {error}") from None
-    if surplus := sorted(set(program.inputs) - set(INPUTS)):
-        raise UnsupportedArgument(f"an operator's inputs are {', '.join(INPUTS)}, but got {', '.join(surplus)}")
-    if sorted(program.inputs.values()) != [*range(len(program.inputs))]:
-        raise UnsupportedArgument(f"an operator's program must read each input once, but reads {program.inputs}")
-    program.options()
-    return program
-
 
 def _read(text: str, others: list[Tensor]) -> PackedProgram:
-    program = prepared(text)
+    program = packed_program(text)
     if len(others) != len(program.inputs):
         said = f"the operator's program reads {len(program.inputs)} inputs, but got {len(others)}"
         raise UnsupportedArgument(said)
@@ -110,7 +67,7 @@ def _recorded(
     for name, x in (*more.items(), *options.items()):
         if x is None or x is False:
             continue
-        if isinstance(x, Tensor) and name in INPUTS:
+        if isinstance(x, Tensor) and name in PACKED_INPUTS:
             inputs[name] = len(others)
             others.append(x)
         elif isinstance(x, Tensor):

@@ -18,6 +18,7 @@ from eintune.space.workloads.spans import END, FIRST, PLACE
 
 from . import cascade
 from .library import call
+from .programs import packed_program
 from .refusals import constant_result, refuse, settled
 
 
@@ -62,10 +63,8 @@ def differentiable_varlen(
 def _stated(program: str, heads: int, kv_heads: int, head_dim: int, dtype: str, sinks: bool, alibi: bool) -> str:
     """ "|" and how far a query sees, "|" the inputs of the cascade in order, "|" the program of its operator that gives
     what the gradient wants as well; or why there is none. All that it is given is constant."""
-    from .packed import prepared
-
     try:
-        asked = prepared(program).options()
+        asked = packed_program(program).options()
         name = next((n for n, d in DTYPES.items() if str(d) == dtype), "")
         grouped = {"g": heads // kv_heads} if heads != kv_heads else {}
         sizes = {"b": 1, "h": kv_heads, **grouped, "p": 1, "m": 1, "e": head_dim, "f": 1}

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import msgspec
 from torch import Tensor
 
+from eintune.kernels.packed.arguments import Options
+from eintune.kernels.packed.attention import wanted
 from eintune.kernels.serve.call_kinds import Written
 from eintune.kernels.serve.errors import UnsupportedArgument
 from eintune.kernels.serve.modified_attention import FUNCTIONS, NAMES
@@ -91,6 +93,47 @@ def prepared(text: str) -> Prepared:
 def cascade_program(text: str) -> CascadeProgram:
     """Raises UnsupportedArgument for a text that is no program."""
     return _read(text, CascadeProgram)
+
+
+PACKED_INPUTS = ("seqused_k", "cu_seq_q", "sinks", "alibi")
+"""The inputs that an operator's program may name."""
+
+
+class PackedProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an operator is told besides its tensors: a call's options, and its other tensors by their places among the
+    operator's."""
+
+    causal: bool | str = False
+    scale: float | None = None
+    window: int | None = None
+    window_size: tuple[int, int] | None = None
+    softcap: float | None = None
+    alibi: bool = False
+    return_lse: bool = False
+    inputs: dict[str, int] = {}
+
+    def options(self) -> Options:
+        return wanted(
+            self.causal, self.scale, self.window, self.window_size, self.softcap, self.alibi or None, self.return_lse
+        )
+
+    def arguments(self, others: list[Tensor]) -> dict[str, Any]:
+        """Those of an eager call by name."""
+        found: dict[str, Any] = {n: getattr(self, n) for n in ("causal", "scale", "window", "window_size", "softcap")}
+        found |= {"return_lse": self.return_lse, "alibi": self.alibi or None}
+        return found | {name: others[place] for name, place in self.inputs.items()}
+
+
+@lru_cache(maxsize=1024)
+def packed_program(text: str) -> PackedProgram:
+    """Raises UnsupportedArgument for a text that is no program."""
+    program = _read(text, PackedProgram)
+    if surplus := sorted(set(program.inputs) - set(PACKED_INPUTS)):
+        raise UnsupportedArgument(f"an operator's inputs are {', '.join(PACKED_INPUTS)}, but got {', '.join(surplus)}")
+    if sorted(program.inputs.values()) != [*range(len(program.inputs))]:
+        raise UnsupportedArgument(f"an operator's program must read each input once, but reads {program.inputs}")
+    program.options()
+    return program
 
 
 def _read(text: str, kind: type[S]) -> S:
