@@ -8,7 +8,7 @@ import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eintune.search.options.command import (
     Command,
@@ -130,8 +130,13 @@ def action(chosen: argparse.Namespace) -> int:
     if chosen.plan_only:
         device = device_of(chosen) if chosen.machine is None else "cpu"
         dtype = _dtype(machine_kind or _kind(device))
-        every = [p for _, p in training_posed(chosen, dtype)] if chosen.backward else [posed_of(chosen, dtype)]
-        return max(_plan_only(chosen, posed, device, progress) for posed in every)
+        if chosen.backward:
+            every = training_posed(chosen, dtype)
+            plans = [{"gives": gives, **_plan_only(chosen, posed, device, progress)} for gives, posed in every]
+            write_json(chosen, {"kernels": plans})
+        else:
+            write_json(chosen, _plan_only(chosen, posed_of(chosen, dtype), device, progress))
+        return 0
     cache = cache_of(chosen)
     if chosen.backward:
         return _tune_training(chosen, machine_kind, cache, progress)
@@ -261,8 +266,9 @@ def _machine(chosen: argparse.Namespace, device: str, progress: Progress) -> Mac
 # ---- without measuring
 
 
-def _plan_only(chosen: argparse.Namespace, posed: Posed, device: str, progress: Progress) -> int:
-    from eintune.search.report.tune_text import plan_text
+def _plan_only(chosen: argparse.Namespace, posed: Posed, device: str, progress: Progress) -> dict[str, Any]:
+    """Print the ranking, and give it as data."""
+    from eintune.search.report.tune_text import plan_json, plan_text
     from eintune.search.tune.tune import plan_candidates
 
     cache = cache_of(chosen)
@@ -277,14 +283,10 @@ def _plan_only(chosen: argparse.Namespace, posed: Posed, device: str, progress: 
         raise Failure(f"no candidate is left on {machine.name}: {reasons}")
     exact = _compiled(planned.space.kept[: chosen.top], machine, progress) if emitter == "triton" else []
     print(plan_text(posed.title, planned, chosen.top, exact))
-    if chosen.json:
-        from eintune.search.report.tune_text import plan_json
-
-        write_json(chosen, plan_json(planned, chosen.top, exact))
-    return 0
+    return plan_json(planned, chosen.top, exact)
 
 
-def _plan_cores(chosen: argparse.Namespace, posed: Posed, machine: Machine, progress: Progress) -> int:
+def _plan_cores(chosen: argparse.Namespace, posed: Posed, machine: Machine, progress: Progress) -> dict[str, Any]:
     from eintune.search.report.core_text import core_json, core_text
     from eintune.search.tune.core_plans import core_plans
     from eintune.search.tune.tune import derived_forms
@@ -297,8 +299,7 @@ def _plan_cores(chosen: argparse.Namespace, posed: Posed, machine: Machine, prog
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in plans.left_out.items())
         raise Failure(f"no plan fits a core of {machine.name}: {reasons}")
     print(core_text(posed.title, plans, len(derived.variants), chosen.top))
-    write_json(chosen, core_json(plans, chosen.top))
-    return 0
+    return core_json(plans, chosen.top)
 
 
 def _compiled(top: Sequence[Candidate], machine: Machine, progress: Progress) -> list[Resources | str]:

@@ -144,3 +144,10 @@ def test_help_is_on_the_options_that_apply(capsys: pytest.CaptureFixture[str]) -
     assert "--cols" in helped(capsys, "space", "layernorm") and "--kv-heads" in helped(capsys, "space")
     assert "--cols" in helped(capsys, "cache", "explain", "--workload=layernorm")
     assert "query heads; default: 32" in helped(capsys, "bench")
+
+
+def test_a_plan_of_a_training_step_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ("tune", *SIZE, "--backward", "--plan-only", "--machine", "cpu", "--quiet", "--json", "-")
+    assert main(line) == 0
+    kernels = json.loads(capsys.readouterr().out)["result"]["kernels"]
+    assert len(kernels) > 1 and all(k["gives"] and k["ranking"] for k in kernels)
