@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 # for each other by spinning take ten times as long as one thread of each
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+os.environ.pop("EINTUNE_SHIPPED", None)  # what somebody ships with a model is none of the tests'
 if "EINTUNE_KEY" not in os.environ:  # the workers of one run share it
     folder = tempfile.mkdtemp(prefix="eintune-tests-")
     os.environ["EINTUNE_KEY"] = str(Path(folder) / "key")
