@@ -237,7 +237,9 @@ class PosedCall:
 
 
 def posed_call(q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, arguments: Arguments) -> PosedCall:
-    """The call that `modified_attention` would serve, as its cascade. Raises UnsupportedArgument as that does."""
+    """The call that `modified_attention` would serve, as its cascade: with modifiers in the order of NAMES, as
+    `attention` gives them to that. Raises UnsupportedArgument as it does."""
+    arguments = {n: arguments[n] for n in NAMES if n in arguments}
     site = Site(("h", "g")) if q.shape[1] // max(k.shape[1], 1) > 1 else Site()
     meanings = {n: meaning(n, arguments[n], site) for n in FUNCTIONS if n in arguments}
     call = ModifiedCall(q, k, v, causal, scale, arguments, meanings, None)
