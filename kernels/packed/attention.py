@@ -260,15 +260,17 @@ def paged_call(
             return Call(q[None], k, v, table[:1], Stretches(none, none, none if places else None), asked, sinks, slopes)
         pieces = pieces_of(total, length_of(total, len(used)), cu, used, asked.reach, places)
         back.append(pieces.back)
-        rows = q[pieces.queries] if pieces.queries.ndim == 2 else q[pieces.queries][:, None]
-        return Call(rows, k, v, table[pieces.sequence], pieces.stretches, asked, sinks, slopes)
+        shape = (len(pieces.sequence), -1, *q.shape[1:])
+        rows = q.index_select(0, pieces.queries.flatten()).view(shape)
+        return Call(rows, k, v, table.index_select(0, pieces.sequence), pieces.stretches, asked, sinks, slopes)
 
     given = (q, k, v, block_table, lengths, cu_q, sinks, slopes, out)
     made, log = _made(check, call, asked, *given)
     if cu_q is not None:
         made, log = made.flatten(0, 1), None if log is None else log.transpose(0, 1).flatten(1)
         if back:
-            made, log = made[back[0]], None if log is None else log[:, back[0]]
+            made = made.index_select(0, back[0])
+            log = None if log is None else log.index_select(1, back[0])
         return (made if out is None else out.copy_(made)), log
     if q.ndim == 3:
         return made[:, 0], None if log is None else log[..., 0]

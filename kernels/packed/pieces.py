@@ -53,7 +53,7 @@ def pieces_of(total: int, length: int, cu_queries: Tensor, used: Tensor, reach: 
     sequence = torch.searchsorted(upto, piece, right=True)
     known = sequence.clamp(max=count - 1)
     first = moved[known] + piece * length
-    keys = torch.nn.functional.pad(used, (0, 1))[sequence]
+    keys = torch.where(sequence < count, used[known], 0)
     stands = first + (1 - begin if reach.top_left else used + 1 - after)[known]
     query = first
     if length > 1:
