@@ -18,6 +18,7 @@ from . import arguments as checks
 from .arguments import Causal, Options, options
 from .calls import Call, Ready, kinds
 from .lengths import Stretches, of_batch, of_packed
+from .pieces import length_of, pieces_of
 
 FORWARD_ONLY = (
     "eintune.{name} is forward only: call it under torch.no_grad() or detach its inputs, but an input has "
@@ -240,17 +241,38 @@ def paged_call(
         room = block_table.shape[1] * k.shape[1]
         used = lengths.int().clamp(0, room)
         if cu_q is not None:
-            # The sequences' keys one after another, each as long as its part of the table.
-            starts = torch.arange(0, (len(used) + 1) * room, room, dtype=torch.int32, device=used.device)
-            stretches = _of_all(q.shape[0], cu_q, starts, used, asked, places)
-            return Call(q, k, v, block_table.reshape(1, -1), stretches, asked, sinks, slopes, out)
+            return pieced(used, places)
         stretches = of_batch(q.shape[1] if q.ndim == 4 else 1, used, asked.reach, places)
         rows, target = (t if t is None or t.ndim == 4 else t[:, None] for t in (q, out))
         assert rows is not None
         return Call(rows, k, v, block_table, stretches, asked, sinks, slopes, target)
 
-    made, log = _made(check, call, asked, q, k, v, block_table, lengths, cu_q, sinks, slopes, out)
-    if q.ndim == 3 and cu_q is None:
+    back: list[Tensor] = []
+
+    def pieced(used: Tensor, places: bool) -> Call:
+        """Packed queries in pieces, each of one sequence."""
+        assert cu_q is not None
+        total, table, cu = q.shape[0], block_table, cu_q
+        if not len(used):  # no sequence is one without queries
+            used, table, cu = used.new_zeros(1), table.new_zeros((1, table.shape[1])), cu.new_zeros(2)
+        if not total:
+            none = used.new_zeros((1, 0))
+            return Call(q[None], k, v, table[:1], Stretches(none, none, none if places else None), asked, sinks, slopes)
+        pieces = pieces_of(total, length_of(total, len(used)), cu, used, asked.reach, places)
+        back.append(pieces.back)
+        shape = (len(pieces.sequence), -1, *q.shape[1:])
+        rows = q.index_select(0, pieces.queries.flatten()).view(shape)
+        return Call(rows, k, v, table.index_select(0, pieces.sequence), pieces.stretches, asked, sinks, slopes)
+
+    given = (q, k, v, block_table, lengths, cu_q, sinks, slopes, out)
+    made, log = _made(check, call, asked, *given)
+    if cu_q is not None:
+        made, log = made.flatten(0, 1), None if log is None else log.transpose(0, 1).flatten(1)
+        if back:
+            made = made.index_select(0, back[0])
+            log = None if log is None else log.index_select(1, back[0])
+        return (made if out is None else out.copy_(made)), log
+    if q.ndim == 3:
         return made[:, 0], None if log is None else log[..., 0]
     return made, log
 

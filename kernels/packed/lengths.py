@@ -57,7 +57,7 @@ def of_packed(
     if reach.is_everything and not places:
         return Stretches(first, end, None)
     moved = starts[:-1] - cu_queries[:-1].int() if reach.top_left else stop - after
-    return _reached(first, end, number + moved[known], reach, places)
+    return reached(first, end, number + moved[known], reach, places)
 
 
 def of_batch(queries: int, used: Tensor, reach: Reach, places: bool) -> Stretches:
@@ -69,10 +69,10 @@ def of_batch(queries: int, used: Tensor, reach: Reach, places: bool) -> Stretche
         number = torch.arange(queries, dtype=torch.int32, device=used.device)
         after = after[:, None] + number
         used = used[:, None].expand(after.shape)
-    return _reached(torch.zeros_like(after), used, after, reach, places)
+    return reached(torch.zeros_like(after), used, after, reach, places)
 
 
-def _reached(first: Tensor, end: Tensor, after: Tensor, reach: Reach, places: bool) -> Stretches:
+def reached(first: Tensor, end: Tensor, after: Tensor, reach: Reach, places: bool) -> Stretches:
     """after: the key after the one that a query stands at."""
     if reach.before is not None:
         first = torch.maximum(first, after - (min(reach.before, FARTHEST) + 1))

@@ -68,20 +68,16 @@ def _options(problem: Problem, inputs: Mapping[str, Tensor], about: Attention) -
 def _lengths(spans: Spans, problem: Problem, inputs: Mapping[str, Tensor], about: Attention) -> dict[str, Any]:
     """Cumulative lengths, and of pages how many keys are used and where they are."""
     end, sizes = inputs[END], problem.sizes
-    if not spans.sequences:
-        if spans.axes != "b" or about.page is None:
-            raise Unavailable("it takes sequences of some lengths, but no stretches of keys")
-        cu = torch.arange(sizes["b"] + 1, dtype=torch.int32, device=end.device)
-        return {"cu_seqlens_q": cu, "seqused_k": end, "page_table": inputs["BT"], "max_seqlen_q": 1}
     queries, keys, count = sizes["p"], sizes["m"], spans.sequences
+    if about.page is not None:
+        cu = torch.arange(sizes["b"] + 1, dtype=torch.int32, device=end.device) * queries
+        used = end if spans.axes == "b" else torch.full_like(cu[1:], keys)
+        found: dict[str, Any] = {"cu_seqlens_q": cu, "max_seqlen_q": queries, "causal": spans.causal}
+        return found | {"seqused_k": used, "page_table": inputs["BT"]}
+    if not count:
+        raise Unavailable("it takes sequences of some lengths, but no stretches of keys")
     if queries % count or keys % count:
         raise Unavailable(f"its sequences are of whole lengths, but {queries} and {keys} are not {count} of one")
     at = torch.arange(count + 1, dtype=torch.int32, device=end.device)
-    found: dict[str, Any] = {"cu_seqlens_q": at * (queries // count), "causal": spans.causal}
-    found |= {"max_seqlen_q": queries // count}
-    if about.page is None:
-        return found | {"cu_seqlens_k": at * (keys // count), "max_seqlen_k": keys // count}
-    if keys // count % about.page:
-        raise Unavailable(f"its sequences begin with a page, but {keys // count} keys are no whole pages")
-    used = torch.full((count,), keys // count, dtype=torch.int32, device=end.device)
-    return found | {"seqused_k": used, "page_table": inputs["BT"].reshape(count, -1)}
+    found = {"cu_seqlens_q": at * (queries // count), "causal": spans.causal, "max_seqlen_q": queries // count}
+    return found | {"cu_seqlens_k": at * (keys // count), "max_seqlen_k": keys // count}

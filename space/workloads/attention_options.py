@@ -59,7 +59,7 @@ OPTIONS = (
     Option("mask_mod", "FILE.py:NAME, a function (b, h, p, m) -> what is seen", "function", default=""),
     Option("documents", "packed sequences: a query sees its own document", "flag", default=False),
     Option("packed", "N sequences one after another, of equal lengths, each seen by itself", "count", default=""),
-    Option("page", "keys and values lie in pages of N; without --packed of one query a sequence", "count", default=""),
+    Option("page", "keys and values lie in pages of N, those of each sequence up to its length", "count", default=""),
     Option("sinks", "a score a head that every query sees and that has no value", "flag", default=False),
     Option("sigmoid", "weights by sigmoid instead of softmax", "flag", default=False),
     Option("lse", "also return the log-sum-exp", "flag", default=False),
@@ -102,9 +102,9 @@ def _spans(wanted: Mapping[str, Any]) -> Spans | None:
         raise ValueError(f"`packed` and `page` go with causal, softcap, alibi, sinks and lse, but not with {beside}")
     causal, queries, keys = bool(wanted["causal"]), wanted["seq"], wanted["kv_seq"] or wanted["seq"]
     if wanted["packed"] == "":
-        if queries != 1:
-            raise ValueError(f"`page` without `packed` needs one query a sequence, but got seq={queries}")
-        return Spans("b")
+        return Spans("b") if queries == 1 else Spans("bp", 1, causal)
+    if wanted["page"] != "":
+        raise ValueError("`packed` queries over pages are pieces of one sequence each: give `batch` and `seq` instead")
     if wanted["batch"] != 1 or (causal and queries != keys):
         raise ValueError(
             "`packed` sequences are one batch, causal ones of as many queries as keys, but got "

@@ -25,7 +25,8 @@ class Spans(Modifier):
 
     Causal filters and windows of sequences that are packed come to this: each ends for a query where it stands.
     sequences, causal: what is drawn, so many packed sequences of one length (0: any stretches, or over "b" the keys up
-    to any), which a query sees up to where it stands. Raises ValueError for a number below 0.
+    to any), which a query sees up to where it stands: the last one at the last key. Raises ValueError for a number
+    below 0.
     """
 
     axes: str = "bp"
@@ -56,19 +57,24 @@ class Spans(Modifier):
         rows, keys, count = sizes["p"], sizes["m"], self.sequences
         if not count:
             return {FIRST: Values(0, 1), END: Values(1, keys + 1)} if self.axes == "b" else {}
-        end = Values(1, keys + 1, steps=rows) if self.causal else Values(keys / count, keys + keys / count, steps=count)
+        if self.causal:  # the first query stands at the first key, or of one sequence the last at the last
+            end = Values(1 if count > 1 else keys - rows + 1, keys + 1, steps=rows)
+        else:
+            end = Values(keys / count, keys + keys / count, steps=count)
         return {FIRST: Values(0, keys, steps=count), END: end}
 
     @property
     def words(self) -> str:
         if self.sequences:
-            return f"{self.sequences} packed sequences" + (", causal" if self.causal else "")
+            packed = f"{self.sequences} packed sequences" if self.sequences > 1 else "all keys of each"
+            return packed + (", causal" if self.causal else "")
         return "spans" if self.axes == "bp" else "keys up to a length"
 
     @property
     def slug(self) -> str:
         if self.sequences:
-            return f"packed{self.sequences}" + ("-causal" if self.causal else "")
+            packed = f"packed{self.sequences}" if self.sequences > 1 else "whole"
+            return packed + ("-causal" if self.causal else "")
         return "spans" if self.axes == "bp" else "lengths"
 
 

@@ -53,7 +53,8 @@ CASES: dict[str, dict[str, Any]] = {
     "packed": {"seq": 24, "packed": 3},
     "packed, causal": {"seq": 24, "packed": 3, "causal": "lower_right", "kv_heads": 2, "sinks": True},
     "more keys": {"seq": 6, "kv_seq": 48, "packed": 3, "softcap": 2.0},
-    "pages": {"seq": 48, "packed": 3, "page": 8, "causal": "top_left"},
+    "pages": {"batch": 3, "seq": 6, "kv_seq": 21, "page": 8, "causal": "lower_right"},
+    "pages, all keys": {"batch": 2, "seq": 6, "kv_seq": 16, "page": 8, "kv_heads": 2},
     "one query a sequence": {"batch": 5, "seq": 1, "kv_seq": 40, "page": 8, "kv_heads": 2},
 }
 
@@ -73,7 +74,6 @@ CANNOT: dict[str, tuple[dict[str, Any], str]] = {
     "slopes": ({"seq": 24, "packed": 3, "alibi": "tensor"}, "it has no argument for ALiBi from places"),
     "a log-sum-exp": ({"seq": 24, "packed": 3, "lse": True}, "returns no log-sum-exp"),
     "parts": ({"seq": 25, "packed": 3}, "its sequences are of whole lengths"),
-    "parts of pages": ({"seq": 24, "packed": 2, "page": 16}, "its sequences begin with a page"),
 }
 
 
@@ -99,6 +99,8 @@ def test_what_is_drawn_are_sequences_of_one_length() -> None:
     assert inputs["FIRST"].tolist() == [[0, 0, 0, 0, 4, 4, 4, 4]] and inputs["END"].tolist() == [[*range(1, 9)]]
     inputs = draw_inputs(posed(seq=4, kv_seq=9, packed=2).problem, "cpu")
     assert inputs["FIRST"].tolist() == [[0, 0, 4, 4]] and inputs["END"].tolist() == [[4, 4, 9, 9]]
+    inputs = draw_inputs(posed(batch=2, seq=3, kv_seq=8, page=4, causal="lower_right").problem, "cpu")
+    assert not inputs["FIRST"].any() and inputs["END"].tolist() == [[6, 7, 8]] * 2
     inputs = draw_inputs(posed(batch=9, seq=1, kv_seq=20, page=4).problem, "cpu")
     assert not inputs["FIRST"].any() and 1 <= inputs["END"].min() <= inputs["END"].max() <= 20
     assert len(set(inputs["END"].tolist())) > 1 and torch.equal(inputs["BT"].flatten().sort()[0], torch.arange(45))

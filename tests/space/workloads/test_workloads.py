@@ -220,8 +220,8 @@ REFUSED = {
     "documents": ({"seq": 8, "packed": 2, "documents": True}, "but not with ['documents']"),
     "a batch": ({"seq": 8, "packed": 2, "batch": 3}, "`packed` sequences are one batch"),
     "causal of other lengths": ({"seq": 8, "kv_seq": 9, "packed": 2, "causal": "top_left"}, "as many queries as keys"),
-    "several queries over pages": ({"seq": 8, "page": 4}, "`page` without `packed` needs one query a sequence"),
-    "no pages": ({"seq": 8, "packed": 2, "page": 0}, "`page` must be a positive integer, but got 0"),
+    "packed over pages": ({"seq": 8, "packed": 2, "page": 4}, "`packed` queries over pages are pieces of one sequence"),
+    "no pages": ({"seq": 8, "page": 0}, "`page` must be a positive integer, but got 0"),
     "less than none": ({"seq": 8, "packed": -1}, "`packed` must be a number of sequences, but got -1"),
 }
 
@@ -235,7 +235,9 @@ def test_what_does_not_go_with_packed_sequences_and_pages(name: str) -> None:
 
 
 def test_titles_and_folders_of_packed_sequences_and_pages() -> None:
-    options = {"heads": 2, "head_dim": 16, "seq": 8, "packed": 2, "page": 4, "causal": "top_left"}
-    posed = WORKLOADS["attention"].posed(options, "fp32")
-    assert posed.title.endswith("fp32, 2 packed sequences, causal, pages of 4")
-    assert posed.folder.endswith("fp32-packed2-causal-page4")
+    options = {"heads": 2, "head_dim": 16, "seq": 8, "causal": "top_left"}
+    posed = WORKLOADS["attention"].posed({**options, "packed": 2}, "fp32")
+    assert posed.title.endswith("fp32, 2 packed sequences, causal") and posed.folder.endswith("fp32-packed2-causal")
+    posed = WORKLOADS["attention"].posed({**options, "page": 4}, "fp32")
+    assert posed.title.endswith("fp32, all keys of each, causal, pages of 4")
+    assert posed.folder.endswith("fp32-whole-causal-page4")
