@@ -39,6 +39,8 @@ examples:
 A directory that $EINTUNE_SHIPPED names (several with the system's separator of paths between them) is read too, after
 your own and before what comes with Eintune, and never written to: an exported file, unpacked, is one.
 """
+FEW = 3
+"""Things that are named of those that are not used for one reason."""
 SOURCE = "an exported file, or a cache directory"
 
 
@@ -260,8 +262,16 @@ def _contents(source: Path) -> Contents:
 
 
 def _tell(refused: Iterable[str]) -> None:
+    """A line for each thing that is not used; of many for one reason the first few, and how many more."""
+    why: dict[str, list[str]] = {}
     for line in refused:
-        print(f"not used: {line}")
+        name, _, reason = line.partition(": ")
+        why.setdefault(reason, []).append(name)
+    for reason, names in why.items():
+        for name in names[:FEW]:
+            print(f"not used: {name}: {reason}" if reason else f"not used: {name}")
+        if len(names) > FEW:
+            print(f"not used: {len(names) - FEW:,} more: {reason}")
 
 
 def _counted(held: Sequence[Held]) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from eintune.kernels.store import portfolio
 from eintune.kernels.store.cache import SHIPPED, Cache, read_entry
+from eintune.search.caches.command import _tell
 from eintune.search.cli.main import main
 from eintune.search.text import tables
 
@@ -132,3 +133,10 @@ def test_doctor_counts_yours_the_named_and_the_shipped_apart(
     monkeypatch.setenv("EINTUNE_SHIPPED", os.pathsep.join([str(tmp_path / "model"), "nowhere"]))
     assert main(["doctor"]) == 1
     assert "FAIL named         nowhere: EINTUNE_SHIPPED names it, but it is no directory" in capsys.readouterr().out
+
+
+def test_many_things_that_are_not_used_for_one_reason_are_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    _tell([*(f"derived/{n}.json: is old" for n in range(100)), "records/a.json: is no record"])
+    told = capsys.readouterr().out.splitlines()
+    assert told[:3] == [f"not used: derived/{n}.json: is old" for n in range(3)]
+    assert told[3:] == ["not used: 97 more: is old", "not used: records/a.json: is no record"]
