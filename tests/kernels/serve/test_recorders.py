@@ -48,7 +48,6 @@ Q, K, V = (torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(n))
 TOOLS: dict[str, tuple[Callable[[Any], object], str]] = {
     "trace": (lambda f: torch.jit.trace(f, (Q, K, V)), "torch.jit.trace"),
     "trace of a module": (lambda f: torch.jit.trace(Program(f), (Q, K, V)), "torch.jit.trace"),
-    "grad": (lambda f: torch.func.grad(lambda q: f(q, K, V).sum())(Q), "transformed"),
     "jvp": (lambda f: torch.func.jvp(lambda q: f(q, K, V), (Q,), (Q,)), "transformed"),
 }
 
