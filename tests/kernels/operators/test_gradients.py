@@ -317,3 +317,44 @@ def test_what_has_no_gradient_is_said() -> None:
     q, k, v = qkv()
     with pytest.raises(eintune.UnsupportedArgument, match="`scale` has no gradient: multiply `q` by it"):
         eintune.attention(q, k, v, scale=torch.tensor(1.0, requires_grad=True))
+
+
+# ---- masks and logits as programs have them
+
+
+@pytest.mark.parametrize("hidden", [-torch.inf, torch.finfo(torch.bfloat16).min, -1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_additive_masks(dtype: torch.dtype, hidden: float) -> None:
+    """Padding on the right, causal: each row sees a key."""
+    q, k, v = (drawn(2, 2, 24, 16, dtype=dtype, seed=n) for n in range(3))
+    seen = torch.ones(2, 1, 24, 24, dtype=torch.bool).tril()
+    seen[0, :, :, 18:] = False
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, hidden)
+    wide = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    cotangent = drawn(2, 2, 24, 16, seed=7).detach()
+    score = (wide[0] @ wide[1].mT * 0.25).masked_fill(~seen, -torch.inf)
+    exact = torch.autograd.grad(torch.softmax(score, -1) @ wide[2], wide, cotangent.to(dtype).double())
+    made = torch.autograd.grad(eintune.attention(q, k, v, bias=mask), (q, k, v), cotangent.to(dtype))
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for g, e in zip(made, exact, strict=True):
+        assert float((g.double() - e).abs().max()) <= tolerance * float(e.abs().max())
+
+
+def test_logits_of_which_most_are_filtered_out() -> None:
+    """Top-k filtering leaves -inf; a row may be all of it."""
+    drawn_logits = drawn(6, 50, dtype=torch.float32).detach()
+    kept = torch.topk(drawn_logits, 8).indices
+    logits = torch.full((6, 50), -torch.inf).scatter(1, kept, drawn_logits.gather(1, kept))
+    logits[5] = -torch.inf
+    logits.requires_grad_()
+    softmax = eintune.compile("Mt = Xt,c :: \\/c max\nEt,c = e^(Xt,c - Mt)\nYt,c = Et,c / sum[c](Et,c)")
+    logsumexp = eintune.compile("Mt = Xt,c :: \\/c max\nLt = log(sum[c](e^(Xt,c - Mt))) + Mt")
+    weights = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    for made, wanted in (
+        ((softmax(logits) * weights)[:5].sum(), (torch.softmax(logits[:5], -1) * weights[:5]).sum()),
+        (logsumexp(logits)[:5].sum(), torch.logsumexp(logits[:5], -1).sum()),
+    ):
+        found, exact = (torch.autograd.grad(x, logits)[0] for x in (made, wanted))
+        torch.testing.assert_close(found[:5], exact[:5], atol=1e-6, rtol=1e-5)
+        assert not found[5].any()
+    assert not torch.autograd.grad(softmax(logits)[5].sum(), logits)[0].any()
