@@ -191,8 +191,20 @@ class Empties:
 
     def guarded(self, roots: Iterable[Expr]) -> list[Expr]:
         """The roots with differences and quotients that keep the language's meaning."""
-        guarded = rewrite(roots, self._guard)
-        return rewrite(guarded, lambda x: x.args[0] if isinstance(x, Map) and x.op == "reference" else None)
+        return rewrite(rewrite(roots, self._guard), self._reference)
+
+    def _reference(self, x: Expr) -> Expr | None:
+        """What is known of a reference has been used. Beyond the end of a rank it does not hold: loads give 0 there,
+        for the reference and for what a score is made of, and a score may be any number (a position times a slope).
+        With +inf in its place all that is relative to it weighs 0 there."""
+        if not isinstance(x, Map) or x.op != "reference":
+            return None
+        made = x.args[0]
+        for axis in self._layout.ordered(self._layout.shape(made).axes):
+            # elements that are divided among programs are beyond the end of results, too
+            if self._layout.roles[axis].outer != "grid" and (tail := self._layout.tail(axis)):
+                made = Where(tail, made, math.inf)
+        return made
 
     def _guard(self, x: Expr) -> Expr | None:
         match x:

@@ -35,8 +35,8 @@ from .empty_rows import Empties
 from .layout import Layout, Shape
 from .normal_form import oriented
 
-Outcome: TypeAlias = float | Literal["finite", "bounded", "any"]
-"""A number, some finite number, some finite number or -inf, or anything (NaN too)."""
+Outcome: TypeAlias = float | Literal["finite", "bounded", "raised", "any"]
+"""A number, some finite number, some finite number or -inf, or +inf, or anything (NaN too)."""
 
 NEG_INF = -math.inf
 
@@ -173,15 +173,15 @@ class Interpretation:
                 return b if self._fails(x.args[0]) else a if self._holds(x.args[0]) else _either(a, b)
             case op, [float() as a] if op in EXACT:
                 return EXACT[op](a)
+            case "guard", ["raised"]:
+                return "raised"
             case op, [a] if op in SATURATING:
                 return "any" if a == "any" else "finite"
-            case "exp2", ["bounded"]:
-                return "finite"
-            case "exp2", ["finite"] if self._empties.is_never_positive(x.args[0]):
+            case "exp2", ["finite" | "bounded"] if self._empties.is_never_positive(x.args[0]):
                 return "finite"
             case "max", [float() as a, float() as b] if not (math.isnan(a) or math.isnan(b)):
                 return max(a, b)
-            case (("max" | "min"), _) if "any" not in args and math.inf not in args:
+            case (("max" | "min"), _) if {"any", "raised", math.inf}.isdisjoint(args):
                 return "finite" if all(map(_finite, args)) else "bounded"
             case op, _ if op in FINITE_MAPS and all(map(_finite, args)):
                 return "finite"
@@ -222,12 +222,19 @@ def _below_inf(v: Outcome) -> bool:
     return v == "bounded" or v == NEG_INF or _finite(v)
 
 
+def _above_neg_inf(v: Outcome) -> bool:
+    """Whether it is finite or +inf."""
+    return v == "raised" or v == math.inf or _finite(v)
+
+
 def _either(a: Outcome, b: Outcome) -> Outcome:
     if a == b:
         return a
     if _finite(a) and _finite(b):
         return "finite"
-    return "bounded" if _below_inf(a) and _below_inf(b) else "any"
+    if _below_inf(a) and _below_inf(b):
+        return "bounded"
+    return "raised" if _above_neg_inf(a) and _above_neg_inf(b) else "any"
 
 
 def _product(a: Outcome, b: Outcome) -> Outcome:
@@ -238,8 +245,8 @@ def _product(a: Outcome, b: Outcome) -> Outcome:
         # finiteness.
         return 0.0 if 0.0 in (a, b) else "finite"
     for x, y in ((a, b), (b, a)):
-        if x == "bounded" and isinstance(y, float) and 0.0 < y < math.inf:
-            return "bounded"
+        if x in ("bounded", "raised") and isinstance(y, float) and 0.0 < y < math.inf:
+            return x
     return "any"
 
 
@@ -257,7 +264,7 @@ def _sum(a: Outcome, b: Outcome) -> Outcome:
 def _negated(a: Outcome) -> Outcome:
     if isinstance(a, float):
         return -a
-    return "any" if a == "bounded" else a
+    return "raised" if a == "bounded" else "bounded" if a == "raised" else a
 
 
 class Masks:

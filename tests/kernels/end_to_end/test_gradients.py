@@ -37,6 +37,7 @@ WAYS: dict[str, tuple[tuple[Modifier, ...], bool]] = {
     "causal": ((Causal(),), False),
     "rows that see nothing": ((Causal("lower_right"), Window(9)), True),
     "softcap, slopes, sinks": ((Softcap(3.0), Slopes(), Causal()), True),
+    "slopes": ((Slopes(), Causal()), False),
     "bias over heads": ((Bias("hm"),), False),
     "mask": ((Mask("pm"),), False),
 }
@@ -48,8 +49,9 @@ class Stage:
     data: dict[str, torch.Tensor]
 
 
-def stages(name: str, sizes: dict[str, int], dtype: torch.dtype) -> Iterator[Stage]:
-    """The stages of a backward with what each reads: the exact results of those before it, rounded."""
+def stages(name: str, sizes: dict[str, int], dtype: torch.dtype, steep: float = 1.0) -> Iterator[Stage]:
+    """The stages of a backward with what each reads: the exact results of those before it, rounded. steep: a factor of
+    the slopes."""
     modifiers, sinks = WAYS[name]
     definition = Attention(modifiers, sinks=sinks).cascade(grouped="g" in sizes)
     own = {r for t in definition.inputs.values() for r in t.ranks}
@@ -63,6 +65,8 @@ def stages(name: str, sizes: dict[str, int], dtype: torch.dtype) -> Iterator[Sta
         return torch.randn([sizes[r] for r in ranks], generator=generator).to(dtype)
 
     known = {n: drawn(t.ranks) > -0.5 if n == "MASK" else drawn(t.ranks) for n, t in definition.inputs.items()}
+    if "SLOPE" in known:
+        known["SLOPE"] *= steep
     inputs = [known[n] for n in forward.inputs]
     made = run_eager(
         forward.cascade, dict(zip(forward.inputs, inputs, strict=True)), sizes, forward.params, torch.double
@@ -115,6 +119,18 @@ def test_stages_on_tiles(name: str, emitter: str, execute: Any) -> None:
             # of a sum over all queries for each of two heads the budget is that of two numbers by chance
             times = 2.0 if max(map(torch.numel, tiles)) < 400 else 1.0
             assert not errors(case, case.kernel, tiles, times), (stage.problem.cascade, case.schedule)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("steep", [-40.0, 40.0])
+def test_queries_that_are_padding_weigh_nothing_however_steep_the_slopes(steep: float, execute: Any) -> None:
+    """Beyond the last query a tile holds zeros, but positions go on, and so do their scores: up to e^1000 here."""
+    sizes = {"b": 1, "h": 2, "p": 40, "m": 37, "e": 16, "f": 16}
+    for stage in stages("slopes", sizes, torch.float32, steep):
+        for case in some(stage.problem, 3, False, "triton"):
+            tiles = tensors(case, stage)
+            execute(case.kernel, tiles)
+            assert all(bool(t.isfinite().all()) for t in tiles), (stage.problem.cascade, case.schedule)
 
 
 @pytest.mark.interpreter

@@ -47,7 +47,8 @@ SCORED = Where(TRIANGLE, X, NEG_INF)
         (SCORED, "bounded", NEG_INF),
         (Where(TRIANGLE, X, 0.0), 0.0, 0.0),
         (f("exp2", X), 1.0, "any"),
-        (f("exp2", SCORED), "finite", 0.0),
+        (f("exp2", SCORED), "any", 0.0),  # a score beyond the end may be large
+        (f("exp2", SCORED - Where(TAIL, Y, math.inf)), 0.0, 0.0),
         (f("sigmoid", X), 0.5, "finite"),
         (f("tanh", SCORED), "finite", -1.0),
         (SCORED * 0.5, "bounded", NEG_INF),
