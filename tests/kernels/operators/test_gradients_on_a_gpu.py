@@ -35,7 +35,7 @@ def causal(s: Tensor) -> Tensor:
 
 
 def relative(table: Tensor, s: Tensor) -> Tensor:
-    return table[:, places(s) + s.shape[-2] - 1]
+    return table[:, s.shape[-1] - 1 - places(s)]
 
 
 DOCUMENTS = (torch.arange(200, device="cuda") // 70).expand(2, -1) if torch.cuda.is_available() else torch.zeros(2, 200)
@@ -54,7 +54,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], Scores, dict[str, tuple[int, ...]]]] =
         {"causal": True}, lambda s, alibi: causal(s + alibi[:, None, None] * places(s)), {"alibi": (8,)}
     ),
     "sinks": ({"causal": True}, lambda s, sinks: causal(s), {"sinks": (8,)}),
-    "head scale": ({}, lambda s, head_scale: s, {"head_scale": (8,)}),
+    "head scale": ({}, lambda s, head_scale: s * head_scale[:, None, None], {"head_scale": (8,)}),
     "bias": ({}, lambda s, bias: s + bias, {"bias": (1, 8, 200, 200)}),
     "relative bias": ({}, lambda s, relative_bias: s + relative(relative_bias, s), {"relative_bias": (8, 399)}),
 }  # fmt: skip
@@ -65,8 +65,7 @@ def by_hand(scores: Scores, q: Tensor, k: Tensor, v: Tensor, **more: Tensor) -> 
     s = scores(q @ k.repeat_interleave(group, 1).mT * q.shape[-1] ** -0.5, **more)
     if "sinks" in more:
         s = torch.cat([s, more["sinks"][:, None, None].expand(*s.shape[:-1], 1)], -1)
-    made = torch.softmax(s, -1)[..., : k.shape[2]] @ v.repeat_interleave(group, 1)
-    return made * more["head_scale"][:, None, None] if "head_scale" in more else made
+    return torch.softmax(s, -1)[..., : k.shape[2]] @ v.repeat_interleave(group, 1)
 
 
 def gradients(call: Callable[..., Tensor], given: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
