@@ -26,7 +26,7 @@ from eintune.space.plan.pipelined_product import pipelined_product
 from eintune.space.plan.plan import Block, Carry, Loop, LoopPlan, all_values
 from eintune.space.plan.refusals import Refusal
 from eintune.space.plan.values import Cast, Constant, Dot, Index, Lane, Load, Store, Value
-from eintune.space.plan.warp_specialisation import GROUP_WARPS, groups
+from eintune.space.plan.warp_specialisation import GROUP_WARPS, groups, streamed_vectors
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.tile_ir.tiles import Region
 
@@ -116,13 +116,22 @@ def needs(plan: LoopPlan) -> ResourceNeeds:
         resident=sum(_shared_tiles(plan, _straight(plan.root), place)),
         streamed=max(map(sum, streamed), default=0),
         largest=max((t for tiles in streamed for t in tiles), default=0),
-        rings=sum(map(sum, streamed)),
+        rings=sum(map(sum, streamed)) + _vector_bytes(plan),
         computed=max(computed, default=0),
         stored=sum(_stored_bytes(plan, v) for v in all_values(plan.root) if isinstance(v, Store)),
         result=max((tile_bytes(plan, v) for v in products), default=0),
         kept=max(_kept(plan), default=0),
         rows=min((product_rows(plan, v) for v in products), default=0),
     )
+
+
+def _vector_bytes(plan: LoopPlan) -> int:
+    """Bytes of what comes with the tiles of specialised warps."""
+    rows = {v.axes[0] for v in all_values(plan.root) if isinstance(v, Dot) and v.axes}
+    if len(rows) != 1:  # no such warps
+        return 0
+    (row,) = rows
+    return sum(tile_bytes(plan, v) for loop in plan.loops() for v in streamed_vectors(plan, loop, row))
 
 
 def _stored_bytes(plan: LoopPlan, store: Store) -> int:

@@ -354,8 +354,12 @@ class TritonPrinter(Printer):
         tensor, index = v.tensor, v.index
         if block := self._block(v):
             return self._described(tensor, tuple(i for i in index if isinstance(i, str)), block)
-        address, valid = self._address(tensor, index, v), self._valid(tensor, index, v)
+        address, valid = self.addressed(v)
         return f"tl.load({address}, mask={valid}, other=0.0)" if valid else f"tl.load({address})"
+
+    def addressed(self, v: Load) -> tuple[str, str]:
+        """The pointers of a load, and the mask of its valid lanes; empty where all are."""
+        return self._address(v.tensor, v.index, v), self._valid(v.tensor, v.index, v)
 
     def ordered(self, items: Sequence[Value | Loop]) -> Sequence[Value | Loop]:
         """Loads by descriptor first: the compiler gives neighbours one barrier to wait for, not one each."""

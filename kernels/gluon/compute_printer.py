@@ -19,7 +19,7 @@ from eintune.space.schedule.schedule import Schedule
 
 from .helpers import NARROWED
 from .printer import GluonPrinter, IterationOrder, PipelineSlot
-from .shared_tiles import SharedTiles
+from .shared_tiles import SharedTiles, SharedVector
 from .work_queue import WorkQueue
 
 WIDEST = 256
@@ -35,14 +35,17 @@ class ComputePrinter(GluonPrinter):
         schedule: Schedule,
         row: Rank,
         tiles: Sequence[SharedTiles],
+        vectors: Sequence[SharedVector],
         entry: str,
         queue: WorkQueue | None = None,
     ) -> None:
-        super().__init__(plan, schedule, row, tiles, entry, queue)
+        super().__init__(plan, schedule, row, tiles, vectors, entry, queue)
         # Row vectors (references, sums) are shared by tiles of different widths and have one layout only: that of the
         # first product's tile.
         self._main = products_of(plan)[0].axes[1]
         self._slot = PipelineSlot("0", "0")
+        self._arrived: set[Value] = set()
+        """The tiles of rings that were waited for in this iteration."""
         self.layouts: dict[str, str] = {}
         """The name of a layout -> what makes it."""
         self.staged: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
@@ -154,6 +157,10 @@ class ComputePrinter(GluonPrinter):
             self.release(v)
         elif self.queue and v in self.queue.numbers:
             pass  # it comes with the program's number
+        elif v in self.vectors:
+            x = self.vectors[v]
+            self._await(x.tile)
+            self.write(f"{self.name(v)} = {x.vectors}.index({self._slot.slot}).load({self.layout(v.axes)})")
         elif v not in self.tiles:
             super().value(v)
         # A tile of a ring is waited for where its product begins (`begin`), as late as possible. A tile that stays is
@@ -224,6 +231,12 @@ class ComputePrinter(GluonPrinter):
         text = f"{t.tiles}.index({self._place(t)}).reshape({[self.length(q) for q in v.axes]})"
         return f"{text}.permute((1, 0))" if transposed else text
 
+    def _await(self, t: SharedTiles) -> None:
+        """Print the wait for a tile of a ring, once an iteration."""
+        if t.load not in self._arrived:
+            self._arrived.add(t.load)
+            self.write(f"mbarrier.wait({t.full}.index({self._place(t)}), {self._slot.phase})")
+
     def begin(self, v: Dot, kept: str | None = None) -> None:
         """Print the start of a product, after waits for its tiles. kept: the variable that holds a computed left
         operand, where that is not the operand's own."""
@@ -232,7 +245,7 @@ class ComputePrinter(GluonPrinter):
         # Once a tile, also where a product reads the same one twice.
         for t in dict.fromkeys(self.tiles[x] for x in (left, right) if x in self.tiles):
             if t.ring:
-                self.write(f"mbarrier.wait({t.full}.index({self._place(t)}), {self._slot.phase})")
+                self._await(t)
         # Transposed by its view alone: the matrix unit reads 16-bit operands in shared memory along either axis.
         loaded = self._matrix(left, left.axes[0] == contracted) if left in self.tiles else None
         a = loaded or kept or self.as_left(left, v)
@@ -279,7 +292,8 @@ class ComputePrinter(GluonPrinter):
         """Prints an iteration whose tile starts at `first`. optional: its branch, in which its filters are evaluated
         (one without a condition is never taken); None where they always are."""
         rank = loop.rank
-        saved, text, known = (self._optional, self._unneeded, self.start[rank], self._slot), dict(self.text), self.known
+        saved = self._optional, self._unneeded, self.start[rank], self._slot, self._arrived
+        text, known = dict(self.text), self.known
         self._optional, self.start[rank] = optional, first
         # A branch without a condition is one that is never taken, so what it would have filtered is known to hold.
         if optional and not optional.condition:
@@ -287,9 +301,9 @@ class ComputePrinter(GluonPrinter):
         # With filters in a branch only, values that nothing but a filter reads (indices, bounds) move there with it.
         unused = unneeded(loop, self._source) - self._early(loop)
         self._unneeded = {v: None for v in loop.body.items if isinstance(v, Value) and v in unused}
-        self._slot = self.turn(loop, order, first)
+        self._slot, self._arrived = self.turn(loop, order, first), set()
         yield
-        self._optional, self._unneeded, self.start[rank], self._slot = saved
+        self._optional, self._unneeded, self.start[rank], self._slot, self._arrived = saved
         self.text, self.known = text, known
 
     def reached(self, loop: Loop, order: IterationOrder, peeled: bool) -> tuple[bool, bool]:
@@ -321,9 +335,9 @@ class ComputePrinter(GluonPrinter):
     @contextmanager
     def before(self, turn: PipelineSlot, text: dict[Value, str]) -> Iterator[None]:
         """Prints for the iteration before: `turn` is its slot and phase, `text` the variables that hold its values."""
-        saved, named, known = self._slot, dict(self.text), self.known
+        saved, named, known = (self._slot, self._arrived), dict(self.text), self.known
         # What this iteration's branch knows says nothing about the tile before.
-        self._slot, self.known = turn, self.always()
+        self._slot, self._arrived, self.known = turn, set(), self.always()
         self.text.update(text)
         yield
-        self._slot, self.text, self.known = saved, named, known
+        (self._slot, self._arrived), self.text, self.known = saved, named, known

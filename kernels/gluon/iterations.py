@@ -11,10 +11,11 @@ from eintune.space.plan.lazy_rescaling import LazyRescaling
 from eintune.space.plan.pipelined_product import PipelinedProduct
 from eintune.space.plan.plan import Block, Loop
 from eintune.space.plan.values import Cast, Dot, RowReference, RowScale, Scale, Value
-from eintune.space.plan.warp_specialisation import sides
+from eintune.space.plan.warp_specialisation import run_in_background, sides
 
 from .compute_printer import ComputePrinter
 from .printer import IterationOrder
+from .product_order import Start, Wait, in_background
 
 
 class Iterations:
@@ -68,7 +69,10 @@ class Iterations:
         printer.write(f"for {name} in {order.range(peeled)}:")
         with printer.nested(loop.rank), printer.iteration(loop, order, name, optional):
             if self._pipelined is None:
-                self._weigh(self._in_time)
+                if self._lazy is None and run_in_background(loop):
+                    self._in_background()
+                else:
+                    self._weigh(self._in_time)
                 self._move(pipelined=True)
                 return
             # From here on this is FlashAttention-3's intra-warpgroup pipelining (arXiv 2407.08608, section 3.2):
@@ -97,6 +101,28 @@ class Iterations:
                 # its weights replace those that the matrix unit may still read from registers.
                 self._wait_pipelined(running)
             self._move(pipelined=True)
+
+    def _in_background(self) -> None:
+        """An iteration whose products are all done at its end (`product_order`)."""
+        printer = self._printer
+        values = [v for v in self._in_time if isinstance(v, Value)]
+        lefts: dict[Value, str] = {}
+        for step in in_background(values, {*printer.tiles, *printer.vectors}):
+            match step:
+                case Start(product):
+                    left, _ = sides(product, printer.row)
+                    if left not in printer.tiles:
+                        lefts[product] = printer.here(f"{printer.name(left)}_left", printer.as_left(left, product))
+                    printer.begin(product, lefts.get(product))
+                case Wait(products, running):
+                    # With the left operands, as in `_start_pipelined`.
+                    names = [printer.name(v) for v in products] + [lefts[v] for v in products if v in lefts]
+                    text = ", ".join(names)
+                    printer.write(f"{text} = warpgroup_mma_wait({running}, [{text}])")
+                    for v in products:
+                        printer.release(v)
+                case list(some):
+                    self._print(some)
 
     def last(self) -> None:
         """The pipelined product of the last tile."""

@@ -36,10 +36,11 @@ from eintune.space.schedule.schedule import Schedule
 from .compute import Compute
 from .helpers import GLUON_HELPERS
 from .printer import RESERVED, Loader
-from .shared_tiles import shared_tiles
+from .shared_tiles import shared_tiles, shared_vectors
 from .work_queue import WorkQueue, varies
 
 LOADER_WARPS = 1
+ASYNC_COPY = "from triton.experimental.gluon.language.nvidia.ampere import async_copy"
 RENAMED = (
     'load_block = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared',
     'store_block = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global',
@@ -98,8 +99,9 @@ class _Module:
         names = Names((*RESERVED, *plan.inputs))
         self.tiles = shared_tiles(plan, row, schedule.stages, self.division.copies, self.groups, names)
         self.queue = WorkQueue.of(plan, counter, self.groups, GROUP_WARPS, LOADER_WARPS, names) if counter else None
-        self.compute = Compute(plan, schedule, row, self.tiles, entry, self.queue)
-        self.loader = Loader(plan, schedule, row, self.tiles, entry, self.queue)
+        self.vectors = shared_vectors(plan, row, self.tiles, names)
+        self.compute = Compute(plan, schedule, row, self.tiles, self.vectors, entry, self.queue)
+        self.loader = Loader(plan, schedule, row, self.tiles, self.vectors, entry, self.queue)
 
     def source(self) -> str:
         # Computing is printed first: layouts, staging buffers and parameters become known on the way, and the entry
@@ -107,6 +109,9 @@ class _Module:
         self.compute.block(self.plan.root)
         self.compute.note()
         works = {self._load: self.loader.lines(), self._compute: self.compute.finish()}
+        # What the loader addresses by itself is part of what is known of the kernel's arguments.
+        self.compute.static |= self.loader.static
+        self.compute.found_reaches |= self.loader.found_reaches
         strides = self.compute.parameters()
         described = [name for *_, name in self._described()]
         every = [*self.compute.tensor.values(), *(s for line in strides for s in line), *described, *self._buffers()]
@@ -125,6 +130,7 @@ class _Module:
             "from triton.experimental.gluon import language as gl",
             "from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma",
             "from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait",
+            *([ASYNC_COPY] if self.vectors else []),
             "",
             *RENAMED,
             *made,
@@ -151,13 +157,15 @@ class _Module:
         return tuple(Descriptor(position[tensor], block) for tensor, block, _ in self._described())
 
     def _buffers(self) -> list[str]:
-        names = [name for t in self.tiles for name in t.names] + (self.queue.names if self.queue else [])
+        names = [name for t in self.tiles for name in t.names] + [x.vectors for x in self.vectors]
+        names += self.queue.names if self.queue else []
         return list(dict.fromkeys([*names, *(buffers for _, buffers in self.compute.staged.values())]))
 
     def _start(self, given: dict[str, list[str]]) -> Iterator[str]:
         """The kernel's own statements: shared memory, barriers, and who does what."""
         for t in self.tiles:
             yield from t.allocation()
+        yield from (x.allocation() for x in self.vectors)
         if self.queue:
             yield from self.queue.allocation()
         for (output, block), (descriptor, buffers) in self.compute.staged.items():

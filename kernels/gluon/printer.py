@@ -20,12 +20,12 @@ from eintune.space.plan.warp_specialisation import GROUP_ROWS
 from eintune.space.schedule.schedule import Schedule
 
 from .helpers import GLUON_HELPERS
-from .shared_tiles import SharedTiles
+from .shared_tiles import SharedTiles, SharedVector
 from .work_queue import WorkQueue
 
 RESERVED = (
     *("gluon", "gl", "mbarrier", "tma", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait", "float", "i"),
-    *("range", "str", "getattr"),
+    *("async_copy", "range", "str", "getattr"),
     *("load_block", "store_block", "group_barrier", *HELPERS),
     *(name for text in GLUON_HELPERS.values() for name in re.findall(r"^def (\w+)", text, re.MULTILINE)),
     *("program", "programs", "here", "launched", "backwards", "rows", "visit", "group", "following"),
@@ -96,6 +96,7 @@ class GluonPrinter(TritonPrinter):
         schedule: Schedule,
         row: Rank,
         tiles: Sequence[SharedTiles],
+        vectors: Sequence[SharedVector],
         entry: str,
         queue: WorkQueue | None = None,
     ) -> None:
@@ -103,6 +104,7 @@ class GluonPrinter(TritonPrinter):
         # loop.
         own = [f"{entry}_load", f"{entry}_compute", *(queue.names if queue else ())]
         self.reserved = (*RESERVED, *own, *(name for t in tiles for name in (*t.names, t.descriptor)))
+        self.reserved += tuple(x.vectors for x in vectors)
         super().__init__(plan, schedule, entry, [queue.counter] if queue else [])
         # All sizes, in one order, whether this group mentions them or not: both groups name them alike.
         for r in plan.sizes.ranges:
@@ -114,6 +116,7 @@ class GluonPrinter(TritonPrinter):
         self.scopes = [SourceScope(None, 2)]
         self.row = row
         self.tiles = {t.load: t for t in tiles}
+        self.vectors = {x.load: x for x in vectors}
         # Counted from the start of the kernel: a ring does not start anew with each program, and neither do the
         # parities of its barriers. Loader and groups count alike, which is all that keeps them in step.
         self.passed = {id(loop): self.names.fresh(f"{loop.rank}_passed") for loop in plan.loops()}
@@ -286,6 +289,22 @@ class Loader(GluonPrinter):
         at = f"{t.descriptor}, [{self.coordinates(t.index)}], {t.full}.index({place}), {t.tiles}.index({place})"
         self.write(f"load_block({at})")
 
+    def _copy_vectors(self, t: SharedTiles, place: str) -> None:
+        """Print the copies of what comes with a tile."""
+        vectors = [x for x in self.vectors.values() if x.tile is t]
+        for x in vectors:
+            address, valid = self.addressed(x.load)
+            mask = f", mask={valid}" if valid else ""
+            self.write(f"async_copy.async_copy_global_to_shared({x.vectors}.index({place}), {address}{mask})")
+        # Each thread adds an arrival of its own to the phase, made when its copies are there; the one that the barrier
+        # counts comes after, with the tile's bytes, so that the phase cannot end before.
+        if vectors:
+            self.write(f"async_copy.mbarrier_arrive({t.full}.index({place}))")
+
+    def _lanes(self, axis: Rank) -> str:
+        length = self.plan.roles[axis].tile
+        return self.define(f"lane_{axis}", f"gl.arange(0, {length}, gl.BlockedLayout([1], [32], [1], [0]))", None)
+
     def loop(self, loop: Loop) -> None:
         ring = [t for t in self.tiles.values() if t.load in loop.body.items]
         # A loop that streams no tile into a product is no business of the loader's.
@@ -299,5 +318,6 @@ class Loader(GluonPrinter):
                 # In the order in which products read them, each with a barrier of its own: the scores' product need
                 # not wait until the values have arrived as well.
                 self.write(f"mbarrier.wait({t.empty}.index({turn.slot}), {turn.phase} ^ 1)")
+                self._copy_vectors(t, turn.slot)
                 self._copy(t, turn.slot)
         self.pass_on(loop, order)

@@ -3,7 +3,7 @@ is full and when it may be filled again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -13,7 +13,7 @@ from eintune.space.ir import dtypes
 from eintune.space.ir.expr import Rank
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.values import Dot, Load, Value
-from eintune.space.plan.warp_specialisation import products_of, tile_of
+from eintune.space.plan.warp_specialisation import products_of, streamed_vectors, tile_of
 
 BARRIER = "gl.allocate_shared_memory(gl.int64, [{}, 1], mbarrier.MBarrierLayout())"
 
@@ -83,6 +83,40 @@ class SharedTiles:
         # A buffer of its own is read by one group; a shared one may be filled again only when all groups are done
         # with it.
         yield from barriers(self.full, self.empty, self.buffers, 1 if self.own else self.groups)
+
+
+@dataclass(frozen=True)
+class SharedVector:
+    """Numbers of columns that come with a tile of a loop: in a buffer beside each of the tile's, under its barriers.
+
+    load: the value. rank: its axis. tile: what it comes with. vectors: the name of the buffers.
+    """
+
+    load: Load
+    rank: Rank
+    length: int
+    tile: SharedTiles
+    vectors: str
+
+    def allocation(self) -> str:
+        """The statement that makes the buffers."""
+        # Not swizzled: threads of a row of a matrix instruction's result read four numbers at once, side by side.
+        layout = "gl.SwizzledSharedLayout(1, 1, 1, [0])"
+        return (
+            f"{self.vectors} = gl.allocate_shared_memory({DTYPES[self.load.dtype]}, "
+            f"[{self.tile.depth}, {self.length}], {layout})"
+        )
+
+
+def shared_vectors(plan: LoopPlan, row: Rank, tiles: Sequence[SharedTiles], names: Names) -> list[SharedVector]:
+    """The vectors that come with a loop's first tile (`warp_specialisation.streamed_vectors`)."""
+    found = []
+    for loop in plan.loops():
+        ring = [t for t in tiles if t.load in loop.body.items]
+        for v in streamed_vectors(plan, loop, row) if ring else []:
+            name = names.fresh(f"{v.tensor.lower()}_vectors")
+            found.append(SharedVector(v, loop.rank, plan.length(loop.rank), ring[0], name))
+    return found
 
 
 def barriers(full: str, empty: str, buffers: int, readers: int) -> Iterator[str]:

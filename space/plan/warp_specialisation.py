@@ -28,6 +28,9 @@ GROUP_WARPS = 4
 GROUP_ROWS = 64
 """Rows of a group: those of one such instruction."""
 
+VECTOR_DTYPES = ("fp32", "int32")
+"""What a copy of single numbers moves: four bytes each."""
+
 KIND = "divided work"
 """The kind of a refusal to divide a plan among warps."""
 
@@ -52,6 +55,21 @@ def is_divided(plan: LoopPlan) -> bool:
     """Whether specialised warps divide the work of a kernel: it has products, and repairs no other kernel's tiles,
     which plain warps do."""
     return plan.repairs is None and bool(products_of(plan))
+
+
+def run_in_background(loop: Loop) -> bool:
+    """Whether a loop has more products than one that is in time and one that comes later: then all of them run in the
+    background, each waited for where it is read."""
+    return sum(isinstance(v, Dot) for v in loop.body.items) > 2
+
+
+def streamed_vectors(plan: LoopPlan, loop: Loop, row: Rank) -> list[Load]:
+    """The numbers of columns (32 bits each) that come with a loop's tiles through shared memory: each thread reads
+    those of many columns, whose addresses would fill its registers."""
+    if not run_in_background(loop):
+        return []
+    loads = (v for v in loop.body.items if isinstance(v, Load) and v.axes == (loop.rank,) and loop.rank != row)
+    return [v for v in loads if not v.args and all(isinstance(i, str) for i in v.index) and v.dtype in VECTOR_DTYPES]
 
 
 def row_of(plan: LoopPlan) -> Rank:

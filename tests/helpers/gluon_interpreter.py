@@ -100,6 +100,13 @@ class _Program:
         found: list[_Product] = self.running.products
         return found
 
+    def numbers(self) -> list[tuple[_Shared, Tensor]]:
+        """The copies of single numbers that no barrier waits for so far, of the group that asks."""
+        if not hasattr(self.running, "numbers"):
+            self.running.numbers = []
+        found: list[tuple[_Shared, Tensor]] = self.running.numbers
+        return found
+
 
 class _Barrier:
     """An mbarrier: a phase ends when all have arrived and all expected bytes are there."""
@@ -118,6 +125,11 @@ class _Barrier:
             self._bytes += expected
             assert self._left >= 0, "more arrivals than a barrier counts"
             self._end()
+
+    def await_more(self) -> None:
+        """Count one arrival more in this phase."""
+        with self._changed:
+            self._left += 1
 
     def receive(self, nbytes: int) -> None:
         with self._changed:
@@ -268,6 +280,20 @@ def _namespace(program: _Program) -> dict[str, Any]:
 
         threading.Timer(program.next_copy(), arrive).start()
 
+    def copy_numbers(into: _Shared, p: _Pointer, mask: Any = None) -> None:
+        program.numbers().append((into, _load(p, mask)))
+
+    def arrive_after(barrier: _Barrier) -> None:
+        copies, program.running.numbers = program.numbers(), []
+        barrier.await_more()
+
+        def arrive() -> None:
+            for into, value in copies:
+                into.data.copy_(value)
+            barrier.arrive()
+
+        threading.Timer(program.next_copy(), arrive).start()
+
     gl = SimpleNamespace(
         **_LANGUAGE,
         program_id=lambda axis: program.number,
@@ -290,6 +316,7 @@ def _namespace(program: _Program) -> dict[str, Any]:
             expect=lambda b, nbytes: b.arrive(1, nbytes),
             arrive=lambda b, count: b.arrive(count),
         ),
+        "async_copy": SimpleNamespace(async_copy_global_to_shared=copy_numbers, mbarrier_arrive=arrive_after),
         "tma": SimpleNamespace(
             async_copy_global_to_shared=copy_in,
             async_copy_shared_to_global=lambda d, first, data: d.store(first, data.data),
