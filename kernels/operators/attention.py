@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eintune.kernels.serve import attention as served
 from eintune.kernels.serve.errors import FORWARD_ONLY, UnsupportedArgument
-from eintune.kernels.serve.modified_attention import FUNCTIONS, NAMES
+from eintune.kernels.serve.modified_attention import FUNCTIONS, NAMES, STATISTICS
 from eintune.space.tracing.refusals import Untraceable
 
 from .functions import FunctionText, write_function
@@ -115,11 +115,11 @@ def described(
 
 @constant_result
 def differentiable(program: str) -> str:
-    """The program that gives the log-sum-exp as well, which the gradient of a softmax needs."""
+    """The program that gives the statistics of rows as well, which the gradient of a softmax needs."""
     p = prepared(program).program
     if p.options.get("sigmoid"):
         return program
-    return replace(p, options={**p.options, "return_lse": True}).text()
+    return replace(p, options={**p.options, STATISTICS: True}).text()
 
 
 def _described(
@@ -162,9 +162,10 @@ def fake(q: Tensor, k: Tensor, v: Tensor, others: list[Tensor], program: str) ->
         must(holds, served.broken(rule, q, k, v))
     shape = (*q.shape[:3], v.shape[3])
     made = [q.new_empty(shape)]
-    if ready.program.options.get("return_lse"):
-        made.append(q.new_empty(q.shape[:3], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32))
-    return made
+    options = ready.program.options
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    rows = bool(options.get("return_lse")) + 2 * bool(options.get(STATISTICS))
+    return [*made, *(q.new_empty(q.shape[:3], dtype=wide) for _ in range(rows))]
 
 
 def batched(info: Any, in_dims: Any, *args: Any) -> Any:

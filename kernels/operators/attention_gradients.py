@@ -185,7 +185,8 @@ def _twice(
     q, k, v, *others = (t.view_as(t) for t in (q, k, v, *others))
     posed = _call(q, k, v, others, program)
     views = posed.views(q, k, v)
-    every = call(torch.ops.eintune.cascade.default, views, forward_program(posed.program, wide_of(views)))
+    of = tuple(compress(made_of(posed.program).outputs, given))
+    every = call(torch.ops.eintune.cascade.default, views, forward_program(posed.program, wide_of(views), of))
     outputs = every[: len(given)]
     asked = [t.reshape(g.shape) for t, g in zip(compress(outputs, given), cotangents, strict=True)]
     wanted = [*compress([q, k, v, *others], needed)]

@@ -34,13 +34,14 @@ Dtypes: TypeAlias = tuple[str, ...]
 
 
 @lru_cache(maxsize=1024)
-def forward_program(program: str, wide: str) -> str:
-    """The program that also gives what the gradient wants of it, after its own results. wide: the dtype of that.
+def forward_program(program: str, wide: str, of: tuple[str, ...] | None = None) -> str:
+    """The program that also gives what the gradient wants of it, after its own results. wide: the dtype of that. of:
+    the results that may have cotangents, all by default.
 
     Raises UnsupportedArgument for a cascade without a gradient.
     """
     p = cascade_program(program)
-    found = _training(p.cascade, None, None)
+    found = _training(p.cascade, of, None)
     own = Cascade.parse(p.cascade).outputs
     dtype = dict(p.dtype) if isinstance(p.dtype, dict) else dict.fromkeys(own, p.dtype) if p.dtype else {}
     more = dtype | dict.fromkeys(found.residuals, wide)

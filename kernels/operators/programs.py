@@ -18,7 +18,7 @@ from eintune.kernels.packed.arguments import Options
 from eintune.kernels.packed.attention import wanted
 from eintune.kernels.serve.call_kinds import Written
 from eintune.kernels.serve.errors import UnsupportedArgument
-from eintune.kernels.serve.modified_attention import FUNCTIONS, NAMES
+from eintune.kernels.serve.modified_attention import FUNCTIONS, NAMES, STATISTICS
 
 from .functions import FunctionText, read_function
 
@@ -77,7 +77,7 @@ class Prepared:
 def prepared(text: str) -> Prepared:
     """Raises UnsupportedArgument for a text that is no program."""
     program = _read(text, AttentionProgram)
-    if unknown := sorted({*program.options, *program.inputs, *program.functions} - set(NAMES)):
+    if unknown := sorted({*program.options, *program.inputs, *program.functions} - {*NAMES, STATISTICS}):
         raise UnsupportedArgument(f"modifiers are {', '.join(NAMES)}, but got {', '.join(unknown)}")
     if surplus := sorted(set(program.functions) - set(FUNCTIONS)):
         raise UnsupportedArgument(f"functions are {', '.join(FUNCTIONS)}, but got {', '.join(surplus)}")

@@ -155,7 +155,7 @@ def _modified(
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, causal: object, scale: float | None, modifiers: dict[str, Any]
 ) -> Tensor | tuple[Tensor, Tensor]:
-    from .modified_attention import NAMES, modified_attention, seen_call
+    from .modified_attention import NAMES, STATISTICS, modified_attention, seen_call
 
     seen, run = seen_call(q, k, v, causal, scale, modifiers)
     if run is not None:
@@ -165,7 +165,7 @@ def _forward(
         except Exception:
             _check(q, k, v)
             raise
-    if unknown := sorted(set(modifiers) - set(NAMES)):
+    if unknown := sorted(set(modifiers) - {*NAMES, STATISTICS}):
         raise unknown_modifiers(unknown, NAMES)
     mode, number = _causal(causal), _scale(scale)
     _check(q, k, v)
@@ -173,7 +173,7 @@ def _forward(
     for name in ("window_both", "sigmoid", "return_lse"):
         if not isinstance(modifiers.get(name), (bool, NoneType)):
             raise UnsupportedArgument(f"`{name}` must be True or False, but got {type(modifiers[name]).__name__}")
-    given = {n: x for n in NAMES if (x := modifiers.get(n)) is not None and x is not False}
+    given = {n: x for n in (*NAMES, STATISTICS) if (x := modifiers.get(n)) is not None and x is not False}
     if given.get("window_both") and "window" not in given:
         raise UnsupportedArgument("`window_both` needs a `window`")
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *given.values()) if isinstance(t, Tensor)):
@@ -183,7 +183,7 @@ def _forward(
         return modified_attention(q, k, v, mode, number, given, seen)
     # values without elements: what else is returned does not depend on them
     made = modified_attention(q, k, v.new_zeros((*v.shape[:3], 1)), mode, number, given)
-    return (made[0][..., :0], made[1]) if isinstance(made, tuple) else made[..., :0]
+    return (made[0][..., :0], *made[1:]) if isinstance(made, tuple) else made[..., :0]
 
 
 def _differentiable(

@@ -17,7 +17,7 @@ from eintune.space.cascade.problem import Problem
 from eintune.space.tracing.captures import Path, follow
 from eintune.space.tracing.refusals import Untraceable
 from eintune.space.tracing.site import AXES, Site
-from eintune.space.workloads.attention import Attention, posed
+from eintune.space.workloads.attention import Attention, Weights, posed
 from eintune.space.workloads.modifiers import (
     Align,
     Bias,
@@ -46,6 +46,8 @@ NAMES = (
     "head_scale", "softcap", "alibi", "bias", "relative_bias", "score_mod", "window", "window_both", "prefix",
     "documents", "mask", "mask_mod", "sinks", "sigmoid", "return_lse",
 )  # fmt: skip
+STATISTICS = "statistics"
+"""What a recorded call asks for besides: the greatest score and the logarithm of the sum, a row (`Attention`)."""
 LABELS = {
     "HS": "head_scale", "SLOPE": "alibi", "BIAS": "bias", "REL": "relative_bias", "DOCQ": "documents",
     "DOCK": "documents", "MASK": "mask", "SINK": "sinks",
@@ -217,7 +219,8 @@ def _read(call: ModifiedCall, changing: Mapping[str, frozenset[int]]) -> tuple[S
     if sinks:
         _check_floating("sinks", shapes.check("sinks", given["sinks"], "h"))
         views["SINK"] = lambda a: shapes.along(a["sinks"], "h")
-    variant = Attention(tuple(modifiers), "sigmoid" if sigmoid else "softmax", sinks, lse)
+    weights: Weights = "sigmoid" if sigmoid else "softmax"
+    variant = Attention(tuple(modifiers), weights, sinks, lse, statistics=STATISTICS in given)
     if shapes.is_empty:
         views = {}
     return shapes, variant, {name: _narrowed(name, view, view(given), call.q) for name, view in views.items()}
@@ -239,7 +242,7 @@ class PosedCall:
 def posed_call(q: Tensor, k: Tensor, v: Tensor, causal: Align | None, scale: float, arguments: Arguments) -> PosedCall:
     """The call that `modified_attention` would serve, as its cascade: with modifiers in the order of NAMES, as
     `attention` gives them to that. Raises UnsupportedArgument as it does."""
-    arguments = {n: arguments[n] for n in NAMES if n in arguments}
+    arguments = {n: arguments[n] for n in (*NAMES, STATISTICS) if n in arguments}
     site = Site(("h", "g")) if q.shape[1] // max(k.shape[1], 1) > 1 else Site()
     meanings = {n: meaning(n, arguments[n], site) for n in FUNCTIONS if n in arguments}
     call = ModifiedCall(q, k, v, causal, scale, arguments, meanings, None)
@@ -471,8 +474,10 @@ def _empty(
         raise NeedsGradient(FORWARD_ONLY)
     (shape, dtype), *logs = outputs
     made = [torch.zeros(shape, dtype=dtype, device=q.device)]
+    sinks = a.get("sinks")
     for shape, dtype in logs:
         log = torch.full(shape, -torch.inf, dtype=dtype, device=q.device)
-        sinks = a.get("sinks")
         made.append(log if sinks is None else log.copy_(sinks[:, None].expand(shape)))
+    if STATISTICS in a and sinks is not None:
+        made[-1].zero_()  # the sink is the greatest, and all there is
     return made[0] if len(made) == 1 else tuple(made)

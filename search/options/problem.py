@@ -178,8 +178,8 @@ def given_of(options: argparse.Namespace) -> dict[str, Any]:
 
 # ---- what it comes to
 
-LOGS = "lse"
-"""The option of a workload that returns log-sum-exps too."""
+STATISTICS = "statistics"
+"""The option of a workload that returns what its gradient wants of each row too."""
 UNSTATED = 64
 """A size that must be given to pose a problem, but does not change what is computed."""
 
@@ -244,9 +244,11 @@ def training_posed(options: argparse.Namespace, dtype: str) -> list[tuple[str, P
 
     asked = posed_of(options, dtype)
     row = None if options.cascade is not None else WORKLOADS[options.workload or FIRST]
-    logs = row is not None and any(o.name == LOGS for o in row.options) and not given_of(options).get("sigmoid")
+    statistics = (
+        row is not None and any(o.name == STATISTICS for o in row.options) and not given_of(options).get("sigmoid")
+    )
     # programs ask for the log-sum-exp where a gradient is recorded: a result that the gradient reads
-    whole = posed_of(argparse.Namespace(**vars(options) | {f"of_{LOGS}": True}), dtype) if logs else asked
+    whole = posed_of(argparse.Namespace(**vars(options) | {f"of_{STATISTICS}": True}), dtype) if statistics else asked
     with as_usage():
         steps = training_steps(whole.problem, of=tuple(asked.problem.definition.outputs), wrt=options.wrt or ())
     found = []

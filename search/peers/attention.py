@@ -142,7 +142,7 @@ def sdpa(problem: Problem, inputs: Mapping[str, Tensor], *, backend: str, about:
     What only adds to scores, and what filters other than a causal mask of its own, is handed over as a mask in memory.
     Raises Unavailable for anything else.
     """
-    if about.weights != "softmax" or about.sinks or about.lse:
+    if about.weights != "softmax" or about.sinks or about.lse or about.statistics:
         raise Unavailable("it has neither sinks nor weights by sigmoid, and returns no log-sum-exp")
     t = Operands.of(problem, inputs, about)
     is_causal, mask = _as_mask(t, about)
@@ -229,7 +229,7 @@ def flash_attention_4(problem: Problem, inputs: Mapping[str, Tensor], *, about: 
 
 
 def _flash_options(t: Operands, about: Attention) -> dict[str, Any]:
-    if about.weights != "softmax" or about.lse:
+    if about.weights != "softmax" or about.lse or about.statistics:
         raise Unavailable("it has no weights by sigmoid, and returns no log-sum-exp in this form")
     options: dict[str, Any] = {}
     for m in about.modifiers:

@@ -49,7 +49,7 @@ def flash_attention_4_varlen(
 
 
 def _options(problem: Problem, inputs: Mapping[str, Tensor], about: Attention) -> dict[str, Any]:
-    if about.weights != "softmax" or about.lse:
+    if about.weights != "softmax" or about.lse or about.statistics:
         raise Unavailable("it has no weights by sigmoid, and returns no log-sum-exp in this form")
     options: dict[str, Any] = {"softmax_scale": problem.params["scale"], "causal": False}
     for m in about.modifiers:

@@ -43,9 +43,9 @@ def training_steps(problem: Problem, *, of: Sequence[str] = (), wrt: Sequence[st
     dtypes = {n: problem.dtypes[n] for n in definition.outputs}
     plain = compile(problem.cascade, params=problem.params, sizes=told, dtype=dtypes, name=problem.workload)
     given = _empty(problem)
-    program = forward_program(plain.stated, wide_of([*given.values()]))
-    forward = made_of(program)
     of = tuple(of) or tuple(n for n, t in definition.outputs.items() if t.kind == "float")
+    program = forward_program(plain.stated, wide_of([*given.values()]), of)
+    forward = made_of(program)
     wrt = tuple(wrt) or tuple(n for n, t in definition.inputs.items() if t.kind == "float")
     found = backward(program, of, wrt, dtypes_of([*given.values()]), wide_of([*given.values()]))
     posed = replace(_posed(forward, given), values=problem.values)

@@ -255,17 +255,27 @@ def _exponent(x: Expr) -> Expr:
     in it are rounded, so that a maximum less itself is 0 however large it is."""
     core, k = scaled(x)
     match core:
+        # What is relative to a reference already stays a difference of its own; a second one, a logarithm, is small, so
+        # its product may be rounded: one multiply-add an element takes both.
+        case Map("sub", (Map("sub") as a, Map("reference") as b)):
+            return Map("sub", (times(_relative(a), k * LOG2_E), times(b, k * LOG2_E)))
         case Map("sub", (a, b)):
             pass
         case Map("add", (a, b)) if scaled(b)[1] < 0:
             b = times(b, -1.0)
         case _:
             return times(x, LOG2_E)
+    return times(_relative(Map("sub", (a, b))), k * LOG2_E)
+
+
+def _relative(x: Map) -> Expr:
+    """A difference as its exponent is made of."""
+    a, b = x.args
     (core_a, ka), (core_b, kb) = scaled(a), scaled(b)
     # k a - k b = k (a - b): one multiplication, and none before the difference.
-    if ka == kb:
-        a, b, k = core_a, core_b, k * ka
-    return times(Map("sub", (_rounded(a), _rounded(b))), k * LOG2_E)
+    if ka == kb and ka != 1.0:
+        return times(Map("sub", (_rounded(core_a), _rounded(core_b))), ka)
+    return Map("sub", (_rounded(a), _rounded(b)))
 
 
 def _rounded(x: Expr) -> Expr:

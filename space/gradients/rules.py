@@ -43,7 +43,7 @@ def op(name: str, *args: Expr | float) -> Expr:
             return op("mul", x, op("mul", weight, inverse))
         case "add" | "sub", (x, y) if (together := _factored(name, x, y)) is not None:
             return together
-        case "add", (x, Map("neg", (y,))):
+        case ("add", (x, Map("neg", (y,)))) | ("add", (Map("neg", (y,)), x)):
             return op("sub", x, y)
         case _:
             return Map(name, operands)
@@ -56,6 +56,8 @@ def _factored(name: str, x: Expr, y: Expr) -> Expr | None:
             return op("neg", op("add", a, b))
         case _, Map("neg", (b,)) if name == "add":
             return _factored("sub", x, b)
+        case Map("neg", (a,)), _ if name == "add":
+            return _factored("sub", y, a)
         case Map("mul", ab), Map("mul", cd):
             for i, j in ((1, 1), (0, 0), (0, 1), (1, 0)):
                 if ab[i] is cd[j]:
@@ -64,16 +66,33 @@ def _factored(name: str, x: Expr, y: Expr) -> Expr | None:
 
 
 def share(x: Expr, d: Expr) -> Expr:
-    """e^x / d as e^(x - log d), for a sum d of exponentials. What is less one number already is less their sum. Where
-    e^x is among those that d sums, no exponent is above 0."""
+    """e^x / d as e^(x - log d), for a sum d of exponentials. Where e^x is among those that d sums, no exponent is above
+    0.
+
+    What is less its maximum already stays less both, one after the other: beside a maximum of 1e10 the logarithm would
+    be lost in their sum. What is less any other number is less the sum of both.
+    """
     weight: Expr = Map("exp", (x,))
     reference: Expr = Map("log", (d,))
     match x:
+        case Map("sub", (a, g)) if covers(g, a):
+            x = Map("sub", (a, Map("reference", (g,))))
         case Map("sub", (a, g)):
             x, reference = a, Map("add", (reference, g))
     if weight in (summands(d) or ()):
         reference = Map("reference", (reference,))
     return Map("exp", (Map("sub", (x, reference)),))
+
+
+def covers(g: Expr, x: Expr) -> bool:
+    """Whether g is a maximum of numbers of which x is one."""
+    match g:
+        case Reduce("max", _, a):
+            return covers(a, x)
+        case Map("max", (a, b)):
+            return covers(a, x) or covers(b, x)
+        case _:
+            return g is x
 
 
 def summands(x: Expr) -> frozenset[Expr] | None:

@@ -34,6 +34,7 @@ from eintune.space.ir.expr import (
     topological,
     with_children,
 )
+from eintune.space.ir.pointwise import POINTWISE
 
 from .adjoints import summed
 from .gradient import Reverse, reverse
@@ -79,6 +80,15 @@ def training(cascade: Cascade, *, of: Iterable[str] | None = None, wrt: Iterable
     )
 
 
+def _is_condition(x: Expr) -> bool:
+    return isinstance(x, Map) and POINTWISE[x.op].boolean
+
+
+def _compares(x: Expr) -> bool:
+    """Whether it asks where a maximum is attained, or which of two is one."""
+    return isinstance(x, Map) and x.op in ("eq", "gt", "lt")
+
+
 def _is_zero(x: Expr) -> bool:
     return isinstance(x, Const) and not x.value
 
@@ -97,8 +107,8 @@ class _Cut:
         self.reduced = _above(nodes, lambda x: isinstance(x, Reduce))
         # Where a maximum is attained is found by comparing with it: with what was computed beside it, as a number that
         # was written may be rounded in another way.
-        compared = {a for x in nodes if isinstance(x, Map) and x.op == "eq" for a in x.args if isinstance(a, Reduce)}
-        places = _above(nodes, lambda x: isinstance(x, Map) and x.op == "eq" and not compared.isdisjoint(x.args))
+        compared = {a for x in nodes if _compares(x) for a in children(x) if isinstance(a, Reduce)}
+        places = _above(nodes, lambda x: _compares(x) and not compared.isdisjoint(children(x)))
         self.beside = compared | places
         self.written: dict[Expr, Access] = {}
         """What is read from memory where it stands."""
@@ -125,8 +135,10 @@ class _Cut:
         read = [x for x in tops if x in rows and not self._follows(x, (), rows)]
         while read:
             # one that others follow from; of several the last, which more is done for
-            able = [z for z in nodes if z in rows and not (isinstance(z, Map) and z.op == "reference")]
+            able = [z for z in nodes if z in rows and not self._is_known(z, rows) and not _is_condition(z)]
             covers = {z: [x for x in read if self._follows(x, {z, *found}, rows)] for z in able}
+            if not any(covers.values()):  # what nothing can be handed over for
+                covers = {read[-1]: read[-1:]}
             best = max(covers, key=lambda z: len(covers[z]))
             best = max((z for z in covers if covers[z] == covers[best]), key=nodes.index)
             found.append(best)
@@ -140,6 +152,10 @@ class _Cut:
         if x not in rows:
             return x not in self.reduced and self._is_small(x)
         return not isinstance(x, Reduce) and all(self._follows(a, known, rows) for a in children(x))
+
+    def _is_known(self, x: Expr, rows: Collection[Expr]) -> bool:
+        """Whether it only says what is known of a value that can be handed over itself."""
+        return isinstance(x, Map) and x.op == "reference" and x.args[0] in rows
 
     def _is_small(self, x: Expr) -> bool:
         return any(free(x) < axes for axes in self.axes)
@@ -302,9 +318,14 @@ def _reached(roots: Iterable[Expr], written: Collection[Expr], ends: Collection[
     return topological(roots, operands=below)
 
 
+def _as_known(x: Expr, read: Expr) -> Expr:
+    """What is read in place of a value, with what is known of that."""
+    return Map("reference", (read,)) if isinstance(x, Map) and x.op == "reference" else read
+
+
 def _over(roots: Sequence[Expr], written: Mapping[Expr, Access]) -> list[Expr]:
     """The expressions with what is written read from memory."""
-    new: dict[Expr, Expr] = dict(written)
+    new: dict[Expr, Expr] = {x: _as_known(x, a) for x, a in written.items()}
     for x in topological(roots, stop=written):
         below = tuple(new[a] for a in children(x))
         # of what stands there as it is computed nothing need be known

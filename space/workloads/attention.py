@@ -37,8 +37,10 @@ class Attention:
     weights: "softmax" over the keys, or "sigmoid" of each score. sinks: a score SINK[h] that every query sees
     and that has no value. lse: also return L, the logarithm of the softmax's denominator (sinks included). page: keys
     and values lie in pages of so many keys, KC[x,o,h,e] and VC[x,o,h,f], of which BT[b,j] names those of each
-    sequence in order; None where they are K and V.
-    Raises ValueError for a kind of modifier that comes twice, and for sinks or lse without a softmax.
+    sequence in order; None where they are K and V. statistics: also return what a gradient wants of each row, GM, the
+    greatest score (or sink), and LS, the logarithm of the denominator relative to it: their sum is L, which may have
+    lost the smaller.
+    Raises ValueError for a kind of modifier that comes twice, and for sinks, lse or statistics without a softmax.
     """
 
     modifiers: tuple[Modifier, ...] = ()
@@ -46,14 +48,15 @@ class Attention:
     sinks: bool = False
     lse: bool = False
     page: int | None = None
+    statistics: bool = False
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise ValueError(f"`weights` must be one of {list(WEIGHTS)}, but got {self.weights!r}")
         if self.page is not None and (type(self.page) is not int or self.page < 1):
             raise ValueError(f"`page` must be a positive integer, but got {self.page!r}")
-        if self.weights != "softmax" and (self.sinks or self.lse):
-            raise ValueError(f"`sinks` and `lse` need weights by softmax, but got {self.weights!r}")
+        if self.weights != "softmax" and (self.sinks or self.lse or self.statistics):
+            raise ValueError(f"`sinks`, `lse` and `statistics` need weights by softmax, but got {self.weights!r}")
         object.__setattr__(self, "modifiers", tuple(in_order(self.modifiers)))
 
     @property
@@ -65,7 +68,11 @@ class Attention:
     @property
     def words(self) -> str:
         """What a title says of it, "" for plain attention."""
-        extra = [word for word, there in (("sinks", self.sinks), ("log-sum-exp", self.lse)) if there]
+        extra = [
+            word
+            for word, there in (("sinks", self.sinks), ("log-sum-exp", self.lse), ("statistics", self.statistics))
+            if there
+        ]
         sigmoid = ["sigmoid"] if self.weights == "sigmoid" else []
         pages = [] if self.page is None else [f"pages of {self.page}"]
         return ", ".join([*sigmoid, *(m.words for m in self.modifiers), *extra, *pages])
@@ -73,7 +80,9 @@ class Attention:
     @property
     def slug(self) -> str:
         """What a folder's name says of it, "" for plain attention."""
-        extra = [word for word, there in (("sinks", self.sinks), ("lse", self.lse)) if there]
+        extra = [
+            word for word, there in (("sinks", self.sinks), ("lse", self.lse), ("statistics", self.statistics)) if there
+        ]
         sigmoid = ["sigmoid"] if self.weights == "sigmoid" else []
         pages = [] if self.page is None else [f"page{self.page}"]
         return "-".join([*sigmoid, *(m.slug for m in self.modifiers), *extra, *pages])
@@ -101,7 +110,7 @@ class Attention:
         else:
             a = self._softmax(let, s, site, rows, scores)
         let("AV", (*rows, "f"), total("m", a * v))
-        return let.done("AV", *(["L"] if self.lse else []))
+        return let.done("AV", *(["L"] if self.lse else []), *(["GM", "LS"] if self.statistics else []))
 
     def _softmax(self, let: Writer, s: Expr, site: Site, rows: tuple[str, ...], scores: tuple[str, ...]) -> Expr:
         peak = top("m", s)
@@ -110,8 +119,11 @@ class Attention:
         sn = let("SN", scores, exp(s - gm))
         shares = total("m", sn)
         sd = let("SD", rows, shares if sink is None else shares + exp(sink - gm))
+        logarithm = apply("log", sd)
+        if self.statistics:
+            logarithm = let("LS", rows, logarithm)
         if self.lse:
-            let("L", rows, apply("log", sd) + gm)
+            let("L", rows, logarithm + gm)
         return let("A", scores, sn / sd)
 
 
@@ -177,7 +189,7 @@ def posed(variant: Attention, sizes: Mapping[str, int], dtype: str, params: Mapp
         cascade, text, addresses = _known(variant, "g" in sizes)
     except TypeError:  # what a function computes has no hash
         cascade, text, addresses = _written(variant, "g" in sizes)
-    wide = {"L": "fp64" if dtype == "fp64" else WIDE}
+    wide = dict.fromkeys(("L", "GM", "LS"), "fp64" if dtype == "fp64" else WIDE)
     sink = {"SINK": WIDE} if variant.sinks else {}
     table = {"BT": INTEGERS} if variant.page is not None else {}
     special = {n: d for m in variant.modifiers for n, d in m.dtypes.items()} | sink | wide | table

@@ -63,6 +63,7 @@ OPTIONS = (
     Option("sinks", "a score a head that every query sees and that has no value", "flag", default=False),
     Option("sigmoid", "weights by sigmoid instead of softmax", "flag", default=False),
     Option("lse", "also return the log-sum-exp", "flag", default=False),
+    Option("statistics", "also return each row's greatest score and the log of its sum", "flag", default=False),
 )
 
 
@@ -88,7 +89,8 @@ def _variant(wanted: Mapping[str, Any]) -> Attention:
     ]
     weights: Weights = "sigmoid" if wanted["sigmoid"] else "softmax"
     page = wanted["page"] if wanted["page"] != "" else None
-    return Attention(tuple(p for p in pieces if p), weights, wanted["sinks"], wanted["lse"], page)
+    about = weights, wanted["sinks"], wanted["lse"], page, wanted["statistics"]
+    return Attention(tuple(p for p in pieces if p), *about)
 
 
 def _spans(wanted: Mapping[str, Any]) -> Spans | None:

@@ -41,6 +41,7 @@ WAYS: dict[str, tuple[tuple[Modifier, ...], bool]] = {
     "bias over heads": ((Bias("hm"),), False),
     "mask": ((Mask("pm"),), False),
 }
+HIDING: dict[str, tuple[tuple[Modifier, ...], bool]] = {"bias": ((Bias("pm"),), False)}
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ class Stage:
     data: dict[str, torch.Tensor]
 
 
-def stages(name: str, sizes: dict[str, int], dtype: torch.dtype, steep: float = 1.0) -> Iterator[Stage]:
+def stages(
+    name: str, sizes: dict[str, int], dtype: torch.dtype, steep: float = 1.0, hides: float = 0.0
+) -> Iterator[Stage]:
     """The stages of a backward with what each reads: the exact results of those before it, rounded. steep: a factor of
-    the slopes."""
-    modifiers, sinks = WAYS[name]
+    the slopes. hides: what a bias adds to all scores of two rows."""
+    modifiers, sinks = (WAYS | HIDING)[name]
     definition = Attention(modifiers, sinks=sinks).cascade(grouped="g" in sizes)
     own = {r for t in definition.inputs.values() for r in t.ranks}
     told = {r: n for r, n in sizes.items() if r not in own and r in definition.ranks()}
@@ -67,6 +70,8 @@ def stages(name: str, sizes: dict[str, int], dtype: torch.dtype, steep: float = 
     known = {n: drawn(t.ranks) > -0.5 if n == "MASK" else drawn(t.ranks) for n, t in definition.inputs.items()}
     if "SLOPE" in known:
         known["SLOPE"] *= steep
+    if hides:
+        known["BIAS"][..., 3:5, :] = hides
     inputs = [known[n] for n in forward.inputs]
     made = run_eager(
         forward.cascade, dict(zip(forward.inputs, inputs, strict=True)), sizes, forward.params, torch.double
@@ -131,6 +136,18 @@ def test_queries_that_are_padding_weigh_nothing_however_steep_the_slopes(steep: 
             tiles = tensors(case, stage)
             execute(case.kernel, tiles)
             assert all(bool(t.isfinite().all()) for t in tiles), (stage.problem.cascade, case.schedule)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("hides", [-1e30, -1e10, torch.finfo(torch.float32).min])
+def test_rows_that_a_finite_bias_hides_as_a_whole(hides: float, execute: Any) -> None:
+    """Each of 37 keys weighs 1/37 there, though no score of 1e10 has room for the logarithm of 37."""
+    sizes = {"b": 1, "h": 2, "p": 40, "m": 37, "e": 16, "f": 16}
+    for stage in stages("bias", sizes, torch.float32, hides=hides):
+        for case in some(stage.problem, 3, False, "triton"):
+            tiles = tensors(case, stage)
+            execute(case.kernel, tiles)
+            assert not errors(case, case.kernel, tiles), (stage.problem.cascade, case.schedule)
 
 
 @pytest.mark.interpreter

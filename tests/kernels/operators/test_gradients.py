@@ -95,6 +95,20 @@ def test_a_row_that_sees_nothing_has_no_gradient() -> None:
     assert not gradients[0][:, :, 2].any()
 
 
+@pytest.mark.parametrize("number", [-1e10, -1e30, torch.finfo(torch.float32).min, 1e8, 3e6])
+def test_scores_beside_which_the_logarithm_of_a_sum_is_nothing(number: float) -> None:
+    """Two rows are hidden as a whole by a finite mask, as those of padded batches are: each key weighs the same."""
+    q, k, v = (drawn(1, 2, 12, 8, dtype=torch.float32, seed=n) for n in range(3))
+    seen = torch.ones(12, 12).tril().bool()
+    seen[3], seen[7] = False, False
+    mask = torch.zeros(12, 12).masked_fill(~seen, number)
+    score = (q.double() @ k.double().mT * 8**-0.5).float() + mask
+    wanted = torch.autograd.grad((torch.softmax(score.double(), -1) @ v.double()).square().sum(), (q, k, v))
+    found = torch.autograd.grad(eintune.attention(q, k, v, bias=mask).square().sum(), (q, k, v))
+    for g, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(g, w, atol=2e-6 * float(w.abs().max()), rtol=0)
+
+
 @pytest.mark.parametrize("shape", [((1, 2, 0, 4), (1, 2, 6, 4)), ((1, 2, 5, 4), (1, 2, 0, 4))])
 def test_nothing_to_attend_to(shape: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     q, k = (drawn(*s) for s in shape)

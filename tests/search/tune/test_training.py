@@ -21,30 +21,31 @@ from eintune.space.workloads.attention import Attention, attention_problem
 
 def problem(seq: int = 200) -> Problem:
     return attention_problem(
-        batch=1, heads=2, kv_heads=2, seq=seq, kv_seq=seq, head_dim=8, dtype="fp32", variant=Attention(lse=True)
+        batch=1, heads=2, kv_heads=2, seq=seq, kv_seq=seq, head_dim=8, dtype="fp32", variant=Attention(statistics=True)
     )
 
 
 def test_a_forward_and_the_stages_of_its_backward() -> None:
     steps = training_steps(problem(), of=["AV"])
-    assert [s.gives for s in steps] == [("AV", "L"), ("R",), ("DQ",), ("DK", "DV")]
+    assert [s.gives for s in steps] == [("AV", "GM", "LS"), ("R",), ("DQ",), ("DK", "DV")]
     assert steps[0].problem.cascade == problem().cascade
     assert {s.problem.workload for s in steps[1:]} == {"attention gradient"}
-    assert steps[2].problem.dtypes["L"] == "fp32" and steps[2].problem.sizes["m"] == 200
+    assert steps[2].problem.dtypes["LS"] == "fp32" and steps[2].problem.sizes["m"] == 200
 
 
 def test_what_a_stage_reads_is_drawn_as_a_forward_leaves_it() -> None:
-    """A log-sum-exp from a standard normal would be below the scores that it sums."""
+    """Maxima and logarithms of sums from a standard normal would be below what they are of."""
     stage = training_steps(problem(), of=["AV"])[2].problem
     data = draw_inputs(stage, "cpu")
     scores = data["Q"] @ data["K"].mT * 8**-0.5
-    assert float((scores - data["L"][..., None]).max()) < 3
-    assert 0.1 < float(torch.exp(scores - data["L"][..., None]).sum(-1).median()) < 10
+    logarithms = (data["GM"] + data["LS"])[..., None]
+    assert float((scores - logarithms).max()) < 3
+    assert 0.1 < float(torch.exp(scores - logarithms).sum(-1).median()) < 10
 
 
 def test_only_some_inputs() -> None:
     steps = training_steps(problem(), of=["AV"], wrt=["V"])
-    assert [s.gives for s in steps] == [("AV", "L"), ("DV",)]
+    assert [s.gives for s in steps] == [("AV", "GM", "LS"), ("DV",)]
     with pytest.raises(
         UnsupportedArgument, match=r"`wrt` must name floating inputs of \['Q', 'K', 'V'\], but got \['X'\]"
     ):
@@ -65,7 +66,7 @@ def test_what_is_tuned_is_what_a_program_finds(
     said = capsys.readouterr().out
     assert "a training step" in said and "\nforward " in said and "\nbackward " in said
     kernels = json.loads(saved.read_text())["result"]["kernels"]
-    assert [k["gives"] for k in kernels] == ["AV, L", "R", "DQ", "DK, DV"]
+    assert [k["gives"] for k in kernels] == ["AV, GM, LS", "R", "DQ", "DK, DV"]
     assert main(["tune", *options, "--backward", *told]) == 0
     assert capsys.readouterr().out.count("from the cache, nothing was measured") == 4
     notices.forget()
