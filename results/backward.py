@@ -1,10 +1,11 @@
 """Attention's backward beside its peers, interleaved: `python results/backward.py OUT.json [SECONDS] [CASE …]`.
 
-Each case is tuned first (`tune --backward`, SECONDS for each kernel). Then the backward alone, as a CUDA graph of
-`torch.autograd.grad`, cool (a pause after each round) and hot (none), medians of rounds; the forward likewise; whether
-100 repeats are the same bits beside a second stream's load; and the largest difference from a float32 backward. Peers:
-PyTorch's cuDNN and flash kernels, FlashAttention-4 with and without `deterministic`, FlexAttention's two backends; what
-is not installed, or refuses a case, says so.
+All cases are tuned first, four at a time (`tune --backward`, SECONDS for each kernel). Then the backward alone, as a
+CUDA graph of `torch.autograd.grad` (FlashAttention-4's as calls, queued eight at a time), cool (a pause after each
+round) and hot (none), medians of rounds; the forward likewise; whether 100 repeats are the same bits beside a second
+stream's load; and the largest difference from a float32 backward. Peers: PyTorch's cuDNN and flash kernels, FlashAttention-4 with and
+without `deterministic`, FlexAttention's two backends; what is not installed, or refuses a case, says so. Each case is
+measured in a process of its own; one that a peer ends is measured again without FlashAttention-4.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import eintune
 
-ROUNDS = 20
+ROUNDS = 12
 REPEATS = 100
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -65,22 +67,45 @@ CASES = {
 }
 
 
+ALONE = "--measure"
+"""Measures a case in this process: its name, and the peers to leave out."""
+
+
 def main() -> None:
+    if sys.argv[1] == ALONE:
+        print(json.dumps(measured(CASES[sys.argv[2]], without=tuple(sys.argv[3:]))))
+        return
     out, seconds, *names = [*sys.argv[1:], *(["12"] if len(sys.argv) < 3 else [])]
+    names = names or [*CASES]
     rows: dict[str, Any] = {}
-    for name in names or CASES:
-        case = CASES[name]
-        done = subprocess.run(case.command(seconds), capture_output=True, text=True)
-        rows[name] = {"tuned": done.stdout.splitlines()[-8:]} | (
-            measured(case) if not done.returncode else {"failed": done.stderr[-2000:]}
-        )
+
+    def tune(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(CASES[name].command(seconds), capture_output=True, text=True)
+
+    with ThreadPoolExecutor(4) as others:
+        # the first alone, as it probes the machine for all
+        tuned = [tune(names[0]), *others.map(tune, names[1:])]
+    for name, done in zip(names, tuned, strict=True):
+        rows[name] = {"tuned": done.stdout.splitlines()[-8:]}
+        rows[name] |= {"failed": done.stderr[-2000:]} if done.returncode else _apart(name)
         print(name, json.dumps(rows[name]), flush=True)
         versions = {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()}
         found = {"machine": torch.cuda.get_device_name(), "versions": versions, "command": __doc__, "cases": rows}
         Path(out).write_text(json.dumps(found, indent=1) + "\n")
 
 
-def measured(case: Case) -> dict[str, Any]:
+def _apart(name: str) -> dict[str, Any]:
+    """`measured`, in a process of its own."""
+    for without in ((), ("fa4", "fa4-deterministic")):
+        command = [sys.executable, __file__, ALONE, name, *without]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if not done.returncode:
+            found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+            return found
+    return {"failed": done.stderr[-2000:]}
+
+
+def measured(case: Case, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """Milliseconds of each, and what ours is worth."""
     generator = torch.Generator("cuda").manual_seed(0)
 
@@ -95,10 +120,13 @@ def measured(case: Case) -> dict[str, Any]:
     gradients: dict[str, tuple[Tensor, ...]] = {}
     refused: dict[str, str] = {}
     for name, attend in attends(case).items():
+        if name in without:
+            refused[name] = "it ended the process before"
+            continue
+        recorded = _calls if name.startswith("fa4") else _graph
         try:
-            graphs[name], gradients[name] = _graph(lambda attend=attend: _backward(attend, q, k, v, cotangent))
-            with torch.no_grad():
-                forwards[name], _ = _graph(lambda attend=attend: lambda: (attend(q, k, v),))
+            graphs[name], gradients[name] = recorded(lambda attend=attend: _backward(attend, q, k, v, cotangent))
+            forwards[name], _ = recorded(lambda attend=attend: _forward(attend, q, k, v))
         except Exception as error:  # a peer that is not here, or not for this case
             refused[name] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             graphs.pop(name, None)
@@ -120,6 +148,14 @@ def _backward(attend: Attend, q: Tensor, k: Tensor, v: Tensor, cotangent: Tensor
     return lambda: torch.autograd.grad(made, (q, k, v), cotangent, retain_graph=True)
 
 
+def _forward(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    @torch.no_grad()
+    def call() -> tuple[Tensor, ...]:
+        return (attend(q, k, v),)
+
+    return call
+
+
 def _graph(prepare: Callable[[], Callable[[], tuple[Tensor, ...]]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -133,6 +169,15 @@ def _graph(prepare: Callable[[], Callable[[], tuple[Tensor, ...]]]) -> tuple[Cal
     graph.replay()
     torch.cuda.synchronize()
     return graph.replay, made
+
+
+def _calls(prepare: Callable[[], Callable[[], tuple[Tensor, ...]]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+    call = prepare()
+    for _ in range(3):
+        made = call()
+    torch.cuda.synchronize()
+
+    return lambda: (call(), None)[1], made
 
 
 def interleaved(calls: dict[str, Callable[[], None]], pause: float) -> dict[str, float]:
