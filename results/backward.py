@@ -3,9 +3,10 @@
 All cases are tuned first, four at a time (`tune --backward`, SECONDS for each kernel). Then the backward alone, as a
 CUDA graph of `torch.autograd.grad` (FlashAttention-4's as calls, queued eight at a time), cool (a pause after each
 round) and hot (none), medians of rounds; the forward likewise; whether 100 repeats are the same bits beside a second
-stream's load; and the largest difference from a float32 backward. Peers: PyTorch's cuDNN and flash kernels, FlashAttention-4 with and
-without `deterministic`, FlexAttention's two backends; what is not installed, or refuses a case, says so. Each case is
-measured in a process of its own; one that a peer ends is measured again without FlashAttention-4.
+stream's load; and the largest difference from a float32 backward. Peers: PyTorch's cuDNN and flash kernels,
+FlashAttention-4 with and without `deterministic`, FlexAttention's two backends; what is not installed, or refuses a
+case, says so. Each case is measured in a process of its own; one that a peer ends is measured again without
+FlashAttention-4.
 """
 
 from __future__ import annotations
