@@ -6,7 +6,7 @@ round) and hot (none), medians of rounds; the forward likewise; whether 100 repe
 stream's load; and the largest difference from a float32 backward. Peers: PyTorch's cuDNN and flash kernels,
 FlashAttention-4 with and without `deterministic`, FlexAttention's two backends; what is not installed, or refuses a
 case, says so. Each case is measured in a process of its own; one that a peer ends is measured again without
-FlashAttention-4.
+FlashAttention-4, then without FlexAttention's backend by it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> None:
 
 def _apart(name: str) -> dict[str, Any]:
     """`measured`, in a process of its own."""
-    for without in ((), ("fa4", "fa4-deterministic")):
+    for without in ((), ("fa4", "fa4-deterministic"), ("fa4", "fa4-deterministic", "flex-flash")):
         command = [sys.executable, __file__, ALONE, name, *without]
         done = subprocess.run(command, capture_output=True, text=True)
         if not done.returncode:

@@ -37,12 +37,12 @@ def test_what_a_gradient_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str
         main(["space", "attention", "--causal", "--backward", "--seq", "16", "--heads", "2", "--json", "g.json"]) == 0
     )
     told = capsys.readouterr().out
-    assert "to its gradient the forward hands over R[b,h,p]\n" in told
+    assert "to its gradient the forward hands over GM[b,h,p], R[b,h,p]\n" in told
     for title in ("gradient 1 of 3: RA:", "gradient 2 of 3: DQ:", "gradient 3 of 3: DK, DV:"):
         assert f"attention, {title}" in told
-    assert "reads DAV V Q R RA once, K twice; writes DQ" in told
+    assert "reads DAV V Q GM R RA once, K twice; writes DQ" in told
     found = json.loads((tmp_path / "g.json").read_text())["result"]["backward"]
-    assert found["residuals"] == {"R": ["b", "h", "p"]}
+    assert found["residuals"] == {"GM": ["b", "h", "p"], "R": ["b", "h", "p"]}
     assert len(found["stages"]) == 3 and all(stage["cascades"] for stage in found["stages"])
 
 
