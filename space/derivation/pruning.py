@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from eintune.space.cascade.traits import Stream, Trait, traits
 from eintune.space.egraph.graph import ClassId, EGraph, Node
-from eintune.space.ir.expr import Fold, Map, Reduce, Split, Unsplit
+from eintune.space.ir.expr import Fold, Map, Rank, Reduce, Split, Unsplit
 from eintune.space.ir.pointwise import POINTWISE
 
 from .nominal_cost import WORK_LIMIT, NominalCost
@@ -32,6 +32,7 @@ def pruned(graph: EGraph, streams: Sequence[Stream]) -> EGraph:
         lambda g: _without_views(g, streams),
         lambda g: _affordable(g, streams),
         lambda g: _Products(g, streams).arranged(),
+        _one_order,
         lambda g: _settled(g, streams),
     )
     for keep in filters:
@@ -199,6 +200,48 @@ class _Products:
 
 def _is_product(n: Node) -> bool:
     return isinstance(n.head, Map) and n.head.op in ("mul", "div")
+
+
+# ---- sums of sums
+
+Nest: TypeAlias = "frozenset[tuple[ClassId, frozenset[Rank]]]"
+"""What a reduction comes to: the classes that are reduced, each over so many ranks."""
+
+
+def _one_order(graph: EGraph) -> EGraph:
+    """Of reductions of reductions that differ in their order alone, the one that was written.
+
+    n ranks can be summed in n! orders. Where what stands between two sums is nothing but a sum, whatever way it is
+    written, an order is no form of its own.
+    """
+    nests: dict[tuple[ClassId, str], Nest] = {}
+
+    def between(c: ClassId, op: str) -> bool:
+        return all(isinstance(n.head, Reduce) and n.head.op == op for n in graph.classes[c])
+
+    def nest(c: ClassId, op: str) -> Nest:
+        found = nests.get((c, op))
+        if found is None:
+            nests[c, op] = frozenset()  # a circle adds nothing
+            found = frozenset().union(*(of(n) for n in graph.classes[c])) if between(c, op) else frozenset()
+            nests[c, op] = found
+        return found
+
+    def of(n: Node) -> Nest:
+        assert isinstance(n.head, Reduce)
+        (below,), rank = n.children, n.head.rank
+        if not between(below, n.head.op):
+            return frozenset({(below, frozenset({rank}))})
+        return frozenset((base, ranks | {rank}) for base, ranks in nest(below, n.head.op))
+
+    def keep(c: ClassId) -> tuple[Node, ...]:
+        kept: dict[object, Node] = {}
+        for n in sorted(graph.classes[c], key=lambda n: (c, n) not in graph.original):
+            nested = isinstance(n.head, Reduce) and between(n.children[0], n.head.op)
+            kept.setdefault((n.head.op, of(n)) if isinstance(n.head, Reduce) and nested else n, n)
+        return tuple(kept.values())
+
+    return graph.restrict({c: keep(c) for c in graph.classes})
 
 
 # ---- what no form differs in
