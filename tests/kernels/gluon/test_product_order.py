@@ -26,7 +26,7 @@ WEIGHTS = pointwise("weights", SCORES, BIAS, ROW)
 ADJOINTS = dot("adjoints", "f", V, DO)
 CHANGES = pointwise("changes", WEIGHTS, ADJOINTS)
 KEYS, VALUES = dot("keys", "p", CHANGES, Q), dot("values", "p", WEIGHTS, DO)
-BODY = [Q, SCORES, BIAS, ROW, WEIGHTS, DO, ADJOINTS, CHANGES, KEYS, VALUES]
+BODY: list[Value] = [Q, SCORES, BIAS, ROW, WEIGHTS, DO, ADJOINTS, CHANGES, KEYS, VALUES]
 
 
 def written(steps: list[Step]) -> list[str]:
