@@ -278,6 +278,12 @@ class ComputePrinter(GluonPrinter):
             if t.last is v and (t.ring or v in self.plan.root.items):
                 self.write(f"mbarrier.arrive({t.empty}.index({self._place(t)}), count=1)")
 
+    def give_back(self, loads: Iterable[Value]) -> None:
+        """Give back the buffers of rings that hold these tiles."""
+        for t in dict.fromkeys(self.tiles[x] for x in loads if x in self.tiles):
+            if t.ring:
+                self.write(f"mbarrier.arrive({t.empty}.index({self._place(t)}), count=1)")
+
     def release_resident(self, products: Iterable[Value]) -> None:
         """Give back the tiles that stay, which nothing reads after a loop's products."""
         last = set(products)

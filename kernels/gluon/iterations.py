@@ -107,6 +107,9 @@ class Iterations:
         printer = self._printer
         values = [v for v in self._in_time if isinstance(v, Value)]
         lefts: dict[Value, str] = {}
+        left_over = [v for v in values if isinstance(v, Dot)]
+        done: list[Value] = []
+        held = {x.tile.load for x in printer.vectors.values()}
         for step in in_background(values, {*printer.tiles, *printer.vectors}):
             match step:
                 case Start(product):
@@ -119,8 +122,13 @@ class Iterations:
                     names = [printer.name(v) for v in products] + [lefts[v] for v in products if v in lefts]
                     text = ", ".join(names)
                     printer.write(f"{text} = warpgroup_mma_wait({running}, [{text}])")
-                    for v in products:
-                        printer.release(v)
+                    # The last product that reads a tile need not be the last that the plan has: they start in another
+                    # order. What vectors come with is given back at the end, when those are read, too.
+                    left_over = [v for v in left_over if v not in products]
+                    reads = {x for v in left_over for x in v.args[:2]} | (held if left_over else set())
+                    done += [x for v in products for x in v.args[:2]]
+                    printer.give_back([x for n, x in enumerate(done) if x not in reads and x not in done[n + 1 :]])
+                    done = [x for x in done if x in reads]
                 case list(some):
                     self._print(some)
 

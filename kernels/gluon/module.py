@@ -28,6 +28,7 @@ from eintune.kernels.emit.spans import fits
 from eintune.kernels.emit.triton_dialect import DTYPES, HELPERS
 from eintune.kernels.emit.triton_printer import jit
 from eintune.space.plan.lazy_rescaling import fault as no_lazy_rescaling
+from eintune.space.plan.lazy_rescaling import lazy_rescalings
 from eintune.space.plan.plan import LoopPlan
 from eintune.space.plan.refusals import RuleError
 from eintune.space.plan.warp_specialisation import GROUP_ROWS, GROUP_WARPS, fault, groups, row_of
@@ -99,7 +100,8 @@ class _Module:
         names = Names((*RESERVED, *plan.inputs))
         self.tiles = shared_tiles(plan, row, schedule.stages, self.division.copies, self.groups, names)
         self.queue = WorkQueue.of(plan, counter, self.groups, GROUP_WARPS, LOADER_WARPS, names) if counter else None
-        self.vectors = shared_vectors(plan, row, self.tiles, names)
+        lazy = lazy_rescalings(plan) if schedule.rescaling == "lazy" else {}
+        self.vectors = shared_vectors(plan, row, self.tiles, names, lazy)
         self.compute = Compute(plan, schedule, row, self.tiles, self.vectors, entry, self.queue)
         self.loader = Loader(plan, schedule, row, self.tiles, self.vectors, entry, self.queue)
 

@@ -3,7 +3,7 @@ is full and when it may be filled again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -11,7 +11,7 @@ from eintune.kernels.emit.source_lines import Names
 from eintune.kernels.emit.triton_dialect import DTYPES
 from eintune.space.ir import dtypes
 from eintune.space.ir.expr import Rank
-from eintune.space.plan.plan import LoopPlan
+from eintune.space.plan.plan import Loop, LoopPlan
 from eintune.space.plan.values import Dot, Load, Value
 from eintune.space.plan.warp_specialisation import products_of, streamed_vectors, tile_of
 
@@ -108,10 +108,13 @@ class SharedVector:
         )
 
 
-def shared_vectors(plan: LoopPlan, row: Rank, tiles: Sequence[SharedTiles], names: Names) -> list[SharedVector]:
-    """The vectors that come with a loop's first tile (`warp_specialisation.streamed_vectors`)."""
+def shared_vectors(
+    plan: LoopPlan, row: Rank, tiles: Sequence[SharedTiles], names: Names, without: Collection[Loop] = ()
+) -> list[SharedVector]:
+    """The vectors that come with a loop's first tile (`warp_specialisation.streamed_vectors`). without: loops whose
+    products do not run in the background."""
     found = []
-    for loop in plan.loops():
+    for loop in (x for x in plan.loops() if x not in without):
         ring = [t for t in tiles if t.load in loop.body.items]
         for v in streamed_vectors(plan, loop, row) if ring else []:
             name = names.fresh(f"{v.tensor.lower()}_vectors")
