@@ -21,7 +21,10 @@ def ordered(key: Key, entries: list[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda e: (distance(key, e.key), not e.any_size, e.path.name))
 
 
-@given(sizes=st.lists(st.integers(1, 20000), min_size=6, max_size=6), most=st.integers(1, len(SAME)))
+@given(
+    sizes=st.lists(st.integers(1, 20000), min_size=len(KEY.sizes), max_size=len(KEY.sizes)),
+    most=st.integers(1, len(SAME)),
+)
 def test_they_come_as_the_distance_orders_them(sizes: list[int], most: int) -> None:
     nearness = Nearness(SAME, KEY)
     key = replace(KEY, sizes=tuple((r, n) for (r, _), n in zip(KEY.sizes, sizes, strict=False)))
