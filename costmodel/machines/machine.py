@@ -171,6 +171,7 @@ def parse_machine(name: str, data: Mapping[str, Any]) -> Machine:
     return _made(name, {**{k: _frozen(v) for k, v in merged.items()}, "name": name, **grid})
 
 
+@cache
 def machine_for_device(title: str) -> str | None:
     """The shipped machine whose `devices` prefixes fit a driver's device name best, or None."""
     found = [

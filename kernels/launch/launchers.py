@@ -12,7 +12,7 @@ strides itself (a runtime's own table) takes `bound`, which spares checking them
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eintune.host.forks import cached_property
@@ -201,21 +201,25 @@ def fusing() -> dict[str, bool]:
 
 
 class EitherLaunch:
-    """Two kernels for one problem: `second` runs where `first` refuses tensors (because of strides or addresses)."""
+    """Two kernels for one problem: the second runs where the first refuses tensors (because of strides or addresses),
+    and is made then."""
 
-    def __init__(self, first: Launch, second: Launch) -> None:
+    def __init__(self, first: Launch, second: Callable[[], Launch]) -> None:
         self._first = first
-        self._second = second
+        self._make = second
+        self._second: Launch | None = None
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
         try:
             self._first(tensors)
         except LaunchError:  # raised before anything is launched
+            if self._second is None:
+                self._second = self._make()
             self._second(tensors)
 
     def ready(self, layout: Hashable) -> ByAddress | None:
         """As `Launch.ready`: of the one that took tensors of this layout."""
-        return self._first.ready(layout) or self._second.ready(layout)
+        return self._first.ready(layout) or (self._second.ready(layout) if self._second else None)
 
     def bound(
         self, tensors: Sequence[torch.Tensor], order: Sequence[int] | None = None, general: Call | None = None

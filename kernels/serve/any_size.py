@@ -16,7 +16,8 @@ from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import emit
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
-from eintune.space.ir.expr import Rank
+from eintune.space.ir.expr import Part, Rank
+from eintune.space.ir.gathers import length, tables
 from eintune.space.plan.plan import Program
 from eintune.space.plan.sizes import MOST
 from eintune.space.schedule.any_size import for_any_size
@@ -40,8 +41,15 @@ def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = Fals
     """
     from eintune.space.lowering.lower import build_program
 
-    cascade, exact = parsed(text), schedule
-    schedule = for_any_size(schedule)
+    found = open_kernel(text, problem, schedule, wide)
+    if found is not None:
+        return found.at(problem.sizes)
+    return emit(build_program(parsed(text), problem, schedule), schedule, wide)
+
+
+def open_kernel(text: str, problem: Problem, schedule: Schedule, wide: bool = False) -> Kernel | None:
+    """What `kernel_at` takes at a problem's sizes: a kernel for any size; None where there is none."""
+    cascade, schedule = parsed(text), for_any_size(schedule)
     key = _key(cascade, problem, schedule), wide
     found = _kernels.get(key)
     if found is None and not _refused.get(key):
@@ -52,7 +60,7 @@ def kernel_at(text: str, problem: Problem, schedule: Schedule, wide: bool = Fals
                 _kernels[_key(cascade, problem, schedule), wide] = found
         except ValueError:
             _refused[key] = True
-    return found.at(problem.sizes) if found else emit(build_program(cascade, problem, exact), exact, wide)
+    return found
 
 
 def plan_at(text: str, problem: Problem, schedule: Schedule) -> Program:
@@ -116,9 +124,9 @@ def _ended(schedule: Schedule, open_schedule: Schedule, problem: Problem) -> Sch
 
 def open_ranks(text: str, problem: Problem, schedule: Schedule) -> frozenset[Rank]:
     """The ranks whose sizes a kernel for any size leaves open."""
-    from eintune.space.lowering.lower import unknown_sizes
+    from eintune.space.lowering import lower
 
-    return frozenset(unknown_sizes(parsed(text), problem, for_any_size(schedule)).ranges)
+    return lower.open_ranks(parsed(text), problem, for_any_size(schedule))
 
 
 def _program(cascade: Cascade, problem: Problem, schedule: Schedule) -> Program | None:
@@ -149,3 +157,31 @@ def _key(cascade: Cascade, problem: Problem, schedule: Schedule) -> Hashable:
 def parsed(text: str) -> Cascade:
     """The cascade of a text, read once."""
     return Cascade.parse(text)
+
+
+# ---- sizes that are alike
+
+EXACT = 256
+"""Sizes up to here are priced as they are: head dims, groups, few queries, pages."""
+
+
+def rounded_up(problem: Problem, steps: int) -> Problem:
+    """A problem with its sizes rounded up to so many steps in each doubling."""
+    sizes = {r: rounded(n, steps) for r, n in problem.sizes.items()}
+    for part, axis in _tables(problem.cascade):  # a table is as long as what addresses it
+        sizes[axis] = max(sizes[axis], length(part, sizes[part.rank]))
+    return replace(problem, sizes=sizes)
+
+
+@functools.lru_cache(maxsize=256)
+def _tables(text: str) -> tuple[tuple[Part, Rank], ...]:
+    """Quotients of indices in a definition, with the axes that they address."""
+    return tuple(tables(e.expr for e in parsed(text).einsums))
+
+
+def rounded(size: int, steps: int, exact: int = EXACT) -> int:
+    """A size rounded up to so many steps in each doubling, from `exact` on."""
+    if size <= exact:
+        return size
+    step = 1 << max(0, (size - 1).bit_length() - 1 - (steps.bit_length() - 1))
+    return -(-size // step) * step

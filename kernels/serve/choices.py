@@ -10,11 +10,14 @@ import functools
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from eintune.host.notices import say_once, was_said
+from eintune.host.recent import Recent
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.generate.emitters import EMITTERS, emit
 from eintune.kernels.reference.agreement import agrees
@@ -27,7 +30,10 @@ from eintune.space.cascade.problem import Problem
 from eintune.space.schedule.schedule import Schedule
 
 from .adapted import nearest_schedule, plain_schedule
-from .any_size import kernel_at, parsed
+from .any_size import kernel_at, open_kernel, open_ranks, parsed, rounded_up
+
+if TYPE_CHECKING:
+    from .priced import Priced
 
 TRIED = 8
 """How many kernels are tried at sizes that nothing is stored for, before plain operators serve."""
@@ -39,15 +45,16 @@ LOOKED_AT = 64
 class KernelChoice:
     """A kernel that may serve, and where it comes from: what to say, once, when it does.
 
-    plain: the same for tensors that `kernel` refuses because of where they lie in memory, if there are such. wide:
-    makes the same for tensors whose strides are too large for it. about: what the notice is about (see `say_once`).
+    plain: makes the same for tensors that `kernel` refuses because of where they lie in memory, if there are such.
+    wide: makes the same for tensors whose strides are too large for it. about: what the notice is about (see
+    `say_once`).
     form: the text of the cascade that it computes.
     """
 
     kernel: Kernel
     notice: str
     level: int = logging.WARNING
-    plain: Kernel | None = None
+    plain: Callable[[], Kernel] | None = None
     wide: Callable[[], Kernel] | None = None
     about: Hashable = None
     form: str = ""
@@ -63,7 +70,10 @@ def choices(problem: Problem, device: torch.device, layout: str, cache: Cache | 
     yield from _recorded(problem, key, cache, emitter)
     entries = cache.neighbours(key)[:LOOKED_AT]
     yield from _same_size(problem, key, entries, cache, emitter)
-    yield from _unseen(problem, key, [*entries, *portfolio_entries(cache, key)], device, emitter, cache.directory)
+    from eintune.kernels.store.nearest import Measured
+
+    measured = Measured.of(entries, portfolio_entries(cache, key))
+    yield from _unseen(problem, key, measured, device, emitter, cache.directory)
 
 
 def signature(problem: Problem) -> tuple[str, ...]:
@@ -92,10 +102,10 @@ def make_kernel(text: str, problem: Problem, schedule: Schedule, wide: bool = Fa
 
 def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterator[KernelChoice]:
     for entry in cache.stored(key):
-        kernels = _from_record(entry, problem, emitter, cache.directory, exact=True)
-        if kernels is None:
+        made = _from_record(entry, problem, emitter, cache.directory, exact=True)
+        if made is None:
             continue
-        kernel, plain, wide = kernels
+        kernel = made.kernel
         # The text of the kernel is made again from cascade and schedule. Where the code generator has changed since,
         # what was measured is not what would run.
         if kernel.digest != entry.record.digest:
@@ -105,7 +115,7 @@ def _recorded(problem: Problem, key: Key, cache: Cache, emitter: str) -> Iterato
             )
             continue
         notice = f"eintune: {key.workload} runs the stored winner {key.file_name}"
-        yield KernelChoice(kernel, notice, logging.DEBUG, plain, wide, form=entry.record.cascade)
+        yield KernelChoice(kernel, notice, logging.DEBUG, made.plain, made.wide, form=entry.record.cascade)
 
 
 def _same_size(
@@ -123,40 +133,135 @@ def _same_size(
 def _unseen(
     problem: Problem, key: Key, entries: Sequence[Entry], device: torch.device, emitter: str, directory: Path
 ) -> Iterator[KernelChoice]:
-    """What serves sizes that nothing is stored for, the fastest by prediction first (see `priced`)."""
-    from .priced import priced_near
+    """What serves sizes that nothing is stored for, the fastest by prediction first (see `priced`).
 
-    found = 0
-    for p in priced_near(problem, key, entries, device, emitter, directory):
-        if p.entry is None:
-            choice = _pick(problem, p.text, p.schedule)
-        else:
-            adapted = replace(p.entry, record=replace(p.entry.record, schedule=p.schedule))
-            made = _from_record(adapted, problem, emitter, directory, exact=False)
-            level = logging.INFO if p.entry.any_size else logging.WARNING
-            choice = _of_entry(problem, key, p.entry, made, level) if made else None
-        if choice is not None:
-            yield choice
-            found += 1
+    Sizes that are rounded to the same have the same answers (`_facts`): a program whose lengths grow meets new sizes at
+    each step, and only takes the kernels that are made for any size to them.
+    """
+    from .priced import priced_few, priced_near
+
+    cell = (_facts(problem, key, entries), emitter, directory)
+    known = _alike.get(cell) or ()
+    if known and known[0].kernels.at(problem) is None:
+        known = ()  # of sizes that differ in what the kernels need as numbers
+    found, first, without_gap = 0, 0, True
+    for one in known:
+        if (made := one.kernels.at(problem)) is None:
+            without_gap = False
+            break
+        yield replace(one.choice, kernel=made.kernel, plain=made.plain, wide=made.wide)
+        found, first = found + 1, one.number + 1
+    # All that could serve is priced only where none of the few that should be the fastest runs.
+    ways = (way(problem, key, entries, device, emitter, directory) for way in (priced_few, priced_near))
+    for number, p in enumerate(chain.from_iterable(ways)):
+        if number < first:
+            continue
         if found == TRIED:
             return
+        made, choice = _unconfirmed(problem, p) if p.entry is None else _confirmed(problem, key, p, emitter, directory)
+        if made is None or choice is None:
+            continue
+        kernels = made.for_any_size(problem)
+        without_gap &= kernels is not None
+        if kernels is not None and without_gap:
+            known = _alike[cell] = (*known, _Known(number, kernels, choice))
+        yield choice
+        found += 1
 
 
-def _of_entry(
-    problem: Problem, key: Key, entry: Entry, made: tuple[Kernel, Kernel | None, Callable[[], Kernel]], level: int
-) -> KernelChoice:
-    kernel, plain, wide = made
+def _confirmed(
+    problem: Problem, key: Key, p: Priced, emitter: str, directory: Path
+) -> tuple[_Made | None, KernelChoice | None]:
+    assert p.entry is not None
+    adapted = replace(p.entry, record=replace(p.entry.record, schedule=p.schedule))
+    made = _from_record(adapted, problem, emitter, directory, exact=False)
+    level = logging.INFO if p.entry.any_size else logging.WARNING
+    return made, _of_entry(problem, key, p.entry, made, level) if made else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The kernel of a form under a schedule at a problem's sizes, its plain form and what makes a wide one (see
+    `KernelChoice`)."""
+
+    text: str
+    schedule: Schedule
+    kernel: Kernel
+    plain: Callable[[], Kernel] | None
+    wide: Callable[[], Kernel]
+
+    def for_any_size(self, problem: Problem) -> _ForAnySize | None:
+        """The same for any sizes that are alike (`_facts`); None where a kernel is for these alone."""
+        pointers = plain_schedule(self.schedule)
+        schedules = (self.schedule, pointers) if self.plain else (self.schedule,)
+        kernels = [k for s in schedules if (k := open_kernel(self.text, problem, s))]
+        if len(kernels) < len(schedules):
+            return None
+        free = frozenset.intersection(*(open_ranks(self.text, problem, s) for s in schedules))
+        fixed = tuple((r, n) for r, n in problem.sizes.items() if r not in free)
+        return _ForAnySize(self.text, self.schedule, kernels[0], kernels[1] if self.plain else None, fixed)
+
+
+@dataclass(frozen=True, slots=True)
+class _ForAnySize:
+    """As `_Made`, for any sizes. fixed: the sizes that are numbers in the kernels."""
+
+    text: str
+    schedule: Schedule
+    kernel: Kernel
+    plain: Kernel | None
+    fixed: tuple[tuple[str, int], ...]
+
+    def at(self, problem: Problem) -> _Made | None:
+        """At a problem's sizes; None for those that the kernels are not for."""
+        sizes = problem.sizes
+        if any(sizes[r] != n for r, n in self.fixed):
+            return None
+        try:
+            kernel = self.kernel.at(sizes)
+        except ValueError:
+            return None
+        plain = functools.partial(self.plain.at, sizes) if self.plain else None
+        pointers = plain_schedule(self.schedule)
+        wide = functools.partial(kernel_at, self.text, problem, pointers, wide=True)
+        return _Made(self.text, self.schedule, kernel, plain, wide)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """One answer for sizes that are alike. number: its place among what was priced."""
+
+    number: int
+    kernels: _ForAnySize
+    choice: KernelChoice
+
+
+_alike: Recent[Hashable, tuple[_Known, ...]] = Recent(4096)
+
+
+def _facts(problem: Problem, key: Key, entries: Sequence[Entry]) -> Hashable:
+    """What is equal for problems that `priced_near` answers alike, and whose kernels for any size may know the same of
+    their sizes: which are at most which, and whether ALIGNED divides them."""
+    from eintune.kernels.store.nearest import token_of
+    from eintune.space.lowering.lower import ALIGNED
+
+    from .priced import FINE
+
+    sizes, near = problem.sizes, rounded_up(problem, FINE).sizes
+    place = {n: i for i, n in enumerate(sorted(set(sizes.values())))}
+    facts = tuple([(r, near[r], place[n], n % ALIGNED == 0) for r, n in sorted(sizes.items())])
+    return replace(key, sizes=()), token_of(entries), facts
+
+
+def _of_entry(problem: Problem, key: Key, entry: Entry, made: _Made, level: int) -> KernelChoice:
     # Said once for a problem at whatever sizes: a program with growing sequences would say it at each step.
     about = ("neighbour", level, *signature(problem))
     notice = "" if was_said(about) else _neighbour_notice(problem, key, entry)
-    return KernelChoice(kernel, notice, level, plain, wide, about, entry.record.cascade)
+    return KernelChoice(made.kernel, notice, level, made.plain, made.wide, about, entry.record.cascade)
 
 
-def _from_record(
-    entry: Entry, problem: Problem, emitter: str, directory: Path, *, exact: bool
-) -> tuple[Kernel, Kernel | None, Callable[[], Kernel]] | None:
-    """The record's kernel at this problem's size, its plain form and what makes a wide one (see `KernelChoice`), or
-    None (said once where it should have been possible)."""
+def _from_record(entry: Entry, problem: Problem, emitter: str, directory: Path, *, exact: bool) -> _Made | None:
+    """The record's kernel at this problem's size, or None (said once where it should have been possible)."""
     record, name = entry.record, entry.path.name
     if record.schedule.emitter != emitter or record.schedule.precision != "ieee":
         return None
@@ -179,11 +284,16 @@ def _from_record(
         pointers = plain_schedule(schedule)
         make = make_kernel if exact else kernel_at
         wide = functools.partial(make, record.cascade, problem, pointers, wide=True)
-        return kernel, make(record.cascade, problem, pointers) if kernel.uses_descriptors else None, wide
+        plain = functools.partial(_given, make(record.cascade, problem, pointers)) if kernel.uses_descriptors else None
+        return _Made(record.cascade, schedule, kernel, plain, wide)
     except (ValueError, KeyError, RecursionError) as error:
         level = logging.WARNING if exact else logging.INFO
         say_once(f"eintune: the record {name} is not used: {error}", level, about=("record", name, type(error), level))
         return None
+
+
+def _given(kernel: Kernel) -> Kernel:
+    return kernel
 
 
 @functools.lru_cache(maxsize=256)
@@ -244,8 +354,9 @@ def _shape(problem: Problem) -> str:
     return " ".join(f"{r}={n}" for r, n in problem.sizes.items())
 
 
-def _pick(problem: Problem, text: str, schedule: Schedule) -> KernelChoice | None:
+def _unconfirmed(problem: Problem, p: Priced) -> tuple[_Made | None, KernelChoice | None]:
     """The kernel of a pick of the cost model; None (said once) where it has none after all."""
+    text, schedule = p.text, p.schedule
     notice = (
         f"eintune: {problem.workload} {_shape(problem)} was never tuned on this machine; it runs what the cost "
         "model picks (run `tune` to search)"
@@ -253,10 +364,11 @@ def _pick(problem: Problem, text: str, schedule: Schedule) -> KernelChoice | Non
     try:
         kernel, pointers = kernel_at(text, problem, schedule), plain_schedule(schedule)
         # Where tensors lie is known only at the call: those that no descriptor takes get the plain form.
-        plain = kernel_at(text, problem, pointers) if kernel.uses_descriptors else None
+        plain = functools.partial(_given, kernel_at(text, problem, pointers)) if kernel.uses_descriptors else None
     except ValueError as error:
         about = ("no pick", *signature(problem))
         say_once(f"eintune: a pick of the cost model is not used: {error}", logging.INFO, about=about)
-        return None
+        return None, None
     wide = functools.partial(kernel_at, text, problem, pointers, wide=True)
-    return KernelChoice(kernel, notice, plain=plain, wide=wide, about=("pick", *signature(problem)), form=text)
+    choice = KernelChoice(kernel, notice, plain=plain, wide=wide, about=("pick", *signature(problem)), form=text)
+    return _Made(text, schedule, kernel, plain, wide), choice

@@ -9,7 +9,6 @@ apart decides nothing: a winner for one query is no kernel for a thousand, howev
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -28,13 +27,11 @@ from eintune.host.notices import say_once
 from eintune.host.recent import Recent
 from eintune.kernels.store.cache import Entry, Key
 from eintune.kernels.store.kept_forms import follows, forms_of
-from eintune.kernels.store.nearest import Nearness
+from eintune.kernels.store.nearest import Nearness, contenders, token_of
 from eintune.kernels.store.platform import platform_of
 from eintune.space.cascade.canonical import digest
 from eintune.space.cascade.cascade import Cascade
 from eintune.space.cascade.problem import Problem
-from eintune.space.ir.expr import Part, Rank
-from eintune.space.ir.gathers import length, tables
 from eintune.space.schedule.choices import Point
 from eintune.space.schedule.schedule import Schedule
 from eintune.space.schedule.space import Space, space_of
@@ -42,7 +39,7 @@ from eintune.space.schedule.spread import spread
 from eintune.space.schedule.targets import TARGETS
 
 from .adapted import nearest_schedule, plain_schedule
-from .any_size import open_ranks, parsed, work_at
+from .any_size import open_ranks, parsed, rounded, rounded_up, work_at
 
 T = TypeVar("T")
 SCHEDULES = 32
@@ -73,8 +70,6 @@ class Priced:
 
 STEPS, FINE = 4, 16
 """To which sizes are rounded before they are priced: so many in each doubling, fewer where picks are planned."""
-EXACT = 256
-"""Sizes up to here are priced as they are: head dims, groups, few queries, pages."""
 REMEMBERED = 4096
 """How many answers a process keeps."""
 LOOKED_AT = 256
@@ -87,63 +82,62 @@ NEAREST = 0.1
 """Doublings that are added to how far a point is: beside one at the very sizes others hardly count."""
 
 
+def priced_few(
+    problem: Problem, key: Key, entries: Sequence[Entry], device: torch.device, emitter: str, directory: Path
+) -> list[Priced]:
+    """The first of `priced_near` close to what was measured, in a fraction of the time: only the kernels that were
+    among the fastest nearby are priced. None elsewhere."""
+    near, rounded_key = _rounded(problem, key)
+    asked = (rounded_key, token_of(entries), str(device), emitter, directory, "few")
+    found = _remembered.get(asked)
+    if found is None:
+        machine = machine_of(device)
+        nearest = contenders(_nearest(rounded_key, entries), key.machine)
+        members = _members(near, key, nearest, machine, emitter, directory)
+        there = [m for m in members if _fits(near, m)] if _is_covered(near, members) else []
+        found = _remembered[asked] = confirmed(near, there, machine)[0][:KEPT] if there else []
+    return found
+
+
 def priced_near(
     problem: Problem, key: Key, entries: Sequence[Entry], device: torch.device, emitter: str, directory: Path
 ) -> list[Priced]:
     """As `priced`, and remembered. Close to what was measured, at sizes rounded up to steps of 1/16 of a doubling;
     elsewhere to steps of a quarter, since there picks are planned: a program whose lengths grow waits for that once a
     step. What serves a size does not depend on which came before it."""
-    near = _rounded_up(problem, FINE)
-    token, portfolio_key = _token(entries), replace(key, sizes=())
-    asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), token, str(device), emitter, directory)
-    if (found := _remembered.get(asked)) is not None:
-        return found
-    nearness = _nearness.get((token, portfolio_key))
-    if nearness is None:
-        nearness = _nearness[token, portfolio_key] = Nearness(entries, key)
-    nearest = nearness.nearest(key, LOOKED_AT)
-    machine = machine_of(device)
-    members = _members(near, key, nearest, machine, emitter, directory)
-    found = confirmed(near, members, machine)[0] if _is_covered(near, members) else []
-    found = (found or _with_picks(problem, key, members, machine, emitter, directory))[:KEPT]
-    _remembered[asked] = found
+    near, rounded_key = _rounded(problem, key)
+    asked = (rounded_key, token_of(entries), str(device), emitter, directory)
+    found = _remembered.get(asked)
+    if found is None:
+        machine = machine_of(device)
+        members = _members(near, key, _nearest(rounded_key, entries), machine, emitter, directory)
+        found = confirmed(near, members, machine)[0] if _is_covered(near, members) else []
+        found = (found or _with_picks(problem, key, members, machine, emitter, directory))[:KEPT]
+        _remembered[asked] = found
     return found
 
 
-def _token(entries: Sequence[Entry]) -> object:
-    """What stands for entries in a key: these objects, in any order. An index of what is stored keeps them until it is
-    read again, and hashing all that they hold takes longer than choosing among them."""
-    ids = frozenset(map(id, entries))
-    known = _tokens.get(ids)
-    if known is None:
-        known = _tokens[ids] = object(), tuple(entries)  # kept, so that no others get their ids meanwhile
-    return known[0]
-
-
-_tokens: Recent[frozenset[int], tuple[object, tuple[Entry, ...]]] = Recent(256)
+def _rounded(problem: Problem, key: Key) -> tuple[Problem, Key]:
+    near = rounded_up(problem, FINE)
+    return near, replace(key, sizes=tuple(sorted(near.sizes.items())))
 
 
 def _names(members: Sequence[_Member]) -> Hashable:
     return tuple((m.text, m.schedule, *((e.path, e.record.seconds) for e in m.entries)) for m in members)
 
 
-def _rounded_up(problem: Problem, steps: int) -> Problem:
-    sizes = {r: _rounded(n, steps) for r, n in problem.sizes.items()}
-    for part, axis in _tables(problem.cascade):  # a table is as long as what addresses it
-        sizes[axis] = max(sizes[axis], length(part, sizes[part.rank]))
-    return replace(problem, sizes=sizes)
-
-
-@functools.lru_cache(maxsize=256)
-def _tables(text: str) -> tuple[tuple[Part, Rank], ...]:
-    """Quotients of indices in a definition, with the axes that they address."""
-    return tuple(tables(e.expr for e in parsed(text).einsums))
+def _nearest(key: Key, entries: Sequence[Entry]) -> list[Entry]:
+    asked = token_of(entries), replace(key, sizes=())
+    nearness = _nearness.get(asked)
+    if nearness is None:
+        nearness = _nearness[asked] = Nearness(entries, key)
+    return nearness.nearest(key, LOOKED_AT)
 
 
 def _with_picks(
     problem: Problem, key: Key, members: Sequence[_Member], machine: Machine, emitter: str, directory: Path
 ) -> list[Priced]:
-    near = _rounded_up(problem, STEPS)
+    near = rounded_up(problem, STEPS)
     asked = (replace(key, sizes=tuple(sorted(near.sizes.items()))), _names(members), machine.name, emitter, directory)
     if (found := _remembered.get(asked)) is not None:
         return found
@@ -158,13 +152,6 @@ def _with_picks(
 
 _nearness: Recent[Hashable, Nearness] = Recent(64)
 _remembered: Recent[Hashable, list[Priced]] = Recent(REMEMBERED)
-
-
-def _rounded(size: int, steps: int, exact: int = EXACT) -> int:
-    if size <= exact:
-        return size
-    step = 1 << max(0, (size - 1).bit_length() - 1 - (steps.bit_length() - 1))
-    return -(-size // step) * step
 
 
 def priced(
@@ -428,9 +415,9 @@ def _space(problem: Problem, text: str, emitter: str) -> Space:
     worth trying changes with doublings of a size. Raises ValueError (IllegalPlan) for a form that has no layout."""
     if not TARGETS[emitter].padded:
         return space_of(parsed(text), problem, emitter)
-    space = space_of(parsed(text), _rounded_up(problem, 1), emitter)
+    space = space_of(parsed(text), rounded_up(problem, 1), emitter)
     several = space.uses.of("batch")
-    return replace(space, sizes={r: _rounded(n, 1, 1) if r in several else n for r, n in space.sizes.items()})
+    return replace(space, sizes={r: rounded(n, 1, 1) if r in several else n for r, n in space.sizes.items()})
 
 
 def _spread(space: Space, machine: Machine) -> dict[Schedule, Point]:

@@ -139,7 +139,11 @@ def _try(
 
 def _launch(choice: KernelChoice) -> Launch:
     launch = load(choice.kernel)
-    return launch if choice.plain is None else EitherLaunch(launch, load(choice.plain))
+    return launch if choice.plain is None else EitherLaunch(launch, functools.partial(_plain_launch, choice.plain))
+
+
+def _plain_launch(make: Callable[[], Kernel]) -> Launch:
+    return load(make())
 
 
 def _filled(launch: Launch, kernel: Kernel, names: Sequence[str], tensors: Sequence[Tensor], view: View | None) -> Fill:

@@ -8,10 +8,11 @@ is a miss, said once; a directory that cannot be read has no records.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -91,13 +92,13 @@ class Key:
         """The key under which a problem's winner on a platform is kept."""
         return cls(
             workload=problem.workload,
-            cascade=sha256(problem.cascade.encode()).hexdigest(),
+            cascade=_sha256(problem.cascade),
             sizes=tuple(sorted(problem.sizes.items())),
             dtypes=tuple(sorted(problem.dtypes.items())),
             params=tuple(sorted((name, float(value)) for name, value in problem.params.items())),
             layout=layout,
             policy=policy,
-            **asdict(platform),
+            **vars(platform),
         )
 
     @cached_property
@@ -136,6 +137,11 @@ class Key:
 
 
 _PAIRS = ("sizes", "dtypes", "params")
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

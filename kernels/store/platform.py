@@ -55,7 +55,9 @@ def _cpu_platform(threads: int) -> Platform:
 
 
 def _platform(machine: str, processors: int, driver: str) -> Platform:
-    return Platform(machine, processors, str(EMITTER_VERSION), torch.__version__, triton_version(), driver)
+    # A plain text: PyTorch's own reads both as versions wherever it is compared.
+    version = str(torch.__version__)
+    return Platform(machine, processors, str(EMITTER_VERSION), version, triton_version(), driver)
 
 
 def triton_version() -> str:

@@ -70,6 +70,8 @@ PIECES = 4
 """Pieces of a program's tile there, at most: of ALIGNED elements at least."""
 ALIGNED = 16
 """Elements: what the length of rows is a multiple of, or not (`build_for_any_size`)."""
+SHORT = 2**14
+"""Two ranks shorter than this, packed, are no longer than MOST."""
 
 T = TypeVar("T")
 Outputs = Mapping[str, tuple[Rank, ...]]
@@ -122,8 +124,7 @@ def unknown_sizes(cascade: Cascade, problem: Problem, schedule: Schedule) -> Siz
     ALIGNED divides it; of what a program looks at as one tile, on the power of two that the tile is long."""
     key = cascade, schedule.roles, schedule.emitter, _items(problem.dtypes)
     bounded = _bounded.get(key) or {}
-    whole = {r for r, role in schedule.roles if role.outer is None and not role.pack and (role.tile or 0) < MOST}
-    fixed = whole | (_needed.get(key) or frozenset())
+    fixed = _whole(schedule.roles) | (_needed.get(key) or frozenset())
     arguments, rows, compared = _mentioned(cascade)
     sizes = problem.sizes
     beside: dict[Rank, int] = {}  # what is packed with a rank makes it as many times longer
@@ -139,6 +140,27 @@ def unknown_sizes(cascade: Cascade, problem: Problem, schedule: Schedule) -> Siz
     ranges |= {r: ranges[r].around(sizes[r], limit) for r, limit in bounded.items() if r in ranges}
     pairs = ((a, b) for a, b in compared if a in ranges and b in ranges and sizes[a] <= sizes[b])
     return Sizes({}, ranges, ordered=pairs)
+
+
+def open_ranks(cascade: Cascade, problem: Problem, schedule: Schedule) -> frozenset[Rank]:
+    """The ranks of which `unknown_sizes` leaves the size open."""
+    packs = sum(role.pack is not None for _, role in schedule.roles)
+    sizes = problem.sizes.values()
+    if packs > 1 or min(sizes) <= 0 or max(sizes) >= SHORT:
+        return frozenset(unknown_sizes(cascade, problem, schedule).ranges)
+    needed = _needed.get((cascade, schedule.roles, schedule.emitter, _items(problem.dtypes))) or frozenset()
+    return _open(cascade, schedule.roles, needed).intersection(problem.sizes)
+
+
+@lru_cache(maxsize=512)
+def _open(cascade: Cascade, roles: tuple[tuple[Rank, Role], ...], needed: frozenset[Rank]) -> frozenset[Rank]:
+    """As `open_ranks`, of sizes up to SHORT."""
+    return frozenset(_mentioned(cascade)[0]) - needed - _whole(roles)
+
+
+def _whole(roles: tuple[tuple[Rank, Role], ...]) -> set[Rank]:
+    """The ranks that are held in a tile of some length."""
+    return {r for r, role in roles if role.outer is None and not role.pack and (role.tile or 0) < MOST}
 
 
 _needed: Recent[Hashable, frozenset[Rank]] = Recent(512)

@@ -145,7 +145,7 @@ def test_of_two_kernels_the_one_that_took_such_tensors_is_bound(one_gpu: None) -
     compiled = Compiled(takes=9 + 4)
     pointers = [t.data_ptr() for t in tensors]
     second._direct[layout_of(tensors, pointers)] = second._bind(compiled, 0, [])
-    EitherLaunch(first, second).bound(tensors)(tensors)
+    EitherLaunch(first, lambda: second).bound(tensors)(tensors)
     assert compiled.direct[0][9:] == tuple(pointers)
 
 

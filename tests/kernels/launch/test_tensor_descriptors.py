@@ -211,12 +211,12 @@ class Taken:
 @pytest.mark.parametrize("refuses", [False, True])
 def test_the_second_of_two_runs_what_the_first_refuses(refuses: bool) -> None:
     notes: list[str] = []
-    launch: Launch = EitherLaunch(Taken("first", notes, refuses), Taken("second", notes))
+    launch: Launch = EitherLaunch(Taken("first", notes, refuses), lambda: Taken("second", notes))
     launch([])
     launch.bound([])([])
     assert notes == ["second" if refuses else "first"] * 2
     with pytest.raises(LaunchError, match="second refuses"):
-        EitherLaunch(Taken("first", notes, True), Taken("second", notes, True))([])
+        EitherLaunch(Taken("first", notes, True), lambda: Taken("second", notes, True))([])
 
 
 def test_an_axis_of_one_element_may_have_any_stride() -> None:
@@ -245,7 +245,8 @@ def test_a_stored_winner_brings_its_form_by_pointer(
     first = next(choices_module.choices(case.problem, torch.device("cpu"), "rows", cache))
     if same:
         assert first.kernel == case.kernel and first.plain is not None
-        assert not first.plain.descriptors and "descriptor" not in first.plain.source
+        plain = first.plain()
+        assert not plain.descriptors and "descriptor" not in plain.source
     else:
         assert not first.kernel.descriptors and first.plain is None
 
@@ -259,7 +260,7 @@ def test_what_was_never_measured_has_a_form_for_any_tensors(monkeypatch: pytest.
     assert picks and picks[0].kernel.uses_descriptors
     for pick in picks:
         assert pick.plain is not None or not pick.kernel.uses_descriptors
-        assert pick.plain is None or not pick.plain.uses_descriptors
+        assert pick.plain is None or not pick.plain().uses_descriptors
         assert pick.wide is not None and not pick.wide().reaches
 
 
