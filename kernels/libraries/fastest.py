@@ -22,8 +22,9 @@ from .versions import version_of
 MARGIN = 1.05
 """What counts as faster where the kernel's own spread is not stored, as at the points of a portfolio: medians of
 kernels in turns repeat to a percent or two, and a portfolio's kernel may be 3% behind the best that was found."""
-REACH = 1.0
-"""Doublings of sizes, all ranks together, to which what was measured at a point is extended."""
+REACH = 2.0
+"""Doublings of sizes, all ranks together, to which what was measured at a point is extended: queries and keys twice as
+many, so that between two points a doubling apart both are asked."""
 POINTS = 2
 """At so many of the nearest points within reach a library must have been faster."""
 

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from eintune.host.printable import printable
 
@@ -17,19 +18,13 @@ VARIABLE = "EINTUNE_POLICY"
 DEFAULT: Policy = "fastest"
 
 
-class Table(Protocol):
-    """What remembers how kinds of calls are served."""
-
-    def clear(self) -> None: ...
-
-
 class _State:
     """chosen: by `configure`. replaced: how often PyTorch's functions are. tables: what forgets when this changes."""
 
     def __init__(self) -> None:
         self.chosen: Policy | None = None
         self.replaced = 0
-        self.tables: list[Table] = []
+        self.tables: list[Callable[[], None]] = []
 
 
 _state = _State()
@@ -80,9 +75,9 @@ def still_calls_libraries() -> bool:
     return _state.chosen != "own" and not _state.replaced
 
 
-def forgets(table: Table) -> None:
-    """Have a table forget all whenever what it holds may be served otherwise."""
-    _state.tables.append(table)
+def forgets(clear: Callable[[], None]) -> None:
+    """Have what remembers how calls are served forget it whenever they may be served otherwise."""
+    _state.tables.append(clear)
 
 
 def replace_libraries(more: int) -> None:
@@ -98,8 +93,8 @@ def _choose(chosen: Policy | None) -> None:
 
 
 def _forget() -> None:
-    for table in _state.tables:
-        table.clear()
+    for clear in _state.tables:
+        clear()
 
 
 def _checked(name: str, given: Any) -> Policy:

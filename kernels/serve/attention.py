@@ -60,7 +60,7 @@ class Modifiers(TypedDict, total=False):
 
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 _ready: Recent[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = Recent(MOST_READY)
-forgets(_ready)
+forgets(lambda: _ready.clear())
 
 
 @overload
