@@ -54,13 +54,14 @@ def fastest_known(cache: Cache, key: Key, libraries: Collection[str], fixed: Col
     """The library that is to be called for a problem, None where our kernel is. libraries: those that take the problem.
     fixed: ranks whose sizes must be those that were measured.
 
-    A record of these very sizes decides alone, else a portfolio's point there; else the POINTS nearest points within
-    REACH, at all of which the library must have been faster.
+    A record of these very sizes decides alone (its kernel serves, so that no more is read), else a portfolio's point
+    there; else the POINTS nearest points within REACH, at all of which the library must have been faster.
     """
     for entry in cache.stored(key):
-        if entry.record.peers:
-            return faster_at(_turns([entry]), libraries, key.device)
+        return faster_at(_turns([entry]), libraries, key.device)
     known = _known(cache, key)
+    if not known:
+        return None
     apart = {t.sizes: _doublings(dict(key.sizes), dict(t.sizes), fixed) for t in known}
     near = sorted((t for t in known if apart[t.sizes] <= REACH), key=lambda t: (apart[t.sizes], t.sizes))
     return faster_at(near[: 1 if near and not apart[near[0].sizes] else POINTS], libraries, key.device)
@@ -128,20 +129,19 @@ def _turns(entries: Sequence[Entry]) -> list[MeasuredTurns]:
 def _known(cache: Cache, key: Key) -> list[MeasuredTurns]:
     """What was measured in turns of the same problem at other sizes, here and by these versions: the user's before a
     named directory's before what ships, records before portfolios, each size once."""
-    points = portfolio_entries(cache, key)
-    asked = id(points), key.dtypes, key.params, key.layout, key.emitter, key.torch, key.triton, key.driver, key.policy
-    kept = _of_portfolios.get(asked)
+    stored = [*cache.indexed(key.cascade), portfolio_entries(cache, key)]
+    asked = (*map(id, stored), *(getattr(key, n) for n in _SAME))
+    kept = _turns_known.get(asked)
     if kept is None:
-        kept = _of_portfolios[asked] = points, turns_of(e for e in points if is_alike(key, e.key))
-    records = turns_of(e for e in cache.of_definition(key) if is_alike(key, e.key))
-    found: dict[object, MeasuredTurns] = {}
-    for turns in (*records, *kept[1]):
-        found.setdefault(turns.sizes, turns)
-    return list(found.values())
+        found: dict[object, MeasuredTurns] = {}
+        for turns in turns_of(e for entries in stored for e in entries if is_alike(key, e.key)):
+            found.setdefault(turns.sizes, turns)
+        kept = _turns_known[asked] = stored, [*found.values()]
+    return kept[1]
 
 
-_of_portfolios: Recent[object, tuple[Sequence[Entry], list[MeasuredTurns]]] = Recent(256)
-"""By the list of entries, which is kept so that no other gets its id: a program asks at each size that is new."""
+_turns_known: Recent[object, tuple[list[Sequence[Entry]], list[MeasuredTurns]]] = Recent(256)
+"""By the lists of entries, which are kept so that no others get their ids: a program asks at each size that is new."""
 _SAME = (
     *("workload", "cascade", "dtypes", "params", "layout", "machine", "processors"),
     *("emitter", "torch", "triton", "driver", "policy"),

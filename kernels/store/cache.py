@@ -317,13 +317,13 @@ class Cache:
                 found.setdefault(entry.key, entry)
         return list(found.values())
 
-    def of_definition(self, key: Key) -> list[Entry]:
-        """Entries for the same definition at any size, the user's first."""
-        return self._found(lambda index: index.of_definition.get(key.cascade, ()))
+    def indexed(self, definition: str) -> list[Sequence[Entry]]:
+        """Entries of a definition (its digest), by folder, the user's first: the same lists until a folder changes."""
+        return [_index(folder, whose).of_definition.get(definition, ()) for folder, whose in self._folders()]
 
     def neighbours(self, key: Key) -> list[Entry]:
         """Entries for the same definition and element widths at any size, the nearest first."""
-        same = self.of_definition(key)
+        same = self._found(lambda index: index.of_definition.get(key.cascade, ()))
         near = [(distance(key, e.key), e.path.name, e) for e in same]
         return [e for d, _, e in sorted(near, key=lambda item: item[:2]) if math.isfinite(d[0])]
 
