@@ -156,6 +156,7 @@ def test_the_front_package_links_every_layer() -> None:
 # Only these may know which computations exist.
 FRONTS = (
     "space.workloads", "space.tile_ir.text", "kernels.seams", "kernels.serve", "kernels.packed",
+    "kernels.libraries.attention",
     "kernels.operators.attention", "kernels.operators.attention_gradients", "kernels.operators.packed",
     "kernels.operators.packed_gradients", "kernels.operators.programs", "kernels.operators.served",
     "kernels.store.shipped_forms", "search.peers", "search.options", "search.bench", "search.cli",

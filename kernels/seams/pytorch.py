@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from eintune.host.notices import say_once
+from eintune.kernels.libraries.policy import replace_libraries
 from eintune.kernels.serve.errors import UnsupportedArgument
 from eintune.kernels.serve.opaque import hidden
 
@@ -99,6 +100,7 @@ class Handle:
     def remove(self) -> None:
         """Put the kernels back that were there."""
         self._library._destroy()
+        replace_libraries(-1)
 
 
 def put_in_place(served: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] | None = None) -> Handle:
@@ -111,6 +113,7 @@ def put_in_place(served: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] |
                 if device == "CUDA" and not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
                     continue
                 library.impl(name, _or_else(name, function, _kernel(name, device)), device, with_keyset=True)
+    replace_libraries(1)
     return Handle(library)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import NoneType
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor
 
 from eintune.host.recent import Recent
+from eintune.kernels.libraries.attention import by_library
+from eintune.kernels.libraries.policy import forgets
+from eintune.space.cascade.problem import Problem
 from eintune.space.ir.dtypes import FLOATS
 from eintune.space.workloads.attention import attention_problem
 
+from .choices import signature
 from .errors import FORWARD_ONLY, NeedsGradient, UnsupportedArgument, unknown_modifiers
 from .opaque import RECORDED, opaque
 from .plain_tensors import check_plain, is_transformed
@@ -55,6 +60,7 @@ class Modifiers(TypedDict, total=False):
 
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 _ready: Recent[Any, Callable[[Tensor, Tensor, Tensor], Tensor]] = Recent(MOST_READY)
+forgets(lambda: _ready.clear())
 
 
 @overload
@@ -284,12 +290,22 @@ def _first(
         batch=batch, heads=heads, kv_heads=kv_heads, seq=seq, kv_seq=kv_seq, head_dim=head_dim,
         value_dim=value_dim, dtype=dtype_name(q, "q", FLOATS), causal=mode, scale=scale,
     )  # fmt: skip
-    shape = (batch, heads, seq, value_dim)
-    new = Empty(shape, q.dtype, q)
+    own = partial(_by_own_kernel, _plain(key), problem)
+    faster = by_library(problem, q, k, v, own, signature(problem))
+    if faster is None:
+        return own(q, k, v)
+    _ready[_plain(key)], made = faster
+    return made
+
+
+def _by_own_kernel(key: Any, problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The call by a kernel of ours, which serves its like from now on."""
+    heads, kv_heads = q.shape[1], k.shape[1]
+    new = Empty((*q.shape[:3], v.shape[3]), q.dtype, q)
     made = new(q)
     view = None if heads == kv_heads else _ByKeyHeads(q, made, kv_heads)
     tensors = (q, k, v, made)
-    _ready[_plain(key)] = _Ready(new, serve(problem, tensors if view is None else view(tensors), view))
+    _ready[key] = _Ready(new, serve(problem, tensors if view is None else view(tensors), view))
     return made
 
 

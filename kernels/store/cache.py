@@ -45,6 +45,7 @@ from eintune.space.ir.dtypes import SIXTEEN_BIT
 from eintune.space.schedule.schedule import Schedule
 
 from .files import BadRecord, bounded, files_in, folder_stamp, read_kept, removed, write_kept
+from .peers import PeersFile, PeerTime, peers_from, peers_json
 
 if TYPE_CHECKING:
     from .platform import Platform
@@ -107,6 +108,11 @@ class Key:
         label = "".join(c if c.isalnum() else "-" for c in self.workload)[:40]
         return f"{label}-{sha256(json.dumps(self.to_json()).encode()).hexdigest()[:32]}.json"
 
+    @property
+    def device(self) -> str:
+        """The type of device that the machine is: "cpu" or "cuda"."""
+        return "cpu" if self.driver == "cpu" else "cuda"
+
     @cached_property
     def widths(self) -> dict[str, str]:
         """How wide the elements of each tensor are."""
@@ -150,7 +156,7 @@ class Record:
 
     cascade: the derived cascade, as text. schedule: how it is laid out. digest: the generated kernel's
     (`Kernel.digest`). seconds, low, high: as in `Measurement`. estimate: the model's, as JSON data.
-    statistics: what the search counted. peers: seconds of others in the same run. created: ISO 8601, UTC.
+    statistics: what the search counted. peers: others in the same run, by name. created: ISO 8601, UTC.
     """
 
     cascade: str
@@ -161,7 +167,7 @@ class Record:
     high: float
     estimate: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, Any] = field(default_factory=dict)
-    peers: dict[str, float] = field(default_factory=dict)
+    peers: dict[str, PeerTime] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -171,7 +177,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return plain | {"schedule": self.schedule.to_json()}
+        return plain | {"schedule": self.schedule.to_json(), "peers": peers_json(self.peers)}
 
     @classmethod
     def from_json(cls, data: object) -> Record:
@@ -209,7 +215,7 @@ class _RecordFile(Strict):
     high: Seconds
     estimate: Plain
     statistics: Plain
-    peers: Annotated[dict[Name, Seconds], Meta(max_length=256)]
+    peers: PeersFile
     created: Name
 
 
@@ -241,7 +247,7 @@ def _recorded(file: _RecordFile) -> Record:
         schedule = Schedule.from_json(file.schedule)
     except (ValueError, TypeError) as error:
         raise BadRecord(f"`created` or `schedule`: {fault(error)}") from None
-    return Record(**{**values, "schedule": schedule})
+    return Record(**{**values, "schedule": schedule, "peers": peers_from(file.peers)})
 
 
 @dataclass(frozen=True)
@@ -316,6 +322,10 @@ class Cache:
             for entry in of(_index(folder, whose)):
                 found.setdefault(entry.key, entry)
         return list(found.values())
+
+    def indexed(self, definition: str) -> list[Sequence[Entry]]:
+        """Entries of a definition (its digest), by folder, the user's first: the same lists until a folder changes."""
+        return [_index(folder, whose).of_definition.get(definition, ()) for folder, whose in self._folders()]
 
     def neighbours(self, key: Key) -> list[Entry]:
         """Entries for the same definition and element widths at any size, the nearest first."""

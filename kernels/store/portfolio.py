@@ -46,6 +46,7 @@ from .cache import (
     same_definition,
 )
 from .files import bounded, folder_stamp, read_kept, write_kept
+from .peers import PeersFile, PeerTime, peers_from, peers_json
 
 FORMAT = 1
 FOLDER = "portfolios"
@@ -71,7 +72,7 @@ class MeasuredPoint:
 
     sizes: tuple[tuple[RankName, int], ...]
     seconds: Mapping[int, float]
-    peers: Mapping[str, float] = field(default_factory=dict)
+    peers: Mapping[str, PeerTime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Portfolio:
                     {
                         "sizes": dict(p.sizes),
                         "seconds": {str(n): s for n, s in p.seconds.items()},
-                        "peers": dict(p.peers),
+                        "peers": peers_json(p.peers),
                     }
                     for p in self.points
                 ],
@@ -156,7 +157,7 @@ class _KernelFile(Strict):
 class _PointFile(Strict):
     sizes: Annotated[dict[Rank, Size], Meta(max_length=64)]
     seconds: Annotated[dict[Name, Seconds], Meta(max_length=MAX_KERNELS)]
-    peers: Annotated[dict[Name, Seconds], Meta(max_length=256)]
+    peers: PeersFile
 
 
 class _File(Strict):
@@ -193,7 +194,7 @@ def _point(file: _PointFile, kernels: int) -> MeasuredPoint:
         seconds[int(text)] = s
     if not seconds:
         raise BadData("`points.seconds`: at least one kernel was measured at each")
-    return MeasuredPoint(tuple(sorted(file.sizes.items())), seconds, file.peers)
+    return MeasuredPoint(tuple(sorted(file.sizes.items())), seconds, peers_from(file.peers))
 
 
 def load_portfolio(cache: Cache, key: Key) -> Portfolio | None:

@@ -36,7 +36,8 @@ def action(chosen: argparse.Namespace) -> int:
     check_writable(chosen, "json")
     cache = cache_of(chosen)
     good, told = True, []
-    checks: list[Callable[[], Iterator[Line]]] = [_versions, _device, _packages, _tools, lambda: _folders(cache)]
+    checks: list[Callable[[], Iterator[Line]]] = [_versions, _device, _packages, _tools]
+    checks += [lambda: _folders(cache), lambda: _served(cache)]
     for check in checks:
         for works, name, text in check():
             mark = {True: "ok", False: "FAIL", None: "--"}[works]
@@ -130,6 +131,30 @@ def _folders(cache: Path) -> Iterator[Line]:
     yield True, "shipped", _held(SHIPPED, SHIPPED_PORTFOLIOS)
     free = shutil.disk_usage(cache).free
     yield free > ENOUGH_BYTES, "disk", f"{free / 2**30:.1f} GiB free" + ("" if free > ENOUGH_BYTES else ": too little")
+
+
+def _served(cache: Path) -> Iterator[Line]:
+    """Whether libraries are called, and where they are because they were faster."""
+    from eintune.kernels.libraries.policy import policy
+
+    try:
+        chosen = policy()
+    except ValueError as error:
+        yield False, "policy", str(error)
+        return
+    called = "a library is called where it was measured to be faster" if chosen == "fastest" else "no library is called"
+    yield True, "policy", f"{chosen}: {called}"
+    try:
+        import torch
+
+        from eintune.kernels.store.cache import Cache
+        from eintune.kernels.store.platform import platform_of
+        from eintune.search.caches.served import served_lines
+    except Exception:  # what is wrong with it is said where it is tried
+        return
+    for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
+        for line in served_lines(Cache(cache), platform_of(device)):
+            yield (True if chosen == "fastest" else None), "served", line
 
 
 def _held(records: Path, portfolios: Path) -> str:

@@ -12,9 +12,11 @@ import atexit
 import gc
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from eintune.host.printable import printable
 from eintune.host.quoting import shell
+from eintune.kernels.libraries.policy import configure
 from eintune.search.caches.command import CACHE
 from eintune.search.options.command import Command, Failure, Parser, Usage, add_version
 from eintune.search.options.documents import words_aside
@@ -133,7 +135,7 @@ def _code(parser: Parser, arguments: Sequence[str]) -> int:
         options.whole_parser = whole_parser
         options.command_line = shell([parser.prog, *arguments])
         command: Command = options.chosen
-        with words_aside(options):
+        with words_aside(options), _kernels_of(command):
             return command.run(options)
     except Usage as error:
         return _complain(parser, str(error), 2)
@@ -150,6 +152,11 @@ def _code(parser: Parser, arguments: Sequence[str]) -> int:
         if not interrupts.was_interrupted():  # in an extension module, which made an error of its own of it
             raise
         return _interrupted(parser, arguments)
+
+
+def _kernels_of(command: Command) -> AbstractContextManager[None]:
+    """What a command that times kernels calls ours is never a library's."""
+    return configure(policy="own") if command in (TUNE, BENCH, RECORD) else nullcontext()
 
 
 def _interrupted(parser: Parser, arguments: Sequence[str]) -> int:

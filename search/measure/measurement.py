@@ -18,7 +18,7 @@ class Measurement:
 
     digest: the kernel's. status: one of STATUSES. seconds: median of the interleaved timings (NaN unless ok);
     low, high: 20th and 80th percentile of so many `samples`. rms_error, max_error: against float64; budget: the rms
-    error allowed.
+    error allowed. short_of: why a peer's results are not what a kernel's have to be, or "".
     """
 
     digest: str
@@ -35,6 +35,7 @@ class Measurement:
     shared_bytes: int | None = None
     message: str = ""
     samples: int | None = None
+    short_of: str = ""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -72,6 +73,7 @@ class MeasurementFile(Strict):
     shared_bytes: Count | None = None
     message: Message = ""
     samples: Count | None = None
+    short_of: Message = ""
 
 
 def measurement(file: MeasurementFile) -> Measurement:
@@ -80,7 +82,8 @@ def measurement(file: MeasurementFile) -> Measurement:
         raise BadData("`seconds`: a measurement that is ok has a time")
     values: dict[str, Any] = {name: getattr(file, name) for name in file.__struct_fields__}
     nan = {name: float("nan") for name in _NAN if values[name] is None}
-    return Measurement(**{**values, **nan, "message": printable(file.message, keep="\n\t")})
+    texts = {"message": printable(file.message, keep="\n\t"), "short_of": printable(file.short_of)}
+    return Measurement(**{**values, **nan, **texts})
 
 
 _NAN = ("seconds", "low", "high", "rms_error", "max_error", "budget", "compile_seconds")

@@ -249,6 +249,7 @@ class Measurer:
             max_error=checked.max_error,
             budget=self._budget,
             compile_seconds=checked.load_seconds,
+            short_of=checked.short_of,
         )
         if result.status == "ok":
             self._bound.add(label)

@@ -73,13 +73,15 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Checked:
-    """fault: why the outputs are wrong, or "". load_seconds: first call, compiling included. seconds: one call."""
+    """fault: why the outputs are wrong, or "". load_seconds: first call, compiling included. seconds: one call.
+    short_of: why those of a peer are not what a kernel's have to be, or ""."""
 
     fault: str
     rms_error: float
     max_error: float
     load_seconds: float
     seconds: float
+    short_of: str = ""
 
 
 @dataclass(frozen=True)

@@ -142,9 +142,9 @@ def record_text(title: str, key: Key, record: Record, path: Path) -> str:
     lines = [title, f"on {key.machine}: from the cache, nothing was measured (--retune searches again)", ""]
     if record.peers:
         rows = [["eintune", milliseconds(record.seconds), ""]]
-        for name, seconds in record.peers.items():
-            peer = Measurement("0", "ok", seconds)
-            rows.append([name, milliseconds(seconds), f"eintune is {_compared(peer, record.seconds)}"])
+        for name, timed in record.peers.items():
+            peer = Measurement("0", "ok", timed.seconds)
+            rows.append([name, milliseconds(timed.seconds), f"eintune is {_compared(peer, record.seconds)}"])
         lines += [text_table(["when it was tuned", "time", ""], rows, right=(1,)), ""]
     lines += _wrapped("winner", str(statistics.get("label", "")))
     lines += _wrapped("schedule", schedule_text(record.schedule))

@@ -32,6 +32,7 @@ from eintune.kernels.store.portfolio import (
 from eintune.search.measure.measurement import Measurement
 from eintune.search.measure.measurer import MeasureError, Measurer
 from eintune.search.measure.memory import does_not_fit
+from eintune.search.measure.peer_times import peer_times
 from eintune.search.measure.tasks import Peer
 from eintune.search.study.journal import forget
 from eintune.search.study.samplers import strategy
@@ -365,7 +366,7 @@ def _stored(
             MeasuredPoint(
                 tuple(sorted(r.problem.sizes.items())),
                 {i: r.seconds[n] for i, n in enumerate(chosen) if n in r.seconds},
-                {name: m.seconds for name, m in r.peers.items() if m.status == "ok"},
+                peer_times(r.peers, key.device),
             )
             for r in results
             if any(n in r.seconds for n in chosen)

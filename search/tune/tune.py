@@ -17,6 +17,7 @@ from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.platform import platform_of
 from eintune.search.measure.measurement import Measurement
 from eintune.search.measure.measurer import MeasureError, Measurer
+from eintune.search.measure.peer_times import peer_times
 from eintune.search.measure.tasks import Peer
 from eintune.search.study.journal import forget
 from eintune.search.study.samplers import Strategy, strategy
@@ -158,7 +159,7 @@ def tune(
     outcome, model = _search(planned, measure, journal, wanted, strategy(sampler), progress)
     ended = finals(outcome, measurer, peers, progress)
     with progress.stage("store"):
-        path = Cache(cache).store(key, _record(ended, planned, outcome))
+        path = Cache(cache).store(key, _record(ended, planned, outcome, key.device))
         progress.say(f"winner stored in {path}")
     run = replace(
         _summary(planned, outcome, ended, path, model),
@@ -290,7 +291,7 @@ def _summary(planned: Planned, outcome: SearchOutcome[Candidate], ended: Finals,
     )
 
 
-def _record(ended: Finals, planned: Planned, outcome: SearchOutcome[Candidate]) -> Record:
+def _record(ended: Finals, planned: Planned, outcome: SearchOutcome[Candidate], device: str) -> Record:
     winner, final = ended.winner, ended.time
     point = winner.point
     return Record(
@@ -310,7 +311,7 @@ def _record(ended: Finals, planned: Planned, outcome: SearchOutcome[Candidate]) 
             "failed": sum(not t.ok for t in outcome.trials),
             **({"doubt": ended.doubt} if ended.doubt else {}),
         },
-        peers={name: m.seconds for name, m in ended.peers.items() if m.status == "ok"},
+        peers=peer_times(ended.peers, device),
     )
 
 

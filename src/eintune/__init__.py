@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eintune.kernels.generate.generate import generate_kernel
+    from eintune.kernels.libraries.policy import configure
     from eintune.kernels.packed.attention import paged_attention, varlen_attention
     from eintune.kernels.seams.flex_attention import flex_attention
     from eintune.kernels.seams.pytorch import activate, restore
@@ -30,6 +31,7 @@ __all__ = [
     "analyse",
     "attention",
     "compile",
+    "configure",
     "flex_attention",
     "generate_kernel",
     "paged_attention",
@@ -47,6 +49,7 @@ _HOMES = {
     "analyse": ".space.operators.passes",
     "attention": ".kernels.operators.served",
     "compile": ".kernels.operators.served",
+    "configure": ".kernels.libraries.policy",
     "flex_attention": ".kernels.seams.flex_attention",
     "generate_kernel": ".kernels.generate.generate",
     "paged_attention": ".kernels.operators.served",

@@ -25,6 +25,7 @@ from eintune.kernels.serve.choices import choices, make_kernel
 from eintune.kernels.store.cache import Cache, Key, Record
 from eintune.kernels.store.exchange import BadArchive, contents, packed, take_in
 from eintune.kernels.store.kept_forms import FOLDER, Kept, forms_of, keep, kept_path, read_kept
+from eintune.kernels.store.peers import PeerTime
 from eintune.kernels.store.platform import platform_of
 from eintune.kernels.store.portfolio import (
     MeasuredPoint,
@@ -52,6 +53,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "h200"
 CPU = torch.device("cpu")
 
+PEERS = {"sdpa": PeerTime(1e-3, 9e-4, 1.1e-3, "torch 9", 1e-7, 1e-6, 2e-7), "eager": PeerTime(2e-3)}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -72,7 +75,7 @@ def record(folder: Path) -> Target:
     text = forms_of(problem.cascade, folder)[0]
     schedule = default_schedule(Cascade.parse(text), problem, "torch")
     key = Key.of(problem, platform_of(CPU))
-    made = Record(text, schedule, make_kernel(text, problem, schedule).digest, 1e-3, 1e-3, 1e-3, peers={"sdpa": 1e-3})
+    made = Record(text, schedule, make_kernel(text, problem, schedule).digest, 1e-3, 1e-3, 1e-3, peers=PEERS)
     shipped = Cache(folder / "shipped", None)
     shipped.store(key, made)
     path = Cache(folder / "own", None).store(key, made)
@@ -143,7 +146,7 @@ def portfolio(folder: Path) -> Target:
     schedule = default_schedule(Cascade.parse(text), problem, "torch")
     key = Key.of(problem, platform_of(CPU))
     found = Portfolio(
-        portfolio_key(key), (PortfolioKernel(text, schedule),), (MeasuredPoint(key.sizes, {0: 1e-3}, {"sdpa": 1e-3}),)
+        portfolio_key(key), (PortfolioKernel(text, schedule),), (MeasuredPoint(key.sizes, {0: 1e-3}, PEERS),)
     )
     path = store_portfolio(Cache(folder / "own", None), found)
     q, k, v = torch.randn(1, 2, 70, 16), torch.randn(1, 2, 90, 16), torch.randn(1, 2, 90, 16)

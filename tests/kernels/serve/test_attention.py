@@ -440,7 +440,7 @@ def test_a_hit_imports_none_of_the_search(tmp_path: Path) -> None:
 def test_names_are_lazy_and_listed() -> None:
     named = {"Cascade", "UnsupportedArgument", "__version__", "attention", "compile", "scaled_dot_product_attention"}
     assert set(dir(eintune)) == named | {
-        "activate", "analyse", "flex_attention", "generate_kernel", "paged_attention", "read", "restore",
+        "activate", "analyse", "configure", "flex_attention", "generate_kernel", "paged_attention", "read", "restore",
         "varlen_attention", "warm",
     }  # fmt: skip
     assert eintune.Cascade is Cascade

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import eintune
 from eintune.costmodel.machines.machine import load_machine
 from eintune.host.recent import Recent
 from eintune.kernels.serve import priced as module
 from eintune.kernels.serve.any_size import kernel_at
 from eintune.kernels.serve.priced import Priced, among, priced, priced_near, ranked
 from eintune.kernels.store.cache import Cache, Entry, Key, Record
+from eintune.kernels.store.peers import PeerTime
 from eintune.kernels.store.platform import Platform
 from eintune.kernels.store.portfolio import MeasuredPoint, Portfolio, PortfolioKernel, portfolio_key
 from eintune.space.cascade.problem import Problem
@@ -120,6 +123,12 @@ def test_the_same_choice_every_time(best_of: dict[str, Priced], tmp_path: Path) 
     entries = [entry_of(grouped(**PREFILL), stored, stored.seconds)]
     first, second = (choose(wanted, entries, tmp_path / n) for n in "ab")
     assert [(p.text, p.schedule, p.seconds) for p in first] == [(p.text, p.schedule, p.seconds) for p in second]
+    # What peers took decides who serves (tests/kernels/libraries), under each policy alike, and no kernel of ours.
+    beside = [replace(e, record=replace(e.record, peers={"sdpa-cudnn": PeerTime(1e-9)})) for e in entries]
+    for policy in ("own", "fastest", None):
+        with eintune.configure(policy=policy):
+            third = choose(wanted, beside, tmp_path / "c")
+        assert [(p.text, p.schedule, p.seconds) for p in third] == [(p.text, p.schedule, p.seconds) for p in first]
 
 
 def test_what_a_record_asks_for_is_a_schedule_that_is_legal_here(best_of: dict[str, Priced], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from eintune.kernels.store.cache import (
     distance,
 )
 from eintune.kernels.store.files import BadRecord, CacheWriteError
+from eintune.kernels.store.peers import PeerTime
 from eintune.kernels.store.platform import Platform, platform_of
 from eintune.space.cascade.problem import Problem
 from eintune.space.plan.roles import Role
@@ -61,7 +62,10 @@ def record(seconds: float = 1e-3) -> Record:
         high=seconds * 1.1,
         estimate={"seconds": 2e-3, "unit_seconds": [["tensor", 1e-3]], "limiter": "tensor"},
         statistics={"measured": 12, "left_out": {"illegal": 3}, "note": None},
-        peers={"sdpa": 2e-3},
+        peers={
+            "sdpa": PeerTime(2e-3, 1.9e-3, 2.1e-3, "torch 9", 1e-4, 2e-4, 3e-4, "Z: not contiguous"),
+            "old": PeerTime(2e-3),
+        },
     )
 
 
@@ -83,6 +87,18 @@ def test_a_record_comes_back_as_it_was(cache: Cache) -> None:
     )
     assert json.loads(path.read_text())["key"]["sizes"] == {"m": 64, "n": 16, "p": 8}
     assert [e.path for e in cache.entries()] == [path]
+
+
+def test_peers_of_an_earlier_version_are_seconds_alone(cache: Cache) -> None:
+    """They are read as they were, and written again as they were."""
+    path = cache.store(key(), record())
+    raw = json.loads(path.read_text())
+    assert raw["record"]["peers"]["old"] == 2e-3 and raw["record"]["peers"]["sdpa"]["short_of"] == "Z: not contiguous"
+    raw["record"]["peers"] = {"sdpa": 2e-3, "eager": 1}
+    path.write_text(json.dumps(raw))
+    loaded = cache.load(key())
+    assert loaded is not None and loaded.peers == {"sdpa": PeerTime(2e-3), "eager": PeerTime(1.0)}
+    assert loaded.to_json()["peers"] == {"sdpa": 2e-3, "eager": 1.0}
 
 
 def test_a_second_store_replaces_the_first(cache: Cache) -> None:
@@ -162,6 +178,11 @@ def test_flipped_bytes_never_give_another_record(cache: Cache) -> None:
         (("record", "seconds"), True, "`record.seconds`: expected `float`, got `bool`"),
         (("record", "seconds"), 10**400, "`record.seconds`: number out of range"),
         (("record", "peers"), {"sdpa": 0}, r"`record.peers\[...\]`: expected `float` >= 1e-15"),
+        (("record", "peers"), {"sdpa": {"seconds": 0}}, "`record.peers.*expected `float` >= 1e-15"),
+        (("record", "peers"), {"sdpa": {"version": "torch 9"}}, "`record.peers.*missing required field `seconds`"),
+        (("record", "peers"), {"sdpa": {"seconds": 1.0, "faster": True}}, "`record.peers.*unknown field `faster`"),
+        (("record", "peers"), {"sdpa": {"seconds": 1.0, "version": "\x1b[2J"}}, "`record.peers.*control characters"),
+        (("record", "peers"), {"sdpa": {"seconds": 1.0, "rms_error": -1.0}}, "`record.peers.*expected `float` >= 0.0"),
         (("record", "cascade"), "x" * 100_000, "cascade"),
         (("record", "cascade"), 7, "cascade"),
         (("record", "schedule", "roles"), {"m": ["sideways", 32]}, "schedule"),

@@ -17,6 +17,7 @@ from eintune.kernels.store import files as files_module
 from eintune.kernels.store import portfolio as module
 from eintune.kernels.store.cache import Cache, Key
 from eintune.kernels.store.files import CacheWriteError
+from eintune.kernels.store.peers import PeerTime
 from eintune.kernels.store.platform import Platform
 from eintune.kernels.store.portfolio import (
     FOLDER,
@@ -52,7 +53,7 @@ def kernel(tile: int) -> PortfolioKernel:
 
 
 def point(length: int, *seconds: float) -> MeasuredPoint:
-    return MeasuredPoint(key_at(length).sizes, dict(enumerate(seconds)), {"sdpa": 1e-3})
+    return MeasuredPoint(key_at(length).sizes, dict(enumerate(seconds)), {"sdpa": PeerTime(1e-3)})
 
 
 def made(*points: MeasuredPoint) -> Portfolio:
@@ -75,7 +76,7 @@ def test_what_is_stored_is_read_again(cache: Cache) -> None:
         (2048, "A = 64", 3e-4),
         (2048, "A = 128", 2e-4),
     }
-    assert all(e.any_size and e.record.peers == {"sdpa": 1e-3} for e in found)
+    assert all(e.any_size and e.record.peers == {"sdpa": PeerTime(1e-3)} for e in found)
 
 
 def test_another_definition_width_or_machine_has_no_part_in_it(cache: Cache) -> None:

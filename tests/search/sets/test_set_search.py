@@ -61,7 +61,8 @@ def test_a_range_becomes_a_portfolio_that_serves(
     caplog.set_level("INFO", logger.name)
     q, k, v = (torch.randn(1, 2, 100, 16) for _ in range(3))
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(eintune.attention(q, k, v), wanted, rtol=1e-4, atol=1e-5)
+    with eintune.configure(policy="own"):  # whether a library is faster at the points is the machine's to say
+        torch.testing.assert_close(eintune.attention(q, k, v), wanted, rtol=1e-4, atol=1e-5)
     assert any("is served by a kernel of a portfolio" in r.getMessage() for r in caplog.records)
 
 

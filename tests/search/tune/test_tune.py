@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,10 @@ import pytest
 import torch
 
 import eintune
+from eintune.host import notices
+from eintune.kernels.libraries import attention as libraries
+from eintune.kernels.libraries.fastest import fastest_known
+from eintune.kernels.libraries.versions import version_of
 from eintune.kernels.store.cache import Cache
 from eintune.search.cli.main import main
 from eintune.search.report.tune_text import _trials
@@ -56,9 +61,37 @@ def test_the_winner_is_stored_and_printed(tuned: Path) -> None:
     for word in ("predicted", "measured", "vs sdpa", "winner", "schedule", "stored", str(entry.path), "report"):
         assert word in out
     assert entry.record.statistics["label"] in out
-    assert ("slower" in out) == (entry.record.peers["sdpa"] < 0.98 * entry.record.seconds)
+    assert ("slower" in out) == (entry.record.peers["sdpa"].seconds < 0.98 * entry.record.seconds)
+    peer, here = entry.record.peers["sdpa"], version_of("sdpa", "cpu")
+    assert peer.version == here and torch.__version__ in here and peer.low is not None and peer.high is not None
+    assert peer.low <= peer.seconds <= peer.high and peer.rms_error is not None and peer.max_error is not None
+    assert peer.budget is not None and (peer.rms_error <= peer.budget or peer.short_of)
     tables = [line for line in out.splitlines() if str(tuned) not in line and "report.html" not in line]
     assert max(map(len, tables)) <= 100
+
+
+def test_who_serves_follows_from_what_was_measured(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the times that this run took, and with our kernel's made so short that nothing is faster."""
+    (entry,) = Cache(tuned / "cache", shipped=None).entries()
+    peer = entry.record.peers["sdpa"]
+    calls: list[float] = []
+    attend = libraries.LIBRARIES["cpu"]["sdpa"]
+    monkeypatch.setitem(libraries.LIBRARIES["cpu"], "sdpa", lambda *given: calls.append(given[-1]) or attend(*given))
+    q, k, v = (torch.randn(1, 2, 64, 16) for _ in range(3))
+    for number, (low, seconds) in enumerate([(entry.record.low, entry.record.seconds), (1e-9, 1e-9)]):
+        record = replace(entry.record, low=low, seconds=seconds, high=max(seconds, entry.record.high))
+        monkeypatch.setenv("EINTUNE_CACHE", str(tmp_path / str(number)))
+        Cache().store(entry.key, record)
+        found = fastest_known(Cache(), entry.key, ["sdpa"], libraries.FIXED)
+        sure = not record.doubt and not peer.short_of and peer.high is not None
+        assert (found is not None) == (sure and peer.high < low)
+        with eintune.configure(policy="fastest"):
+            before = len(calls)
+            eintune.attention(q, k, v)
+        notices.forget()
+        assert (len(calls) > before) == (found is not None)
 
 
 def test_finalists_are_shown_as_they_were_timed_together() -> None:
@@ -121,7 +154,8 @@ def test_a_program_runs_the_stored_winner(
     (entry,) = Cache(shipped=None).entries()
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 64, 16, generator=generator) for _ in range(3))
-    with caplog.at_level("DEBUG", logger="eintune"):
+    # Which of the two is faster at this size is the machine's to say.
+    with caplog.at_level("DEBUG", logger="eintune"), eintune.configure(policy="own"):
         got = eintune.attention(q, k, v)
     torch.testing.assert_close(got, torch.nn.functional.scaled_dot_product_attention(q, k, v), atol=1e-5, rtol=1e-5)
     assert any(entry.key.file_name in m and "stored winner" in m for m in caplog.messages), caplog.messages
