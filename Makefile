@@ -8,11 +8,12 @@ AT_HAND := $(if $(shell command -v nvidia-smi 2>/dev/null),,yes)
 STAMP := $(VENV)/.installed
 TUNE ?= --seq 2048 --heads 32
 
-.PHONY: help install tune test lint types unit soak clean
+.PHONY: help install tune test lint types unit site soak clean
 
 help:
 	@echo 'make tune    set up $(VENV) and run: tune $(TUNE)'
 	@echo 'make test    set up $(VENV) and run the linters, the type checker and the tests'
+	@echo 'make site    build the documentation in build/site; a broken link is an error'
 	@echo 'make soak    the long versions of the property tests; installs from the package index, in gigabytes'
 	@echo 'make clean   remove $(VENV) and build leftovers'
 
@@ -21,7 +22,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(if $(AT_HAND),$(BIN)/python -m pip install --quiet --no-index --no-deps torch 2>/dev/null && $(BIN)/python -m pip install --quiet 'triton==3.6.*' || true)
-	$(BIN)/python -m pip install --quiet --editable '.[tune,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[tune,dev,docs]'
 	@touch $@
 
 install: $(STAMP)
@@ -40,6 +41,10 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/pytest -n 2 -m 'not soak' --durations=15
+
+site: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/site
+	@echo 'build/site/index.html'
 
 soak: $(STAMP)
 	$(BIN)/pytest -m soak

@@ -93,7 +93,8 @@ def attention(
     (batch, heads, queries, value_dim), contiguous. `heads` is a multiple of `kv_heads`; query head i reads key
     head i // (heads / kv_heads). causal: False, True or "top_left" (a query sees keys up to its own index),
     "lower_right" (the last query sees all keys). A query that sees no key gets zeros. scale: 1/sqrt(head_dim)
-    unless given. Forward only: raises UnsupportedArgument where a gradient would be recorded.
+    unless given. Gradients of what is floating are recorded (docs/gradients.md). Raises UnsupportedArgument, in one
+    line.
 
     modifiers, freely combined, applied in this order (what filters comes last):
     head_scale: (heads,), a factor a head. softcap: scores become softcap * tanh(score / softcap). alibi: slopes
@@ -105,7 +106,7 @@ def attention(
     position of the key below the query, p + keys - queries. documents: whole numbers (batch, length), or a pair for
     queries and keys; a query sees its own document. mask: booleans broadcast like a bias, true where seen.
     mask_mod: a function (b, h, p, m) -> condition. sinks: (heads,), a score that every query sees, without a value.
-    sigmoid: weights by sigmoid in place of softmax. What functions may use: `eintune.space.tracing`.
+    sigmoid: weights by sigmoid in place of softmax. What functions may use: docs/your_own_mask.md.
     return_lse: also return the log of the softmax's denominator, (batch, heads, queries), float32; -inf where a query
     sees nothing.
     """
@@ -214,7 +215,7 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """PyTorch's function of this name, forward, for inputs of two to any number of axes.
+    """PyTorch's function of this name, for inputs of two to any number of axes.
 
     The axes before the last two are batch axes and must agree (with `enable_gqa`, the last of them are heads).
     `attn_mask` is true where a query sees a key, or is added to the scores. Raises UnsupportedArgument for a mask of

@@ -16,6 +16,15 @@ SAYS = {
         "--requests 6 --check",
         r"73 tokens of 6 requests in 21 steps, .*\n6 of 6 requests are what",
     ),
+    "in_transformers": ("--tokens 6", "the same tokens as by PyTorch's attention"),
+    "own_cascade": ("", r"3 passes over the keys\nderived: 1 pass over m, (.*\n)*off from PyTorch by"),
+    "own_mask": ("--length 128", r"attention: off by .*\nflex_attention: off by .*\n\d+% of all pairs are seen"),
+    "ship_a_cache": ("", r"exported 0 records, 1 portfolio, 1 kept derivation\n(.*\n)*served lengths 32 and 64"),
+    "training": ("--steps 40", r"the gradients of 7 parameters are PyTorch's\nloss .* after 40 steps"),
+    "varying_lengths": (
+        "--requests 4",
+        r"4 prompts of .* are right.*\n16 steps .* are right.*\n4 packed prompts are right",
+    ),
 }
 """What each is given, and what it then prints."""
 
