@@ -186,7 +186,7 @@ def derive(
     elif like := nearest(safe):  # another safe form, or the only one, comes from the graph
         found.offer(_written(cascade, safe, like, found.names, hidden), 1.0)
     plain = [same.get(x, x) for x in exprs]
-    if plain != exprs and not any(True for _ in unsafe(EGraph.of(plain))):
+    if plain != exprs and safe.has(plain) and not any(True for _ in unsafe(EGraph.of(plain))):
         found.offer(found.written(plain), 1.0)  # what is in tiles of: it goes over the rank as often as any
     finished = found.extract(keep, limits.solving)
     if finished and not found.found:

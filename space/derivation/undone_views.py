@@ -19,6 +19,7 @@ from itertools import product
 
 from eintune.space.analysis.views import whole_ranks
 from eintune.space.egraph.graph import ClassId, EGraph, Limits, Node, saturate
+from eintune.space.egraph.safety import poles
 from eintune.space.ir.expr import (
     Access,
     Expr,
@@ -239,7 +240,10 @@ def _is_of(x: Expr, parts: frozenset[Rank]) -> bool:
 
 def _plainest(graph: EGraph, parts: frozenset[Rank], ranks: frozenset[Rank]) -> dict[ClassId, Node]:
     """Of each class that has a form without views and folds that of fewest divisions after the loop, then of nodes."""
-    allowed = [(c, n) for c, n in graph.nodes() if not (_is_of(n.head, parts) or isinstance(n.head, Fold))]
+    plain = [(c, n) for c, n in graph.nodes() if not (_is_of(n.head, parts) or isinstance(n.head, Fold))]
+    # All forms start from what is found here: it must have a value wherever the definition has one.
+    out = poles(graph, [(c, n) for c, n in plain if not graph.free[c] & parts])
+    allowed = [x for x in plain if x not in out]
 
     def own_cost(c: ClassId, n: Node) -> int:
         late = n.head.op == "div" if isinstance(n.head, Map) else False

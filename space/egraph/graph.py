@@ -112,13 +112,15 @@ class EGraph:
     """Classes of equal values.
 
     classes: the nodes of each class. roots: the classes of the outputs, in order. free: the ranks that a class
-    varies with. defined: the class of each node of the definition, and `original` those very nodes.
+    varies with. defined: the class of each node that was there from the start (`original` are those very nodes): the
+    definition's, and those of what it is without views. written: the definition's alone (`own`).
     """
 
     classes: Mapping[ClassId, tuple[Node, ...]]
     roots: tuple[ClassId, ...]
     free: Mapping[ClassId, frozenset[Rank]]
     defined: Mapping[Expr, ClassId]
+    written: frozenset[Expr]
     splits: tuple[SplitOf, ...]
     statistics: Statistics = field(compare=False)
 
@@ -129,12 +131,21 @@ class EGraph:
         classes = {c: (_node_of(x, where),) for x, c in where.items()}
         ranks = {c: free(x) for x, c in where.items()}
         statistics = Statistics(len(classes), len(classes), {}, 0, 0.0, "definition")
-        return cls(classes, tuple(where[r] for r in roots), ranks, where, (), statistics)
+        return cls(classes, tuple(where[r] for r in roots), ranks, where, frozenset(where), (), statistics)
 
     @cached_property
     def original(self) -> frozenset[tuple[ClassId, Node]]:
-        """The definition's own nodes."""
+        """The nodes that were there from the start."""
         return frozenset((c, _node_of(x, self.defined)) for x, c in self.defined.items())
+
+    @cached_property
+    def own(self) -> frozenset[tuple[ClassId, Node]]:
+        """The definition's own nodes, for which its author answers: not those of what is the same without views."""
+        return frozenset((self.defined[x], _node_of(x, self.defined)) for x in self.written)
+
+    def has(self, exprs: Sequence[Expr]) -> bool:
+        """Whether expressions that were in the graph from the start are still in it, node by node."""
+        return all(_node_of(x, self.defined) in self.classes.get(self.defined[x], ()) for x in topological(exprs))
 
     def nodes(self) -> Iterator[tuple[ClassId, Node]]:
         for c, nodes in self.classes.items():
@@ -148,6 +159,7 @@ class EGraph:
             self.roots,
             self.free,
             self.defined,
+            self.written,
             self.splits,
             self.statistics,
         )
@@ -328,7 +340,8 @@ def _read(
     # A class's free ranks are those of its value. A node written with more would capture or leak a rank when it is
     # printed.
     lean = _productive({c: tuple(n for n in ns if _ranks_of(n, varies) <= varies[c]) for c, ns in ordered.items()})
-    return EGraph(_reachable(lean, outputs), outputs, varies, where, splits, statistics)
+    written = frozenset(topological(roots))
+    return EGraph(_reachable(lean, outputs), outputs, varies, where, written, splits, statistics)
 
 
 def _ranks_of(n: Node, varies: Mapping[ClassId, frozenset[Rank]]) -> frozenset[Rank]:

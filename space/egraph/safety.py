@@ -8,7 +8,7 @@ of them gives holds for all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +16,7 @@ from eintune.space.ir.expr import Access, Const, Expr, Fold, Gather, Iota, Map, 
 from eintune.space.ir.folds import ACTIONS
 
 from .graph import ClassId, EGraph, Node, label
-from .zero_rows import ZeroRows, may_be_empty
+from .zero_rows import ZeroRows
 
 EXP_LIMIT = 64.0
 """An exponent up to this cannot overflow in fp32, nor can a sum of 2**30 such (e^64 is about 6e27)."""
@@ -220,32 +220,59 @@ _MAPS: Mapping[str, Callable[..., Interval]] = {
 }
 
 
+class _Quotients:
+    """What of a graph divides by what may be 0, where the definition has a value."""
+
+    def __init__(self, graph: EGraph, bounds: ValueBounds) -> None:
+        self.graph, self.bounds = graph, bounds
+        rows = ZeroRows(graph, lambda k: bounds.of[k][0], bounds.at_least)
+        self.zero_with = cache(rows.with_divisor)
+        self.left_with = cache(lambda d: rows.with_divisor(d, empty=True))
+        # What the definition divides by is its author's to answer for. A form may divide by the same class, but by no
+        # other that might be 0.
+        self.over: dict[ClassId, set[ClassId]] = {}
+        for _, n in graph.own:
+            if _op(n) == "div":
+                self.over.setdefault(n.children[1], set()).add(n.children[0])
+        self.is_left_empty = cache(lambda d: rows.may_be_empty(d) or self._is_guarded(d))
+
+    def _is_guarded(self, d: ClassId) -> bool:
+        """Whether the definition divides by what may be 0, but nothing that is not 0 then: its quotients are 0 there,
+        and so must be those of its forms. Where it divides something else, it is no number itself."""
+        return d in self.over and self._may_be_0(d) and self.over[d] <= self.left_with(d)
+
+    def _may_be_0(self, d: ClassId) -> bool:
+        return self.bounds.of[d][0] <= 0 <= self.bounds.of[d][1]
+
+    def reason(self, c: ClassId, n: Node) -> str | None:
+        """Why a quotient is unsafe, or None."""
+        if (c, n) in self.graph.own:
+            return None
+        over, d = n.children
+        if self._may_be_0(d) and d not in self.over:
+            # a mean of weights that are all 0 is 0 / 0
+            return None if self.bounds.of[d][0] >= 0 and over in self.zero_with(d) else HAZARDS["zero"]
+        # The language's 0 / 0 = 0 holds only where both are 0. A form that divides something else by an empty row's
+        # sum says inf where the definition says 0.
+        return HAZARDS["empty"] if self.is_left_empty(d) and over not in self.left_with(d) else None
+
+
+def poles(graph: EGraph, nodes: Iterable[tuple[ClassId, Node]]) -> frozenset[tuple[ClassId, Node]]:
+    """Those of the nodes that divide by 0 where the definition may have a value."""
+    quotients = _Quotients(graph, ValueBounds(graph))
+    return frozenset((c, n) for c, n in nodes if _op(n) == "div" and quotients.reason(c, n))
+
+
 def unsafe(graph: EGraph) -> Iterator[Unsafe]:
     """Every node that can overflow, divide by 0 or cancel."""
     bounds = ValueBounds(graph)
-    # What the definition divides by is its author's to answer for. A form may divide by the same class, but by no
-    # other that might be 0.
-    dividing = {n.children[1] for _, n in graph.original if _op(n) == "div"}
-    divisors = {n.children[1] for _, n in graph.nodes() if _op(n) == "div"}
-
-    rows = ZeroRows(graph, lambda k: bounds.of[k][0] >= 0, bounds.at_least)
-    zero_with = cache(rows.with_divisor)
-    empty = {d for d in divisors if may_be_empty(graph, d)}
+    quotients = _Quotients(graph, bounds)
     for c, n in graph.nodes():
-        original = (c, n) in graph.original
-        reason = _reason(c, n, bounds, dividing, original)
-        # The definition's own spelling is excused from most hazards (else it would have no form at all), not from
-        # this one: a form without it exists, by the law of moments.
-        if reason is None and original and _is_raw_moment(graph, n):
+        reason = quotients.reason(c, n) if _op(n) == "div" else _reason(c, n, bounds, (c, n) in graph.own)
+        # A definition's own spelling is excused from most hazards (else it would have no form at all), not from this
+        # one: a form without it exists, by the law of moments.
+        if reason is None and (c, n) in graph.original and _is_raw_moment(graph, n):
             reason = HAZARDS["cancellation"]
-        if _op(n) == "div" and not original:
-            over, d = n.children
-            # The language's 0 / 0 = 0 holds only where both are 0. A form that divides something else by an empty
-            # row's sum says inf where the definition says 0.
-            if reason is None and d in empty and over not in zero_with(d):
-                reason = HAZARDS["empty"]
-            if reason == HAZARDS["zero"] and bounds.of[d][0] >= 0 and over in zero_with(d):
-                reason = None  # a mean of weights that are all 0, which is 0 / 0
         if reason:
             yield Unsafe(c, n, reason)
 
@@ -293,15 +320,13 @@ def _summed(graph: EGraph, c: ClassId) -> set[tuple[str, ClassId]]:
     }
 
 
-def _reason(c: ClassId, n: Node, bounds: ValueBounds, dividing: set[ClassId], original: bool) -> str | None:
+def _reason(c: ClassId, n: Node, bounds: ValueBounds, original: bool) -> str | None:
     of = bounds.of
     match n.head:
         # Also if the definition has it: an exponential without a maximum overflows for scores beyond 88 in fp32.
         # Where no other form exists it stays, and `safe_part` says so.
         case Map(op="exp") if of[n.children[0]][1] > EXP_LIMIT:
             return HAZARDS["overflow"]
-        case Map(op="div") if of[n.children[1]][0] <= 0 <= of[n.children[1]][1]:
-            return None if n.children[1] in dividing else HAZARDS["zero"]
         case Map(op="log") if of[n.children[0]][0] <= 0 and not original:
             return HAZARDS["logarithm"]
         # Running weights that pass 0 divide by it on the way, though all partial and finished sums are harmless
@@ -336,7 +361,7 @@ def safe_part(graph: EGraph, allowed: frozenset[str] = frozenset()) -> tuple[EGr
     # `restrict` also drops what can no longer be built, so a class without safe nodes takes all that needs it along.
     def without(keep_original: bool) -> EGraph:
         def stays(c: ClassId, n: Node) -> bool:
-            return (c, n) not in bad or (keep_original and (c, n) in graph.original)
+            return (c, n) not in bad or (keep_original and (c, n) in graph.own)
 
         return graph.restrict({c: tuple(n for n in ns if stays(c, n)) for c, ns in graph.classes.items()})
 
@@ -346,5 +371,5 @@ def safe_part(graph: EGraph, allowed: frozenset[str] = frozenset()) -> tuple[EGr
     if all(safe.classes.get(r) for r in graph.roots):
         return safe, ()
     kept = without(True)
-    stayed = {n: reason for (c, n), reason in bad.items() if (c, n) in graph.original}
+    stayed = {n: reason for (c, n), reason in bad.items() if (c, n) in graph.own}
     return kept, tuple(f"{label(n.head)} stays, as no safe form exists: {why}" for n, why in stayed.items())

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from eintune.space.cascade.cascade import Cascade
-from eintune.space.egraph.graph import EGraph
+from eintune.space.cascade.run import run_cascade
+from eintune.space.derivation.derive import derive
+from eintune.space.egraph.graph import HOLE, EGraph, saturate
 from eintune.space.egraph.safety import ValueBounds, unsafe
+from eintune.space.egraph.zero_rows import ZeroRows
+from eintune.space.laws.laws import laws
 
 
 def reasons(text: str) -> list[str]:
@@ -92,3 +97,56 @@ def test_bounds_of_sums_relative_to_a_maximum() -> None:
     (mean,) = Cascade.parse("Dp = Xp,m * Xp,m").roots().values()
     graph = EGraph.of([mean])
     assert ValueBounds(graph).of[graph.roots[0]][0] == 0.0
+
+
+GUARDED = {
+    "weights that are all 0": "Wp,m = max(Ap,m, 0)\nYp,m = Wp,m * Cp / sum[m](Wp,m)",
+    "a row of zeros, normalised": "Yp,m = Ap,m * Cp / sqrt(sum[m](Ap,m * Ap,m))",
+    "a mask": "input Bp,m : bool\nYp,m = Bp,m * Cp / sum[m](Bp,m * 1)",
+    "a filter of 0": "Wp,m = where(m <= p - 2, 1, 0)\nYp,m = Wp,m * Cp / sum[m](Wp,m)",
+    "a filter of weights of either sign": "Wp,m = where(m <= p - 2, Ap,m, 0)\nYp,m = Wp,m * Cp / sum[m](Wp,m)",
+    "a tile of zeros": "Wp,m1,m0 = split[m -> m1,m0](max(Ap,m, 0))\nYp,m1,m0 = Wp,m1,m0 * Cp / sum[m0](Wp,m1,m0)",
+}
+"""Quotients that are 0 / 0 = 0 in an empty row, of which another spelling is `w * (c / 0)`."""
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_every_form_is_0_in_an_empty_row(name: str) -> None:
+    definition = Cascade.parse(GUARDED[name])
+    found = derive(definition)
+    assert not found.failed
+    rng, sizes = np.random.default_rng(0), {"p": 4, "m": 6, "m1": 2, "m0": 3}
+    data = {n: rng.normal(size=[sizes[r] for r in t.ranks]) for n, t in definition.inputs.items()}
+    data |= {n: data[n] > 0 for n, t in definition.inputs.items() if t.kind == "bool"}
+    for n in data.keys() & {"A", "B"}:
+        data[n][1] = 0
+
+    def run(cascade: Cascade) -> np.ndarray:
+        read = {r for t in cascade.inputs.values() for r in t.ranks}
+        return run_cascade(cascade, data, {r: sizes[r] for r in cascade.ranks() if r not in read})["Y"]
+
+    wanted = run(definition)
+    assert not wanted[1].any() and wanted[3].any()
+    for d in found.cascades:
+        np.testing.assert_allclose(run(d.cascade), wanted, rtol=1e-12)
+
+
+def test_a_quotient_that_the_definition_leaves_undefined_moves_freely() -> None:
+    roots = list(Cascade.parse("Dp = sum[m](max(Ap,m, 0))\nYp,f = Bp,f * (Cp / Dp)").roots().values())
+    graph = saturate(roots, laws())
+    divided = {n.children[0] for c, n in graph.nodes() if n.head == HOLE / HOLE}
+    assert len(divided) > 1 and not list(unsafe(graph))
+
+
+def test_what_is_0_where_one_tile_is_empty_is_not_0_in_the_others() -> None:
+    roots = Cascade.parse(
+        "Wp,m1,m0 = split[m -> m1,m0](max(Ap,m, 0))\nDp,m1 = sum[m0](Wp,m1,m0)\nEp,m0 = sum[m1](Wp,m1,m0)\n"
+        "Fp = sum[m1](Dp,m1)\nresults: W, D, E, F"
+    ).roots()
+    graph = EGraph.of(list(roots.values()))
+    bounds = ValueBounds(graph)
+    rows = ZeroRows(graph, lambda c: bounds.of[c][0], bounds.at_least)
+    w, d, e, f = graph.roots
+    assert rows.with_divisor(d) >= {w, d}
+    assert not rows.with_divisor(d) & {e, f}
+    assert rows.with_divisor(f) >= {w, d, e, f}  # all tiles are empty

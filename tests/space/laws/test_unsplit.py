@@ -12,8 +12,23 @@ from law_instances import both_sides
 from eintune.space.cascade.cascade import Cascade, from_roots
 from eintune.space.derivation.derive import UNDOING, derive
 from eintune.space.derivation.undone_views import undone, unsplit_laws
-from eintune.space.egraph.graph import Limits
-from eintune.space.ir.expr import NEG_INF, Expr, Fold, Map, Predicate, Split, Term, Unsplit, Where, free, topological
+from eintune.space.egraph.graph import HOLE, Limits, Node, saturate
+from eintune.space.egraph.safety import safe_part, unsafe
+from eintune.space.ir.evaluate import evaluate
+from eintune.space.ir.expr import (
+    NEG_INF,
+    Expr,
+    Fold,
+    Map,
+    Predicate,
+    Reduce,
+    Split,
+    Term,
+    Unsplit,
+    Where,
+    free,
+    topological,
+)
 from eintune.space.ir.splits import SplitOf, split_predicate
 from eintune.space.laws.law import variable
 from eintune.space.laws.laws import UNSPLIT
@@ -196,3 +211,30 @@ def test_two_in_a_row_in_tiles() -> None:
     found = derive(Cascade.parse(both))
     assert found.cascades[0].passes == 1
     assert found.complete
+
+
+def test_what_is_undone_divides_by_nothing_that_is_0_where_the_definition_is_not() -> None:
+    # (w * (G / H)) / J is 0 where J has no elements, and w * (G / (H * J)), which divides as early, is 0 * inf
+    definition = Cascade.parse("""
+        C = sum[k](Ak) / sum[k](Bk)
+        Jp = sum[m](where(m <= p - 2, 1, 0))
+        Mp = sum[m](where(m <= p - 2, 1, 0) * C) / Jp
+    """)
+    (root,) = plain(definition)
+    data = {n: np.random.default_rng(0).normal(size=3) for n in "AB"}
+    sizes = {"k": 3, "m": 4, "p": 5}
+    ((value, _),) = evaluate([root], data, sizes)
+    np.testing.assert_allclose(value, np.where(np.arange(5) < 2, 0, data["A"].sum() / data["B"].sum()))
+    found = derive(definition)
+    assert not found.failed and len(found.cascades) == 3
+
+
+def test_only_the_definitions_own_spelling_is_excused() -> None:
+    (root,) = Cascade.parse("Zp = sum[m](max(Ap,m, 0) * C) / sum[m](max(Ap,m, 0))").roots().values()
+    total, factor = root.args[1], root.args[0].arg.args[1]
+    same = Reduce("add", "m", root.args[0].arg.args[0] * (factor / total))
+    graph = saturate([root], (), (), None, {root: same})
+    division = Node(HOLE / HOLE, (graph.defined[factor], graph.defined[total]))
+    assert (graph.defined[factor / total], division) in graph.original - graph.own
+    assert [u.node for u in unsafe(graph)] == [division]
+    assert safe_part(graph)[0].has([root]) and not safe_part(graph)[0].has([same])
