@@ -239,7 +239,7 @@ HOSTILE: list[tuple[str, Any, Any]] = [
     ("bias", torch.ones(3, 5, 7, 9, 11), REFUSED), ("bias", torch.ones(1, 1), torch.ones(1, 1)),
     ("bias", [1.0], REFUSED),
     ("bias", torch.ones(1, 1).double(), torch.ones(1, 1)), ("bias", torch.ones(1, 1).int(), REFUSED),
-    ("bias", torch.nn.Parameter(torch.ones(1, 1)), REFUSED), ("bias", torch.ones(1, 1).to_sparse(), REFUSED),
+    ("bias", torch.nn.Parameter(torch.ones(1, 1)), torch.ones(1, 1)), ("bias", torch.ones(1, 1).to_sparse(), REFUSED),
     ("mask", torch.ones(1, 1).bool(), torch.ones(1, 1).bool()), ("mask", torch.ones(1, 1), REFUSED),
     ("mask", 1, REFUSED),
     ("documents", (1, 2), REFUSED), ("documents", "ab", REFUSED), ("documents", torch.ones(3), REFUSED),
