@@ -142,7 +142,7 @@ def _unseen(
 
     cell = (_facts(problem, key, entries), emitter, directory)
     known = _alike.get(cell) or ()
-    if known and known[0].kernels.at(problem) is None:
+    if known and not known[0].kernels.takes(problem):
         known = ()  # of sizes that differ in what the kernels need as numbers
     found, first, without_gap = 0, 0, True
     for one in known:
@@ -212,11 +212,15 @@ class _ForAnySize:
     plain: Kernel | None
     fixed: tuple[tuple[str, int], ...]
 
+    def takes(self, problem: Problem) -> bool:
+        """Whether the sizes that are numbers in the kernels are a problem's."""
+        return all(problem.sizes[r] == n for r, n in self.fixed)
+
     def at(self, problem: Problem) -> _Made | None:
         """At a problem's sizes; None for those that the kernels are not for."""
-        sizes = problem.sizes
-        if any(sizes[r] != n for r, n in self.fixed):
+        if not self.takes(problem):
             return None
+        sizes = problem.sizes
         try:
             kernel = self.kernel.at(sizes)
         except ValueError:

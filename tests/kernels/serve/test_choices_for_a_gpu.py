@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from gluon_interpreter import run as interpret_gluon
 
 from eintune.costmodel.machines.machine import load_machine
+from eintune.host.recent import Recent
 from eintune.kernels.reference.eager import DTYPES, run_eager
 from eintune.kernels.serve import choices as choices_module
 from eintune.kernels.serve import priced as priced_module
@@ -84,3 +86,33 @@ def test_rows_of_other_lengths_than_were_measured_are_right(name: str, cols: int
     problem = WORKLOADS[name].posed({"rows": 5, "cols": cols}, "bf16").problem
     for choice in first_few(problem, tmp_path, 2):
         check(problem, choice, execute)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is here serves itself")
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"heads": 8, "seq": 1, "head_dim": 128, "kv_heads": 2},
+        {"heads": 8, "head_dim": 128, "causal": "top_left"},
+        {"heads": 8, "head_dim": 80},
+    ],
+    ids=["decoding", "causal", "a head dim that nothing was measured at"],
+)
+def test_what_serves_a_size_does_not_depend_on_the_sizes_before(
+    given: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes that are alike share an answer: the one that each would have had alone."""
+    draw = random.Random(0)
+    lengths = [draw.choice((480, 512, 513, 1000, 1020, 1024, 1025, 1040)) + draw.randint(0, 3) for _ in range(24)]
+
+    def chosen(length: int) -> list[tuple[str, str, str]]:
+        sizes = {"batch": 2, "kv_heads": 8, "seq": length, "kv_seq": length, "dtype": "bf16"}
+        problem = attention_problem(**(sizes | given))  # type: ignore[arg-type]
+        few = first_few(problem, tmp_path, 2)
+        return [(c.kernel.digest, c.plain().digest if c.plain else "", c.form) for c in few]
+
+    shared = [chosen(n) for n in lengths]
+    assert all(shared)
+    for n, found in zip(lengths, shared, strict=True):
+        monkeypatch.setattr(choices_module, "_alike", Recent(64))
+        assert chosen(n) == found
