@@ -119,6 +119,7 @@ def _explain_options(parser: argparse.ArgumentParser) -> None:
 def _explain(chosen: argparse.Namespace) -> int:
     from eintune.kernels.store.cache import Cache, Key
     from eintune.kernels.store.platform import platform_of
+    from eintune.kernels.store.portfolio import portfolio_entries
 
     directory, device = cache_of(chosen), device_of(chosen)
     problem = problem_of(chosen, "bf16" if device == "cuda" else "fp32")
@@ -128,6 +129,11 @@ def _explain(chosen: argparse.Namespace) -> int:
     if entry is not None:
         doubt = f"; beware: {entry.record.doubt}; `tune --retune` measures anew" if entry.record.doubt else ""
         print(f"stored: {entry.path}{doubt}")
+        return 0
+    points = [e for e in portfolio_entries(cache, key) if e.key.sizes == key.sizes]
+    if points:
+        fastest = min(points, key=lambda e: e.record.seconds)
+        print(f"a point of a portfolio: {fastest.path} ({fastest.record.seconds * 1e3:.4g} ms there)")
         return 0
     print(f"not stored: {cache.explain_miss(key)}")
     return 1

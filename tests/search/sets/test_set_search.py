@@ -91,6 +91,9 @@ def test_a_point_that_is_too_large_leaves_the_others(cache: Path, capsys: pytest
     out = capsys.readouterr().out
     ((_, portfolio),) = read_portfolios(cache / "portfolios").items()
     assert [dict(p.sizes)["m"] for p in portfolio.points] == [40]
+    assert main(("cache", "explain", *COMMON[1:-1], "--seq", "40")) == 0  # a point is no miss
+    assert "a point of a portfolio" in capsys.readouterr().out
+    assert main(("cache", "explain", *COMMON[1:-1], "--seq", "41")) == 1
     assert re.search(r"m=1000000000: checking kernels of this size takes [\d.]+ TiB", out)
     assert re.search(r"m=400000: the fastest candidate is expected to take \d+ s a run, but the budget of this", out)
     assert "for 1 point;" in out and time.monotonic() - begun < 120
