@@ -19,6 +19,7 @@ API: dict[str, tuple[str, ...]] = {
         *("eintune:attention", "eintune:scaled_dot_product_attention", "eintune:flex_attention"),
         *("eintune:varlen_attention", "eintune:paged_attention"),
     ),
+    "Who serves": ("eintune:configure",),
     "Programs of others": ("eintune:activate", "eintune:restore", "eintune.integrations.transformers:register"),
     "Cascades": (
         *("eintune:Cascade", "eintune:compile", "eintune.space.cascade.run:run_cascade"),
