@@ -76,6 +76,14 @@ class Finite:
 
 
 @dataclass(frozen=True)
+class Vanishes:
+    """The subexpression is proven to be 0 wherever the exponent is -inf, as weights are whose reference it is."""
+
+    term: Expr
+    exponent: Expr
+
+
+@dataclass(frozen=True)
 class Plain:
     """No factor of the subexpression is a sum or a difference, as far as is known when the law is tried.
 
@@ -93,7 +101,9 @@ class Exists:
     pattern: Expr
 
 
-Condition: TypeAlias = Absent | Present | Unreduced | Wider | Differ | Positive | Negative | Finite | Plain | Exists
+Condition: TypeAlias = (
+    Absent | Present | Unreduced | Wider | Differ | Positive | Negative | Finite | Vanishes | Plain | Exists
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""What is 0 wherever an exponent is -inf, as rules of the e-graph's analysis.
+
+`(A e^C) / (B e^C) = A / B` hides what A / B is where C is -inf: the left side is 0 / 0 = 0 there. The two are equal where
+A is 0 there too, and so it is with weights and their own reference: C = g - u is -inf only where the maximum g is, and
+then nothing is left of what is weighed relative to it. For each such g that a quotient has (`wanted`):
+
+    (only c g)      c is -inf only where g is
+    (hidden x g)    x is -inf wherever g is
+    (vanishes a g)  a is 0 wherever g is -inf
+
+They say it of each element: a reduction over a rank that g varies with has other elements in it. Infinities that are no
+value (+inf, and what a pole gives) are left out, as in all laws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from eintune.space.ir.expr import NEG_INF, Predicate
+
+RELATIONS = ("only", "hidden", "vanishes")
+"""Of two terms each."""
+_QUOTIENT = "(= e (M_exp c)) (= t (M_div (M_mul a e) (M_mul b e)))"
+_ONCE = "(= z (free g)) (= 0 (& z r))"
+"""g does not vary with what a reduction goes over."""
+
+_ONLY = (
+    ("(= t (R_max r x))", "(only t t)"),
+    ("(= t (M_max x y))", "(only t t)"),
+    ("(= t (M_sub c u)) (only c g)", "(only t g)"),
+    ("(= t (M_add c u)) (only c g) (finite u)", "(only t g)"),
+    ("(= t (M_add u c)) (only c g) (finite u)", "(only t g)"),
+    (f"{_QUOTIENT} (only c g)", "(wanted g)"),
+)
+_HIDDEN = (
+    ("(wanted g)", "(hidden g g)"),
+    ("(hidden t g) (= t (R_max r x))", "(hidden x g)"),
+    ("(hidden t g) (= t (M_max x y))", "(hidden x g) (hidden y g)"),
+    ("(hidden x g) (= t (M_sub x u))", "(hidden t g)"),
+    ("(hidden x g) (= t (M_add x u))", "(hidden t g)"),
+    ("(hidden x g) (= t (M_add u x))", "(hidden t g)"),
+)
+_VANISHES = (
+    *((f"(hidden x g) (= t ({op} x))", "(vanishes t g)") for op in ("M_exp", "M_exp2_")),
+    (f"(hidden c g) (= t (F_scale r c y)) {_ONCE}", "(vanishes t g)"),
+    (f"(vanishes y g) (= t (F_scale r c y)) {_ONCE}", "(vanishes t g)"),
+    (f"(vanishes a g) (= t (R_add r a)) {_ONCE}", "(vanishes t g)"),
+    ("(vanishes a g) (= t (M_mul a b))", "(vanishes t g)"),
+    ("(vanishes a g) (= t (M_mul b a))", "(vanishes t g)"),
+    ("(vanishes a g) (= t (M_div a b))", "(vanishes t g)"),
+    ("(vanishes a g) (= t (M_neg a))", "(vanishes t g)"),
+    ("(vanishes a g) (vanishes b g) (= t (M_add a b))", "(vanishes t g)"),
+    ("(vanishes a g) (vanishes b g) (= t (M_sub a b))", "(vanishes t g)"),
+)
+
+
+def rules(filters: Sequence[tuple[Predicate, float]], views: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """(facts, what follows). filters: predicates and fills by index. views: the ranks of each view, as a mask."""
+    yield from (*_ONLY, *_HIDDEN, *_VANISHES)
+    for i, (_, fill) in enumerate(filters):
+        if fill == NEG_INF:
+            yield f"(hidden x g) (= t (filter {i} k x))", "(hidden t g)"
+        elif fill == 0.0:
+            yield f"(vanishes x g) (= t (filter {i} k x))", "(vanishes t g)"
+    for i, ranks in enumerate(views):
+        for relation in ("hidden", "vanishes"):
+            yield f"({relation} x g) (= t (V{i}_ x)) (= z (free g)) (= 0 (& z {ranks}))", f"({relation} t g)"
