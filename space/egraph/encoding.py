@@ -215,8 +215,7 @@ class Encoder:
                 case Finite():
                     yield f"(finite {self.term(c.term)})"
                 case Vanishes():
-                    yield f"(only {self.term(c.exponent)} _g{n})"
-                    yield f"(vanishes {self.term(c.term)} _g{n})"
+                    yield f"(vanishes {self.term(c.term)} {self.term(c.exponent)})"
                 case Plain():
                     yield f"(= 0 (sums {self.term(c.term)}))"
                 case Exists():
@@ -241,7 +240,7 @@ class Encoder:
         yield "(relation positive (T))"
         yield "(relation negative (T))"
         yield "(relation finite (T))"
-        yield " ".join(["(relation wanted (T))", *(f"(relation {name} (T T))" for name in vanishing.RELATIONS)])
+        yield from vanishing.declarations()
         yield "(ruleset analysis) (ruleset laws) (ruleset arranging)"
         yield " ".join(f"(ruleset opening{n})" for n in range(1, BACK + 1))
         for facts, mask in self._free_rules():
@@ -258,7 +257,7 @@ class Encoder:
             yield f"(rule ({facts}) ((finite t)) :ruleset analysis)"
         views = [self.symbols.mask((rank, outer, inner)) for rank, outer, inner, _ in self.symbols.views]
         for facts, follows in vanishing.rules(self.symbols.filters, views):
-            yield f"(rule ({facts}) ({follows}) :ruleset analysis)"
+            yield f"(rule ({facts}) ((set {follows} ())) :ruleset analysis)"
 
     def _reduced_rules(self) -> Iterator[tuple[str, str]]:
         """The ranks that every form of a value reduces on the way to it."""

@@ -77,7 +77,8 @@ class Finite:
 
 @dataclass(frozen=True)
 class Vanishes:
-    """The subexpression is proven to be 0 wherever the exponent is -inf, as weights are whose reference it is."""
+    """The dividend is proven to be 0 wherever the exponent of a factor that it is multiplied by is -inf, if it can be
+    (`egraph.vanishing`): weights are 0 where their reference is -inf."""
 
     term: Expr
     exponent: Expr
