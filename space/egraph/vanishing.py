@@ -1,8 +1,8 @@
 """What is 0 wherever an exponent is -inf, as rules of the e-graph's analysis.
 
-`(A e^C) / (B e^C) = A / B` hides what A / B is where C is -inf: the left side is 0 / 0 = 0 there. The two are equal where
-A is 0 there too, and so it is with weights and their own reference: C = g - u is -inf only where the maximum g is, and
-then nothing is left of what is weighed relative to it. For each such g that a quotient has (`wanted`):
+`(A e^C) / (B e^C) = A / B` holds where C is -inf only if A is 0 there, since the left side is 0 / 0 = 0. So it is with
+weights and their own reference: C = g - u is -inf only where the maximum g is, and then nothing is left of what is
+weighed relative to it. For each such g that a quotient has (`wanted`):
 
     (only c g)      c is -inf only where g is
     (hidden x g)    x is -inf wherever g is
