@@ -44,7 +44,7 @@ from eintune.space.ir.expr import (
 from eintune.space.ir.folds import ACTIONS, WEIGHTS
 from eintune.space.ir.pointwise import POINTWISE, REDUCTIONS
 from eintune.space.ir.splits import SplitOf
-from eintune.space.laws.law import LINEAR, Absent, Condition, Differ, Law, Positive, Present, variable
+from eintune.space.laws.law import LINEAR, Absent, Condition, Differ, Law, Positive, Present, Vanishes, variable
 from eintune.space.laws.laws import GENERAL, UNSPLIT
 from eintune.space.plan.roles import IllegalPlan
 
@@ -140,7 +140,7 @@ def _references() -> Iterator[Law]:
     for weighed in (_exp(_C - _U), _Y * _exp(_C - _U)):
         relative = rewrite([weighed], {_U: own}.get)[0]
         yield Law(UNSPLIT, Reduce("add", _R, weighed), Reduce("add", _R, relative) * _exp(own - _U), other)
-    yield Law(UNSPLIT, (_A * _exp(_C)) / (_B * _exp(_C)), _A / _B)
+    yield Law(UNSPLIT, (_A * _exp(_C)) / (_B * _exp(_C)), _A / _B, (Vanishes(_A, _C),))
     yield from _means()
 
 

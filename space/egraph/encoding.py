@@ -53,9 +53,12 @@ from eintune.space.laws.law import (
     Positive,
     Present,
     Unreduced,
+    Vanishes,
     Wider,
     is_variable,
 )
+
+from . import vanishing
 
 MAX_RANKS = 60
 _FOLDED = {a.name: "abcdefgh"[: a.references + 1] for a in ACTIONS.values()}
@@ -211,6 +214,8 @@ class Encoder:
                     yield f"(negative {self.term(c.term)})"
                 case Finite():
                     yield f"(finite {self.term(c.term)})"
+                case Vanishes():
+                    yield f"(vanishes {self.term(c.term)} {self.term(c.exponent)})"
                 case Plain():
                     yield f"(= 0 (sums {self.term(c.term)}))"
                 case Exists():
@@ -235,6 +240,7 @@ class Encoder:
         yield "(relation positive (T))"
         yield "(relation negative (T))"
         yield "(relation finite (T))"
+        yield from vanishing.declarations()
         yield "(ruleset analysis) (ruleset laws) (ruleset arranging)"
         yield " ".join(f"(ruleset opening{n})" for n in range(1, BACK + 1))
         for facts, mask in self._free_rules():
@@ -249,6 +255,9 @@ class Encoder:
             yield f"(rule ({facts}) ((negative t)) :ruleset analysis)"
         for facts in (*_FINITE, *(f"(= t (V{i}_ a)) (finite a)" for i in range(len(self.symbols.views)))):
             yield f"(rule ({facts}) ((finite t)) :ruleset analysis)"
+        views = [self.symbols.mask((rank, outer, inner)) for rank, outer, inner, _ in self.symbols.views]
+        for facts, follows in vanishing.rules(self.symbols.filters, views):
+            yield f"(rule ({facts}) ((set {follows} ())) :ruleset analysis)"
 
     def _reduced_rules(self) -> Iterator[tuple[str, str]]:
         """The ranks that every form of a value reduces on the way to it."""

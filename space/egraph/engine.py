@@ -24,7 +24,7 @@ ADDRESS_BYTES = 8 * 2**30
 MOST_ROWS = 4
 """Times the limit of rows that one step may reach: beyond, the graph is not worth handing over."""
 
-ANALYSES = ("free", "reduced", "sums", "positive", "negative", "finite")
+ANALYSES = ("free", "reduced", "sums", "positive", "negative", "finite", "wanted", "only", "hidden", "zero", "vanishes")
 """Tables that say something of values and are none themselves."""
 
 _CLOSING = "(run-schedule (saturate (run analysis)))"

@@ -76,6 +76,15 @@ class Finite:
 
 
 @dataclass(frozen=True)
+class Vanishes:
+    """The dividend is proven to be 0 wherever the exponent of a factor that it is multiplied by is -inf, if it can be
+    (`egraph.vanishing`): weights are 0 where their reference is -inf."""
+
+    term: Expr
+    exponent: Expr
+
+
+@dataclass(frozen=True)
 class Plain:
     """No factor of the subexpression is a sum or a difference, as far as is known when the law is tried.
 
@@ -93,7 +102,9 @@ class Exists:
     pattern: Expr
 
 
-Condition: TypeAlias = Absent | Present | Unreduced | Wider | Differ | Positive | Negative | Finite | Plain | Exists
+Condition: TypeAlias = (
+    Absent | Present | Unreduced | Wider | Differ | Positive | Negative | Finite | Vanishes | Plain | Exists
+)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from .law import (
     U,
     Unreduced,
     V,
+    Vanishes,
     Wider,
     X,
     Y,
@@ -129,7 +130,8 @@ GENERAL: tuple[Law, ...] = (
     Law("cancel", (A - B) - (C - B), A - C),
     Law("cancel", (A + B) - (C + B), A - C, (Finite(B),)),
     Law("cancel", (A / _exp(C)) / (B / _exp(C)), A / B),
-    Law("cancel", (A * _exp(C)) / (B * _exp(C)), A / B),
+    # Where C is -inf the left side is 0 / 0 = 0.
+    Law("cancel", (A * _exp(C)) / (B * _exp(C)), A / B, (Vanishes(A, C),)),
     # A maximum commutes with what is monotone: positive factors and addends, a negative one by way of a minimum.
     Law("max-scale", _max(R, U * C), U * _max(R, C), (Absent((R,), (U,)), Positive(U))),
     Law("max-scale", _max(R, C / U), _max(R, C) / U, (Absent((R,), (U,)), Positive(U))),

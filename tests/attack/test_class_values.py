@@ -35,6 +35,13 @@ def test_all_classes_of_drawn_programs_are_sound(batch: int) -> None:
     check_all(range(BATCH * batch, BATCH * (batch + 1)))
 
 
+def test_what_a_common_factor_of_0_hides_is_no_quotient() -> None:
+    # (a * e^c) / (b * e^c) is 0 / 0 = 0 where c is -inf, and a / b is not.
+    with forked_saturation():
+        drawn, found = check(2452)
+    assert drawn and not found
+
+
 @pytest.mark.parametrize("seed", [85, 2051])
 def test_a_quotient_moves_only_where_its_dividend_is_0_in_an_empty_row(seed: int) -> None:
     # Both derived w * (x / J) from (w * x) / J, where a filter leaves J without elements: 2051 by undoing a division

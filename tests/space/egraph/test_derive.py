@@ -295,12 +295,11 @@ def test_a_form_that_differs_is_refused() -> None:
             check(Cascade.parse(text))
 
 
-EMPTY = """Sp,m = -inf
-GMp = max[m](Sp,m)
-Np,m = exp(Sp,m - GMp)
-Dp = Np,m
-Yp,f = Np,m / Dp * Vm,f"""
-"""Rows of nothing: `exp(S - S) = 1` does not hold where S is -inf."""
+EMPTY = """Sp,m = Xp,m + -inf
+GMp = min[m](Sp,m)
+Np,m = exp(GMp - Sp,m)
+Yp,f = Np,m * Vm,f"""
+"""Rows of nothing: `min S - S = -S - max(-S)` does not hold where S is -inf, as inf less inf is no number."""
 
 
 def test_a_form_that_fails_its_check_is_dropped_and_counted() -> None:
