@@ -47,6 +47,7 @@ class Empties:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._reaches: dict[bool, dict[Expr, bool]] = {True: {}, False: {}}
+        self._above: dict[bool, dict[Expr, bool]] = {True: {}, False: {}}
         self._sign: dict[Expr, Sign] = {}
 
     # ---- -inf
@@ -56,11 +57,49 @@ class Empties:
         known = self._reaches[inputs]
         for node in topological([x], stop=known):  # operands first, without recursion
             known[node] = self._reach(node, inputs)
+            self._above[inputs][node] = self._turned(node, inputs)
         return known[x]
+
+    def _turned(self, x: Expr, inputs: bool) -> bool:
+        """Whether an element may be +inf that an -inf was turned into, by a sign or a magnitude."""
+
+        def go(a: Expr) -> bool:
+            return self.reaches_neg_inf(a, inputs)
+
+        def above(a: Expr) -> bool:
+            return self._is_above(a, inputs)
+
+        match x:
+            case Const():
+                return x.value == math.inf
+            case Where():
+                return (x.fill == math.inf and not self._layout.is_tail(x.predicate)) or above(x.arg)
+            case Map("neg" | "abs", (a,)):
+                return go(a) or above(a)
+            case Map("sub", (a, b)):
+                return above(a) or go(b)
+            case Map("mul", args):
+                core, k = scaled(x)
+                return (k < 0 and core is not x and go(core)) or any(map(above, args))
+            case Map("min", args):
+                return all(map(above, args))
+            case Map("max" | "add" | "div" | "floor" | "sqrt" | "rounded" | "reference" | "select", args):
+                return any(map(above, args))
+            case Reduce():
+                return above(x.arg)
+            case _:
+                return False
+
+    def _is_above(self, x: Expr, inputs: bool) -> bool:
+        self.reaches_neg_inf(x, inputs)
+        return self._above[inputs][x]
 
     def _reach(self, x: Expr, inputs: bool) -> bool:
         def go(a: Expr) -> bool:
             return self.reaches_neg_inf(a, inputs)
+
+        def above(a: Expr) -> bool:
+            return self._is_above(a, inputs)
 
         match x:
             case Const():
@@ -77,13 +116,13 @@ class Empties:
             case Map("log2" | "log", (a,)):
                 return self.sign(a) != "positive"
             case Map("mul"):
-                return self._product_reaches(factors(x), inputs)
+                return self._product_reaches(factors(x), inputs) or any(map(above, factors(x)))
             case Map("div" | "div_rn" | "quotient", (a, b)):
                 return go(a) or self.reaches_neg_inf(b, False)
             case Map("sub", (_, Const(math.inf))):
                 return True
-            case Map("add" | "sub" | "min" | "floor" | "neg" | "rounded" | "reference", args):
-                return any(map(go, args))
+            case Map("add" | "sub" | "min" | "floor" | "neg" | "abs" | "rounded" | "reference", args):
+                return any(map(go, args)) or (x.op in ("neg", "sub") and above(args[-1]))
             case Reduce("max", rank, arg):
                 # If filters leave an element of every row (as a causal one does), and that cannot be -inf itself, the
                 # maximum is a number and needs no guard.

@@ -24,6 +24,8 @@ HIDDEN = 3
 """The row of which all of C is -inf."""
 TEXTS = {
     "input": "Wp = e^(min(Cp, 0))\nNp,f = sum[m](Sp,m * Vm,f) * Wp\nZp,f = Np,f / (sum[m](abs(Sp,m)) * Wp)",
+    "magnitude": "Wp = e^(-abs(Cp))\nNp,f = sum[m](Sp,m * Vm,f) * Wp\nZp,f = Np,f / (sum[m](1 + Sp,m * Sp,m) * Wp)",
+    "turned": "Wp = e^(-max(-Cp, 0))\nNp,f = sum[m](Sp,m * Vm,f) * Wp\nZp,f = Np,f / (sum[m](1 + Sp,m * Sp,m) * Wp)",
     "sum": "Wp = e^(min(Cp, 0))\nZp,f = sum[m](Sp,m * Sp,m * Wp * Vm,f) / sum[m](Wp)",
     "reference": "Gp = max[m](Cp,m)\nWp,m = e^((Cp,m - Gp) * scale)\nDp = Wp,m\nZp,f = Wp,m / Dp * Vm,f",
     "parts": (
