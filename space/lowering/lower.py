@@ -145,8 +145,7 @@ def unknown_sizes(cascade: Cascade, problem: Problem, schedule: Schedule) -> Siz
 def open_ranks(cascade: Cascade, problem: Problem, schedule: Schedule) -> frozenset[Rank]:
     """The ranks of which `unknown_sizes` leaves the size open."""
     packs = sum(role.pack is not None for _, role in schedule.roles)
-    sizes = problem.sizes.values()
-    if packs > 1 or min(sizes) <= 0 or max(sizes) >= SHORT:
+    if packs > 1 or not all(0 < n < SHORT for n in problem.sizes.values()):
         return frozenset(unknown_sizes(cascade, problem, schedule).ranges)
     needed = _needed.get((cascade, schedule.roles, schedule.emitter, _items(problem.dtypes))) or frozenset()
     return _open(cascade, schedule.roles, needed).intersection(problem.sizes)

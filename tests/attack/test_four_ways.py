@@ -29,6 +29,10 @@ def test_drawn_programs_agree_in_all_ways(batch: int, tmp_path: Path) -> None:
     check(range(BATCH * batch, BATCH * (batch + 1)), tmp_path)
 
 
+def test_a_program_may_have_no_ranks(tmp_path: Path) -> None:
+    check(range(1687, 1688), tmp_path)
+
+
 @pytest.mark.parametrize("seed", [495, 1848, 2315])
 def test_an_axis_may_have_the_size_of_another_rank(seed: int, tmp_path: Path) -> None:
     check(range(seed, seed + 1), tmp_path)

@@ -12,7 +12,12 @@ import eintune
 from eintune.kernels.emit.kernel import Kernel
 from eintune.kernels.serve import any_size
 from eintune.kernels.store.cache import Cache
+from eintune.kernels.store.portfolio import every_entry
+from eintune.space.cascade.cascade import Cascade
+from eintune.space.cascade.problem import Problem
+from eintune.space.lowering import lower
 from eintune.space.plan.plan import LoopPlan, Program
+from eintune.space.schedule.any_size import for_any_size
 from eintune.space.schedule.schedule import Schedule
 
 
@@ -62,3 +67,17 @@ def test_an_index_of_records_is_read_again_when_the_folder_changes(tmp_path: Pat
     other = replace(one.key, machine="another")
     Cache(tmp_path).store(other, one.record)
     assert other in {e.key for e in Cache(tmp_path).entries()}
+
+
+def test_what_is_open_is_found_without_the_rest() -> None:
+    """For what ships, at sizes as measured, without elements, and on either side of what is short."""
+    seen = 0
+    for e in every_entry(Cache(Path("nowhere"))):
+        cascade, schedule = Cascade.parse(e.record.cascade), for_any_size(e.record.schedule)
+        for n in (None, 0, lower.SHORT - 1, lower.SHORT, 2**27):
+            sizes = {r: n if n is not None and r in "pm" else size for r, size in e.key.sizes}
+            problem = Problem(e.key.workload, e.record.cascade, sizes, dict(e.key.dtypes))
+            ranges = lower.unknown_sizes(cascade, problem, schedule).ranges
+            assert lower.open_ranks(cascade, problem, schedule) == frozenset(ranges), (e.path.name, sizes)
+            seen += 1
+    assert seen > 500
