@@ -76,10 +76,10 @@ def test_options_of_another_workload_and_of_none(tmp_path: Path, capsys: pytest.
 
 def test_forms_that_fail_their_check_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "empty.edge"
-    path.write_text("Sp,m = -inf\nNp,m = exp(Sp,m - max[m](Sp,m))\nYp,f = Np,m / sum[m](Np,m) * Vm,f\n")
+    path.write_text("Sp,m = Xp,m + -inf\nNp,m = exp(min[m](Sp,m) - Sp,m)\nYp,f = Np,m * Vm,f\n")
     assert main(["space", str(path)]) == 0
     text = capsys.readouterr().out
-    assert "left out: fails its check against the definition (once)" in text
+    assert "left out: fails its check against the definition (twice)" in text
 
 
 def test_raw_moments_of_a_file_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
